@@ -1,0 +1,90 @@
+"""Teacher-forced log-probabilities: the sole owner of how a response is scored.
+
+A prompt is run once for all responses to it. The sequence is packed as *context* (the prompt without its last
+token) followed by one *segment* a response: the prompt's last token, then the response without its last token.
+So position ``t`` of a segment predicts response token ``t``, wherever a padded prompt ends, and the same layout
+serves sampling (`testbed.decode`). Segments see the context and themselves, not each other.
+"""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from testbed.transformer import Transformer
+from testbed.types import Pair, PairScores, Prompt, Response
+
+
+class Packed(NamedTuple):
+    """One sequence: token ids, rotary positions, and which key each query sees."""
+
+    tokens: Int[Array, "*n time"]
+    positions: Int[Array, "*n time"]
+    mask: Bool[Array, "*n time time"]
+
+
+def context(prompt: Prompt) -> Packed:
+    """One prompt without its last token. Padding is causal too, and invisible to segments."""
+    index = jnp.arange(prompt.tokens.shape[0] - 1)
+    return Packed(prompt.tokens[:-1], index, index[:, None] >= index)
+
+
+def last_token(prompt: Prompt) -> Int[Array, ""]:
+    """The token of one prompt from which a response's first token is predicted."""
+    return prompt.tokens[prompt.length - 1]
+
+
+def visible_context(prompt: Prompt) -> Bool[Array, " context"]:
+    """Which context positions of one prompt hold a token of it."""
+    return jnp.arange(prompt.tokens.shape[0] - 1) < prompt.length - 1
+
+
+def pack(prompt: Prompt, responses: Response) -> Packed:
+    """Context and a segment for each of the stacked ``responses`` (leading axis: response) to one prompt."""
+    count, time = responses.tokens.shape
+    front = context(prompt)
+    first = jnp.broadcast_to(last_token(prompt), (count, 1))
+    segments = jnp.concatenate([first, responses.tokens[:, :-1]], axis=1)
+    step = jnp.tile(jnp.arange(time), count)
+    owner = jnp.repeat(jnp.arange(count), time)
+    own = (owner[:, None] == owner) & (step[:, None] >= step)
+    seen = jnp.broadcast_to(visible_context(prompt), (count * time, front.tokens.shape[0]))
+    unseen = jnp.zeros((front.tokens.shape[0], count * time), dtype=bool)
+    return Packed(
+        jnp.concatenate([front.tokens, segments.reshape(-1)]),
+        jnp.concatenate([front.positions, prompt.length - 1 + step]),
+        jnp.block([[front.mask, unseen], [seen, own]]),
+    )
+
+
+def response_logits(
+    model: Transformer, prompts: Prompt, responses: Response
+) -> Float[Array, "n count response vocabulary"]:
+    """Logits that predict each token of ``count`` responses to each of ``n`` prompts."""
+    packed = jax.vmap(pack)(prompts, responses)
+    hidden, _ = model.hidden(*packed)
+    _, segments = jnp.split(hidden, [prompts.tokens.shape[1] - 1], axis=1)
+    return model.logits(segments).reshape(*responses.tokens.shape, -1)
+
+
+def token_logprobs(
+    logits: Float[Array, "*n response vocabulary"], responses: Response
+) -> Float[Array, "*n response"]:
+    """Log-probability (nats) of each response token; 0 behind the end. The target's logit less the log-sum-exp
+    avoids writing a full log-softmax."""
+    target = jnp.take_along_axis(logits, responses.tokens[..., None], axis=-1)[..., 0]
+    return jnp.where(responses.mask, target - jax.nn.logsumexp(logits, axis=-1), 0.0)
+
+
+def score(model: Transformer, prompts: Prompt, responses: Response) -> Float[Array, "n count"]:
+    """log pi(y|x) in nats of ``count`` responses to each of ``n`` prompts: summed over tokens, end token included,
+    padding excluded."""
+    return jnp.sum(token_logprobs(response_logits(model, prompts, responses), responses), axis=-1)
+
+
+def score_pairs(model: Transformer, pairs: Pair) -> PairScores:
+    """log pi of both responses of ``n`` pairs (nats, summed over tokens)."""
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), pairs.winner, pairs.loser)
+    scores = score(model, pairs.prompt, both)
+    return PairScores(scores[:, 0], scores[:, 1])

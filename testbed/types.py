@@ -1,0 +1,70 @@
+"""The shared pytrees and the glossary of axes.
+
+Axes: ``prompt`` (prompt positions), ``response`` (response positions, length limit ``T``), ``time``
+(positions of a packed sequence), ``vocabulary``, ``width``. A leading ``pair``, ``sample`` or ``n`` axis
+comes from `jax.vmap` and is named where it appears. Token 0 is the end token: it closes a response, is
+scored like any other token, and also fills the space behind it, so masks come from lengths, never from tokens.
+"""
+
+from typing import Final
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+END_TOKEN: Final = 0
+
+Scalar = Float[Array, ""]
+
+
+class Prompt(eqx.Module):
+    """A prompt, padded on the right."""
+
+    tokens: Int[Array, "*n prompt"]
+    length: Int[Array, "*n"]
+
+
+class Response(eqx.Module):
+    """A response, padded on the right; ``length`` counts the end token if there is one."""
+
+    tokens: Int[Array, "*n response"]
+    length: Int[Array, "*n"]
+
+    @property
+    def mask(self) -> Bool[Array, "*n response"]:
+        """True at scored positions: every token up to and including the end token."""
+        return jnp.arange(self.tokens.shape[-1]) < self.length[..., None]
+
+
+class Pair(eqx.Module):
+    """A prompt with the preferred (``winner``) and the other (``loser``) response."""
+
+    prompt: Prompt
+    winner: Response
+    loser: Response
+
+
+class PairScores(eqx.Module):
+    """Log-probabilities (nats) of one pair under one model, summed over scored tokens."""
+
+    winner: Float[Array, "*n"]
+    loser: Float[Array, "*n"]
+
+
+def response_length(tokens: Int[Array, "*n response"]) -> Int[Array, "*n"]:
+    """Number of tokens up to and including the first end token, or all of them if there is none."""
+    ended = tokens == END_TOKEN
+    return jnp.where(
+        jnp.any(ended, axis=-1), jnp.argmax(ended, axis=-1) + 1, tokens.shape[-1]
+    ).astype(jnp.int32)
+
+
+def arrange(first_wins: Bool[Array, ""], prompt: Prompt, first: Response, second: Response) -> Pair:
+    """Order two responses into a `Pair` by a label."""
+
+    def pick(a: Array, b: Array) -> Array:
+        return jnp.where(first_wins, a, b)
+
+    winner = Response(pick(first.tokens, second.tokens), pick(first.length, second.length))
+    loser = Response(pick(second.tokens, first.tokens), pick(second.length, first.length))
+    return Pair(prompt, winner, loser)
