@@ -1,0 +1,1 @@
+"""Worlds whose golden reward is known exactly, one task a file."""

@@ -1,0 +1,1 @@
+"""Golden rewards, one a file."""

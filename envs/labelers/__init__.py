@@ -1,0 +1,1 @@
+"""Labelers that turn golden rewards into preferences, one a file."""

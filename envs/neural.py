@@ -1,0 +1,90 @@
+"""The neural world, after Gao et al. 2023 (arXiv 2210.10760).
+
+Prompts are random tokens. Human writers are a mixture of randomly initialised transformers of moderate entropy. The
+golden reward is a larger random transformer over prompt and response, plus the writers' log-likelihood per token,
+plus a taste for length, each standardised.
+"""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from envs.goldens.fluency import Fluency
+from envs.goldens.length import Length
+from envs.goldens.neural import NeuralGolden
+from envs.goldens.weighted import WeightedGolden
+from envs.writers import TransformerWriters
+from testbed.environment import AbstractPrompts, AbstractTask, World
+from testbed.errors import InvalidInput
+from testbed.transformer import TransformerConfig
+from testbed.types import Prompt
+
+#: Writers' responses over which the parts of the golden reward are standardised.
+STANDARDISING = 512
+
+
+class UniformPrompts(AbstractPrompts):
+    """Independent uniform tokens, the end token excluded."""
+
+    vocabulary: int = eqx.field(static=True)
+    length: int = eqx.field(static=True)
+
+    def __call__(self, key: PRNGKeyArray) -> Prompt:
+        """Draw one prompt."""
+        tokens = jax.random.randint(key, (self.length,), 1, self.vocabulary)
+        return Prompt(tokens, jnp.asarray(self.length))
+
+
+class Neural(AbstractTask):
+    """A world of random networks.
+
+    Attributes:
+        vocabulary: token ids, the end token included. prompt_length, response_length: tokens.
+        writers: how many; ``writer`` their shape, whose temperature sets their entropy; ``closing`` how readily they
+            end a response (logit of the end token).
+        golden: shape of the reward network; ``ruggedness`` how specific the token combinations are that it rewards.
+        fluency_weight, length_bias: weights of the writers' log-likelihood per
+            token and of the length, against 1 for the network, all in standard deviations over writers' responses.
+    """
+
+    vocabulary: int = eqx.field(static=True, default=32)
+    prompt_length: int = eqx.field(static=True, default=6)
+    response_length: int = eqx.field(static=True, default=12)
+    writers: int = eqx.field(static=True, default=4)
+    writer: TransformerConfig = TransformerConfig(
+        width=32, layers=2, heads=2, key_value_heads=2, temperature=0.4
+    )
+    golden: TransformerConfig = TransformerConfig(width=64, layers=3, heads=4, key_value_heads=4)
+    ruggedness: float = 2.0
+    closing: float = 0.1
+    fluency_weight: float = 0.5
+    length_bias: float = 0.0
+
+    def __check_init__(self) -> None:
+        if self.vocabulary < 2:
+            raise InvalidInput(f"vocabulary must be at least 2, got {self.vocabulary}")
+        for name in ("prompt_length", "response_length", "writers"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+
+    def world(self, key: PRNGKeyArray) -> World:
+        """Draw writers and golden reward; unit scale until SFT samples exist."""
+        k_writers, k_golden, k_prompts, k_responses = jax.random.split(key, 4)
+        writers = TransformerWriters.init(
+            k_writers, self.writer, self.vocabulary, self.response_length, self.writers, self.closing
+        )
+        prompts = UniformPrompts(self.vocabulary, self.prompt_length)
+        sample = jax.vmap(prompts)(jax.random.split(k_prompts, STANDARDISING))
+        responses = jax.vmap(writers)(jax.random.split(k_responses, STANDARDISING), sample)
+        golden = WeightedGolden.standardised(
+            [
+                NeuralGolden.init(k_golden, self.golden, self.vocabulary, self.ruggedness),
+                Fluency(writers),
+                Length(),
+            ],
+            [1.0, self.fluency_weight, self.length_bias],
+            sample,
+            responses,
+        )
+        return World(prompts, writers, golden, jnp.zeros(()), jnp.ones(()))

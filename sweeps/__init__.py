@@ -1,0 +1,1 @@
+"""Thousands of runs: studies, grids, placement on devices, results and the command line."""

@@ -1,0 +1,355 @@
+"""Many runs at once: the only module that knows about devices.
+
+Runs that share a compile key are stacked and spread over a mesh of devices, ``jit(shard_map(stack(run)))`` with no
+communication between them. Within a device the stack is a `jax.vmap` where batched products are cheap (GPU) and a
+`jax.lax.map` where they are not: a CPU runs one lane after the other at full speed, one XLA device per core.
+"""
+
+import functools
+import math
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, PartitionSpec
+from jaxtyping import Array, PRNGKeyArray, PyTree
+
+from sweeps.progress import Progress
+from sweeps.runtime import cache_directory
+from sweeps.study import Point
+from testbed import cost, metrics, stages, train
+from testbed.experiment import EvaluationConfig, Experiment, TrainConfig
+from testbed.stages import STAGES, Cache, Ground, GroundConfig
+from testbed.streams import Stream, stream
+
+#: Most lanes per device. On a CPU stacking gains nothing, and a chunk is what a crash can lose.
+CPU_STACK = 1
+GPU_STACK = 1024
+#: Share of a device's memory that a chunk may plan with.
+MEMORY_SHARE = 0.6
+#: Share of the matrix-product peak that whole runs of small models have reached; only plans use it.
+EXPECTED_EFFICIENCY = {"cpu": 0.35, "gpu": 0.05}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Runs of one compile key and length, executed together."""
+
+    points: tuple[Point, ...]
+    group: int
+    stack: int
+    devices: int
+    seconds: float | None
+
+    @property
+    def label(self) -> str:
+        """What tells the chunk apart: its arms."""
+        return ", ".join(sorted({point.arm for point in self.points}))
+
+    @property
+    def steps(self) -> int:
+        """Training steps, summed over runs."""
+        return sum(point.experiment.steps for point in self.points)
+
+    @property
+    def bytes(self) -> int:
+        """Predicted memory."""
+        return sum(cost.footprint(point.experiment) for point in self.points)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Chunks in the order of execution, and the grounds they stand on."""
+
+    chunks: tuple[Chunk, ...]
+    grounds: tuple[GroundConfig, ...]
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Rows of the dry run's table, one a compile group and length."""
+        tables: dict[tuple[int, int], list[Chunk]] = defaultdict(list)
+        for chunk in self.chunks:
+            tables[chunk.group, chunk.points[0].experiment.steps].append(chunk)
+        return [
+            {
+                "group": group + 1,
+                "arms": chunks[0].label,
+                "steps": steps,
+                "runs": sum(len(chunk.points) for chunk in chunks),
+                "chunks": len(chunks),
+                "stack x devices": f"{chunks[0].stack} x {chunks[0].devices}",
+                "MB a chunk": round(max(chunk.bytes for chunk in chunks) / 1e6),
+                "seconds": round(math.fsum(chunk.seconds or 0.0 for chunk in chunks)),
+            }
+            for (group, steps), chunks in sorted(tables.items())
+        ]
+
+
+def plan(points: Sequence[Point]) -> Plan:
+    """Group points by compile key and length, longest first, and cut each group into chunks."""
+    devices = jax.devices()
+    peak = _matrix_peak() * len(devices) * EXPECTED_EFFICIENCY.get(devices[0].platform, 0.05)
+    groups: dict[Any, int] = {}
+    members: dict[tuple[int, int], list[Point]] = defaultdict(list)
+    for point in points:
+        group = groups.setdefault(compile_key(point.experiment), len(groups))
+        members[group, point.experiment.steps].append(point)
+    chunks = []
+    for (group, _), part in members.items():
+        # Chunks of equal size: one compiled shape, and little padding.
+        count = math.ceil(len(part) / (_most_lanes(part, devices[0]) * len(devices)))
+        stack = math.ceil(len(part) / (count * len(devices)))
+        size = stack * len(devices)
+        for start in range(0, len(part), size):
+            runs = tuple(part[start : start + size])
+            seconds = math.fsum(cost.total_flops(run.experiment) for run in runs) / peak
+            chunks.append(Chunk(runs, group, stack, len(devices), seconds))
+    chunks.sort(key=lambda chunk: -chunk.points[0].experiment.steps)
+    grounds = {_address(g): g for g in (GroundConfig.of(p.experiment) for p in points)}
+    return Plan(tuple(chunks), tuple(grounds.values()))
+
+
+def execute(
+    plan: Plan, on_rows: Callable[[list[dict[str, Any]]], None], progress: Progress
+) -> None:
+    """Build what the runs stand on, then run chunk after chunk; ``on_rows`` gets each chunk's rows when it is done."""
+    cache = Cache(cache_directory() / "stages")
+    grounds = build_grounds(plan.grounds, cache, progress)
+    for number, chunk in enumerate(plan.chunks, start=1):
+        progress.stage(f"chunk {number} of {len(plan.chunks)} ({chunk.label})")
+        rows, diverged = run_chunk(chunk, grounds, progress)
+        on_rows(rows)
+        progress.finished(len(chunk.points), diverged)
+
+
+def build_grounds(
+    configs: Iterable[GroundConfig], cache: Cache, progress: Progress
+) -> dict[str, Ground]:
+    """Every ground by its address. What the cache lacks is made stage by stage, many seeds at once."""
+    wanted = {_address(ground): ground for ground in configs}
+    made: dict[str, dict[str, PyTree]] = {address: {} for address in wanted}
+    names = {address: stages.fingerprints(ground) for address, ground in wanted.items()}
+    for stage in STAGES:
+        missing: dict[str, str] = {}
+        for address in wanted:
+            name = names[address][stage.name]
+            found = None if name in missing.values() else cache.load(name)
+            if found is None:
+                missing.setdefault(name, address)
+            else:
+                made[address][stage.name] = found
+        owners = sorted(missing.values(), key=lambda a: str(jax.tree.structure(wanted[a])))
+        if owners:
+            progress.stage(f"building {stage.name} for {len(owners)} worlds")
+        for batch in _batches(owners, wanted):
+            inputs = [(wanted[address], made[address]) for address in batch]
+            results = spread(stage.make)(*_stacked(inputs))
+            for address, result in zip(batch, _unstacked(results, len(batch)), strict=True):
+                cache.save(names[address][stage.name], result)
+                made[address][stage.name] = result
+        for address in wanted:
+            if stage.name not in made[address]:
+                made[address][stage.name] = cache.load(names[address][stage.name])
+    return {address: stages.assemble(parts) for address, parts in made.items()}
+
+
+def run_chunk(
+    chunk: Chunk, grounds: dict[str, Ground], progress: Progress
+) -> tuple[list[dict[str, Any]], int]:
+    """Train and evaluate the runs of a chunk; their rows, and how many diverged."""
+    experiments = [point.experiment for point in chunk.points]
+    lanes = [
+        (e.train, e.evaluation, grounds[_address(GroundConfig.of(e))], jnp.asarray(e.seed))
+        for e in experiments
+    ]
+    config, evaluation, ground, seed = _stacked(lanes, chunk.stack * chunk.devices)
+    every = experiments[0].steps // experiments[0].evaluation.points
+    state = spread(_start)(config, ground)
+    measured = []
+    for index in range(experiments[0].evaluation.points + 1):
+        steps = every if index else 0
+        clock = (max(0, index - 1) * every, steps, index)
+        state, result = _advance(state, config, evaluation, ground, seed, *map(jnp.asarray, clock))
+        measured.append(jax.device_get(result))
+        progress.advance(steps * len(lanes))
+    diverged = jax.device_get(state.diverged_step)
+    rows = [
+        _row(chunk, lane, index, every * index, measured[index], diverged, grounds)
+        for lane in range(len(lanes))
+        for index in range(len(measured))
+    ]
+    return rows, int(np.sum(diverged[: len(lanes)] >= 0))
+
+
+def compile_key(experiment: Experiment) -> tuple[Any, ...]:
+    """What must agree for two runs to share a compiled program: everything but numbers and the number of steps."""
+    return (
+        jax.tree.structure((experiment.train, experiment.evaluation)),
+        jax.tree.structure(GroundConfig.of(experiment)),
+    )
+
+
+@functools.cache
+def mesh() -> Mesh:
+    """All devices in a row, one axis of runs."""
+    return jax.make_mesh((jax.device_count(),), ("runs",), axis_types=(AxisType.Auto,))
+
+
+@functools.cache
+def spread(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
+    """Compile a function of one lane into one of stacked lanes, spread over the devices."""
+    return _compiled(function, shared=0, donate=())
+
+
+def _compiled(function: Callable[..., PyTree], shared: int, donate: tuple[int, ...]) -> Any:
+    """``jit(shard_map(stack(function)))``; the last ``shared`` arguments are the same for all lanes."""
+
+    def stacked(*arguments: PyTree) -> PyTree:
+        split = len(arguments) - shared
+        lanes, common = arguments[:split], arguments[split:]
+        if jax.default_backend() == "cpu":
+            return jax.lax.map(lambda lane: function(*lane, *common), lanes)
+        return jax.vmap(lambda *lane: function(*lane, *common))(*lanes)
+
+    def sharded(*arguments: PyTree) -> PyTree:
+        over, same = PartitionSpec("runs"), PartitionSpec()
+        specs = (over,) * (len(arguments) - shared) + (same,) * shared
+        body = jax.shard_map(
+            stacked, mesh=mesh(), in_specs=specs, out_specs=over, check_vma=False
+        )
+        return body(*arguments)
+
+    return jax.jit(sharded, donate_argnums=donate)
+
+
+def _start(config: TrainConfig, ground: Ground) -> train.TrainState:
+    return train.init(config, ground.supply())
+
+
+def _period(
+    state: train.TrainState,
+    config: TrainConfig,
+    evaluation: EvaluationConfig,
+    ground: Ground,
+    seed: Array,
+    start: Array,
+    steps: Array,
+    index: Array,
+) -> tuple[train.TrainState, dict[str, Array]]:
+    """One lane's evaluation period: train, then measure."""
+    key: PRNGKeyArray = stream(jax.random.key(seed), Stream.TRAINING)
+    state = train.advance(config, ground.supply(), state, key, start, steps)
+    measured = metrics.evaluate(
+        evaluation,
+        state.policy,
+        ground.sft,
+        ground.data,
+        ground.golden,
+        ground.proxy,
+        ground.opponent,
+        jax.random.fold_in(stream(key, Stream.EVALUATION), index),
+    )
+    losses = {"train_loss": state.loss, "gradient_norm": state.gradient_norm}
+    return state, vars(measured) | losses
+
+
+@functools.cache
+def _period_program() -> Any:
+    return _compiled(_period, shared=3, donate=(0,))
+
+
+def _advance(*arguments: PyTree) -> tuple[train.TrainState, dict[str, Array]]:
+    return _period_program()(*arguments)
+
+
+def _row(
+    chunk: Chunk,
+    lane: int,
+    index: int,
+    step: int,
+    measured: dict[str, np.ndarray],
+    diverged: np.ndarray,
+    grounds: dict[str, Ground],
+) -> dict[str, Any]:
+    """One row of the long table."""
+    point = chunk.points[lane]
+    facts = grounds[_address(GroundConfig.of(point.experiment))].facts
+    return {
+        "run": point.run,
+        "evaluation": index,
+        "step": step,
+        "diverged_step": int(diverged[lane]),
+        "prompts": point.experiment.evaluation.prompts,
+        "stack": chunk.stack,
+        "devices": chunk.devices,
+        **{name: float(values[lane]) for name, values in measured.items()},
+        **{name: float(value) for name, value in facts.items()},
+    }
+
+
+def _address(ground: GroundConfig) -> str:
+    """The address of a ground is that of its last stage."""
+    return stages.fingerprints(ground)[STAGES[-1].name]
+
+
+def _batches(addresses: Sequence[str], wanted: dict[str, GroundConfig]) -> Iterable[list[str]]:
+    """Addresses of one structure, as many at a time as there are devices."""
+    batch: list[str] = []
+    for address in addresses:
+        structure = jax.tree.structure(wanted[address])
+        other = batch and jax.tree.structure(wanted[batch[0]]) != structure
+        if other or len(batch) == jax.device_count():
+            yield batch
+            batch = []
+        batch.append(address)
+    if batch:
+        yield batch
+
+
+def _stacked(lanes: Sequence[tuple[PyTree, ...]], size: int | None = None) -> tuple[PyTree, ...]:
+    """Stack lanes along a new first axis; the last lane is repeated until the devices divide them."""
+    devices = jax.device_count()
+    wanted = size or math.ceil(len(lanes) / devices) * devices
+    padded = [*lanes, *[lanes[-1]] * (wanted - len(lanes))]
+    return jax.tree.map(lambda *leaves: np.stack([_array(x) for x in leaves]), *padded)
+
+
+def _array(leaf: Any) -> np.ndarray:
+    """A leaf as jax would hold it: 32-bit numbers."""
+    array = np.asarray(leaf)
+    narrow = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
+    return array.astype(narrow.get(array.dtype, array.dtype))
+
+
+def _unstacked(stacked: PyTree, count: int) -> list[PyTree]:
+    """The first ``count`` lanes, on the host."""
+    host = jax.device_get(stacked)
+    return [jax.tree.map(lambda x, i=i: x[i], host) for i in range(count)]
+
+
+def _most_lanes(points: Sequence[Point], device: jax.Device) -> int:
+    """Lanes per device that its memory allows."""
+    if device.platform == "cpu":
+        return CPU_STACK
+    limit = (device.memory_stats() or {}).get("bytes_limit", 8e9) * MEMORY_SHARE
+    return max(1, min(GPU_STACK, int(limit // cost.footprint(points[0].experiment))))
+
+
+@functools.cache
+def _matrix_peak() -> float:
+    """Measured float32 matrix-product rate of one device, in operations a second."""
+    size = 1024 if jax.default_backend() == "cpu" else 8192
+    product = jax.jit(lambda a: a @ a)
+    a = jnp.ones((size, size))
+    product(a).block_until_ready()
+    best = math.inf
+    for _ in range(5):
+        start = time.perf_counter()
+        product(a).block_until_ready()
+        best = min(best, time.perf_counter() - start)
+    return 2 * size**3 / best

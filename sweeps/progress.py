@@ -1,0 +1,162 @@
+"""What a running sweep shows: runs done, run-steps a second, elapsed, time left, current stage."""
+
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Protocol, runtime_checkable
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+LOG_INTERVAL = 10.0
+"""Seconds between two lines where the output is not a terminal."""
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """What `population.execute` tells while it works."""
+
+    def stage(self, text: str) -> None:
+        """Say what is going on: compiling, building a world, running chunk 3 of 8."""
+
+    def advance(self, run_steps: int) -> None:
+        """Count training steps done, summed over runs."""
+
+    def finished(self, runs: int, diverged: int) -> None:
+        """Count runs that are complete, and how many of them diverged."""
+
+
+class Meter:
+    """Counts what is done and estimates the rest; `status` puts it into one line."""
+
+    def __init__(self, runs: int, run_steps: int, clock: Callable[[], float] = time.monotonic):
+        self.runs = runs
+        self.run_steps = run_steps
+        self.runs_done = 0
+        self.diverged = 0
+        self.steps_done = 0
+        self.text = "starting"
+        self._clock = clock
+        self._start = clock()
+        # The latest minute of (time, steps done); at least five entries, since chunks may be long.
+        self._recent = deque([(self._start, 0)])
+
+    def stage(self, text: str) -> None:
+        """See `Progress`."""
+        self.text = text
+
+    def advance(self, run_steps: int) -> None:
+        """See `Progress`."""
+        self.steps_done += run_steps
+        self._recent.append((self._clock(), self.steps_done))
+        while len(self._recent) > 5 and self._recent[-1][0] - self._recent[0][0] > 60:
+            self._recent.popleft()
+
+    def finished(self, runs: int, diverged: int) -> None:
+        """See `Progress`."""
+        self.runs_done += runs
+        self.diverged += diverged
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Run-steps a second over the latest minute."""
+        then, done = self._recent[0]
+        span = self._clock() - then
+        return (self.steps_done - done) / span if span > 0 else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left at the present rate, or None before there is one."""
+        remaining = self.run_steps - self.steps_done
+        return remaining / self.rate if self.rate > 0 else None
+
+    def status(self) -> str:
+        """One line: ``3/96 runs, 120 run-steps/s, 0:10 elapsed, 1:20 left, training``."""
+        parts = [f"{self.runs_done}/{self.runs} runs"]
+        if self.diverged:
+            parts.append(f"{self.diverged} diverged")
+        parts.append(f"{self.rate:,.0f} run-steps/s")
+        parts.append(f"{duration(self.elapsed)} elapsed")
+        if self.left is not None:
+            parts.append(f"{duration(self.left)} left")
+        return ", ".join([*parts, self.text])
+
+
+class LogDisplay(Meter):
+    """Plain lines for logs: one now and then, at most one in `LOG_INTERVAL` seconds."""
+
+    def __init__(
+        self,
+        runs: int,
+        run_steps: int,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
+    ):
+        super().__init__(runs, run_steps, clock)
+        self._console = console
+        self._shown: float | None = None
+
+    def __enter__(self) -> "LogDisplay":
+        self._show()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
+
+    def stage(self, text: str) -> None:
+        """See `Progress`."""
+        super().stage(text)
+        self._show()
+
+    def advance(self, run_steps: int) -> None:
+        """See `Progress`."""
+        super().advance(run_steps)
+        self._show()
+
+    def _show(self) -> None:
+        now = self._clock()
+        if self._shown is None or now - self._shown >= LOG_INTERVAL:
+            self._shown = now
+            self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
+
+
+class TerminalDisplay(Meter):
+    """A bar and a line of status, redrawn in place."""
+
+    def __init__(self, runs: int, run_steps: int, console: Console):
+        super().__init__(runs, run_steps)
+        self._live = Live(
+            console=console, get_renderable=self._picture, refresh_per_second=4, transient=True
+        )
+
+    def __enter__(self) -> "TerminalDisplay":
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+        self._live.console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
+
+    def _picture(self) -> RenderableType:
+        bar = ProgressBar(total=max(self.run_steps, 1), completed=self.steps_done)
+        return Group(bar, Text(self.status(), overflow="ellipsis", no_wrap=True))
+
+
+def display(runs: int, run_steps: int, console: Console) -> LogDisplay | TerminalDisplay:
+    """The display that suits the output; a context manager and a `Progress`."""
+    kind = TerminalDisplay if console.is_terminal else LogDisplay
+    return kind(runs, run_steps, console)
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03``, or ``2:03`` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

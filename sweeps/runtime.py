@@ -1,0 +1,53 @@
+"""How a process uses the machine: one XLA device per core, and a compilation cache on disk.
+
+Call `configure` before the first import of jax. Nothing here imports jax by itself.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+_DEVICES = "xla_force_host_platform_device_count"
+
+
+def cache_directory() -> Path:
+    """Where compiled programs and shared stages are kept: ``$TESTBED_CACHE``, or under ~/.cache."""
+    chosen = os.environ.get("TESTBED_CACHE")
+    return Path(chosen) if chosen else Path.home() / ".cache" / "alignment-testbed"
+
+
+def cores() -> int:
+    """Cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def configure() -> None:
+    """Set XLA's devices and jax's compilation cache, unless the user has set them already.
+
+    Independent runs go faster on one CPU device per core than on one device of many cores.
+    """
+    flags = os.environ.get("XLA_FLAGS", "")
+    if _DEVICES not in flags:
+        os.environ["XLA_FLAGS"] = f"{flags} --{_DEVICES}={cores()}".strip()
+    settings = {
+        "jax_compilation_cache_dir": str(cache_directory() / "xla"),
+        # Small programs count too: a study compiles dozens of them.
+        "jax_persistent_cache_min_compile_time_secs": "0.1",
+        "jax_persistent_cache_min_entry_size_bytes": "-1",
+    }
+    chosen = {name: value for name, value in settings.items() if name.upper() not in os.environ}
+    os.environ.update({name.upper(): value for name, value in chosen.items()})
+    if "jax" in sys.modules:
+        # jax reads these variables when it is imported, XLA_FLAGS only at its first computation.
+        _tell(chosen)
+
+
+def _tell(chosen: dict[str, str]) -> None:
+    """Give the settings to a jax that was imported before `configure`."""
+    import jax
+
+    readers = {"secs": float, "bytes": int}
+    for name, text in chosen.items():
+        jax.config.update(name, readers.get(name.rpartition("_")[2], str)(text))

@@ -1,0 +1,1 @@
+"""Studies, one a file: claim, base configuration, axes and decision rule."""

@@ -1,0 +1,1 @@
+"""The engine: one policy learning from preferences."""

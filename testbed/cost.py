@@ -1,0 +1,92 @@
+"""What a run needs, counted from its config: floating-point operations and bytes.
+
+Matrix products only, two operations a multiply-add; a backward pass costs twice the forward. Plans and benchmarks
+share these counts, so a benchmark's "needed" operations are the plan's.
+"""
+
+from typing import NamedTuple
+
+from testbed.experiment import Experiment
+from testbed.sources.offline import Offline
+from testbed.transformer import TransformerConfig
+
+#: Copies of the parameters a run holds: policy, gradient, two moments, the update in flight, reference, proxy.
+COPIES = 7
+#: Floats per token and width that a block keeps for its backward pass, roughly.
+ACTIVATIONS = 24
+
+
+class Flops(NamedTuple):
+    """Needed floating-point operations: of one update, and of one evaluation."""
+
+    update: float
+    evaluation: float
+
+
+def forward(model: TransformerConfig, rows: int, keys: float, vocabulary: int, scored: int) -> float:
+    """Forward pass over ``rows`` tokens that see ``keys`` keys each, logits at ``scored`` of them."""
+    projected = (model.heads + 2 * model.key_value_heads) * model.head_size
+    block = model.width * (projected + model.width + 3 * model.hidden) + 2 * keys * model.width
+    return 2.0 * (rows * model.layers * block + scored * model.width * vocabulary)
+
+
+def score_pair(experiment: Experiment) -> float:
+    """Forward pass over one pair; the prompt's context is run once."""
+    task = experiment.task
+    context, response = task.prompt_length - 1, task.response_length
+    segments = forward(
+        experiment.model, 2 * response, context + response / 2, task.vocabulary, 2 * response
+    )
+    return segments + forward(experiment.model, context, context / 2, task.vocabulary, 0)
+
+
+def sample(experiment: Experiment, count: int) -> float:
+    """Sampling ``count`` responses to one prompt."""
+    task = experiment.task
+    context, response = task.prompt_length - 1, task.response_length
+    rows = count * response
+    decoding = forward(experiment.model, rows, context + response / 2, task.vocabulary, rows)
+    return decoding + forward(experiment.model, context, context / 2, task.vocabulary, 0)
+
+
+def judge(experiment: Experiment) -> float:
+    """One comparison by the proxy: both orders of a pair, or two responses."""
+    task = experiment.task
+    responses = 2 if experiment.proxy.pairwise else 1
+    tokens = task.prompt_length + responses * task.response_length
+    return 2 * forward(experiment.model, tokens, tokens / 2, 1, 1)
+
+
+def flops(experiment: Experiment) -> Flops:
+    """Needed operations of a run's parts."""
+    scoring = score_pair(experiment)
+    update = 3 * scoring
+    if not isinstance(experiment.source, Offline):
+        update += sample(experiment, 2) + judge(experiment) + scoring
+    evaluation = experiment.evaluation
+    measured = (
+        evaluation.prompts * (sample(experiment, 1) + judge(experiment))
+        + evaluation.kl_prompts * (sample(experiment, 1) + 4 * scoring)
+        + evaluation.pairs * scoring
+    )
+    return Flops(update * experiment.batch_size, measured)
+
+
+def total_flops(experiment: Experiment) -> float:
+    """Needed operations of a whole run."""
+    part = flops(experiment)
+    evaluations = experiment.evaluation.points + 1
+    return part.update * experiment.steps + part.evaluation * evaluations
+
+
+def footprint(experiment: Experiment) -> int:
+    """Bytes that one run holds at its peak, roughly: parameters, data, activations of an update or an evaluation."""
+    task, model, evaluation = experiment.task, experiment.model, experiment.evaluation
+    tokens = task.prompt_length + 2 * task.response_length
+    data = experiment.data.pairs * (tokens + 8)
+    activations = tokens * (model.layers * ACTIVATIONS * model.width + 4 * task.vocabulary)
+    # An evaluation keeps nothing for a backward pass, but its caches and two models' logits.
+    cache = 2 * tokens * model.layers * model.width
+    measured = evaluation.prompts * (cache + tokens * (8 * model.width + 4 * task.vocabulary))
+    parameters = COPIES * model.parameters(task.vocabulary)
+    return 4 * int(parameters + data + max(experiment.batch_size * activations, measured))

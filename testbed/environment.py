@@ -1,0 +1,168 @@
+"""Language generation as a gymnax environment: a prompt, one token a step, golden reward at the end.
+
+A *task* (config) builds a *world* (arrays): where prompts come from, what human writers answer, and the golden
+reward. The world is the environment's parameters, so one compiled program serves every world of a shape.
+"""
+
+import abc
+from typing import Any, ClassVar
+
+import equinox as eqx
+import gymnax
+import jax
+import jax.numpy as jnp
+from gymnax.environments import spaces
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+
+from testbed.types import END_TOKEN, Prompt, Response, Scalar
+
+
+class AbstractPrompts(eqx.Module):
+    """A distribution over prompts."""
+
+    @abc.abstractmethod
+    def __call__(self, key: PRNGKeyArray) -> Prompt:
+        """Draw one prompt."""
+
+
+class AbstractWriters(eqx.Module):
+    """The "human writers" whose responses fill the initial data."""
+
+    @abc.abstractmethod
+    def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
+        """Write one response."""
+
+
+class AbstractGolden(eqx.Module):
+    """A golden reward: deterministic, known exactly, larger is better."""
+
+    family: ClassVar[str] = "envs.goldens"
+
+    @abc.abstractmethod
+    def __call__(self, prompt: Prompt, response: Response) -> Scalar:
+        """Reward of one response, in the golden's own unit."""
+
+
+class World(eqx.Module):
+    """One drawn world. ``center`` and ``scale`` standardise the golden reward (over SFT samples, once they exist)."""
+
+    prompts: AbstractPrompts
+    writers: AbstractWriters
+    golden: AbstractGolden
+    center: Scalar
+    scale: Scalar
+
+    def reward(self, prompt: Prompt, response: Response) -> Scalar:
+        """Golden reward of one response in SFT standard deviations."""
+        return (self.golden(prompt, response) - self.center) / self.scale
+
+
+class AbstractTask(eqx.Module):
+    """A kind of world and its size."""
+
+    family: ClassVar[str] = "envs"
+
+    vocabulary: eqx.AbstractVar[int]
+    prompt_length: eqx.AbstractVar[int]
+    response_length: eqx.AbstractVar[int]
+
+    @abc.abstractmethod
+    def world(self, key: PRNGKeyArray) -> World:
+        """Draw a world; its reward is not yet standardised over SFT samples."""
+
+
+class State(eqx.Module):
+    """Episode state: the prompt, the tokens written so far, and how many."""
+
+    prompt: Prompt
+    tokens: Int[Array, " response"]
+    time: Int[Array, ""]
+    ended: Bool[Array, ""]
+
+
+class TokenEnvironment(gymnax.environments.environment.Environment):
+    """The gymnax environment of a task; its parameters are a `World`.
+
+    Action: the next token. Observation: prompt and response so far, -1 where nothing is written. Reward: the
+    world's, at the last step, 0 before. The end token *terminates* an episode, the length limit *truncates* it; both
+    are rewarded. Roll out with ``step_env``: ``step`` pays for a reset at every call.
+    """
+
+    def __init__(self, task: AbstractTask) -> None:
+        self.task = task
+
+    @property
+    def name(self) -> str:
+        """The task's name."""
+        return type(self.task).__name__
+
+    @property
+    def default_params(self) -> Any:
+        """The task's world of seed 0."""
+        return self.task.world(jax.random.key(0))
+
+    @property
+    def num_actions(self) -> int:
+        """Size of the vocabulary, end token included."""
+        return self.task.vocabulary
+
+    def reset_env(self, key: PRNGKeyArray, params: Any) -> tuple[Array, State]:
+        """Draw a prompt and start with an empty response."""
+        tokens = jnp.full(self.task.response_length, END_TOKEN, dtype=jnp.int32)
+        state = State(params.prompts(key), tokens, jnp.asarray(0), jnp.asarray(False))
+        return self.observe(key, state, None, params), state
+
+    def step_env(
+        self, key: PRNGKeyArray, state: State, action: Any, params: Any
+    ) -> tuple[Array, State, Float[Array, ""], Bool[Array, ""], dict]:
+        """Write one token."""
+        token = jnp.asarray(action, dtype=jnp.int32)
+        tokens = state.tokens.at[state.time].set(token)
+        state = State(state.prompt, tokens, state.time + 1, token == END_TOKEN)
+        done = state.ended | self.is_truncated(state, params)
+        # Under vmap both branches run; alone, only an episode's last step pays for the reward.
+        reward = jax.lax.cond(
+            done,
+            lambda: params.reward(state.prompt, Response(state.tokens, state.time)),
+            lambda: jnp.zeros(()),
+        )
+        return self.observe(key, state, action, params), state, reward, state.ended, {}
+
+    def observe(self, key: PRNGKeyArray, state: State, action: Any, params: Any) -> Array:
+        """Prompt and response so far; -1 where nothing is written."""
+        prompt, response = state.prompt, state.tokens
+        return jnp.concatenate(
+            [
+                jnp.where(jnp.arange(prompt.tokens.shape[0]) < prompt.length, prompt.tokens, -1),
+                jnp.where(jnp.arange(response.shape[0]) < state.time, response, -1),
+            ]
+        )
+
+    def is_terminated(self, state: State, params: Any) -> Bool[Array, ""]:
+        """Whether the response was closed by the end token."""
+        return state.ended
+
+    def is_truncated(self, state: State, params: Any) -> Bool[Array, ""]:
+        """Whether the length limit was reached without an end token."""
+        return (state.time >= self.task.response_length) & ~state.ended
+
+    def action_space(self, params: Any = None) -> spaces.Discrete:
+        """One token id."""
+        return spaces.Discrete(self.task.vocabulary)
+
+    def observation_space(self, params: Any = None) -> spaces.Box:
+        """Token ids, -1 where nothing is written."""
+        length = self.task.prompt_length + self.task.response_length
+        return spaces.Box(-1, self.task.vocabulary - 1, (length,), jnp.int32)
+
+    def state_space(self, params: Any = None) -> spaces.Dict:
+        """Prompt, response and time."""
+        vocabulary, limit = self.task.vocabulary, self.task.response_length
+        return spaces.Dict(
+            {
+                "prompt": spaces.Box(0, vocabulary - 1, (self.task.prompt_length,), jnp.int32),
+                "tokens": spaces.Box(0, vocabulary - 1, (limit,), jnp.int32),
+                "time": spaces.Discrete(limit + 1),
+                "ended": spaces.Discrete(2),
+            }
+        )

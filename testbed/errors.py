@@ -1,0 +1,9 @@
+"""Errors that a user can cause, as opposed to faults of the program."""
+
+
+class InvalidInput(ValueError):
+    """A configuration, argument or directory that cannot be used.
+
+    The message is one sentence that names the field, its value and what is allowed. The
+    command line prints it and exits with status 2.
+    """

@@ -1,0 +1,131 @@
+"""The config of one run, from the task to the evaluation: everything a result depends on.
+
+Static fields are shapes and counts and make up the compile key, ``jax.tree.structure(experiment)``; numeric fields
+are leaves, so runs that differ only in them share one compiled program.
+"""
+
+import equinox as eqx
+
+from testbed.environment import AbstractTask
+from testbed.errors import InvalidInput
+from testbed.losses.base import AbstractLoss
+from testbed.losses.ipo import Ipo
+from testbed.optimiser import FitConfig, OptimizerConfig
+from testbed.preference import AbstractLabeler
+from testbed.proxies import ProxyConfig
+from testbed.sources.base import AbstractSource
+from testbed.sources.online import Online
+from testbed.transformer import SIZES, TransformerConfig
+
+
+class DataConfig(eqx.Module):
+    """The initial data: ``pairs`` prompts, two writers' responses each; ``held_out`` more to test the proxy on."""
+
+    pairs: int = eqx.field(static=True, default=4096)
+    held_out: int = eqx.field(static=True, default=512)
+
+    def __check_init__(self) -> None:
+        for name in ("pairs", "held_out"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+
+
+class EvaluationConfig(eqx.Module):
+    """What is measured and how often.
+
+    Attributes:
+        points: evaluations after the one at step 0, evenly spaced.
+        prompts: fixed prompts of the win rate (2048 in arXiv 2405.08448).
+        kl_prompts: of these, how many estimate the KL and classify the policy's own samples (256 there).
+        pairs: pairs of D_golden that are classified and whose log-probabilities are followed (256 there).
+    """
+
+    points: int = eqx.field(static=True, default=10)
+    prompts: int = eqx.field(static=True, default=512)
+    kl_prompts: int = eqx.field(static=True, default=256)
+    pairs: int = eqx.field(static=True, default=256)
+
+    def __check_init__(self) -> None:
+        for name in ("points", "prompts", "kl_prompts", "pairs"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        if self.kl_prompts > self.prompts:
+            raise InvalidInput(
+                f"kl_prompts must be at most prompts={self.prompts}, got {self.kl_prompts}"
+            )
+
+
+class TrainConfig(eqx.Module):
+    """How a policy is optimised, ``batch_size`` pairs an update. How long is an argument of the compiled program."""
+
+    source: AbstractSource
+    loss: AbstractLoss
+    optimizer: OptimizerConfig
+    batch_size: int = eqx.field(static=True)
+
+
+class BaselineConfig(eqx.Module):
+    """The golden baseline: online, labelled by the golden reward itself, at the base configuration."""
+
+    loss: AbstractLoss = Ipo(beta=0.1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: int = eqx.field(static=True, default=1000)
+    batch_size: int = eqx.field(static=True, default=32)
+
+    @property
+    def train(self) -> TrainConfig:
+        """The baseline's policy optimisation."""
+        return TrainConfig(Online(), self.loss, self.optimizer, self.batch_size)
+
+
+class Experiment(eqx.Module):
+    """One run.
+
+    Attributes:
+        task: the kind of world. labeler: who labels D_golden. model: shape of policy and proxy.
+        sft: supervised fine-tuning on both responses of every pair. data: size of the data. proxy: the proxy.
+        baseline: the opponent in the win rate. source: where training pairs come from. loss: what is minimised.
+        optimizer: for the policy. steps: updates, a multiple of ``evaluation.points``. batch_size: pairs an update.
+        evaluation: what is measured. seed: redraws world, data and training.
+    """
+
+    task: AbstractTask
+    labeler: AbstractLabeler
+    model: TransformerConfig = SIZES["XS"]
+    sft: FitConfig = FitConfig(steps=1000, batch_size=64, optimizer=OptimizerConfig(2e-3))
+    data: DataConfig = DataConfig()
+    proxy: ProxyConfig = ProxyConfig()
+    baseline: BaselineConfig = BaselineConfig()
+    source: AbstractSource = Online()
+    loss: AbstractLoss = Ipo(beta=0.1)
+    optimizer: OptimizerConfig = OptimizerConfig()
+    steps: int = eqx.field(static=True, default=1000)
+    batch_size: int = eqx.field(static=True, default=32)
+    evaluation: EvaluationConfig = EvaluationConfig()
+    seed: int = 0
+
+    def __check_init__(self) -> None:
+        if self.seed < 0:
+            raise InvalidInput(f"seed must be 0 or more, got {self.seed}")
+        points = self.evaluation.points
+        if self.steps < points or self.steps % points:
+            raise InvalidInput(
+                f"steps must be a positive multiple of evaluation.points={points}, got {self.steps}"
+            )
+        needed = {
+            "batch_size": self.batch_size,
+            "baseline.batch_size": self.baseline.batch_size,
+            "proxy.fit.batch_size": self.proxy.fit.batch_size,
+            "evaluation.prompts": self.evaluation.prompts,
+            "evaluation.pairs": self.evaluation.pairs,
+        }
+        for name, value in needed.items():
+            if not 1 <= value <= self.data.pairs:
+                raise InvalidInput(
+                    f"{name} must be between 1 and data.pairs={self.data.pairs}, got {value}"
+                )
+
+    @property
+    def train(self) -> TrainConfig:
+        """The policy optimisation part."""
+        return TrainConfig(self.source, self.loss, self.optimizer, self.batch_size)

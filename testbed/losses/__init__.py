@@ -1,0 +1,1 @@
+"""Preference losses, one a file, found by walking this package."""

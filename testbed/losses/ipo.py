@@ -1,0 +1,30 @@
+"""Identity preference optimisation (Azar et al. 2023, arXiv 2310.12036, eq. 17)."""
+
+import equinox as eqx
+
+from testbed.errors import InvalidInput
+from testbed.losses.base import AbstractLoss, ScoredPair
+from testbed.types import Scalar
+
+
+class Ipo(AbstractLoss):
+    """(h - 1/(2 beta))^2, the squared distance of the margin from its target.
+
+    The paper (its tau is our beta) writes whole-response log-probabilities; some public trainers average them over
+    tokens under the same name, which rescales h by about the response length. Both are here.
+
+    Attributes:
+        beta: strength of the KL regularisation, > 0; larger stays closer to the reference.
+        length_normalised: average log-ratios over tokens instead of summing them.
+    """
+
+    beta: float = 0.1
+    length_normalised: bool = eqx.field(static=True, default=False)
+
+    def __check_init__(self) -> None:
+        if self.beta <= 0:
+            raise InvalidInput(f"beta must be > 0, got {self.beta}")
+
+    def __call__(self, pair: ScoredPair) -> Scalar:
+        """The loss of one pair."""
+        return (pair.margin(self.length_normalised) - 1.0 / (2.0 * self.beta)) ** 2

@@ -1,0 +1,35 @@
+"""Named random streams: every draw folds its stream's number into the key it comes from.
+
+Splitting one key in several places gives colliding streams (``split(key, 2)[0] == split(key, 128)[0]``); naming them
+does not.
+"""
+
+import enum
+
+import jax
+from jaxtyping import PRNGKeyArray
+
+
+class Stream(enum.IntEnum):
+    """What a key is used for; values are part of the reproducibility contract, so only ever add."""
+
+    WORLD = 0
+    PROMPTS = 1
+    FIRST_RESPONSE = 2
+    SECOND_RESPONSE = 3
+    LABELS = 4
+    HELD_OUT = 5
+    SFT = 6
+    STANDARDISE = 7
+    PROXY = 8
+    BASELINE = 9
+    TRAINING = 10
+    EVALUATION = 11
+    ORDER = 12
+    SAMPLES = 13
+    BASELINE_RESPONSES = 14
+
+
+def stream(key: PRNGKeyArray, name: Stream) -> PRNGKeyArray:
+    """The key of a named stream."""
+    return jax.random.fold_in(key, int(name))

@@ -1,0 +1,42 @@
+"""Settings of the whole test run: strict JAX, two CPU devices, a compilation cache, checked shapes.
+
+The settings go through the environment, before JAX is imported, so that programs started by a
+test run under the same ones.
+"""
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+_CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "alignment-testbed"
+
+# Broadcasting between ranks must be spelled out; it hides most shape mistakes.
+os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
+# Compiling is most of the suite's time, so keep even small programs.
+os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "tests"))
+os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
+os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
+# Two CPU devices, so that placement is exercised on any machine.
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+).strip()
+
+from jaxtyping import install_import_hook  # noqa: E402
+
+install_import_hook(["testbed", "envs", "sweeps", "analysis"], "beartype.beartype")
+
+import jax  # noqa: E402
+
+
+@pytest.fixture
+def strict_dtypes() -> Iterator[None]:
+    """Refuse implicit promotion between dtypes, for tests of our own numerics.
+
+    It cannot be on everywhere: the optimisers of optax, gymnax's environments and NumPyro's
+    samplers mix int32 counters with floats and raise under it.
+    """
+    with jax.numpy_dtype_promotion("strict"):
+        yield

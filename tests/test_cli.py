@@ -1,0 +1,183 @@
+"""The command line as a user meets it: help, mistakes, exit codes, TensorBoard."""
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from sweeps import cli, runtime
+from sweeps.store import Store
+
+STUDY = textwrap.dedent('''
+    """A user's own study."""
+    import equinox as eqx
+    from sweeps.grid import Axis
+    from sweeps.study import Arm, Preset, Study
+    from testbed.errors import InvalidInput
+
+    class Loss(eqx.Module):
+        beta: float = 1.0
+
+        def __check_init__(self):
+            if self.beta <= 0:
+                raise InvalidInput(f"beta must be > 0, got {self.beta}")
+
+    class Base(eqx.Module):
+        loss: Loss = Loss()
+        seed: int = 0
+
+    study = Study("mine", "Mine", "?", Base(), (Arm("only", {}),),
+                  Axis("loss.beta", (1.0, 2.0)), (), {"laptop": Preset(seeds=1)})
+''')
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> str:
+    file = tmp_path / "mine.py"
+    file.write_text(STUDY)
+    return str(file)
+
+
+@pytest.fixture(autouse=True)
+def configured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the test run's own XLA settings: commands configure the process they run in."""
+    monkeypatch.setattr(runtime, "configure", lambda: None)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line on standard error of a command that must exit with status 2."""
+    try:
+        status = cli.main(words)
+    except SystemExit as stop:
+        status = stop.code
+    out, error = capsys.readouterr()
+    assert status == 2
+    assert out == ""
+    assert error.count("\n") == 1
+    assert "Traceback" not in error
+    return error
+
+
+@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["list"], ["tensorboard"]])
+def test_help_is_quick_and_needs_no_jax(command: list[str]) -> None:
+    program = (
+        "import sys\nfrom sweeps.cli import main\n"
+        "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
+        "assert not {'jax', 'pandas', 'rich'} & sys.modules.keys()"
+    )
+    words = [sys.executable, "-c", program, *command, "--help"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path.cwd())
+    assert done.returncode == 0, done.stderr
+    assert "usage: testbed" in done.stdout
+    if command and command != ["list"]:
+        assert "example" in done.stdout
+
+
+def test_mistakes_in_arguments(capsys: pytest.CaptureFixture[str], study: str) -> None:
+    assert "required: COMMAND" in refused(capsys)
+    assert "invalid choice: 'rnu'" in refused(capsys, "rnu")
+    assert "argument --seeds: must be a whole number, got 'x'" in refused(
+        capsys, "run", study, "--seeds", "x"
+    )
+    assert "--seeds must be at least 1, got 0" in refused(capsys, "run", study, "--seeds", "0")
+
+
+def test_mistakes_in_the_selection(
+    capsys: pytest.CaptureFixture[str], study: str, tmp_path: Path
+) -> None:
+    assert "unknown study 'gapp'" in refused(capsys, "run", "gapp")
+    assert "nowhere.py does not exist" in refused(capsys, "run", "nowhere.py")
+    assert "did you mean 'laptop'" in refused(capsys, "run", study, "--preset", "laptp")
+    assert "did you mean 'loss.beta'" in refused(capsys, "run", study, "--set", "loss.bta=1")
+    assert "loss.beta must be a number, got 'x'" in refused(
+        capsys, "run", study, "--axis", "loss.beta=1,x"
+    )
+    assert "--set takes path=value, got 'loss'" in refused(capsys, "run", study, "--set", "loss")
+    assert "beta must be > 0, got -1.0" in refused(capsys, "run", study, "--set", "loss.beta=-1")
+    assert not (tmp_path / "results").exists()
+
+
+def test_mistakes_in_directories(
+    capsys: pytest.CaptureFixture[str], study: str, tmp_path: Path
+) -> None:
+    assert "holds no results" in refused(capsys, "report", str(tmp_path))
+    assert "holds no results" in refused(capsys, "tensorboard", str(tmp_path))
+    run = ("run", study, "--out")
+    assert "neither empty nor a store" in refused(capsys, *run, str(tmp_path))
+    assert "cannot be written" in refused(capsys, *run, study)
+    out = results(tmp_path / "out")
+    assert "holds study 'small', this command runs 'mine'" in refused(capsys, *run, str(out))
+    header = out / "study.json"
+    header.write_text(header.read_text().replace('"schema": 1', '"schema": 99'))
+    assert "has schema 99" in refused(capsys, *run, str(out))
+    assert "has schema 99" in refused(capsys, *run, str(out), "--dry-run")
+    assert "has schema 99" in refused(capsys, "report", str(out))
+
+
+def results(directory: Path) -> Path:
+    """A directory of results with one run."""
+    header = {"study": "small", "base": {}, "settings": {}, "arms": {}, "axes": {}}
+    header |= {"preset": "laptop", "seeds": 1, "claims": [], "source": "abc"}
+    row = {"run": "a", "arm": "online", "seed": 0, "evaluation": 0, "config": "{}", "step": 0}
+    with Store.create_or_open(directory, header) as store:
+        store.append([row | {"task": "t", "diverged_step": -1, "kl": 0.0, "win_rate": 0.5}])
+    return directory
+
+
+def test_tensorboard_says_how_to_install_it(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = results(tmp_path / "out")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name)
+    )
+    assert cli.main(["tensorboard", str(out)]) == 1
+    assert "uv run --extra tensorboard testbed tensorboard" in capsys.readouterr().err
+    # The logs are there all the same.
+    assert list((out / "tensorboard" / "summary" / "online").glob("events*"))
+
+
+def test_tensorboard_refuses_a_port_in_use(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    pytest.importorskip("tensorboard")
+    out = str(results(tmp_path / "out"))
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        assert f"--port {port} is in use" in refused(capsys, "tensorboard", out, "--port", port)
+    assert "from 0 to 65535" in refused(capsys, "tensorboard", out, "--port", "99999")
+
+
+def test_list_shows_every_study(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list"]) == 0
+    assert "default preset" in capsys.readouterr().out
+
+
+def test_runtime_sets_up_xla_unless_the_user_has(tmp_path: Path) -> None:
+    program = (
+        "from sweeps import runtime\n{before}\nruntime.configure()\n"
+        "import jax\n"
+        "print(len(jax.devices()), jax.config.jax_compilation_cache_dir)"
+    )
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
+    clean |= {"TESTBED_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}
+
+    def devices_and_cache(before: str = "", **more: str) -> list[str]:
+        words = [sys.executable, "-c", program.format(before=before)]
+        return subprocess.run(
+            words, capture_output=True, text=True, check=True, env=clean | more
+        ).stdout.split()
+
+    ours = [str(runtime.cores()), str(tmp_path / "xla")]
+    assert devices_and_cache() == ours
+    assert devices_and_cache(before="import jax") == ours
+    flags = "--xla_force_host_platform_device_count=3"
+    assert devices_and_cache(XLA_FLAGS=flags, JAX_COMPILATION_CACHE_DIR="/x") == ["3", "/x"]

@@ -1,0 +1,249 @@
+"""Configs as data: canonical forms, changes through constructors, parsing of command-line text."""
+
+import sys
+import textwrap
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from testbed import config
+from testbed.errors import InvalidInput
+
+FAMILY = textwrap.dedent("""
+    import abc
+    from typing import ClassVar
+    import equinox as eqx
+    from testbed.errors import InvalidInput
+
+    class AbstractLoss(eqx.Module):
+        family: ClassVar[str] = "{package}"
+        @abc.abstractmethod
+        def value(self): ...
+""")
+
+MEMBERS = textwrap.dedent("""
+    import equinox as eqx
+    from testbed.errors import InvalidInput
+    from {package} import AbstractLoss
+
+    class Ipo(AbstractLoss):
+        beta: float = 0.1
+        length_normalised: bool = eqx.field(static=True, default=False)
+        def __check_init__(self):
+            if self.beta <= 0:
+                raise InvalidInput(f"beta must be > 0, got {{self.beta}}")
+        def value(self):
+            return 0
+
+    class Dpo(AbstractLoss):
+        beta: float
+        def value(self):
+            return 0
+
+    class Scaled(AbstractLoss):
+        inner: AbstractLoss
+        scale: float = 1.0
+        def value(self):
+            return 0
+
+    class StillAbstract(AbstractLoss):
+        pass
+""")
+
+
+@pytest.fixture(scope="module")
+def losses(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A real package of one family on disk, as `testbed.losses` is one."""
+    root: Path = tmp_path_factory.mktemp("packages")
+    name = "family_for_config_tests"
+    (root / name).mkdir()
+    (root / name / "__init__.py").write_text(FAMILY.format(package=name))
+    (root / name / "ipo.py").write_text(MEMBERS.format(package=name))
+    sys.path.insert(0, str(root))
+    yield __import__(name + ".ipo", fromlist=["Ipo"])
+    sys.path.remove(str(root))
+
+
+class Shape(eqx.Module):
+    width: int = eqx.field(static=True, default=8)
+    heads: int = eqx.field(static=True, default=2)
+
+    def __check_init__(self) -> None:
+        if self.width % self.heads:
+            raise InvalidInput(f"heads must divide width={self.width}, got {self.heads}")
+
+
+def experiment(losses: Any, **changes: Any) -> Any:
+    class Small(eqx.Module):
+        family: ClassVar[str] = "nothing here"
+        loss: losses.AbstractLoss
+        model: Shape = Shape()
+        rate: float | jnp.ndarray = 1e-3
+        steps: int = eqx.field(static=True, default=100)
+        mode: Literal["fast", "exact"] = eqx.field(static=True, default="fast")
+        name: str | None = eqx.field(static=True, default=None)
+        widths: tuple[int, ...] = eqx.field(static=True, default=(1, 2))
+
+    return Small(**({"loss": losses.Ipo()} | changes))
+
+
+def test_describe_and_flatten(losses: Any) -> None:
+    small = experiment(losses)
+    assert config.describe(small) == {
+        "kind": "Small",
+        "loss": {"kind": "Ipo", "beta": 0.1, "length_normalised": False},
+        "model": {"kind": "Shape", "width": 8, "heads": 2},
+        "rate": 0.001,
+        "steps": 100,
+        "mode": "fast",
+        "name": None,
+        "widths": [1, 2],
+    }
+    assert config.flatten(small) == {
+        "loss": "Ipo",
+        "loss.beta": 0.1,
+        "loss.length_normalised": False,
+        "model": "Shape",
+        "model.width": 8,
+        "model.heads": 2,
+        "rate": 0.001,
+        "steps": 100,
+        "mode": "fast",
+        "name": None,
+        "widths": "(1, 2)",
+    }
+
+
+def test_fingerprint_is_of_the_value_not_of_its_spelling(losses: Any) -> None:
+    prints = {
+        config.fingerprint(losses.Ipo(beta=beta))
+        for beta in (1, 1.0, np.float32(1), np.int64(1), jnp.float32(1.0))
+    }
+    assert len(prints) == 1
+    assert len(prints.pop()) == 16
+    assert config.fingerprint(losses.Ipo(jnp.float32(0.1))) == config.fingerprint(losses.Ipo(0.1))
+    assert config.fingerprint(losses.Dpo(-0.0)) == config.fingerprint(losses.Dpo(0.0))
+    # Another kind, another value and another number of things all differ.
+    different = [(losses.Ipo(),), (losses.Dpo(0.1),), (losses.Ipo(0.2),), (losses.Ipo(), 1)]
+    assert len({config.fingerprint(*things) for things in different}) == len(different)
+
+
+def test_fingerprint_is_fixed_for_good(losses: Any) -> None:
+    # sha256 of '[{"beta":0.1,"kind":"Ipo","length_normalised":false}]', worked out apart from here:
+    # stores from earlier versions must stay readable.
+    assert config.fingerprint(losses.Ipo()) == "b6be84bdbe15fd94"
+    assert config.canonical(losses.Dpo(1e-7)) == '{"beta":1e-07,"kind":"Dpo"}'
+    assert config.canonical(losses.Dpo(float("inf"))) == '{"beta":"inf","kind":"Dpo"}'
+
+
+def test_replace_at_any_depth(losses: Any) -> None:
+    small = experiment(losses)
+    changed = config.replace(small, "loss.beta", 1)
+    assert isinstance(changed.loss.beta, float)
+    assert (changed.loss.beta, changed.steps, small.loss.beta) == (1.0, 100, 0.1)
+    assert config.replace(small, "loss", losses.Dpo(0.3)).loss.beta == 0.3
+    assert config.replace(small, "name", "x").name == "x"
+    assert config.get(changed, "loss.beta") == 1.0
+
+
+def test_replace_all_checks_the_result_and_not_the_way_there(losses: Any) -> None:
+    small = experiment(losses)
+    with pytest.raises(InvalidInput, match="model: heads must divide width=8, got 3"):
+        config.replace(small, "model.heads", 3)
+    changed = config.replace_all(small, {"model.heads": 3, "model.width": 9})
+    assert (changed.model.heads, changed.model.width) == (3, 9)
+    # A whole module first, whatever the order, then its fields.
+    changed = config.replace_all(small, {"loss.beta": 0.7, "loss": losses.Dpo(0.3)})
+    assert config.spell(changed.loss) == "Dpo(beta=0.7)"
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "message"),
+    [
+        ("loss.betta", 1.0, r"unknown field 'loss.betta': did you mean 'loss.beta'\? known: loss"),
+        ("beta", 1.0, r"unknown field 'beta': did you mean 'loss.beta'\?"),
+        ("steps.x", 1, "'steps' is 100, without fields"),
+        ("zzzzzz", 1, "unknown field 'zzzzzz': known: loss, model, rate"),
+        ("loss.beta", "0.1", "loss.beta must be a number, got '0.1'"),
+        ("loss.beta", True, "loss.beta must be a number, got true"),
+        ("loss.beta", -1, "loss: beta must be > 0, got -1.0"),
+        ("steps", 1.5, "steps must be a whole number, got 1.5"),
+        ("loss", 3, "loss must be AbstractLoss, got 3"),
+        ("loss", Shape(), "loss must be AbstractLoss, got Shape"),
+        ("mode", "slow", "mode must be one of fast, exact, got 'slow'"),
+        ("widths", (1, 2.5), "widths must be a whole number, got 2.5"),
+    ],
+)
+def test_replace_refuses(losses: Any, path: str, value: Any, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        config.replace(experiment(losses), path, value)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "expected"),
+    [
+        ("loss.beta", "3e-1", 0.3),
+        ("rate", "1", 1.0),
+        ("steps", "20", 20),
+        ("loss.length_normalised", "True", True),
+        ("mode", "exact", "exact"),
+        ("name", "none", None),
+        ("name", "a name", "a name"),
+        ("widths", "(3, 4)", (3, 4)),
+    ],
+)
+def test_parse_scalars(losses: Any, path: str, text: str, expected: Any) -> None:
+    value = config.parse(experiment(losses), path, text)
+    assert value == expected
+    assert type(value) is type(expected)
+    assert config.parse(experiment(losses), path, config.spell(value)) == expected
+
+
+@pytest.mark.parametrize(
+    ("text", "spelt"),
+    [
+        ("Ipo", "Ipo"),
+        ("ipo()", "Ipo"),
+        ("DPO(beta=2)", "Dpo(beta=2.0)"),
+        ("Ipo(length_normalised=true, beta=0.2)", "Ipo(beta=0.2, length_normalised=true)"),
+        ("Scaled(inner=Dpo(beta=0.2), scale=3)", "Scaled(inner=Dpo(beta=0.2), scale=3.0)"),
+    ],
+)
+def test_parse_kinds(losses: Any, text: str, spelt: str) -> None:
+    value = config.parse(experiment(losses), "loss", text)
+    assert config.spell(value) == spelt
+    again = config.parse(experiment(losses), "loss", spelt)
+    assert config.fingerprint(again) == config.fingerprint(value)
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "message"),
+    [
+        ("loss", "Ipq", r"unknown kind for loss 'Ipq': did you mean 'Ipo'\? known: Ipo, Dpo"),
+        ("loss", "StillAbstract", "unknown kind for loss"),
+        ("loss", "Dpo", "loss: Dpo needs beta, got 'Dpo'"),
+        ("loss", "Ipo(0.1)", "arguments of Ipo are named"),
+        ("loss", "Ipo(bta=0.1)", r"unknown field of Ipo 'bta': did you mean 'beta'\?"),
+        ("loss", "Ipo(beta=0)", "loss: beta must be > 0, got 0.0"),
+        ("loss", "Ipo(beta=open('x'))", "loss.beta must be a number, got"),
+        ("loss", "Ipo(beta=", "loss takes a kind such as"),
+        ("loss", "1+1", "loss takes a kind such as"),
+        ("loss.beta", "fast", "loss.beta must be a number, got 'fast'"),
+        ("steps", "1.5", "steps must be a whole number, got '1.5'"),
+        ("model", "Ipo", "unknown kind for model 'Ipo': known: Shape"),
+        ("lossy", "Ipo", "unknown field 'lossy': did you mean 'loss'"),
+    ],
+)
+def test_parse_refuses(losses: Any, path: str, text: str, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        config.parse(experiment(losses), path, text)
+
+
+def test_members_are_the_final_kinds_of_a_family(losses: Any) -> None:
+    base = losses.AbstractLoss
+    assert set(config.members(base, base.family)) == {"Ipo", "Dpo", "Scaled"}
+    assert set(config.members(losses.Dpo, base.family)) == {"Dpo"}

@@ -1,0 +1,126 @@
+"""The repository's own rules: import direction, sizes, docstrings, pinned versions, commands."""
+
+import ast
+import io
+import re
+import tokenize
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+PACKAGES = ("testbed", "envs", "sweeps", "analysis")
+MAX_FILE_LINES = 500
+MAX_FUNCTION_LINES = 80
+RUN_COMMAND = "python -m pip install uv && uv run testbed run gap"
+TEST_COMMAND = "python -m pip install uv && uv run pytest"
+BANNER = re.compile(r"[-=#*~_+─━═]{4,}")
+
+PACKAGE_FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
+ALL_FILES = PACKAGE_FILES + sorted(
+    path for folder in ("benchmarks", "tests") for path in (ROOT / folder).rglob("*.py")
+)
+
+
+def name(path: Path) -> str:
+    return path.relative_to(ROOT).as_posix()
+
+
+def every(paths: list[Path]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("path", paths, ids=name)
+
+
+def imports(node: ast.AST, in_function: bool = False) -> Iterator[tuple[str, int, bool]]:
+    """Absolute imports below ``node``: top-level package, line, and whether a function holds it."""
+    for child in ast.iter_child_nodes(node):
+        if isinstance(child, ast.Import):
+            for alias in child.names:
+                yield alias.name.split(".")[0], child.lineno, in_function
+        elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
+            yield child.module.split(".")[0], child.lineno, in_function
+        is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        yield from imports(child, in_function or is_function)
+
+
+def upward_imports(source: str, file: str) -> list[str]:
+    """Imports in ``source`` that point against ``testbed <- envs <- sweeps <- analysis``.
+
+    The command line may import `analysis` inside the functions of its commands.
+    """
+    own = PACKAGES.index(file.split("/")[0])
+    return [
+        f"{file}:{line} imports {package}"
+        for package, line, in_function in imports(ast.parse(source))
+        if package in PACKAGES[own + 1 :]
+        and not (file == "sweeps/cli.py" and package == "analysis" and in_function)
+    ]
+
+
+def test_import_rule_is_sharp():
+    assert upward_imports("def f():\n    from envs.neural import Neural", "testbed/train.py")
+    assert upward_imports("import analysis.report", "sweeps/cli.py")
+    assert upward_imports("class A:\n    import analysis", "sweeps/cli.py")
+    assert not upward_imports("def f():\n    import analysis.report", "sweeps/cli.py")
+    assert upward_imports("def f():\n    import analysis.report", "sweeps/study.py")
+    assert not upward_imports("import testbed, sweeps, envs", "analysis/report.py")
+
+
+@every(PACKAGE_FILES)
+def test_imports_point_one_way(path):
+    assert upward_imports(path.read_text(), name(path)) == []
+
+
+@every(ALL_FILES)
+def test_module_has_docstring(path):
+    assert ast.get_docstring(ast.parse(path.read_text()))
+
+
+@every(PACKAGE_FILES)
+def test_files_and_functions_are_short(path):
+    source = path.read_text()
+    assert len(source.splitlines()) <= MAX_FILE_LINES
+    long = [
+        f"{name(path)}:{node.lineno} {node.name}: {node.end_lineno - node.lineno + 1} lines"
+        for node in ast.walk(ast.parse(source))
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)
+        and node.end_lineno - node.lineno + 1 > MAX_FUNCTION_LINES
+    ]
+    assert long == []
+
+
+def banner_comments(source: str) -> list[str]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return [t.string for t in tokens if t.type == tokenize.COMMENT and BANNER.search(t.string)]
+
+
+@every(ALL_FILES)
+def test_no_banner_comments(path):
+    assert banner_comments(path.read_text()) == []
+
+
+def test_banner_rule_is_sharp():
+    assert banner_comments("x = 1\n# ---- helpers ----\n") == ["# ---- helpers ----"]
+    assert banner_comments("x = '----'  # a_b -> c\n") == []
+
+
+def test_documented_commands():
+    readme = (ROOT / "README.md").read_text()
+    assert RUN_COMMAND in readme
+    assert TEST_COMMAND in readme
+    assert TEST_COMMAND in (ROOT / ".ci" / "run").read_text()
+
+
+def test_every_locked_version_is_pinned():
+    """The lock file is not in the repository, so the pins must say all that it says."""
+    if not (ROOT / "uv.lock").exists():
+        pytest.skip("uv.lock is written by uv, and these tests were started without it")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    pins = {pin.split(";")[0].strip() for pin in project["tool"]["uv"]["constraint-dependencies"]}
+    locked = {
+        f"{package['name']}=={package['version']}"
+        for package in tomllib.loads((ROOT / "uv.lock").read_text())["package"]
+        if package["name"] != project["project"]["name"]
+    }
+    assert locked == pins

@@ -1,0 +1,264 @@
+"""Running a study: skip what is stored, store chunk by chunk, show progress and results."""
+
+import io
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import pytest
+from rich.console import Console
+
+from sweeps import runner
+from sweeps.claims import Claim, MatchedGap, Rule
+from sweeps.grid import Axis
+from sweeps.progress import LogDisplay, Meter, Progress, TerminalDisplay, display, duration
+from sweeps.store import Store
+from sweeps.study import Arm, Point, Preset, Study
+
+
+class Small(eqx.Module):
+    """Shaped like the testbed's experiment, small enough to do sums with."""
+
+    task: str = "sum"
+    gain: float = 1.0
+    rate: float = 0.1
+    seed: int = 0
+
+
+CLAIM = Claim("C2", "online beats offline", MatchedGap("online", "offline"), Rule(0.01), "gap <= 0")
+STUDY = Study(
+    name="small",
+    title="Small",
+    question="?",
+    base=Small(),
+    arms=(Arm("online", {"gain": 2.0}), Arm("offline", {"gain": 1.0})),
+    axes=Axis("rate", (0.1, 0.2)),
+    claims=(CLAIM,),
+    presets={"laptop": Preset(seeds=2)},
+)
+
+
+@dataclass
+class SumChunk:
+    points: Sequence[Point]
+    devices: int = 2
+    bytes: int = 5_000_000
+    seconds: float | None = 3.0
+
+    @property
+    def steps(self) -> int:
+        return 10 * len(self.points)
+
+
+@dataclass
+class SumPlan:
+    chunks: list[SumChunk]
+
+    def describe(self) -> list[dict[str, Any]]:
+        return [{"chunk": k, "runs": len(c.points)} for k, c in enumerate(self.chunks)]
+
+
+class Sums:
+    """An engine of two runs a chunk whose win rate is gain * rate * step / 10."""
+
+    def __init__(self, stop_after: int = 10**9, drop: bool = False) -> None:
+        self.executed: list[str] = []
+        self.stop_after = stop_after
+        self.drop = drop
+
+    def plan(self, points: list[Point]) -> SumPlan:
+        return SumPlan([SumChunk(points[k : k + 2]) for k in range(0, len(points), 2)])
+
+    def execute(
+        self,
+        plan: SumPlan,
+        on_rows: Callable[[list[dict[str, Any]]], None],
+        progress: Progress,
+    ) -> None:
+        for chunk in plan.chunks:
+            if len(self.executed) >= self.stop_after:
+                raise KeyboardInterrupt
+            progress.stage("summing")
+            progress.advance(chunk.steps)
+            self.executed += [point.run for point in chunk.points]
+            if not self.drop:
+                on_rows([row for point in chunk.points for row in self.rows(point)])
+            progress.finished(len(chunk.points), 0)
+
+    def rows(self, point: Point) -> list[dict[str, Any]]:
+        config = point.experiment
+        return [
+            {"run": point.run, "evaluation": k, "step": 5 * k, "diverged_step": -1, "stack": 2}
+            | {"devices": 2, "win_rate": config.gain * config.rate * k, "kl": float(k)}
+            for k in range(3)
+        ]
+
+
+def report(directory: Path) -> Path:
+    """Write the smallest outcome that an analysis would."""
+    (directory / "figures").mkdir(exist_ok=True)
+    verdict = {"claim": "C2", "task": "sum", "verdict": "undecided", "estimate": 0.1}
+    (directory / "verdicts.json").write_text(json.dumps([verdict | {"interval": [-1, 1]}]))
+    page = directory / "report.html"
+    page.write_text("<p>fine</p>")
+    return page
+
+
+def run(directory: Path, engine: Any, study: Study = STUDY, **selected: Any) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    try:
+        runner.run(study.select(**selected), directory, console, report, engine)
+    finally:
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def test_a_study_from_plan_to_verdicts(tmp_path: Path) -> None:
+    engine = Sums()
+    text = run(tmp_path, engine)
+    assert len(engine.executed) == 8
+    assert isinstance(engine, runner.Engine)
+    for part in ("8/8 runs", "C2", "undecided", "-1 to 1", "report.html", "testbed tensorboard"):
+        assert part in text
+    table = Store.open(tmp_path).read()
+    assert len(table) == 8 * 3
+    online = table[(table["arm"] == "online") & (table["rate"] == 0.2) & (table["seed"] == 1)]
+    assert list(online["win_rate"]) == [0.0, 0.4, 0.8]
+    assert set(table["task"]) == {"sum"}
+    assert set(table["study"]) == {"small"}
+    assert json.loads(table["config"][0])["kind"] == "Small"
+    assert (tmp_path / "tensorboard" / "summary").is_dir()
+
+
+def test_stored_runs_are_not_repeated(tmp_path: Path) -> None:
+    run(tmp_path, Sums(), seeds=1)
+    engine = Sums()
+    assert "8 runs, 4 of them stored already" in run(tmp_path, engine)
+    assert len(engine.executed) == 4
+    engine = Sums()
+    run(tmp_path, engine)
+    assert engine.executed == []
+
+
+def test_an_interrupted_study_is_finished_by_the_same_call(tmp_path: Path) -> None:
+    engine = Sums(stop_after=4)
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, engine)
+    assert Store.open(tmp_path).finished() == set(engine.executed)
+    assert not (tmp_path / "report.html").exists()
+    rest = Sums()
+    run(tmp_path, rest)
+    assert len(rest.executed) == 4
+    assert set(rest.executed).isdisjoint(engine.executed)
+    whole = tmp_path / "whole"
+    run(whole, Sums())
+    assert Store.open(whole).read().equals(Store.open(tmp_path).read())
+
+
+def test_a_run_that_serves_two_arms_is_computed_once(tmp_path: Path) -> None:
+    twins = Study(
+        **{name: getattr(STUDY, name) for name in ("name", "title", "question", "base", "axes")},
+        arms=(Arm("online", {}), Arm("offline", {"gain": 1.0})),
+        claims=(),
+        presets={"laptop": Preset(seeds=1)},
+    )
+    engine = Sums()
+    run(tmp_path, engine, twins)
+    assert len(engine.executed) == 2
+    assert len(Store.open(tmp_path).read()) == 2 * 2 * 3
+
+
+def test_runs_without_rows_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="8 runs delivered no rows"):
+        run(tmp_path, Sums(drop=True))
+
+
+def test_a_changed_rule_is_pointed_out_and_not_used(tmp_path: Path) -> None:
+    run(tmp_path, Sums())
+    parts = {name: getattr(STUDY, name) for name in Study.__dataclass_fields__}
+    strict = Claim("C2", CLAIM.text, CLAIM.estimand, Rule(0.5), CLAIM.against)
+    text = run(tmp_path, Sums(), Study(**(parts | {"claims": (strict,)})))
+    assert "claims have changed" in text
+    assert Store.open(tmp_path).header["claims"] == [CLAIM.describe()]
+
+
+def test_the_plan_is_shown_without_touching_the_disk(tmp_path: Path) -> None:
+    console = Console(file=io.StringIO(), width=120)
+    out = tmp_path / "out"
+    runner.show_plan(STUDY.select(), out, console, Sums())
+    assert not out.exists()
+    run(out, Sums(), seeds=1)
+    runner.show_plan(STUDY.select(), out, console, Sums())
+    run(out, Sums())
+    runner.show_plan(STUDY.select(), out, console, Sums())
+    first, rest, nothing = console.file.getvalue().split("Results")[:3]  # type: ignore[attr-defined]
+    for part in (
+        "8, of which 0 are stored",
+        "Chunks     4",
+        "Devices    2",
+        "80",
+        "0.01 GB",
+        "0:12",
+    ):
+        assert part in first
+    assert "8, of which 4 are stored" in rest
+    assert "8, of which 8 are stored" in nothing
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_meter_estimates_from_the_latest_minute() -> None:
+    clock = Clock()
+    meter = Meter(runs=10, run_steps=1000, clock=clock)
+    assert meter.left is None
+    clock.now = 100.0  # compiling
+    for _ in range(20):
+        clock.now += 10.0
+        meter.advance(20)
+    meter.finished(runs=4, diverged=1)
+    # 400 steps in 300 s, but 2 a second lately: 600 steps are left.
+    assert meter.rate == pytest.approx(2.0)
+    assert meter.left == pytest.approx(300.0)
+    assert meter.status() == (
+        "4/10 runs, 1 diverged, 2 run-steps/s, 5:00 elapsed, 5:00 left, starting"
+    )
+    assert isinstance(meter, Progress)
+    assert duration(3723.4) == "1:02:03"
+
+
+def test_a_log_gets_a_line_every_ten_seconds_at_most() -> None:
+    clock = Clock()
+    console = Console(file=io.StringIO(), width=40)
+    with LogDisplay(5, 100, console, clock) as shown:
+        for second in range(35):
+            clock.now = float(second)
+            shown.stage(f"second {second}")
+            shown.advance(1)
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert [line.rpartition(", ")[2] for line in lines] == [
+        "starting",
+        "second 10",
+        "second 20",
+        "second 30",
+        "second 34",
+    ]
+
+
+def test_a_terminal_gets_a_bar() -> None:
+    terminal = Console(file=io.StringIO(), width=80, force_terminal=True)
+    with display(2, 100, terminal) as shown:
+        assert isinstance(shown, TerminalDisplay)
+        shown.stage("compiling")
+        shown.advance(50)
+        shown.finished(1, 0)
+    assert "1/2 runs" in terminal.file.getvalue()  # type: ignore[attr-defined]
+    assert isinstance(display(2, 100, Console(file=io.StringIO())), LogDisplay)

@@ -1,0 +1,258 @@
+"""The results store: round trips, resuming, refusals, and survival of kills."""
+
+import json
+import math
+import os
+import random
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet as pq
+import pytest
+
+from sweeps.store import METRICS, SCHEMA, Store, value_in
+from testbed.errors import InvalidInput
+
+HEADER: dict[str, Any] = {
+    "study": "small",
+    "preset": "laptop",
+    "seeds": 2,
+    "base": {"kind": "Small", "loss": {"kind": "Ipo", "beta": 0.1}, "steps": 100},
+    "settings": {},
+    "arms": {"online": {"source": "Online"}},
+    "axes": {"loss.beta": [0.1, 1.0]},
+    "claims": [{"id": "C2"}],
+    "source": "abc",
+    "created": "2024-01-01T00:00:00+00:00",
+}
+
+
+def rows(run: str, arm: str = "online", seed: int = 0, **changes: Any) -> list[dict[str, Any]]:
+    """Three evaluations of one run, as a chunk delivers them."""
+    config = json.dumps(HEADER["base"] | {"seed": seed})
+    return [
+        {"run": run, "study": "small", "arm": arm, "task": "Neural", "seed": seed}
+        | {"loss.beta": 0.1, "step": 10 * k, "evaluation": k, "diverged_step": -1, "prompts": 64}
+        | {"kl": np.float32(0.1 * k), "win_rate": 0.5, "train_loss": math.nan if k == 0 else 1.0}
+        | {"config": config, "stack": 4, "devices": 2}
+        | changes
+        for k in range(3)
+    ]
+
+
+def test_round_trip_and_resume(tmp_path: Path) -> None:
+    with Store.create_or_open(tmp_path / "out", HEADER) as store:
+        assert store.finished() == set()
+        assert store.read().empty
+        store.append(rows("b", seed=1) + rows("a"))
+    with Store.create_or_open(tmp_path / "out", HEADER) as store:
+        assert store.finished() == {"a", "b"}
+        store.append(rows("c"))
+    table = Store.open(tmp_path / "out").read()
+    assert list(table["run"]) == list("aaacccbbb")
+    assert list(table["evaluation"]) == [0, 1, 2] * 3
+    assert table["kl"].dtype == np.float64
+    assert table["kl"][1] == np.float32(0.1)
+    assert table["train_loss"].isna().tolist() == [True, False, False] * 3
+    assert table["step"].dtype == np.int64
+    assert json.loads(table["config"][0])["loss"]["kind"] == "Ipo"
+
+
+def test_repeated_rows_count_once(tmp_path: Path) -> None:
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        first = store.append(rows("a"))
+        assert store.append(rows("a")) == first  # same content, same name
+        store.append(rows("a") + rows("b"))
+        # One experiment may serve two arms.
+        store.append(rows("a", arm="offline"))
+        assert len(list((tmp_path / "blocks").iterdir())) == 3
+        assert len(store.read()) == 9
+
+
+def test_files_are_as_documented(tmp_path: Path) -> None:
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        path = store.append(rows("a") * 100)
+    group = pq.ParquetFile(path).metadata.row_group(0)
+    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert {column.compression for column in columns.values()} == {"ZSTD"}
+    assert "BYTE_STREAM_SPLIT" in columns["kl"].encodings
+    assert "RLE_DICTIONARY" in columns["config"].encodings
+    assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "blocks", "study.json"]
+
+
+def test_an_axis_added_later_is_filled_in_from_configs(tmp_path: Path) -> None:
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        store.append(rows("a"))
+    later = HEADER | {"axes": {"loss.beta": [2.0], "steps": [100, 200], "loss": ["Ipo", "Dpo"]}}
+    with Store.create_or_open(tmp_path, later) as store:
+        store.append(rows("b", **{"steps": 200, "loss.beta": 2.0, "loss": "Dpo"}))
+        assert store.header["axes"]["loss.beta"] == [0.1, 1.0, 2.0]
+    table = Store.open(tmp_path).read()
+    assert list(table["steps"]) == [100] * 3 + [200] * 3
+    assert table["steps"].dtype == np.int64
+    assert list(table["loss"]) == ["Ipo"] * 3 + ["Dpo"] * 3
+    assert list(table["loss.beta"]) == [0.1] * 3 + [2.0] * 3
+    assert value_in({"loss": {"kind": "Ipo"}}, "loss.beta") is None
+
+
+def test_joining_keeps_what_was_fixed_before_the_run(tmp_path: Path) -> None:
+    Store.create_or_open(tmp_path, HEADER).close()
+    more = HEADER | {"seeds": 5, "preset": "paper", "claims": [{"id": "C9"}], "source": "def"}
+    more["arms"] = {"offline": {"source": "Offline"}}
+    with Store.create_or_open(tmp_path, more) as store:
+        header = store.header
+    assert header == Store.open(tmp_path).header
+    assert (header["seeds"], header["preset"], header["source"]) == (5, "paper", "abc")
+    assert header["claims"] == [{"id": "C2"}]
+    assert set(header["arms"]) == {"online", "offline"}
+    assert [session["source"] for session in header["sessions"]] == ["abc", "def"]
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        assert store.header["seeds"] == 5
+
+
+def test_infinite_values_of_an_axis(tmp_path: Path) -> None:
+    header = HEADER | {"axes": {"source.refresh": [1.0, math.inf]}}
+    with Store.create_or_open(tmp_path, header) as store:
+        store.append(rows("a", **{"source.refresh": math.inf}))
+    with Store.create_or_open(tmp_path, header) as store:
+        assert store.header["axes"] == {"source.refresh": [1.0, "inf"]}
+        assert list(store.read()["source.refresh"]) == [math.inf] * 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"study": "other"}, "holds study 'small', this command runs 'other'"),
+        (
+            {"base": HEADER["base"] | {"steps": 7}},
+            "holds runs with steps=100, this command has 7",
+        ),
+        (
+            {"base": HEADER["base"] | {"loss": {"kind": "Dpo", "beta": 0.1}}},
+            "holds runs with loss=Ipo, this command has Dpo",
+        ),
+        ({"base": HEADER["base"] | {"new": 1}}, "holds runs with new=nothing, this command has 1"),
+        ({"arms": {"online": {"source": "Offline"}}}, "arm online: source=Online"),
+        ({"settings": {"source.x": 3}}, r"source\.x=nothing, this command has 3"),
+    ],
+)
+def test_refuses_to_mix_results(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    Store.create_or_open(tmp_path, HEADER).close()
+    before = (tmp_path / "study.json").read_bytes()
+    with pytest.raises(InvalidInput, match=message):
+        Store.create_or_open(tmp_path, HEADER | changes)
+    assert (tmp_path / "study.json").read_bytes() == before
+    Store.create_or_open(tmp_path, HEADER).close()  # the refusal left no lock
+
+
+def test_refuses_directories_that_are_not_ours(tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("precious")
+    with pytest.raises(InvalidInput, match=r"neither empty nor a store .*thesis\.tex"):
+        Store.create_or_open(tmp_path, HEADER)
+    with pytest.raises(InvalidInput, match="holds no results"):
+        Store.open(tmp_path)
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        Store.create_or_open(tmp_path / "thesis.tex" / "out", HEADER)
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        Store.create_or_open("/proc/testbed", HEADER)
+
+
+def test_refuses_other_schemas_and_damage(tmp_path: Path) -> None:
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        block = store.append(rows("a"))
+    block.write_bytes(block.read_bytes()[:100])
+    with pytest.raises(InvalidInput, match="is damaged: delete it"):
+        Store.open(tmp_path).read()
+    study = tmp_path / "study.json"
+    study.write_text(json.dumps(json.loads(study.read_text()) | {"schema": 99}))
+    for access in (Store.open, lambda path: Store.create_or_open(path, HEADER)):
+        with pytest.raises(InvalidInput, match=f"has schema 99, this version .*schema {SCHEMA}"):
+            access(tmp_path)
+    study.write_text("{")
+    with pytest.raises(InvalidInput, match="not readable as JSON"):
+        Store.open(tmp_path)
+
+
+def test_one_writer_at_a_time(tmp_path: Path) -> None:
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        with pytest.raises(InvalidInput, match="in use by another"):
+            Store.create_or_open(tmp_path, HEADER)
+        store.append(rows("a"))
+        assert Store.open(tmp_path).finished() == {"a"}  # readers need no lock
+    Store.create_or_open(tmp_path, HEADER).close()
+    with pytest.raises(ValueError, match="opened to read"):
+        Store.open(tmp_path).append(rows("b"))
+
+
+def test_a_disk_error_leaves_nothing_of_the_block(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            with pytest.raises(InvalidInput, match="No space left on device"):
+                store.append(rows("a"))
+        assert list((tmp_path / "blocks").iterdir()) == []
+        store.append(rows("a"))
+        assert store.finished() == {"a"}
+
+
+WRITER = textwrap.dedent("""
+    import sys
+    from sweeps.store import METRICS, Store
+    from test_store_rows import HEADER
+    k = int(sys.argv[2])
+    with Store.create_or_open(sys.argv[1], HEADER) as store:
+        done = store.finished()
+        print("ready", flush=True)
+        while True:
+            k += 1
+            run = f"{k:016x}"
+            store.append([
+                {"run": run, "arm": "online", "seed": k, "evaluation": e, "config": "{}"}
+                | {metric: e / (k + 1) for metric in METRICS}
+                for e in range(200)
+            ])
+""")
+
+
+@pytest.mark.slow
+def test_a_killed_writer_leaves_whole_blocks(tmp_path: Path) -> None:
+    (tmp_path / "test_store_rows.py").write_text(f"HEADER = {HEADER!r}")
+    out = tmp_path / "out"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+    delays = random.Random(0)
+    for attempt in range(6):
+        writer = subprocess.Popen(
+            [sys.executable, "-c", WRITER, str(out), str(attempt * 10**6)],
+            stdout=subprocess.PIPE,
+            env=environment,
+        )
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == b"ready\n"
+        time.sleep(delays.uniform(0.0, 0.15))
+        writer.send_signal(signal.SIGKILL)
+        writer.wait()
+        writer.stdout.close()
+        table = Store.open(out).read()
+        counts = table.groupby("run").size()
+        assert (counts == 200).all()
+        seeds = table["run"].map(lambda run: int(run, 16))
+        np.testing.assert_array_equal(table["kl"], table["evaluation"] / (seeds + 1))
+    assert len(counts) > 6
+    # The next writer takes the dead one's lock and clears what it left.
+    (out / "blocks" / ".0000.tmp").write_bytes(b"half")
+    Store.create_or_open(out, HEADER).close()
+    assert not list((out / "blocks").glob(".*"))
+    assert isinstance(table, pd.DataFrame)
+    assert set(METRICS) <= set(table)

@@ -1,0 +1,339 @@
+"""Studies: presets, arms, axes and settings make the right points; bad ones are refused."""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import pytest
+
+from sweeps.claims import AllOf, Claim, InteriorMaximum, MatchedGap, Rule
+from sweeps.grid import Axis, Grid, product, zipped
+from sweeps.study import (
+    Arm,
+    Preset,
+    Study,
+    list_studies,
+    load_study,
+    split_values,
+    study_names,
+)
+from testbed import config
+from testbed.errors import InvalidInput
+
+
+class Online(eqx.Module):
+    fraction: float = 1.0
+
+
+class Offline(eqx.Module):
+    pass
+
+
+class Loss(eqx.Module):
+    beta: float = 0.1
+    margin: float = 0.0
+
+    def __check_init__(self) -> None:
+        if self.beta <= 0:
+            raise InvalidInput(f"beta must be > 0, got {self.beta}")
+
+
+class Small(eqx.Module):
+    """Shaped like the testbed's experiment, small enough to do sums with."""
+
+    source: Online | Offline = Offline()
+    loss: Loss = Loss()
+    rate: float = 0.001
+    steps: int = eqx.field(static=True, default=100)
+    seed: int = 0
+
+
+CLAIM = Claim(
+    "C2", "online beats offline", MatchedGap("online", "offline"), Rule(0.01), "a gap <= 0"
+)
+ARMS = (Arm("online", {"source": Online()}), Arm("offline", {"source": Offline()}))
+AXES = product(Axis("rate", (0.001, 0.01)), Axis("loss.beta", (0.1, 1.0)))
+
+
+def study(**changes: Any) -> Study:
+    parts: dict[str, Any] = {
+        "name": "small",
+        "title": "A small study",
+        "question": "Does it work?",
+        "base": Small(),
+        "arms": ARMS,
+        "axes": AXES,
+        "claims": (CLAIM,),
+        "presets": {
+            "laptop": Preset(seeds=2),
+            "smoke": Preset({"steps": 10}, axes=Axis("loss.beta", (0.5,)), seeds=1),
+        },
+    }
+    return Study(**(parts | changes))
+
+
+def test_points_are_arms_by_settings_by_seeds() -> None:
+    points = study().points()
+    assert len(points) == 2 * 4 * 2
+    assert len({point.run for point in points}) == len(points)
+    first = points[0]
+    assert (first.arm, first.seed, dict(first.settings)) == (
+        "online",
+        0,
+        {"rate": 0.001, "loss.beta": 0.1},
+    )
+    assert first.run == config.fingerprint(Small(source=Online(), seed=0))
+    assert first.experiment.source == Online()
+    assert {point.experiment.seed for point in points} == {0, 1}
+    assert all(point.experiment.seed == point.seed for point in points)
+
+
+def test_preset_settings_and_axes() -> None:
+    points = study().points("smoke")
+    assert [(p.arm, p.experiment.steps, p.experiment.loss.beta) for p in points] == [
+        ("online", 10, 0.5),
+        ("offline", 10, 0.5),
+    ]
+    assert len(study().points("smoke", seeds=5)) == 10
+
+
+def test_more_seeds_or_values_keep_the_runs_there_were() -> None:
+    few = {point.run for point in study().points(seeds=1)}
+    assert few < {point.run for point in study().points(seeds=3)}
+    assert few < {p.run for p in study().points(seeds=1, axes={"loss.beta": [0.1, 1, 2.0]})}
+
+
+def test_set_fixes_a_swept_axis_and_sets_anything_else() -> None:
+    points = study().points(seeds=1, settings={"loss.beta": 0.3, "steps": 7})
+    assert len(points) == 2 * 2
+    assert {p.experiment.loss.beta for p in points} == {0.3}
+    assert {p.experiment.steps for p in points} == {7}
+    # The fixed axis stays a column of the results, the other setting never was one.
+    assert {tuple(p.settings) for p in points} == {("rate", "loss.beta")}
+
+
+def test_a_setting_of_a_whole_module_comes_before_axes_of_its_fields() -> None:
+    points = study().points(seeds=1, settings={"loss": Loss(beta=9.0, margin=2.0)})
+    assert {(p.experiment.loss.beta, p.experiment.loss.margin) for p in points} == {
+        (0.1, 2.0),
+        (1.0, 2.0),
+    }
+
+
+def test_axis_replaces_adds_and_may_hold_modules() -> None:
+    points = study().points(seeds=1, axes={"rate": [0.5], "steps": [1, 2, 3]})
+    assert len(points) == 2 * 2 * 3
+    assert points[0].settings == {"loss.beta": 0.1, "rate": 0.5, "steps": 1}
+    points = study(axes=product()).points(seeds=1, axes={"loss": [Loss(), Loss(margin=1.0)]})
+    assert [p.settings["loss"] for p in points[:2]] == ["Loss", "Loss(margin=1.0)"]
+
+
+def test_equal_experiments_run_once_an_arm() -> None:
+    assert len(study().points(seeds=1, axes={"rate": [1, 1.0], "loss.beta": [0.1]})) == 2
+
+
+def test_replacing_one_of_two_zipped_axes() -> None:
+    stepped = study(axes=zipped(Axis("rate", (0.1, 0.2)), Axis("loss.beta", (1.0, 2.0))))
+    points = stepped.points(seeds=1, axes={"loss.beta": [3.0]})
+    assert [(p.settings["rate"], p.settings["loss.beta"]) for p in points[:2]] == [
+        (0.1, 3.0),
+        (0.2, 3.0),
+    ]
+
+
+def test_parse_reads_texts_by_the_fields_they_name() -> None:
+    texts = ["steps=5", "loss.beta=2"], ["rate=1,0.1", "loss.margin=1"]
+    selection = study().select_texts("laptop", None, *texts)
+    assert selection.settings == {"steps": 5}
+    assert selection.axes.values("rate") == (1.0, 0.1)
+    assert selection.axes.values("loss.beta") == (2.0,)
+    assert selection.preset == "laptop"
+    kinds = (
+        study()
+        .select_texts(None, None, [], ["loss=Loss(beta=0.1,margin=1),Loss"])
+        .axes.values("loss")
+    )
+    assert kinds == (Loss(0.1, 1.0), Loss())
+    # A field that only one arm's module has.
+    one = study(arms=(Arm("offline", {}), Arm("online", {"source": Online()})))
+    with pytest.raises(InvalidInput, match=r"unknown field 'source.fraction'"):
+        one.select_texts(None, None, ["source.fraction=0.5"], []).points()
+    online = study(arms=(Arm("online", {"source": Online()}),), claims=())
+    parsed = online.select_texts(None, None, ["source.fraction=0.5"], [])
+    assert parsed.points()[0].experiment.source.fraction == 0.5
+    assert parsed.describe()["settings"] == {"source.fraction": 0.5}
+
+
+class Even(eqx.Module):
+    """Two fields that must fit together, as evaluations and steps must."""
+
+    steps: int = eqx.field(static=True, default=10)
+    points: int = eqx.field(static=True, default=5)
+    seed: int = 0
+
+    def __check_init__(self) -> None:
+        if self.steps % self.points:
+            raise InvalidInput(f"steps must be a multiple of {self.points}, got {self.steps}")
+
+
+def test_only_whole_experiments_are_checked() -> None:
+    presets = {"laptop": Preset({"points": 7}, seeds=1)}
+    even = study(
+        base=Even(), arms=(Arm("a", {}),), axes=Axis("steps", (7, 14)), claims=(), presets=presets
+    )
+    assert [p.experiment.steps for p in even.points()] == [7, 14]
+    selection = even.select_texts(None, None, ["points=9"], ["steps=27,18"])
+    assert [p.experiment.steps for p in selection.points()] == [27, 18]
+    assert selection.describe()["base"] == {"kind": "Even", "steps": 10, "points": 9}
+    with pytest.raises(InvalidInput, match="steps must be a multiple of 9, got 7"):
+        even.points(settings={"points": 9})
+
+
+def test_a_later_whole_module_undoes_earlier_settings_inside_it() -> None:
+    presets = {"laptop": Preset({"loss.margin": 5.0}, seeds=1)}
+    [point] = study(arms=ARMS[:1], claims=(), axes=product(), presets=presets).points(
+        settings={"loss": Loss(beta=0.5)}
+    )
+    assert point.experiment.loss == Loss(beta=0.5, margin=0.0)
+
+
+def test_split_values_respects_brackets() -> None:
+    assert split_values("a,b") == ["a", "b"]
+    assert split_values("Ipo(beta=0.1),Dpo(a=1, b=(2,3)) , x") == [
+        "Ipo(beta=0.1)",
+        "Dpo(a=1, b=(2,3))",
+        "x",
+    ]
+
+
+def test_describe_is_what_study_json_says() -> None:
+    described = study().select("smoke", settings={"loss.margin": 1.0}).describe()
+    assert described["base"] == {
+        "kind": "Small",
+        "source": {"kind": "Offline"},
+        "loss": {"kind": "Loss", "beta": 0.1, "margin": 1.0},
+        "rate": 0.001,
+        "steps": 10,
+    }
+    assert described["axes"] == {"loss.beta": [0.5]}
+    assert described["arms"] == {"online": {"source": "Online"}, "offline": {"source": "Offline"}}
+    assert described["claims"] == [CLAIM.describe()]
+    assert (described["study"], described["preset"], described["seeds"]) == ("small", "smoke", 1)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"preset": "laptp"}, r"unknown preset of study small 'laptp': did you mean 'laptop'\?"),
+        ({"seeds": 0}, "seeds must be at least 1, got 0"),
+        ({"settings": {"loss.bta": 1.0}}, r"unknown field 'loss.bta': did you mean 'loss.beta'\?"),
+        ({"settings": {"loss.beta": 0.0}}, r"loss: beta must be > 0, got 0\.0"),
+        ({"axes": {"loss.beta": [1.0, -1.0]}}, r"loss: beta must be > 0, got -1\.0"),
+        ({"axes": {"loss.beta": []}}, "axis 'loss.beta' has no values"),
+        ({"axes": {"lss": [1.0]}}, "unknown field 'lss': did you mean 'loss'"),
+        ({"settings": {"seed": 3}}, "seed cannot be set or swept: --seeds"),
+        ({"settings": {"source": Online()}}, "tells the arms online, offline apart"),
+        ({"settings": {"rate": 1.0}, "axes": {"rate": [1.0]}}, "rate is both set and swept"),
+    ],
+)
+def test_bad_selections(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        study().points(**arguments)
+
+
+@pytest.mark.parametrize(
+    ("texts", "axes", "message"),
+    [
+        (["steps"], [], "--set takes path=value, got 'steps'"),
+        (["steps="], [], "--set takes path=value, got 'steps='"),
+        ([], ["=1,2"], "--axis takes path=a,b,c, got '=1,2'"),
+        ([], ["rate=1", "rate=2"], "--axis rate is given twice"),
+        ([], ["rate=1,x"], "rate must be a number, got 'x'"),
+        (["loss=Los"], [], "unknown kind for loss 'Los': did you mean 'Loss'"),
+    ],
+)
+def test_bad_texts(texts: list[str], axes: list[str], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        study().select_texts(None, None, texts, axes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"arms": (ARMS[0], ARMS[0])}, "arms must be one or more with different names"),
+        ({"arms": ()}, "arms must be one or more"),
+        ({"default": "large"}, "unknown default preset 'large': known: laptop, smoke"),
+        ({"axes": Axis("loss.bet", (1.0,))}, "unknown field 'loss.bet'"),
+        ({"presets": {"laptop": Preset({"stps": 1})}}, "unknown field 'stps'"),
+        ({"presets": {"laptop": Preset(seeds=0)}}, "seeds must be at least 1, got 0"),
+        (
+            {"claims": (Claim("C1", "", AllOf((InteriorMaximum(("onlin",)),)), Rule(0.0), ""),)},
+            "unknown arm in claim C1 'onlin': did you mean 'online'",
+        ),
+    ],
+)
+def test_bad_studies(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        study(**changes)
+
+
+STUDY_FILE = textwrap.dedent('''
+    """A user's own study with a loss of its own."""
+    import equinox as eqx
+    from sweeps.grid import Axis
+    from sweeps.study import Arm, Preset, Study
+
+    class Mine(eqx.Module):
+        beta: float = 1.0
+
+    class Base(eqx.Module):
+        loss: Mine = Mine()
+        seed: int = 0
+
+    study = Study("mine", "Mine", "?", Base(), (Arm("only", {}),),
+                  Axis("loss.beta", (1.0, 2.0)), (), {"laptop": Preset(seeds=1)})
+''')
+
+
+def test_a_users_own_file(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(STUDY_FILE)
+    mine = load_study(str(file))
+    assert len(mine.points()) == 2
+    parsed = mine.select_texts(None, None, ["loss=Mine"], []).points()
+    assert {point.run for point in parsed} == {point.run for point in mine.points()}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("study = 3", r"must define `study = Study\(...\)` at its top level, got int"),
+        ("x = 1\nimport nothing_like_it", "cannot be loaded in line 2: ModuleNotFoundError"),
+        ("def f(:", "cannot be loaded: SyntaxError"),
+    ],
+)
+def test_bad_files(tmp_path: Path, text: str, message: str) -> None:
+    file = tmp_path / "bad.py"
+    file.write_text(text)
+    with pytest.raises(InvalidInput, match=message):
+        load_study(str(file))
+
+
+def test_unknown_studies() -> None:
+    with pytest.raises(
+        InvalidInput, match=r"unknown study 'gapp'.*or give the path of a \.py file"
+    ):
+        load_study("gapp")
+    with pytest.raises(InvalidInput, match=r"study file nowhere/x\.py does not exist"):
+        load_study("nowhere/x.py")
+
+
+def test_every_study_that_comes_with_the_testbed_is_sound() -> None:
+    found = list_studies()
+    assert [each.name for each in found] == study_names()
+    for each in found:
+        for preset in each.presets:
+            assert each.points(preset, seeds=1)
+        assert isinstance(each.axes, Grid)
+        assert all(claim.against for claim in each.claims)
