@@ -6,12 +6,16 @@ peak difference contain the truth, and how often a true null is called "reproduc
 
 import dataclasses
 import sys
+from collections.abc import Mapping
 
+import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
 from analysis import frontier
+from analysis import hierarchy
 from analysis.frontier import expit, maximum, rise
+from analysis.load import Table
 from sweeps.claims import Draws, Rule
 
 
@@ -30,13 +34,13 @@ class Truth:
     seed_start: float = 0.3
     seed_shared: float = 0.2
     seed_arm: float = 0.1
-    run: float = 0.15
+    run: float = 0.2
     checkpoint: float = 0.1
     arms: tuple[str, ...] = ("online", "offline")
 
     def win_rate(self, arm: int, d: np.ndarray) -> np.ndarray:
         """The typical seed's win rate."""
-        return expit(self.start + rise(np.asarray(self.a[arm]), np.asarray(self.b[arm]), d))
+        return expit(self.start + rise(self.a[arm], self.b[arm], d))
 
     def peak(self, arm: int, end: float) -> float:
         """The typical seed's best win rate on [0, end]."""
@@ -51,7 +55,7 @@ def simulate(
     settings: int = 9,
     evaluations: int = 12,
     prompts: int = 512,
-) -> pd.DataFrame:
+) -> Table:
     """Rows of one task's results drawn from `truth`: every setting of every arm in every seed.
 
     Runs move away from SFT at a speed of their own and are evaluated before training and
@@ -64,10 +68,11 @@ def simulate(
         for arm, name in enumerate(truth.arms):
             own = shared + truth.seed_arm * rng.normal(size=2)
             for setting in range(settings):
-                a, b = np.array([truth.a[arm], truth.b[arm]]) + own + truth.run * rng.normal(size=2)
+                a, b = np.array([truth.a[arm], truth.b[arm]]) + own
                 speed = truth.reach[arm] * (setting + 1) / settings * np.exp(0.1 * rng.normal())
                 d = speed * np.linspace(0, 1, evaluations + 1) ** 0.6
                 noise = truth.checkpoint * rng.normal(size=d.shape) * (d > 0)
+                noise += truth.run * rng.normal() * np.asarray(hierarchy.shift(jnp.asarray(d)))
                 rate = expit(start + rise(a, b, d) + noise)
                 rows.append(
                     pd.DataFrame(
@@ -88,8 +93,16 @@ def simulate(
     return pd.concat(rows, ignore_index=True)
 
 
-def replicate(truth: Truth, replications: int, seed: int = 0, **design: int) -> pd.DataFrame:
+def replicate(
+    truth: Truth,
+    replications: int,
+    seed: int = 0,
+    sampler: Mapping[str, int] | None = None,
+    **design: int,
+) -> Table:
     """Simulate and fit; one row per replication and quantity ("gap", "peak").
+
+    `sampler` goes to `hierarchy.sample`, `design` to `simulate`.
 
     Columns: quantity, truth, low and high (90% interval), covered, trouble (why the fit is unfit
     for use, or ""), null_reproduced (the draws shifted so that the truth is exactly no effect are
@@ -98,7 +111,8 @@ def replicate(truth: Truth, replications: int, seed: int = 0, **design: int) -> 
     rng = np.random.default_rng(seed)
     rows = []
     for replication in range(replications):
-        fit = frontier.fit(simulate(truth, rng, **design), truth.arms, replication)
+        table = simulate(truth, rng, **design)
+        fit = frontier.fit(table, truth.arms, replication, **(sampler or {}))
         first, second = truth.arms[:2]
         d = np.linspace(*fit.shared(first, second), 65)
         gap = np.trapezoid(truth.win_rate(0, d) - truth.win_rate(1, d), d) / (d[-1] - d[0])
@@ -124,10 +138,10 @@ def replicate(truth: Truth, replications: int, seed: int = 0, **design: int) -> 
     return pd.DataFrame(rows)
 
 
-def summary(rows: pd.DataFrame) -> pd.DataFrame:
+def summary(rows: Table) -> Table:
     """Coverage, false "reproduced" of a null, mean width and unfit fits, by quantity."""
-    grouped = rows.assign(width=rows["high"] - rows["low"], unfit=rows["trouble"] != "")
-    return grouped.groupby("quantity")[["covered", "null_reproduced", "width", "unfit"]].mean()
+    rows = rows.assign(width=rows["high"] - rows["low"], unfit=rows["trouble"] != "")
+    return rows.groupby("quantity")[["covered", "null_reproduced", "width", "unfit"]].mean()
 
 
 if __name__ == "__main__":

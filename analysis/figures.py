@@ -14,7 +14,6 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
@@ -23,7 +22,7 @@ from matplotlib.ticker import MaxNLocator
 from scipy import stats
 
 from analysis.frontier import Frontier
-from analysis.load import Results, last_rows
+from analysis.load import Results, Table, last_rows
 from analysis.verdict import TaskEvidence, describe_peak
 from sweeps.claims import Unanswerable
 
@@ -31,11 +30,11 @@ INK, SOFT, RULE, PAPER = "#1b1b1f", "#5f6068", "#d9dade", "#ffffff"
 ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")
 ARM_MARKERS = ("o", "^", "s", "D", "v", "P")
 VERDICT_COLOURS = {"reproduced": "#00785a", "contradicted": "#a8326f", "undecided": "#6e6f78"}
-KL_TICKS = (0, 0.1, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000)
+KL_TICKS = (0.0, 0.1, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3)
 MANY_POINTS = 1500
 """Above this many points a figure's points are drawn as one picture, to keep files small."""
 
-_STYLE = {
+_STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
     "font.size": 9,
     "axes.edgecolor": SOFT,
@@ -68,22 +67,26 @@ class Drawing:
 
     def save(self, directory: Path) -> None:
         """Write NAME.png and NAME.svg (text as outlines, for use in documents)."""
-        with mpl.rc_context(_STYLE | {"svg.fonttype": "path"}):
+        with _context("path"):
             figure = self.draw(7.2)
             FigureCanvasAgg(figure)
             figure.savefig(directory / f"{self.name}.png", dpi=200, facecolor=PAPER)
-            figure.savefig(
-                directory / f"{self.name}.svg", metadata={"Date": None}, facecolor=PAPER
-            )
+            figure.savefig(directory / f"{self.name}.svg", metadata={"Date": None}, facecolor=PAPER)
 
     def inline(self, width: float) -> str:
         """An `<svg>` element for a page: live text, transparent, colours as CSS variables."""
         buffer = io.StringIO()
-        with mpl.rc_context(_STYLE | {"svg.fonttype": "none"}):
+        with _context("none"):
             figure = self.draw(width)
             FigureCanvasAgg(figure)
             figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
         return _inlined(buffer.getvalue(), f"{self.name}-{width:g}-".replace(".", "_"), self.alt)
+
+
+def _context(fonttype: str) -> Any:
+    """Matplotlib's settings while a figure is drawn; text as "path" (outlines) or "none" (text)."""
+    style: dict[Any, Any] = {**_STYLE, "svg.fonttype": fonttype}
+    return mpl.rc_context(style)
 
 
 def _inlined(svg: str, prefix: str, alt: str) -> str:
@@ -206,23 +209,31 @@ def _frontier_panel(axes: Axes, fit: Frontier, arms: Sequence[str]) -> None:
         axes.fill_between(d, low, high, color=colour, alpha=0.14, lw=0, zorder=2)
         axes.plot(d, middle, color=colour, lw=2, solid_capstyle="round", zorder=4)
         curves[arm] = (d, middle, high)
-    for arm in fit.arms:
-        _mark_peak(axes, fit, arm, _style(arms, arm)[0])
+    _kl_axis(axes, limit)
+    ranked = sorted(curves, key=lambda arm: -curves[arm][1].max())
+    for rank, arm in enumerate(ranked):
+        _mark_peak(axes, fit, arm, _style(arms, arm)[0], above=rank < (len(ranked) + 1) // 2)
     top = max(trained["win_rate"].max(), *(high.max() for *_, high in curves.values()))
     axes.set_ylim(max(0.0, trained["win_rate"].min() - 0.04), min(1.0, top + 0.04))
-    _label_curves(axes, curves, arms)
     if axes.get_ylim()[1] > 0.5:
         axes.axhline(0.5, color=SOFT, lw=0.7, ls=(0, (1, 2.5)), zorder=0)
-    _kl_axis(axes, limit)
     axes.set_ylabel("Win rate against the golden baseline")
     _percent(axes, "y")
+
+
+def _inches(axes: Axes) -> tuple[float, float]:
+    """Width and height that a panel has to itself, roughly."""
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    if figure is None or place is None:
+        return 5.0, 3.0
+    rows, columns = place.get_gridspec().get_geometry()
+    return float(figure.get_figwidth()) / columns, float(figure.get_figheight()) / rows
 
 
 def _kl_axis(axes: Axes, limit: float) -> None:
     """An axis in d = sqrt(KL) whose ticks are labelled with KL."""
     axes.set_xlim(0, limit)
-    wide = axes.get_figure().get_figwidth() / axes.get_gridspec().ncols
-    ticks = _kl_ticks(limit, 2.4 * wide)
+    ticks = _kl_ticks(limit, 2.4 * _inches(axes)[0])
     axes.set_xticks(np.sqrt(ticks), [f"{tick:g}" for tick in ticks])
     axes.set_xlabel("KL(policy ‖ SFT) in nats, square-root scale")
 
@@ -248,7 +259,7 @@ def _gap_panel(axes: Axes, fit: Frontier, above: Axes) -> bool:
     return True
 
 
-def _kl_ticks(limit: float, most: int) -> list[float]:
+def _kl_ticks(limit: float, most: float) -> list[float]:
     """Round KL values below limit**2, no two closer than limit / most on the root scale."""
     chosen: list[float] = []
     for tick in KL_TICKS:
@@ -258,20 +269,22 @@ def _kl_ticks(limit: float, most: int) -> list[float]:
     return chosen
 
 
-def _mark_peak(axes: Axes, fit: Frontier, arm: str, colour: str) -> None:
-    """The peak, its win rate and the interval of its KL; a triangle where the range ends first."""
+def _mark_peak(axes: Axes, fit: Frontier, arm: str, colour: str, above: bool) -> None:
+    """The arm's name and peak, with the interval of its KL; a triangle if the range ends first."""
     peak = describe_peak(fit, arm)
     x, y = np.sqrt(peak["peak_kl"]), peak["peak"]
-    inside = peak["peak_inside"] >= 0.5
+    unreached = peak["peak_place"] == "end"
     axes.plot(np.sqrt(peak["peak_kl_interval"]), [y, y], color=colour, lw=1.1, zorder=5)
-    marker = "o" if inside else ">"
+    marker = ">" if unreached else "o"
     axes.plot(x, y, marker, ms=7.5, color=colour, mec=PAPER, mew=1.3, zorder=6, clip_on=False)
+    share = x / axes.get_xlim()[1]
     axes.annotate(
-        f"{100 * y:.0f}%" if inside else "peak not reached",
+        f"{arm}: peak not reached" if unreached else f"{arm} {100 * y:.0f}%",
         (x, y),
-        (0, 6) if inside else (-7, 6),
+        (0, 7 if above else -13),
         textcoords="offset points",
-        ha="center" if inside else "right",
+        ha="left" if share < 0.2 else "right" if share > 0.8 else "center",
+        va="bottom" if above else "top",
         color=colour,
         weight="bold",
         path_effects=_halo(),
@@ -284,36 +297,7 @@ def _halo() -> list[withStroke]:
     return [withStroke(linewidth=2.5, foreground=PAPER)]
 
 
-def _label_curves(
-    axes: Axes,
-    curves: Mapping[str, tuple[np.ndarray, np.ndarray, np.ndarray]],
-    arms: Sequence[str],
-) -> None:
-    """Write each arm's name beside its curve where the curves are furthest apart."""
-    end = min(d[-1] for d, *_ in curves.values())
-    grid = np.linspace(0.45 * end, 0.8 * end, 40)
-    heights = {arm: np.interp(grid, d, middle) for arm, (d, middle, _) in curves.items()}
-    stacked = np.sort(np.stack(list(heights.values())), axis=0)
-    spread = np.diff(stacked, axis=0).min(axis=0) if len(stacked) > 1 else stacked[0]
-    place = int(np.argmax(spread))
-    order = sorted(heights, key=lambda arm: -heights[arm][place])
-    for rank, arm in enumerate(order):
-        above = rank < (len(order) + 1) // 2
-        axes.annotate(
-            arm,
-            (grid[place], heights[arm][place]),
-            (7, 5) if above else (-7, -5),
-            textcoords="offset points",
-            color=_style(arms, arm)[0],
-            weight="bold",
-            ha="left" if above else "right",
-            va="bottom" if above else "top",
-            path_effects=_halo(),
-            zorder=7,
-        )
-
-
-def classification(last: pd.DataFrame, results: Results, width: float) -> Figure:
+def classification(last: Table, results: Results, width: float) -> Figure:
     """Accuracy on D_golden over win rate at the last checkpoint; large marks are seed means."""
     figure, panels = _panels(len(results.tasks), width, 3.5)
     for axes, task in zip(panels, results.tasks, strict=True):
@@ -327,9 +311,7 @@ def classification(last: pd.DataFrame, results: Results, width: float) -> Figure
                 own["win_rate"], own["data_accuracy"], marker, ms=4, mew=0, color=colour, alpha=0.35
             )
             means = own.groupby("seed")[["win_rate", "data_accuracy"]].mean()
-            axes.plot(
-                *means.to_numpy().T, marker, ms=8, color=colour, mec=PAPER, mew=1.2, zorder=3
-            )
+            axes.plot(*means.to_numpy().T, marker, ms=8, color=colour, mec=PAPER, mew=1.2, zorder=3)
             x, y = means.mean()
             axes.annotate(
                 arm, (x, y), (9, 9), textcoords="offset points", color=colour, weight="bold"
@@ -353,53 +335,65 @@ def logprob(results: Results, width: float) -> Figure:
     metrics = {"winner_logprob_change": "winners", "loser_logprob_change": "losers"}
     figure, panels = _panels(2 * len(results.tasks), width, 3.2 if width > 5 else 2.7)
     pairs = [(task, metric) for task in results.tasks for metric in metrics]
+    labels = []
     for axes, (task, metric) in zip(panels, pairs, strict=True):
         rows = table[(table["task"] == task) & table[metric].notna()]
         ends = []
         for arm in results.arms:
             own = rows[rows["arm"] == arm]
             if len(own):
-                ends.append((arm, *_training_curve(axes, own, metric, _style(results.arms, arm)[0])))
+                ends.append(
+                    (arm, *_training_curve(axes, own, metric, _style(results.arms, arm)[0]))
+                )
         axes.axhline(0, color=SOFT, lw=0.7, ls=(0, (1, 2.5)), zorder=0)
-        axes.set_title(f"D_golden’s {metrics[metric]}" + (f", {task}" if len(results.tasks) > 1 else ""))
+        axes.set_title(
+            f"D_golden’s {metrics[metric]}" + (f", {task}" if len(results.tasks) > 1 else "")
+        )
         axes.set_xlim(0, 1.22)
         axes.set_xticks([0, 0.25, 0.5, 0.75, 1.0])
         axes.spines["bottom"].set_bounds(0, 1)
         _percent(axes, "x")
         axes.set_xlabel("Training done")
         axes.set_ylabel("Log-probability against SFT, nats")
-        for arm, x, y in ends:
-            axes.annotate(
-                arm,
-                (x, y),
-                (5, 0),
-                textcoords="offset points",
-                va="center",
-                color=_style(results.arms, arm)[0],
-                weight="bold",
-            )
+        labels.append(ends)
     _share_limits(panels, len(metrics))
+    for axes, ends in zip(panels, labels, strict=True):
+        _label_ends(axes, ends, results.arms)
     return figure
 
 
-def _training_curve(
-    axes: Axes, rows: pd.DataFrame, metric: str, colour: str
-) -> tuple[float, float]:
+def _label_ends(axes: Axes, ends: Sequence[tuple[str, float, float]], arms: Sequence[str]) -> None:
+    """Write (arm, x, y) labels at the curves' ends, moved apart where they would touch."""
+    least = 0.2 / _inches(axes)[1] * np.ptp(axes.get_ylim())
+    lowest = -np.inf
+    for arm, x, y in sorted(ends, key=lambda end: end[2]):
+        lowest = max(y, lowest + least)
+        axes.annotate(
+            arm,
+            (x, lowest),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            color=_style(arms, arm)[0],
+            weight="bold",
+        )
+
+
+def _training_curve(axes: Axes, rows: Table, metric: str, colour: str) -> tuple[float, float]:
     """Draw one arm's mean curve, band and seed means; returns where the curve ends."""
     grid = np.linspace(0, 1, 41)
-    runs = {
-        (seed, run): np.interp(grid, own["step"] / max(own["step"].max(), 1), own[metric])
-        for (seed, run), own in rows.sort_values("evaluation").groupby(["seed", "run"])
-    }
-    seeds = pd.DataFrame(runs, index=grid).T.groupby(level=0).mean().T
-    axes.plot(seeds.index, seeds, color=colour, lw=0.7, alpha=0.45)
-    mean = seeds.mean(axis=1)
-    count = seeds.notna().sum(axis=1)
-    if count.min() > 1:
-        half = stats.t.ppf(0.95, count - 1) * seeds.std(axis=1) / np.sqrt(count)
-        axes.fill_between(seeds.index, mean - half, mean + half, color=colour, alpha=0.14, lw=0)
-    axes.plot(seeds.index, mean, color=colour, lw=2)
-    return float(mean.index[-1]), float(mean.iloc[-1])
+    by_seed: dict[int, list[np.ndarray]] = {}
+    for (seed, _), own in rows.sort_values("evaluation").groupby(["seed", "run"]):
+        done = own["step"] / max(own["step"].max(), 1)
+        by_seed.setdefault(seed, []).append(np.interp(grid, done, own[metric]))
+    seeds = np.stack([np.mean(curves, axis=0) for curves in by_seed.values()])
+    axes.plot(grid, seeds.T, color=colour, lw=0.7, alpha=0.45)
+    mean, count = seeds.mean(axis=0), len(seeds)
+    if count > 1:
+        half = stats.t.ppf(0.95, count - 1) * seeds.std(axis=0, ddof=1) / np.sqrt(count)
+        axes.fill_between(grid, mean - half, mean + half, color=colour, alpha=0.14, lw=0)
+    axes.plot(grid, mean, color=colour, lw=2)
+    return 1.0, float(mean[-1])
 
 
 def _share_limits(panels: Sequence[Axes], group: int) -> None:

@@ -13,9 +13,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from analysis import hierarchy
+from analysis.load import Column, Table
 from sweeps.claims import Peak, Unanswerable
 
 MIN_CHECKPOINTS = 6
@@ -41,16 +41,16 @@ class Span:
 class Cleaned:
     """Usable checkpoints of one task (a `d` column added) and how many rows were left out, why."""
 
-    rows: pd.DataFrame
+    rows: Table
     left_out: Mapping[str, int]
 
     @property
-    def trained(self) -> pd.DataFrame:
+    def trained(self) -> Table:
         """Checkpoints after the first step, each policy once."""
         return self.rows[self.rows["evaluation"] > 0]
 
     @property
-    def sft(self) -> pd.DataFrame:
+    def sft(self) -> Table:
         """Evaluations before training."""
         return self.rows[self.rows["evaluation"] == 0]
 
@@ -132,14 +132,18 @@ class Frontier:
         return float(residual[worst].mean()), float(rows["d"].to_numpy()[worst].mean())
 
 
-def expit(x: np.ndarray) -> np.ndarray:
+Reals = np.ndarray | np.floating | float
+
+
+def expit(x: Reals) -> np.ndarray:
     """Inverse of the logit."""
-    return 1 / (1 + np.exp(-np.clip(x, -700, 700)))
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -700, 700))))
 
 
-def rise(a: np.ndarray, b: np.ndarray, x: np.ndarray) -> np.ndarray:
+def rise(a: Reals, b: Reals, x: Reals) -> np.ndarray:
     """x (a - b log x), which is 0 at x = 0. Gao et al. 2023, their RL form."""
-    return x * (a - b * np.log(np.where(x > 0, x, 1.0)))
+    x = np.asarray(x)
+    return np.asarray(x * (a - b * np.log(np.where(x > 0, x, 1.0))))
 
 
 def maximum(
@@ -159,11 +163,11 @@ def maximum(
     return np.where(interior, top, ends), interior
 
 
-def clean(table: pd.DataFrame) -> Cleaned:
+def clean(table: Table) -> Cleaned:
     """Checkpoints that can enter a fit, from one task's rows; what is left out is counted.
 
-    Left out: rows from a run's divergence on, rows without a finite KL and a win rate in [0, 1], and
-    repeats of one policy (a shorter run is often the beginning of a longer one).
+    Left out: rows from a run's divergence on, rows without a finite KL and a win rate in [0, 1],
+    and repeats of one policy (a shorter run is often the beginning of a longer one).
     """
     left_out: Counter[str] = Counter()
     diverged = (table["diverged_step"] >= 0) & (table["step"] >= table["diverged_step"])
@@ -180,12 +184,15 @@ def clean(table: pd.DataFrame) -> Cleaned:
     return Cleaned(rows[~repeated], {reason: n for reason, n in left_out.items() if n})
 
 
-def fit(table: pd.DataFrame, arms: Sequence[str], seed: int = 0, **sampler: int) -> Frontier:
+def fit(table: Table, arms: Sequence[str], seed: int = 0, **sampler: int) -> Frontier:
     """Fit one task's frontier to its rows of the results table; the same seed, the same numbers.
 
+    Checkpoints are correlated within a `trajectory` (a column; without it, within a run).
     `sampler` overrides chains, warmup and draws of `hierarchy.sample`. Raises Unanswerable if no
     arm has enough usable checkpoints.
     """
+    if "trajectory" not in table:
+        table = table.assign(trajectory=table["run"])
     cleaned = clean(table)
     missing = {arm: _lack(cleaned, arm) for arm in arms}
     fitted = tuple(arm for arm in arms if not missing[arm])
@@ -220,28 +227,26 @@ def measurements(
     trained = cleaned.trained
     seeds = tuple(sorted(int(seed) for seed in cleaned.rows["seed"].unique()))
     unit = float(trained["d"].mean())
-    runs = list(trained.groupby(["arm", "run"], sort=True))
+    runs = list(trained.groupby(["arm", "seed", "trajectory"], sort=True))
     shape = (len(runs), max(len(rows) for _, rows in runs))
     x, mask, logit, variance = np.ones(shape), np.zeros(shape), np.zeros(shape), np.ones(shape)
     arm, seed = np.zeros((len(runs), len(arms))), np.zeros((len(runs), len(seeds)))
-    for index, ((name, _), rows) in enumerate(runs):
+    for index, ((name, _, _), rows) in enumerate(runs):
         row = index, slice(0, len(rows))
         x[row], mask[row] = rows["d"] / unit, 1.0
         logit[row], variance[row] = empirical_logit(rows["win_rate"], rows["prompts"])
         arm[index, list(arms).index(name)] = 1.0
         seed[index, seeds.index(int(rows["seed"].iloc[0]))] = 1.0
     start = cleaned.sft.groupby("seed")[["win_rate", "prompts"]].mean().reindex(list(seeds))
-    known = start["win_rate"].notna().to_numpy()
+    known = start["win_rate"].notna().to_numpy(dtype=float)
     sft_logit, sft_variance = empirical_logit(
         start["win_rate"].fillna(0.5), start["prompts"].fillna(1.0)
     )
-    points = hierarchy.Points(
-        x, logit, variance, mask, arm, seed, sft_logit, sft_variance, known.astype(float)
-    )
-    return points, unit, seeds
+    arrays: list[Any] = [x, logit, variance, mask, arm, seed, sft_logit, sft_variance, known]
+    return hierarchy.Points(*arrays), unit, seeds
 
 
-def empirical_logit(rate: pd.Series, trials: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+def empirical_logit(rate: Column, trials: Column) -> tuple[np.ndarray, np.ndarray]:
     """log((k + 1/2) / (n - k + 1/2)) for k = rate * trials, and its delta-method variance.
 
     The halves keep 0 and 1 finite and remove the leading bias (Haldane 1956; Gart and Zweifel

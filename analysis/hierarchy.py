@@ -1,4 +1,4 @@
-"""The statistical model of one task's frontier: win rate as a function of d = sqrt(KL(policy || SFT)), by arm.
+"""The statistical model of one task's frontier: win rate over d = sqrt(KL(policy || SFT)), by arm.
 
 Curve. Gao et al. 2023 (arXiv 2210.10760, section 3.1) describe the golden reward of RL-trained
 policies by R(d) = d (alpha - beta log d). Here R is the change of the log-odds of winning against
@@ -12,9 +12,14 @@ Levels. Checkpoint, run, seed and population are nested, each a draw around the 
     population   m = (c, a_1..a_A, b_1..b_A)                       A arms
     seed         c varies; a and b vary by a part shared by the arms and a part of each arm's own.
                  All arms of a seed share c: at d = 0 every policy is SFT.
-    run          one hyper-parameter setting in one seed: its own a and b around its seed's, so the
-                 checkpoints of a run are correlated and all runs still meet at d = 0
+    run          one hyper-parameter setting in one seed: a shift of its own, so the checkpoints of a
+                 run are correlated, that grows from 0 at d = 0 to its full size (`shift`) and no
+                 further; runs that differ only in their number of steps are one
     checkpoint   a residual (per arm) plus the binomial noise of the measured win rate
+
+A run gets a shift rather than coefficients of its own because settings reach different distances:
+with free slopes, the curve of a typical run is an extrapolation where only a few settings go, and
+passes far from every checkpoint there. A bounded shift ties the curve to the checkpoints at each d.
 
 The evaluation prompts of a seed are fixed, so part of the binomial noise is common to its
 checkpoints: that part falls into the seed's effects, and counting it as independent errs on the
@@ -36,14 +41,14 @@ at three seeds Cauchy tails, and covered 60 of 60 true gaps with its "90%" inter
 """
 
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import numpyro
 import numpyro.distributions as dist
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
 from numpyro.infer import MCMC, NUTS
 
@@ -53,7 +58,7 @@ PRIORS: dict[str, tuple[float, str]] = {
     "seed_start": (0.3, "SFT's log-odds, between seeds"),
     "seed_shared": (0.2, "curve coefficients, between seeds, all arms alike"),
     "seed_arm": (0.15, "curve coefficients, between seeds, one arm"),
-    "run": (0.15, "curve coefficients, between runs of a seed"),
+    "run": (0.2, "log-odds far from SFT, between runs of a seed"),
     "checkpoint": (0.1, "residual of a checkpoint"),
 }
 """Median of each scale's log-normal prior, in logits, and what the scale is of."""
@@ -96,7 +101,7 @@ class Scales(NamedTuple):
     seed_start: Float[Array, ""]
     seed_shared: Float[Array, " coefficient"]
     seed_arm: Float[Array, " coefficient"]
-    run: Float[Array, "arm coefficient"]
+    run: Float[Array, " arm"]
     checkpoint: Float[Array, " arm"]
 
 
@@ -134,6 +139,11 @@ def basis(x: Float[Array, "*shape"]) -> Float[Array, "*shape 3"]:
     return jnp.stack([jnp.ones_like(x), x, -x * jnp.log(safe)], axis=-1)
 
 
+def shift(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """How much of a run's shift is in effect: 0 at SFT, 63% at a third of the typical distance."""
+    return -jnp.expm1(-3.0 * x)
+
+
 def absorb(information: Information, factor: Float[Array, "*batch effect latent"]) -> Information:
     """Integrate out deviations factor @ u, u ~ normal(0, I), that are added to the effects.
 
@@ -159,20 +169,23 @@ def absorb(information: Information, factor: Float[Array, "*batch effect latent"
 
 def run_information(points: Points, scales: Scales) -> Information:
     """What each run says about its seed's (c, a, b) in its arm, run effects integrated out."""
-    columns = jnp.concatenate([basis(points.x), points.logit[..., None]], axis=-1)
-    rows, cols = np.triu_indices(4)
+    columns = jnp.concatenate(
+        [basis(points.x), shift(points.x)[..., None], points.logit[..., None]], axis=-1
+    )
+    rows, cols = np.triu_indices(5)
     # Constant across draws, so the compiler lifts it out of the sampling loop.
     products = columns[..., rows] * columns[..., cols]
     weight = points.mask / (points.variance + ((points.arm @ scales.checkpoint) ** 2)[:, None])
     sums = jnp.einsum("re,ref->rf", weight, products)
-    symmetric = np.zeros((4, 4), dtype=int)
+    symmetric = np.zeros((5, 5), dtype=int)
     symmetric[rows, cols] = symmetric[cols, rows] = np.arange(len(rows))
     table = sums[:, symmetric]
     logdet = -jnp.sum(points.mask * jnp.log(jnp.where(points.mask > 0, weight, 1.0)), axis=1)
-    own = Information(table[:, :3, :3], table[:, :3, 3], table[:, 3, 3], logdet)
+    own = Information(table[:, :4, :4], table[:, :4, 4], table[:, 4, 4], logdet)
     sd = points.arm @ scales.run
-    select = np.eye(3)[:, 1:]
-    return absorb(own, select * sd[:, None, :])
+    rest = absorb(own, jnp.eye(4)[:, 3:] * sd[:, None, None])
+    # What is left of the run's own shift, now that it is integrated out, is its mean: nothing.
+    return Information(rest.G[:, :3, :3], rest.h[:, :3], rest.q, rest.logdet)
 
 
 def seed_information(points: Points, scales: Scales) -> Information:
@@ -246,7 +259,7 @@ def model(points: Points) -> None:
     """NumPyro model of the scales; every other unknown is integrated out."""
     arms = points.arm.shape[1]
     shapes = {"seed_start": (), "seed_shared": (2,), "seed_arm": (2,)}
-    shapes |= {"run": (arms, 2), "checkpoint": (arms,)}
+    shapes |= {"run": (arms,), "checkpoint": (arms,)}
     scales = {}
     for name, (median, _) in PRIORS.items():
         prior = dist.LogNormal(np.log(median), SCALE_LOG_SD).expand(shapes[name])
@@ -270,10 +283,11 @@ def _sample(key: Array, points: Points, chains: int, warmup: int, draws: int) ->
     return Posterior(effects, jnp.mean(seeds, axis=(0, 1)), scales, diverging)
 
 
-def _cpu() -> jax.Device | None:
+def _cpu() -> Any:
+    """The CPU, or None in a process that was started for another platform only."""
     try:
         return jax.devices("cpu")[0]
-    except RuntimeError:  # a process that was started for another platform only
+    except RuntimeError:
         return None
 
 

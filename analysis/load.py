@@ -4,14 +4,23 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
 from sweeps.claims import Claim, Unit
-from sweeps.store import COUNTS, METRICS, TEXTS, Store
+from sweeps.store import COUNTS, FACTS, METRICS, TEXTS, Store
 from sweeps.study import load_study
 from testbed.errors import InvalidInput
+
+if TYPE_CHECKING:
+    # pandas infers a union of a dozen types for every selection, which no type checker can follow.
+    # At run time, where tests check signatures, these are what they say.
+    Table = Any
+    Column = Any
+else:
+    Table = pd.DataFrame
+    Column = pd.Series
 
 _KEYS = ("run", "arm", "task", "seed", "step", "evaluation", "diverged_step")
 
@@ -21,7 +30,7 @@ class Results:
     """The study's header (see `sweeps.store`) and its table, one row per run and evaluation."""
 
     study: Mapping[str, Any]
-    table: pd.DataFrame
+    table: Table
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -38,7 +47,8 @@ class Results:
     def axes(self) -> tuple[str, ...]:
         """Columns that say at which setting a run was made."""
         known = {*TEXTS, *COUNTS, *METRICS, "config"}
-        return tuple(column for column in self.table.columns if column not in known)
+        columns = [column for column in self.table.columns if not column.startswith(FACTS)]
+        return tuple(column for column in columns if column not in known)
 
     @functools.cached_property
     def claims(self) -> tuple[Claim, ...]:
@@ -56,21 +66,21 @@ class Results:
             load_study(self.study["file"])
             return tuple(Claim.from_dict(claim) for claim in stored)
 
-    def task(self, task: str) -> pd.DataFrame:
+    def task(self, task: str) -> Table:
         """The rows of one task."""
         return self.table[self.table["task"] == task]
 
-    def runs(self) -> pd.DataFrame:
+    def runs(self) -> Table:
         """One row per run: its last row."""
         return last_rows(self.table)
 
 
-def last_rows(table: pd.DataFrame) -> pd.DataFrame:
+def last_rows(table: Table) -> Table:
     """The row of the last evaluation of every run of every arm."""
     return table.sort_values("evaluation").groupby(["task", "arm", "run"], sort=True).tail(1)
 
 
-def units(rows: pd.DataFrame, axes: tuple[str, ...]) -> list[Unit]:
+def units(rows: Table, axes: tuple[str, ...]) -> list[Unit]:
     """(seed, settings) of each row, settings as hashable scalars, missing ones as None."""
     settings = rows[list(axes)].astype(object)
     settings = settings.where(settings.notna(), None)
@@ -78,6 +88,19 @@ def units(rows: pd.DataFrame, axes: tuple[str, ...]) -> list[Unit]:
         (int(seed), tuple(values))
         for seed, values in zip(rows["seed"], settings.itertuples(index=False), strict=True)
     ]
+
+
+def trajectories(rows: Table, axes: tuple[str, ...]) -> list[str]:
+    """A name for the training trajectory of each row: its run, or what runs of it have in common.
+
+    Runs that differ in nothing but their number of steps pass through much the same policies, so
+    they are one unit of variation.
+    """
+    if "steps" not in axes:
+        return rows["run"].tolist()
+    others = tuple(axis for axis in axes if axis != "steps")
+    arms = rows["arm"].tolist()
+    return [f"{arm} {unit}" for arm, unit in zip(arms, units(rows, others), strict=True)]
 
 
 def load(directory: Path | str) -> Results:
@@ -98,7 +121,7 @@ def load(directory: Path | str) -> Results:
     return results(store.header, table)
 
 
-def results(header: Mapping[str, Any], table: pd.DataFrame) -> Results:
+def results(header: Mapping[str, Any], table: Table) -> Results:
     """Results of a header and a table already in memory."""
     absent = [name for name in (*METRICS, "prompts") if name not in table.columns]
     return Results(header, table.assign(**dict.fromkeys(absent, float("nan"))))

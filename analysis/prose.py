@@ -6,10 +6,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NewType
 
 import numpy as np
-import pandas as pd
 
 from analysis.hierarchy import POPULATION_SD, PRIORS, SCALE_LOG_SD
-from analysis.load import Results
+from analysis.load import Results, Table
 from analysis.verdict import TaskEvidence, describe_peak
 from sweeps.claims import Unanswerable
 
@@ -36,8 +35,8 @@ CAPTIONS = {
     ),
     "verdicts": (
         "Estimates with the intervals that decide: a claim is reproduced when its whole interval "
-        "lies right of the grey region of practical equivalence, contradicted when none of it does. "
-        "A claim with several parts needs all of them."
+        "lies right of the grey region of practical equivalence, contradicted when none of it "
+        "does. A claim with several parts needs all of them."
     ),
 }
 
@@ -213,7 +212,7 @@ def frontier(results: Results, evidence: Mapping[str, TaskEvidence]) -> Html:
 def _peak(fit: Any, arm: str) -> str:
     peak = describe_peak(fit, arm)
     low, high = peak["peak_interval"]
-    if peak["peak_inside"] < 0.5:
+    if peak["peak_place"] == "end":
         return (
             f"{arm} does not reach a peak inside the observed range: its best fitted win rate "
             f"there is {percent(peak['peak'])} ({percent(low)} to {percent(high)}) at KL "
@@ -336,7 +335,7 @@ def runs(results: Results, evidence: Mapping[str, TaskEvidence]) -> Html:
     )
 
 
-def _diverged(rows: pd.DataFrame, axes: Sequence[str]) -> str:
+def _diverged(rows: Table, axes: Sequence[str]) -> str:
     if rows.empty:
         return ""
     columns = ["task", "arm", "seed", *axes, "diverged_step"]
@@ -363,8 +362,7 @@ def inference(evidence: Mapping[str, TaskEvidence]) -> Html:
             draws = np.asarray(fit.scales[name]).reshape(d.draws, -1)
             low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=0)
             said = "; ".join(
-                f"{m:.2f} ({lo:.2f} to {h:.2f})"
-                for lo, m, h in zip(low, middle, high, strict=True)
+                f"{m:.2f} ({lo:.2f} to {h:.2f})" for lo, m, h in zip(low, middle, high, strict=True)
             )
             scales.append((task, words, f"{median:g}", said))
         for arm in fit.arms:
@@ -410,7 +408,10 @@ def provenance(results: Results, name: str) -> Html:
         pairs.append(("continued", ", ".join(s.get("created", "?") for s in sessions[1:])))
     machine, versions = study.get("machine", {}), study.get("versions", {})
     pairs += [
-        ("machine", ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items())),
+        (
+            "machine",
+            ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items()),
+        ),
         ("versions", ", ".join(f"{key} {value}" for key, value in versions.items())),
         ("source", f"{study.get('source', 'unknown')} (hash of the code that ran)"),
     ]

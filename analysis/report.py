@@ -93,7 +93,7 @@ def page(
         ),
     }
     body = [prose.head(results, verdicts), prose.scoreboard(verdicts)]
-    body += [_figure(by_name[key], *words) for key, words in shown.items() if key in by_name]
+    body += [_section(key, by_name.get(key), *words) for key, words in shown.items()]
     body += [
         prose.design(results),
         prose.runs(results, evidence),
@@ -112,13 +112,20 @@ def page(
     )
 
 
-def _figure(drawing: Drawing, heading: str, sentence: Html, caption: str) -> Html:
-    """A section with the figure in both cuts; style sheets show the one that fits."""
-    cuts = "".join(
-        f'<div class="{kind}">{drawing.inline(width)}</div>'
-        for kind, width in (("wide", WIDE), ("narrow", NARROW))
-    )
-    return Html(
-        f'<section id="{drawing.name}"><h2>{escape(heading)}</h2>{sentence}<figure>{cuts}'
-        f"<figcaption>{escape(caption)}</figcaption></figure></section>"
-    )
+def _section(
+    name: str, drawing: Drawing | None, heading: str, sentence: Html, caption: str
+) -> Html:
+    """A heading, a sentence, and the figure in both cuts, of which style sheets show one.
+
+    Without a figure the sentence stands alone; with neither there is no section.
+    """
+    if drawing is None and not sentence:
+        return Html("")
+    figure = ""
+    if drawing is not None:
+        cuts = "".join(
+            f'<div class="{kind}">{drawing.inline(width)}</div>'
+            for kind, width in (("wide", WIDE), ("narrow", NARROW))
+        )
+        figure = f"<figure>{cuts}<figcaption>{escape(caption)}</figcaption></figure>"
+    return Html(f'<section id="{name}"><h2>{escape(heading)}</h2>{sentence}{figure}</section>')

@@ -7,11 +7,10 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import pandas as pd
 
 from analysis import frontier
 from analysis.frontier import Frontier
-from analysis.load import Results, last_rows, units
+from analysis.load import Results, Table, last_rows, trajectories, units
 from sweeps.claims import Claim, Judgement, Peak, Unanswerable, Unit
 
 
@@ -22,14 +21,15 @@ class TaskEvidence:
     The frontier is fitted when first asked for, and at most once.
     """
 
-    table: pd.DataFrame
+    table: Table
     arms: tuple[str, ...]
     axes: tuple[str, ...]
 
     @functools.cached_property
     def _fit(self) -> Frontier | Unanswerable:
         try:
-            return frontier.fit(self.table, self.arms)
+            named = self.table.assign(trajectory=trajectories(self.table, self.axes))
+            return frontier.fit(named, self.arms)
         except Unanswerable as problem:
             return problem
 
@@ -80,9 +80,7 @@ class TaskEvidence:
             raise Unanswerable(f"the results have no metric {metric}")
         by_arm = [rows[rows["arm"] == name] for name in self.arms]
         axes = tuple(
-            axis
-            for axis in self.axes
-            if all(own[axis].notna().any() for own in by_arm if len(own))
+            axis for axis in self.axes if all(own[axis].notna().any() for own in by_arm if len(own))
         )
         rows = rows[(rows["arm"] == arm) & (rows["diverged_step"] < 0)]
         if rows.empty:
@@ -107,7 +105,10 @@ class TaskEvidence:
 
 
 def describe_peak(fit: Frontier, arm: str) -> dict[str, Any]:
-    """An arm's peak with 90% intervals, and whether the observed range contains it."""
+    """An arm's peak with 90% intervals, and where in the observed range it lies.
+
+    A `peak_place` of "end" says that the peak was not reached.
+    """
     peak, span = fit.peak(arm), fit.spans[arm]
     reached = float(np.mean(peak.interior))
     kl = peak.root_kl**2
@@ -118,7 +119,7 @@ def describe_peak(fit: Frontier, arm: str) -> dict[str, Any]:
         "peak_kl": float(np.median(kl)),
         "peak_kl_interval": np.quantile(kl, [0.05, 0.95]).tolist(),
         "peak_inside": reached,
-        "peak_words": "peak inside the observed range" if reached >= 0.5 else "peak not reached",
+        "peak_place": peak.place,
     }
 
 

@@ -5,6 +5,8 @@ golden reward is a larger random transformer over prompt and response, plus the 
 plus a taste for length, each standardised.
 """
 
+import math
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -56,7 +58,7 @@ class Neural(AbstractTask):
         width=32, layers=2, heads=2, key_value_heads=2, temperature=0.4
     )
     golden: TransformerConfig = TransformerConfig(width=64, layers=3, heads=4, key_value_heads=4)
-    ruggedness: float = 2.0
+    ruggedness: float = 1.5
     closing: float = 0.1
     fluency_weight: float = 0.5
     length_bias: float = 0.0
@@ -64,22 +66,34 @@ class Neural(AbstractTask):
     def __check_init__(self) -> None:
         if self.vocabulary < 2:
             raise InvalidInput(f"vocabulary must be at least 2, got {self.vocabulary}")
-        for name in ("prompt_length", "response_length", "writers"):
+        if self.prompt_length < 2:
+            raise InvalidInput(f"prompt_length must be at least 2, got {self.prompt_length}")
+        for name in ("response_length", "writers"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("ruggedness", "closing", "fluency_weight", "length_bias"):
+            if not math.isfinite(getattr(self, name)):
+                raise InvalidInput(f"{name} must be finite, got {getattr(self, name)}")
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw writers and golden reward; unit scale until SFT samples exist."""
         k_writers, k_golden, k_prompts, k_responses = jax.random.split(key, 4)
         writers = TransformerWriters.init(
-            k_writers, self.writer, self.vocabulary, self.response_length, self.writers, self.closing
+            k_writers,
+            self.writer,
+            self.vocabulary,
+            self.response_length,
+            self.writers,
+            self.closing,
         )
         prompts = UniformPrompts(self.vocabulary, self.prompt_length)
         sample = jax.vmap(prompts)(jax.random.split(k_prompts, STANDARDISING))
         responses = jax.vmap(writers)(jax.random.split(k_responses, STANDARDISING), sample)
         golden = WeightedGolden.standardised(
             [
-                NeuralGolden.init(k_golden, self.golden, self.vocabulary, self.ruggedness),
+                NeuralGolden.init(
+                    k_golden, self.golden, self.vocabulary, self.ruggedness, sample, responses
+                ),
                 Fluency(writers),
                 Length(),
             ],

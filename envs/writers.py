@@ -5,7 +5,7 @@ from typing import Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
 from testbed import decode, logprob
 from testbed.environment import AbstractWriters
@@ -31,7 +31,7 @@ class TransformerWriters(AbstractWriters):
         vocabulary: int,
         time: int,
         count: int,
-        closing: float,
+        closing: float | Array,
     ) -> Self:
         """``count`` writers. ``closing`` sets how readily they end: a first feature that all embeddings share is
         read by the end token alone, so it acts as the bias of the end token's logit."""
@@ -57,9 +57,10 @@ class TransformerWriters(AbstractWriters):
     def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
         """Write one response."""
         who = jax.random.randint(stream(key, Stream.WORLD), (), 0, self.count)
+        keys = stream(key, Stream.SAMPLES)[None]
         alone = jax.tree.map(lambda x: x[None], prompt)
         draws = jax.vmap(
-            lambda model: decode.sample(model, alone, key[None], self.time, count=1).response
+            lambda model: decode.sample(model, alone, keys, self.time, count=1).response
         )(self.models)
         return jax.tree.map(lambda x: x[who, 0, 0], draws)
 

@@ -10,14 +10,13 @@ table) lives in `analysis`; this module only states what it must offer (`Evidenc
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from scipy import stats
 
+from sweeps.rules import Draws, Judgement, Rule
 from testbed.errors import InvalidInput
-
-Verdict = Literal["reproduced", "contradicted", "undecided"]
 
 METRICS: Mapping[str, tuple[str, str]] = {
     "win_rate": ("win rate", "probability"),
@@ -38,147 +37,6 @@ class Unanswerable(Exception):
 
 
 @dataclasses.dataclass(frozen=True)
-class Draws:
-    """Posterior draws of one effect, or the reason there are none.
-
-    `values` has shape (draws,): empty when nothing could be computed, a single value when there
-    is an estimate without an interval. A non-empty `reason` forbids a verdict whatever the values.
-    `parts` holds the components of a conjunction, in which case `values` is empty.
-    """
-
-    label: str
-    unit: str
-    values: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
-    reason: str = ""
-    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    parts: tuple["Draws", ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Judgement:
-    """A verdict with the numbers behind it; `interval` is the rule's central interval."""
-
-    verdict: Verdict
-    label: str
-    unit: str
-    estimate: float | None
-    interval: tuple[float, float] | None
-    probability: float | None
-    reason: str
-    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    parts: tuple["Judgement", ...] = ()
-
-
-@dataclasses.dataclass(frozen=True)
-class Rule:
-    """Decides from posterior draws of an effect whether a claim of "positive" holds.
-
-    `rope` is the largest effect that is practically nothing. The claim is reproduced when
-    P(effect > rope) >= confidence, contradicted (negligible or reversed) when
-    P(effect <= rope) >= confidence, and undecided otherwise. The interval shown is the central one
-    of mass 2 confidence - 1 (90% at the default), so that "reproduced" means exactly that the
-    whole interval lies above the rope, and "contradicted" that none of it does.
-
-    Raises InvalidInput for a negative or non-finite rope, or a confidence outside (0.5, 1).
-    """
-
-    rope: float
-    confidence: float = 0.95
-
-    def __post_init__(self) -> None:
-        if not (math.isfinite(self.rope) and self.rope >= 0):
-            raise InvalidInput(f"rope is {self.rope}: allowed are finite values of at least 0")
-        if not 0.5 < self.confidence < 1:
-            raise InvalidInput(
-                f"confidence is {self.confidence}: allowed are values above 0.5 and below 1"
-            )
-
-    @property
-    def mass(self) -> float:
-        """Mass of the central interval that matches `confidence`."""
-        return 2 * self.confidence - 1
-
-    def judge(self, draws: Draws) -> Judgement:
-        """Verdict on one effect, or on a conjunction of effects (see `AllOf`)."""
-        if draws.parts:
-            return self._judge_all(draws)
-        values = np.asarray(draws.values, dtype=float)
-        estimate = interval = probability = None
-        verdict: Verdict = "undecided"
-        reason = draws.reason
-        if values.size and not np.all(np.isfinite(values)):
-            values, reason = np.empty(0), reason or "the effect is not finite in every draw"
-        if values.size:
-            estimate = float(np.median(values))
-        if values.size > 1:
-            tail = (1 - self.mass) / 2
-            low, high = np.quantile(values, [tail, 1 - tail])
-            interval = (float(low), float(high))
-            probability = float(np.mean(values > self.rope))
-        if not reason and probability is None:
-            reason = "there are no posterior draws"
-        if not reason and probability is not None:
-            verdict = self._verdict(probability)
-            if verdict == "undecided":
-                reason = (
-                    f"P(effect > {self.rope:g}) = {probability:.2f} is neither at least "
-                    f"{self.confidence:g} nor at most {1 - self.confidence:.3g}"
-                )
-        return Judgement(
-            verdict, draws.label, draws.unit, estimate, interval, probability, reason, draws.details
-        )
-
-    def _verdict(self, probability: float) -> Verdict:
-        """Verdict for P(effect > rope) = probability."""
-        if probability >= self.confidence:
-            return "reproduced"
-        return "contradicted" if 1 - probability >= self.confidence else "undecided"
-
-    def _judge_all(self, draws: Draws) -> Judgement:
-        """A conjunction: reproduced if every part is, contradicted if any part is.
-
-        An intersection-union rule: it needs no assumption about the dependence between parts, and
-        calls a false conjunction reproduced no more often than its weakest part would be. Estimate,
-        interval and probability are those of the weakest part.
-        """
-        parts = tuple(self.judge(part) for part in draws.parts)
-        verdicts = [part.verdict for part in parts]
-        if "contradicted" in verdicts:
-            verdict: Verdict = "contradicted"
-        else:
-            verdict = "undecided" if "undecided" in verdicts else "reproduced"
-        weakest = min(
-            (part for part in parts if part.verdict == verdict),
-            key=lambda part: -1.0 if part.probability is None else part.probability,
-        )
-        reason = f"{weakest.label}: {weakest.reason}" if weakest.reason else ""
-        if verdict == "contradicted":
-            reason = f"the part “{weakest.label}” does not hold"
-        return Judgement(
-            verdict,
-            weakest.label,
-            weakest.unit,
-            weakest.estimate,
-            weakest.interval,
-            weakest.probability,
-            reason,
-            {**draws.details, "weakest": weakest.label},
-            parts,
-        )
-
-    def sentence(self) -> str:
-        """The rule in words."""
-        return (
-            f"reproduced if P(effect > {self.rope:g}) ≥ {self.confidence:g}, contradicted if "
-            f"P(effect ≤ {self.rope:g}) ≥ {self.confidence:g}, otherwise undecided"
-        )
-
-    def describe(self) -> dict[str, Any]:
-        """The rule as JSON-able data."""
-        return dataclasses.asdict(self)
-
-
-@dataclasses.dataclass(frozen=True)
 class Peak:
     """Draws of an arm's best point inside its observed range, each of shape (draws,).
 
@@ -192,11 +50,19 @@ class Peak:
     end: np.ndarray
     interior: np.ndarray
 
+    @property
+    def place(self) -> Literal["inside", "start", "end"]:
+        """Where most draws have the best point: "end" means that the peak was not reached."""
+        if np.mean(self.interior) >= 0.5:
+            return "inside"
+        return "end" if np.mean(self.end >= self.start) >= 0.5 else "start"
+
 
 Unit = tuple[int, tuple[Any, ...]]
 """One run without its arm: (seed, swept settings)."""
 
 
+@runtime_checkable
 class Evidence(Protocol):
     """What estimands may ask of one task's results. Methods raise `Unanswerable`."""
 
@@ -257,6 +123,8 @@ class InteriorMaximum(Estimand):
 
     Effect: the smallest over arms of the peak win rate minus the larger of the win rates at the two
     ends of the range, taken draw by draw, so that it is positive only where every arm has a peak.
+    A curve that still rises at the end of its range cannot contradict the claim: the fall may lie
+    beyond what was observed.
     """
 
     arms: tuple[str, ...]
@@ -271,7 +139,10 @@ class InteriorMaximum(Estimand):
         details = evidence.describe_curves(self.arms)
         for arm, margin in zip(self.arms, margins, strict=True):
             details["arms"][arm]["margin"] = float(np.median(margin))
-        return Draws(label, unit, np.min(margins, axis=0), evidence.caveat(), details)
+        unreached = [arm for arm, peak in zip(self.arms, peaks, strict=True) if peak.place == "end"]
+        barred = {"contradicted": _unreached(unreached[0])} if unreached else {}
+        values = np.min(margins, axis=0)
+        return Draws(label, unit, values, evidence.caveat(), details, barred=barred)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -293,7 +164,11 @@ class MatchedGap(Estimand):
 
 @dataclasses.dataclass(frozen=True)
 class PeakDifference(Estimand):
-    """Peak win rate of the first arm minus the second's, each inside its own range (C3)."""
+    """Peak win rate of the first arm minus the second's, each inside its own range (C3).
+
+    Where an arm's peak was not reached its best observed win rate is a lower bound, and a verdict
+    that a higher peak could overturn is not given.
+    """
 
     first: str
     second: str
@@ -303,9 +178,19 @@ class PeakDifference(Estimand):
 
     def _measure(self, evidence: Evidence) -> Draws:
         label, unit = self.words()
-        values = evidence.peak(self.first).value - evidence.peak(self.second).value
+        first, second = evidence.peak(self.first), evidence.peak(self.second)
         details = evidence.describe_curves((self.first, self.second))
-        return Draws(label, unit, values, evidence.caveat(), details)
+        barred = {}
+        if first.place == "end":
+            barred["contradicted"] = _unreached(self.first)
+        if second.place == "end":
+            barred["reproduced"] = _unreached(self.second)
+        values = first.value - second.value
+        return Draws(label, unit, values, evidence.caveat(), details, barred=barred)
+
+
+def _unreached(arm: str) -> str:
+    return f"peak not reached: {arm} still rises at the end of its observed range"
 
 
 @dataclasses.dataclass(frozen=True)

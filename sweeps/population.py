@@ -9,7 +9,7 @@ import functools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from sweeps.progress import Progress
 from sweeps.runtime import cache_directory
+from sweeps.store import FACTS
 from sweeps.study import Point
 from testbed import cost, metrics, stages, train
 from testbed.experiment import EvaluationConfig, Experiment, TrainConfig
@@ -93,7 +94,7 @@ class Plan:
 def plan(points: Sequence[Point]) -> Plan:
     """Group points by compile key and length, longest first, and cut each group into chunks."""
     devices = jax.devices()
-    peak = _matrix_peak() * len(devices) * EXPECTED_EFFICIENCY.get(devices[0].platform, 0.05)
+    peak = matrix_peak() * len(devices) * EXPECTED_EFFICIENCY.get(devices[0].platform, 0.05)
     groups: dict[Any, int] = {}
     members: dict[tuple[int, int], list[Point]] = defaultdict(list)
     for point in points:
@@ -110,8 +111,8 @@ def plan(points: Sequence[Point]) -> Plan:
             seconds = math.fsum(cost.total_flops(run.experiment) for run in runs) / peak
             chunks.append(Chunk(runs, group, stack, len(devices), seconds))
     chunks.sort(key=lambda chunk: -chunk.points[0].experiment.steps)
-    grounds = {_address(g): g for g in (GroundConfig.of(p.experiment) for p in points)}
-    return Plan(tuple(chunks), tuple(grounds.values()))
+    grounds = dict.fromkeys(GroundConfig.of(point.experiment) for point in points)
+    return Plan(tuple(chunks), tuple(grounds))
 
 
 def execute(
@@ -129,43 +130,44 @@ def execute(
 
 def build_grounds(
     configs: Iterable[GroundConfig], cache: Cache, progress: Progress
-) -> dict[str, Ground]:
-    """Every ground by its address. What the cache lacks is made stage by stage, many seeds at once."""
-    wanted = {_address(ground): ground for ground in configs}
-    made: dict[str, dict[str, PyTree]] = {address: {} for address in wanted}
-    names = {address: stages.fingerprints(ground) for address, ground in wanted.items()}
+) -> dict[GroundConfig, Ground]:
+    """Every ground by its config. What the cache lacks is made stage by stage, many seeds at once."""
+    names = {config: stages.fingerprints(config) for config in configs}
+    made: dict[GroundConfig, dict[str, PyTree]] = {config: {} for config in names}
     for stage in STAGES:
-        missing: dict[str, str] = {}
-        for address in wanted:
-            name = names[address][stage.name]
-            found = None if name in missing.values() else cache.load(name)
-            if found is None:
-                missing.setdefault(name, address)
-            else:
-                made[address][stage.name] = found
-        owners = sorted(missing.values(), key=lambda a: str(jax.tree.structure(wanted[a])))
-        if owners:
-            progress.stage(f"building {stage.name} for {len(owners)} worlds")
-        for batch in _batches(owners, wanted):
-            inputs = [(wanted[address], made[address]) for address in batch]
-            results = spread(stage.make)(*_stacked(inputs))
+        found: dict[str, PyTree] = {}
+        missing: dict[str, GroundConfig] = {}
+        for config, addresses in names.items():
+            address = addresses[stage.name]
+            if address not in found and address not in missing:
+                result = cache.load(address)
+                if result is None:
+                    missing[address] = config
+                else:
+                    found[address] = result
+        if missing:
+            progress.stage(f"building {stage.name} for {len(missing)} worlds")
+        for batch in _batches(missing):
+            owners = [missing[address] for address in batch]
+            inputs = _stacked([(config, made[config]) for config in owners])
+            results = spread(stage.make)(*inputs)
             for address, result in zip(batch, _unstacked(results, len(batch)), strict=True):
-                cache.save(names[address][stage.name], result)
-                made[address][stage.name] = result
-        for address in wanted:
-            if stage.name not in made[address]:
-                made[address][stage.name] = cache.load(names[address][stage.name])
-    return {address: stages.assemble(parts) for address, parts in made.items()}
+                cache.save(address, result)
+                found[address] = result
+        for config, addresses in names.items():
+            made[config][stage.name] = found[addresses[stage.name]]
+    return {config: stages.assemble(parts) for config, parts in made.items()}
 
 
 def run_chunk(
-    chunk: Chunk, grounds: dict[str, Ground], progress: Progress
+    chunk: Chunk, grounds: dict[GroundConfig, Ground], progress: Progress
 ) -> tuple[list[dict[str, Any]], int]:
     """Train and evaluate the runs of a chunk; their rows, and how many diverged."""
     experiments = [point.experiment for point in chunk.points]
+    owned = [grounds[GroundConfig.of(e)] for e in experiments]
     lanes = [
-        (e.train, e.evaluation, grounds[_address(GroundConfig.of(e))], jnp.asarray(e.seed))
-        for e in experiments
+        (e.train, e.evaluation, ground, e.seed)
+        for e, ground in zip(experiments, owned, strict=True)
     ]
     config, evaluation, ground, seed = _stacked(lanes, chunk.stack * chunk.devices)
     every = experiments[0].steps // experiments[0].evaluation.points
@@ -179,7 +181,7 @@ def run_chunk(
         progress.advance(steps * len(lanes))
     diverged = jax.device_get(state.diverged_step)
     rows = [
-        _row(chunk, lane, index, every * index, measured[index], diverged, grounds)
+        _row(chunk, lane, index, every * index, measured[index], diverged, owned[lane])
         for lane in range(len(lanes))
         for index in range(len(measured))
     ]
@@ -203,10 +205,10 @@ def mesh() -> Mesh:
 @functools.cache
 def spread(function: Callable[..., PyTree]) -> Callable[..., PyTree]:
     """Compile a function of one lane into one of stacked lanes, spread over the devices."""
-    return _compiled(function, shared=0, donate=())
+    return compiled(function, shared=0, donate=())
 
 
-def _compiled(function: Callable[..., PyTree], shared: int, donate: tuple[int, ...]) -> Any:
+def compiled(function: Callable[..., PyTree], shared: int, donate: tuple[int, ...]) -> Any:
     """``jit(shard_map(stack(function)))``; the last ``shared`` arguments are the same for all lanes."""
 
     def stacked(*arguments: PyTree) -> PyTree:
@@ -260,7 +262,7 @@ def _period(
 
 @functools.cache
 def _period_program() -> Any:
-    return _compiled(_period, shared=3, donate=(0,))
+    return compiled(_period, shared=3, donate=(0,))
 
 
 def _advance(*arguments: PyTree) -> tuple[train.TrainState, dict[str, Array]]:
@@ -274,11 +276,10 @@ def _row(
     step: int,
     measured: dict[str, np.ndarray],
     diverged: np.ndarray,
-    grounds: dict[str, Ground],
+    ground: Ground,
 ) -> dict[str, Any]:
     """One row of the long table."""
     point = chunk.points[lane]
-    facts = grounds[_address(GroundConfig.of(point.experiment))].facts
     return {
         "run": point.run,
         "evaluation": index,
@@ -288,27 +289,18 @@ def _row(
         "stack": chunk.stack,
         "devices": chunk.devices,
         **{name: float(values[lane]) for name, values in measured.items()},
-        **{name: float(value) for name, value in facts.items()},
+        **{f"{FACTS}{name}": float(value) for name, value in ground.facts.items()},
     }
 
 
-def _address(ground: GroundConfig) -> str:
-    """The address of a ground is that of its last stage."""
-    return stages.fingerprints(ground)[STAGES[-1].name]
-
-
-def _batches(addresses: Sequence[str], wanted: dict[str, GroundConfig]) -> Iterable[list[str]]:
-    """Addresses of one structure, as many at a time as there are devices."""
-    batch: list[str] = []
-    for address in addresses:
-        structure = jax.tree.structure(wanted[address])
-        other = batch and jax.tree.structure(wanted[batch[0]]) != structure
-        if other or len(batch) == jax.device_count():
-            yield batch
-            batch = []
-        batch.append(address)
-    if batch:
-        yield batch
+def _batches(owners: Mapping[str, GroundConfig]) -> Iterator[list[str]]:
+    """Addresses whose configs are of one structure, as many at a time as there are devices."""
+    alike: dict[Any, list[str]] = defaultdict(list)
+    for address, config in owners.items():
+        alike[jax.tree.structure(config)].append(address)
+    size = jax.device_count()
+    for addresses in alike.values():
+        yield from (addresses[start : start + size] for start in range(0, len(addresses), size))
 
 
 def _stacked(lanes: Sequence[tuple[PyTree, ...]], size: int | None = None) -> tuple[PyTree, ...]:
@@ -340,16 +332,19 @@ def _most_lanes(points: Sequence[Point], device: jax.Device) -> int:
     return max(1, min(GPU_STACK, int(limit // cost.footprint(points[0].experiment))))
 
 
-@functools.cache
-def _matrix_peak() -> float:
-    """Measured float32 matrix-product rate of one device, in operations a second."""
+def matrix_peak() -> float:
+    """Measured float32 matrix-product rate of one device, in operations a second: the best of a few products."""
     size = 1024 if jax.default_backend() == "cpu" else 8192
-    product = jax.jit(lambda a: a @ a)
     a = jnp.ones((size, size))
-    product(a).block_until_ready()
+    _product(a).block_until_ready()
     best = math.inf
     for _ in range(5):
         start = time.perf_counter()
-        product(a).block_until_ready()
+        _product(a).block_until_ready()
         best = min(best, time.perf_counter() - start)
     return 2 * size**3 / best
+
+
+@jax.jit
+def _product(a: Array) -> Array:
+    return a @ a

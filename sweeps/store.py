@@ -52,6 +52,8 @@ METRICS = (
     "train_loss",
     "gradient_norm",
 )
+#: Prefix of the columns that hold measured facts about what a run stands on: its world, data and proxy.
+FACTS = "ground."
 _CONFIG = pa.dictionary(pa.int32(), pa.string())
 _OURS = {".lock", "study.json.tmp"}
 

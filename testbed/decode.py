@@ -7,11 +7,11 @@ same tokens; a test holds the two together.
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from testbed import logprob
 from testbed.transformer import Cache, Transformer
-from testbed.types import Prompt, Response, response_length
+from testbed.types import END_TOKEN, Prompt, Response, response_length, within
 
 
 class Sample(eqx.Module):
@@ -28,7 +28,7 @@ def prefill(model: Transformer, prompts: Prompt, room: int) -> tuple[Cache, ...]
 
 
 def sample(
-    model: Transformer, prompts: Prompt, keys: PRNGKeyArray, time: int, count: int
+    model: Transformer, prompts: Prompt, keys: Key[Array, " n"], time: int, count: int
 ) -> Sample:
     """Sample ``count`` independent responses of at most ``time`` tokens to each of ``n`` prompts with ``n`` keys.
 
@@ -57,8 +57,9 @@ def sample(
     tokens = jnp.moveaxis(tokens, 0, -1).reshape(-1, count, time)
     logprobs = jnp.moveaxis(logprobs, 0, -1).reshape(-1, count, time)
     length = response_length(tokens)
-    kept = jnp.arange(time) < length[..., None]
-    return Sample(Response(jnp.where(kept, tokens, 0), length), jnp.where(kept, logprobs, 0.0))
+    kept = within(length, time)
+    tokens = jnp.where(kept, tokens, END_TOKEN)
+    return Sample(Response(tokens, length), jnp.where(kept, logprobs, 0.0))
 
 
 def draw(key: PRNGKeyArray, logits: Float[Array, " vocabulary"]) -> Int[Array, ""]:

@@ -160,7 +160,14 @@ class TokenEnvironment(gymnax.environments.environment.Environment):
         vocabulary, limit = self.task.vocabulary, self.task.response_length
         return spaces.Dict(
             {
-                "prompt": spaces.Box(0, vocabulary - 1, (self.task.prompt_length,), jnp.int32),
+                "prompt": spaces.Dict(
+                    {
+                        "tokens": spaces.Box(
+                            0, vocabulary - 1, (self.task.prompt_length,), jnp.int32
+                        ),
+                        "length": spaces.Discrete(self.task.prompt_length + 1),
+                    }
+                ),
                 "tokens": spaces.Box(0, vocabulary - 1, (limit,), jnp.int32),
                 "time": spaces.Discrete(limit + 1),
                 "ended": spaces.Discrete(2),

@@ -46,9 +46,14 @@ class EvaluationConfig(eqx.Module):
     pairs: int = eqx.field(static=True, default=256)
 
     def __check_init__(self) -> None:
-        for name in ("points", "prompts", "kl_prompts", "pairs"):
+        for name in ("points", "pairs"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        for name in ("prompts", "kl_prompts"):
+            if getattr(self, name) < 2:
+                raise InvalidInput(
+                    f"{name} must be at least 2 (for a standard error), got {getattr(self, name)}"
+                )
         if self.kl_prompts > self.prompts:
             raise InvalidInput(
                 f"kl_prompts must be at most prompts={self.prompts}, got {self.kl_prompts}"
@@ -71,6 +76,10 @@ class BaselineConfig(eqx.Module):
     optimizer: OptimizerConfig = OptimizerConfig()
     steps: int = eqx.field(static=True, default=1000)
     batch_size: int = eqx.field(static=True, default=32)
+
+    def __check_init__(self) -> None:
+        if self.steps < 0:
+            raise InvalidInput(f"steps must be 0 or more, got {self.steps}")
 
     @property
     def train(self) -> TrainConfig:
@@ -105,8 +114,8 @@ class Experiment(eqx.Module):
     seed: int = 0
 
     def __check_init__(self) -> None:
-        if self.seed < 0:
-            raise InvalidInput(f"seed must be 0 or more, got {self.seed}")
+        if not 0 <= self.seed < 2**31:
+            raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
         points = self.evaluation.points
         if self.steps < points or self.steps % points:
             raise InvalidInput(
@@ -114,6 +123,7 @@ class Experiment(eqx.Module):
             )
         needed = {
             "batch_size": self.batch_size,
+            "sft.batch_size": self.sft.batch_size,
             "baseline.batch_size": self.baseline.batch_size,
             "proxy.fit.batch_size": self.proxy.fit.batch_size,
             "evaluation.prompts": self.evaluation.prompts,

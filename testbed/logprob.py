@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from testbed.transformer import Transformer
-from testbed.types import Pair, PairScores, Prompt, Response
+from testbed.types import Pair, PairScores, Prompt, Response, within
 
 
 class Packed(NamedTuple):
@@ -27,7 +27,7 @@ class Packed(NamedTuple):
 def context(prompt: Prompt) -> Packed:
     """One prompt without its last token. Padding is causal too, and invisible to segments."""
     index = jnp.arange(prompt.tokens.shape[0] - 1)
-    return Packed(prompt.tokens[:-1], index, index[:, None] >= index)
+    return Packed(prompt.tokens[:-1], index, index[:, None] >= index[None])
 
 
 def last_token(prompt: Prompt) -> Int[Array, ""]:
@@ -37,7 +37,7 @@ def last_token(prompt: Prompt) -> Int[Array, ""]:
 
 def visible_context(prompt: Prompt) -> Bool[Array, " context"]:
     """Which context positions of one prompt hold a token of it."""
-    return jnp.arange(prompt.tokens.shape[0] - 1) < prompt.length - 1
+    return within(prompt.length - 1, prompt.tokens.shape[0] - 1)
 
 
 def pack(prompt: Prompt, responses: Response) -> Packed:
@@ -48,7 +48,7 @@ def pack(prompt: Prompt, responses: Response) -> Packed:
     segments = jnp.concatenate([first, responses.tokens[:, :-1]], axis=1)
     step = jnp.tile(jnp.arange(time), count)
     owner = jnp.repeat(jnp.arange(count), time)
-    own = (owner[:, None] == owner) & (step[:, None] >= step)
+    own = (owner[:, None] == owner[None]) & (step[:, None] >= step[None])
     seen = jnp.broadcast_to(visible_context(prompt), (count * time, front.tokens.shape[0]))
     unseen = jnp.zeros((front.tokens.shape[0], count * time), dtype=bool)
     return Packed(

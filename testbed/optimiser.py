@@ -1,5 +1,6 @@
 """The optimiser every stage shares: AdamW behind a clipped global norm and a linear warm-up."""
 
+import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -35,11 +36,13 @@ class OptimizerConfig(eqx.Module):
 
     def __check_init__(self) -> None:
         for name in ("learning_rate", "clip", "epsilon"):
-            if getattr(self, name) <= 0:
-                raise InvalidInput(f"{name} must be > 0, got {getattr(self, name)}")
+            if not 0 < getattr(self, name) < math.inf:
+                raise InvalidInput(f"{name} must be > 0 and finite, got {getattr(self, name)}")
         for name in ("warmup", "weight_decay"):
-            if getattr(self, name) < 0:
-                raise InvalidInput(f"{name} must be 0 or more, got {getattr(self, name)}")
+            if not 0 <= getattr(self, name) < math.inf:
+                raise InvalidInput(
+                    f"{name} must be 0 or more and finite, got {getattr(self, name)}"
+                )
         for name in ("b1", "b2"):
             if not 0 <= getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be in [0, 1), got {getattr(self, name)}")

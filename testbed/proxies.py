@@ -14,7 +14,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from testbed.optimiser import FitConfig, OptimizerConfig
 from testbed.preference import AbstractPreference
 from testbed.transformer import Transformer, TransformerConfig
-from testbed.types import Pair, Prompt, Response
+from testbed.types import Pair, Prompt, Response, within
 
 
 class AbstractProxy(AbstractPreference):
@@ -63,13 +63,13 @@ class PairwiseProxy(AbstractProxy):
         tokens = jnp.concatenate([prompts.tokens, first.tokens, second.tokens], axis=1)
         index = jnp.arange(tokens.shape[1])
         positions = jnp.concatenate(
-            [o[:, None] + jnp.arange(w) for o, w in zip(offsets, widths, strict=True)], axis=1
+            [o[:, None] + jnp.arange(w)[None] for o, w in zip(offsets, widths, strict=True)], axis=1
         )
         valid = jnp.concatenate(
-            [jnp.arange(w) < n[:, None] for n, w in zip(lengths, widths, strict=True)], axis=1
+            [within(n, w) for n, w in zip(lengths, widths, strict=True)], axis=1
         )
         # A padded query may see itself alone: nobody reads it, and its softmax stays finite.
-        mask = ((index[:, None] >= index) & valid[:, None]) | (index[:, None] == index)
+        mask = ((index[:, None] >= index[None])[None] & valid[:, None]) | (index[:, None] == index[None])[None]
         extra = jnp.repeat(self.segments, jnp.asarray(widths), axis=0, total_repeat_length=len(index))
         hidden, _ = self.trunk.hidden(
             tokens, positions, mask, extra=jnp.broadcast_to(extra, (*tokens.shape, extra.shape[1]))
@@ -112,12 +112,12 @@ class PointwiseProxy(AbstractProxy):
         positions = jnp.concatenate(
             [
                 jnp.broadcast_to(index[:width], prompts.tokens.shape),
-                prompts.length[:, None] + step,
+                prompts.length[:, None] + step[None],
             ],
             axis=1,
         )
-        valid = (index < prompts.length[:, None]) | (index >= width)
-        mask = ((index[:, None] >= index) & valid[:, None]) | (index[:, None] == index)
+        valid = within(prompts.length, len(index)) | (index >= width)[None]
+        mask = ((index[:, None] >= index[None])[None] & valid[:, None]) | (index[:, None] == index[None])[None]
         hidden, _ = self.trunk.hidden(tokens, positions, mask)
         last = (width + responses.length - 1)[:, None, None]
         return jnp.take_along_axis(hidden, last, axis=1)[:, 0] @ self.readout

@@ -80,7 +80,7 @@ class Ground(eqx.Module):
     data: Dataset
     proxy: AbstractPreference
     opponent: Opponent
-    facts: dict[str, Float[Array, ""]]
+    facts: dict[str, Any]
 
     def supply(self, teacher: AbstractPreference | None = None) -> Supply:
         """What sources draw on; the proxy labels unless another teacher is given."""

@@ -65,12 +65,12 @@ def update(
     value, gradient = jax.value_and_grad(lambda policy: batch_loss(config, policy, batch))(
         state.policy
     )
-    norm = optax.global_norm(gradient)
+    norm = optax.tree.norm(gradient)
     updates, optimizer = config.optimizer.transform().update(
         gradient, state.optimizer, state.policy
     )
     policy = optax.apply_updates(state.policy, updates)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.global_norm(policy))
+    finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(policy))
     running = finite & (state.diverged_step < 0)
     policy, optimizer = jax.tree.map(
         lambda new, old: jnp.where(running, new, old),

@@ -33,7 +33,7 @@ class Response(eqx.Module):
     @property
     def mask(self) -> Bool[Array, "*n response"]:
         """True at scored positions: every token up to and including the end token."""
-        return jnp.arange(self.tokens.shape[-1]) < self.length[..., None]
+        return within(self.length, self.tokens.shape[-1])
 
 
 class Pair(eqx.Module):
@@ -49,6 +49,11 @@ class PairScores(eqx.Module):
 
     winner: Float[Array, "*n"]
     loser: Float[Array, "*n"]
+
+
+def within(length: Int[Array, "*n"], size: int) -> Bool[Array, "*n size"]:
+    """Which of ``size`` positions lie before ``length``."""
+    return jnp.expand_dims(jnp.arange(size), range(length.ndim)) < length[..., None]
 
 
 def response_length(tokens: Int[Array, "*n response"]) -> Int[Array, "*n"]:

@@ -26,7 +26,7 @@ os.environ["XLA_FLAGS"] = (
 
 from jaxtyping import install_import_hook  # noqa: E402
 
-install_import_hook(["testbed", "envs", "sweeps", "analysis"], "beartype.beartype")
+install_import_hook(["testbed", "envs", "sweeps", "analysis"], "typechecker.check")
 
 import jax  # noqa: E402
 

@@ -1,5 +1,7 @@
 """The Bradley-Terry labeler (Bradley and Terry 1952): P(1 beats 2) = sigmoid((r1 - r2) / temperature)."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 
@@ -19,8 +21,8 @@ class BradleyTerry(AbstractLabeler):
     temperature: float = 1.0
 
     def __check_init__(self) -> None:
-        if self.temperature < 0:
-            raise InvalidInput(f"temperature must be 0 or more, got {self.temperature}")
+        if not 0 <= self.temperature < math.inf:
+            raise InvalidInput(f"temperature must be 0 or more and finite, got {self.temperature}")
 
     def probability(self, first_reward: Scalar, second_reward: Scalar) -> Scalar:
         """P(first is labelled the winner)."""

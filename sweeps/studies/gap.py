@@ -57,7 +57,8 @@ study = Study(
             "Goodhart: under both regimes the win rate rises and then falls as KL grows.",
             InteriorMaximum(("online", "offline")),
             Rule(rope=0.01),
-            "A fitted curve that is still rising, or level, at the largest KL that was reached.",
+            "A curve that falls from the start, or whose fall after the peak is at most one percentage point. "
+            "A curve still rising at the largest KL that was reached leaves the question open.",
         ),
         Claim(
             "C2",

@@ -1,5 +1,7 @@
 """Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290, eq. 7)."""
 
+import math
+
 import jax
 
 from testbed.errors import InvalidInput
@@ -17,8 +19,8 @@ class Dpo(AbstractLoss):
     beta: float = 0.1
 
     def __check_init__(self) -> None:
-        if self.beta <= 0:
-            raise InvalidInput(f"beta must be > 0, got {self.beta}")
+        if not 0 < self.beta < math.inf:
+            raise InvalidInput(f"beta must be > 0 and finite, got {self.beta}")
 
     def __call__(self, pair: ScoredPair) -> Scalar:
         """The loss of one pair."""

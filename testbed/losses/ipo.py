@@ -1,5 +1,7 @@
 """Identity preference optimisation (Azar et al. 2023, arXiv 2310.12036, eq. 17)."""
 
+import math
+
 import equinox as eqx
 
 from testbed.errors import InvalidInput
@@ -22,8 +24,8 @@ class Ipo(AbstractLoss):
     length_normalised: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self) -> None:
-        if self.beta <= 0:
-            raise InvalidInput(f"beta must be > 0, got {self.beta}")
+        if not 0 < self.beta < math.inf:
+            raise InvalidInput(f"beta must be > 0 and finite, got {self.beta}")
 
     def __call__(self, pair: ScoredPair) -> Scalar:
         """The loss of one pair."""

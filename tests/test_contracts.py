@@ -1,0 +1,173 @@
+"""Rules that every member of a family keeps: tasks, losses, sources, found by walking their packages."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import advance, dataset, init, model, world
+
+from testbed.config import describe, fingerprint, members
+from testbed.environment import AbstractGolden, AbstractTask, TokenEnvironment
+from testbed.experiment import TrainConfig
+from testbed.losses.base import AbstractLoss, ScoredPair
+from testbed.optimiser import OptimizerConfig
+from testbed.preference import AbstractLabeler, GoldenPreference
+from testbed.sources.base import AbstractSource, Supply
+from testbed.sources.offline import Offline
+from testbed.types import PairScores, Response
+
+TASKS = members(AbstractTask, AbstractTask.family)
+LOSSES = members(AbstractLoss, AbstractLoss.family)
+SOURCES = members(AbstractSource, AbstractSource.family)
+PAIRS = 6
+
+
+def test_families_are_found() -> None:
+    assert {"Neural"} <= set(TASKS)
+    assert {"Ipo", "Dpo", "BestOfTwo"} <= set(LOSSES)
+    assert {"Offline", "Online"} <= set(SOURCES)
+    assert {"BradleyTerry"} <= set(members(AbstractLabeler, AbstractLabeler.family))
+    assert {"Fluency", "Length", "NeuralGolden"} <= set(members(AbstractGolden, AbstractGolden.family))
+
+
+@pytest.mark.parametrize("kind", [*TASKS.values(), *LOSSES.values(), *SOURCES.values()])
+def test_members_are_configs(kind: type) -> None:
+    """Documented, built from defaults, and named by content."""
+    assert kind.__doc__
+    assert describe(kind())["kind"] == kind.__name__
+    assert fingerprint(kind()) == fingerprint(kind())
+
+
+@pytest.mark.parametrize("kind", LOSSES.values(), ids=LOSSES)
+def test_losses_are_finite_with_finite_slopes(kind: type) -> None:
+    """Also where log-probabilities are hundreds of nats apart."""
+    far = jnp.array([-300.0, -1.0])
+    loss = jax.tree.map(jnp.asarray, kind())
+
+    @jax.jit
+    def slope(loss, winner, loser):
+        scores = PairScores(winner, loser)
+        anchor = PairScores(jnp.asarray(-20.0), jnp.asarray(-20.0))
+        pair = ScoredPair(scores, anchor, jnp.asarray(5), jnp.asarray(3))
+        return jax.value_and_grad(lambda p: loss(ScoredPair(p, anchor, pair.winner_length, pair.loser_length)))(
+            scores
+        )
+
+    for winner in far:
+        for loser in far:
+            found = slope(loss, winner, loser)
+            assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(found))
+            assert found[0].shape == ()
+
+
+@functools.cache
+def supply() -> Supply:
+    return Supply(dataset(model(0), PAIRS), model(0), GoldenPreference(world()))
+
+
+@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+@pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
+def test_every_loss_learns_from_every_source(loss: type, source: type) -> None:
+    """Three steps on any source are finite and move the policy; a batch that is always the same is memorised."""
+    config = TrainConfig(source(), loss(), OptimizerConfig(learning_rate=3e-3, warmup=0.0), PAIRS)
+    given, key = supply(), jax.random.key(1)
+    state = init(config, given)
+    first = advance(config, given, state, key, jnp.asarray(0), jnp.asarray(3))
+    assert int(first.diverged_step) == -1
+    assert np.isfinite(float(first.loss))
+    assert float(first.gradient_norm) > 0
+    moved = jax.tree.map(lambda a, b: np.any(a != b), first.policy, given.reference)
+    assert all(jax.tree.leaves(moved))
+    if isinstance(config.source, Offline):
+        later = advance(config, given, first, key, jnp.asarray(3), jnp.asarray(30))
+        last = advance(config, given, later, key, jnp.asarray(33), jnp.asarray(3))
+        assert int(last.diverged_step) == -1
+        assert float(last.loss) < 0.7 * float(first.loss)
+
+
+LANES = 64
+
+
+@functools.cache
+def program(kind: type):
+    """A world, prompts, written responses, and the rewards of these, of the same with junk behind their ends, and of
+    responses of a repeated token that never end: one program a task."""
+
+    def use(task: AbstractTask, world_key, key):
+        drawn = task.world(world_key)
+        k_prompts, k_writers = jax.random.split(key)
+        prompts = jax.vmap(drawn.prompts)(jax.random.split(k_prompts, LANES))
+        written = jax.vmap(drawn.writers)(jax.random.split(k_writers, LANES), prompts)
+        junk = Response(jnp.where(written.mask, written.tokens, 1), written.length)
+        endless = Response(
+            jnp.ones_like(written.tokens), jnp.full_like(written.length, task.response_length)
+        )
+        together = jax.tree.map(lambda *parts: jnp.concatenate(parts), written, junk, endless)
+        thrice = jax.tree.map(lambda x: jnp.concatenate([x, x, x]), prompts)
+        reward = jax.vmap(drawn.reward)(thrice, together)
+        return drawn, prompts, written, reward.reshape(3, LANES)
+
+    return jax.jit(use)
+
+
+@pytest.fixture(scope="module", params=TASKS.values(), ids=TASKS)
+def drawn(request):
+    """A task with its defaults, and what `program` makes of it."""
+    return request.param(), *program(request.param)(request.param(), jax.random.key(0), jax.random.key(1))
+
+
+def test_worlds_write_valid_text(drawn) -> None:
+    task, _, prompts, written, _ = drawn
+    assert prompts.tokens.shape == (LANES, task.prompt_length)
+    assert written.tokens.shape == (LANES, task.response_length)
+    for part in (prompts, written):
+        assert np.all((part.tokens >= 0) & (part.tokens < task.vocabulary))
+        assert np.all((part.length >= 1) & (part.length <= part.tokens.shape[1]))
+    tokens, length = np.asarray(written.tokens), np.asarray(written.length)
+    last = np.take_along_axis(tokens, length[:, None] - 1, axis=1)[:, 0]
+    assert np.all((last == 0) | (length == task.response_length))
+    assert np.all(tokens[np.arange(task.response_length) >= length[:, None]] == 0)
+    assert np.all(tokens[np.arange(task.response_length) < length[:, None] - 1] != 0)
+    assert len(np.unique(prompts.tokens, axis=0)) > LANES / 2
+
+
+def test_golden_reward_is_a_finite_function_of_the_text(drawn) -> None:
+    """It varies, and what stands behind the end is not text."""
+    *_, (reward, with_junk, endless) = drawn
+    assert np.all(np.isfinite(reward))
+    assert np.all(np.isfinite(endless))
+    assert np.std(reward) > 0.1
+    np.testing.assert_allclose(with_junk, reward, atol=1e-5)
+
+
+def test_worlds_differ_by_key_alone(drawn) -> None:
+    """The same keys give the same world, prompts, text and rewards to the last bit, another key another world."""
+    task, *found = drawn
+    make = program(type(task))
+    again = make(task, jax.random.key(0), jax.random.key(1))
+    other = make(task, jax.random.key(7), jax.random.key(1))
+    jax.tree.map(np.testing.assert_array_equal, again, tuple(found))
+    assert any(jax.tree.leaves(jax.tree.map(lambda a, b: bool(np.any(a != b)), other[0], found[0])))
+    assert np.any(other[-1] != found[-1])
+
+
+def test_tasks_play_as_environments(drawn) -> None:
+    """An episode that never ends is cut at the limit and rewarded there as the world rewards it, and nowhere before."""
+    task, world, prompts, _, (_, _, endless) = drawn
+    environment = TokenEnvironment(task)
+    observation, state = environment.reset(jax.random.key(2), world)
+    assert environment.observation_space().contains(observation)
+    state = eqx.tree_at(lambda s: s.prompt, state, jax.tree.map(lambda x: x[0], prompts))
+    for step in range(task.response_length):
+        assert environment.state_space().contains(state)
+        observation, state, reward, terminated, truncated, _ = environment.step(
+            jax.random.key(step), state, 1, world
+        )
+        assert environment.observation_space().contains(observation)
+        assert not terminated
+        assert bool(truncated) == (step == task.response_length - 1)
+        expected = float(endless[0]) if truncated else 0.0
+        assert float(reward) == pytest.approx(expected, abs=1e-4)

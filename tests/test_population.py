@@ -1,0 +1,215 @@
+"""Stacked runs against the same runs alone, padding, repeatability, and what shares a compiled program."""
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import GROUNDED, Silence, cache_directory, experiment, grounds
+
+from sweeps import population
+from sweeps.population import Chunk, compile_key, plan
+from sweeps.study import Point
+from testbed import config, metrics, train
+from testbed.experiment import Experiment
+from testbed.losses.dpo import Dpo
+from testbed.sources.offline import Offline
+from testbed.stages import Cache, GroundConfig
+from testbed.streams import Stream, stream
+
+#: Three runs, so that four lanes have one of padding; the second diverges at once.
+RATES = (3e-3, 1e30, 1e-2)
+SEEDS = (0, 1, 1)
+
+
+def point(run: Experiment, arm: str = "online") -> Point:
+    return Point(config.fingerprint(run), arm, run.seed, {}, run)
+
+
+def points() -> list[Point]:
+    changes = zip(SEEDS, RATES, strict=True)
+    return [
+        point(config.replace(GROUNDED[seed], "optimizer.learning_rate", rate)) for seed, rate in changes
+    ]
+
+
+@functools.cache
+def stacked() -> tuple[list[dict[str, Any]], int, Silence]:
+    progress = Silence()
+    chunk = Chunk(tuple(points()), 0, 2, 2, None)
+    return *population.run_chunk(chunk, grounds(), progress), progress
+
+
+@functools.cache
+def alone(which: int) -> list[dict[str, float]]:
+    """One run by itself on one device: the training loop and the evaluation, without `sweeps.population`."""
+    run = points()[which].experiment
+    ground = grounds()[GroundConfig.of(run)]
+    key = stream(jax.random.key(run.seed), Stream.TRAINING)
+    state = _start(run, ground)
+    rows, every = [], run.steps // run.evaluation.points
+    for index in range(run.evaluation.points + 1):
+        steps = every if index else 0
+        clock = (max(0, index - 1) * every, steps)
+        state = _advance(run, ground, state, key, *map(jnp.asarray, clock))
+        measured = _measure(
+            run, ground, state, jax.random.fold_in(stream(key, Stream.EVALUATION), index)
+        )
+        found = vars(measured) | {"train_loss": state.loss, "gradient_norm": state.gradient_norm}
+        rows.append({name: float(value) for name, value in found.items()})
+    return rows
+
+
+@jax.jit
+def _start(run, ground):
+    return train.init(run.train, ground.supply())
+
+
+@jax.jit
+def _advance(run, ground, state, key, start, steps):
+    return train.advance(run.train, ground.supply(), state, key, start, steps)
+
+
+@jax.jit
+def _measure(run, ground, state, key):
+    return metrics.evaluate(
+        run.evaluation,
+        state.policy,
+        ground.sft,
+        ground.data,
+        ground.golden,
+        ground.proxy,
+        ground.opponent,
+        key,
+    )
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_stacked_run_equals_the_same_run_alone(which: int) -> None:
+    rows, _, _ = stacked()
+    mine = [row for row in rows if row["run"] == points()[which].run]
+    for row, expected in zip(mine, alone(which), strict=True):
+        for name, value in expected.items():
+            np.testing.assert_allclose(row[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+def test_rows_come_in_order_and_padding_is_never_reported() -> None:
+    rows, diverged, progress = stacked()
+    runs = [p.run for p in points()]
+    assert [(row["run"], row["evaluation"], row["step"]) for row in rows] == [
+        (run, index, 3 * index) for run in runs for index in range(3)
+    ]
+    assert diverged == 1
+    assert progress.steps == 6 * 3
+    assert all((row["stack"], row["devices"]) == (2, 2) for row in rows)
+
+
+def test_step_zero_is_the_reference() -> None:
+    """KL is exactly 0 and every comparison of likelihoods a tie, in the program that trains."""
+    rows, _, _ = stacked()
+    for row in rows:
+        if row["evaluation"] == 0:
+            assert row["kl"] == row["kl_se"] == 0.0
+            assert row["self_accuracy"] == 0.5
+            assert row["winner_logprob_change"] == pytest.approx(0.0, abs=1e-5)
+            assert np.isnan(row["train_loss"])
+            assert np.isnan(row["gradient_norm"])
+
+
+def test_a_diverged_run_is_kept_marked_and_frozen() -> None:
+    rows, _, _ = stacked()
+    by_run = {p.run: [row for row in rows if row["run"] == p.run] for p in points()}
+    good, bad, _ = by_run.values()
+    assert all(row["diverged_step"] == 0 for row in bad)
+    assert all(row["kl"] == 0.0 for row in bad)
+    assert all(row["diverged_step"] == -1 for row in good)
+    assert good[-1]["kl"] > 0.0
+    assert np.isfinite(good[-1]["train_loss"])
+
+
+def test_two_invocations_agree_bit_for_bit() -> None:
+    rows, _, _ = stacked()
+    again, _ = population.run_chunk(Chunk(tuple(points()), 0, 2, 2, None), grounds(), Silence())
+    assert [row.keys() for row in again] == [row.keys() for row in rows]
+    for row, other in zip(rows, again, strict=True):
+        for name in row:
+            assert row[name] == other[name] or (np.isnan(row[name]) and np.isnan(other[name])), name
+
+
+def test_a_plan_runs_to_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`execute` with the cache that already holds the stages: the same rows as the chunk by itself."""
+    monkeypatch.setattr(population, "CPU_STACK", 2)
+    monkeypatch.setenv("TESTBED_CACHE", str(cache_directory().parent / "unused"))
+    monkeypatch.setattr(population, "cache_directory", lambda: cache_directory() / "execute")
+    (cache_directory() / "execute").mkdir()
+    grounds()
+    (cache_directory() / "execute" / "stages").symlink_to(cache_directory())
+    made = plan(points())
+    assert [(len(c.points), c.stack, c.devices) for c in made.chunks] == [(3, 2, 2)]
+    assert made.chunks[0].steps == 18
+    assert made.chunks[0].bytes > 0
+    assert len(made.grounds) == 2
+    [row] = made.describe()
+    assert (row["runs"], row["steps"], row["stack x devices"]) == (3, 6, "2 x 2")
+    progress, delivered = Silence(), []
+    population.execute(made, delivered.append, progress)
+    assert not any("building" in text for text in progress.stages)
+    assert (progress.runs, progress.diverged, progress.steps) == (3, 1, 18)
+    rows, _, _ = stacked()
+    [found] = delivered
+    assert [(row["run"], row["kl"], row["win_rate"]) for row in found] == [
+        (row["run"], row["kl"], row["win_rate"]) for row in rows
+    ]
+
+
+def test_uneven_counts_are_cut_into_equal_chunks() -> None:
+    """Five runs of one shape on two devices, one lane each: three chunks, the last one short."""
+    runs = [point(experiment(seed=seed, steps=steps)) for steps in (2, 4) for seed in range(5)]
+    made = plan(runs)
+    sizes = [(chunk.points[0].experiment.steps, len(chunk.points)) for chunk in made.chunks]
+    assert sizes == [(4, 2), (4, 2), (4, 1), (2, 2), (2, 2), (2, 1)]
+    assert {chunk.stack for chunk in made.chunks} == {1}
+    planned = [p.run for chunk in made.chunks for p in chunk.points]
+    assert sorted(planned) == sorted(p.run for p in runs)
+    assert len({chunk.group for chunk in made.chunks}) == 1
+
+
+SAME_PROGRAM = {
+    "loss__beta": 0.7,
+    "optimizer__learning_rate": 0.5,
+    "steps": 12,
+    "seed": 9,
+    "labeler__temperature": 2.0,
+    "task__fluency_weight": 0.1,
+}
+OTHER_PROGRAM = {
+    "loss": Dpo(),
+    "loss__length_normalised": True,
+    "source": Offline(),
+    "batch_size": 4,
+    "model__width": 32,
+    "evaluation__prompts": 12,
+    "data__pairs": 64,
+    "proxy__pairwise": False,
+}
+
+
+@pytest.mark.parametrize(("path", "value"), SAME_PROGRAM.items())
+def test_numbers_share_a_program(path: str, value: Any) -> None:
+    assert compile_key(experiment(**{path: value})) == compile_key(experiment())
+
+
+@pytest.mark.parametrize(("path", "value"), OTHER_PROGRAM.items())
+def test_shapes_and_kinds_do_not(path: str, value: Any) -> None:
+    assert compile_key(experiment(**{path: value})) != compile_key(experiment())
+
+
+def test_stages_that_are_there_are_not_made_again() -> None:
+    progress = Silence()
+    configs = [GroundConfig.of(run) for run in GROUNDED]
+    grounds()
+    again = population.build_grounds(configs, Cache(cache_directory()), progress)
+    assert progress.stages == []
+    jax.tree.map(np.testing.assert_array_equal, again[configs[0]], grounds()[configs[0]])

@@ -1,0 +1,269 @@
+"""Stages: what each address depends on, the cache, and what the stages make, recomputed."""
+
+import jax
+import numpy as np
+import pytest
+import reference
+from helpers import GROUNDED, TIME, VOCABULARY, cache_directory, cut, experiment, grounds, score_pairs
+from helpers import sample as decode_sample
+
+from testbed import stages
+from testbed.errors import InvalidInput
+from testbed.experiment import BaselineConfig, Experiment
+from testbed.losses.dpo import Dpo
+from testbed.sources.offline import Offline
+from testbed.stages import STAGES, Cache, Ground, GroundConfig, fingerprints
+from testbed.streams import Stream, stream
+from testbed.types import Pair
+
+NAMES = tuple(stage.name for stage in STAGES)
+
+
+def changed(**settings) -> tuple[str, ...]:
+    """The stages whose address is another after a change."""
+    before = fingerprints(GroundConfig.of(experiment()))
+    after = fingerprints(GroundConfig.of(experiment(**settings)))
+    assert tuple(after) == NAMES == ("world", "sft", "golden", "proxy", "baseline")
+    return tuple(name for name in NAMES if before[name] != after[name])
+
+
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [
+        ({"seed": 3}, "world"),
+        ({"task__ruggedness": 1.0}, "world"),
+        ({"task__vocabulary": 9}, "world"),
+        ({"data__pairs": 40}, "world"),
+        ({"data__held_out": 17}, "world"),
+        ({"model__width": 32}, "sft"),
+        ({"sft__steps": 61}, "sft"),
+        ({"sft__optimizer__learning_rate": 2e-2}, "sft"),
+        ({"labeler__temperature": 0.5}, "golden"),
+        ({"proxy__pairwise": False}, "proxy"),
+        ({"proxy__fit__optimizer__weight_decay": 0.5}, "proxy"),
+        ({"baseline__steps": 5}, "baseline"),
+        ({"baseline__loss": Dpo()}, "baseline"),
+        ({"evaluation__prompts": 20}, "baseline"),
+    ],
+    ids=str,
+)
+def test_a_change_moves_its_stage_and_those_after_it(settings: dict, first: str) -> None:
+    assert changed(**settings) == NAMES[NAMES.index(first) :]
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"loss": Dpo()},
+        {"loss__beta": 0.5},
+        {"source": Offline()},
+        {"optimizer__learning_rate": 1.0},
+        {"steps": 8},
+        {"batch_size": 4},
+        {"evaluation__points": 3},
+        {"evaluation__kl_prompts": 4},
+        {"evaluation__pairs": 4},
+    ],
+    ids=str,
+)
+def test_policy_optimisation_moves_no_stage(settings: dict) -> None:
+    assert changed(**settings) == ()
+
+
+def test_other_code_has_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = GroundConfig.of(experiment())
+    before = fingerprints(config)
+    monkeypatch.setattr(stages, "_code_fingerprint", lambda: "other code")
+    after = fingerprints(config)
+    assert all(before[name] != after[name] for name in NAMES)
+
+
+def test_cache_keeps_what_it_is_given(tmp_path) -> None:
+    cache = Cache(tmp_path / "new" / "folder")
+    tree = {"pairs": jax.tree.map(lambda x: x[0], grounds_of(0).data), "facts": {"x": np.float32(2.5)}}
+    assert cache.load("a" * 16) is None
+    cache.save("a" * 16, tree)
+    found = cache.load("a" * 16)
+    assert jax.tree.structure(found) == jax.tree.structure(tree)
+    jax.tree.map(np.testing.assert_array_equal, found, jax.device_get(tree))
+    assert cache.load("b" * 16) is None
+    cache.save("a" * 16, {"other": np.arange(3)})
+    assert list(cache.load("a" * 16)) == ["other"]
+    assert len(list(cache.directory.iterdir())) == 1
+
+
+def test_a_failed_save_leaves_nothing_to_load(tmp_path) -> None:
+    cache = Cache(tmp_path)
+    with pytest.raises((AttributeError, TypeError)):
+        cache.save("a" * 16, {"unpicklable": lambda: None})
+    assert cache.load("a" * 16) is None
+
+
+def grounds_of(which: int) -> Ground:
+    return grounds()[GroundConfig.of(GROUNDED[which])]
+
+
+def made(which: int) -> dict:
+    """Every stage's result, read back from the cache that building them filled."""
+    grounds()
+    cache = Cache(cache_directory())
+    addresses = fingerprints(GroundConfig.of(GROUNDED[which]))
+    return {name: cache.load(address) for name, address in addresses.items()}
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_the_cache_holds_every_stage_of_a_ground(which: int) -> None:
+    results = made(which)
+    assert all(result is not None for result in results.values())
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        jax.device_get(stages.assemble(results)),
+        jax.device_get(grounds_of(which)),
+    )
+
+
+def test_grounds_of_other_seeds_differ() -> None:
+    first, second = grounds_of(0), grounds_of(1)
+    for part in ("world", "sft", "proxy", "data"):
+        pairs = zip(
+            jax.tree.leaves(getattr(first, part)), jax.tree.leaves(getattr(second, part)), strict=True
+        )
+        assert any(np.any(a != b) for a, b in pairs), part
+
+
+@jax.jit
+def rewards(world, prompts, responses):
+    return jax.vmap(world.reward)(prompts, responses)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_golden_reward_is_standardised_over_its_own_samples(which: int) -> None:
+    ground, run = grounds_of(which), GROUNDED[which]
+    key = stream(jax.random.key(run.seed), Stream.STANDARDISE)
+    count, each = stages.STANDARDISING
+    prompts = jax.vmap(ground.world.prompts)(jax.random.split(stream(key, Stream.PROMPTS), count))
+    keys = jax.random.split(stream(key, Stream.SAMPLES), count)
+    samples = decode_sample(ground.sft, prompts, keys, time=TIME, count=each).response
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), samples)
+    many = jax.tree.map(lambda x: jax.numpy.repeat(x, each, axis=0), prompts)
+    reward = np.asarray(rewards(ground.world, many, flat), np.float64)
+    assert reward.mean() == pytest.approx(0.0, abs=1e-3)
+    assert reward.std() == pytest.approx(1.0, abs=1e-3)
+    by_prompt = reward.reshape(count, each)
+    within = by_prompt.var(axis=1, ddof=1).mean() / reward.var()
+    assert float(ground.facts["within_prompt_variance"]) == pytest.approx(within, rel=1e-3)
+    assert float(ground.facts["sft_length"]) == pytest.approx(np.mean(samples.length), rel=1e-5)
+
+
+@pytest.mark.parametrize("which", [0, 1])
+def test_labels_and_margins_agree(which: int) -> None:
+    """Each pair is one prompt's two texts in some order; its margin is the difference of their golden rewards."""
+    ground, (_, corpus, _) = grounds_of(which), made(which)["world"]
+    pairs: Pair = ground.data.pairs
+    np.testing.assert_array_equal(pairs.prompt.tokens, corpus.prompts.tokens)
+    texts = {"winner": pairs.winner, "loser": pairs.loser, "first": corpus.first, "second": corpus.second}
+    reward = {
+        name: np.asarray(rewards(ground.world, corpus.prompts, text)) for name, text in texts.items()
+    }
+    tokens = {name: np.asarray(text.tokens) for name, text in texts.items()}
+    kept = (tokens["winner"] == tokens["first"]).all(1) & (tokens["loser"] == tokens["second"]).all(1)
+    turned = (tokens["winner"] == tokens["second"]).all(1) & (tokens["loser"] == tokens["first"]).all(1)
+    assert np.all(kept | turned)
+    assert kept.any()
+    assert turned.any()
+    margin = np.asarray(ground.data.golden_margin)
+    np.testing.assert_allclose(margin, reward["winner"] - reward["loser"], atol=1e-4)
+    noise = np.mean(margin < 0)
+    assert float(ground.facts["label_noise"]) == pytest.approx(noise)
+    # The first ground's labels are deterministic, the second's are noisy.
+    assert (noise == 0.0) == (which == 0)
+    quality = 0.5 * (reward["first"].mean() + reward["second"].mean())
+    assert float(ground.facts["data_quality"]) == pytest.approx(quality, abs=1e-4)
+
+
+def test_reference_scores_are_those_of_the_sft_policy() -> None:
+    ground = grounds_of(0)
+    for i in range(8):
+        x = cut(ground.data.pairs.prompt, i)
+        for part, scores in (
+            (ground.data.pairs.winner, ground.data.reference.winner),
+            (ground.data.pairs.loser, ground.data.reference.loser),
+        ):
+            alone = reference.token_logprobs(ground.sft, x, cut(part, i)).sum()
+            assert float(scores[i]) == pytest.approx(alone, abs=2e-5)
+
+
+def test_sft_learns_the_writers() -> None:
+    """Its loss is nats a token: near that of the final model on all the data, and less than a uniform guess."""
+    ground = grounds_of(0)
+    scores = score_pairs(ground.sft, ground.data.pairs)
+    tokens = np.sum(ground.data.pairs.winner.length + ground.data.pairs.loser.length)
+    nats = -(np.sum(scores.winner) + np.sum(scores.loser)) / tokens
+    assert float(ground.facts["sft_loss"]) == pytest.approx(nats, abs=0.2)
+    assert nats < 0.9 * np.log(VOCABULARY)
+
+
+def test_proxy_accuracies_are_those_of_the_proxy() -> None:
+    ground, (_, data, test, _) = grounds_of(0), made(0)["golden"]
+
+    @jax.jit
+    def margins(proxy, pairs):
+        return proxy.margin(pairs.prompt, pairs.winner, pairs.loser)
+
+    for name, part in (("proxy_accuracy", test), ("proxy_train_accuracy", data)):
+        some = jax.tree.map(lambda x: x[:16], part)
+        right = np.sign(margins(ground.proxy, some.pairs)) == np.sign(some.golden_margin)
+        assert float(ground.facts[name]) == pytest.approx(right.mean())
+    overlap = set(map(bytes, np.asarray(test.pairs.prompt.tokens)))
+    overlap &= set(map(bytes, np.asarray(data.pairs.prompt.tokens)))
+    assert len(overlap) < 4
+
+
+def test_baseline_answers_the_first_prompts_of_the_data() -> None:
+    ground = grounds_of(0)
+    opponent = ground.opponent
+    assert opponent.reward.shape == (16,)
+    np.testing.assert_array_equal(opponent.prompts.tokens, ground.data.pairs.prompt.tokens[:16])
+    expected = rewards(ground.world, opponent.prompts, opponent.responses)
+    np.testing.assert_allclose(opponent.reward, expected, atol=1e-4)
+    assert float(ground.facts["baseline_reward"]) == pytest.approx(np.mean(opponent.reward), abs=1e-5)
+    assert int(ground.facts["baseline_diverged_step"]) == -1
+
+
+@pytest.mark.parametrize(
+    ("settings", "named"),
+    [
+        ({"batch_size": 33}, "batch_size"),
+        ({"sft__batch_size": 33}, "sft.batch_size"),
+        ({"proxy__fit__batch_size": 33}, "proxy.fit.batch_size"),
+        ({"baseline__batch_size": 0}, "baseline.batch_size"),
+        ({"evaluation__prompts": 33}, "evaluation.prompts"),
+        ({"evaluation__pairs": 33}, "evaluation.pairs"),
+        ({"evaluation__kl_prompts": 17}, "kl_prompts"),
+        ({"evaluation__kl_prompts": 1}, "kl_prompts"),
+        ({"evaluation__points": 0}, "points"),
+        ({"steps": 7}, "steps"),
+        ({"steps": 0}, "steps"),
+        ({"seed": -1}, "seed"),
+        ({"seed": 2**31}, "seed"),
+        ({"data__pairs": 0}, "pairs"),
+        ({"sft__steps": 0}, "steps"),
+        ({"task__vocabulary": 1}, "vocabulary"),
+        ({"task__prompt_length": 1}, "prompt_length"),
+        ({"task__response_length": 0}, "response_length"),
+        ({"task__writers": 0}, "writers"),
+        ({"task__ruggedness": float("nan")}, "ruggedness"),
+    ],
+    ids=str,
+)
+def test_impossible_experiments_are_refused(settings: dict, named: str) -> None:
+    with pytest.raises(InvalidInput, match=named) as refused:
+        experiment(**settings)
+    assert "\n" not in str(refused.value)
+    assert str(next(iter(settings.values()))) in str(refused.value)
+
+
+def test_baseline_steps_are_not_negative() -> None:
+    with pytest.raises(InvalidInput, match="^steps must be 0 or more, got -1$"):
+        BaselineConfig(steps=-1)
+    assert isinstance(experiment(baseline__steps=0), Experiment)
