@@ -11,6 +11,7 @@ from analysis.hierarchy import POPULATION_SD, PRIORS, SCALE_LOG_SD
 from analysis.load import Results, Table
 from analysis.verdict import TaskEvidence, describe_peak
 from sweeps.claims import Unanswerable
+from sweeps.store import FACTS
 
 Html = NewType("Html", str)
 """Text in which everything that came from data is escaped."""
@@ -27,7 +28,7 @@ CAPTIONS = {
     "classification": (
         "Last checkpoint of every run that did not diverge: small marks are runs, large ones the "
         "means of each seed. Accuracy is the share of D_golden’s pairs that the policy, scored "
-        "against SFT, orders as the labels do."
+        "against SFT, orders as the golden reward does."
     ),
     "logprob": (
         "Mean log-probability of whole responses relative to SFT, averaged over settings. Thin "
@@ -39,6 +40,15 @@ CAPTIONS = {
         "does. A claim with several parts needs all of them."
     ),
 }
+
+GROUND = {
+    "proxy_accuracy": "proxy accuracy",
+    "label_noise": "wrong labels",
+    "data_quality": "reward of the data",
+    "baseline_reward": "reward of the baseline",
+    "within_prompt_variance": "variance within prompts",
+}
+"""Measured facts of a world that the report shows, in words."""
 
 _MOST_LISTED = 40
 
@@ -299,6 +309,27 @@ def design(results: Results) -> Html:
         f"<section><h2>What was run</h2>{_definitions(pairs)}"
         f"<details><summary>Base configuration</summary><pre>{base}</pre></details></section>"
     )
+
+
+def worlds(results: Results) -> Html:
+    """What each seed's runs stand on, as measured: data, proxy, opponent."""
+    facts = [name for name in GROUND if f"{FACTS}{name}" in results.table]
+    if not facts:
+        return Html("")
+    each = results.table.groupby(["task", "seed"], sort=True)[[f"{FACTS}{n}" for n in facts]]
+    rows = [
+        (task, seed, *(f"{value:.2f}" for value in values))
+        for (task, seed), values in zip(
+            each.first().index, each.first().to_numpy(dtype=float), strict=True
+        )
+    ]
+    header = ("task", "seed", *(GROUND[name] for name in facts))
+    said = (
+        "A seed redraws the world. Accuracy is against the golden reward on held-out pairs; rewards "
+        "are in standard deviations over SFT samples, whose mean is 0."
+    )
+    table = _table(header, rows, numeric=len(facts) + 1)
+    return Html(f"<section><h2>The worlds</h2>{_paragraph([said])}{table}</section>")
 
 
 def runs(results: Results, evidence: Mapping[str, TaskEvidence]) -> Html:

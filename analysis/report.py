@@ -96,6 +96,7 @@ def page(
     body += [_section(key, by_name.get(key), *words) for key, words in shown.items()]
     body += [
         prose.design(results),
+        prose.worlds(results),
         prose.runs(results, evidence),
         prose.inference(evidence),
         prose.provenance(results, name),

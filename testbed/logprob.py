@@ -63,8 +63,7 @@ def response_logits(
 ) -> Float[Array, "n count response vocabulary"]:
     """Logits that predict each token of ``count`` responses to each of ``n`` prompts."""
     packed = jax.vmap(pack)(prompts, responses)
-    hidden, _ = model.hidden(*packed)
-    _, segments = jnp.split(hidden, [prompts.tokens.shape[1] - 1], axis=1)
+    segments, _ = model.hidden(*packed, skip=prompts.tokens.shape[1] - 1)
     return model.logits(segments).reshape(*responses.tokens.shape, -1)
 
 

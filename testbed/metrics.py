@@ -103,8 +103,10 @@ def evaluate(
     few_first = jax.tree.map(lambda x: x[: config.kl_prompts], first)
 
     reward = jax.vmap(golden.world.reward)(prompts, first)
-    wins = 0.5 * (1.0 + jnp.sign(reward - opponent.reward))
-    margin = proxy.margin(prompts, first, opponent.responses)
+    # The same text is a tie, whatever rounding in two programs makes of its two rewards.
+    same = jnp.all(first.tokens == opponent.responses.tokens, axis=-1)
+    wins = 0.5 * (1.0 + jnp.sign(jnp.where(same, 0.0, reward - opponent.reward)))
+    margin = jnp.where(same, 0.0, proxy.margin(prompts, first, opponent.responses))
     kl, entropy = kl_and_entropy(policy, reference, few, few_first)
 
     known = jax.tree.map(lambda x: x[: config.pairs], data)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from testbed import config, decode, logprob, train
 from testbed.environment import AbstractTask, World
@@ -95,8 +95,15 @@ class Ground(eqx.Module):
 def draw_world(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[World, Corpus, Corpus]:
     """The world, its data without labels, and held-out data."""
     world = ground.task.world(stream(ground.key, Stream.WORLD))
-    corpus = _write(world, stream(ground.key, Stream.PROMPTS), ground.data.pairs)
-    held_out = _write(world, stream(ground.key, Stream.HELD_OUT), ground.data.held_out)
+    sizes = (ground.data.pairs, ground.data.held_out)
+    keys = (stream(ground.key, Stream.PROMPTS), stream(ground.key, Stream.HELD_OUT))
+    each = [jax.vmap(jax.random.fold_in, (None, 0))(k, jnp.arange(n)) for k, n in zip(keys, sizes, strict=True)]
+    # Both at once: the writers' program is the largest there is to compile.
+    written = _write(world, jnp.concatenate(each))
+    corpus, held_out = (
+        jax.tree.map(lambda x, part=part: x[part], written)
+        for part in (slice(sizes[0]), slice(sizes[0], None))
+    )
     return world, corpus, held_out
 
 
@@ -232,19 +239,18 @@ class Cache:
         return self.directory / f"{address}.pickle"
 
 
-def _write(world: World, key: PRNGKeyArray, count: int) -> Corpus:
-    """Prompts and two responses to each by the writers."""
+def _write(world: World, keys: Key[Array, " n"]) -> Corpus:
+    """Prompts and two responses to each by the writers, from a key each."""
 
-    def one(index: Array) -> Corpus:
-        k = jax.random.fold_in(key, index)
-        prompt = world.prompts(stream(k, Stream.PROMPTS))
-        first, second = (
-            world.writers(stream(k, name), prompt)
-            for name in (Stream.FIRST_RESPONSE, Stream.SECOND_RESPONSE)
-        )
+    def one(key: PRNGKeyArray) -> Corpus:
+        prompt = world.prompts(stream(key, Stream.PROMPTS))
+        names = (Stream.FIRST_RESPONSE, Stream.SECOND_RESPONSE)
+        twice = jnp.stack([stream(key, name) for name in names])
+        both = jax.vmap(world.writers, in_axes=(0, None))(twice, prompt)
+        first, second = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
         return Corpus(prompt, first, second)
 
-    return jax.lax.map(one, jnp.arange(count), batch_size=CHUNK)
+    return jax.lax.map(one, keys, batch_size=CHUNK)
 
 
 def _standardise(

@@ -189,44 +189,52 @@ class Block(eqx.Module):
         mask: Bool[Array, "n time keys"],
         cache: Cache | None = None,
         offset: Int[Array, ""] | int = 0,
-    ) -> tuple[Float[Array, "rows width"], Cache]:
-        """Apply the block to ``n * time`` rows. With a cache, new keys and values are written from ``offset`` on and
-        all of its positions are attended to, as far as ``mask`` allows."""
+        skip: int = 0,
+    ) -> tuple[Float[Array, "kept width"], Cache]:
+        """Apply the block to ``n * time`` rows. With a cache, new keys and values are written from
+        ``offset`` on and all of its positions are attended to, as far as ``mask`` allows. The first
+        ``skip`` positions give keys and values only."""
+        n, time, _ = mask.shape
         epsilon = self.config.norm_epsilon
-        attended, cache = self._attend(
-            rms_norm(x, self.attention_norm, epsilon), rotary, mask, cache, offset
-        )
-        x = x + attended
-        inner = rms_norm(x, self.mlp_norm, epsilon)
-        return x + (jax.nn.silu(inner @ self.gate) * (inner @ self.up)) @ self.down, cache
-
-    def _attend(
-        self,
-        x: Array,
-        rotary: tuple[Array, Array],
-        mask: Array,
-        cache: Cache | None,
-        offset: Array | int,
-    ) -> tuple[Array, Cache]:
-        config, (n, time, _) = self.config, mask.shape
-        rows = [x @ weight for weight in (self.query, self.key, self.value)]
-        if self.biases is not None:
-            rows = [row + bias[None] for row, bias in zip(rows, self.biases, strict=True)]
-        queries, keys, values = (
-            row.reshape(n, time, -1, config.head_size).swapaxes(1, 2) for row in rows
-        )
-        queries = rotate(queries, *rotary) * config.head_size**-0.5
+        normed = rms_norm(x, self.attention_norm, epsilon)
+        keys, values = self._heads(normed, 1, n), self._heads(normed, 2, n)
         keys = rotate(keys, *rotary)
         if cache is not None:
             keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, offset, axis=2)
             values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, offset, axis=2)
-        # Query head i reads key head i // group.
-        group = config.heads // config.key_value_heads
-        read = [jnp.repeat(a, group, axis=1) if group > 1 else a for a in (keys, values)]
-        logits = jnp.einsum("nhqd,nhkd->nhqk", queries, read[0])
+        if skip:
+            x, normed = (_behind(a.reshape(n, time, -1), skip) for a in (x, normed))
+            rotary, mask = (rotary[0][:, skip:], rotary[1][:, skip:]), mask[:, skip:]
+        queries = rotate(self._heads(normed, 0, n), *rotary) * self.config.head_size**-0.5
+        x = x + self._attend(queries, keys, values, mask) @ self.attention_out
+        inner = rms_norm(x, self.mlp_norm, epsilon)
+        mixed = (jax.nn.silu(inner @ self.gate) * (inner @ self.up)) @ self.down
+        return x + mixed, Cache(keys, values)
+
+    def _heads(self, rows: Array, which: int, n: int) -> Float[Array, "n heads time size"]:
+        """Queries (``which`` 0), keys (1) or values (2) of normalised rows. Three products, not
+        one: splitting a joint one costs more in its gradient than it saves."""
+        projected = rows @ (self.query, self.key, self.value)[which]
+        if self.biases is not None:
+            projected = projected + self.biases[which][None]
+        split = projected.reshape(n, -1, projected.shape[-1] // self.config.head_size, self.config.head_size)
+        return split.swapaxes(1, 2)
+
+    def _attend(
+        self,
+        queries: Float[Array, "n heads time size"],
+        keys: Float[Array, "n kv keys size"],
+        values: Float[Array, "n kv keys size"],
+        mask: Bool[Array, "n time keys"],
+    ) -> Float[Array, "rows width"]:
+        """Values weighted by attention; query head i reads key head i // group."""
+        group = self.config.heads // self.config.key_value_heads
+        if group > 1:
+            keys, values = (jnp.repeat(a, group, axis=1) for a in (keys, values))
+        logits = jnp.einsum("nhqd,nhkd->nhqk", queries, keys)
         weights = softmax(jnp.where(mask[:, None], logits, MASKED))
-        mixed = jnp.einsum("nhqk,nhkd->nhqd", weights, read[1]).swapaxes(1, 2)
-        return mixed.reshape(n * time, config.width) @ self.attention_out, Cache(keys, values)
+        mixed = jnp.einsum("nhqk,nhkd->nhqd", weights, values).swapaxes(1, 2)
+        return mixed.reshape(-1, self.config.width)
 
 
 class Transformer(eqx.Module):
@@ -268,10 +276,13 @@ class Transformer(eqx.Module):
         caches: tuple[Cache, ...] | None = None,
         offset: Int[Array, ""] | int = 0,
         extra: Float[Array, "*n time width"] | None = None,
-    ) -> tuple[Float[Array, "*n time width"], tuple[Cache, ...]]:
+        skip: int = 0,
+    ) -> tuple[Float[Array, "*n kept width"], tuple[Cache, ...]]:
         """Final normalised hidden states, and every block's keys and values.
 
-        ``caches`` has the same leading axes as ``tokens``; ``extra`` is added to the embeddings."""
+        ``caches`` has the same leading axes as ``tokens``; ``extra`` is added to the embeddings. The
+        states of the first ``skip`` positions are not wanted: the last block spares their queries
+        and its MLP."""
         lead = tokens.shape[:-1]
         x = self.embedding[tokens]
         x = (x if extra is None else x + extra).reshape(-1, self.config.width)
@@ -287,7 +298,8 @@ class Transformer(eqx.Module):
             cache = None
             if caches is not None:
                 cache = jax.tree.map(lambda a: a.reshape(-1, *a.shape[-3:]), caches[index])
-            x, cache = block(x, rotary, mask, cache, offset)
+            last = index == len(self.blocks) - 1
+            x, cache = block(x, rotary, mask, cache, offset, skip if last else 0)
             written.append(jax.tree.map(lambda a: a.reshape(*lead, *a.shape[1:]), cache))
         x = rms_norm(x, self.norm, self.config.norm_epsilon)
         return x.reshape(*lead, -1, self.config.width), tuple(written)
@@ -304,6 +316,11 @@ class Transformer(eqx.Module):
         positions = jnp.broadcast_to(index, tokens.shape)
         mask = jnp.broadcast_to(index[:, None] >= index[None], (*tokens.shape, tokens.shape[-1]))
         return self.logits(self.hidden(tokens, positions, mask)[0])
+
+
+def _behind(x: Float[Array, "n time width"], skip: int) -> Float[Array, "rows width"]:
+    """Rows of the positions from ``skip`` on; `split`, because its gradient is a concatenation."""
+    return jnp.split(x, [skip], axis=1)[1].reshape(-1, x.shape[-1])
 
 
 def _normal(key: PRNGKeyArray, shape: tuple[int, int]) -> Array:

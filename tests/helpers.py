@@ -15,7 +15,7 @@ from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
 from sweeps import population
 from testbed import decode, logprob, train
-from testbed.config import replace_all
+from testbed.config import replace, replace_all
 from testbed.environment import (
     AbstractGolden,
     AbstractPrompts,
@@ -25,8 +25,9 @@ from testbed.environment import (
 )
 from testbed.experiment import BaselineConfig, DataConfig, EvaluationConfig, Experiment
 from testbed.optimiser import FitConfig, OptimizerConfig
+from testbed.preference import GoldenPreference
 from testbed.proxies import ProxyConfig
-from testbed.sources.base import Dataset
+from testbed.sources.base import Dataset, Supply
 from testbed.stages import Cache, Ground, GroundConfig
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, Prompt, Response, Scalar
@@ -36,6 +37,11 @@ VOCABULARY, PROMPT, TIME = 7, 4, 5
 CONFIG = TransformerConfig(
     width=16, layers=2, heads=4, key_value_heads=2, attention_bias=True, temperature=0.8
 )
+
+#: The same with one layer, where programs are long: training, evaluation, proxies.
+SHALLOW = replace(CONFIG, "layers", 1)
+#: Pairs that policies are trained on, and pairs a step.
+PAIRS, BATCH = 24, 6
 
 score = jax.jit(logprob.score)
 score_pairs = jax.jit(logprob.score_pairs)
@@ -147,6 +153,17 @@ def sum_reward(prompt: np.ndarray, response: np.ndarray) -> float:
 def world() -> World:
     """A world with `SumGolden`, centred at 2 and scaled by 4."""
     return World(UniformPrompts(), UniformWriters(), SumGolden(), jnp.array(2.0), jnp.array(4.0))
+
+
+def shallow(seed: int) -> Transformer:
+    """A `model` of one layer."""
+    return model(seed, SHALLOW)
+
+
+@functools.cache
+def supply() -> Supply:
+    """What policies are trained on: `PAIRS` pairs, `shallow` model 0 as reference, the golden reward as teacher."""
+    return Supply(dataset(shallow(0), PAIRS), shallow(0), GoldenPreference(world()))
 
 
 class SumTask(AbstractTask):

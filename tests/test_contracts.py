@@ -7,22 +7,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import advance, dataset, init, model, world
+from helpers import BATCH, PAIRS, advance, init, supply
 
 from testbed.config import describe, fingerprint, members
 from testbed.environment import AbstractGolden, AbstractTask, TokenEnvironment
 from testbed.experiment import TrainConfig
 from testbed.losses.base import AbstractLoss, ScoredPair
 from testbed.optimiser import OptimizerConfig
-from testbed.preference import AbstractLabeler, GoldenPreference
-from testbed.sources.base import AbstractSource, Supply
+from testbed.preference import AbstractLabeler
+from testbed.sources.base import AbstractSource
 from testbed.sources.offline import Offline
 from testbed.types import PairScores, Response
 
 TASKS = members(AbstractTask, AbstractTask.family)
 LOSSES = members(AbstractLoss, AbstractLoss.family)
 SOURCES = members(AbstractSource, AbstractSource.family)
-PAIRS = 6
 
 
 def test_families_are_found() -> None:
@@ -63,16 +62,11 @@ def test_losses_are_finite_with_finite_slopes(kind: type) -> None:
             assert found[0].shape == ()
 
 
-@functools.cache
-def supply() -> Supply:
-    return Supply(dataset(model(0), PAIRS), model(0), GoldenPreference(world()))
-
-
 @pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_every_loss_learns_from_every_source(loss: type, source: type) -> None:
-    """Three steps on any source are finite and move the policy; a batch that is always the same is memorised."""
-    config = TrainConfig(source(), loss(), OptimizerConfig(learning_rate=3e-3, warmup=0.0), PAIRS)
+    """Three steps on any source are finite and move the policy; a small data set is memorised."""
+    config = TrainConfig(source(), loss(), OptimizerConfig(learning_rate=3e-3, warmup=0.0), BATCH)
     given, key = supply(), jax.random.key(1)
     state = init(config, given)
     first = advance(config, given, state, key, jnp.asarray(0), jnp.asarray(3))
@@ -82,8 +76,10 @@ def test_every_loss_learns_from_every_source(loss: type, source: type) -> None:
     moved = jax.tree.map(lambda a, b: np.any(a != b), first.policy, given.reference)
     assert all(jax.tree.leaves(moved))
     if isinstance(config.source, Offline):
-        later = advance(config, given, first, key, jnp.asarray(3), jnp.asarray(30))
-        last = advance(config, given, later, key, jnp.asarray(33), jnp.asarray(3))
+        epoch = PAIRS // BATCH
+        first = advance(config, given, state, key, jnp.asarray(0), jnp.asarray(epoch))
+        later = advance(config, given, first, key, jnp.asarray(epoch), jnp.asarray(30 * epoch))
+        last = advance(config, given, later, key, jnp.asarray(31 * epoch), jnp.asarray(epoch))
         assert int(last.diverged_step) == -1
         assert float(last.loss) < 0.7 * float(first.loss)
 

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from helpers import TIME, VOCABULARY, cut, dataset, model, prompt, prompts, sum_reward, world
+from helpers import TIME, VOCABULARY, cut, dataset, model, prompt, prompts, shallow, sum_reward, world
 from helpers import response as a_response
 from helpers import sample as decode_sample
 
@@ -38,7 +38,7 @@ evaluate = jax.jit(functools.partial(metrics.evaluate, CONFIG))
 @functools.cache
 def parts():
     """Policy, reference, data, judge, proxy, and the policy's two answers, drawn as `evaluate` draws them."""
-    policy, anchor, given = model(1), model(2), prompts(N)
+    policy, anchor, given = shallow(1), shallow(2), prompts(N)
     answers = []
     for name, count in ((Stream.FIRST_RESPONSE, N), (Stream.SECOND_RESPONSE, FEW)):
         keys = jax.random.split(stream(KEY, name), count)
@@ -52,7 +52,7 @@ def opponent(seed: int = 9) -> Opponent:
     """Fixed answers, by an unrelated model."""
     *_, given, _, _ = parts()
     keys = jax.random.split(jax.random.key(seed), N)
-    found = decode_sample(model(seed), given, keys, time=TIME, count=1).response
+    found = decode_sample(shallow(seed), given, keys, time=TIME, count=1).response
     responses = jax.tree.map(lambda x: x[:, 0], found)
     reward = [sum_reward(cut(given, i), cut(responses, i)) for i in range(N)]
     return Opponent(given, responses, jnp.asarray(reward, jnp.float32))
@@ -118,12 +118,21 @@ def test_every_metric_against_numpy() -> None:
 
 
 def test_ties_count_one_half() -> None:
-    """Against its own answers a policy wins exactly half; a shade better or worse, all or nothing."""
+    """Against its own answers a policy wins exactly half, whatever rounding did to their recorded rewards. Against
+    other texts of equal reward too; a shade better or worse, all or nothing."""
     policy, anchor, data, golden, given, first, _ = parts()
     reward = jax.jit(jax.vmap(golden.world.reward))(given, first)
-    for shift, share in ((0.0, 0.5), (-0.125, 1.0), (0.125, 0.0)):
-        same = Opponent(given, first, reward + shift)
-        found = evaluate(policy, anchor, data, golden, LengthPreference(), same, KEY)
+    others = eqx.tree_at(lambda r: r.tokens, first, first.tokens.at[:, 0].add(1))
+    for answers, shift, share in (
+        (first, 0.0, 0.5),
+        (first, 1e-6, 0.5),
+        (first, -1e-6, 0.5),
+        (others, 0.0, 0.5),
+        (others, -0.125, 1.0),
+        (others, 0.125, 0.0),
+    ):
+        against = Opponent(given, answers, reward + shift)
+        found = evaluate(policy, anchor, data, golden, LengthPreference(), against, KEY)
         assert float(found.win_rate) == share
         assert float(found.win_rate_se) == 0.0
         assert float(found.proxy_win_rate) == 0.5

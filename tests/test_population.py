@@ -86,13 +86,17 @@ def _measure(run, ground, state, key):
     )
 
 
-@pytest.mark.parametrize("which", range(3))
-def test_a_stacked_run_equals_the_same_run_alone(which: int) -> None:
-    rows, _, _ = stacked()
+def expect_alone(rows: list[dict[str, Any]], which: int) -> None:
+    """The rows of one run of a stack agree with that run alone."""
     mine = [row for row in rows if row["run"] == points()[which].run]
     for row, expected in zip(mine, alone(which), strict=True):
         for name, value in expected.items():
             np.testing.assert_allclose(row[name], value, rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_a_stacked_run_equals_the_same_run_alone(which: int) -> None:
+    expect_alone(stacked()[0], which)
 
 
 def test_rows_come_in_order_and_padding_is_never_reported() -> None:
@@ -213,3 +217,20 @@ def test_stages_that_are_there_are_not_made_again() -> None:
     again = population.build_grounds(configs, Cache(cache_directory()), progress)
     assert progress.stages == []
     jax.tree.map(np.testing.assert_array_equal, again[configs[0]], grounds()[configs[0]])
+
+
+@pytest.mark.slow
+def test_lanes_of_a_vmap_equal_the_same_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The stacking of a GPU, on this machine: one batched program instead of lane after lane."""
+    grounds()
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    programs = (population.spread, population._period_program)
+    for program in programs:
+        program.cache_clear()
+    chunk = Chunk(tuple(points()), 0, 2, 2, None)
+    rows, diverged = population.run_chunk(chunk, grounds(), Silence())
+    for program in programs:
+        program.cache_clear()
+    assert diverged == 1
+    for which in range(3):
+        expect_alone(rows, which)

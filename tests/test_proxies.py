@@ -6,11 +6,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from helpers import CONFIG, TIME, VOCABULARY, cut, pairs, prompts
+from helpers import SHALLOW, TIME, VOCABULARY, cut, pairs, prompts
 
 from testbed.optimiser import FitConfig, OptimizerConfig, fit
 from testbed.proxies import AbstractProxy, PairwiseProxy, PointwiseProxy, ProxyConfig
-from testbed.types import Pair, Response
+from testbed.types import END_TOKEN, Pair, Response
 
 N = 24
 KINDS = {"pairwise": PairwiseProxy, "pointwise": PointwiseProxy}
@@ -41,18 +41,20 @@ def losses(proxy: AbstractProxy, data: Pair) -> jax.Array:
 def random_proxy(kind: type, seed: int = 0):
     """A proxy whose readout is not zero."""
     key, k_readout = jax.random.split(jax.random.key(seed))
-    proxy = kind.init(key, CONFIG, VOCABULARY)
-    return eqx.tree_at(lambda p: p.readout, proxy, jax.random.normal(k_readout, (CONFIG.width,)))
+    proxy = kind.init(key, SHALLOW, VOCABULARY)
+    readout = jax.random.normal(k_readout, (SHALLOW.width,))
+    return eqx.tree_at(lambda p: p.reader.readout, proxy, readout)
 
 
 def read(proxy, *parts: np.ndarray) -> float:
-    """Score of concatenated parts in float64 numpy: embedded, marked by segment, read at the last token."""
-    embedding = np.asarray(proxy.trunk.embedding, np.float64)
-    embedded = np.concatenate([embedding[part] for part in parts])
-    if isinstance(proxy, PairwiseProxy):
-        marks = np.repeat(np.arange(3), [len(part) for part in parts])
-        embedded = embedded + np.asarray(proxy.segments, np.float64)[marks]
-    return float(reference.hidden(proxy.trunk, embedded)[-1] @ np.asarray(proxy.readout, np.float64))
+    """Score of concatenated parts in float64 numpy: embedded, marked by part, read at an end token."""
+    reader = proxy.reader
+    parts = (*parts, np.array([END_TOKEN]))
+    marks = np.repeat(np.arange(len(parts)), [len(part) for part in parts])
+    embedded = np.asarray(reader.trunk.embedding, np.float64)[np.concatenate(parts)]
+    embedded = embedded + np.asarray(reader.marks, np.float64)[marks]
+    last = reference.hidden(reader.trunk, embedded)[-1]
+    return float(last @ np.asarray(reader.readout, np.float64))
 
 
 def parts_of(data: Pair, i: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -105,7 +107,7 @@ def test_sign_is_that_of_the_difference_of_probabilities() -> None:
 
 @every_kind
 def test_untrained_proxy_is_a_fair_coin(kind: type) -> None:
-    proxy = kind.init(jax.random.key(0), CONFIG, VOCABULARY)
+    proxy = kind.init(jax.random.key(0), SHALLOW, VOCABULARY)
     np.testing.assert_allclose(losses(proxy, pairs(N)), np.log(2.0), rtol=1e-6)
     assert np.all(margins(proxy, pairs(N))[0] == 0.0)
 
@@ -143,7 +145,7 @@ def separable(n: int, seed: int) -> Pair:
 def test_learns_separable_pairs(kind: type) -> None:
     """Trained on 512 pairs, it judges 256 others; chance is one half, with a standard error of 3%."""
     config = FitConfig(steps=150, batch_size=32, optimizer=OptimizerConfig(learning_rate=5e-3))
-    start = ProxyConfig(pairwise=kind is PairwiseProxy).init(jax.random.key(0), CONFIG, VOCABULARY)
+    start = ProxyConfig(pairwise=kind is PairwiseProxy).init(jax.random.key(0), SHALLOW, VOCABULARY)
     assert type(start) is kind
 
     @jax.jit

@@ -152,7 +152,7 @@ def test_golden_reward_is_standardised_over_its_own_samples(which: int) -> None:
     by_prompt = reward.reshape(count, each)
     within = by_prompt.var(axis=1, ddof=1).mean() / reward.var()
     assert float(ground.facts["within_prompt_variance"]) == pytest.approx(within, rel=1e-3)
-    assert float(ground.facts["sft_length"]) == pytest.approx(np.mean(samples.length), rel=1e-5)
+    assert float(ground.facts["sft_length"]) == pytest.approx(np.asarray(samples.length).mean(), rel=1e-5)
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -197,8 +197,9 @@ def test_sft_learns_the_writers() -> None:
     """Its loss is nats a token: near that of the final model on all the data, and less than a uniform guess."""
     ground = grounds_of(0)
     scores = score_pairs(ground.sft, ground.data.pairs)
-    tokens = np.sum(ground.data.pairs.winner.length + ground.data.pairs.loser.length)
-    nats = -(np.sum(scores.winner) + np.sum(scores.loser)) / tokens
+    pairs = ground.data.pairs
+    tokens = np.sum(np.asarray(pairs.winner.length + pairs.loser.length))
+    nats = -np.sum(np.asarray(scores.winner + scores.loser)) / tokens
     assert float(ground.facts["sft_loss"]) == pytest.approx(nats, abs=0.2)
     assert nats < 0.9 * np.log(VOCABULARY)
 

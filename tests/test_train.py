@@ -1,7 +1,5 @@
 """The training loop, its optimiser, batches and sources: against float64 numpy, by hand, and bit for bit."""
 
-import functools
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 import reference
-from helpers import CONFIG, VOCABULARY, advance, cut, dataset, init, model, world
+from helpers import BATCH, PAIRS, SHALLOW, VOCABULARY, advance, cut, init, shallow, supply
 
 from testbed import train
 from testbed.batches import minibatch
@@ -17,20 +15,16 @@ from testbed.errors import InvalidInput
 from testbed.experiment import TrainConfig
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import FitConfig, OptimizerConfig, fit
-from testbed.preference import GoldenPreference
 from testbed.sources.base import Batch, Supply
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.streams import Stream, stream
 from testbed.types import PairScores
 
-PAIRS, BATCH = 24, 6
 KEY = jax.random.key(2)
 
 
-@functools.cache
-def supply() -> Supply:
-    return Supply(dataset(model(0), PAIRS), model(0), GoldenPreference(world()))
+batch_loss = jax.jit(jax.value_and_grad(train.batch_loss, argnums=1))
 
 
 def plan(rate: float = 1e-2, beta: float = 0.1, source=None) -> TrainConfig:
@@ -60,24 +54,24 @@ def order_of_data(steps: int) -> np.ndarray:
 
 def test_gradient_equals_finite_differences_in_float64() -> None:
     """The batch loss and its slope in a random direction, against an independent float64 implementation."""
-    config, policy, data = plan(), model(1), supply().data
-    batch = Batch(data.pairs, data.reference)
-    value, gradient = jax.jit(jax.value_and_grad(train.batch_loss, argnums=1))(config, policy, batch)
+    config, policy = plan(), shallow(1)
+    data = jax.tree.map(lambda x: x[:BATCH], supply().data)
+    value, gradient = batch_loss(config, policy, Batch(data.pairs, data.reference))
     rng = np.random.default_rng(0)
     direction = jax.tree.map(lambda x: rng.standard_normal(x.shape), policy)
 
     def loss(shift: float) -> float:
         moved = jax.tree.map(lambda x, d: x.astype(np.float64) + shift * d, policy, direction)
         total = 0.0
-        for i in range(PAIRS):
+        for i in range(BATCH):
             x = cut(data.pairs.prompt, i)
             winner, loser = (
                 reference.token_logprobs(moved, x, cut(part, i)).sum()
-                - reference.token_logprobs(model(0), x, cut(part, i)).sum()
+                - reference.token_logprobs(shallow(0), x, cut(part, i)).sum()
                 for part in (data.pairs.winner, data.pairs.loser)
             )
             total += (winner - loser - 1 / (2 * 0.1)) ** 2
-        return total / PAIRS
+        return total / BATCH
 
     slope = sum(
         np.sum(np.asarray(g) * d)
@@ -127,9 +121,7 @@ def test_one_update_is_the_loss_of_the_batch_and_a_step_of_the_optimiser() -> No
     state = go(config, 0, 1)
     index = order_of_data(1)[0]
     pairs, anchor = jax.tree.map(lambda x: x[index], (given.data.pairs, given.data.reference))
-    value, gradient = jax.jit(jax.value_and_grad(train.batch_loss, argnums=1))(
-        config, given.reference, Batch(pairs, anchor)
-    )
+    value, gradient = batch_loss(config, given.reference, Batch(pairs, anchor))
     assert float(state.loss) == pytest.approx(float(value), rel=1e-5)
     norm = np.sqrt(sum(float(np.sum(np.asarray(g) ** 2)) for g in jax.tree.leaves(gradient)))
     assert float(state.gradient_norm) == pytest.approx(norm, rel=1e-5)
@@ -217,7 +209,7 @@ def draw(config: TrainConfig, given: Supply, policy, state, step):
 
 
 def test_sources_take_prompts_in_the_same_order() -> None:
-    given, policy = supply(), model(3)
+    given, policy = supply(), shallow(3)
     order = order_of_data(9)
     offline, online = Offline().init(given), Online().init(given)
     for step in range(9):
@@ -232,7 +224,7 @@ def test_sources_take_prompts_in_the_same_order() -> None:
 def test_online_pairs_are_the_policys_labelled_and_scored() -> None:
     """The teacher never prefers the loser; both responses are likely under the policy that wrote them; the reference
     scores are those of float64 numpy; every step draws anew."""
-    given, policy = supply(), model(3)
+    given, policy = supply(), shallow(3)
     config = plan(source=Online())
     batches = [draw(config, given, policy, jnp.arange(PAIRS), jnp.asarray(step))[0] for step in (0, 1)]
     margin = jax.jit(lambda teacher, *comparison: teacher.margin(*comparison))
@@ -242,7 +234,7 @@ def test_online_pairs_are_the_policys_labelled_and_scored() -> None:
         for part, scores in ((batch.pairs.winner, batch.reference.winner), (batch.pairs.loser, batch.reference.loser)):
             for i in range(BATCH):
                 x, y = cut(batch.pairs.prompt, i), cut(part, i)
-                assert scores[i] == pytest.approx(reference.token_logprobs(model(0), x, y).sum(), abs=2e-5)
+                assert scores[i] == pytest.approx(reference.token_logprobs(shallow(0), x, y).sum(), abs=2e-5)
     assert np.any(batches[0].pairs.winner.tokens != batches[0].pairs.loser.tokens)
     assert np.any(batches[0].pairs.winner.tokens != batches[1].pairs.winner.tokens)
 
@@ -250,8 +242,8 @@ def test_online_pairs_are_the_policys_labelled_and_scored() -> None:
 def test_online_samples_follow_the_policy() -> None:
     """A policy that all but surely writes token 3 is drawn from, not the reference."""
     given = supply()
-    policy = eqx.tree_at(lambda m: m.head, model(0), np.zeros((CONFIG.width, VOCABULARY), np.float32))
-    policy = eqx.tree_at(lambda m: m.norm, policy, np.zeros(CONFIG.width, np.float32))
+    policy = eqx.tree_at(lambda m: m.head, shallow(0), np.zeros((SHALLOW.width, VOCABULARY), np.float32))
+    policy = eqx.tree_at(lambda m: m.norm, policy, np.zeros(SHALLOW.width, np.float32))
     uniform, _ = draw(plan(source=Online()), given, policy, jnp.arange(PAIRS), jnp.asarray(0))
     tokens = np.concatenate([cut(uniform.pairs.winner, i) for i in range(BATCH)])
     assert len(np.unique(tokens)) > 3
@@ -300,8 +292,8 @@ def test_bad_optimisers_are_refused(field: str, value: float) -> None:
 def test_scores_of_a_pair_are_its_own() -> None:
     """No example of a batch leaks into another: each score depends on its pair alone."""
     data = supply().data
-    scores = jax.jit(train.logprob.score_pairs)(model(1), data.pairs)
+    scores = jax.jit(train.logprob.score_pairs)(shallow(1), data.pairs)
     assert isinstance(scores, PairScores)
     swapped = jax.tree.map(lambda x: x[::-1], data.pairs)
-    again = jax.jit(train.logprob.score_pairs)(model(1), swapped)
+    again = jax.jit(train.logprob.score_pairs)(shallow(1), swapped)
     np.testing.assert_allclose(scores.winner, again.winner[::-1], atol=1e-5)
