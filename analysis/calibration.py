@@ -12,8 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 
-from analysis import frontier
-from analysis import hierarchy
+from analysis import frontier, hierarchy
 from analysis.frontier import expit, maximum, rise
 from analysis.load import Table
 from sweeps.claims import Draws, Rule

@@ -17,7 +17,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-WORKLOADS = {"S": {"width": 64, "layers": 2, "heads": 4}, "M": {"width": 256, "layers": 4, "heads": 8}}
+WORKLOADS = {
+    "S": {"width": 64, "layers": 2, "heads": 4},
+    "M": {"width": 256, "layers": 4, "heads": 8},
+}
 REPEATS = 5
 
 
@@ -30,7 +33,9 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--mode", choices=["offline", "online"], default="offline")
     parser.add_argument("--pointwise", action="store_true", help="score with a pointwise proxy")
     parser.add_argument("--stack", type=int, default=1, help="runs at once (default 1)")
-    parser.add_argument("--devices", type=int, default=1, help="CPU cores used, one XLA device each")
+    parser.add_argument(
+        "--devices", type=int, default=1, help="CPU cores used, one XLA device each"
+    )
     parser.add_argument("--seconds", type=float, default=20.0, help="measured time (default 20)")
     parser.add_argument("--json", type=Path, help="also write every figure to this file")
     return parser.parse_args()
@@ -57,7 +62,7 @@ def experiment(workload: str, mode: str, pointwise: bool) -> Any:
     return Experiment(
         task=Neural(vocabulary=64, prompt_length=8, response_length=16),
         labeler=BradleyTerry(),
-        model=TransformerConfig(key_value_heads=size["heads"], **size),
+        model=TransformerConfig(size["width"], size["layers"], size["heads"], size["heads"]),
         data=DataConfig(pairs=1024),
         proxy=ProxyConfig(pairwise=not pointwise),
         source=Online() if mode == "online" else Offline(),
@@ -112,7 +117,8 @@ def measure(options: argparse.Namespace) -> dict[str, Any]:
     keys = np.arange(options.stack)
 
     def advance(state: Any, run: Any, seed: Any, start: Any, steps: Any) -> Any:
-        return train.advance(*run, state, jax.random.key(seed), start, steps)
+        config, supply = run
+        return train.advance(config, supply, state, jax.random.key(seed), start, steps)
 
     start = population.spread(lambda run: train.init(*run))
     program = population.compiled(advance, shared=2, donate=(0,))

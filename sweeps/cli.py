@@ -27,7 +27,7 @@ examples:
   testbed run gap --seeds 8 --out results/gap8
   testbed run gap --set loss.beta=0.1          one value instead of the study's axis
   testbed run gap --set loss=Dpo               another loss, at its own defaults
-  testbed run gap --axis optimizer.learning_rate=1e-4,3e-4,1e-3
+  testbed run gap --axis optimiser.learning_rate=1e-4,3e-4,1e-3
   testbed run gap --axis "loss=Ipo(beta=0.1),Dpo(beta=0.1)"
   testbed run my_study.py                      a study of your own
 

@@ -2,7 +2,7 @@
 
 A `Grid` yields settings, each a dict from a config path to a value::
 
-    product(Axis("optimizer.learning_rate", (1e-4, 1e-3)), Axis("loss.beta", (0.1, 1.0)))  # 4
+    product(Axis("optimiser.learning_rate", (1e-4, 1e-3)), Axis("loss.beta", (0.1, 1.0)))  # 4
     zipped(Axis("model.width", (32, 64)), Axis("model.heads", (2, 4)))                     # 2
     random(100, seed=0, **{"loss.beta": LogUniform(0.01, 1.0)})                            # 100
 """

@@ -11,7 +11,6 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -221,9 +220,7 @@ def compiled(function: Callable[..., PyTree], shared: int, donate: tuple[int, ..
     def sharded(*arguments: PyTree) -> PyTree:
         over, same = PartitionSpec("runs"), PartitionSpec()
         specs = (over,) * (len(arguments) - shared) + (same,) * shared
-        body = jax.shard_map(
-            stacked, mesh=mesh(), in_specs=specs, out_specs=over, check_vma=False
-        )
+        body = jax.shard_map(stacked, mesh=mesh(), in_specs=specs, out_specs=over, check_vma=False)
         return body(*arguments)
 
     return jax.jit(sharded, donate_argnums=donate)
@@ -324,7 +321,7 @@ def _unstacked(stacked: PyTree, count: int) -> list[PyTree]:
     return [jax.tree.map(lambda x, i=i: x[i], host) for i in range(count)]
 
 
-def _most_lanes(points: Sequence[Point], device: jax.Device) -> int:
+def _most_lanes(points: Sequence[Point], device: Any) -> int:
     """Lanes per device that its memory allows."""
     if device.platform == "cpu":
         return CPU_STACK

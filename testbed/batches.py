@@ -1,7 +1,6 @@
 """Minibatches without replacement: a fresh permutation each epoch, drawn inside the compiled program."""
 
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 

@@ -23,21 +23,25 @@ class Flops(NamedTuple):
     evaluation: float
 
 
-def forward(model: TransformerConfig, rows: int, keys: float, vocabulary: int, scored: int) -> float:
-    """Forward pass over ``rows`` tokens that see ``keys`` keys each, logits at ``scored`` of them."""
+def forward(
+    model: TransformerConfig, rows: int, keys: float, vocabulary: int = 0, wanted: int | None = None
+) -> float:
+    """Forward pass over ``rows`` tokens that see ``keys`` keys each, with logits over ``vocabulary`` at
+    the last ``wanted`` of them (default: all). The last block gives only keys and values of the others."""
+    wanted = rows if wanted is None else wanted
     projected = (model.heads + 2 * model.key_value_heads) * model.head_size
     block = model.width * (projected + model.width + 3 * model.hidden) + 2 * keys * model.width
-    return 2.0 * (rows * model.layers * block + scored * model.width * vocabulary)
+    spared = block - 2 * model.key_value_heads * model.head_size * model.width
+    head = wanted * model.width * vocabulary
+    return 2.0 * (rows * model.layers * block - (rows - wanted) * spared + head)
 
 
 def score_pair(experiment: Experiment) -> float:
     """Forward pass over one pair; the prompt's context is run once."""
     task = experiment.task
-    context, response = task.prompt_length - 1, task.response_length
-    segments = forward(
-        experiment.model, 2 * response, context + response / 2, task.vocabulary, 2 * response
-    )
-    return segments + forward(experiment.model, context, context / 2, task.vocabulary, 0)
+    context, segments = task.prompt_length - 1, 2 * task.response_length
+    keys = context + task.response_length / 2
+    return forward(experiment.model, context + segments, keys, task.vocabulary, segments)
 
 
 def sample(experiment: Experiment, count: int) -> float:
@@ -45,16 +49,16 @@ def sample(experiment: Experiment, count: int) -> float:
     task = experiment.task
     context, response = task.prompt_length - 1, task.response_length
     rows = count * response
-    decoding = forward(experiment.model, rows, context + response / 2, task.vocabulary, rows)
-    return decoding + forward(experiment.model, context, context / 2, task.vocabulary, 0)
+    decoding = forward(experiment.model, rows, context + response / 2, task.vocabulary)
+    return decoding + forward(experiment.model, context, context / 2, wanted=0)
 
 
 def judge(experiment: Experiment) -> float:
     """One comparison by the proxy: both orders of a pair, or two responses."""
     task = experiment.task
     responses = 2 if experiment.proxy.pairwise else 1
-    tokens = task.prompt_length + responses * task.response_length
-    return 2 * forward(experiment.model, tokens, tokens / 2, 1, 1)
+    tokens = task.prompt_length + responses * task.response_length + 1
+    return 2 * forward(experiment.model, tokens, tokens / 2, vocabulary=1, wanted=1)
 
 
 def flops(experiment: Experiment) -> Flops:

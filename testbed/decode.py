@@ -23,7 +23,8 @@ class Sample(eqx.Module):
 
 def prefill(model: Transformer, prompts: Prompt, room: int) -> tuple[Cache, ...]:
     """Keys and values of the contexts of ``n`` prompts, with ``room`` free positions behind them."""
-    _, caches = model.hidden(*jax.vmap(logprob.context)(prompts))
+    packed = jax.vmap(logprob.context)(prompts)
+    _, caches = model.hidden(*packed, skip=packed.tokens.shape[1])
     return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0))), caches)
 
 

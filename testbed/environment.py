@@ -44,17 +44,17 @@ class AbstractGolden(eqx.Module):
 
 
 class World(eqx.Module):
-    """One drawn world. ``center`` and ``scale`` standardise the golden reward (over SFT samples, once they exist)."""
+    """One drawn world. ``centre`` and ``scale`` standardise the golden reward (over SFT samples, once they exist)."""
 
     prompts: AbstractPrompts
     writers: AbstractWriters
     golden: AbstractGolden
-    center: Scalar
+    centre: Scalar
     scale: Scalar
 
     def reward(self, prompt: Prompt, response: Response) -> Scalar:
         """Golden reward of one response in SFT standard deviations."""
-        return (self.golden(prompt, response) - self.center) / self.scale
+        return (self.golden(prompt, response) - self.centre) / self.scale
 
 
 class AbstractTask(eqx.Module):

@@ -10,7 +10,7 @@ from testbed.environment import AbstractTask
 from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss
 from testbed.losses.ipo import Ipo
-from testbed.optimiser import FitConfig, OptimizerConfig
+from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import AbstractLabeler
 from testbed.proxies import ProxyConfig
 from testbed.sources.base import AbstractSource
@@ -65,7 +65,7 @@ class TrainConfig(eqx.Module):
 
     source: AbstractSource
     loss: AbstractLoss
-    optimizer: OptimizerConfig
+    optimiser: OptimiserConfig
     batch_size: int = eqx.field(static=True)
 
 
@@ -73,7 +73,7 @@ class BaselineConfig(eqx.Module):
     """The golden baseline: online, labelled by the golden reward itself, at the base configuration."""
 
     loss: AbstractLoss = Ipo(beta=0.1)
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
     steps: int = eqx.field(static=True, default=1000)
     batch_size: int = eqx.field(static=True, default=32)
 
@@ -84,7 +84,7 @@ class BaselineConfig(eqx.Module):
     @property
     def train(self) -> TrainConfig:
         """The baseline's policy optimisation."""
-        return TrainConfig(Online(), self.loss, self.optimizer, self.batch_size)
+        return TrainConfig(Online(), self.loss, self.optimiser, self.batch_size)
 
 
 class Experiment(eqx.Module):
@@ -94,20 +94,20 @@ class Experiment(eqx.Module):
         task: the kind of world. labeler: who labels D_golden. model: shape of policy and proxy.
         sft: supervised fine-tuning on both responses of every pair. data: size of the data. proxy: the proxy.
         baseline: the opponent in the win rate. source: where training pairs come from. loss: what is minimised.
-        optimizer: for the policy. steps: updates, a multiple of ``evaluation.points``. batch_size: pairs an update.
+        optimiser: for the policy. steps: updates, a multiple of ``evaluation.points``. batch_size: pairs an update.
         evaluation: what is measured. seed: redraws world, data and training.
     """
 
     task: AbstractTask
     labeler: AbstractLabeler
     model: TransformerConfig = SIZES["XS"]
-    sft: FitConfig = FitConfig(steps=1000, batch_size=64, optimizer=OptimizerConfig(2e-3))
+    sft: FitConfig = FitConfig(steps=1000, batch_size=64, optimiser=OptimiserConfig(2e-3))
     data: DataConfig = DataConfig()
     proxy: ProxyConfig = ProxyConfig()
     baseline: BaselineConfig = BaselineConfig()
     source: AbstractSource = Online()
     loss: AbstractLoss = Ipo(beta=0.1)
-    optimizer: OptimizerConfig = OptimizerConfig()
+    optimiser: OptimiserConfig = OptimiserConfig()
     steps: int = eqx.field(static=True, default=1000)
     batch_size: int = eqx.field(static=True, default=32)
     evaluation: EvaluationConfig = EvaluationConfig()
@@ -138,4 +138,4 @@ class Experiment(eqx.Module):
     @property
     def train(self) -> TrainConfig:
         """The policy optimisation part."""
-        return TrainConfig(self.source, self.loss, self.optimizer, self.batch_size)
+        return TrainConfig(self.source, self.loss, self.optimiser, self.batch_size)

@@ -17,7 +17,7 @@ from testbed.streams import Stream, stream
 Model = TypeVar("Model", bound=PyTree)
 
 
-class OptimizerConfig(eqx.Module):
+class OptimiserConfig(eqx.Module):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101).
 
     Attributes:
@@ -55,7 +55,13 @@ class OptimizerConfig(eqx.Module):
 
         return optax.chain(
             optax.clip_by_global_norm(self.clip),  # pyright: ignore[reportArgumentType]
-            optax.adamw(rate, self.b1, self.b2, self.epsilon, weight_decay=self.weight_decay),
+            optax.adamw(
+                rate,  # pyright: ignore[reportArgumentType]
+                self.b1,
+                self.b2,
+                self.epsilon,
+                weight_decay=self.weight_decay,
+            ),
         )
 
 
@@ -64,7 +70,7 @@ class FitConfig(eqx.Module):
 
     steps: int = eqx.field(static=True, default=600)
     batch_size: int = eqx.field(static=True, default=64)
-    optimizer: OptimizerConfig = OptimizerConfig(learning_rate=1e-3)
+    optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-3)
 
     def __check_init__(self) -> None:
         for name in ("steps", "batch_size"):
@@ -81,7 +87,7 @@ def fit(
 ) -> tuple[Model, Float[Array, ""]]:
     """Minimise the mean loss over ``data`` (leading axis: example); also the mean loss of the last tenth of steps."""
     steps, batch_size = config.steps, config.batch_size
-    transform = config.optimizer.transform()
+    transform = config.optimiser.transform()
     examples = jax.tree.leaves(data)[0].shape[0]
     key = stream(key, Stream.ORDER)
     tail = max(1, steps // 10)

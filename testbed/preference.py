@@ -15,9 +15,7 @@ class AbstractPreference(eqx.Module):
     """Judges comparisons without noise."""
 
     @abc.abstractmethod
-    def margin(
-        self, prompts: Prompt, first: Response, second: Response
-    ) -> Float[Array, " n"]:
+    def margin(self, prompts: Prompt, first: Response, second: Response) -> Float[Array, " n"]:
         """How much each ``first`` is preferred to its ``second``: positive if it is, antisymmetric in the two."""
 
 

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from testbed.optimiser import FitConfig, OptimizerConfig
+from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import AbstractPreference
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import END_TOKEN, Pair, Prompt, Response, within
@@ -102,7 +102,9 @@ class PairwiseProxy(AbstractProxy):
     def margin(self, prompts: Prompt, first: Response, second: Response) -> Float[Array, " n"]:
         """Half the difference of log-odds between the two orders of reading."""
         forward, backward = jnp.split(
-            self.log_odds(_joined(prompts, prompts), _joined(first, second), _joined(second, first)),
+            self.log_odds(
+                _joined(prompts, prompts), _joined(first, second), _joined(second, first)
+            ),
             2,
         )
         return 0.5 * (forward - backward)
@@ -152,7 +154,7 @@ class ProxyConfig(eqx.Module):
 
     pairwise: bool = eqx.field(static=True, default=True)
     fit: FitConfig = FitConfig(
-        steps=600, batch_size=64, optimizer=OptimizerConfig(learning_rate=1e-3, weight_decay=0.1)
+        steps=600, batch_size=64, optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.1)
     )
 
     def init(

@@ -55,7 +55,15 @@ class GroundConfig(eqx.Module):
         """The ground an experiment stands on."""
         e = experiment
         return cls(
-            e.task, e.labeler, e.model, e.sft, e.data, e.proxy, e.baseline, e.evaluation.prompts, e.seed
+            e.task,
+            e.labeler,
+            e.model,
+            e.sft,
+            e.data,
+            e.proxy,
+            e.baseline,
+            e.evaluation.prompts,
+            e.seed,
         )
 
     @property
@@ -97,7 +105,10 @@ def draw_world(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[World,
     world = ground.task.world(stream(ground.key, Stream.WORLD))
     sizes = (ground.data.pairs, ground.data.held_out)
     keys = (stream(ground.key, Stream.PROMPTS), stream(ground.key, Stream.HELD_OUT))
-    each = [jax.vmap(jax.random.fold_in, (None, 0))(k, jnp.arange(n)) for k, n in zip(keys, sizes, strict=True)]
+    each = [
+        jax.vmap(jax.random.fold_in, (None, 0))(k, jnp.arange(n))
+        for k, n in zip(keys, sizes, strict=True)
+    ]
     # Both at once: the writers' program is the largest there is to compile.
     written = _write(world, jnp.concatenate(each))
     corpus, held_out = (
@@ -146,7 +157,9 @@ def train_proxy(
     _, data, test, _ = made["golden"]
     k_init, k_fit = jax.random.split(stream(ground.key, Stream.PROXY))
     proxy = ground.proxy.init(k_init, ground.model, ground.task.vocabulary)
-    proxy, _ = fit(lambda model, pairs: model.loss(pairs), proxy, data.pairs, ground.proxy.fit, k_fit)
+    proxy, _ = fit(
+        lambda model, pairs: model.loss(pairs), proxy, data.pairs, ground.proxy.fit, k_fit
+    )
     facts = {}
     for name, part in (("proxy_accuracy", test), ("proxy_train_accuracy", data)):
         part = jax.tree.map(lambda x: x[: ground.data.held_out], part)
@@ -155,7 +168,9 @@ def train_proxy(
     return proxy, facts
 
 
-def train_baseline(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[Opponent, dict[str, Array]]:
+def train_baseline(
+    ground: GroundConfig, made: Mapping[str, PyTree]
+) -> tuple[Opponent, dict[str, Array]]:
     """The golden baseline (arXiv 2405.08448, section 4): online against the golden preference; then its one answer
     to each of the fixed evaluation prompts, the first of the data's."""
     sft, _ = made["sft"]
@@ -264,7 +279,7 @@ def _standardise(
     reward = jax.vmap(jax.vmap(world.golden, in_axes=(None, 0)))(prompts, samples)
     scale = jnp.std(reward)
     within = jnp.mean(jnp.var(reward, axis=1, ddof=1)) / jnp.var(reward)
-    world = eqx.tree_at(lambda w: (w.center, w.scale), world, (jnp.mean(reward), scale))
+    world = eqx.tree_at(lambda w: (w.centre, w.scale), world, (jnp.mean(reward), scale))
     length = jnp.mean(samples.length.astype(jnp.float32))
     return world, {"within_prompt_variance": within, "sft_length": length}
 

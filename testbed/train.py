@@ -23,7 +23,7 @@ class TrainState(eqx.Module):
     """
 
     policy: Transformer
-    optimizer: Any
+    optimiser: Any
     source: PyTree
     diverged_step: Int[Array, ""]
     loss: Float[Array, ""]
@@ -35,7 +35,7 @@ def init(config: TrainConfig, supply: Supply) -> TrainState:
     policy = jax.tree.map(jnp.copy, supply.reference)
     return TrainState(
         policy=policy,
-        optimizer=config.optimizer.transform().init(policy),
+        optimiser=config.optimiser.transform().init(policy),
         source=config.source.init(supply),
         diverged_step=jnp.asarray(-1),
         loss=jnp.asarray(jnp.nan),
@@ -66,20 +66,20 @@ def update(
         state.policy
     )
     norm = optax.tree.norm(gradient)
-    updates, optimizer = config.optimizer.transform().update(
-        gradient, state.optimizer, state.policy
-    )
-    policy = optax.apply_updates(state.policy, updates)
+    # optax's annotations admit nested containers of arrays, not modules.
+    old: Any = state.policy
+    updates, optimiser = config.optimiser.transform().update(gradient, state.optimiser, old)
+    policy = optax.apply_updates(old, updates)
     finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(policy))
     running = finite & (state.diverged_step < 0)
-    policy, optimizer = jax.tree.map(
+    policy, optimiser = jax.tree.map(
         lambda new, old: jnp.where(running, new, old),
-        (policy, optimizer),
-        (state.policy, state.optimizer),
+        (policy, optimiser),
+        (state.policy, state.optimiser),
     )
     diverged = jnp.where(~finite & (state.diverged_step < 0), step, state.diverged_step)
     return TrainState(
-        policy, optimizer, source, diverged, state.loss + value, state.gradient_norm + norm
+        policy, optimiser, source, diverged, state.loss + value, state.gradient_norm + norm
     )
 
 
@@ -93,9 +93,7 @@ def advance(
 ) -> TrainState:
     """``steps`` gradient steps from step ``start`` on. Both are arguments of the compiled program, the same for all
     runs of a stack, so one program serves runs of every length; 0 steps are allowed."""
-    state = eqx.tree_at(
-        lambda s: (s.loss, s.gradient_norm), state, (jnp.zeros(()), jnp.zeros(()))
-    )
+    state = eqx.tree_at(lambda s: (s.loss, s.gradient_norm), state, (jnp.zeros(()), jnp.zeros(())))
     state = jax.lax.fori_loop(
         start, start + steps, lambda step, s: update(config, supply, s, key, step), state
     )

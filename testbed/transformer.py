@@ -16,7 +16,6 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from testbed.errors import InvalidInput
 
-
 #: Attention logit of an invisible key: finite, so that a row that sees nothing has no NaN in its gradient.
 MASKED = -1e30
 
@@ -217,7 +216,9 @@ class Block(eqx.Module):
         projected = rows @ (self.query, self.key, self.value)[which]
         if self.biases is not None:
             projected = projected + self.biases[which][None]
-        split = projected.reshape(n, -1, projected.shape[-1] // self.config.head_size, self.config.head_size)
+        split = projected.reshape(
+            n, -1, projected.shape[-1] // self.config.head_size, self.config.head_size
+        )
         return split.swapaxes(1, 2)
 
     def _attend(

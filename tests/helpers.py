@@ -24,7 +24,7 @@ from testbed.environment import (
     World,
 )
 from testbed.experiment import BaselineConfig, DataConfig, EvaluationConfig, Experiment
-from testbed.optimiser import FitConfig, OptimizerConfig
+from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import GoldenPreference
 from testbed.proxies import ProxyConfig
 from testbed.sources.base import Dataset, Supply
@@ -212,11 +212,11 @@ def experiment(**changes: Any) -> Experiment:
         ),
         labeler=BradleyTerry(temperature=0.0),
         model=_net(16),
-        sft=FitConfig(steps=60, batch_size=8, optimizer=OptimizerConfig(learning_rate=1e-2)),
+        sft=FitConfig(steps=60, batch_size=8, optimiser=OptimiserConfig(learning_rate=1e-2)),
         data=DataConfig(pairs=32, held_out=16),
         proxy=ProxyConfig(fit=FitConfig(steps=20, batch_size=8)),
         baseline=BaselineConfig(steps=4, batch_size=8),
-        optimizer=OptimizerConfig(learning_rate=3e-3, warmup=1.0),
+        optimiser=OptimiserConfig(learning_rate=3e-3, warmup=1.0),
         steps=6,
         batch_size=8,
         evaluation=EvaluationConfig(points=2, prompts=16, kl_prompts=8, pairs=12),

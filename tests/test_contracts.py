@@ -13,7 +13,7 @@ from testbed.config import describe, fingerprint, members
 from testbed.environment import AbstractGolden, AbstractTask, TokenEnvironment
 from testbed.experiment import TrainConfig
 from testbed.losses.base import AbstractLoss, ScoredPair
-from testbed.optimiser import OptimizerConfig
+from testbed.optimiser import OptimiserConfig
 from testbed.preference import AbstractLabeler
 from testbed.sources.base import AbstractSource
 from testbed.sources.offline import Offline
@@ -29,7 +29,9 @@ def test_families_are_found() -> None:
     assert {"Ipo", "Dpo", "BestOfTwo"} <= set(LOSSES)
     assert {"Offline", "Online"} <= set(SOURCES)
     assert {"BradleyTerry"} <= set(members(AbstractLabeler, AbstractLabeler.family))
-    assert {"Fluency", "Length", "NeuralGolden"} <= set(members(AbstractGolden, AbstractGolden.family))
+    assert {"Fluency", "Length", "NeuralGolden"} <= set(
+        members(AbstractGolden, AbstractGolden.family)
+    )
 
 
 @pytest.mark.parametrize("kind", [*TASKS.values(), *LOSSES.values(), *SOURCES.values()])
@@ -51,9 +53,9 @@ def test_losses_are_finite_with_finite_slopes(kind: type) -> None:
         scores = PairScores(winner, loser)
         anchor = PairScores(jnp.asarray(-20.0), jnp.asarray(-20.0))
         pair = ScoredPair(scores, anchor, jnp.asarray(5), jnp.asarray(3))
-        return jax.value_and_grad(lambda p: loss(ScoredPair(p, anchor, pair.winner_length, pair.loser_length)))(
-            scores
-        )
+        return jax.value_and_grad(
+            lambda p: loss(ScoredPair(p, anchor, pair.winner_length, pair.loser_length))
+        )(scores)
 
     for winner in far:
         for loser in far:
@@ -66,7 +68,7 @@ def test_losses_are_finite_with_finite_slopes(kind: type) -> None:
 @pytest.mark.parametrize("loss", LOSSES.values(), ids=LOSSES)
 def test_every_loss_learns_from_every_source(loss: type, source: type) -> None:
     """Three steps on any source are finite and move the policy; a small data set is memorised."""
-    config = TrainConfig(source(), loss(), OptimizerConfig(learning_rate=3e-3, warmup=0.0), BATCH)
+    config = TrainConfig(source(), loss(), OptimiserConfig(learning_rate=3e-3, warmup=0.0), BATCH)
     given, key = supply(), jax.random.key(1)
     state = init(config, given)
     first = advance(config, given, state, key, jnp.asarray(0), jnp.asarray(3))
@@ -112,7 +114,9 @@ def program(kind: type):
 @pytest.fixture(scope="module", params=TASKS.values(), ids=TASKS)
 def drawn(request):
     """A task with its defaults, and what `program` makes of it."""
-    return request.param(), *program(request.param)(request.param(), jax.random.key(0), jax.random.key(1))
+    return request.param(), *program(request.param)(
+        request.param(), jax.random.key(0), jax.random.key(1)
+    )
 
 
 def test_worlds_write_valid_text(drawn) -> None:

@@ -130,14 +130,18 @@ def test_spaces_contain_what_happens() -> None:
     assert seen.shape[2:] == space.shape
     assert seen.dtype == space.dtype
     assert not space.contains(seen[0, 0] + VOCABULARY)
-    outside = State(prompt([VOCABULARY] * PROMPT, 1), jnp.zeros(TIME, int), jnp.asarray(0), jnp.asarray(False))
+    outside = State(
+        prompt([VOCABULARY] * PROMPT, 1), jnp.zeros(TIME, int), jnp.asarray(0), jnp.asarray(False)
+    )
     assert not ENVIRONMENT.state_space().contains(outside)
     assert not ENVIRONMENT.action_space().contains(VOCABULARY)
 
 
 def test_end_token_at_the_limit_terminates() -> None:
     """At the last position an end token ends the response by itself; nothing was cut."""
-    state = State(prompt([2, 3, 0, 0], 2), jnp.array([1, 2, 3, 4, 0]), jnp.asarray(4), jnp.asarray(False))
+    state = State(
+        prompt([2, 3, 0, 0], 2), jnp.array([1, 2, 3, 4, 0]), jnp.asarray(4), jnp.asarray(False)
+    )
     key = jax.random.key(0)
     _, _, reward, terminated, truncated, _ = ENVIRONMENT.step(key, state, 0, world())
     assert (bool(terminated), bool(truncated)) == (True, False)
@@ -170,7 +174,9 @@ def test_fast_path_equals_stepping_the_environment() -> None:
                 observation, state, over = carry
                 logits = policy(net, observation)
                 token = decode.draw(jax.random.fold_in(key, t), logits)
-                observation, state, reward, ended, _ = ENVIRONMENT.step_env(key, state, token, params)
+                observation, state, reward, ended, _ = ENVIRONMENT.step_env(
+                    key, state, token, params
+                )
                 out = token, jax.nn.log_softmax(logits)[token], reward, over
                 return (observation, state, over | ended), out
 

@@ -59,7 +59,9 @@ def test_a_tie_at_temperature_zero_is_a_fair_coin() -> None:
 
 @pytest.mark.parametrize("temperature", [-0.1, float("nan"), float("inf")])
 def test_temperature_must_not_be_negative(temperature: float) -> None:
-    with pytest.raises(InvalidInput, match=f"^temperature must be 0 or more and finite, got {temperature}$"):
+    with pytest.raises(
+        InvalidInput, match=f"^temperature must be 0 or more and finite, got {temperature}$"
+    ):
         BradleyTerry(temperature=temperature)
 
 

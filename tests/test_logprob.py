@@ -35,7 +35,9 @@ def test_packed_equals_the_plain_model() -> None:
     """Against ``model(tokens)`` on prompt and response without padding: one shape, so one length of each."""
     net = model(2)
     prompt = np.array([[3, 1, 4], [2, 6, 5]], dtype=np.int32)
-    response = np.array([[[1, 5, 2, 6], [6, 6, 3, 0]], [[4, 0, 0, 0], [2, 2, 2, 2]]], dtype=np.int32)
+    response = np.array(
+        [[[1, 5, 2, 6], [6, 6, 3, 0]], [[4, 0, 0, 0], [2, 2, 2, 2]]], dtype=np.int32
+    )
     length = np.array([[4, 4], [1, 4]])
     found = packed_score(net, a_prompt(prompt, [3, 3]), a_response(response, length))
     logits = jax.jit(lambda net, tokens: net(tokens))
@@ -59,7 +61,12 @@ def test_padding_does_not_train() -> None:
     """Nor does it enter the gradient: of an embedding that only padding uses, the gradient is zero."""
     net = model(3)
     data = pairs(6, junk=VOCABULARY)
-    used = {int(t) for part in (data.prompt, data.winner, data.loser) for i in range(6) for t in cut(part, i)}
+    used = {
+        int(t)
+        for part in (data.prompt, data.winner, data.loser)
+        for i in range(6)
+        for t in cut(part, i)
+    }
     assert VOCABULARY not in used
     # One token more than the shared model has, for the padding alone.
     net = model(3, CONFIG, VOCABULARY + 1)

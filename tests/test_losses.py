@@ -32,7 +32,9 @@ def of_margin(h: float) -> ScoredPair:
 def value_and_slopes(loss: AbstractLoss, pair: ScoredPair) -> tuple[float, ...]:
     """The loss, and its derivatives by the four log-probabilities."""
     value, slope = jax.value_and_grad(
-        lambda policy, anchor: loss(ScoredPair(policy, anchor, pair.winner_length, pair.loser_length)),
+        lambda policy, anchor: loss(
+            ScoredPair(policy, anchor, pair.winner_length, pair.loser_length)
+        ),
         argnums=(0, 1),
     )(pair.policy, pair.reference)
     return tuple(float(x) for x in (value, *jax.tree.leaves(slope)))

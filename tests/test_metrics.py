@@ -8,7 +8,18 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from helpers import TIME, VOCABULARY, cut, dataset, model, prompt, prompts, shallow, sum_reward, world
+from helpers import (
+    TIME,
+    VOCABULARY,
+    cut,
+    dataset,
+    model,
+    prompt,
+    prompts,
+    shallow,
+    sum_reward,
+    world,
+)
 from helpers import response as a_response
 from helpers import sample as decode_sample
 
@@ -208,7 +219,9 @@ def test_estimator_agrees_with_enumeration_from_samples() -> None:
 
 def test_padding_does_not_enter_kl_or_entropy() -> None:
     policy, anchor, _, _, given, first, _ = parts()
-    junk = eqx.tree_at(lambda r: r.tokens, first, jnp.where(first.mask, first.tokens, VOCABULARY - 1))
+    junk = eqx.tree_at(
+        lambda r: r.tokens, first, jnp.where(first.mask, first.tokens, VOCABULARY - 1)
+    )
     measure = jax.jit(kl_and_entropy)
     for clean, other in zip(
         measure(policy, anchor, given, first), measure(policy, anchor, given, junk), strict=True

@@ -31,7 +31,8 @@ def point(run: Experiment, arm: str = "online") -> Point:
 def points() -> list[Point]:
     changes = zip(SEEDS, RATES, strict=True)
     return [
-        point(config.replace(GROUNDED[seed], "optimizer.learning_rate", rate)) for seed, rate in changes
+        point(config.replace(GROUNDED[seed], "optimiser.learning_rate", rate))
+        for seed, rate in changes
     ]
 
 
@@ -182,7 +183,7 @@ def test_uneven_counts_are_cut_into_equal_chunks() -> None:
 
 SAME_PROGRAM = {
     "loss__beta": 0.7,
-    "optimizer__learning_rate": 0.5,
+    "optimiser__learning_rate": 0.5,
     "steps": 12,
     "seed": 9,
     "labeler__temperature": 2.0,

@@ -8,7 +8,7 @@ import pytest
 import reference
 from helpers import SHALLOW, TIME, VOCABULARY, cut, pairs, prompts
 
-from testbed.optimiser import FitConfig, OptimizerConfig, fit
+from testbed.optimiser import FitConfig, OptimiserConfig, fit
 from testbed.proxies import AbstractProxy, PairwiseProxy, PointwiseProxy, ProxyConfig
 from testbed.types import END_TOKEN, Pair, Response
 
@@ -92,7 +92,9 @@ def test_pointwise_equals_independent_implementation() -> None:
 def test_margin_is_antisymmetric(kind: type) -> None:
     left, right = margins(random_proxy(kind), pairs(N))
     np.testing.assert_allclose(left, -right, atol=1e-6)
-    assert np.all(np.abs(left[np.any(pairs(N).winner.tokens != pairs(N).loser.tokens, axis=1)]) > 1e-5)
+    assert np.all(
+        np.abs(left[np.any(pairs(N).winner.tokens != pairs(N).loser.tokens, axis=1)]) > 1e-5
+    )
 
 
 def test_sign_is_that_of_the_difference_of_probabilities() -> None:
@@ -144,7 +146,7 @@ def separable(n: int, seed: int) -> Pair:
 @every_kind
 def test_learns_separable_pairs(kind: type) -> None:
     """Trained on 512 pairs, it judges 256 others; chance is one half, with a standard error of 3%."""
-    config = FitConfig(steps=150, batch_size=32, optimizer=OptimizerConfig(learning_rate=5e-3))
+    config = FitConfig(steps=150, batch_size=32, optimiser=OptimiserConfig(learning_rate=5e-3))
     start = ProxyConfig(pairwise=kind is PairwiseProxy).init(jax.random.key(0), SHALLOW, VOCABULARY)
     assert type(start) is kind
 

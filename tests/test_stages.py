@@ -4,7 +4,16 @@ import jax
 import numpy as np
 import pytest
 import reference
-from helpers import GROUNDED, TIME, VOCABULARY, cache_directory, cut, experiment, grounds, score_pairs
+from helpers import (
+    GROUNDED,
+    TIME,
+    VOCABULARY,
+    cache_directory,
+    cut,
+    experiment,
+    grounds,
+    score_pairs,
+)
 from helpers import sample as decode_sample
 
 from testbed import stages
@@ -37,10 +46,10 @@ def changed(**settings) -> tuple[str, ...]:
         ({"data__held_out": 17}, "world"),
         ({"model__width": 32}, "sft"),
         ({"sft__steps": 61}, "sft"),
-        ({"sft__optimizer__learning_rate": 2e-2}, "sft"),
+        ({"sft__optimiser__learning_rate": 2e-2}, "sft"),
         ({"labeler__temperature": 0.5}, "golden"),
         ({"proxy__pairwise": False}, "proxy"),
-        ({"proxy__fit__optimizer__weight_decay": 0.5}, "proxy"),
+        ({"proxy__fit__optimiser__weight_decay": 0.5}, "proxy"),
         ({"baseline__steps": 5}, "baseline"),
         ({"baseline__loss": Dpo()}, "baseline"),
         ({"evaluation__prompts": 20}, "baseline"),
@@ -57,7 +66,7 @@ def test_a_change_moves_its_stage_and_those_after_it(settings: dict, first: str)
         {"loss": Dpo()},
         {"loss__beta": 0.5},
         {"source": Offline()},
-        {"optimizer__learning_rate": 1.0},
+        {"optimiser__learning_rate": 1.0},
         {"steps": 8},
         {"batch_size": 4},
         {"evaluation__points": 3},
@@ -80,7 +89,10 @@ def test_other_code_has_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None
 
 def test_cache_keeps_what_it_is_given(tmp_path) -> None:
     cache = Cache(tmp_path / "new" / "folder")
-    tree = {"pairs": jax.tree.map(lambda x: x[0], grounds_of(0).data), "facts": {"x": np.float32(2.5)}}
+    tree = {
+        "pairs": jax.tree.map(lambda x: x[0], grounds_of(0).data),
+        "facts": {"x": np.float32(2.5)},
+    }
     assert cache.load("a" * 16) is None
     cache.save("a" * 16, tree)
     found = cache.load("a" * 16)
@@ -126,7 +138,9 @@ def test_grounds_of_other_seeds_differ() -> None:
     first, second = grounds_of(0), grounds_of(1)
     for part in ("world", "sft", "proxy", "data"):
         pairs = zip(
-            jax.tree.leaves(getattr(first, part)), jax.tree.leaves(getattr(second, part)), strict=True
+            jax.tree.leaves(getattr(first, part)),
+            jax.tree.leaves(getattr(second, part)),
+            strict=True,
         )
         assert any(np.any(a != b) for a, b in pairs), part
 
@@ -152,7 +166,9 @@ def test_golden_reward_is_standardised_over_its_own_samples(which: int) -> None:
     by_prompt = reward.reshape(count, each)
     within = by_prompt.var(axis=1, ddof=1).mean() / reward.var()
     assert float(ground.facts["within_prompt_variance"]) == pytest.approx(within, rel=1e-3)
-    assert float(ground.facts["sft_length"]) == pytest.approx(np.asarray(samples.length).mean(), rel=1e-5)
+    assert float(ground.facts["sft_length"]) == pytest.approx(
+        np.asarray(samples.length).mean(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize("which", [0, 1])
@@ -161,13 +177,23 @@ def test_labels_and_margins_agree(which: int) -> None:
     ground, (_, corpus, _) = grounds_of(which), made(which)["world"]
     pairs: Pair = ground.data.pairs
     np.testing.assert_array_equal(pairs.prompt.tokens, corpus.prompts.tokens)
-    texts = {"winner": pairs.winner, "loser": pairs.loser, "first": corpus.first, "second": corpus.second}
+    texts = {
+        "winner": pairs.winner,
+        "loser": pairs.loser,
+        "first": corpus.first,
+        "second": corpus.second,
+    }
     reward = {
-        name: np.asarray(rewards(ground.world, corpus.prompts, text)) for name, text in texts.items()
+        name: np.asarray(rewards(ground.world, corpus.prompts, text))
+        for name, text in texts.items()
     }
     tokens = {name: np.asarray(text.tokens) for name, text in texts.items()}
-    kept = (tokens["winner"] == tokens["first"]).all(1) & (tokens["loser"] == tokens["second"]).all(1)
-    turned = (tokens["winner"] == tokens["second"]).all(1) & (tokens["loser"] == tokens["first"]).all(1)
+    kept = (tokens["winner"] == tokens["first"]).all(1) & (tokens["loser"] == tokens["second"]).all(
+        1
+    )
+    turned = (tokens["winner"] == tokens["second"]).all(1) & (
+        tokens["loser"] == tokens["first"]
+    ).all(1)
     assert np.all(kept | turned)
     assert kept.any()
     assert turned.any()
@@ -227,7 +253,9 @@ def test_baseline_answers_the_first_prompts_of_the_data() -> None:
     np.testing.assert_array_equal(opponent.prompts.tokens, ground.data.pairs.prompt.tokens[:16])
     expected = rewards(ground.world, opponent.prompts, opponent.responses)
     np.testing.assert_allclose(opponent.reward, expected, atol=1e-4)
-    assert float(ground.facts["baseline_reward"]) == pytest.approx(np.mean(opponent.reward), abs=1e-5)
+    assert float(ground.facts["baseline_reward"]) == pytest.approx(
+        np.mean(opponent.reward), abs=1e-5
+    )
     assert int(ground.facts["baseline_diverged_step"]) == -1
 
 
@@ -265,6 +293,6 @@ def test_impossible_experiments_are_refused(settings: dict, named: str) -> None:
 
 
 def test_baseline_steps_are_not_negative() -> None:
-    with pytest.raises(InvalidInput, match="^steps must be 0 or more, got -1$"):
+    with pytest.raises(InvalidInput, match=r"^steps must be 0 or more, got -1$"):
         BaselineConfig(steps=-1)
     assert isinstance(experiment(baseline__steps=0), Experiment)

@@ -20,7 +20,7 @@ HEADER: dict[str, Any] = {
     "question": "Does it work?",
     "preset": "laptop",
     "seeds": 3,
-    "axes": {"optimizer.learning_rate": [0.001, 0.01], "loss.beta": [0.1]},
+    "axes": {"optimiser.learning_rate": [0.001, 0.01], "loss.beta": [0.1]},
     "claims": [{"id": "C2", "text": "online beats offline", "against": "a gap below zero"}],
     "source": "abc",
 }
@@ -41,7 +41,7 @@ def table(arms: int = 2, rates: int = 2, seeds: int = 3) -> pd.DataFrame:
             "arm": f"arm{arm}",
             "task": "Neural",
             "seed": seed,
-            "optimizer.learning_rate": 10.0 ** -(rate + 1),
+            "optimiser.learning_rate": 10.0 ** -(rate + 1),
             "loss.beta": 0.1,
             "step": step,
             "evaluation": step // 10,
@@ -169,7 +169,7 @@ def test_tensorboards_own_reader_agrees(tmp_path: Path) -> None:
 
 def test_an_axis_called_like_another_keeps_its_whole_path(tmp_path: Path) -> None:
     results = table(rates=1).assign(**{"proxy.learning_rate": [0.1, 0.2] * 9})
-    results["optimizer.learning_rate"] = [0.3, 0.4] * 9
-    header = HEADER | {"axes": {"optimizer.learning_rate": [], "proxy.learning_rate": []}}
+    results["optimiser.learning_rate"] = [0.3, 0.4] * 9
+    header = HEADER | {"axes": {"optimiser.learning_rate": [], "proxy.learning_rate": []}}
     root = tensorboard.write(results, header, tmp_path)
-    assert "arm0/optimizer.learning_rate=0.3,proxy.learning_rate=0.1" in logs(root)
+    assert "arm0/optimiser.learning_rate=0.3,proxy.learning_rate=0.1" in logs(root)

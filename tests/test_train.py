@@ -14,7 +14,7 @@ from testbed.batches import minibatch
 from testbed.errors import InvalidInput
 from testbed.experiment import TrainConfig
 from testbed.losses.ipo import Ipo
-from testbed.optimiser import FitConfig, OptimizerConfig, fit
+from testbed.optimiser import FitConfig, OptimiserConfig, fit
 from testbed.sources.base import Batch, Supply
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
@@ -28,8 +28,8 @@ batch_loss = jax.jit(jax.value_and_grad(train.batch_loss, argnums=1))
 
 
 def plan(rate: float = 1e-2, beta: float = 0.1, source=None) -> TrainConfig:
-    optimizer = OptimizerConfig(learning_rate=rate, warmup=2.0)
-    return TrainConfig(source or Offline(), Ipo(beta=beta), optimizer, BATCH)
+    optimiser = OptimiserConfig(learning_rate=rate, warmup=2.0)
+    return TrainConfig(source or Offline(), Ipo(beta=beta), optimiser, BATCH)
 
 
 def go(config: TrainConfig, start: int, steps: int, state=None, given: Supply | None = None):
@@ -84,7 +84,7 @@ def test_gradient_equals_finite_differences_in_float64() -> None:
 def test_optimiser_by_hand() -> None:
     """Two steps of AdamW with a clipped global norm and a warm-up, from the formulas (Loshchilov and Hutter 2019,
     algorithm 2) in float64."""
-    config = OptimizerConfig(
+    config = OptimiserConfig(
         learning_rate=0.3, warmup=4.0, clip=1.0, b1=0.8, b2=0.9, epsilon=1e-3, weight_decay=0.05
     )
     transform = config.transform()
@@ -93,7 +93,10 @@ def test_optimiser_by_hand() -> None:
     state = transform.init(found)
     m = v = {"a": np.zeros(2), "b": np.zeros(1)}
     for step, g in enumerate(
-        ({"a": np.array([3.0, 0.0]), "b": np.array([4.0])}, {"a": np.array([0.1, -0.2]), "b": np.array([0.2])})
+        (
+            {"a": np.array([3.0, 0.0]), "b": np.array([4.0])},
+            {"a": np.array([0.1, -0.2]), "b": np.array([0.2])},
+        )
     ):
         updates, state = transform.update(jax.tree.map(jnp.float32, g), state, found)
         found = optax.apply_updates(found, updates)
@@ -103,11 +106,13 @@ def test_optimiser_by_hand() -> None:
         v = jax.tree.map(lambda v, x: 0.9 * v + 0.1 * x**2, v, clipped)
         rate = 0.3 * (step + 1) / 5
         p = jax.tree.map(
-            lambda p, m, v, step=step, rate=rate: p
-            - rate
-            * (
-                m / (1 - 0.8 ** (step + 1)) / (np.sqrt(v / (1 - 0.9 ** (step + 1))) + 1e-3)
-                + 0.05 * p
+            lambda p, m, v, step=step, rate=rate: (
+                p
+                - rate
+                * (
+                    m / (1 - 0.8 ** (step + 1)) / (np.sqrt(v / (1 - 0.9 ** (step + 1))) + 1e-3)
+                    + 0.05 * p
+                )
             ),
             p,
             m,
@@ -139,7 +144,10 @@ def test_two_halves_equal_one_go_bit_for_bit() -> None:
         config = plan(source=source)
         whole = go(config, 0, 10)
         half = go(config, 5, 5, go(config, 0, 5))
-        assert_same((whole.policy, whole.optimizer, whole.source), (half.policy, half.optimizer, half.source))
+        assert_same(
+            (whole.policy, whole.optimiser, whole.source),
+            (half.policy, half.optimiser, half.source),
+        )
         halves = (float(half.loss) + float(go(config, 0, 5).loss)) / 2
         assert float(whole.loss) == pytest.approx(halves, rel=1e-5)
 
@@ -148,7 +156,9 @@ def test_no_steps_change_nothing() -> None:
     config = plan()
     state = go(config, 0, 3)
     still = go(config, 3, 0, state)
-    assert_same((still.policy, still.optimizer, still.source), (state.policy, state.optimizer, state.source))
+    assert_same(
+        (still.policy, still.optimiser, still.source), (state.policy, state.optimiser, state.source)
+    )
     assert int(still.diverged_step) == -1
     assert np.isnan(float(still.loss))
     assert np.isnan(float(still.gradient_norm))
@@ -183,7 +193,7 @@ def test_divergence_is_marked_at_its_step_and_the_policy_kept(bad: float) -> Non
     state = go(config, 0, 8, given=given)
     assert int(state.diverged_step) == met
     expected = go(config, 0, met)
-    assert_same((state.policy, state.optimizer), (expected.policy, expected.optimizer))
+    assert_same((state.policy, state.optimiser), (expected.policy, expected.optimiser))
     assert all(np.all(np.isfinite(leaf)) for leaf in jax.tree.leaves(state.policy))
 
 
@@ -226,15 +236,22 @@ def test_online_pairs_are_the_policys_labelled_and_scored() -> None:
     scores are those of float64 numpy; every step draws anew."""
     given, policy = supply(), shallow(3)
     config = plan(source=Online())
-    batches = [draw(config, given, policy, jnp.arange(PAIRS), jnp.asarray(step))[0] for step in (0, 1)]
+    batches = [
+        draw(config, given, policy, jnp.arange(PAIRS), jnp.asarray(step))[0] for step in (0, 1)
+    ]
     margin = jax.jit(lambda teacher, *comparison: teacher.margin(*comparison))
     for batch in batches:
         pairs = batch.pairs
         assert np.all(margin(given.teacher, pairs.prompt, pairs.winner, pairs.loser) >= 0)
-        for part, scores in ((batch.pairs.winner, batch.reference.winner), (batch.pairs.loser, batch.reference.loser)):
+        for part, scores in (
+            (batch.pairs.winner, batch.reference.winner),
+            (batch.pairs.loser, batch.reference.loser),
+        ):
             for i in range(BATCH):
                 x, y = cut(batch.pairs.prompt, i), cut(part, i)
-                assert scores[i] == pytest.approx(reference.token_logprobs(shallow(0), x, y).sum(), abs=2e-5)
+                assert scores[i] == pytest.approx(
+                    reference.token_logprobs(shallow(0), x, y).sum(), abs=2e-5
+                )
     assert np.any(batches[0].pairs.winner.tokens != batches[0].pairs.loser.tokens)
     assert np.any(batches[0].pairs.winner.tokens != batches[1].pairs.winner.tokens)
 
@@ -242,7 +259,9 @@ def test_online_pairs_are_the_policys_labelled_and_scored() -> None:
 def test_online_samples_follow_the_policy() -> None:
     """A policy that all but surely writes token 3 is drawn from, not the reference."""
     given = supply()
-    policy = eqx.tree_at(lambda m: m.head, shallow(0), np.zeros((SHALLOW.width, VOCABULARY), np.float32))
+    policy = eqx.tree_at(
+        lambda m: m.head, shallow(0), np.zeros((SHALLOW.width, VOCABULARY), np.float32)
+    )
     policy = eqx.tree_at(lambda m: m.norm, policy, np.zeros(SHALLOW.width, np.float32))
     uniform, _ = draw(plan(source=Online()), given, policy, jnp.arange(PAIRS), jnp.asarray(0))
     tokens = np.concatenate([cut(uniform.pairs.winner, i) for i in range(BATCH)])
@@ -252,7 +271,9 @@ def test_online_samples_follow_the_policy() -> None:
 def test_fit_minimises_and_reports_the_last_tenth() -> None:
     """Least squares to one number: Adam reaches it, and the reported loss is the mean of the last 10 steps."""
     data = jnp.full((8, 1), 3.0)
-    config = FitConfig(steps=100, batch_size=4, optimizer=OptimizerConfig(learning_rate=0.1, warmup=0.0))
+    config = FitConfig(
+        steps=100, batch_size=4, optimiser=OptimiserConfig(learning_rate=0.1, warmup=0.0)
+    )
 
     @jax.jit
     def run(start, data):
@@ -286,7 +307,7 @@ def test_fit_minimises_and_reports_the_last_tenth() -> None:
 )
 def test_bad_optimisers_are_refused(field: str, value: float) -> None:
     with pytest.raises(InvalidInput, match=f"^{field} must be .*, got {value}$"):
-        OptimizerConfig(**{field: value})
+        OptimiserConfig(**{field: value})
 
 
 def test_scores_of_a_pair_are_its_own() -> None:

@@ -21,6 +21,7 @@ TOKENS = np.array([3, 1, 0, 6, 6, 2, 5, 4, 1], dtype=np.int32)
 def logits(net: Transformer, tokens: jax.Array) -> jax.Array:
     return net(tokens)
 
+
 CONFIGS = {
     "grouped queries, bias, temperature, untied": CONFIG,
     "one head of keys, tied, own MLP width": TransformerConfig(

@@ -22,7 +22,7 @@ class NeuralGolden(AbstractGolden):
     """
 
     trunk: Transformer
-    center: Float[Array, " width"]
+    centre: Float[Array, " width"]
     scale: Float[Array, " width"]
     mix: Float[Array, "width feature"]
     readout: Float[Array, " feature"]
@@ -42,9 +42,7 @@ class NeuralGolden(AbstractGolden):
         k_trunk, k_mix, k_readout = jax.random.split(key, 3)
         trunk = Transformer.init(k_trunk, config, vocabulary)
         trunk = eqx.tree_at(
-            lambda t: [
-                w for b in t.blocks for w in (b.query, b.key, b.value, b.gate, b.up)
-            ],
+            lambda t: [w for b in t.blocks for w in (b.query, b.key, b.value, b.gate, b.up)],
             trunk,
             replace_fn=lambda w: ruggedness * w,
         )
@@ -60,7 +58,7 @@ class NeuralGolden(AbstractGolden):
 
     def __call__(self, prompt: Prompt, response: Response) -> Scalar:
         """Reward in the readout's unit."""
-        features = (pool(self.trunk, prompt, response) - self.center) / self.scale
+        features = (pool(self.trunk, prompt, response) - self.centre) / self.scale
         return jnp.tanh(features @ self.mix) @ self.readout
 
 

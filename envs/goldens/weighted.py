@@ -16,7 +16,7 @@ class WeightedGolden(AbstractGolden):
 
     goldens: tuple[AbstractGolden, ...]
     weights: Float[Array, " golden"]
-    centers: Float[Array, " golden"]
+    centres: Float[Array, " golden"]
     scales: Float[Array, " golden"]
 
     @classmethod
@@ -40,4 +40,4 @@ class WeightedGolden(AbstractGolden):
     def __call__(self, prompt: Prompt, response: Response) -> Scalar:
         """The weighted sum, in standard deviations of the parts."""
         values = jnp.stack([golden(prompt, response) for golden in self.goldens])
-        return jnp.sum(self.weights * (values - self.centers) / self.scales)
+        return jnp.sum(self.weights * (values - self.centres) / self.scales)

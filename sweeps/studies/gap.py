@@ -25,7 +25,7 @@ from sweeps.grid import Axis, product
 from sweeps.study import Arm, Preset, Study
 from testbed.experiment import BaselineConfig, Experiment
 from testbed.losses.ipo import Ipo
-from testbed.optimiser import OptimizerConfig
+from testbed.optimiser import OptimiserConfig
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 
@@ -40,14 +40,14 @@ study = Study(
         task=Neural(),
         labeler=BradleyTerry(temperature=0.0),
         loss=Ipo(beta=BASE_BETA),
-        optimizer=OptimizerConfig(learning_rate=BASE_RATE),
+        optimiser=OptimiserConfig(learning_rate=BASE_RATE),
         baseline=BaselineConfig(
-            loss=Ipo(beta=BASE_BETA), optimizer=OptimizerConfig(BASE_RATE), steps=1000
+            loss=Ipo(beta=BASE_BETA), optimiser=OptimiserConfig(BASE_RATE), steps=1000
         ),
     ),
     arms=(Arm("online", {"source": Online()}), Arm("offline", {"source": Offline()})),
     axes=product(
-        Axis("optimizer.learning_rate", (1e-4, BASE_RATE, 1e-3)),
+        Axis("optimiser.learning_rate", (1e-4, BASE_RATE, 1e-3)),
         Axis("loss.beta", (0.03, BASE_BETA, 0.3)),
         Axis("steps", (1000, 5000)),
     ),
@@ -114,7 +114,7 @@ study = Study(
                 "evaluation.pairs": 64,
             },
             axes=product(
-                Axis("optimizer.learning_rate", (1e-3,)),
+                Axis("optimiser.learning_rate", (1e-3,)),
                 Axis("loss.beta", (0.03, BASE_BETA)),
                 Axis("steps", (100,)),
             ),
@@ -124,7 +124,7 @@ study = Study(
         "laptop": Preset(
             settings={"evaluation.points": 8},
             axes=product(
-                Axis("optimizer.learning_rate", (BASE_RATE, 1e-3)),
+                Axis("optimiser.learning_rate", (BASE_RATE, 1e-3)),
                 Axis("loss.beta", (0.03, BASE_BETA, 0.3)),
                 Axis("steps", (400, 1600)),
             ),

@@ -38,9 +38,7 @@ class Online(AbstractSource):
         step_key = jax.random.fold_in(stream(key, Stream.SAMPLES), step)
         keys = jax.random.split(step_key, batch_size)
         sampled = decode.sample(policy, prompts, keys, time, count=2).response
-        first, second = (
-            Response(sampled.tokens[:, i], sampled.length[:, i]) for i in range(2)
-        )
+        first, second = (Response(sampled.tokens[:, i], sampled.length[:, i]) for i in range(2))
         first_wins = supply.teacher.margin(prompts, first, second) > 0
         pairs = jax.vmap(arrange)(first_wins, prompts, first, second)
         return Batch(pairs, logprob.score_pairs(supply.reference, pairs)), state
