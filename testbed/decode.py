@@ -39,22 +39,23 @@ def sample(
     caches = prefill(model, prompts, time)
     # One row a response from here on: a fixed leading axis spares the loop from reshaping its caches.
     prompts, caches = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), (prompts, caches))
+    uniforms = jax.vmap(lambda t: jax.vmap(lambda key: uniform(key, t))(keys))(jnp.arange(time))
     width = prompts.tokens.shape[1] - 1
     seen = jax.vmap(logprob.visible_context)(prompts)
 
-    def advance(carry: tuple, step: Array) -> tuple[tuple, tuple]:
-        token, caches = carry
+    def advance(carry: tuple, now: tuple[Array, Array]) -> tuple[tuple, tuple]:
+        (token, caches), (step, numbers) = carry, now
         own = jnp.broadcast_to(jnp.arange(time) <= step, (keys.shape[0], time))
         mask = jnp.concatenate([seen, own], axis=-1)[:, None, :]
         position = (prompts.length - 1 + step)[:, None]
         hidden, caches = model.hidden(token[:, None], position, mask, caches, width + step)
         logits = model.logits(hidden)[:, 0]
-        token = jax.vmap(lambda key, row: draw(jax.random.fold_in(key, step), row))(keys, logits)
+        token = jax.vmap(draw)(numbers, logits)
         target = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
         return (token, caches), (token, target - jax.nn.logsumexp(logits, axis=-1))
 
     start = (jax.vmap(logprob.last_token)(prompts), caches)
-    _, (tokens, logprobs) = jax.lax.scan(advance, start, jnp.arange(time))
+    _, (tokens, logprobs) = jax.lax.scan(advance, start, (jnp.arange(time), uniforms))
     tokens = jnp.moveaxis(tokens, 0, -1).reshape(-1, count, time)
     logprobs = jnp.moveaxis(logprobs, 0, -1).reshape(-1, count, time)
     length = response_length(tokens)
@@ -63,9 +64,17 @@ def sample(
     return Sample(Response(tokens, length), jnp.where(kept, logprobs, 0.0))
 
 
-def draw(key: PRNGKeyArray, logits: Float[Array, " vocabulary"]) -> Int[Array, ""]:
-    """One token from next-token logits, by the Gumbel-max trick.
+def uniform(key: PRNGKeyArray, step: Int[Array, ""]) -> Float[Array, ""]:
+    """The random number in [0, 1) that decides token ``step`` of the response with this key."""
+    return jax.random.uniform(jax.random.fold_in(key, step))
 
-    The barrier keeps the noise's logarithms in a vectorised loop of their own instead of the scalar arg-max."""
-    noise = jax.lax.optimization_barrier(jax.random.gumbel(key, logits.shape))
-    return jnp.argmax(logits + noise).astype(jnp.int32)
+
+def draw(number: Float[Array, ""], logits: Float[Array, " vocabulary"]) -> Int[Array, ""]:
+    """One token from next-token logits, by inverting the cumulative distribution at a uniform number.
+
+    One random number a token: the Gumbel-max trick needs one for each entry of the vocabulary, and their
+    generation and logarithms cost more than the small networks here. Probabilities below 2^-23 are not told apart.
+    """
+    cumulative = jnp.cumsum(jnp.exp(logits - jnp.max(logits)))
+    token = jnp.sum(cumulative <= number * cumulative[-1])
+    return jnp.minimum(token, logits.shape[0] - 1).astype(jnp.int32)

@@ -173,7 +173,7 @@ def test_fast_path_equals_stepping_the_environment() -> None:
             def step(carry, t):
                 observation, state, over = carry
                 logits = policy(net, observation)
-                token = decode.draw(jax.random.fold_in(key, t), logits)
+                token = decode.draw(decode.uniform(key, t), logits)
                 observation, state, reward, ended, _ = ENVIRONMENT.step_env(
                     key, state, token, params
                 )
