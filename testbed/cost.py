@@ -70,8 +70,8 @@ def flops(experiment: Experiment) -> Flops:
     evaluation = experiment.evaluation
     measured = (
         evaluation.prompts * (sample(experiment, 1) + judge(experiment))
-        + evaluation.kl_prompts * (sample(experiment, 1) + 4 * scoring)
-        + evaluation.pairs * scoring
+        + evaluation.kl_prompts * (sample(experiment, 1) + 3 * scoring)
+        + 2 * evaluation.pairs * scoring
     )
     return Flops(update * experiment.batch_size, measured)
 

@@ -110,9 +110,10 @@ def evaluate(
     kl, entropy = kl_and_entropy(policy, reference, few, few_first)
 
     known = jax.tree.map(lambda x: x[: config.pairs], data)
-    scores = logprob.score_pairs(policy, known.pairs)
-    winner = scores.winner - known.reference.winner
-    loser = scores.loser - known.reference.loser
+    # Scored again under the reference: the data's own scores come from another program, and their rounding would
+    # decide the comparisons of a policy that has not moved.
+    ours, theirs = (logprob.score_pairs(model, known.pairs) for model in (policy, reference))
+    winner, loser = ours.winner - theirs.winner, ours.loser - theirs.loser
 
     both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), few_first, second)
     own = logprob.score(policy, few, both) - logprob.score(reference, few, both)

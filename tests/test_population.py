@@ -117,8 +117,8 @@ def test_step_zero_is_the_reference() -> None:
     for row in rows:
         if row["evaluation"] == 0:
             assert row["kl"] == row["kl_se"] == 0.0
-            assert row["self_accuracy"] == 0.5
-            assert row["winner_logprob_change"] == pytest.approx(0.0, abs=1e-5)
+            assert row["self_accuracy"] == row["data_accuracy"] == 0.5
+            assert row["winner_logprob_change"] == row["loser_logprob_change"] == 0.0
             assert np.isnan(row["train_loss"])
             assert np.isnan(row["gradient_norm"])
 

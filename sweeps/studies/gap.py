@@ -126,7 +126,7 @@ study = Study(
             axes=product(
                 Axis("optimiser.learning_rate", (BASE_RATE, 1e-3)),
                 Axis("loss.beta", (0.03, BASE_BETA, 0.3)),
-                Axis("steps", (400, 1600)),
+                Axis("steps", (320, 1600)),
             ),
             seeds=3,
             note="Minutes on two cores.",
