@@ -188,11 +188,10 @@ def run_chunk(
 
 
 def compile_key(experiment: Experiment) -> tuple[Any, ...]:
-    """What must agree for two runs to share a compiled program: everything but numbers and the number of steps."""
-    return (
-        jax.tree.structure((experiment.train, experiment.evaluation)),
-        jax.tree.structure(GroundConfig.of(experiment)),
-    )
+    """What must agree for two runs to share a compiled program: everything static but how long anything is trained."""
+    e = experiment
+    structure = jax.tree.structure((e.train, e.evaluation, e.task, e.model))
+    return structure, e.data.pairs, e.proxy.pairwise
 
 
 @functools.cache

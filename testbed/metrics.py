@@ -61,22 +61,37 @@ def mean_se(x: Float[Array, " n"]) -> tuple[Scalar, Scalar]:
     return jnp.mean(x), jnp.std(x, ddof=1) / jnp.sqrt(x.shape[0])
 
 
-def kl_and_entropy(
+class Comparison(eqx.Module):
+    """Responses under a policy and its reference, each (n, count).
+
+    Attributes:
+        kl: sum over positions of the exact categorical KL of the next token, unbiased for the KL of whole responses
+            when the responses are the policy's (arXiv 2405.08448, appendix D), in nats.
+        entropy: of the policy's next token, mean over positions, in nats.
+        log_ratio: log pi(y|x) - log ref(y|x), summed over tokens, in nats.
+    """
+
+    kl: Float[Array, "n count"]
+    entropy: Float[Array, "n count"]
+    log_ratio: Float[Array, "n count"]
+
+
+def compare(
     policy: Transformer, reference: Transformer, prompts: Prompt, responses: Response
-) -> tuple[Float[Array, " n"], Float[Array, " n"]]:
-    """Per response: the sum over positions of the exact categorical KL of the next token (unbiased for the KL of
-    whole responses when the responses are the policy's; arXiv 2405.08448, appendix D), and the mean entropy."""
-    stacked = jax.tree.map(lambda x: x[:, None], responses)
+) -> Comparison:
+    """Compare two policies on ``count`` responses to each of ``n`` prompts; one pass under each."""
     ours, theirs = (
-        jax.nn.log_softmax(logprob.response_logits(model, prompts, stacked)[:, 0], axis=-1)
+        jax.nn.log_softmax(logprob.response_logits(model, prompts, responses), axis=-1)
         for model in (policy, reference)
     )
-    probability = jnp.exp(ours)
+    probability, mask = jnp.exp(ours), responses.mask
     kl = jnp.sum(probability * (ours - theirs), axis=-1)
     entropy = -jnp.sum(probability * ours, axis=-1)
-    mask = responses.mask
-    mean_entropy = jnp.sum(jnp.where(mask, entropy, 0.0), axis=-1) / responses.length
-    return jnp.sum(jnp.where(mask, kl, 0.0), axis=-1), mean_entropy
+    chosen = jnp.take_along_axis(ours - theirs, responses.tokens[..., None], axis=-1)[..., 0]
+    kl, entropy, log_ratio = (
+        jnp.sum(jnp.where(mask, x, 0.0), axis=-1) for x in (kl, entropy, chosen)
+    )
+    return Comparison(kl, entropy / responses.length, log_ratio)
 
 
 def agreement(h: Float[Array, " n"], truth: Float[Array, " n"]) -> Scalar:
@@ -95,47 +110,66 @@ def evaluate(
     key: PRNGKeyArray,
 ) -> Metrics:
     """Evaluate a policy against its reference (SFT) and the golden baseline."""
-    time = opponent.responses.tokens.shape[-1]
-    prompts = opponent.prompts
-    few = jax.tree.map(lambda x: x[: config.kl_prompts], prompts)
-    first = _answers(policy, prompts, stream(key, Stream.FIRST_RESPONSE), time)
-    second = _answers(policy, few, stream(key, Stream.SECOND_RESPONSE), time)
-    few_first = jax.tree.map(lambda x: x[: config.kl_prompts], first)
+    few, pairs = config.kl_prompts, jax.tree.map(lambda x: x[: config.pairs], data)
+    first, second = _answers(policy, opponent, few, key)
+    reward, again = _rewards(golden, opponent.prompts, first, second)
 
-    reward = jax.vmap(golden.world.reward)(prompts, first)
     # The same text is a tie, whatever rounding in two programs makes of its two rewards.
     same = jnp.all(first.tokens == opponent.responses.tokens, axis=-1)
     wins = 0.5 * (1.0 + jnp.sign(jnp.where(same, 0.0, reward - opponent.reward)))
-    margin = jnp.where(same, 0.0, proxy.margin(prompts, first, opponent.responses))
-    kl, entropy = kl_and_entropy(policy, reference, few, few_first)
+    margin = jnp.where(same, 0.0, proxy.margin(opponent.prompts, first, opponent.responses))
 
-    known = jax.tree.map(lambda x: x[: config.pairs], data)
+    prompts = jax.tree.map(lambda x: x[:few], opponent.prompts)
+    both = jax.tree.map(lambda a, b: jnp.stack([a[:few], b], axis=1), first, second)
+    own = compare(policy, reference, prompts, both)
+
     # Scored again under the reference: the data's own scores come from another program, and their rounding would
     # decide the comparisons of a policy that has not moved.
-    ours, theirs = (logprob.score_pairs(model, known.pairs) for model in (policy, reference))
+    ours, theirs = (logprob.score_pairs(model, pairs.pairs) for model in (policy, reference))
     winner, loser = ours.winner - theirs.winner, ours.loser - theirs.loser
 
-    both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), few_first, second)
-    own = logprob.score(policy, few, both) - logprob.score(reference, few, both)
-    truth = golden.margin(few, few_first, second)
-
     return Metrics(
-        *mean_se(kl),
+        *mean_se(own.kl[:, 0]),
         *mean_se(wins),
         *mean_se(reward),
         proxy_reward=jnp.mean(margin),
         proxy_win_rate=jnp.mean(0.5 * (1.0 + jnp.sign(margin))),
-        data_accuracy=agreement(winner - loser, known.golden_margin),
-        self_accuracy=agreement(own[:, 0] - own[:, 1], truth),
+        data_accuracy=agreement(winner - loser, pairs.golden_margin),
+        self_accuracy=agreement(own.log_ratio[:, 0] - own.log_ratio[:, 1], reward[:few] - again),
         winner_logprob_change=jnp.mean(winner),
         loser_logprob_change=jnp.mean(loser),
-        entropy=jnp.mean(entropy),
+        entropy=jnp.mean(own.entropy[:, 0]),
         length=jnp.mean(first.length.astype(jnp.float32)),
     )
 
 
-def _answers(policy: Transformer, prompts: Prompt, key: PRNGKeyArray, time: int) -> Response:
-    """One response to each prompt."""
-    keys = jax.random.split(key, prompts.length.shape[0])
-    sampled = decode.sample(policy, prompts, keys, time, count=1).response
-    return jax.tree.map(lambda x: x[:, 0], sampled)
+def _answers(
+    policy: Transformer, opponent: Opponent, few: int, key: PRNGKeyArray
+) -> tuple[Response, Response]:
+    """An answer to every prompt, and another to the first ``few``, sampled together."""
+    count, time = opponent.responses.tokens.shape
+    keys = [
+        jax.random.split(stream(key, name), size)
+        for name, size in ((Stream.FIRST_RESPONSE, count), (Stream.SECOND_RESPONSE, few))
+    ]
+    prompts = _and_first(opponent.prompts, few)
+    sampled = decode.sample(policy, prompts, jnp.concatenate(keys), time, count=1).response
+    return (
+        jax.tree.map(lambda x: x[:count, 0], sampled),
+        jax.tree.map(lambda x: x[count:, 0], sampled),
+    )
+
+
+def _rewards(
+    golden: GoldenPreference, prompts: Prompt, first: Response, second: Response
+) -> tuple[Float[Array, " n"], Float[Array, " few"]]:
+    """Golden rewards of an answer to every prompt and of another to the first few."""
+    few = second.length.shape[0]
+    texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
+    reward = jax.vmap(golden.world.reward)(_and_first(prompts, few), texts)
+    return reward[: first.length.shape[0]], reward[first.length.shape[0] :]
+
+
+def _and_first(prompts: Prompt, few: int) -> Prompt:
+    """All prompts, and the first ``few`` of them once more."""
+    return jax.tree.map(lambda x: jnp.concatenate([x, x[:few]]), prompts)

@@ -17,6 +17,7 @@ from typing import Any, NamedTuple, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import optax
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from testbed import config, decode, logprob, train
@@ -143,11 +144,19 @@ def label(
     raw, corpus, held_out = made["world"]
     sft, _ = made["sft"]
     world, facts = _standardise(raw, sft, stream(ground.key, Stream.STANDARDISE), ground.task)
-    key = stream(ground.key, Stream.LABELS)
-    data, quality = _label(world, sft, ground.labeler, corpus, key)
-    test, _ = _label(world, sft, ground.labeler, held_out, stream(key, Stream.HELD_OUT))
-    noise = jnp.mean(data.golden_margin < 0)
-    return world, data, test, facts | {"data_quality": quality, "label_noise": noise}
+    # One program for both parts: it compiles once.
+    texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), corpus, held_out)
+    labelled, reward = _label(world, sft, ground.labeler, texts, stream(ground.key, Stream.LABELS))
+    count = ground.data.pairs
+    data, test = (
+        jax.tree.map(lambda x, part=part: x[part], labelled)
+        for part in (slice(count), slice(count, None))
+    )
+    facts |= {
+        "data_quality": jnp.mean(reward[:count]),
+        "label_noise": jnp.mean(data.golden_margin < 0),
+    }
+    return world, data, test, facts
 
 
 def train_proxy(
@@ -193,19 +202,20 @@ def train_baseline(
 
 
 class Stage(NamedTuple):
-    """A stage's name, the fields of `GroundConfig` it adds to what it depends on, and what it does."""
+    """A stage's name, the stages and the fields of `GroundConfig` it depends on, and what it does."""
 
     name: str
+    after: tuple[str, ...]
     fields: tuple[str, ...]
     make: Callable[[GroundConfig, Mapping[str, PyTree]], PyTree]
 
 
 STAGES = (
-    Stage("world", ("task", "data", "seed"), draw_world),
-    Stage("sft", ("model", "sft"), fine_tune),
-    Stage("golden", ("labeler",), label),
-    Stage("proxy", ("proxy",), train_proxy),
-    Stage("baseline", ("baseline", "prompts"), train_baseline),
+    Stage("world", (), ("task", "data", "seed"), draw_world),
+    Stage("sft", ("world",), ("model", "sft"), fine_tune),
+    Stage("golden", ("world", "sft"), ("labeler",), label),
+    Stage("proxy", ("golden",), ("model", "proxy"), train_proxy),
+    Stage("baseline", ("sft", "golden"), ("baseline", "prompts"), train_baseline),
 )
 
 
@@ -221,11 +231,11 @@ def assemble(made: Mapping[str, PyTree]) -> Ground:
 
 def fingerprints(ground: GroundConfig) -> dict[str, str]:
     """The content address of each stage's result: config, code and libraries it depends on."""
-    address, addresses = _code_fingerprint(), {}
+    addresses: dict[str, str] = {}
     for stage in STAGES:
+        before = [addresses[name] for name in stage.after]
         parts = [attrgetter(field)(ground) for field in stage.fields]
-        address = config.fingerprint(stage.name, address, *parts)
-        addresses[stage.name] = address
+        addresses[stage.name] = config.fingerprint(stage.name, _code_fingerprint(), *before, *parts)
     return addresses
 
 
@@ -246,8 +256,11 @@ class Cache:
     def save(self, address: str, result: PyTree) -> None:
         """Keep a result; arrays are stored as numpy's."""
         self.directory.mkdir(parents=True, exist_ok=True)
+        content = pickle.dumps(jax.device_get(result))
         with tempfile.NamedTemporaryFile(dir=self.directory, delete=False) as file:
-            pickle.dump(jax.device_get(result), file)
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
         os.replace(file.name, self._path(address))
 
     def _path(self, address: str) -> Path:
@@ -286,8 +299,8 @@ def _standardise(
 
 def _label(
     world: World, sft: Transformer, labeler: AbstractLabeler, corpus: Corpus, key: PRNGKeyArray
-) -> tuple[Dataset, Float[Array, ""]]:
-    """Labelled pairs, and the data's quality: mean golden reward in SFT standard deviations."""
+) -> tuple[Dataset, Float[Array, " n"]]:
+    """Labelled pairs, and the mean golden reward of each pair's responses in SFT standard deviations."""
     reward = jax.vmap(world.reward)
     first, second = reward(corpus.prompts, corpus.first), reward(corpus.prompts, corpus.second)
     keys = jax.random.split(key, first.shape[0])
@@ -295,7 +308,7 @@ def _label(
     pairs = jax.vmap(arrange)(first_wins, corpus.prompts, corpus.first, corpus.second)
     margin = jnp.where(first_wins, first - second, second - first)
     data = Dataset(pairs, logprob.score_pairs(sft, pairs), margin)
-    return data, 0.5 * (jnp.mean(first) + jnp.mean(second))
+    return data, 0.5 * (first + second)
 
 
 @cache
@@ -307,5 +320,5 @@ def _code_fingerprint() -> str:
     for folder in (here, here.parent / "envs"):
         for path in sorted(folder.rglob("*.py")):
             digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    versions: Any = (jax.__version__, eqx.__version__, jax.default_backend())
+    versions: Any = (jax.__version__, eqx.__version__, optax.__version__, jax.default_backend())
     return config.fingerprint(digest.hexdigest(), *versions)

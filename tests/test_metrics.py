@@ -25,7 +25,7 @@ from helpers import sample as decode_sample
 
 from testbed import metrics
 from testbed.experiment import EvaluationConfig
-from testbed.metrics import Metrics, Opponent, agreement, kl_and_entropy, mean_se
+from testbed.metrics import Metrics, Opponent, agreement, compare, mean_se
 from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.streams import Stream, stream
 from testbed.transformer import TransformerConfig
@@ -203,9 +203,9 @@ def test_estimator_agrees_with_enumeration_from_samples() -> None:
     n = 4096
     keys = jax.random.split(jax.random.key(3), 1)
     drawn = decode_sample(policy, prompt([given], [2]), keys, time=4, count=n).response
-    drawn = jax.tree.map(lambda x: x[0], drawn)
+    drawn = jax.tree.map(lambda x: x[0][:, None], drawn)
     many = prompt(np.tile(given, (n, 1)), np.full(n, 2))
-    kl, _ = jax.jit(kl_and_entropy)(policy, anchor, many, drawn)
+    kl = jax.jit(compare)(policy, anchor, many, drawn).kl[:, 0]
     mean, se = (float(x) for x in mean_se(kl))
     exact = (p * ratio).sum()
     spread = np.sqrt((p * (value - exact) ** 2).sum())
@@ -221,11 +221,14 @@ def test_padding_does_not_enter_kl_or_entropy() -> None:
     junk = eqx.tree_at(
         lambda r: r.tokens, first, jnp.where(first.mask, first.tokens, VOCABULARY - 1)
     )
-    measure = jax.jit(kl_and_entropy)
-    for clean, other in zip(
-        measure(policy, anchor, given, first), measure(policy, anchor, given, junk), strict=True
-    ):
-        np.testing.assert_array_equal(clean, other)
+    measure = jax.jit(compare)
+    clean, other = (
+        measure(policy, anchor, given, jax.tree.map(lambda x: x[:, None], response))
+        for response in (first, junk)
+    )
+    np.testing.assert_array_equal(clean.kl, other.kl)
+    np.testing.assert_array_equal(clean.entropy, other.entropy)
+    np.testing.assert_array_equal(clean.log_ratio, other.log_ratio)
 
 
 def test_mean_and_standard_error_by_hand() -> None:

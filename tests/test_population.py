@@ -186,6 +186,9 @@ SAME_PROGRAM = {
     "optimiser__learning_rate": 0.5,
     "steps": 12,
     "seed": 9,
+    "sft__steps": 61,
+    "proxy__fit__steps": 7,
+    "baseline__steps": 5,
     "labeler__temperature": 2.0,
     "task__fluency_weight": 0.1,
 }
