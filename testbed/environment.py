@@ -91,6 +91,16 @@ class TokenEnvironment(gymnax.environments.environment.Environment):
     def __init__(self, task: AbstractTask) -> None:
         self.task = task
 
+    def _identity(self) -> tuple[Any, ...]:
+        return type(self), jax.tree.structure(self.task), *jax.tree.leaves(self.task)
+
+    def __eq__(self, other: object) -> bool:
+        """Environments of equal tasks are equal: gymnax compiles ``step`` once for all of them."""
+        return isinstance(other, TokenEnvironment) and self._identity() == other._identity()
+
+    def __hash__(self) -> int:
+        return hash(self._identity())
+
     @property
     def name(self) -> str:
         """The task's name."""

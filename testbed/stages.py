@@ -290,8 +290,9 @@ def _standardise(
     keys = jax.random.split(stream(key, Stream.SAMPLES), count)
     samples = decode.sample(sft, prompts, keys, task.response_length, each).response
     reward = jax.vmap(jax.vmap(world.golden, in_axes=(None, 0)))(prompts, samples)
-    scale = jnp.std(reward)
-    within = jnp.mean(jnp.var(reward, axis=1, ddof=1)) / jnp.var(reward)
+    spread = jnp.std(reward)
+    scale = jnp.where(spread > 0, spread, 1.0)
+    within = jnp.mean(jnp.var(reward, axis=1, ddof=1)) / scale**2
     world = eqx.tree_at(lambda w: (w.centre, w.scale), world, (jnp.mean(reward), scale))
     length = jnp.mean(samples.length.astype(jnp.float32))
     return world, {"within_prompt_variance": within, "sft_length": length}

@@ -1,7 +1,8 @@
 """Named random streams: every draw folds its stream's number into the key it comes from.
 
-Splitting one key in several places gives colliding streams (``split(key, 2)[0] == split(key, 128)[0]``); naming them
-does not.
+Splitting one key in several places gives colliding streams (``split(key, 2)[0] == split(key, 128)[0]``), and so does
+splitting a key that streams are also folded into (``split(key, n)[i] == fold_in(key, i)``). So a key is either split
+or given named streams, never both.
 """
 
 import enum

@@ -1,5 +1,6 @@
 """The environment against gymnax's contract, against a replay by hand, and against the fast path."""
 
+import dataclasses
 import functools
 
 import gymnax
@@ -21,6 +22,7 @@ from helpers import (
 )
 from helpers import sample as decode_sample
 
+from envs.neural import Neural
 from testbed import decode
 from testbed.environment import State, TokenEnvironment
 from testbed.types import Response
@@ -98,6 +100,16 @@ def test_replay_by_hand() -> None:
             assert states.time[place] == len(response)
             assert not states.ended[place]
     assert min(ends.values()) > 20
+
+
+def test_environments_of_equal_tasks_share_a_program() -> None:
+    """gymnax compiles per environment: equal tasks must hash alike, tasks with other numbers must not be equal."""
+    task = ENVIRONMENT.task
+    again = TokenEnvironment(dataclasses.replace(task))
+    assert again == ENVIRONMENT
+    assert hash(again) == hash(ENVIRONMENT)
+    assert TokenEnvironment(Neural(fluency_weight=0.25)) != TokenEnvironment(Neural())
+    assert TokenEnvironment(Neural(vocabulary=9)) != TokenEnvironment(Neural())
 
 
 def test_resets_draw_new_prompts() -> None:

@@ -51,7 +51,7 @@ class NeuralGolden(AbstractGolden):
         return cls(
             trunk,
             jnp.mean(pooled, axis=0),
-            jnp.std(pooled, axis=0),
+            jnp.maximum(jnp.std(pooled, axis=0), 1e-6),
             jax.random.normal(k_mix, (width, width)) * width**-0.5,
             jax.random.normal(k_readout, (width,)) * width**-0.5,
         )
