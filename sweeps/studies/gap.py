@@ -5,8 +5,9 @@ D_golden; online learns from its own samples, labelled by a proxy that was train
 grid has learning rates {1/3, 1, 3} x base, betas {1, 5, 10} x 0.1 and steps {1, 5} x 4000. Here policies are small, so
 rates are larger, and betas go down as well as up so that the curves run from a KL of about 0.1 to beyond the peak.
 
-The world was settled before any policy was trained: `Neural`'s ruggedness is such that the proxy agrees with the
-golden reward on about three of four held-out pairs, as reward models do with people.
+`Neural`'s ruggedness was set by one criterion, that the proxy agrees with the golden reward on about three of four
+held-out pairs, as reward models do with people; no outcome of the study entered. An earlier form of its golden reward
+was given up after a trial run because single repeated tokens and very short responses were its optimum.
 """
 
 from envs.labelers.bradley_terry import BradleyTerry
