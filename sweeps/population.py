@@ -170,12 +170,13 @@ def run_chunk(
     ]
     config, evaluation, ground, seed = _stacked(lanes, chunk.stack * chunk.devices)
     every = experiments[0].steps // experiments[0].evaluation.points
+    program = _period_program()
     state = spread(_start)(config, ground)
     measured = []
     for index in range(experiments[0].evaluation.points + 1):
         steps = every if index else 0
         clock = (max(0, index - 1) * every, steps, index)
-        state, result = _advance(state, config, evaluation, ground, seed, *map(jnp.asarray, clock))
+        state, result = program(state, config, evaluation, ground, seed, *map(jnp.asarray, clock))
         measured.append(jax.device_get(result))
         progress.advance(steps * len(lanes))
     diverged = jax.device_get(state.diverged_step)
@@ -259,10 +260,6 @@ def _period(
 @functools.cache
 def _period_program() -> Any:
     return compiled(_period, shared=3, donate=(0,))
-
-
-def _advance(*arguments: PyTree) -> tuple[train.TrainState, dict[str, Array]]:
-    return _period_program()(*arguments)
 
 
 def _row(
