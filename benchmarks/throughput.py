@@ -52,7 +52,8 @@ def experiment(workload: str, mode: str, pointwise: bool) -> Any:
     """The workload's config: vocabulary 64, prompt 8, response 16, 32 pairs a step, AdamW."""
     from envs.labelers.bradley_terry import BradleyTerry
     from envs.neural import Neural
-    from testbed.experiment import DataConfig, Experiment
+    from testbed.data import DataSpec
+    from testbed.experiment import Experiment
     from testbed.proxies import ProxyConfig
     from testbed.sources.offline import Offline
     from testbed.sources.online import Online
@@ -63,7 +64,7 @@ def experiment(workload: str, mode: str, pointwise: bool) -> Any:
         task=Neural(vocabulary=64, prompt_length=8, response_length=16),
         labeler=BradleyTerry(),
         model=TransformerConfig(size["width"], size["layers"], size["heads"], size["heads"]),
-        data=DataConfig(pairs=1024),
+        data=DataSpec(pairs=1024),
         proxy=ProxyConfig(pairwise=not pointwise),
         source=Online() if mode == "online" else Offline(),
         batch_size=32,
@@ -94,6 +95,7 @@ def lane(config: Any, seed: int) -> tuple[Any, Any]:
         Prompt(tokens(keys[0], prompt), full(prompt)),
         Response(tokens(keys[1], response), full(response)),
         Response(tokens(keys[2], response), full(response)),
+        *jnp.ones((2, count)),
     )
     model = Transformer.init(keys[3], config.model, task.vocabulary)
     proxy = config.proxy.init(keys[4], config.model, task.vocabulary)

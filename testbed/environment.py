@@ -16,6 +16,9 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from testbed.types import END_TOKEN, Prompt, Response, Scalar
 
+#: Under vmap, finished episodes are rewarded in at most `MOST_PAYMENTS` equal portions of at least `LEAST_PAID`.
+MOST_PAYMENTS, LEAST_PAID = 16, 32
+
 
 class AbstractPrompts(eqx.Module):
     """A distribution over prompts."""
@@ -32,6 +35,10 @@ class AbstractWriters(eqx.Module):
     def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
         """Write one response."""
 
+    def log_likelihood(self, prompt: Prompt, response: Response) -> Scalar:
+        """log p(response | prompt) in nats. Raises `NotImplementedError` unless the writers know it."""
+        raise NotImplementedError(f"{type(self).__name__} has no likelihood")
+
 
 class AbstractGolden(eqx.Module):
     """A golden reward: deterministic, known exactly, larger is better."""
@@ -44,13 +51,15 @@ class AbstractGolden(eqx.Module):
 
 
 class World(eqx.Module):
-    """One drawn world. ``centre`` and ``scale`` standardise the golden reward (over SFT samples, once they exist)."""
+    """One drawn world. ``centre`` and ``scale`` standardise the golden reward (over SFT samples, once they exist);
+    ``ideal`` writes the best response that is known, where one is known."""
 
     prompts: AbstractPrompts
     writers: AbstractWriters
     golden: AbstractGolden
-    centre: Scalar
-    scale: Scalar
+    centre: Scalar = eqx.field(default_factory=lambda: jnp.zeros(()))
+    scale: Scalar = eqx.field(default_factory=lambda: jnp.ones(()))
+    ideal: AbstractWriters | None = None
 
     def reward(self, prompt: Prompt, response: Response) -> Scalar:
         """Golden reward of one response in SFT standard deviations."""
@@ -61,6 +70,9 @@ class AbstractTask(eqx.Module):
     """A kind of world and its size."""
 
     family: ClassVar[str] = "envs"
+    #: Whether all responses can be listed and the writers' likelihood is known (`testbed.enumeration`), so that what is
+    #: estimated elsewhere is exact.
+    enumerable: ClassVar[bool] = False
 
     vocabulary: eqx.AbstractVar[int]
     prompt_length: eqx.AbstractVar[int]
@@ -70,6 +82,10 @@ class AbstractTask(eqx.Module):
     def world(self, key: PRNGKeyArray) -> World:
         """Draw a world; its reward is not yet standardised over SFT samples."""
 
+    def words(self) -> tuple[str, ...]:
+        """What people read in place of each token id; the end token comes first."""
+        return (".", *(str(token) for token in range(1, self.vocabulary)))
+
 
 class State(eqx.Module):
     """Episode state: the prompt, the tokens written so far, and how many."""
@@ -78,6 +94,44 @@ class State(eqx.Module):
     tokens: Int[Array, " response"]
     time: Int[Array, ""]
     ended: Bool[Array, ""]
+
+
+@jax.custom_batching.custom_vmap
+def _paid(world: World, prompt: Prompt, response: Response, done: Bool[Array, ""]) -> Scalar:
+    """The reward of one response if it is done, else 0, for which nothing is computed."""
+    return jax.lax.cond(done, lambda: world.reward(prompt, response), lambda: jnp.zeros(()))
+
+
+@_paid.def_vmap
+def _paid_lanes(
+    lanes: int, batched: Any, world: World, prompt: Prompt, response: Response, done: Array
+) -> tuple[Float[Array, " lane"], bool]:
+    """`_paid` of many lanes: the rewards of those that are done, some of them at a time.
+
+    A plain vmap turns the condition into a choice between both results, and every step would pay for every lane.
+    """
+    arguments = (world, prompt, response)
+    axes = jax.tree.map(lambda own: 0 if own else None, tuple(batched[:3]))
+    size = min(lanes, max(LEAST_PAID, -(-lanes // MOST_PAYMENTS)))
+    done = jnp.broadcast_to(done, lanes)
+    last = -(-lanes // size) * size
+    (order,) = jnp.nonzero(done, size=last, fill_value=lanes)
+
+    def pay(carry: tuple[Array, Array]) -> tuple[Array, Array]:
+        start, rewards = carry
+        index = jax.lax.dynamic_slice_in_dim(order, start, size)
+        taken = jax.tree.map(
+            lambda own, x: jnp.take(x, index, axis=0, mode="clip") if own else x,
+            tuple(batched[:3]),
+            arguments,
+        )
+        found = jax.vmap(lambda w, *text: w.reward(*text), axes, axis_size=size)(*taken)
+        return start + size, rewards.at[index].set(found, mode="drop")
+
+    count = jnp.sum(done)
+    start = (jnp.zeros_like(count), jnp.zeros(lanes))
+    _, rewards = jax.lax.while_loop(lambda carry: carry[0] < count, pay, start)
+    return rewards, True
 
 
 class TokenEnvironment(gymnax.environments.environment.Environment):
@@ -130,12 +184,9 @@ class TokenEnvironment(gymnax.environments.environment.Environment):
         tokens = state.tokens.at[state.time].set(token)
         state = State(state.prompt, tokens, state.time + 1, token == END_TOKEN)
         done = state.ended | self.is_truncated(state, params)
-        # Under vmap both branches run; alone, only an episode's last step pays for the reward.
-        reward = jax.lax.cond(
-            done,
-            lambda: params.reward(state.prompt, Response(state.tokens, state.time)),
-            lambda: jnp.zeros(()),
-        )
+        # Nobody differentiates a reward by its world here, and a loop of unknown length has no reverse mode.
+        fixed = jax.lax.stop_gradient(params)
+        reward = _paid(fixed, state.prompt, Response(state.tokens, state.time), done)
         return self.observe(key, state, action, params), state, reward, state.ended, {}
 
     def observe(self, key: PRNGKeyArray, state: State, action: Any, params: Any) -> Array:

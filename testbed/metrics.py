@@ -10,10 +10,10 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from testbed import decode, logprob
 from testbed.experiment import EvaluationConfig
+from testbed.logprob import Policy
 from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.sources.base import Dataset
 from testbed.streams import Stream, stream
-from testbed.transformer import Transformer
 from testbed.types import Prompt, Response, Scalar
 
 
@@ -76,9 +76,7 @@ class Comparison(eqx.Module):
     log_ratio: Float[Array, "n count"]
 
 
-def compare(
-    policy: Transformer, reference: Transformer, prompts: Prompt, responses: Response
-) -> Comparison:
+def compare(policy: Policy, reference: Policy, prompts: Prompt, responses: Response) -> Comparison:
     """Compare two policies on ``count`` responses to each of ``n`` prompts; one pass under each."""
     ours, theirs = (
         jax.nn.log_softmax(logprob.response_logits(model, prompts, responses), axis=-1)
@@ -101,8 +99,8 @@ def agreement(h: Float[Array, " n"], truth: Float[Array, " n"]) -> Scalar:
 
 def evaluate(
     config: EvaluationConfig,
-    policy: Transformer,
-    reference: Transformer,
+    policy: Policy,
+    reference: Policy,
     data: Dataset,
     golden: GoldenPreference,
     proxy: AbstractPreference,
@@ -144,7 +142,7 @@ def evaluate(
 
 
 def _answers(
-    policy: Transformer, opponent: Opponent, few: int, key: PRNGKeyArray
+    policy: Policy, opponent: Opponent, few: int, key: PRNGKeyArray
 ) -> tuple[Response, Response]:
     """An answer to every prompt, and another to the first ``few``, sampled together."""
     count, time = opponent.responses.tokens.shape

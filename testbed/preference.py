@@ -1,14 +1,16 @@
 """Who prefers what: preference models that judge a comparison, and labelers that add human noise to it."""
 
 import abc
+import enum
 from typing import ClassVar
 
 import equinox as eqx
 import jax
-from jaxtyping import Array, Bool, Float, PRNGKeyArray
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from testbed.environment import World
-from testbed.types import Prompt, Response, Scalar
+from testbed.types import Label, Prompt, Response, Scalar
 
 
 class AbstractPreference(eqx.Module):
@@ -30,17 +32,61 @@ class GoldenPreference(AbstractPreference):
         return reward(prompts, first) - reward(prompts, second)
 
 
+class Outcome(enum.IntEnum):
+    """What a labeler can answer."""
+
+    FIRST = 0
+    SECOND = 1
+    TIE = 2
+    SKIP = 3
+
+
+class View(eqx.Module):
+    """What a labeler perceives of one response: its worth in SFT standard deviations of golden reward, its text."""
+
+    reward: Float[Array, "*n"]
+    response: Response
+
+
 class AbstractLabeler(eqx.Module):
-    """Turns a golden comparison into a label, noise and all."""
+    """Turns a golden comparison into a label, noise and all.
+
+    A labeler is its likelihood: `outcomes` states the probability of every answer, and labels are drawn with it.
+    """
 
     family: ClassVar[str] = "envs.labelers"
 
-    @abc.abstractmethod
-    def probability(self, first_reward: Scalar, second_reward: Scalar) -> Scalar:
-        """P(first is labelled the winner), given both golden rewards in SFT standard deviations."""
+    def view(self, world: World, prompt: Prompt, response: Response) -> View:
+        """How one response is perceived: by its golden reward, unless the labeler reads in another way."""
+        return View(world.reward(prompt, response), response)
 
-    def __call__(
-        self, key: PRNGKeyArray, first_reward: Scalar, second_reward: Scalar
-    ) -> Bool[Array, ""]:
-        """Draw one label: True if the first response wins."""
-        return jax.random.uniform(key) < self.probability(first_reward, second_reward)
+    @abc.abstractmethod
+    def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
+        """P(answer) for the answers of `Outcome`, which sum to one."""
+
+    def preference(self, first: View, second: View) -> Scalar:
+        """P(first is preferred) among comparisons that are not skipped, a tie counting one half."""
+        chance = self.outcomes(first, second)
+        answered = 1.0 - chance[Outcome.SKIP]
+        wins = chance[Outcome.FIRST] + 0.5 * chance[Outcome.TIE]
+        return jnp.where(answered > 0, wins / jnp.where(answered > 0, answered, 1.0), 0.5)
+
+    def answer(self, key: PRNGKeyArray, first: View, second: View) -> Int[Array, ""]:
+        """Draw one `Outcome`."""
+        chance = self.outcomes(first, second)
+        # Rounding may leave the cumulative sum a little short of one: the rest is not another answer.
+        last = jnp.max(jnp.where(chance > 0, jnp.arange(len(Outcome)), 0))
+        drawn = jnp.sum(jax.random.uniform(key) >= jnp.cumsum(chance))
+        return jnp.minimum(drawn, last).astype(jnp.int32)
+
+    def __call__(self, key: PRNGKeyArray, first: View, second: View) -> Label:
+        """Draw one label."""
+        drawn = self.answer(key, first, second)
+        preference = jnp.asarray([1.0, 0.0, 0.5, 0.5])[drawn]
+        return Label(preference, jnp.where(drawn == Outcome.SKIP, 0.0, 1.0))
+
+
+def decided(probability: Scalar) -> Float[Array, " outcome"]:
+    """`AbstractLabeler.outcomes` of a labeler that always prefers one: P(first is preferred) is ``probability``."""
+    nothing = jnp.zeros_like(probability)
+    return jnp.stack([probability, 1.0 - probability, nothing, nothing])

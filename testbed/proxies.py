@@ -78,7 +78,7 @@ class AbstractProxy(AbstractPreference):
 
     @abc.abstractmethod
     def loss(self, pairs: Pair) -> Float[Array, " n"]:
-        """Negative log-likelihood (nats) of each label."""
+        """Cross-entropy (nats) of each label, soft or hard; weights are the caller's."""
 
 
 class PairwiseProxy(AbstractProxy):
@@ -113,7 +113,8 @@ class PairwiseProxy(AbstractProxy):
         """Both orders of reading, half each (arXiv 2405.08448, eq. 5)."""
         forward = self.log_odds(pairs.prompt, pairs.winner, pairs.loser)
         backward = self.log_odds(pairs.prompt, pairs.loser, pairs.winner)
-        return -0.5 * (jax.nn.log_sigmoid(forward) + jax.nn.log_sigmoid(-backward))
+        p = pairs.preference
+        return 0.5 * (cross_entropy(forward, p) + cross_entropy(-backward, p))
 
 
 class PointwiseProxy(AbstractProxy):
@@ -132,8 +133,15 @@ class PointwiseProxy(AbstractProxy):
         return left - right
 
     def loss(self, pairs: Pair) -> Float[Array, " n"]:
-        """-log sigmoid(r_w - r_l)."""
-        return -jax.nn.log_sigmoid(self.margin(pairs.prompt, pairs.winner, pairs.loser))
+        """-log sigmoid(r_w - r_l), in expectation over the label."""
+        margin = self.margin(pairs.prompt, pairs.winner, pairs.loser)
+        return cross_entropy(margin, pairs.preference)
+
+
+def cross_entropy(log_odds: Float[Array, " n"], probability: Float[Array, " n"]) -> Array:
+    """-p log sigmoid(x) - (1 - p) log sigmoid(-x), in nats."""
+    log_p, log_not_p = jax.nn.log_sigmoid(log_odds), jax.nn.log_sigmoid(-log_odds)
+    return -probability * log_p - (1.0 - probability) * log_not_p
 
 
 Text = TypeVar("Text", Prompt, Response)

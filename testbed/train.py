@@ -10,9 +10,9 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from testbed import logprob
 from testbed.experiment import TrainConfig
+from testbed.logprob import Policy
 from testbed.losses.base import ScoredPair
 from testbed.sources.base import Batch, Supply
-from testbed.transformer import Transformer
 
 
 class TrainState(eqx.Module):
@@ -22,7 +22,7 @@ class TrainState(eqx.Module):
     then on the policy is frozen as it was before. ``loss`` and ``gradient_norm`` are means since the last evaluation.
     """
 
-    policy: Transformer
+    policy: Policy
     optimiser: Any
     source: PyTree
     diverged_step: Int[Array, ""]
@@ -43,12 +43,18 @@ def init(config: TrainConfig, supply: Supply) -> TrainState:
     )
 
 
-def batch_loss(config: TrainConfig, policy: Transformer, batch: Batch) -> Float[Array, ""]:
-    """Mean loss of a batch of pairs."""
+def batch_loss(config: TrainConfig, policy: Policy, batch: Batch) -> Float[Array, ""]:
+    """Mean loss of a batch of pairs, each the expectation over its label and times its weight.
+
+    With a soft label that gives the winner probability p, a pair costs p l(winner, loser) + (1 - p) l(loser, winner).
+    """
     pairs = batch.pairs
     scores = logprob.score_pairs(policy, pairs)
     scored = ScoredPair(scores, batch.reference, pairs.winner.length, pairs.loser.length)
-    return jnp.mean(jax.vmap(config.loss)(scored))
+    loss = jax.vmap(config.loss)
+    p = pairs.preference
+    each = p * loss(scored) + (1.0 - p) * loss(scored.swapped)
+    return jnp.mean(pairs.weight * each)
 
 
 def update(

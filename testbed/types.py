@@ -36,12 +36,26 @@ class Response(eqx.Module):
         return within(self.length, self.tokens.shape[-1])
 
 
+class Label(eqx.Module):
+    """A comparison's label: the probability it gives to the first response being the better one (1 or 0 if it is
+    certain, 1/2 for a tie), and its weight in training (0 if the comparison was skipped)."""
+
+    preference: Float[Array, "*n"]
+    weight: Float[Array, "*n"]
+
+
 class Pair(eqx.Module):
-    """A prompt with the preferred (``winner``) and the other (``loser``) response."""
+    """A prompt with the preferred (``winner``) and the other (``loser``) response.
+
+    ``preference``, between 1/2 and 1, is the probability the label gives to the winner being the better one: 1 unless
+    labels are soft. ``weight`` multiplies the pair's loss.
+    """
 
     prompt: Prompt
     winner: Response
     loser: Response
+    preference: Float[Array, "*n"]
+    weight: Float[Array, "*n"]
 
 
 class PairScores(eqx.Module):
@@ -64,12 +78,19 @@ def response_length(tokens: Int[Array, "*n response"]) -> Int[Array, "*n"]:
     ).astype(jnp.int32)
 
 
-def arrange(first_wins: Bool[Array, ""], prompt: Prompt, first: Response, second: Response) -> Pair:
+def arrange(label: Label, prompt: Prompt, first: Response, second: Response) -> Pair:
     """Order two responses into a `Pair` by a label."""
+    first_wins = label.preference > 0.5
 
     def pick(a: Array, b: Array) -> Array:
         return jnp.where(first_wins, a, b)
 
     winner = Response(pick(first.tokens, second.tokens), pick(first.length, second.length))
     loser = Response(pick(second.tokens, first.tokens), pick(second.length, first.length))
-    return Pair(prompt, winner, loser)
+    return Pair(prompt, winner, loser, pick(label.preference, 1.0 - label.preference), label.weight)
+
+
+def certain(first_wins: Bool[Array, "*n"]) -> Label:
+    """Labels that say who wins and nothing else."""
+    preference = first_wins.astype(jnp.float32)
+    return Label(preference, jnp.ones_like(preference))

@@ -16,6 +16,7 @@ from envs.neural import Neural
 from sweeps import population
 from testbed import decode, logprob, train
 from testbed.config import replace, replace_all
+from testbed.data import DataSpec
 from testbed.environment import (
     AbstractGolden,
     AbstractPrompts,
@@ -23,7 +24,7 @@ from testbed.environment import (
     AbstractWriters,
     World,
 )
-from testbed.experiment import BaselineConfig, DataConfig, EvaluationConfig, Experiment
+from testbed.experiment import BaselineConfig, EvaluationConfig, Experiment
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import GoldenPreference
 from testbed.proxies import ProxyConfig
@@ -104,6 +105,8 @@ def pairs(n: int, seed: int = 0, junk: int = 0) -> Pair:
         prompts(n, seed, junk=junk),
         responses(n, 2 * seed, junk=junk),
         responses(n, 2 * seed + 1, junk=junk),
+        preference=jnp.ones(n),
+        weight=jnp.ones(n),
     )
 
 
@@ -213,7 +216,7 @@ def experiment(**changes: Any) -> Experiment:
         labeler=BradleyTerry(temperature=0.0),
         model=_net(16),
         sft=FitConfig(steps=60, batch_size=8, optimiser=OptimiserConfig(learning_rate=1e-2)),
-        data=DataConfig(pairs=32, held_out=16),
+        data=DataSpec(pairs=32, held_out=16),
         proxy=ProxyConfig(fit=FitConfig(steps=20, batch_size=8)),
         baseline=BaselineConfig(steps=4, batch_size=8),
         optimiser=OptimiserConfig(learning_rate=3e-3, warmup=1.0),

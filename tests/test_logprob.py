@@ -14,7 +14,7 @@ from helpers import score_pairs as packed_score_pairs
 from testbed import logprob
 from testbed.losses.base import ScoredPair
 from testbed.transformer import TransformerConfig
-from testbed.types import PairScores, arrange, response_length
+from testbed.types import PairScores, arrange, certain, response_length
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -124,7 +124,7 @@ def test_arrange_puts_the_winner_first() -> None:
     prompt = jax.tree.map(lambda x: x[0], prompts(1))
     first, second = (jax.tree.map(lambda x, i=i: x[i], responses(2)) for i in range(2))
     for first_wins in (True, False):
-        pair = arrange(jnp.asarray(first_wins), prompt, first, second)
+        pair = arrange(certain(jnp.asarray(first_wins)), prompt, first, second)
         winner, loser = (first, second) if first_wins else (second, first)
         for found, expected in ((pair.winner, winner), (pair.loser, loser), (pair.prompt, prompt)):
             np.testing.assert_array_equal(found.tokens, expected.tokens)

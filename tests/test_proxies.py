@@ -140,6 +140,7 @@ def separable(n: int, seed: int) -> Pair:
         prompts(n, seed),
         Response(jnp.asarray(winner, jnp.int32), full),
         Response(jnp.asarray(loser, jnp.int32), full),
+        *jnp.ones((2, n)),
     )
 
 

@@ -4,9 +4,10 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Array, Float
 
 from testbed.errors import InvalidInput
-from testbed.preference import AbstractLabeler
+from testbed.preference import AbstractLabeler, View, decided
 from testbed.types import Scalar
 
 
@@ -24,9 +25,13 @@ class BradleyTerry(AbstractLabeler):
         if not 0 <= self.temperature < math.inf:
             raise InvalidInput(f"temperature must be 0 or more and finite, got {self.temperature}")
 
-    def probability(self, first_reward: Scalar, second_reward: Scalar) -> Scalar:
-        """P(first is labelled the winner)."""
-        difference = first_reward - second_reward
-        deterministic = 0.5 * (1.0 + jnp.sign(difference))
-        noisy = jax.nn.sigmoid(difference / jnp.where(self.temperature > 0, self.temperature, 1.0))
-        return jnp.where(self.temperature > 0, noisy, deterministic)
+    def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
+        """P(first), P(second); never a tie or a skip."""
+        return decided(choice(first.reward - second.reward, self.temperature))
+
+
+def choice(difference: Scalar, temperature: float | Scalar) -> Scalar:
+    """sigmoid(difference / temperature), and its limit at temperature 0: 0, 1/2 or 1."""
+    deterministic = 0.5 * (1.0 + jnp.sign(difference))
+    noisy = jax.nn.sigmoid(difference / jnp.where(temperature > 0, temperature, 1.0))
+    return jnp.where(temperature > 0, noisy, deterministic)

@@ -17,6 +17,12 @@ class ScoredPair(eqx.Module):
     winner_length: Int[Array, "*n"]
     loser_length: Int[Array, "*n"]
 
+    @property
+    def swapped(self) -> "ScoredPair":
+        """The same pair under the opposite label."""
+        policy, reference = (PairScores(s.loser, s.winner) for s in (self.policy, self.reference))
+        return ScoredPair(policy, reference, self.loser_length, self.winner_length)
+
     def log_ratios(self, length_normalised: bool = False) -> PairScores:
         """rho = log pi(y|x) - log ref(y|x) of both responses; per token if ``length_normalised``."""
         winner = self.policy.winner - self.reference.winner

@@ -6,8 +6,8 @@ from typing import ClassVar
 import equinox as eqx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from testbed.logprob import Policy
 from testbed.preference import AbstractPreference
-from testbed.transformer import Transformer
 from testbed.types import Pair, PairScores
 
 
@@ -40,7 +40,7 @@ class Supply(eqx.Module):
     """What a source may draw on: the data, the reference policy, and who labels new pairs."""
 
     data: Dataset
-    reference: Transformer
+    reference: Policy
     teacher: AbstractPreference
 
 
@@ -58,7 +58,7 @@ class AbstractSource(eqx.Module):
         self,
         state: PyTree,
         supply: Supply,
-        policy: Transformer,
+        policy: Policy,
         key: PRNGKeyArray,
         step: Int[Array, ""],
         batch_size: int,

@@ -5,9 +5,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from testbed.batches import minibatch
+from testbed.logprob import Policy
 from testbed.sources.base import AbstractSource, Batch, Supply
 from testbed.streams import Stream, stream
-from testbed.transformer import Transformer
 
 
 class Offline(AbstractSource):
@@ -21,7 +21,7 @@ class Offline(AbstractSource):
         self,
         state: Int[Array, " n"],
         supply: Supply,
-        policy: Transformer,
+        policy: Policy,
         key: PRNGKeyArray,
         step: Int[Array, ""],
         batch_size: int,

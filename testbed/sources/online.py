@@ -6,10 +6,10 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from testbed import decode, logprob
 from testbed.batches import minibatch
+from testbed.logprob import Policy
 from testbed.sources.base import AbstractSource, Batch, Supply
 from testbed.streams import Stream, stream
-from testbed.transformer import Transformer
-from testbed.types import Response, arrange
+from testbed.types import Response, arrange, certain
 
 
 class Online(AbstractSource):
@@ -26,7 +26,7 @@ class Online(AbstractSource):
         self,
         state: Int[Array, " n"],
         supply: Supply,
-        policy: Transformer,
+        policy: Policy,
         key: PRNGKeyArray,
         step: Int[Array, ""],
         batch_size: int,
@@ -39,6 +39,6 @@ class Online(AbstractSource):
         keys = jax.random.split(step_key, batch_size)
         sampled = decode.sample(policy, prompts, keys, time, count=2).response
         first, second = (Response(sampled.tokens[:, i], sampled.length[:, i]) for i in range(2))
-        first_wins = supply.teacher.margin(prompts, first, second) > 0
-        pairs = jax.vmap(arrange)(first_wins, prompts, first, second)
+        label = certain(supply.teacher.margin(prompts, first, second) > 0)
+        pairs = jax.vmap(arrange)(label, prompts, first, second)
         return Batch(pairs, logprob.score_pairs(supply.reference, pairs)), state

@@ -1,0 +1,150 @@
+"""A pool of annotators with their own noise, biases and tastes, drawn once from a population."""
+
+import math
+from typing import Final
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpyro.distributions as dist
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from envs.labelers import style
+from envs.labelers.biased import longer
+from envs.labelers.bradley_terry import choice
+from envs.labelers.checks import non_negative
+from testbed.errors import InvalidInput
+from testbed.preference import AbstractLabeler, View, decided
+
+#: Sets the annotators' random key apart from those of experiments, whose seeds are small numbers too.
+_POOL: Final = 0x706F6F6C
+
+
+class Annotator(eqx.Module):
+    """One annotator, or several along a leading axis.
+
+    Attributes:
+        temperature: noise, in SFT standard deviations of golden reward.
+        position_bias: what being shown first is worth, in SFT standard deviations.
+        length_bias: what one token more is worth, in SFT standard deviations.
+        taste: what each feature of `envs.labelers.style` is worth, in SFT standard deviations.
+    """
+
+    temperature: Float[Array, "*annotator"]
+    position_bias: Float[Array, "*annotator"]
+    length_bias: Float[Array, "*annotator"]
+    taste: Float[Array, "*annotator feature"]
+
+    def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
+        """P(first) = sigmoid((d + taste . (style1 - style2) + length and position biases) / temperature)."""
+        harmonics = self.taste.shape[-1] // 2
+        difference = style.features(first.response, harmonics) - style.features(
+            second.response, harmonics
+        )
+        worth = first.reward - second.reward + jnp.sum(self.taste * difference)
+        biases = self.length_bias * longer(first, second) + self.position_bias
+        return decided(choice(worth + biases, self.temperature))
+
+
+class AnnotatorPool(AbstractLabeler):
+    """Every comparison goes to one annotator, picked at random from a fixed pool.
+
+    Attributes:
+        annotators: how many. weights: the share of comparisons each labels; none for equal shares.
+        temperature: median of the annotators' temperatures, in SFT standard deviations of golden reward.
+        temperature_spread: standard deviation of their logarithms.
+        position_bias, length_bias: standard deviations over annotators, whose means are 0, in SFT standard deviations
+            (and per token).
+        taste: standard deviation over annotators, in SFT standard deviations, of what they think of one repeated token;
+            the taste is linear in features of style and averages out in varied text.
+        harmonics: half the number of these features. seed: draws the pool.
+    """
+
+    annotators: int = eqx.field(static=True, default=8)
+    weights: tuple[float, ...] = ()
+    temperature: float = 1.0
+    temperature_spread: float = 0.5
+    position_bias: float = 0.2
+    length_bias: float = 0.1
+    taste: float = 0.5
+    harmonics: int = eqx.field(static=True, default=2)
+    seed: int = 0
+
+    def __check_init__(self) -> None:
+        for name in ("annotators", "harmonics"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        non_negative(
+            self, "temperature", "temperature_spread", "position_bias", "length_bias", "taste"
+        )
+        if not 0 <= self.seed < 2**31:
+            raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
+        if not self.weights:
+            return
+        if len(self.weights) != self.annotators:
+            raise InvalidInput(
+                f"weights must be one for each of the annotators={self.annotators} or none, "
+                f"got {len(self.weights)}"
+            )
+        for weight in self.weights:
+            if not weight >= 0:
+                raise InvalidInput(f"weights must be 0 or more, got {weight}")
+        total = math.fsum(self.weights)
+        if not abs(total - 1) <= 1e-6:
+            raise InvalidInput(f"weights must sum to one, got a sum of {total:g}")
+
+    def population(self) -> dict[str, dist.Distribution]:
+        """What one annotator's parameters are drawn from, by the names of `Annotator`, all independent.
+
+        A standard deviation of 0 can be drawn from but has no density.
+        """
+        size = 2 * self.harmonics
+        return {
+            "temperature": dist.TransformedDistribution(
+                dist.LogNormal(0.0, self.temperature_spread),
+                dist.transforms.AffineTransform(
+                    0.0, self.temperature, domain=dist.constraints.positive
+                ),
+            ),
+            "position_bias": dist.Normal(0.0, self.position_bias),
+            "length_bias": dist.Normal(0.0, self.length_bias),
+            "taste": dist.Normal(0.0, self.taste / math.sqrt(size)).expand([size]).to_event(1),
+        }
+
+    def draw(self) -> Annotator:
+        """The pool: the annotators that ``seed`` draws, along a leading axis."""
+        population = self.population()
+        key = jax.random.fold_in(jax.random.key(self.seed), _POOL)
+        keys = jax.random.split(key, len(population))
+        return Annotator(
+            **{
+                name: jnp.asarray(part.sample(k, (self.annotators,)))
+                for k, (name, part) in zip(keys, population.items(), strict=True)
+            }
+        )
+
+    def shares(self) -> Float[Array, " annotator"]:
+        """The share of comparisons that each annotator labels."""
+        if not self.weights:
+            return jnp.full(self.annotators, 1.0 / self.annotators)
+        return jnp.stack([jnp.asarray(weight, jnp.float32) for weight in self.weights])
+
+    def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
+        """The mixture over annotators."""
+        each = jax.vmap(lambda annotator: annotator.outcomes(first, second))(self.draw())
+        return jnp.sum(self.shares()[:, None] * each, axis=0)
+
+    def outcomes_by(
+        self, annotator: Int[Array, ""], first: View, second: View
+    ) -> Float[Array, " outcome"]:
+        """P(answer) if the annotator of this number answers."""
+        return jax.tree.map(lambda x: x[annotator], self.draw()).outcomes(first, second)
+
+    def answer_by(
+        self, key: PRNGKeyArray, first: View, second: View
+    ) -> tuple[Int[Array, ""], Int[Array, ""]]:
+        """Draw who answers, and one `testbed.preference.Outcome` of theirs; together they are drawn as by `answer`."""
+        k_who, k_answer = jax.random.split(key)
+        who = jax.random.categorical(k_who, jnp.log(self.shares()))
+        chance = self.outcomes_by(who, first, second)
+        return who, jax.random.categorical(k_answer, jnp.log(chance))

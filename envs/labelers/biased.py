@@ -1,0 +1,37 @@
+"""A labeler with a taste for length and for a place on the screen (Zheng et al. 2023, arXiv 2306.05685)."""
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from envs.labelers.bradley_terry import choice
+from envs.labelers.checks import finite, non_negative
+from testbed.preference import AbstractLabeler, View, decided
+from testbed.types import Scalar
+
+
+class Biased(AbstractLabeler):
+    """P(first) = sigmoid((d + length_bias (length1 - length2) + position_bias) / temperature).
+
+    Attributes:
+        temperature: noise, in SFT standard deviations of golden reward; 0 decides by the sign.
+        length_bias: what one token more is worth, in SFT standard deviations; negative favours short responses.
+        position_bias: what being shown first is worth, in SFT standard deviations; negative favours the second.
+    """
+
+    temperature: float = 1.0
+    length_bias: float = 0.1
+    position_bias: float = 0.2
+
+    def __check_init__(self) -> None:
+        non_negative(self, "temperature")
+        finite(self, "length_bias", "position_bias")
+
+    def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
+        """P(first), P(second); never a tie or a skip."""
+        worth = first.reward - second.reward + self.length_bias * longer(first, second)
+        return decided(choice(worth + self.position_bias, self.temperature))
+
+
+def longer(first: View, second: View) -> Scalar:
+    """How many tokens more ``first`` has."""
+    return (first.response.length - second.response.length).astype(jnp.float32)

@@ -1,0 +1,38 @@
+"""Labels flipped at random, whatever the comparison (the label noise of robust DPO, arXiv 2403.00409)."""
+
+from jaxtyping import Array, Float
+
+from envs.labelers.bradley_terry import BradleyTerry
+from testbed.environment import World
+from testbed.errors import InvalidInput
+from testbed.preference import AbstractLabeler, Outcome, View
+from testbed.types import Prompt, Response
+
+
+class Flips(AbstractLabeler):
+    """Any labeler whose answer is turned round now and then; its ties and skips stay.
+
+    Attributes:
+        labeler: who answers.
+        rate: probability of a flip, from 0 to one half, where the answers say nothing any more.
+    """
+
+    labeler: AbstractLabeler = BradleyTerry()
+    rate: float = 0.1
+
+    def __check_init__(self) -> None:
+        if not 0 <= self.rate <= 0.5:
+            raise InvalidInput(
+                f"rate must be a flip probability of 0 or more and at most one half, got {self.rate}"
+            )
+
+    def view(self, world: World, prompt: Prompt, response: Response) -> View:
+        """The inner labeler's."""
+        return self.labeler.view(world, prompt, response)
+
+    def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
+        """(1 - rate) P(answer) + rate P(opposite answer)."""
+        chance = self.labeler.outcomes(first, second)
+        opposite = chance[Outcome.FIRST], chance[Outcome.SECOND]
+        flipped = chance.at[Outcome.SECOND].set(opposite[0]).at[Outcome.FIRST].set(opposite[1])
+        return (1.0 - self.rate) * chance + self.rate * flipped
