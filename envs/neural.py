@@ -2,7 +2,7 @@
 
 Prompts are random tokens. Human writers are a mixture of randomly initialised transformers of moderate entropy. The
 golden reward is a larger random transformer over prompt and response, plus the writers' log-likelihood per token,
-plus a taste for length, each standardised.
+plus a taste for length, each standardised. `AbstractNetworkTask` is what other tasks share with it.
 """
 
 import math
@@ -20,7 +20,7 @@ from envs.writers import TransformerWriters
 from testbed.environment import AbstractPrompts, AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.transformer import TransformerConfig
-from testbed.types import Prompt
+from testbed.types import Prompt, Response
 
 #: Writers' responses over which the parts of the golden reward are standardised.
 STANDARDISING = 512
@@ -38,7 +38,51 @@ class UniformPrompts(AbstractPrompts):
         return Prompt(tokens, jnp.asarray(self.length))
 
 
-class Neural(AbstractTask):
+class AbstractNetworkTask(AbstractTask):
+    """A task of uniform prompts and random transformers, as writers and in the golden reward."""
+
+    writers: eqx.AbstractVar[int]
+    writer: eqx.AbstractVar[TransformerConfig]
+    closing: eqx.AbstractVar[float]
+    order: eqx.AbstractVar[int]
+
+    def check(self, *finite: str) -> None:
+        """Refuse bad sizes, and fields named in ``finite`` that are not finite, with `InvalidInput`."""
+        if self.vocabulary < 2:
+            raise InvalidInput(f"vocabulary must be at least 2, got {self.vocabulary}")
+        if self.prompt_length < 2:
+            raise InvalidInput(f"prompt_length must be at least 2, got {self.prompt_length}")
+        for name in ("response_length", "writers"):
+            if getattr(self, name) < 1:
+                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        if not 0 <= self.order <= self.response_length:
+            raise InvalidInput(
+                f"order must be between 0 and response_length={self.response_length}, "
+                f"got {self.order}"
+            )
+        for name in ("closing", *finite):
+            if not math.isfinite(getattr(self, name)):
+                raise InvalidInput(f"{name} must be finite, got {getattr(self, name)}")
+
+    def written(
+        self, k_writers: PRNGKeyArray, k_prompts: PRNGKeyArray, k_responses: PRNGKeyArray
+    ) -> tuple[UniformPrompts, TransformerWriters, Prompt, Response]:
+        """Where prompts come from, the writers, and a sample of both to standardise over."""
+        writers = TransformerWriters.init(
+            k_writers,
+            self.writer,
+            self.vocabulary,
+            self.response_length,
+            self.writers,
+            self.closing,
+        )
+        prompts = UniformPrompts(self.vocabulary, self.prompt_length)
+        sample = jax.vmap(prompts)(jax.random.split(k_prompts, STANDARDISING))
+        responses = jax.vmap(writers)(jax.random.split(k_responses, STANDARDISING), sample)
+        return prompts, writers, sample, responses
+
+
+class Neural(AbstractNetworkTask):
     """A world of random networks.
 
     Attributes:
@@ -46,6 +90,9 @@ class Neural(AbstractTask):
         writers: how many; ``writer`` their shape, whose temperature sets their entropy; ``closing`` how readily they
             end a response (logit of the end token).
         golden: shape of the reward network; ``ruggedness`` how specific the token combinations are that it rewards.
+        order: interaction order of the reward network. k >= 1: each position of the response reads the prompt and the
+            last k tokens of the response, its own included, so the features before the saturating layer are a sum of
+            k-token interactions; 0: every earlier token. The writers' log-likelihood is read whole at any order.
         fluency_weight, length_bias: weights of the writers' log-likelihood per
             token and of the length, against 1 for the network, all in standard deviations over writers' responses.
     """
@@ -59,46 +106,25 @@ class Neural(AbstractTask):
     )
     golden: TransformerConfig = TransformerConfig(width=64, layers=3, heads=4, key_value_heads=4)
     ruggedness: float = 1.5
+    order: int = eqx.field(static=True, default=0)
     closing: float = 0.1
     fluency_weight: float = 0.5
     length_bias: float = 0.0
 
     def __check_init__(self) -> None:
-        if self.vocabulary < 2:
-            raise InvalidInput(f"vocabulary must be at least 2, got {self.vocabulary}")
-        if self.prompt_length < 2:
-            raise InvalidInput(f"prompt_length must be at least 2, got {self.prompt_length}")
-        for name in ("response_length", "writers"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        for name in ("ruggedness", "closing", "fluency_weight", "length_bias"):
-            if not math.isfinite(getattr(self, name)):
-                raise InvalidInput(f"{name} must be finite, got {getattr(self, name)}")
+        self.check("ruggedness", "fluency_weight", "length_bias")
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw writers and golden reward; unit scale until SFT samples exist."""
         k_writers, k_golden, k_prompts, k_responses = jax.random.split(key, 4)
-        writers = TransformerWriters.init(
-            k_writers,
-            self.writer,
-            self.vocabulary,
-            self.response_length,
-            self.writers,
-            self.closing,
+        prompts, writers, sample, responses = self.written(k_writers, k_prompts, k_responses)
+        network = NeuralGolden.init(
+            k_golden, self.golden, self.vocabulary, self.ruggedness, sample, responses, self.order
         )
-        prompts = UniformPrompts(self.vocabulary, self.prompt_length)
-        sample = jax.vmap(prompts)(jax.random.split(k_prompts, STANDARDISING))
-        responses = jax.vmap(writers)(jax.random.split(k_responses, STANDARDISING), sample)
         golden = WeightedGolden.standardised(
-            [
-                NeuralGolden.init(
-                    k_golden, self.golden, self.vocabulary, self.ruggedness, sample, responses
-                ),
-                Fluency(writers),
-                Length(),
-            ],
+            [network, Fluency(writers), Length()],
             [1.0, self.fluency_weight, self.length_bias],
             sample,
             responses,
         )
-        return World(prompts, writers, golden, jnp.zeros(()), jnp.ones(()))
+        return World(prompts, writers, golden)

@@ -2,7 +2,11 @@
 
 Token ``t`` of a response is drawn with ``fold_in(key, t)``, so stepping the environment with those keys gives the
 same tokens; a test holds the two together.
+
+`sample` is written for transformers; a policy of another kind registers its own with it.
 """
+
+import functools
 
 import equinox as eqx
 import jax
@@ -28,6 +32,7 @@ def prefill(model: Transformer, prompts: Prompt, room: int) -> tuple[Cache, ...]
     return jax.tree.map(lambda x: jnp.pad(x, ((0, 0), (0, 0), (0, room), (0, 0))), caches)
 
 
+@functools.singledispatch
 def sample(
     model: Transformer, prompts: Prompt, keys: Key[Array, " n"], time: int, count: int
 ) -> Sample:

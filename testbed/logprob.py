@@ -4,16 +4,24 @@ A prompt is run once for all responses to it. The sequence is packed as *context
 token) followed by one *segment* a response: the prompt's last token, then the response without its last token.
 So position ``t`` of a segment predicts response token ``t``, wherever a padded prompt ends, and the same layout
 serves sampling (`testbed.decode`). Segments see the context and themselves, not each other.
+
+`response_logits` and `score` are written for transformers; a policy of another kind registers its own with them.
 """
 
-from typing import NamedTuple
+import functools
+from typing import NamedTuple, TypeAlias
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
 from testbed.transformer import Transformer
 from testbed.types import Pair, PairScores, Prompt, Response, within
+
+#: What can be trained, sampled and measured: a transformer, or a module of any kind that is registered with
+#: `response_logits`, `score` and `testbed.decode.sample`.
+Policy: TypeAlias = eqx.Module
 
 
 class Packed(NamedTuple):
@@ -58,6 +66,7 @@ def pack(prompt: Prompt, responses: Response) -> Packed:
     )
 
 
+@functools.singledispatch
 def response_logits(
     model: Transformer, prompts: Prompt, responses: Response
 ) -> Float[Array, "n count response vocabulary"]:
@@ -76,13 +85,14 @@ def token_logprobs(
     return jnp.where(responses.mask, target - jax.nn.logsumexp(logits, axis=-1), 0.0)
 
 
+@functools.singledispatch
 def score(model: Transformer, prompts: Prompt, responses: Response) -> Float[Array, "n count"]:
     """log pi(y|x) in nats of ``count`` responses to each of ``n`` prompts: summed over tokens, end token included,
     padding excluded."""
     return jnp.sum(token_logprobs(response_logits(model, prompts, responses), responses), axis=-1)
 
 
-def score_pairs(model: Transformer, pairs: Pair) -> PairScores:
+def score_pairs(model: Policy, pairs: Pair) -> PairScores:
     """log pi of both responses of ``n`` pairs (nats, summed over tokens)."""
     both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), pairs.winner, pairs.loser)
     scores = score(model, pairs.prompt, both)

@@ -19,6 +19,10 @@ class NeuralGolden(AbstractGolden):
     average over fewer tokens, which would make the shortest responses the most extreme. Features are centred and
     scaled over responses of the writers before the tanh, which then saturates outside their range: without that, the
     best response is one good token repeated.
+
+    ``order`` k >= 1 bounds what a position of the response reads: the prompt, its own place, and the last k tokens of
+    the response up to and including its own (`states`). The reward is then a readout of tanh features of a sum of
+    k-token interactions. Order 0 reads every earlier token.
     """
 
     trunk: Transformer
@@ -26,6 +30,7 @@ class NeuralGolden(AbstractGolden):
     scale: Float[Array, " width"]
     mix: Float[Array, "width feature"]
     readout: Float[Array, " feature"]
+    order: int = eqx.field(static=True, default=0)
 
     @classmethod
     def init(
@@ -36,6 +41,7 @@ class NeuralGolden(AbstractGolden):
         ruggedness: float | Array,
         prompts: Prompt,
         responses: Response,
+        order: int = 0,
     ) -> Self:
         """Random parameters, standardised over ``n`` responses. ``ruggedness`` multiplies what enters the transformer's
         nonlinearities: larger makes the reward hang on more specific combinations of tokens, and harder to learn."""
@@ -47,29 +53,54 @@ class NeuralGolden(AbstractGolden):
             replace_fn=lambda w: ruggedness * w,
         )
         width = config.width
-        pooled = jax.vmap(lambda p, r: pool(trunk, p, r))(prompts, responses)
+        pooled = jax.vmap(lambda p, r: pool(trunk, p, r, order))(prompts, responses)
         return cls(
             trunk,
             jnp.mean(pooled, axis=0),
             jnp.maximum(jnp.std(pooled, axis=0), 1e-6),
             jax.random.normal(k_mix, (width, width)) * width**-0.5,
             jax.random.normal(k_readout, (width,)) * width**-0.5,
+            order,
         )
 
     def __call__(self, prompt: Prompt, response: Response) -> Scalar:
         """Reward in the readout's unit."""
-        features = (pool(self.trunk, prompt, response) - self.centre) / self.scale
+        features = (pool(self.trunk, prompt, response, self.order) - self.centre) / self.scale
         return jnp.tanh(features @ self.mix) @ self.readout
 
 
-def pool(trunk: Transformer, prompt: Prompt, response: Response) -> Float[Array, " width"]:
-    """Mean final hidden state over the response window."""
+def pool(
+    trunk: Transformer, prompt: Prompt, response: Response, order: int = 0
+) -> Float[Array, " width"]:
+    """Mean of `states` over the response window."""
+    return jnp.mean(states(trunk, prompt, response, order), axis=0)
+
+
+def states(
+    trunk: Transformer, prompt: Prompt, response: Response, order: int = 0
+) -> Float[Array, "response width"]:
+    """Final hidden states of the response window: causal for order 0; for order k >= 1, changing token j changes
+    positions j to j + k - 1 and no other, because a position attends to the prompt and to itself alone and enters as
+
+        k^(-1/2) sum_{l=0}^{k-1} R^l e(y_{t-l}),
+
+    embeddings e rolled by one place a lag (R), terms before the response left out. The entries of embeddings are
+    independent, so a rolled one is as good as another table's; k^(-1/2) keeps the residual stream's size.
+    """
     width, time = prompt.tokens.shape[0], response.tokens.shape[0]
     index = jnp.arange(width + time)
     valid = (index < prompt.length) | (index >= width)
-    mask = ((index[:, None] >= index[None]) & valid[None]) | (index[:, None] == index[None])
     text = jnp.where(response.mask, response.tokens, END_TOKEN)
     tokens = jnp.concatenate([prompt.tokens, text])
     positions = jnp.concatenate([index[:width], prompt.length + jnp.arange(time)])
-    hidden, _ = trunk.hidden(tokens, positions, mask)
-    return jnp.mean(hidden[width:], axis=0)
+    extra = None
+    if order:
+        valid = valid & (index < width)
+        each = trunk.embedding[text]
+        lagged = [
+            jnp.pad(jnp.roll(each, lag, axis=1), ((lag, 0), (0, 0)))[:time] for lag in range(order)
+        ]
+        extra = jnp.pad(order**-0.5 * sum(lagged) - each, ((width, 0), (0, 0)))
+    mask = ((index[:, None] >= index[None]) & valid[None]) | (index[:, None] == index[None])
+    hidden, _ = trunk.hidden(tokens, positions, mask, extra=extra)
+    return hidden[width:]

@@ -1,0 +1,87 @@
+"""The enumerable world: few enough prompts and responses to list them all, so that nothing need be estimated.
+
+Prompts are random tokens of full length and human writers are random transformers, as in `envs.neural`, so their
+likelihood is exact. The golden reward counts n-grams whose worth depends on the prompt, plus a weak random network: the
+network tells apart the texts with the same n-grams, which would tie. Exact values, divergences and optima are in
+`testbed.exact`, a tabular policy in `testbed.tabular`; transformers run here as on any other task.
+"""
+
+from typing import ClassVar
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import PRNGKeyArray
+
+from envs.goldens.neural import NeuralGolden
+from envs.goldens.ngram import NGram
+from envs.goldens.weighted import WeightedGolden
+from envs.neural import AbstractNetworkTask
+from testbed import enumeration
+from testbed.environment import AbstractGolden, AbstractWriters, World
+from testbed.errors import InvalidInput
+from testbed.transformer import TransformerConfig
+from testbed.types import Prompt, Response
+
+
+class BestResponse(AbstractWriters):
+    """Writes the response of the largest golden reward, found by trying all."""
+
+    golden: AbstractGolden
+    vocabulary: int = eqx.field(static=True)
+    time: int = eqx.field(static=True)
+
+    def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
+        """The best response; nothing is random."""
+        every = enumeration.all_responses(self.vocabulary, self.time)
+        best = jnp.argmax(jax.vmap(lambda response: self.golden(prompt, response))(every))
+        return jax.tree.map(lambda x: x[best], every)
+
+
+class Enumerable(AbstractNetworkTask):
+    """A world that can be listed.
+
+    Attributes:
+        vocabulary: token ids, the end token included. prompt_length, response_length: tokens; with the defaults there
+            are 64 prompts and 341 responses to each.
+        writers: how many; ``writer`` their shape, whose temperature sets their entropy; ``closing`` how readily they
+            end a response (logit of the end token).
+        order: longest n-gram that is rewarded. interaction: how much an n-gram's worth depends on the prompt, against
+            its worth to any prompt. repeat: factor on an n-gram's worth for every time it has been written before.
+        taste_weight: weight of the random network, of shape ``taste``, against 1 for the n-grams, both in standard
+            deviations over writers' responses.
+    """
+
+    enumerable: ClassVar[bool] = True
+
+    vocabulary: int = eqx.field(static=True, default=5)
+    prompt_length: int = eqx.field(static=True, default=3)
+    response_length: int = eqx.field(static=True, default=4)
+    writers: int = eqx.field(static=True, default=4)
+    writer: TransformerConfig = TransformerConfig(
+        width=16, layers=1, heads=2, key_value_heads=2, temperature=0.4
+    )
+    closing: float = 0.0
+    order: int = eqx.field(static=True, default=2)
+    interaction: float = 1.5
+    repeat: float = 0.5
+    taste: TransformerConfig = TransformerConfig(width=16, layers=1, heads=2, key_value_heads=2)
+    taste_weight: float = 0.3
+
+    def __check_init__(self) -> None:
+        self.check("interaction", "repeat", "taste_weight")
+        enumeration.check(self.vocabulary, self.prompt_length, self.response_length)
+        if self.order < 1:
+            raise InvalidInput(f"order must be at least 1, got {self.order}")
+
+    def world(self, key: PRNGKeyArray) -> World:
+        """Draw writers and golden reward; unit scale until SFT samples exist."""
+        k_writers, k_golden, k_taste, k_prompts, k_responses = jax.random.split(key, 5)
+        prompts, writers, sample, responses = self.written(k_writers, k_prompts, k_responses)
+        grams = NGram.init(k_golden, self.vocabulary, self.order, self.interaction, self.repeat)
+        taste = NeuralGolden.init(k_taste, self.taste, self.vocabulary, 1.0, sample, responses)
+        golden = WeightedGolden.standardised(
+            [grams, taste], [1.0, self.taste_weight], sample, responses
+        )
+        ideal = BestResponse(golden, self.vocabulary, self.response_length)
+        return World(prompts, writers, golden, ideal=ideal)
