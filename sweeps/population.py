@@ -9,7 +9,7 @@ import functools
 import math
 import time
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,8 @@ from testbed.experiment import EvaluationConfig, Experiment, TrainConfig
 from testbed.stages import STAGES, Cache, Ground, GroundConfig
 from testbed.streams import Stream, stream
 
+#: Every stage of a ground, in order.
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
 #: Most lanes per device. On a CPU stacking gains nothing, and a chunk is what a crash can lose.
 CPU_STACK = 1
 GPU_STACK = 1024
@@ -130,10 +132,24 @@ def execute(
 def build_grounds(
     configs: Iterable[GroundConfig], cache: Cache, progress: Progress
 ) -> dict[GroundConfig, Ground]:
-    """Every ground by its config. What the cache lacks is made stage by stage, many seeds at once."""
+    """Every ground by its config."""
+    made = build_stages(configs, cache, progress)
+    return {config: stages.assemble(parts) for config, parts in made.items()}
+
+
+def build_stages(
+    configs: Iterable[GroundConfig],
+    cache: Cache,
+    progress: Progress,
+    wanted: Collection[str] = STAGE_NAMES,
+) -> dict[GroundConfig, dict[str, PyTree]]:
+    """What the ``wanted`` stages make, by config and stage; the stages before them must be wanted too. What the cache
+    lacks is made stage by stage, many seeds at once."""
     names = {config: stages.fingerprints(config) for config in configs}
     made: dict[GroundConfig, dict[str, PyTree]] = {config: {} for config in names}
     for stage in STAGES:
+        if stage.name not in wanted:
+            continue
         found: dict[str, PyTree] = {}
         missing: dict[str, GroundConfig] = {}
         for config, addresses in names.items():
@@ -155,7 +171,8 @@ def build_grounds(
                 found[address] = result
         for config, addresses in names.items():
             made[config][stage.name] = found[addresses[stage.name]]
-    return {config: stages.assemble(parts) for config, parts in made.items()}
+            stages.check(config, stage.name, found[addresses[stage.name]])
+    return made
 
 
 def run_chunk(

@@ -6,6 +6,7 @@ are leaves, so runs that differ only in them share one compiled program.
 
 import equinox as eqx
 
+from testbed.data import DataSpec
 from testbed.environment import AbstractTask
 from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss
@@ -16,18 +17,6 @@ from testbed.proxies import ProxyConfig
 from testbed.sources.base import AbstractSource
 from testbed.sources.online import Online
 from testbed.transformer import SIZES, TransformerConfig
-
-
-class DataConfig(eqx.Module):
-    """The initial data: ``pairs`` prompts, two writers' responses each; ``held_out`` more to test the proxy on."""
-
-    pairs: int = eqx.field(static=True, default=4096)
-    held_out: int = eqx.field(static=True, default=512)
-
-    def __check_init__(self) -> None:
-        for name in ("pairs", "held_out"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
 
 
 class EvaluationConfig(eqx.Module):
@@ -92,6 +81,8 @@ class Experiment(eqx.Module):
 
     Attributes:
         task: the kind of world. labeler: who labels D_golden. model: shape of policy and proxy.
+        tabular: the policy is optimised as a table of all responses, starting from the very same SFT policy; for tasks
+            that can be enumerated.
         sft: supervised fine-tuning on both responses of every pair. data: size of the data. proxy: the proxy.
         baseline: the opponent in the win rate. source: where training pairs come from. loss: what is minimised.
         optimiser: for the policy. steps: updates, a multiple of ``evaluation.points``. batch_size: pairs an update.
@@ -101,8 +92,9 @@ class Experiment(eqx.Module):
     task: AbstractTask
     labeler: AbstractLabeler
     model: TransformerConfig = SIZES["XS"]
+    tabular: bool = eqx.field(static=True, default=False)
     sft: FitConfig = FitConfig(steps=1000, batch_size=64, optimiser=OptimiserConfig(2e-3))
-    data: DataConfig = DataConfig()
+    data: DataSpec = DataSpec()
     proxy: ProxyConfig = ProxyConfig()
     baseline: BaselineConfig = BaselineConfig()
     source: AbstractSource = Online()
@@ -116,6 +108,11 @@ class Experiment(eqx.Module):
     def __check_init__(self) -> None:
         if not 0 <= self.seed < 2**31:
             raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
+        if self.tabular and not self.task.enumerable:
+            raise InvalidInput(
+                f"tabular must be false for a task that cannot be enumerated, got {self.tabular} "
+                f"with {type(self.task).__name__}"
+            )
         points = self.evaluation.points
         if self.steps < points or self.steps % points:
             raise InvalidInput(

@@ -18,24 +18,27 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from testbed import config, decode, logprob, train
+from testbed.collect import Corpus, Written, collect, label, make_pool, write
+from testbed.data import DataSpec, Pool, refuse_unreached
 from testbed.environment import AbstractTask, World
-from testbed.experiment import BaselineConfig, DataConfig, Experiment
+from testbed.errors import InvalidInput
+from testbed.experiment import BaselineConfig, Experiment
+from testbed.logprob import Policy
 from testbed.metrics import Opponent
 from testbed.optimiser import FitConfig, fit
 from testbed.preference import AbstractLabeler, AbstractPreference, GoldenPreference
 from testbed.proxies import AbstractProxy, ProxyConfig
 from testbed.sources.base import Dataset, Supply
 from testbed.streams import Stream, stream
+from testbed.tabular import tabulated
 from testbed.transformer import Transformer, TransformerConfig
-from testbed.types import Prompt, Response, arrange
+from testbed.types import Pair, PairScores
 
 #: SFT samples over which the golden reward is standardised: prompts, responses to each.
 STANDARDISING = (512, 4)
-#: Examples that one step of a long map over writers or rewards holds in memory.
-CHUNK = 256
 
 
 class GroundConfig(eqx.Module):
@@ -45,10 +48,11 @@ class GroundConfig(eqx.Module):
     labeler: AbstractLabeler
     model: TransformerConfig
     sft: FitConfig
-    data: DataConfig
+    data: DataSpec
     proxy: ProxyConfig
     baseline: BaselineConfig
     prompts: int = eqx.field(static=True)
+    tabular: bool = eqx.field(static=True)
     seed: int
 
     @classmethod
@@ -64,6 +68,7 @@ class GroundConfig(eqx.Module):
             e.proxy,
             e.baseline,
             e.evaluation.prompts,
+            e.tabular,
             e.seed,
         )
 
@@ -73,19 +78,11 @@ class GroundConfig(eqx.Module):
         return jax.random.key(self.seed)
 
 
-class Corpus(eqx.Module):
-    """Prompts and two writers' responses to each, unlabelled."""
-
-    prompts: Prompt
-    first: Response
-    second: Response
-
-
 class Ground(eqx.Module):
-    """Everything a run stands on. ``facts`` are measured numbers about it."""
+    """Everything a run stands on: ``sft`` in the form that is trained. ``facts`` are measured numbers about it."""
 
     world: World
-    sft: Transformer
+    sft: Policy
     data: Dataset
     proxy: AbstractPreference
     opponent: Opponent
@@ -101,29 +98,18 @@ class Ground(eqx.Module):
         return GoldenPreference(self.world)
 
 
-def draw_world(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[World, Corpus, Corpus]:
-    """The world, its data without labels, and held-out data."""
+def draw_world(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[World, Written]:
+    """The world and what its writers wrote."""
     world = ground.task.world(stream(ground.key, Stream.WORLD))
-    sizes = (ground.data.pairs, ground.data.held_out)
-    keys = (stream(ground.key, Stream.PROMPTS), stream(ground.key, Stream.HELD_OUT))
-    each = [
-        jax.vmap(jax.random.fold_in, (None, 0))(k, jnp.arange(n))
-        for k, n in zip(keys, sizes, strict=True)
-    ]
-    # Both at once: the writers' program is the largest there is to compile.
-    written = _write(world, jnp.concatenate(each))
-    corpus, held_out = (
-        jax.tree.map(lambda x, part=part: x[part], written)
-        for part in (slice(sizes[0]), slice(sizes[0], None))
-    )
-    return world, corpus, held_out
+    return world, write(world, ground.data, *_corpus_keys(ground))
 
 
 def fine_tune(
     ground: GroundConfig, made: Mapping[str, PyTree]
 ) -> tuple[Transformer, dict[str, Array]]:
-    """SFT on both responses of every pair (arXiv 2405.08448, appendix C): nats a token, averaged over tokens."""
-    _, corpus, _ = made["world"]
+    """SFT on both of the writers' responses to every prompt (arXiv 2405.08448, appendix C): nats a token, averaged
+    over tokens."""
+    corpus = made["world"][1].corpus
     k_init, k_fit = jax.random.split(stream(ground.key, Stream.SFT))
 
     def loss(model: Transformer, batch: Corpus) -> Float[Array, " n"]:
@@ -137,38 +123,73 @@ def fine_tune(
     return model, {"sft_loss": final}
 
 
-def label(
-    ground: GroundConfig, made: Mapping[str, PyTree]
-) -> tuple[World, Dataset, Dataset, dict[str, Array]]:
-    """Standardise the golden reward over SFT samples, then label the data: D_golden and held-out pairs."""
-    raw, corpus, held_out = made["world"]
+def start_policy(ground: GroundConfig, made: Mapping[str, PyTree]) -> Policy:
+    """Where policy optimisation starts, and its reference: the SFT policy, or the same as a table."""
     sft, _ = made["sft"]
-    world, facts = _standardise(raw, sft, stream(ground.key, Stream.STANDARDISE), ground.task)
+    return tabulated(sft, ground.task) if ground.tabular else sft
+
+
+def standardise(
+    ground: GroundConfig, made: Mapping[str, PyTree]
+) -> tuple[World, Float[Array, " sample"], dict[str, Array]]:
+    """Zero mean and unit variance of the golden reward over SFT samples: the world, the samples' rewards, and the share
+    of variance within prompts."""
+    world, (sft, _) = made["world"][0], made["sft"]
+    key = stream(ground.key, Stream.STANDARDISE)
+    count, each = STANDARDISING
+    prompts = jax.vmap(world.prompts)(jax.random.split(stream(key, Stream.PROMPTS), count))
+    keys = jax.random.split(stream(key, Stream.SAMPLES), count)
+    samples = decode.sample(sft, prompts, keys, ground.task.response_length, each).response
+    reward = jax.vmap(jax.vmap(world.golden, in_axes=(None, 0)))(prompts, samples)
+    centre, spread = jnp.mean(reward), jnp.std(reward)
+    scale = jnp.where(spread > 0, spread, 1.0)
+    within = jnp.mean(jnp.var(reward, axis=1, ddof=1)) / scale**2
+    length = jnp.mean(samples.length.astype(jnp.float32))
+    world = eqx.tree_at(lambda w: (w.centre, w.scale), world, (centre, scale))
+    facts = {"within_prompt_variance": within, "sft_length": length}
+    return world, ((reward - centre) / scale).reshape(-1), facts
+
+
+def gather(ground: GroundConfig, made: Mapping[str, PyTree]) -> Pool:
+    """The texts that a data policy chooses from, and by which coverage is measured."""
+    world, (sft, _), written = made["golden"][0], made["sft"], made["world"][1]
+    key = stream(ground.key, Stream.DATA)
+    return make_pool(ground.task, world, sft, ground.data, written, _corpus_keys(ground)[0], key)
+
+
+def make_data(
+    ground: GroundConfig, made: Mapping[str, PyTree]
+) -> tuple[Dataset, Dataset, dict[str, Array]]:
+    """Collect the data as its dials say, and label it: D_golden and held-out pairs."""
+    (world, rewards, _), (sft, _), written = made["golden"], made["sft"], made["world"][1]
+    key = stream(ground.key, Stream.DATA)
+    corpus, facts = collect(ground.task, ground.data, made["pool"], written.corpus, key)
     # One program for both parts: it compiles once.
-    texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), corpus, held_out)
-    labelled, reward = _label(world, sft, ground.labeler, texts, stream(ground.key, Stream.LABELS))
+    texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), corpus, written.held_out)
+    labelled, reward = label(world, sft, ground.labeler, texts, stream(ground.key, Stream.LABELS))
     count = ground.data.pairs
     data, test = (
         jax.tree.map(lambda x, part=part: x[part], labelled)
         for part in (slice(count), slice(count, None))
     )
-    facts |= {
-        "data_quality": jnp.mean(reward[:count]),
-        "label_noise": jnp.mean(data.golden_margin < 0),
-    }
-    return world, data, test, facts
+    # Weights average one, so that a mean over pairs is the mean over those that were labelled.
+    weight = data.pairs.weight / jnp.maximum(jnp.mean(data.pairs.weight), 1.0 / count)
+    data = eqx.tree_at(lambda d: d.pairs.weight, data, weight)
+    return data, test, facts | _described(data, reward[:count], rewards)
 
 
 def train_proxy(
     ground: GroundConfig, made: Mapping[str, PyTree]
 ) -> tuple[AbstractProxy, dict[str, Array]]:
     """The proxy, trained on D_golden and tested against the golden reward on held-out pairs."""
-    _, data, test, _ = made["golden"]
+    data, test, _ = made["data"]
     k_init, k_fit = jax.random.split(stream(ground.key, Stream.PROXY))
     proxy = ground.proxy.init(k_init, ground.model, ground.task.vocabulary)
-    proxy, _ = fit(
-        lambda model, pairs: model.loss(pairs), proxy, data.pairs, ground.proxy.fit, k_fit
-    )
+
+    def loss(model: AbstractProxy, pairs: Pair) -> Float[Array, " n"]:
+        return pairs.weight * model.loss(pairs)
+
+    proxy, _ = fit(loss, proxy, data.pairs, ground.proxy.fit, k_fit)
     facts = {}
     for name, part in (("proxy_accuracy", test), ("proxy_train_accuracy", data)):
         part = jax.tree.map(lambda x: x[: ground.data.held_out], part)
@@ -181,17 +202,19 @@ def train_baseline(
     ground: GroundConfig, made: Mapping[str, PyTree]
 ) -> tuple[Opponent, dict[str, Array]]:
     """The golden baseline (arXiv 2405.08448, section 4): online against the golden preference; then its one answer
-    to each of the fixed evaluation prompts, the first of the data's."""
-    sft, _ = made["sft"]
-    world, data, _, _ = made["golden"]
-    golden = GoldenPreference(world)
+    to each of the fixed evaluation prompts, the first of the corpus."""
+    (sft, _), world, corpus = made["sft"], made["golden"][0], made["world"][1].corpus
     base = ground.baseline
     plan = base.train
-    supply = Supply(data, sft, golden)
+    # It learns from its own samples: of the data it only takes the prompts.
+    nothing = jnp.zeros_like(corpus.prompts.length, dtype=jnp.float32)
+    pairs = Pair(corpus.prompts, corpus.first, corpus.second, nothing, nothing)
+    prompts_only = Dataset(pairs, PairScores(nothing, nothing), nothing)
+    supply = Supply(prompts_only, sft, GoldenPreference(world))
     key = stream(ground.key, Stream.BASELINE)
     state = train.init(plan, supply)
     state = train.advance(plan, supply, state, key, jnp.asarray(0), jnp.asarray(base.steps))
-    prompts = jax.tree.map(lambda x: x[: ground.prompts], data.pairs.prompt)
+    prompts = jax.tree.map(lambda x: x[: ground.prompts], corpus.prompts)
     keys = jax.random.split(stream(key, Stream.BASELINE_RESPONSES), ground.prompts)
     time = ground.task.response_length
     answers = decode.sample(state.policy, prompts, keys, time, count=1).response
@@ -211,22 +234,39 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("world", (), ("task", "data", "seed"), draw_world),
+    Stage(
+        "world", (), ("task", "data.pairs", "data.held_out", "data.candidates", "seed"), draw_world
+    ),
     Stage("sft", ("world",), ("model", "sft"), fine_tune),
-    Stage("golden", ("world", "sft"), ("labeler",), label),
-    Stage("proxy", ("golden",), ("model", "proxy"), train_proxy),
-    Stage("baseline", ("sft", "golden"), ("baseline", "prompts"), train_baseline),
+    Stage("start", ("sft",), ("tabular",), start_policy),
+    Stage("golden", ("sft",), (), standardise),
+    Stage("pool", ("golden",), ("data.dialled", "data.mixed", "data.rows"), gather),
+    Stage("data", ("pool",), ("labeler", "data"), make_data),
+    Stage("proxy", ("data",), ("model", "proxy"), train_proxy),
+    Stage("baseline", ("golden",), ("baseline", "prompts"), train_baseline),
 )
+
+
+def check(ground: GroundConfig, name: str, result: PyTree) -> None:
+    """Refuse a stage's result that cannot be used: raises `InvalidInput` if the data are not what was asked for."""
+    if name != "data":
+        return
+    facts = {key: float(value) for key, value in result[2].items()}
+    where = f"on {type(ground.task).__name__} with seed {int(ground.seed)}"
+    if facts["labelled"] == 0.0:
+        raise InvalidInput(f"labeler {config.spell(ground.labeler)} skips every pair {where}")
+    if ground.data.dialled:
+        refuse_unreached(ground.data, facts["reached_quality"], facts["reached_coverage"], where)
 
 
 def assemble(made: Mapping[str, PyTree]) -> Ground:
     """The ground from what the stages made."""
-    sft, sft_facts = made["sft"]
-    world, data, _, data_facts = made["golden"]
+    world, _, golden_facts = made["golden"]
+    data, _, data_facts = made["data"]
     proxy, proxy_facts = made["proxy"]
     opponent, baseline_facts = made["baseline"]
-    facts = sft_facts | data_facts | proxy_facts | baseline_facts
-    return Ground(world, sft, data, proxy, opponent, facts)
+    facts = made["sft"][1] | golden_facts | data_facts | proxy_facts | baseline_facts
+    return Ground(world, made["start"], data, proxy, opponent, facts)
 
 
 def fingerprints(ground: GroundConfig) -> dict[str, str]:
@@ -267,49 +307,38 @@ class Cache:
         return self.directory / f"{address}.pickle"
 
 
-def _write(world: World, keys: Key[Array, " n"]) -> Corpus:
-    """Prompts and two responses to each by the writers, from a key each."""
-
-    def one(key: PRNGKeyArray) -> Corpus:
-        prompt = world.prompts(stream(key, Stream.PROMPTS))
-        names = (Stream.FIRST_RESPONSE, Stream.SECOND_RESPONSE)
-        twice = jnp.stack([stream(key, name) for name in names])
-        both = jax.vmap(world.writers, in_axes=(0, None))(twice, prompt)
-        first, second = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
-        return Corpus(prompt, first, second)
-
-    return jax.lax.map(one, keys, batch_size=CHUNK)
+def _corpus_keys(ground: GroundConfig) -> tuple[PRNGKeyArray, PRNGKeyArray]:
+    """Of the corpus and of the held-out pairs."""
+    return stream(ground.key, Stream.PROMPTS), stream(ground.key, Stream.HELD_OUT)
 
 
-def _standardise(
-    world: World, sft: Transformer, key: PRNGKeyArray, task: AbstractTask
-) -> tuple[World, dict[str, Array]]:
-    """Zero mean and unit variance over SFT samples; also the share of the variance that lies within prompts."""
-    count, each = STANDARDISING
-    prompts = jax.vmap(world.prompts)(jax.random.split(stream(key, Stream.PROMPTS), count))
-    keys = jax.random.split(stream(key, Stream.SAMPLES), count)
-    samples = decode.sample(sft, prompts, keys, task.response_length, each).response
-    reward = jax.vmap(jax.vmap(world.golden, in_axes=(None, 0)))(prompts, samples)
-    spread = jnp.std(reward)
-    scale = jnp.where(spread > 0, spread, 1.0)
-    within = jnp.mean(jnp.var(reward, axis=1, ddof=1)) / scale**2
-    world = eqx.tree_at(lambda w: (w.centre, w.scale), world, (jnp.mean(reward), scale))
-    length = jnp.mean(samples.length.astype(jnp.float32))
-    return world, {"within_prompt_variance": within, "sft_length": length}
+def _described(
+    data: Dataset, reward: Float[Array, "n 2"], sft: Float[Array, " sample"]
+) -> dict[str, Array]:
+    """What is measured of labelled data, given its golden rewards and those of SFT samples."""
+    pairs = data.pairs
+    quantile = jnp.searchsorted(jnp.sort(sft), reward.reshape(-1)) / sft.shape[0]
+    prompts = _distinct(pairs.prompt.tokens)
+    texts = [
+        jnp.concatenate([pairs.prompt.tokens, response.tokens], axis=1)
+        for response in (pairs.winner, pairs.loser)
+    ]
+    return {
+        "data_quality": jnp.mean(reward),
+        "data_quantile": jnp.mean(quantile),
+        "data_prompts": prompts,
+        "data_responses": _distinct(jnp.concatenate(texts)) / prompts,
+        "label_noise": jnp.mean(data.golden_margin < 0),
+        "label_confidence": jnp.mean(pairs.preference),
+        "labelled": jnp.mean(pairs.weight > 0),
+    }
 
 
-def _label(
-    world: World, sft: Transformer, labeler: AbstractLabeler, corpus: Corpus, key: PRNGKeyArray
-) -> tuple[Dataset, Float[Array, " n"]]:
-    """Labelled pairs, and the mean golden reward of each pair's responses in SFT standard deviations."""
-    reward = jax.vmap(world.reward)
-    first, second = reward(corpus.prompts, corpus.first), reward(corpus.prompts, corpus.second)
-    keys = jax.random.split(key, first.shape[0])
-    first_wins = jax.vmap(labeler)(keys, first, second)
-    pairs = jax.vmap(arrange)(first_wins, corpus.prompts, corpus.first, corpus.second)
-    margin = jnp.where(first_wins, first - second, second - first)
-    data = Dataset(pairs, logprob.score_pairs(sft, pairs), margin)
-    return data, 0.5 * (first + second)
+def _distinct(tokens: Int[Array, "n time"]) -> Float[Array, ""]:
+    """How many different texts there are, told apart by 32 bits."""
+    factors = jax.random.bits(jax.random.key(0), (tokens.shape[1],)) | 1
+    hashed = jnp.sort(jnp.sum((tokens.astype(jnp.uint32) + 1) ** 3 * factors[None], axis=1))
+    return 1.0 + jnp.sum(hashed[1:] != hashed[:-1])
 
 
 @cache

@@ -29,6 +29,8 @@ class Stream(enum.IntEnum):
     ORDER = 12
     SAMPLES = 13
     BASELINE_RESPONSES = 14
+    CANDIDATES = 15
+    DATA = 16
 
 
 def stream(key: PRNGKeyArray, name: Stream) -> PRNGKeyArray:

@@ -20,7 +20,6 @@ from testbed import stages
 from testbed.errors import InvalidInput
 from testbed.experiment import BaselineConfig, Experiment
 from testbed.losses.dpo import Dpo
-from testbed.sources.offline import Offline
 from testbed.stages import STAGES, Cache, Ground, GroundConfig, fingerprints
 from testbed.streams import Stream, stream
 from testbed.types import Pair
@@ -32,7 +31,7 @@ def changed(**settings) -> tuple[str, ...]:
     """The stages whose address is another after a change."""
     before = fingerprints(GroundConfig.of(experiment()))
     after = fingerprints(GroundConfig.of(experiment(**settings)))
-    assert tuple(after) == NAMES == ("world", "sft", "golden", "proxy", "baseline")
+    assert tuple(after) == NAMES
     return tuple(name for name in NAMES if before[name] != after[name])
 
 
@@ -44,10 +43,13 @@ def changed(**settings) -> tuple[str, ...]:
         ({"task__vocabulary": 9}, "world"),
         ({"data__pairs": 40}, "world"),
         ({"data__held_out": 17}, "world"),
+        ({"data__candidates": 5}, "world"),
+        ({"data__prompts": 16}, "pool"),
+        ({"data__quality": 0.5}, "pool"),
         ({"model__width": 32}, "sft"),
         ({"sft__steps": 61}, "sft"),
         ({"sft__optimiser__learning_rate": 2e-2}, "sft"),
-        ({"labeler__temperature": 0.5}, "golden"),
+        ({"labeler__temperature": 0.5}, "data"),
         ({"proxy__pairwise": False}, "proxy"),
         ({"proxy__fit__optimiser__weight_decay": 0.5}, "proxy"),
         ({"baseline__steps": 5}, "baseline"),
@@ -57,28 +59,21 @@ def changed(**settings) -> tuple[str, ...]:
     ids=str,
 )
 def test_a_change_moves_its_stage_and_those_built_on_it(settings: dict, first: str) -> None:
-    """The baseline is trained on the golden reward itself: it does not stand on the proxy."""
-    moved = ("proxy",) if first == "proxy" else NAMES[NAMES.index(first) :]
+    """The baseline is trained on the golden reward itself, on its own samples: it stands on no data and no proxy.
+    SFT is trained on what the writers wrote: it does not stand on the data's dials."""
+    assert NAMES == ("world", "sft", "start", "golden", "pool", "data", "proxy", "baseline")
+    moved = NAMES[NAMES.index(first) :]
+    if first in ("pool", "data", "proxy"):
+        moved = moved[:-1]
     assert changed(**settings) == moved
 
 
-@pytest.mark.parametrize(
-    "settings",
-    [
-        {"loss": Dpo()},
-        {"loss__beta": 0.5},
-        {"source": Offline()},
-        {"optimiser__learning_rate": 1.0},
-        {"steps": 8},
-        {"batch_size": 4},
-        {"evaluation__points": 3},
-        {"evaluation__kl_prompts": 4},
-        {"evaluation__pairs": 4},
-    ],
-    ids=str,
-)
-def test_policy_optimisation_moves_no_stage(settings: dict) -> None:
-    assert changed(**settings) == ()
+def test_another_dial_of_the_same_data_moves_no_candidate() -> None:
+    dialled = GroundConfig.of(experiment(data__quality=0.5))
+    other = GroundConfig.of(experiment(data__coverage=0.5))
+    before, after = fingerprints(dialled), fingerprints(other)
+    moved = [name for name in NAMES if before[name] != after[name]]
+    assert moved == ["data", "proxy"]
 
 
 def test_other_code_has_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -176,7 +171,7 @@ def test_golden_reward_is_standardised_over_its_own_samples(which: int) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_labels_and_margins_agree(which: int) -> None:
     """Each pair is one prompt's two texts in some order; its margin is the difference of their golden rewards."""
-    ground, (_, corpus, _) = grounds_of(which), made(which)["world"]
+    ground, corpus = grounds_of(which), made(which)["world"][1].corpus
     pairs: Pair = ground.data.pairs
     np.testing.assert_array_equal(pairs.prompt.tokens, corpus.prompts.tokens)
     texts = {
@@ -233,7 +228,7 @@ def test_sft_learns_the_writers() -> None:
 
 
 def test_proxy_accuracies_are_those_of_the_proxy() -> None:
-    ground, (_, data, test, _) = grounds_of(0), made(0)["golden"]
+    ground, (data, test, _) = grounds_of(0), made(0)["data"]
 
     @jax.jit
     def margins(proxy, pairs):

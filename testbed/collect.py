@@ -1,0 +1,222 @@
+"""Collecting the preference data: what the writers write, what a data policy draws from it, and who wins."""
+
+from collections.abc import Callable
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Key, PRNGKeyArray
+
+from testbed import decode, enumeration, exact, logprob
+from testbed.data import (
+    Coverage,
+    DataSpec,
+    Dials,
+    Pool,
+    covers,
+    data_policy,
+    draw,
+    quality,
+    solve,
+)
+from testbed.environment import AbstractTask, World
+from testbed.preference import AbstractLabeler
+from testbed.sources.base import Dataset
+from testbed.streams import Stream, stream
+from testbed.transformer import Transformer
+from testbed.types import Prompt, Response, Scalar, arrange
+
+#: Prompts on which the coverage of data taken as written is estimated, where it is not exact.
+MEASURED = 128
+#: Examples that one step of a long map over writers or rewards holds in memory.
+CHUNK = 256
+
+
+class Corpus(eqx.Module):
+    """Prompts and two responses to each, unlabelled."""
+
+    prompts: Prompt
+    first: Response
+    second: Response
+
+
+class Written(eqx.Module):
+    """What the writers wrote: pairs for SFT and by default for D_golden, held-out pairs, and further ``candidates``
+    (row, candidate) for the first prompts, from which coverage is estimated."""
+
+    corpus: Corpus
+    held_out: Corpus
+    candidates: Response
+
+
+def write(world: World, spec: DataSpec, corpus: PRNGKeyArray, held_out: PRNGKeyArray) -> Written:
+    """The writers' texts, from a key for the corpus and one for the held-out pairs."""
+    rows = min(MEASURED, spec.pairs)
+    keys = [_numbered(corpus, spec.pairs), _numbered(held_out, spec.held_out)]
+    prompts, texts = _candidate_keys(keys[0][:rows], spec.candidates)
+    # All at once: the writers' program is the largest there is to compile.
+    written = _write(world, jnp.concatenate([*keys, prompts]), jnp.concatenate([*keys, texts]))
+    ends = (spec.pairs, spec.pairs + spec.held_out)
+    pairs, test, more = (
+        jax.tree.map(lambda x, part=part: x[part], written)
+        for part in (slice(ends[0]), slice(*ends), slice(ends[1], None))
+    )
+    return Written(pairs, test, _candidates(more, rows, spec.candidates))
+
+
+def make_pool(
+    task: AbstractTask,
+    world: World,
+    sft: Transformer,
+    spec: DataSpec,
+    written: Written,
+    corpus: PRNGKeyArray,
+    key: PRNGKeyArray,
+) -> Pool:
+    """The pool of a data policy: every response where they can be enumerated. Elsewhere candidates of the writers for
+    every prompt of the data, and as many of the SFT policy if they are mixed in; for data taken as written, the
+    candidates there are already. ``corpus`` is the key the corpus was made with."""
+    if task.enumerable:
+        return _enumerated_pool(task, world, sft)
+    texts = written.candidates
+    if spec.dialled:
+        keys = _candidate_keys(_numbered(corpus, spec.rows), spec.candidates)
+        texts = _candidates(_write(world, *keys), spec.rows, spec.candidates)
+    rows, count = texts.length.shape
+    prompts = jax.tree.map(lambda x: x[:rows], written.corpus.prompts)
+    if spec.mixed:
+        keys = jax.random.split(stream(key, Stream.CANDIDATES), rows)
+        samples = decode.sample(sft, prompts, keys, task.response_length, count).response
+        texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b], axis=1), texts, samples)
+
+    def score(prompt: Prompt, text: Response) -> Scalar:
+        one = jax.tree.map(lambda x: x[None], prompt)
+        return logprob.score(sft, one, jax.tree.map(lambda x: x[None, None], text))[0, 0]
+
+    reward = _each_text(world.reward, prompts, texts)
+    likelihood = _each_text(score, prompts, texts) if spec.dialled else jnp.zeros_like(reward)
+    return Pool.sampled(prompts, texts, reward, likelihood, count)
+
+
+def collect(
+    task: AbstractTask, spec: DataSpec, pool: Pool, corpus: Corpus, key: PRNGKeyArray
+) -> tuple[Corpus, dict[str, Array]]:
+    """The texts of D_golden, unlabelled, and what is known of them. ``corpus`` is what the writers wrote."""
+    if not spec.dialled:
+        dials = Dials(jnp.zeros(()), jnp.zeros(()))
+        return corpus, _facts(task, covers(pool, pool.writers_density), dials)
+    dials = solve(spec, pool)
+    policy = data_policy(spec, pool, dials)
+    rows = jnp.arange(spec.pairs) % spec.rows
+    prompts = jax.tree.map(lambda x: x[rows], corpus.prompts)
+    if task.enumerable:
+        rows = enumeration.prompt_index(prompts, task.vocabulary)
+    drawn = draw(spec, pool, policy, rows, stream(key, Stream.SAMPLES))
+    facts = _facts(task, covers(pool, drawn.density), dials)
+    return Corpus(prompts, drawn.first, drawn.second), facts | {
+        "reached_quality": quality(pool, policy),
+        "reached_coverage": covers(pool, policy.density).coverage,
+    }
+
+
+def label(
+    world: World,
+    sft: Transformer,
+    labeler: AbstractLabeler,
+    corpus: Corpus,
+    key: PRNGKeyArray,
+) -> tuple[Dataset, Float[Array, "n 2"]]:
+    """Labelled pairs, and the golden reward of both responses in SFT standard deviations."""
+    prompts = corpus.prompts
+
+    def perceive(response: Response) -> tuple[Any, Array]:
+        view = jax.vmap(labeler.view, (None, 0, 0))(world, prompts, response)
+        return view, jax.vmap(world.reward)(prompts, response)
+
+    (first, first_reward), (second, second_reward) = map(perceive, (corpus.first, corpus.second))
+    keys = jax.random.split(key, prompts.length.shape[0])
+    labels = jax.vmap(labeler)(keys, first, second)
+    pairs = jax.vmap(arrange)(labels, prompts, corpus.first, corpus.second)
+    margin = first_reward - second_reward
+    margin = jnp.where(labels.preference > 0.5, margin, -margin)
+    data = Dataset(pairs, logprob.score_pairs(sft, pairs), margin)
+    return data, jnp.stack([first_reward, second_reward], axis=1)
+
+
+def _numbered(key: PRNGKeyArray, count: int) -> Key[Array, " n"]:
+    """Keys 0 to count - 1: a longer list extends a shorter one."""
+    return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
+
+
+def _candidate_keys(
+    keys: Key[Array, " row"], count: int
+) -> tuple[Key[Array, " n"], Key[Array, " n"]]:
+    """Keys of prompts and of texts, two candidates each, for ``count`` candidates to each row's prompt."""
+    twos = jnp.arange((count + 1) // 2)
+    texts = jax.vmap(lambda k: jax.vmap(jax.random.fold_in, (None, 0))(k, twos))(
+        jax.vmap(lambda k: stream(k, Stream.CANDIDATES))(keys)
+    )
+    return jnp.repeat(keys, twos.shape[0]), texts.reshape(-1)
+
+
+def _candidates(written: Corpus, rows: int, count: int) -> Response:
+    """The texts of `_candidate_keys`, (row, candidate)."""
+
+    def arranged(first: Array, second: Array) -> Array:
+        both = jnp.stack([first, second], axis=1)
+        return both.reshape(rows, -1, *first.shape[1:])[:, :count]
+
+    return jax.tree.map(arranged, written.first, written.second)
+
+
+def _write(world: World, prompts: Key[Array, " n"], texts: Key[Array, " n"]) -> Corpus:
+    """A prompt and two responses of the writers from each pair of keys."""
+
+    def one(keys: tuple[PRNGKeyArray, PRNGKeyArray]) -> Corpus:
+        prompt = world.prompts(stream(keys[0], Stream.PROMPTS))
+        names = (Stream.FIRST_RESPONSE, Stream.SECOND_RESPONSE)
+        twice = jnp.stack([stream(keys[1], name) for name in names])
+        both = jax.vmap(world.writers, in_axes=(0, None))(twice, prompt)
+        first, second = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
+        return Corpus(prompt, first, second)
+
+    return jax.lax.map(one, (prompts, texts), batch_size=CHUNK)
+
+
+def _enumerated_pool(task: AbstractTask, world: World, sft: Transformer) -> Pool:
+    prompts = enumeration.all_prompts(task.vocabulary, task.prompt_length)
+    every = enumeration.all_responses(task.vocabulary, task.response_length)
+    prompts, every = jax.tree.map(jnp.asarray, (prompts, every))
+    rows = prompts.length.shape[0]
+    return Pool.enumerated(
+        prompts,
+        jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), every),
+        exact.tabulate(world.reward, prompts, every),
+        exact.tabulate(world.writers.log_likelihood, prompts, every),
+        exact.log_table(sft, prompts, every),
+    )
+
+
+def _each_text(
+    function: Callable[[Prompt, Response], Array], prompts: Prompt, texts: Response
+) -> Float[Array, "row text"]:
+    """A function of prompt and response, of every text of every row."""
+    count = texts.length.shape[1]
+    repeated = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), prompts)
+    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), texts)
+    found = jax.lax.map(lambda pair: function(*pair), (repeated, flat), batch_size=CHUNK)
+    return found.reshape(-1, count)
+
+
+def _facts(task: AbstractTask, measured: Coverage, dials: Dials) -> dict[str, Array]:
+    """What is known of a data policy; coverage and what follows is an estimate unless ``coverage_is_exact``."""
+    return {
+        "coverage_is_exact": jnp.asarray(float(task.enumerable)),
+        "coverage": measured.coverage,
+        "chi_square": measured.chi_square,
+        "max_ratio": measured.max_ratio,
+        "support": measured.support,
+        "data_temperature": 1.0 / (1.0 + dials.kappa),
+        "data_tilt": dials.tilt,
+    }
