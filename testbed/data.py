@@ -86,6 +86,11 @@ class DataSpec(eqx.Module):
             value = getattr(self, name)
             if value is not None and not (0 <= value <= 1 and (value > 0 or name == "proximity")):
                 raise InvalidInput(f"{name} must be none or in {allowed}, got {value}")
+        if self.support is not None and not self.support * self.candidates > 1:
+            raise InvalidInput(
+                f"support must be more than 1/candidates=1/{self.candidates}, as a pair needs two "
+                f"responses, got {self.support}"
+            )
         if self.temperature is not None and not 0 < self.temperature < math.inf:
             raise InvalidInput(
                 f"temperature must be none or > 0 and finite, got {self.temperature}"

@@ -255,6 +255,11 @@ def check(ground: GroundConfig, name: str, result: PyTree) -> None:
     where = f"on {type(ground.task).__name__} with seed {int(ground.seed)}"
     if facts["labelled"] == 0.0:
         raise InvalidInput(f"labeler {config.spell(ground.labeler)} skips every pair {where}")
+    if facts["same_text"] == 1.0:
+        raise InvalidInput(
+            f"data leave one response a prompt {where}, and a pair needs two: widen "
+            "data.support, data.temperature or data.quality"
+        )
     if ground.data.dialled:
         refuse_unreached(ground.data, facts["reached_quality"], facts["reached_coverage"], where)
 
@@ -328,6 +333,7 @@ def _described(
         "data_quantile": jnp.mean(quantile),
         "data_prompts": prompts,
         "data_responses": _distinct(jnp.concatenate(texts)) / prompts,
+        "same_text": jnp.mean(jnp.all(pairs.winner.tokens == pairs.loser.tokens, axis=1)),
         "label_noise": jnp.mean(data.golden_margin < 0),
         "label_confidence": jnp.mean(pairs.preference),
         "labelled": jnp.mean(pairs.weight > 0),

@@ -151,6 +151,12 @@ def test_out_of_reach_is_refused_with_the_nearest_value() -> None:
         collected(False, data__quality=40.0)
 
 
+def test_a_support_of_one_response_is_refused() -> None:
+    """The likeliest response alone, which the writers give more than a hundredth of their mass."""
+    with pytest.raises(InvalidInput, match=r"^data leave one response a prompt .* needs two"):
+        collected(True, data__support=0.01, data__candidates=200)
+
+
 def test_soft_labels_and_skips_reach_the_data() -> None:
     """A soft label is the labeler's probability, at least one half for the winner; a skipped pair weighs nothing, and
     the others' weights make up for it."""

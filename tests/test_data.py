@@ -237,6 +237,7 @@ def test_few_responses_a_prompt():
         ({"responses": 1}, "responses must be 0 .* a pair needs two, got 1"),
         ({"candidates": 1}, "candidates must be at least 2, as a pair needs two, got 1"),
         ({"support": 0.0}, r"support must be none or in \(0, 1\], got 0.0"),
+        ({"support": 0.0625}, "support must be more than 1/candidates=1/16, as a pair needs two"),
         ({"coverage": 1.5}, r"coverage must be none or in \(0, 1\], got 1.5"),
         ({"proximity": -0.1}, r"proximity must be none or in \[0, 1\], got -0.1"),
         ({"temperature": 0.0}, "temperature must be none or > 0 and finite, got 0.0"),
