@@ -1,12 +1,12 @@
 """Collecting the preference data: what the writers write, what a data policy draws from it, and who wins."""
 
+import math
 from collections.abc import Callable
-from typing import Any
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PRNGKeyArray
+from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from testbed import decode, enumeration, exact, logprob
 from testbed.data import (
@@ -21,7 +21,7 @@ from testbed.data import (
     solve,
 )
 from testbed.environment import AbstractTask, World
-from testbed.preference import AbstractLabeler
+from testbed.preference import AbstractLabeler, View
 from testbed.sources.base import Dataset
 from testbed.streams import Stream, stream
 from testbed.transformer import Transformer
@@ -129,19 +129,19 @@ def label(
 ) -> tuple[Dataset, Float[Array, "n 2"]]:
     """Labelled pairs, and the golden reward of both responses in SFT standard deviations."""
     prompts = corpus.prompts
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), corpus.first, corpus.second)
 
-    def perceive(response: Response) -> tuple[Any, Array]:
-        view = jax.vmap(labeler.view, (None, 0, 0))(world, prompts, response)
-        return view, jax.vmap(world.reward)(prompts, response)
+    def perceive(prompt: Prompt, response: Response) -> tuple[View, Scalar]:
+        return labeler.view(world, prompt, response), world.reward(prompt, response)
 
-    (first, first_reward), (second, second_reward) = map(perceive, (corpus.first, corpus.second))
+    views, reward = _each_text(perceive, prompts, both)
+    first, second = (jax.tree.map(lambda x, i=i: x[:, i], views) for i in range(2))
     keys = jax.random.split(key, prompts.length.shape[0])
     labels = jax.vmap(labeler)(keys, first, second)
     pairs = jax.vmap(arrange)(labels, prompts, corpus.first, corpus.second)
-    margin = first_reward - second_reward
+    margin = reward[:, 0] - reward[:, 1]
     margin = jnp.where(labels.preference > 0.5, margin, -margin)
-    data = Dataset(pairs, logprob.score_pairs(sft, pairs), margin)
-    return data, jnp.stack([first_reward, second_reward], axis=1)
+    return Dataset(pairs, logprob.score_pairs(sft, pairs), margin), reward
 
 
 def _numbered(key: PRNGKeyArray, count: int) -> Key[Array, " n"]:
@@ -181,7 +181,7 @@ def _write(world: World, prompts: Key[Array, " n"], texts: Key[Array, " n"]) -> 
         first, second = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
         return Corpus(prompt, first, second)
 
-    return jax.lax.map(one, (prompts, texts), batch_size=CHUNK)
+    return _long_map(one, (prompts, texts))
 
 
 def _enumerated_pool(task: AbstractTask, world: World, sft: Transformer) -> Pool:
@@ -199,14 +199,24 @@ def _enumerated_pool(task: AbstractTask, world: World, sft: Transformer) -> Pool
 
 
 def _each_text(
-    function: Callable[[Prompt, Response], Array], prompts: Prompt, texts: Response
-) -> Float[Array, "row text"]:
-    """A function of prompt and response, of every text of every row."""
-    count = texts.length.shape[1]
+    function: Callable[[Prompt, Response], PyTree[Array]], prompts: Prompt, texts: Response
+) -> PyTree[Array]:
+    """A function of prompt and response, of every text (row, text) of every row."""
+    rows, count = texts.length.shape
     repeated = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), prompts)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), texts)
-    found = jax.lax.map(lambda pair: function(*pair), (repeated, flat), batch_size=CHUNK)
-    return found.reshape(-1, count)
+    found = _long_map(lambda pair: function(*pair), (repeated, flat))
+    return jax.tree.map(lambda x: x.reshape(rows, count, *x.shape[1:]), found)
+
+
+def _long_map(function: Callable[[PyTree], PyTree[Array]], examples: PyTree) -> PyTree[Array]:
+    """`jax.vmap` in chunks. The last is filled up: a shorter one would be compiled once more."""
+    count = jax.tree.leaves(examples)[0].shape[0]
+    size = min(CHUNK, count)
+    chunks = jnp.minimum(jnp.arange(math.ceil(count / size) * size), count - 1).reshape(-1, size)
+    each = jax.vmap(function)
+    found = jax.lax.map(lambda index: each(jax.tree.map(lambda x: x[index], examples)), chunks)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
 
 
 def _facts(task: AbstractTask, measured: Coverage, dials: Dials) -> dict[str, Array]:
