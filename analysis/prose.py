@@ -68,7 +68,7 @@ def number(value: float, unit: str = "", signed: bool = False) -> str:
     scaled = 100 * value if unit == "probability" else value
     size = abs(scaled)
     digits = 0 if size >= 100 else 1 if size >= 10 or unit == "probability" else 2
-    text = f"{scaled:{'+' if signed else ''}.{digits}f}"
+    text = f"{scaled:{'+' if signed else ''}z.{digits}f}"
     return text.replace("-", "−")
 
 
@@ -95,11 +95,12 @@ def listed(items: Sequence[str]) -> str:
     return items[0] if len(items) == 1 else f"{', '.join(items[:-1])} and {items[-1]}"
 
 
-def _paragraph(sentences: Sequence[str]) -> Html:
+def paragraph(sentences: Sequence[str]) -> Html:
+    """Sentences as a paragraph; nothing if there are none."""
     return Html(f"<p>{escape(' '.join(sentences))}</p>") if sentences else Html("")
 
 
-def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], numeric: int = 0) -> Html:
+def table(header: Sequence[str], rows: Iterable[Sequence[Any]], numeric: int = 0) -> Html:
     """A table whose last `numeric` columns are numbers."""
     first = len(header) - numeric
 
@@ -116,7 +117,8 @@ def _table(header: Sequence[str], rows: Iterable[Sequence[Any]], numeric: int = 
     )
 
 
-def _definitions(pairs: Iterable[tuple[str, Any]]) -> Html:
+def definitions(pairs: Iterable[tuple[str, Any]]) -> Html:
+    """Names and what they stand for."""
     body = "".join(f"<dt>{escape(k)}</dt><dd>{escape(v)}</dd>" for k, v in pairs)
     return Html(f"<dl>{body}</dl>")
 
@@ -196,7 +198,7 @@ def _parts(rows: Sequence[Mapping[str, Any]]) -> str:
             chance = part["probability"]
             said = "no probability" if chance is None else f"P = {chance:.3f}"
             lines.append((row["task"], part["effect"], effect({**row, **part}), said))
-    return _table(("task", "effect", "estimate", "P(effect > rope)"), lines)
+    return table(("task", "effect", "estimate", "P(effect > rope)"), lines)
 
 
 def frontier(results: Results, evidence: Mapping[str, TaskEvidence]) -> Html:
@@ -206,7 +208,7 @@ def frontier(results: Results, evidence: Mapping[str, TaskEvidence]) -> Html:
         try:
             fit = one.frontier
         except Unanswerable as problem:
-            paragraphs.append(_paragraph([f"On {task} there is no curve: {problem}."]))
+            paragraphs.append(paragraph([f"On {task} there is no curve: {problem}."]))
             continue
         sentences = [f"On {task}, {listed([_peak(fit, arm) for arm in fit.arms])}."]
         if len(fit.arms) == 2:
@@ -215,7 +217,7 @@ def frontier(results: Results, evidence: Mapping[str, TaskEvidence]) -> Html:
         trouble = fit.diagnostics.trouble()
         if trouble:
             sentences.append(f"Mind: {trouble}.")
-        paragraphs.append(_paragraph(sentences))
+        paragraphs.append(paragraph(sentences))
     return join(paragraphs)
 
 
@@ -273,7 +275,7 @@ def classification(results: Results) -> Html:
                 for arm in arms
             ]
             sentences.append(f"On {task}, at the end of training, {'; '.join(said)}.")
-    return _paragraph(sentences)
+    return paragraph(sentences)
 
 
 def logprob(results: Results) -> Html:
@@ -291,7 +293,7 @@ def logprob(results: Results) -> Html:
         ]
         if said:
             sentences.append(f"On {task}, {'; '.join(said)}.")
-    return _paragraph(sentences)
+    return paragraph(sentences)
 
 
 def design(results: Results) -> Html:
@@ -306,7 +308,7 @@ def design(results: Results) -> Html:
     pairs.append(("seeds", f"{study.get('seeds', '?')}; each redraws world, data and training"))
     base = escape(json.dumps(study.get("base", {}), indent=2))
     return Html(
-        f"<section><h2>What was run</h2>{_definitions(pairs)}"
+        f"<section><h2>What was run</h2>{definitions(pairs)}"
         f"<details><summary>Base configuration</summary><pre>{base}</pre></details></section>"
     )
 
@@ -328,8 +330,8 @@ def worlds(results: Results) -> Html:
         "A seed redraws the world. Accuracy is against the golden reward on held-out pairs; rewards "
         "are in standard deviations over SFT samples, whose mean is 0."
     )
-    table = _table(header, rows, numeric=len(facts) + 1)
-    return Html(f"<section><h2>The worlds</h2>{_paragraph([said])}{table}</section>")
+    listing = table(header, rows, numeric=len(facts) + 1)
+    return Html(f"<section><h2>The worlds</h2>{paragraph([said])}{listing}</section>")
 
 
 def runs(results: Results, evidence: Mapping[str, TaskEvidence]) -> Html:
@@ -352,8 +354,8 @@ def runs(results: Results, evidence: Mapping[str, TaskEvidence]) -> Html:
     return join(
         [
             "<section><h2>Runs, and those that diverged</h2>",
-            _table(("task", "arm", "seeds", "runs", "diverged"), rows, numeric=3),
-            _paragraph(
+            table(("task", "arm", "seeds", "runs", "diverged"), rows, numeric=3),
+            paragraph(
                 [
                     "A diverged run is frozen where its loss or parameters stopped being finite; "
                     "it is counted here, and enters the curves up to that step only.",
@@ -373,8 +375,8 @@ def _diverged(rows: Table, axes: Sequence[str]) -> str:
     shown = rows[columns].head(_MOST_LISTED).astype(object).itertuples(index=False)
     more = len(rows) - _MOST_LISTED
     note = f"<p>and {more} more.</p>" if more > 0 else ""
-    table = _table(["step" if name == "diverged_step" else name for name in columns], shown)
-    return f"<details><summary>The diverged runs</summary>{table}{note}</details>"
+    listing = table(["step" if name == "diverged_step" else name for name in columns], shown)
+    return f"<details><summary>The diverged runs</summary>{listing}{note}</details>"
 
 
 def inference(evidence: Mapping[str, TaskEvidence]) -> Html:
@@ -418,13 +420,13 @@ def inference(evidence: Mapping[str, TaskEvidence]) -> Html:
     return join(
         [
             f"<section><h2>How the numbers were made</h2><p>{escape(text)}</p>",
-            _table(("task", "fit", "R-hat", "effective draws", "divergences"), fits, numeric=3),
+            table(("task", "fit", "R-hat", "effective draws", "divergences"), fits, numeric=3),
             "<details><summary>Levels of variation, priors, and fit to the points</summary>",
             f"<p>{escape(priors)}</p>",
-            _table(("task", "standard deviation of", "prior median", "posterior, logits"), scales),
+            table(("task", "standard deviation of", "prior median", "posterior, logits"), scales),
             "<p>Largest mean difference of observed and fitted win rate over a fifth of an arm’s "
             "checkpoints, ordered by KL:</p>",
-            _table(("task", "arm", "difference", "at KL"), misfits, numeric=2),
+            table(("task", "arm", "difference", "at KL"), misfits, numeric=2),
             "</details></section>",
         ]
     )
@@ -448,6 +450,6 @@ def provenance(results: Results, name: str) -> Html:
     ]
     command = study.get("command") or f"testbed run {study.get('study', 'STUDY')}"
     return Html(
-        f"<section><h2>Where it comes from, and how to repeat it</h2>{_definitions(pairs)}"
+        f"<section><h2>Where it comes from, and how to repeat it</h2>{definitions(pairs)}"
         f"<pre>{escape(command)}\ntestbed report {escape(name)}</pre></section>"
     )

@@ -44,8 +44,8 @@ def build(directory: Path) -> Path:
         for drawing in drawings:
             drawing.save(folder)
         text = json.dumps(verdicts, indent=2, ensure_ascii=False, allow_nan=False)
-        _replace(directory / "verdicts.json", text + "\n")
-        return _replace(directory / "report.html", html)
+        write_whole(directory / "verdicts.json", text + "\n")
+        return write_whole(directory / "report.html", html)
     except OSError as problem:
         raise InvalidInput(
             f"results directory {directory} cannot be written ({problem.strerror or problem}): "
@@ -53,7 +53,7 @@ def build(directory: Path) -> Path:
         ) from problem
 
 
-def _replace(path: Path, text: str) -> Path:
+def write_whole(path: Path, text: str) -> Path:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
     temporary.write_text(text, encoding="utf-8")
@@ -93,7 +93,7 @@ def page(
         ),
     }
     body = [prose.head(results, verdicts), prose.scoreboard(verdicts)]
-    body += [_section(key, by_name.get(key), *words) for key, words in shown.items()]
+    body += [section(key, by_name.get(key), *words) for key, words in shown.items()]
     body += [
         prose.design(results),
         prose.worlds(results),
@@ -101,21 +101,23 @@ def page(
         prose.inference(evidence),
         prose.provenance(results, name),
     ]
+    return document(results.study.get("title", results.study.get("study", "Results")), body)
+
+
+def document(title: str, body: Sequence[str]) -> str:
+    """A page in the testbed's style that loads nothing from elsewhere; ``body`` is escaped already."""
     style = resources.files("analysis").joinpath("report.css").read_text(encoding="utf-8")
-    title = escape(results.study.get("title", results.study.get("study", "Results")))
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
         '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
         "style-src 'unsafe-inline'; img-src data:\">\n"
-        f"<title>{title}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n<body>\n"
         f"{join(body)}\n</body>\n</html>\n"
     )
 
 
-def _section(
-    name: str, drawing: Drawing | None, heading: str, sentence: Html, caption: str
-) -> Html:
+def section(name: str, drawing: Drawing | None, heading: str, sentence: Html, caption: str) -> Html:
     """A heading, a sentence, and the figure in both cuts, of which style sheets show one.
 
     Without a figure the sentence stands alone; with neither there is no section.

@@ -40,6 +40,24 @@ example:
   testbed report results/gap-laptop
 """
 
+_INSPECT_EXAMPLES = """\
+examples:
+  testbed inspect summarize                    what the task looks like, on a page
+  testbed inspect "Neural(order=2)"            with other knobs
+  testbed inspect helpful --quick              less data, shorter fits: a first look
+  testbed inspect chat --set labeler=BradleyTerry --set data.quality=0.5
+  testbed inspect enumerable --set task.taste_weight=1.0 --seed 3 --out results/taste
+
+It prints the page, and writes inspect.html, inspect.json and the figure to DIR. Tasks, labelers and
+the rest, with their fields: testbed list tasks.
+"""
+
+_LIST_EXAMPLES = """\
+examples:
+  testbed list                                 studies
+  testbed list tasks                           kinds of tasks, with their fields and defaults
+"""
+
 _TENSORBOARD_EXAMPLES = """\
 examples:
   testbed tensorboard results/gap-laptop
@@ -87,6 +105,7 @@ def parser() -> argparse.ArgumentParser:
     commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(commands)
     _add_report(commands)
+    _add_inspect(commands)
     _add_list(commands)
     _add_tensorboard(commands)
     return top
@@ -138,10 +157,38 @@ def _add_report(commands: Any) -> None:
     report.set_defaults(command=_report)
 
 
+def _add_inspect(commands: Any) -> None:
+    inspect = _command(commands, "inspect", "show what a task looks like", _INSPECT_EXAMPLES)
+    inspect.add_argument("task", metavar="TASK", help="a kind of task, such as summarize")
+    inspect.add_argument("--seed", metavar="N", type=_whole, default=0, help="(default: 0)")
+    inspect.add_argument(
+        "--set",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        help="change one field of the config. Repeatable",
+    )
+    inspect.add_argument(
+        "--out", metavar="DIR", type=Path, help="the page (default: results/inspect-TASK)"
+    )
+    inspect.add_argument(
+        "--quick",
+        action="store_true",
+        help="less data and shorter fits; the proxy's accuracy is lower then",
+    )
+    inspect.set_defaults(command=_inspect)
+
+
 def _add_list(commands: Any) -> None:
-    listing = _command(commands, "list", "show the studies, their claims and presets")
+    listing = _command(
+        commands, "list", "show studies, or what configs are made of", _LIST_EXAMPLES
+    )
     listing.add_argument(
-        "what", nargs="?", choices=["studies"], default="studies", help="what to list"
+        "what",
+        nargs="?",
+        choices=["studies", "tasks", "labelers", "goldens", "losses", "sources"],
+        default="studies",
+        help="what to list (default: studies)",
     )
     listing.set_defaults(command=_list)
 
@@ -199,9 +246,49 @@ def _report(options: argparse.Namespace) -> int:
     return 0
 
 
+def _inspect(options: argparse.Namespace) -> int:
+    runtime.configure()
+    from sweeps import inspection, provenance, runner
+    from sweeps.progress import display
+
+    experiment = inspection.configure(options.task, options.set, options.seed, options.quick)
+    kind = type(experiment.task).__name__.lower()
+    directory = options.out or Path("results") / f"inspect-{kind}"
+    _require_writable(directory)
+    console = _console()
+    with display(0, 0, console) as progress:
+        found = inspection.inspect(experiment, options.quick, progress)
+    from analysis import inspect
+
+    origin = provenance.session() | {"command": options.command_line}
+    page = inspect.build(found, directory, origin)
+    inspect.show(found, console)
+    console.print()
+    runner.say(console, f"Page        {page}")
+    runner.say(console, f"Figure      {directory / 'figures' / 'inspect.png'}")
+    return 0
+
+
+def _require_writable(directory: Path) -> None:
+    """Make the directory, or refuse it before the work is done."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InvalidInput(
+            f"--out {directory} cannot be written ({problem.strerror or problem})"
+        ) from problem
+
+
 def _list(options: argparse.Namespace) -> int:
     runtime.configure()
     from sweeps import runner
+
+    if options.what != "studies":
+        from sweeps import catalogue
+
+        rows = catalogue.rows(options.what)
+        _console().print(runner.rich_table(rows, options.what.capitalize()))
+        return 0
     from sweeps.study import list_studies
 
     console = _console()

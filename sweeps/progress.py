@@ -78,7 +78,10 @@ class Meter:
         return remaining / self.rate if self.rate > 0 else None
 
     def status(self) -> str:
-        """One line: ``3/96 runs, 120 run-steps/s, 0:10 elapsed, 1:20 left, training``."""
+        """One line: ``3/96 runs, 120 run-steps/s, 0:10 elapsed, 1:20 left, training``; work without runs is told by
+        its stage alone."""
+        if not self.runs:
+            return f"{duration(self.elapsed)} elapsed, {self.text}"
         parts = [f"{self.runs_done}/{self.runs} runs"]
         if self.diverged:
             parts.append(f"{self.diverged} diverged")
@@ -145,7 +148,10 @@ class TerminalDisplay(Meter):
         self._live.console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
 
     def _picture(self) -> RenderableType:
-        bar = ProgressBar(total=max(self.run_steps, 1), completed=self.steps_done)
+        # Without steps to count, the bar only moves.
+        bar = ProgressBar(
+            total=max(self.run_steps, 1), completed=self.steps_done, pulse=not self.run_steps
+        )
         return Group(bar, Text(self.status(), overflow="ellipsis", no_wrap=True))
 
 

@@ -134,14 +134,21 @@ def label(
     def perceive(prompt: Prompt, response: Response) -> tuple[View, Scalar]:
         return labeler.view(world, prompt, response), world.reward(prompt, response)
 
-    views, reward = _each_text(perceive, prompts, both)
-    first, second = (jax.tree.map(lambda x, i=i: x[:, i], views) for i in range(2))
+    perceived = _each_text(perceive, prompts, both)
+    first, second = (jax.tree.map(lambda x, i=i: x[:, i], perceived) for i in range(2))
+    # The same text is the same, whatever rounding in two lanes makes of its two rewards.
+    same = jnp.all(corpus.first.tokens == corpus.second.tokens, axis=1)
+    second = jax.tree.map(
+        lambda a, b: jnp.where(jnp.expand_dims(same, range(1, a.ndim)), a, b), first, second
+    )
+    (first, first_reward), (second, second_reward) = first, second
     keys = jax.random.split(key, prompts.length.shape[0])
     labels = jax.vmap(labeler)(keys, first, second)
     pairs = jax.vmap(arrange)(labels, prompts, corpus.first, corpus.second)
-    margin = reward[:, 0] - reward[:, 1]
+    margin = first_reward - second_reward
     margin = jnp.where(labels.preference > 0.5, margin, -margin)
-    return Dataset(pairs, logprob.score_pairs(sft, pairs), margin), reward
+    data = Dataset(pairs, logprob.score_pairs(sft, pairs), margin)
+    return data, jnp.stack([first_reward, second_reward], axis=1)
 
 
 def _numbered(key: PRNGKeyArray, count: int) -> Key[Array, " n"]:

@@ -27,7 +27,7 @@ from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.experiment import BaselineConfig, Experiment
 from testbed.logprob import Policy
-from testbed.metrics import Opponent
+from testbed.metrics import Opponent, agreement
 from testbed.optimiser import FitConfig, fit
 from testbed.preference import AbstractLabeler, AbstractPreference, GoldenPreference
 from testbed.proxies import AbstractProxy, ProxyConfig
@@ -194,7 +194,7 @@ def train_proxy(
     for name, part in (("proxy_accuracy", test), ("proxy_train_accuracy", data)):
         part = jax.tree.map(lambda x: x[: ground.data.held_out], part)
         margin = proxy.margin(part.pairs.prompt, part.pairs.winner, part.pairs.loser)
-        facts[name] = jnp.mean(jnp.sign(margin) == jnp.sign(part.golden_margin))
+        facts[name] = agreement(margin, part.golden_margin)
     return proxy, facts
 
 

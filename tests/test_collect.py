@@ -151,6 +151,15 @@ def test_out_of_reach_is_refused_with_the_nearest_value() -> None:
         collected(False, data__quality=40.0)
 
 
+def test_the_same_text_twice_is_a_tie() -> None:
+    """Whatever rounding makes of its two rewards."""
+    _, data, facts = collected(True)
+    same = np.all(np.asarray(data.pairs.winner.tokens == data.pairs.loser.tokens), axis=1)
+    assert 0 < same.mean() == pytest.approx(facts["same_text"])
+    assert np.all(np.asarray(data.golden_margin)[same] == 0)
+    assert np.mean(np.asarray(data.golden_margin)[~same] != 0) > 0.95
+
+
 def test_a_support_of_one_response_is_refused() -> None:
     """The likeliest response alone, which the writers give more than a hundredth of their mass."""
     with pytest.raises(InvalidInput, match=r"^data leave one response a prompt .* needs two"):

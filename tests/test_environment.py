@@ -12,8 +12,10 @@ from helpers import (
     PROMPT,
     TIME,
     VOCABULARY,
+    SumGolden,
     SumTask,
     UniformPrompts,
+    UniformWriters,
     cut,
     model,
     prompt,
@@ -24,7 +26,7 @@ from helpers import sample as decode_sample
 
 from envs.neural import Neural
 from testbed import decode
-from testbed.environment import State, TokenEnvironment
+from testbed.environment import State, TokenEnvironment, World
 from testbed.types import Response
 
 ENVIRONMENT = TokenEnvironment(SumTask())
@@ -161,6 +163,50 @@ def test_end_token_at_the_limit_terminates() -> None:
     _, _, reward, terminated, truncated, _ = ENVIRONMENT.step(key, state, 5, world())
     assert (bool(terminated), bool(truncated)) == (False, True)
     assert float(reward) == (15.0 - 2.0 - 2.0) / 4.0
+
+
+CALLS: list[int] = []
+
+
+class CountedGolden(SumGolden):
+    """`SumGolden` that notes every evaluation, of many lanes together."""
+
+    def __call__(self, prompt, response):
+        jax.debug.callback(lambda: CALLS.append(1))
+        return super().__call__(prompt, response)
+
+
+def test_only_finished_episodes_pay_for_a_reward() -> None:
+    """Of 64 lanes none, 3 or all end; a portion is 32. Each lane has a world of its own."""
+    empty = State(prompt([2, 3, 0, 0], 2), jnp.zeros(TIME, int), jnp.asarray(0), jnp.asarray(False))
+    state = jax.tree.map(lambda x: jnp.broadcast_to(x, (LANES, *x.shape)), empty)
+    centres = jnp.arange(LANES, dtype=jnp.float32)
+    worlds = jax.vmap(
+        lambda c: World(UniformPrompts(), UniformWriters(), CountedGolden(), c, jnp.array(4.0))
+    )(centres)
+    step = jax.jit(jax.vmap(functools.partial(ENVIRONMENT.step_env, jax.random.key(0))))
+    for ending, portions in ((0, 0), (3, 1), (LANES, 2)):
+        CALLS.clear()
+        actions = jnp.where(jnp.arange(LANES) >= LANES - ending, 0, 1)
+        _, _, reward, _, _ = jax.block_until_ready(step(state, actions, worlds))
+        jax.effects_barrier()
+        assert len(CALLS) == portions
+        expected = np.where(actions == 0, (0.0 - 2.0 - centres) / 4.0, 0.0)
+        np.testing.assert_array_equal(reward, expected)
+
+
+def test_lanes_of_several_worlds() -> None:
+    """A vmap over worlds of a vmap over lanes: rewards by hand, wherever episodes end."""
+    state = State(prompt([2, 3, 0, 0], 2), jnp.zeros(TIME, int), jnp.asarray(0), jnp.asarray(False))
+    centres, actions = jnp.array([0.0, 2.0, 8.0]), jnp.array([1, 0, 4, 0, 2])
+
+    def lane(centre, action):
+        own = World(UniformPrompts(), UniformWriters(), SumGolden(), centre, jnp.array(4.0))
+        return ENVIRONMENT.step_env(jax.random.key(0), state, action, own)[2]
+
+    reward = jax.jit(jax.vmap(jax.vmap(lane, (None, 0)), (0, None)))(centres, actions)
+    by_hand = np.where(actions == 0, (0.0 - 2.0 - centres[:, None]) / 4.0, 0.0)
+    np.testing.assert_array_equal(reward, by_hand)
 
 
 def test_fast_path_equals_stepping_the_environment() -> None:

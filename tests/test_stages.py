@@ -236,7 +236,8 @@ def test_proxy_accuracies_are_those_of_the_proxy() -> None:
 
     for name, part in (("proxy_accuracy", test), ("proxy_train_accuracy", data)):
         some = jax.tree.map(lambda x: x[:16], part)
-        right = np.sign(margins(ground.proxy, some.pairs)) == np.sign(some.golden_margin)
+        sign = np.sign(margins(ground.proxy, some.pairs)) * np.sign(some.golden_margin)
+        right = 0.5 * (1 + sign)  # the same text twice is half right
         assert float(ground.facts[name]) == pytest.approx(right.mean())
     overlap = set(map(bytes, np.asarray(test.pairs.prompt.tokens)))
     overlap &= set(map(bytes, np.asarray(data.pairs.prompt.tokens)))

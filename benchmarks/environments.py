@@ -1,0 +1,258 @@
+"""How fast worlds are played: environment steps a second of every task, beside gymnax's own CartPole.
+
+    uv run python benchmarks/environments.py --seconds 2 --tasks neural,summarize
+
+Rates of machines, and of one shared machine an hour later, do not compare: every repeat measures CartPole, then every
+task, and what is quoted is the median over repeats of the ratio of the two. A step is one token written (or one push
+of the cart) in one of the vectorised environments. Three ways of playing:
+
+- *episodes*: reset, then ``step_env`` until every response is full, rewarded once, at the end; random tokens, none
+  of which ends a response early.
+- *auto-reset*: gymnax's ``step``, which resets at every end; random tokens, so that responses end at all times.
+- *whole*: prompts, random tokens and golden rewards at once, without stepping; the steps counted are the tokens. Its
+  ratio is to CartPole's episodes.
+"""
+
+import argparse
+import json
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+ENVIRONMENTS, SECONDS, REPEATS = 4096, 1.0, 5
+#: Steps of CartPole between resets: about as long as random pushes keep the pole up.
+PUSHES = 20
+#: Steps with automatic resets: several responses each.
+ROUNDS = 4
+WAYS = ("episodes", "auto-reset", "whole")
+CARTPOLE = "CartPole-v1"
+
+
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--environments", type=int, default=ENVIRONMENTS, help="at once (default %(default)s)"
+    )
+    parser.add_argument(
+        "--seconds",
+        type=float,
+        default=SECONDS,
+        help="measured time of each task and way, all repeats together (default %(default)s)",
+    )
+    parser.add_argument("--repeats", type=int, default=REPEATS, help="(default %(default)s)")
+    parser.add_argument("--tasks", help="names with commas between (default: all there are)")
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
+    return parser.parse_args()
+
+
+class Program(NamedTuple):
+    """A compiled way of playing: what to call, and the steps that one call makes."""
+
+    play: Callable[[Any], Any]
+    steps: int
+
+
+def chosen(names: str | None) -> dict[str, Any]:
+    """The tasks asked for, at their defaults. Raises `InvalidInput` for an unknown name."""
+    from testbed.config import members, unknown
+    from testbed.environment import AbstractTask
+
+    kinds = members(AbstractTask, AbstractTask.family)
+    by_name = {name.casefold(): kind for name, kind in kinds.items()}
+    wanted = kinds if names is None else [name.strip() for name in names.split(",")]
+    for name in wanted:
+        if name.casefold() not in by_name:
+            raise unknown("task", name, kinds)
+    return {(kind := by_name[name.casefold()]).__name__: kind() for name in wanted}
+
+
+def episodes(environment: Any, params: Any, count: int, length: int, low: int) -> Program:
+    """Reset and ``length`` steps of ``step_env`` with random actions from ``low`` up."""
+    import jax
+    import jax.numpy as jnp
+
+    def lane(key: Any, params: Any) -> Any:
+        k_reset, k_actions = jax.random.split(key)
+        _, state = environment.reset_env(k_reset, params)
+        actions = jax.random.randint(k_actions, (length,), low, environment.num_actions)
+
+        def step(carry: Any, action: Any) -> Any:
+            state, total, seen = carry
+            observation, state, reward, *_ = environment.step_env(key, state, action, params)
+            return (state, total + reward, seen + jnp.sum(observation)), None
+
+        # Somebody reads the observations, or they would never be made.
+        nothing = jnp.zeros(())
+        (_, *totals), _ = jax.lax.scan(step, (state, nothing, nothing), actions)
+        return totals
+
+    return _program(lane, params, count, length)
+
+
+def auto_reset(environment: Any, params: Any, count: int, length: int) -> Program:
+    """``length`` steps of ``step`` with random actions."""
+    import jax
+    import jax.numpy as jnp
+
+    def lane(key: Any, params: Any) -> Any:
+        k_reset, k_actions, k_steps = jax.random.split(key, 3)
+        _, state = environment.reset_env(k_reset, params)
+        actions = jax.random.randint(k_actions, (length,), 0, environment.num_actions)
+
+        def step(carry: Any, now: Any) -> Any:
+            state, total, seen = carry
+            observation, state, reward, *_ = environment.step(*now[:1], state, now[1], params)
+            return (state, total + reward, seen + jnp.sum(observation)), None
+
+        inputs = (jax.random.split(k_steps, length), actions)
+        # Somebody reads the observations, or they would never be made.
+        nothing = jnp.zeros(())
+        (_, *totals), _ = jax.lax.scan(step, (state, nothing, nothing), inputs)
+        return totals
+
+    return _program(lane, params, count, length)
+
+
+def whole(task: Any, world: Any, count: int) -> Program:
+    """Prompt, random tokens and golden reward at once."""
+    import jax
+
+    from testbed.types import Response, response_length
+
+    length = task.response_length
+
+    def lane(key: Any, world: Any) -> Any:
+        k_prompt, k_tokens = jax.random.split(key)
+        tokens = jax.random.randint(k_tokens, (length,), 1, task.vocabulary)
+        return world.reward(world.prompts(k_prompt), Response(tokens, response_length(tokens)))
+
+    return _program(lane, world, count, length)
+
+
+def _program(lane: Callable[[Any, Any], Any], params: Any, count: int, length: int) -> Program:
+    import jax
+
+    play = jax.jit(
+        lambda key, params: jax.vmap(lane, (0, None))(jax.random.split(key, count), params)
+    )
+    return Program(lambda key: jax.block_until_ready(play(key, params)), count * length)
+
+
+def programs(tasks: dict[str, Any], count: int) -> dict[tuple[str, str], Program]:
+    """Every way of playing everything."""
+    import gymnax
+    import jax
+
+    from testbed.environment import TokenEnvironment
+
+    cart, params = gymnax.make(CARTPOLE)
+    found = {
+        (CARTPOLE, "episodes"): episodes(cart, params, count, PUSHES, low=0),
+        (CARTPOLE, "auto-reset"): auto_reset(cart, params, count, ROUNDS * PUSHES),
+    }
+    for name, task in tasks.items():
+        environment, length = TokenEnvironment(task), task.response_length
+        world = jax.jit(task.world)(jax.random.key(0))
+        found |= {
+            (name, "episodes"): episodes(environment, world, count, length, low=1),
+            (name, "auto-reset"): auto_reset(environment, world, count, ROUNDS * length),
+            (name, "whole"): whole(task, world, count),
+        }
+    return found
+
+
+def rate(program: Program, seconds: float) -> float:
+    """Steps a second of as many calls as fit, at least one."""
+    import jax
+
+    calls, start = 0, time.perf_counter()
+    while not calls or time.perf_counter() - start < seconds:
+        program.play(jax.random.key(calls))
+        calls += 1
+    return calls * program.steps / (time.perf_counter() - start)
+
+
+def measure(options: argparse.Namespace, tasks: dict[str, Any]) -> dict[str, Any]:
+    """Run everything; every figure."""
+    import jax
+
+    from sweeps import provenance
+
+    playing = programs(tasks, options.environments)
+    for (name, way), program in playing.items():
+        result = program.play(jax.random.key(0))
+        if not all(bool(jax.numpy.all(jax.numpy.isfinite(x))) for x in jax.tree.leaves(result)):
+            raise SystemExit(f"{name}, {way}: rewards are not finite: this is no measurement")
+    share = options.seconds / options.repeats
+    rates: dict[tuple[str, str], list[float]] = {key: [] for key in playing}
+    for _ in range(options.repeats):
+        for key, program in playing.items():
+            rates[key].append(rate(program, share))
+    rows = []
+    for (name, way), own in rates.items():
+        base = rates[CARTPOLE, "episodes" if way == "whole" else way]
+        ratios = [mine / other for mine, other in zip(own, base, strict=True)]
+        rows.append(
+            {
+                "environment": name,
+                "way": way,
+                "steps_per_second": statistics.median(own),
+                "ratio_to_cartpole": statistics.median(ratios),
+                "lowest_and_highest": [min(ratios), max(ratios)],
+            }
+        )
+    return {
+        "environments": options.environments,
+        "repeats": options.repeats,
+        "seconds": options.seconds,
+        "rows": rows,
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+    }
+
+
+def table(rows: list[dict[str, Any]]) -> list[str]:
+    """Lines: million steps a second, and the ratio to CartPole, by environment and way."""
+    head = "".join(f"{way:>24s}" for way in WAYS)
+    unit = "".join(f"{'M steps/s':>14s}{'ratio':>10s}" for _ in WAYS)
+    lines = [f"{'':14s}{head}", f"{'':14s}{unit}"]
+    for name in dict.fromkeys(row["environment"] for row in rows):
+        cells = ""
+        for way in WAYS:
+            own = [row for row in rows if (row["environment"], row["way"]) == (name, way)]
+            if own:
+                million, ratio = own[0]["steps_per_second"] / 1e6, own[0]["ratio_to_cartpole"]
+                cells += f"{million:14.3g}{ratio:10.3g}"
+        lines.append(f"{name:14s}{cells}")
+    return lines
+
+
+def main() -> None:
+    """Measure and print a table."""
+    options = arguments()
+    for name in ("environments", "repeats", "seconds"):
+        value = getattr(options, name)
+        if not (value > 0 and math.isfinite(value)):
+            sys.exit(f"--{name} must be greater than 0, got {value}")
+    from testbed.errors import InvalidInput
+
+    try:
+        tasks = chosen(options.tasks)
+    except InvalidInput as problem:
+        sys.exit(str(problem))
+    figures = measure(options, tasks)
+    print("\n".join(table(figures["rows"])))
+    print(f"{options.environments} environments at once, medians of {options.repeats} repeats")
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=1))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,389 @@
+"""What a task looks like: its writers, SFT policy, data and proxy, and samples with their golden rewards.
+
+`inspect` builds the stages that a run stands on, through the same cache, all but the golden baseline; then one program
+samples new prompts and what everybody answers to them. Rewards are in standard deviations over SFT samples, whose mean
+is 0.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from sweeps import population
+from sweeps.grid import product
+from sweeps.progress import Progress
+from sweeps.runtime import cache_directory
+from sweeps.study import Arm, Preset, Study, load_study
+from testbed import config, decode
+from testbed.environment import AbstractTask, World
+from testbed.errors import InvalidInput
+from testbed.experiment import EvaluationConfig, Experiment
+from testbed.preference import AbstractPreference
+from testbed.sources.base import Dataset
+from testbed.stages import STAGES, Cache, GroundConfig
+from testbed.streams import Stream, stream
+from testbed.transformer import Transformer
+from testbed.types import END_TOKEN, Prompt, Response
+
+#: Prompts that are sampled; writers' responses and SFT samples to each.
+PROMPTS, WRITTEN, BEST_OF = 256, 2, 16
+#: Prompts over which the best repeated token is looked for.
+SEARCHED = 64
+#: Prompts, and SFT samples to each, that are shown in words.
+SHOWN, SHOWN_SAMPLES = 4, 2
+#: Examples that one step of a long map over writers or rewards holds in memory.
+CHUNK = 256
+#: Names of the sources of responses.
+WRITERS, SFT, IDEAL = "writers", "SFT", "ideal"
+BEST, WORST = f"best of {BEST_OF}", f"worst of {BEST_OF}"
+EMPTY, REPEATED, COPIED = "empty", "one token repeated", "prompt copied"
+TRIVIAL = (EMPTY, REPEATED, COPIED)
+SOURCES = (WRITERS, SFT, BEST, WORST, IDEAL, *TRIVIAL)
+#: What a useful world has: share of variance within prompts, and held-out accuracy of the proxy.
+LEAST_WITHIN, LEARNABLE = 1 / 3, (0.65, 0.95)
+
+#: Smaller data and shorter fits, to look at a task in little time.
+QUICK = {"data.pairs": 1024, "data.held_out": 256, "sft.steps": 300, "proxy.fit.steps": 200}
+#: What comes after the proxy is not built, and must not stand in the way of small data.
+_UNUSED = {
+    "evaluation": EvaluationConfig(points=1, prompts=2, kl_prompts=2, pairs=1),
+    "steps": 1,
+    "batch_size": 1,
+    "baseline.batch_size": 1,
+}
+_BUILT = tuple(stage.name for stage in STAGES if stage.name not in ("start", "baseline"))
+
+
+@dataclass(frozen=True)
+class Text:
+    """A response in words: who wrote it, and its golden reward."""
+
+    source: str
+    words: str
+    reward: float
+
+
+@dataclass(frozen=True)
+class Example:
+    """A prompt in words and responses to it, best first."""
+
+    prompt: str
+    responses: tuple[Text, ...]
+
+
+@dataclass(frozen=True)
+class Judged:
+    """Pairs of responses: how far their golden rewards are apart, and how surely the better one was preferred (1, 0, or
+    what a soft label says)."""
+
+    difference: Float[np.ndarray, " pair"]
+    right: Float[np.ndarray, " pair"]
+
+    @classmethod
+    def of(cls, data: Dataset, winner: np.ndarray) -> Self:
+        """How surely each pair's ``winner`` was preferred, turned to the better one. Pairs that were skipped say
+        nothing, and of equal texts neither is better, whatever rounding makes of their rewards."""
+        differ = np.any(data.pairs.winner.tokens != data.pairs.loser.tokens, axis=1)
+        used = differ & (data.golden_margin != 0) & (np.asarray(data.pairs.weight) > 0)
+        margin, winner = np.asarray(data.golden_margin)[used], winner[used]
+        return cls(np.abs(margin), np.where(margin > 0, winner, 1 - winner))
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """What was found.
+
+    Attributes:
+        experiment: task, labeler, data and fits that were looked at. quick: whether less was trained.
+        rewards: golden rewards of responses, by who wrote them; lengths: their mean lengths in tokens.
+        repeated: the repeated token and how often, in words, of the best such response.
+        facts: what the stages measured. examples: prompts and responses in words.
+        labels: D_golden's pairs as labelled; proxy: held-out pairs as the proxy orders them.
+    """
+
+    experiment: Experiment
+    quick: bool
+    rewards: dict[str, np.ndarray]
+    lengths: dict[str, float]
+    repeated: str
+    facts: dict[str, float]
+    examples: tuple[Example, ...]
+    labels: Judged
+    proxy: Judged
+
+    @property
+    def kind(self) -> str:
+        """The task's name."""
+        return type(self.experiment.task).__name__
+
+    def distributions(self) -> list[dict[str, Any]]:
+        """One row a source: number, mean, SD, 1st, 50th and 99th percentile of the reward, mean length."""
+        rows = []
+        for source, rewards in self.rewards.items():
+            low, middle, high = np.percentile(rewards, [1, 50, 99])
+            rows.append(
+                {
+                    "source": source,
+                    "responses": rewards.size,
+                    "mean": float(rewards.mean()),
+                    "sd": float(rewards.std()),
+                    "p1": float(low),
+                    "median": float(middle),
+                    "p99": float(high),
+                    "length": self.lengths[source],
+                }
+            )
+        return rows
+
+    def checks(self) -> list[tuple[str, bool]]:
+        """What a useful world has, and whether this one has it. A quick look does not judge the proxy."""
+        means = {source: float(rewards.mean()) for source, rewards in self.rewards.items()}
+        top = float(np.percentile(self.rewards[WRITERS], 99))
+        within, accuracy = self.facts["within_prompt_variance"], self.facts["proxy_accuracy"]
+        low, high = LEARNABLE
+        found = [
+            (
+                "At least a third of the reward's variance lies within prompts",
+                within >= LEAST_WITHIN,
+            ),
+            (
+                "No response that ignores what is asked (empty, repeated, copied) beats the writers' 99th percentile",
+                max(means[source] for source in TRIVIAL) <= top,
+            ),
+        ]
+        if IDEAL in means:
+            found.append(
+                ("The ideal response beats the writers' mean", means[IDEAL] > means[WRITERS])
+            )
+        if not self.quick:
+            words = f"The proxy orders between {low:.0%} and {high:.0%} of held-out pairs rightly"
+            found.append((words, low <= accuracy <= high))
+        return found
+
+    def describe(self) -> dict[str, Any]:
+        """Every number as JSON-able data."""
+        named = ("task", "labeler", "model", "sft", "data", "proxy", "seed")
+        described = config.describe(self.experiment)
+        return {
+            "task": config.spell(self.experiment.task),
+            "quick": self.quick,
+            "config": {name: described[name] for name in named},
+            "coverage_is": "exact" if self.experiment.task.enumerable else "estimated",
+            "facts": self.facts,
+            "distributions": self.distributions(),
+            "checks": [{"check": words, "holds": holds} for words, holds in self.checks()],
+            "repeated": self.repeated,
+            "examples": [
+                {
+                    "prompt": example.prompt,
+                    "responses": [vars(text) for text in example.responses],
+                }
+                for example in self.examples
+            ],
+            "rewards": {source: _rounded(rewards) for source, rewards in self.rewards.items()},
+            "labels": {name: _rounded(values) for name, values in vars(self.labels).items()},
+            "proxy": {name: _rounded(values) for name, values in vars(self.proxy).items()},
+        }
+
+
+def configure(task: str, settings: Sequence[str], seed: int, quick: bool) -> Experiment:
+    """The experiment to look at: the opening study's, on another task, with ``path=value`` texts applied.
+
+    Raises `InvalidInput` for a task, path or value that there is not.
+    """
+    base = load_study("gap").base
+    base = config.replace_all(base, {"task": config.parse(base, "task", task), **_UNUSED})
+    for text in settings:
+        path = text.partition("=")[0].strip()
+        if path in ("task", "seed"):
+            raise InvalidInput(f"--set {text}: the {path} is given as {_GIVEN[path]}")
+    presets = {"laptop": Preset(seeds=1), "quick": Preset(QUICK, seeds=1)}
+    study = Study("inspect", "", "", base, (Arm("default", {}),), product(), (), presets)
+    selection = study.select_texts("quick" if quick else None, None, settings, [])
+    return config.replace(selection.experiment(study.arms[0], {}), "seed", seed)
+
+
+_GIVEN = {"task": "TASK, in front of the options", "seed": "--seed N"}
+
+
+def inspect(experiment: Experiment, quick: bool, progress: Progress) -> Inspection:
+    """Build what a run of the experiment stands on, sample, and collect what is to be known.
+
+    Raises `InvalidInput` if its data cannot be had.
+    """
+    ground = GroundConfig.of(experiment)
+    cache = Cache(cache_directory() / "stages")
+    made = population.build_stages([ground], cache, progress, _BUILT)[ground]
+    progress.stage("sampling")
+    world, _, golden_facts = made["golden"]
+    (sft, sft_facts), (proxy, proxy_facts) = made["sft"], made["proxy"]
+    data, test, data_facts = made["data"]
+    key = stream(ground.key, Stream.EVALUATION)
+    sampled, right = jax.device_get(_program(experiment.task, world, sft, proxy, test.pairs, key))
+    facts = sft_facts | golden_facts | data_facts | proxy_facts
+    words = experiment.task.words()
+    token, times = map(int, sampled.repeated)
+    # A compiled program hands dictionaries back in alphabetical order.
+    sources = [source for source in SOURCES if source in sampled.texts]
+    return Inspection(
+        experiment,
+        quick,
+        {source: sampled.rewards[source].reshape(-1) for source in sources},
+        {source: float(sampled.texts[source].length.mean()) for source in sources},
+        f"{words[token]}, {times} time{'s' if times > 1 else ''}",
+        {name: float(value) for name, value in facts.items()},
+        _examples(sampled, words),
+        Judged.of(data, np.asarray(data.pairs.preference)),
+        Judged.of(test, right),
+    )
+
+
+class Sampled(eqx.Module):
+    """Responses to prompts and their golden rewards by source: (prompt, response)."""
+
+    prompts: Prompt
+    texts: dict[str, Response]
+    rewards: dict[str, Float[Array, "_ _"]]
+    repeated: Int[Array, " 2"]
+
+
+@jax.jit
+def _program(
+    task: AbstractTask,
+    world: World,
+    sft: Transformer,
+    proxy: AbstractPreference,
+    pairs: PyTree,
+    key: PRNGKeyArray,
+) -> tuple[Sampled, Float[Array, " pair"]]:
+    """Samples of everybody, and whether the proxy prefers each pair's winner; an exact tie is one half."""
+    margin = proxy.margin(pairs.prompt, pairs.winner, pairs.loser)
+    return sample(task, world, sft, key), 0.5 * (1.0 + jnp.sign(margin))
+
+
+def sample(task: AbstractTask, world: World, sft: Transformer, key: PRNGKeyArray) -> Sampled:
+    """Prompts, what everybody answers to them, and the golden rewards."""
+    prompts = jax.vmap(world.prompts)(jax.random.split(stream(key, Stream.PROMPTS), PROMPTS))
+    candidates, named = _repeated(task)
+    texts = _texts(task, world, sft, prompts, key)
+    texts[REPEATED] = jax.tree.map(lambda x: jnp.broadcast_to(x, (SEARCHED, *x.shape)), candidates)
+    rewards = _rewards(world, prompts, texts)
+    best = jnp.argmax(jnp.mean(rewards[REPEATED], axis=0))
+    picks = {
+        REPEATED: (REPEATED, jnp.full(SEARCHED, best)),
+        BEST: (SFT, jnp.argmax(rewards[SFT], axis=1)),
+        WORST: (SFT, jnp.argmin(rewards[SFT], axis=1)),
+    }
+    for name, (source, which) in picks.items():
+        texts[name], rewards[name] = (
+            jax.tree.map(lambda x, i=which: jax.vmap(lambda row, at: row[at][None])(x, i), tree)
+            for tree in (texts[source], rewards[source])
+        )
+    return Sampled(prompts, texts, rewards, named[best])
+
+
+def _texts(
+    task: AbstractTask, world: World, sft: Transformer, prompts: Prompt, key: PRNGKeyArray
+) -> dict[str, Response]:
+    """Responses to every prompt by source, (prompt, response); of repeated tokens only by `_repeated`."""
+
+    def one_each(response: Response) -> Response:
+        return jax.tree.map(lambda x: x[:, None], response)
+
+    time = task.response_length
+    keys = jax.random.split(stream(key, Stream.FIRST_RESPONSE), (PROMPTS, WRITTEN))
+    write = jax.vmap(world.writers, (0, None))
+    texts = {
+        WRITERS: jax.lax.map(lambda x: write(*x), (keys, prompts), batch_size=CHUNK // WRITTEN),
+        SFT: decode.sample(
+            sft,
+            prompts,
+            jax.random.split(stream(key, Stream.SAMPLES), PROMPTS),
+            time,
+            BEST_OF,
+        ).response,
+    }
+    if world.ideal is not None:
+        keys = jax.random.split(stream(key, Stream.SECOND_RESPONSE), PROMPTS)
+        ideal = world.ideal
+        texts[IDEAL] = one_each(
+            jax.lax.map(lambda x: ideal(*x), (keys, prompts), batch_size=CHUNK // BEST_OF)
+        )
+    nothing = Response(jnp.full((PROMPTS, time), END_TOKEN), jnp.ones(PROMPTS, jnp.int32))
+    texts[EMPTY] = one_each(nothing)
+    texts[COPIED] = one_each(jax.vmap(lambda prompt: _copied(prompt, time))(prompts))
+    return texts
+
+
+def _copied(prompt: Prompt, time: int) -> Response:
+    """The prompt as a response, as much of it as fits."""
+    room = jnp.pad(prompt.tokens, (0, time))[:time]
+    written = jnp.minimum(prompt.length, time)
+    tokens = jnp.where(jnp.arange(time) < written, room, END_TOKEN)
+    return Response(tokens, jnp.minimum(written + 1, time))
+
+
+def _repeated(task: AbstractTask) -> tuple[Response, Int[Array, "candidate 2"]]:
+    """Every token at five lengths, and which token how often."""
+    time = task.response_length
+    times = sorted({max(1, round(share * time)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)})
+    named = np.asarray([(token, n) for token in range(1, task.vocabulary) for n in times], np.int32)
+    tokens = np.where(np.arange(time) < named[:, 1:], named[:, :1], END_TOKEN)
+    length = np.minimum(named[:, 1] + 1, time)
+    return Response(jnp.asarray(tokens), jnp.asarray(length)), jnp.asarray(named)
+
+
+def _rewards(
+    world: World, prompts: Prompt, texts: dict[str, Response]
+) -> dict[str, Float[Array, "_ _"]]:
+    """Golden rewards of all texts, in one loop: the reward's program is large and compiles once. Texts of fewer rows
+    answer the first prompts."""
+    shapes = {source: text.length.shape for source, text in texts.items()}
+    asked = [
+        jax.tree.map(lambda x, n=n, each=each: jnp.repeat(x[:n], each, axis=0), prompts)
+        for n, each in shapes.values()
+    ]
+    flat = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), text) for text in texts.values()]
+    pairs = [jax.tree.map(lambda *x: jnp.concatenate(x), *many) for many in (asked, flat)]
+    count = pairs[0].length.shape[0]
+    padding = -count % CHUNK
+    padded = jax.tree.map(lambda x: jnp.concatenate([x, x[:padding]]), tuple(pairs))
+    rewards = jax.lax.map(lambda x: world.reward(*x), padded, batch_size=CHUNK)
+    ends = np.cumsum([n * each for n, each in shapes.values()])
+    parts = jnp.split(rewards[:count], ends[:-1])
+    return {
+        source: part.reshape(shape)
+        for (source, shape), part in zip(shapes.items(), parts, strict=True)
+    }
+
+
+def _examples(sampled: Sampled, words: Sequence[str]) -> tuple[Example, ...]:
+    """The first prompts with what was written to them, best first."""
+    shown = {WRITERS: WRITTEN, SFT: SHOWN_SAMPLES, BEST: 1, WORST: 1, IDEAL: 1}
+
+    def spelt(text: Prompt | Response, *place: int) -> str:
+        tokens = np.asarray(text.tokens)[place][: int(text.length[place])]
+        return " ".join(words[int(token)] for token in tokens)
+
+    examples = []
+    for row in range(SHOWN):
+        texts = [
+            Text(source, spelt(text, row, i), float(sampled.rewards[source][row, i]))
+            for source, count in shown.items()
+            if (text := sampled.texts.get(source)) is not None
+            for i in range(count)
+        ]
+        texts.sort(key=lambda text: -text.reward)
+        examples.append(Example(spelt(sampled.prompts, row), tuple(texts)))
+    return tuple(examples)
+
+
+def _rounded(values: np.ndarray) -> list[float]:
+    """For files: numbers to a resolution far finer than their noise."""
+    return [round(float(value), 5) for value in values]
