@@ -2,7 +2,7 @@
 
 Prompts are random tokens. Human writers are a mixture of randomly initialised transformers of moderate entropy. The
 golden reward is a larger random transformer over prompt and response, plus the writers' log-likelihood per token,
-plus a taste for length, each standardised. `AbstractNetworkTask` is what other tasks share with it.
+plus tastes for variety and for length, each standardised. `AbstractNetworkTask` is what other tasks share with it.
 """
 
 import math
@@ -15,6 +15,7 @@ from jaxtyping import PRNGKeyArray
 from envs.goldens.fluency import Fluency
 from envs.goldens.length import Length
 from envs.goldens.neural import NeuralGolden
+from envs.goldens.variety import Variety
 from envs.goldens.weighted import WeightedGolden
 from envs.writers import TransformerWriters
 from testbed.environment import AbstractPrompts, AbstractTask, World
@@ -93,8 +94,9 @@ class Neural(AbstractNetworkTask):
         order: interaction order of the reward network. k >= 1: each position of the response reads the prompt and the
             last k tokens of the response, its own included, so the features before the saturating layer are a sum of
             k-token interactions; 0: every earlier token. The writers' log-likelihood is read whole at any order.
-        fluency_weight, length_bias: weights of the writers' log-likelihood per
-            token and of the length, against 1 for the network, all in standard deviations over writers' responses.
+        fluency_weight, variety_weight, length_bias: weights of the writers' log-likelihood per token, of the number of
+            different tokens and of the length, against 1 for the network, all in standard deviations over writers'
+            responses. Without variety one good token repeated is hard to beat.
     """
 
     vocabulary: int = eqx.field(static=True, default=32)
@@ -109,10 +111,11 @@ class Neural(AbstractNetworkTask):
     order: int = eqx.field(static=True, default=0)
     closing: float = 0.1
     fluency_weight: float = 0.5
+    variety_weight: float = 0.5
     length_bias: float = 0.0
 
     def __check_init__(self) -> None:
-        self.check("ruggedness", "fluency_weight", "length_bias")
+        self.check("ruggedness", "fluency_weight", "variety_weight", "length_bias")
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw writers and golden reward; unit scale until SFT samples exist."""
@@ -122,8 +125,8 @@ class Neural(AbstractNetworkTask):
             k_golden, self.golden, self.vocabulary, self.ruggedness, sample, responses, self.order
         )
         golden = WeightedGolden.standardised(
-            [network, Fluency(writers), Length()],
-            [1.0, self.fluency_weight, self.length_bias],
+            [network, Fluency(writers), Variety(), Length()],
+            [1.0, self.fluency_weight, self.variety_weight, self.length_bias],
             sample,
             responses,
         )

@@ -1,0 +1,105 @@
+"""The chat world: open-ended prompts, judged by people of different tastes.
+
+It stands for side-by-side ratings by many people (arXiv 2405.08448, Chat arena). Prompts are random tokens and human
+writers random transformers, as in `envs.neural`. Every annotator has a utility, partly shared and partly their own,
+each a random network, and all like variety. The golden reward is the Borda count of the population: the
+probability that a random annotator prefers the response to a random writers' response.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from envs.goldens.borda import Borda
+from envs.goldens.neural import NeuralGolden
+from envs.goldens.variety import Variety
+from envs.neural import AbstractNetworkTask
+from testbed.environment import World
+from testbed.errors import InvalidInput
+from testbed.transformer import TransformerConfig
+
+
+class Chat(AbstractNetworkTask):
+    """A world of annotators who disagree.
+
+    Annotator j's utility is sqrt(agreement) shared + sqrt(1 - agreement) own_j + variety_weight variety, where shared
+    and own_j are independent `NeuralGolden` networks and variety is the number of different tokens, each standardised,
+    as is their sum, over writers' responses. `Borda` aggregates them.
+
+    Attributes:
+        vocabulary: token ids, the end token included. prompt_length, response_length: tokens.
+        writers: how many; ``writer`` their shape, whose temperature sets their entropy; ``closing`` how readily they
+            end a response (logit of the end token).
+        annotators: how many tastes the population has; ``weights`` their shares, none for equal ones.
+        agreement: how much of a taste is shared, between 0 (nothing) and 1 (all are one): the correlation of two
+            annotators' utilities, variety and the networks' correlation by chance apart.
+        golden: shape of each network; ``ruggedness`` how specific the token combinations are that it rewards; ``order``
+            how many tokens of the response interact, 0 for all (see `NeuralGolden`): with a small one every position
+            reads more of the prompt than of the response, and rewards vary more between prompts than within.
+        variety_weight: weight of variety, against 1 for the networks: without it, repeating one good token pays.
+    """
+
+    vocabulary: int = eqx.field(static=True, default=32)
+    prompt_length: int = eqx.field(static=True, default=6)
+    response_length: int = eqx.field(static=True, default=16)
+    writers: int = eqx.field(static=True, default=4)
+    writer: TransformerConfig = TransformerConfig(
+        width=32, layers=2, heads=2, key_value_heads=2, temperature=0.4
+    )
+    closing: float = 0.1
+    annotators: int = eqx.field(static=True, default=5)
+    weights: tuple[float, ...] = ()
+    agreement: float = 0.5
+    golden: TransformerConfig = TransformerConfig(width=32, layers=2, heads=2, key_value_heads=2)
+    ruggedness: float = 1.5
+    order: int = eqx.field(static=True, default=0)
+    variety_weight: float = 0.5
+
+    def __check_init__(self) -> None:
+        self.check("ruggedness", "variety_weight")
+        if self.annotators < 1:
+            raise InvalidInput(f"annotators must be at least 1, got {self.annotators}")
+        if not 0 <= self.agreement <= 1:
+            raise InvalidInput(f"agreement must be between 0 and 1, got {self.agreement}")
+        if not self.weights:
+            return
+        if len(self.weights) != self.annotators:
+            raise InvalidInput(
+                f"weights must be one an annotator (annotators={self.annotators}) or none, "
+                f"got {len(self.weights)}"
+            )
+        if not all(0 <= weight < math.inf for weight in self.weights):
+            raise InvalidInput(f"weights must be 0 or more and finite, got {self.weights}")
+        if abs(sum(self.weights) - 1) > 1e-6:
+            raise InvalidInput(f"weights must sum to one, got a sum of {sum(self.weights):g}")
+
+    @property
+    def shares(self) -> tuple[float | Array, ...]:
+        """Share of the population with each annotator's taste."""
+        return self.weights or (1.0 / self.annotators,) * self.annotators
+
+    def world(self, key: PRNGKeyArray) -> World:
+        """Draw writers and annotators; unit scale until SFT samples exist."""
+        k_writers, k_golden, k_prompts, k_responses = jax.random.split(key, 4)
+        prompts, writers, sample, responses = self.written(k_writers, k_prompts, k_responses)
+        count = self.annotators
+        networks = jax.vmap(
+            lambda k: NeuralGolden.init(
+                k, self.golden, self.vocabulary, self.ruggedness, sample, responses, self.order
+            )
+        )(jax.random.split(k_golden, 1 + count))
+        parts = [jax.tree.map(lambda x, i=i: x[i], networks) for i in range(1 + count)]
+        shared = jnp.full((count, 1), jnp.sqrt(self.agreement))
+        own = jnp.sqrt(1.0 - self.agreement) * jnp.eye(count)
+        variety = jnp.full((count, 1), self.variety_weight)
+        golden = Borda.standardised(
+            [*parts, Variety()],
+            jnp.concatenate([shared, own, variety], axis=1),
+            jnp.asarray(self.shares),
+            sample,
+            responses,
+        )
+        return World(prompts, writers, golden)
