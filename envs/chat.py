@@ -6,13 +6,12 @@ each a random network, and all like variety. The golden reward is the Borda coun
 probability that a random annotator prefers the response to a random writers' response.
 """
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
+from envs.checks import sum_to_one
 from envs.goldens.borda import Borda
 from envs.goldens.neural import NeuralGolden
 from envs.goldens.variety import Variety
@@ -64,17 +63,7 @@ class Chat(AbstractNetworkTask):
             raise InvalidInput(f"annotators must be at least 1, got {self.annotators}")
         if not 0 <= self.agreement <= 1:
             raise InvalidInput(f"agreement must be between 0 and 1, got {self.agreement}")
-        if not self.weights:
-            return
-        if len(self.weights) != self.annotators:
-            raise InvalidInput(
-                f"weights must be one an annotator (annotators={self.annotators}) or none, "
-                f"got {len(self.weights)}"
-            )
-        if not all(0 <= weight < math.inf for weight in self.weights):
-            raise InvalidInput(f"weights must be 0 or more and finite, got {self.weights}")
-        if abs(sum(self.weights) - 1) > 1e-6:
-            raise InvalidInput(f"weights must sum to one, got a sum of {sum(self.weights):g}")
+        sum_to_one(self, "weights", "annotators")
 
     @property
     def shares(self) -> tuple[float | Array, ...]:

@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from envs.checks import non_negative, sum_to_one
 from envs.labelers import style
 from envs.labelers.biased import longer
 from envs.labelers.bradley_terry import choice
-from envs.labelers.checks import non_negative
 from testbed.errors import InvalidInput
 from testbed.preference import AbstractLabeler, View, decided
 
@@ -79,19 +79,7 @@ class AnnotatorPool(AbstractLabeler):
         )
         if not 0 <= self.seed < 2**31:
             raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
-        if not self.weights:
-            return
-        if len(self.weights) != self.annotators:
-            raise InvalidInput(
-                f"weights must be one for each of the annotators={self.annotators} or none, "
-                f"got {len(self.weights)}"
-            )
-        for weight in self.weights:
-            if not weight >= 0:
-                raise InvalidInput(f"weights must be 0 or more, got {weight}")
-        total = math.fsum(self.weights)
-        if not abs(total - 1) <= 1e-6:
-            raise InvalidInput(f"weights must sum to one, got a sum of {total:g}")
+        sum_to_one(self, "weights", "annotators")
 
     def population(self) -> dict[str, dist.Distribution]:
         """What one annotator's parameters are drawn from, by the names of `Annotator`, all independent.

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from envs.checks import finite, non_negative
 from envs.labelers.bradley_terry import choice
-from envs.labelers.checks import finite, non_negative
 from testbed.preference import AbstractLabeler, View, decided
 from testbed.types import Scalar
 

@@ -8,9 +8,9 @@ vectors v in the plane and R a quarter turn.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from envs.checks import non_negative, share
 from envs.labelers import style
 from envs.labelers.bradley_terry import choice
-from envs.labelers.checks import non_negative, share
 from testbed.preference import AbstractLabeler, View, decided
 from testbed.types import Response, Scalar
 

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from envs.checks import non_negative, share
 from envs.labelers.bradley_terry import choice
-from envs.labelers.checks import non_negative, share
 from envs.labelers.impressions import remembered
 from testbed.environment import World
 from testbed.preference import AbstractLabeler, View, decided

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
+from envs.checks import share
 from envs.labelers.bradley_terry import BradleyTerry
-from envs.labelers.checks import share
 from testbed.environment import World
 from testbed.errors import InvalidInput
 from testbed.preference import AbstractLabeler, Outcome, View

@@ -1,4 +1,4 @@
-"""Checks that the configs of several labelers share."""
+"""Checks that several configs share; each raises `InvalidInput`."""
 
 import math
 
@@ -29,3 +29,20 @@ def share(config: eqx.Module, *names: str) -> None:
         value = getattr(config, name)
         if not 0 <= value <= 1:
             raise InvalidInput(f"{name} must be between 0 and 1, got {value}")
+
+
+def sum_to_one(config: eqx.Module, name: str, counted: str) -> None:
+    """Refuse weights that are not one for each of a counted thing, none at all, or do not sum to one."""
+    weights, count = getattr(config, name), getattr(config, counted)
+    if not weights:
+        return
+    if len(weights) != count:
+        raise InvalidInput(
+            f"{name} must be one for each of the {counted}={count} or none, got {len(weights)}"
+        )
+    for weight in weights:
+        if not weight >= 0:
+            raise InvalidInput(f"{name} must be 0 or more, got {weight}")
+    total = math.fsum(weights)
+    if not abs(total - 1) <= 1e-6:
+        raise InvalidInput(f"{name} must sum to one, got a sum of {total:g}")
