@@ -103,21 +103,22 @@ def collect(
     task: AbstractTask, spec: DataSpec, pool: Pool, corpus: Corpus, key: PRNGKeyArray
 ) -> tuple[Corpus, dict[str, Array]]:
     """The texts of D_golden, unlabelled, and what is known of them. ``corpus`` is what the writers wrote."""
-    if not spec.dialled:
-        dials = Dials(jnp.zeros(()), jnp.zeros(()))
-        return corpus, _facts(task, covers(pool, pool.writers_density), dials)
     dials = solve(spec, pool)
     policy = data_policy(spec, pool, dials)
+    # What the dials reach is the policy's; what covers the target is what was drawn from it.
+    facts = {
+        "reached_quality": quality(pool, policy),
+        "reached_coverage": covers(pool, policy.density).coverage,
+    }
+    if not spec.dialled:
+        return corpus, facts | _facts(task, covers(pool, policy.density), dials)
     rows = jnp.arange(spec.pairs) % spec.rows
     prompts = jax.tree.map(lambda x: x[rows], corpus.prompts)
     if task.enumerable:
         rows = enumeration.prompt_index(prompts, task.vocabulary)
     drawn = draw(spec, pool, policy, rows, stream(key, Stream.SAMPLES))
-    facts = _facts(task, covers(pool, drawn.density), dials)
-    return Corpus(prompts, drawn.first, drawn.second), facts | {
-        "reached_quality": quality(pool, policy),
-        "reached_coverage": covers(pool, policy.density).coverage,
-    }
+    facts |= _facts(task, covers(pool, drawn.density), dials)
+    return Corpus(prompts, drawn.first, drawn.second), facts
 
 
 def label(
