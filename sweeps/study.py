@@ -269,9 +269,10 @@ def _layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
-def _spelt(value: Any) -> bool | int | float | str:
-    """A value as the results table holds it: a scalar, or text for anything else."""
-    return value if isinstance(value, bool | int | float | str) else config.spell(value)
+def _spelt(value: Any) -> bool | int | float | str | None:
+    """A value as the results table holds it: a scalar or nothing, or text for anything else."""
+    plain = value is None or isinstance(value, bool | int | float | str)
+    return value if plain else config.spell(value)
 
 
 def _put(described: dict[str, Any], path: str, value: Any) -> None:
