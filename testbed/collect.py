@@ -96,7 +96,7 @@ def make_pool(
 
     reward = _each_text(world.reward, prompts, texts)
     likelihood = _each_text(score, prompts, texts) if spec.dialled else jnp.zeros_like(reward)
-    return Pool.sampled(prompts, texts, reward, likelihood, count)
+    return Pool.sampled(texts, reward, likelihood, count)
 
 
 def collect(
@@ -198,7 +198,6 @@ def _enumerated_pool(task: AbstractTask, world: World, sft: Transformer) -> Pool
     prompts, every = jax.tree.map(jnp.asarray, (prompts, every))
     rows = prompts.length.shape[0]
     return Pool.enumerated(
-        prompts,
         jax.tree.map(lambda x: jnp.broadcast_to(x, (rows, *x.shape)), every),
         exact.tabulate(world.reward, prompts, every),
         exact.tabulate(world.writers.log_likelihood, prompts, every),

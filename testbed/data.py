@@ -25,7 +25,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from testbed import exact
 from testbed.errors import InvalidInput
 from testbed.streams import Stream, stream
-from testbed.types import Prompt, Response, Scalar
+from testbed.types import Response, Scalar
 
 #: Golden reward, in SFT standard deviations, that costs the target policy one nat.
 TARGET = 1.0
@@ -126,13 +126,12 @@ class Pool(eqx.Module):
     """Texts that data may be drawn from, a row a prompt, and what the dials act on. Logarithms are natural.
 
     Attributes:
-        prompts: one a row. texts: the candidates. reward: golden, in SFT standard deviations.
+        texts: the candidates. reward: golden, in SFT standard deviations.
         likelihood: what the temperature acts on, up to a constant a row.
         writers, sft: log-probability of drawing a text for either part of the data policy.
         writers_density, sft_density: the same when coverage is measured: what each part gives to every text.
     """
 
-    prompts: Prompt
     texts: Response
     reward: Float[Array, "row text"]
     likelihood: Float[Array, "row text"]
@@ -144,7 +143,6 @@ class Pool(eqx.Module):
     @classmethod
     def sampled(
         cls,
-        prompts: Prompt,
         texts: Response,
         reward: Float[Array, "row text"],
         likelihood: Float[Array, "row text"],
@@ -163,19 +161,18 @@ class Pool(eqx.Module):
         every = row(jnp.full(count, -math.log(count)))
         # Without SFT samples their part is never drawn from; it must still be a distribution.
         sft = row(of_sft) if count > written else every
-        return cls(prompts, texts, reward, likelihood, row(of_writers), sft, every, every)
+        return cls(texts, reward, likelihood, row(of_writers), sft, every, every)
 
     @classmethod
     def enumerated(
         cls,
-        prompts: Prompt,
         texts: Response,
         reward: Float[Array, "row text"],
         writers: Float[Array, "row text"],
         sft: Float[Array, "row text"],
     ) -> "Pool":
         """A pool of every response, with its exact log-probabilities."""
-        return cls(prompts, texts, reward, writers, writers, sft, writers, sft)
+        return cls(texts, reward, writers, writers, sft, writers, sft)
 
     @property
     def target(self) -> Float[Array, "row text"]:

@@ -84,7 +84,10 @@ def test_weights_are_shares_of_the_population() -> None:
     [
         ({"annotators": 0}, "annotators must be at least 1, got 0"),
         ({"agreement": 1.5}, "agreement must be between 0 and 1, got 1.5"),
-        ({"weights": (0.5, 0.5)}, r"weights must be one for each of the annotators=5 or none, got 2"),
+        (
+            {"weights": (0.5, 0.5)},
+            r"weights must be one for each of the annotators=5 or none, got 2",
+        ),
         ({"annotators": 2, "weights": (0.5, 0.4)}, "weights must sum to one, got a sum of 0.9"),
         ({"annotators": 2, "weights": (1.5, -0.5)}, "weights must be 0 or more, got -0.5"),
         ({"order": 17}, "order must be between 0 and response_length=16, got 17"),

@@ -20,7 +20,7 @@ from testbed.data import (
     solve,
 )
 from testbed.errors import InvalidInput
-from testbed.types import Prompt, Response
+from testbed.types import Response
 
 ROWS, TEXTS, WRITTEN = 40, 12, 8
 
@@ -31,14 +31,11 @@ def pools() -> tuple[Pool, Pool]:
     rng = np.random.default_rng(0)
     tokens = 100 * np.arange(ROWS)[:, None, None] + np.arange(TEXTS)[None, :, None]
     texts = Response(jnp.asarray(tokens, jnp.int32), jnp.ones((ROWS, TEXTS), jnp.int32))
-    prompts = Prompt(jnp.arange(ROWS, dtype=jnp.int32)[:, None], jnp.ones(ROWS, jnp.int32))
     reward, likelihood = rng.normal(size=(2, ROWS, TEXTS)).astype(np.float32)
     writers, sft = np.log(rng.dirichlet(np.ones(TEXTS), (2, ROWS))).astype(np.float32)
-    sampled = Pool.sampled(
-        prompts, texts, jnp.asarray(reward), jnp.asarray(4 * likelihood), WRITTEN
-    )
+    sampled = Pool.sampled(texts, jnp.asarray(reward), jnp.asarray(4 * likelihood), WRITTEN)
     return sampled, Pool.enumerated(
-        prompts, texts, jnp.asarray(reward), jnp.asarray(writers), jnp.asarray(sft)
+        texts, jnp.asarray(reward), jnp.asarray(writers), jnp.asarray(sft)
     )
 
 
@@ -144,8 +141,7 @@ def test_quality_by_closed_form():
     """One row of two equally likely texts with rewards 0 and 1: quality q needs a tilt of logit(q)."""
     tokens = jnp.zeros((1, 2, 1), jnp.int32)
     texts = Response(tokens, jnp.ones((1, 2), jnp.int32))
-    prompts = Prompt(jnp.ones((1, 1), jnp.int32), jnp.ones(1, jnp.int32))
-    pool = Pool.sampled(prompts, texts, jnp.array([[0.0, 1.0]]), jnp.zeros((1, 2)), 2)
+    pool = Pool.sampled(texts, jnp.array([[0.0, 1.0]]), jnp.zeros((1, 2)), 2)
     for wanted in (0.1, 0.5, 0.8):
         dials, mean, _ = solved(spec(quality=wanted), pool)
         assert float(mean) == pytest.approx(wanted, abs=1e-5)

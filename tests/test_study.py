@@ -49,6 +49,12 @@ class Small(eqx.Module):
     seed: int = 0
 
 
+class Dialled(Small):
+    """With a field that may be left out."""
+
+    quality: float | None = None
+
+
 CLAIM = Claim(
     "C2", "online beats offline", MatchedGap("online", "offline"), Rule(0.01), "a gap <= 0"
 )
@@ -127,6 +133,14 @@ def test_axis_replaces_adds_and_may_hold_modules() -> None:
     assert points[0].settings == {"loss.beta": 0.1, "rate": 0.5, "steps": 1}
     points = study(axes=product()).points(seeds=1, axes={"loss": [Loss(), Loss(margin=1.0)]})
     assert [p.settings["loss"] for p in points[:2]] == ["Loss", "Loss(margin=1.0)"]
+
+
+def test_an_axis_may_leave_a_field_out() -> None:
+    """Left out is nothing in the results too, so that the column stays one of numbers."""
+    selection = study(base=Dialled()).select_texts("laptop", 1, [], ["quality=none,0.5"])
+    assert {p.settings["quality"] for p in selection.points()} == {None, 0.5}
+    assert {p.experiment.quality for p in selection.points()} == {None, 0.5}
+    assert selection.describe()["axes"]["quality"] == [None, 0.5]
 
 
 def test_equal_experiments_run_once_an_arm() -> None:
