@@ -20,7 +20,7 @@ from jax.sharding import AxisType, Mesh, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from sweeps.progress import Progress
-from sweeps.runtime import cache_directory
+from sweeps.runtime import cache_directory, make_room
 from sweeps.store import FACTS
 from sweeps.study import Point
 from testbed import cost, metrics, stages, train
@@ -163,6 +163,7 @@ def build_stages(
         if missing:
             progress.stage(f"building {stage.name} for {len(missing)} worlds")
         for batch in _batches(missing):
+            make_room()
             owners = [missing[address] for address in batch]
             inputs = _stacked([(config, made[config]) for config in owners])
             results = spread(stage.make)(*inputs)
@@ -179,6 +180,7 @@ def run_chunk(
     chunk: Chunk, grounds: dict[GroundConfig, Ground], progress: Progress
 ) -> tuple[list[dict[str, Any]], int]:
     """Train and evaluate the runs of a chunk; their rows, and how many diverged."""
+    make_room()
     experiments = [point.experiment for point in chunk.points]
     owned = [grounds[GroundConfig.of(e)] for e in experiments]
     lanes = [

@@ -1,12 +1,15 @@
 """How a process uses the machine: one XLA device per core, and a compilation cache on disk.
 
-Call `configure` before the first import of jax. Nothing here imports jax by itself.
+Call `configure` before the first import of jax, which it does not import itself.
 """
 
+import gc
 import os
 import sys
 from pathlib import Path
 
+#: Memory maps of a process at which compiled programs are let go: half of what Linux allows by default.
+MOST_MAPS = 32_000
 _DEVICES = "xla_force_host_platform_device_count"
 
 
@@ -42,6 +45,22 @@ def configure() -> None:
     if "jax" in sys.modules:
         # jax reads these variables when it is imported, XLA_FLAGS only at its first computation.
         _tell(chosen)
+
+
+def make_room(most: int = MOST_MAPS) -> bool:
+    """Let compiled programs go if this process has more than ``most`` memory maps; whether it did.
+
+    Every program that XLA compiles for a CPU holds many maps, and when none is left (65,530 by default on Linux) it
+    aborts. A program that is wanted again is read back from the compilation cache.
+    """
+    import jax
+
+    maps = Path("/proc/self/maps")
+    if not maps.exists() or maps.read_bytes().count(b"\n") <= most:
+        return False
+    jax.clear_caches()
+    gc.collect()
+    return True
 
 
 def _tell(chosen: dict[str, str]) -> None:

@@ -4,7 +4,6 @@ The settings go through the environment, before JAX is imported, so that program
 test run under the same ones.
 """
 
-import gc
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,6 +30,8 @@ install_import_hook(["testbed", "envs", "sweeps", "analysis"], "typechecker.chec
 
 import jax  # noqa: E402
 
+from sweeps import runtime  # noqa: E402
+
 
 @pytest.fixture
 def strict_dtypes() -> Iterator[None]:
@@ -43,16 +44,8 @@ def strict_dtypes() -> Iterator[None]:
         yield
 
 
-#: Memory maps of this process at which compiled programs are let go: half of what Linux allows by default.
-_MOST_MAPS = 32_000
-
-
 @pytest.fixture(autouse=True, scope="module")
 def few_memory_maps() -> Iterator[None]:
-    """Every program that XLA compiles for a CPU holds memory maps, of which a process may have 65,530, and aborts at
-    the next one. Programs that are wanted again are read back from the compilation cache."""
+    """One process compiles the programs of all modules, more than it can hold at once."""
     yield
-    maps = Path("/proc/self/maps")
-    if maps.exists() and len(maps.read_bytes().splitlines()) > _MOST_MAPS:
-        jax.clear_caches()
-        gc.collect()
+    runtime.make_room()
