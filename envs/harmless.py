@@ -19,7 +19,7 @@ from envs.goldens.substance import Kind, Substance
 from envs.goldens.weighted import WeightedGolden
 from testbed.environment import AbstractPrompts, AbstractTask, AbstractWriters, World
 from testbed.errors import InvalidInput
-from testbed.types import END_TOKEN, Prompt, Response, response_length
+from testbed.types import END_TOKEN, Prompt, Response, closed
 
 #: Writers' responses over which the parts of the golden reward are standardised.
 STANDARDISING = 512
@@ -240,11 +240,3 @@ class Harmless(AbstractTask):
             known = topic < len(TOPICS) and rank < len(TOPICS[topic])
             fixed.append(TOPICS[topic][rank] if known else f"topic{topic}word{rank}")
         return tuple(fixed)
-
-
-def closed(tokens: Int[Array, " response"]) -> Response:
-    """A response from tokens: everything behind the first end token is padding."""
-    length = response_length(tokens)
-    return Response(
-        jnp.where(jnp.arange(tokens.shape[0]) < length, tokens, END_TOKEN).astype(jnp.int32), length
-    )

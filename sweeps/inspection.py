@@ -21,6 +21,7 @@ from sweeps.progress import Progress
 from sweeps.runtime import cache_directory
 from sweeps.study import Arm, Preset, Study, load_study
 from testbed import config, decode
+from testbed.batches import CHUNK, long_map
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.experiment import EvaluationConfig, Experiment
@@ -37,8 +38,6 @@ PROMPTS, WRITTEN, BEST_OF = 256, 2, 16
 SEARCHED = 64
 #: Prompts, and SFT samples to each, that are shown in words.
 SHOWN, SHOWN_SAMPLES = 4, 2
-#: Examples that one step of a long map over writers or rewards holds in memory.
-CHUNK = 256
 #: Names of the sources of responses.
 WRITERS, SFT, IDEAL = "writers", "SFT", "ideal"
 BEST, WORST = f"best of {BEST_OF}", f"worst of {BEST_OF}"
@@ -351,12 +350,9 @@ def _rewards(
     ]
     flat = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), text) for text in texts.values()]
     pairs = [jax.tree.map(lambda *x: jnp.concatenate(x), *many) for many in (asked, flat)]
-    count = pairs[0].length.shape[0]
-    padding = -count % CHUNK
-    padded = jax.tree.map(lambda x: jnp.concatenate([x, x[:padding]]), tuple(pairs))
-    rewards = jax.lax.map(lambda x: world.reward(*x), padded, batch_size=CHUNK)
+    rewards = long_map(lambda pair: world.reward(*pair), tuple(pairs))
     ends = np.cumsum([n * each for n, each in shapes.values()])
-    parts = jnp.split(rewards[:count], ends[:-1])
+    parts = jnp.split(rewards, ends[:-1])
     return {
         source: part.reshape(shape)
         for (source, shape), part in zip(shapes.items(), parts, strict=True)

@@ -1,13 +1,21 @@
-"""Minibatches without replacement: a fresh permutation each epoch, drawn inside the compiled program."""
+"""Parts of many examples: minibatches without replacement, and maps too long to do at once."""
+
+import math
+from collections.abc import Callable
 
 import jax
-from jaxtyping import Array, Int, PRNGKeyArray
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+#: Examples that one step of a long map over writers or rewards holds in memory.
+CHUNK = 256
 
 
 def minibatch(
     order: Int[Array, " n"], key: PRNGKeyArray, step: Int[Array, ""], batch_size: int
 ) -> tuple[Int[Array, " n"], Int[Array, " batch"]]:
-    """The permutation to carry on, and the indices of the batch at ``step``.
+    """The permutation to carry on, and the indices of the batch at ``step``: a fresh permutation each epoch, drawn
+    inside the compiled program.
 
     What does not fill a last batch is left out of its epoch. ``step`` is the same for all runs of a stack, so the
     reshuffle stays a real branch under `jax.vmap`."""
@@ -19,3 +27,13 @@ def minibatch(
 
     order = jax.lax.cond(position == 0, reshuffle, lambda: order)
     return order, jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+
+
+def long_map(function: Callable[[PyTree], PyTree[Array]], examples: PyTree) -> PyTree[Array]:
+    """`jax.vmap` in chunks of `CHUNK`. The last is filled up: a shorter one would be compiled once more."""
+    count = jax.tree.leaves(examples)[0].shape[0]
+    size = min(CHUNK, count)
+    chunks = jnp.minimum(jnp.arange(math.ceil(count / size) * size), count - 1).reshape(-1, size)
+    each = jax.vmap(function)
+    found = jax.lax.map(lambda index: each(jax.tree.map(lambda x: x[index], examples)), chunks)
+    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)

@@ -1,6 +1,5 @@
 """Collecting the preference data: what the writers write, what a data policy draws from it, and who wins."""
 
-import math
 from collections.abc import Callable
 
 import equinox as eqx
@@ -9,6 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from testbed import decode, enumeration, exact, logprob
+from testbed.batches import long_map
 from testbed.data import (
     Coverage,
     DataSpec,
@@ -29,8 +29,6 @@ from testbed.types import Prompt, Response, Scalar, arrange
 
 #: Prompts on which the coverage of data taken as written is estimated, where it is not exact.
 MEASURED = 128
-#: Examples that one step of a long map over writers or rewards holds in memory.
-CHUNK = 256
 
 
 class Corpus(eqx.Module):
@@ -105,18 +103,16 @@ def collect(
     """The texts of D_golden, unlabelled, and what is known of them. ``corpus`` is what the writers wrote."""
     dials = solve(spec, pool)
     policy = data_policy(spec, pool, dials)
-    # What the dials reach is the policy's; what covers the target is what was drawn from it.
-    facts = {
-        "reached_quality": quality(pool, policy),
-        "reached_coverage": covers(pool, policy.density).coverage,
-    }
+    reached = covers(pool, policy.density)
+    facts = {"reached_quality": quality(pool, policy), "reached_coverage": reached.coverage}
     if not spec.dialled:
-        return corpus, facts | _facts(task, covers(pool, policy.density), dials)
+        return corpus, facts | _facts(task, reached, dials)
     rows = jnp.arange(spec.pairs) % spec.rows
     prompts = jax.tree.map(lambda x: x[rows], corpus.prompts)
     if task.enumerable:
         rows = enumeration.prompt_index(prompts, task.vocabulary)
     drawn = draw(spec, pool, policy, rows, stream(key, Stream.SAMPLES))
+    # What the dials reach is the policy's; what covers the target is what was drawn from it.
     facts |= _facts(task, covers(pool, drawn.density), dials)
     return Corpus(prompts, drawn.first, drawn.second), facts
 
@@ -189,7 +185,7 @@ def _write(world: World, prompts: Key[Array, " n"], texts: Key[Array, " n"]) -> 
         first, second = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
         return Corpus(prompt, first, second)
 
-    return _long_map(one, (prompts, texts))
+    return long_map(one, (prompts, texts))
 
 
 def _enumerated_pool(task: AbstractTask, world: World, sft: Transformer) -> Pool:
@@ -212,18 +208,8 @@ def _each_text(
     rows, count = texts.length.shape
     repeated = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), prompts)
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), texts)
-    found = _long_map(lambda pair: function(*pair), (repeated, flat))
+    found = long_map(lambda pair: function(*pair), (repeated, flat))
     return jax.tree.map(lambda x: x.reshape(rows, count, *x.shape[1:]), found)
-
-
-def _long_map(function: Callable[[PyTree], PyTree[Array]], examples: PyTree) -> PyTree[Array]:
-    """`jax.vmap` in chunks. The last is filled up: a shorter one would be compiled once more."""
-    count = jax.tree.leaves(examples)[0].shape[0]
-    size = min(CHUNK, count)
-    chunks = jnp.minimum(jnp.arange(math.ceil(count / size) * size), count - 1).reshape(-1, size)
-    each = jax.vmap(function)
-    found = jax.lax.map(lambda index: each(jax.tree.map(lambda x: x[index], examples)), chunks)
-    return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)
 
 
 def _facts(task: AbstractTask, measured: Coverage, dials: Dials) -> dict[str, Array]:

@@ -15,7 +15,7 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from testbed import logprob
 from testbed.transformer import Cache, Transformer
-from testbed.types import END_TOKEN, Prompt, Response, response_length, within
+from testbed.types import Prompt, Response, closed
 
 
 class Sample(eqx.Module):
@@ -63,10 +63,8 @@ def sample(
     _, (tokens, logprobs) = jax.lax.scan(advance, start, (jnp.arange(time), uniforms))
     tokens = jnp.moveaxis(tokens, 0, -1).reshape(-1, count, time)
     logprobs = jnp.moveaxis(logprobs, 0, -1).reshape(-1, count, time)
-    length = response_length(tokens)
-    kept = within(length, time)
-    tokens = jnp.where(kept, tokens, END_TOKEN)
-    return Sample(Response(tokens, length), jnp.where(kept, logprobs, 0.0))
+    response = closed(tokens)
+    return Sample(response, jnp.where(response.mask, logprobs, 0.0))
 
 
 def uniform(key: PRNGKeyArray, step: Int[Array, ""]) -> Float[Array, ""]:

@@ -78,6 +78,12 @@ def response_length(tokens: Int[Array, "*n response"]) -> Int[Array, "*n"]:
     ).astype(jnp.int32)
 
 
+def closed(tokens: Int[Array, "*n response"]) -> Response:
+    """What was written: tokens up to and including the first end token; what stands behind it becomes padding."""
+    length = response_length(tokens)
+    return Response(jnp.where(within(length, tokens.shape[-1]), tokens, END_TOKEN), length)
+
+
 def arrange(label: Label, prompt: Prompt, first: Response, second: Response) -> Pair:
     """Order two responses into a `Pair` by a label."""
     first_wins = label.preference > 0.5

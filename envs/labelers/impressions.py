@@ -1,11 +1,41 @@
-"""How a response strikes a labeler while it reads."""
+"""Labelers that judge by how a response strikes them while they read."""
 
+import abc
+
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from envs.checks import non_negative, share
+from envs.labelers.bradley_terry import choice
 from testbed.environment import World
+from testbed.preference import AbstractLabeler, View, decided
 from testbed.types import END_TOKEN, Prompt, Response, Scalar
+
+
+class AbstractImpressions(AbstractLabeler):
+    """Bradley-Terry on a perceived reward: the mean impression, weighted by ``discount ** age``."""
+
+    temperature: eqx.AbstractVar[float]
+    discount: eqx.AbstractVar[float]
+
+    def __check_init__(self) -> None:
+        non_negative(self, "temperature")
+        share(self, "discount")
+
+    @abc.abstractmethod
+    def age(self, response: Response) -> Int[Array, " response"]:
+        """How far in the past each token's impression counts as; behind the end it may be anything."""
+
+    def view(self, world: World, prompt: Prompt, response: Response) -> View:
+        """The perceived reward."""
+        age = self.age(response)
+        return View(remembered(world, prompt, response, self.discount, age), response)
+
+    def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
+        """P(first), P(second); never a tie or a skip."""
+        return decided(choice(first.reward - second.reward, self.temperature))
 
 
 def impressions(world: World, prompt: Prompt, response: Response) -> Float[Array, " response"]:

@@ -1,17 +1,13 @@
 """A labeler whose first impressions count most (the primacy effect of Asch 1946)."""
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Int
 
-from envs.checks import non_negative, share
-from envs.labelers.bradley_terry import choice
-from envs.labelers.impressions import remembered
-from testbed.environment import World
-from testbed.preference import AbstractLabeler, View, decided
-from testbed.types import Prompt, Response
+from envs.labelers.impressions import AbstractImpressions
+from testbed.types import Response
 
 
-class Myopic(AbstractLabeler):
+class Myopic(AbstractImpressions):
     """Bradley-Terry on a perceived reward: the mean over t of the golden reward of a response's first t tokens, with
     weights discount^(t - 1).
 
@@ -24,15 +20,6 @@ class Myopic(AbstractLabeler):
     temperature: float = 1.0
     discount: float = 0.7
 
-    def __check_init__(self) -> None:
-        non_negative(self, "temperature")
-        share(self, "discount")
-
-    def view(self, world: World, prompt: Prompt, response: Response) -> View:
-        """The perceived reward."""
-        age = jnp.arange(response.tokens.shape[0])
-        return View(remembered(world, prompt, response, self.discount, age), response)
-
-    def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
-        """P(first), P(second); never a tie or a skip."""
-        return decided(choice(first.reward - second.reward, self.temperature))
+    def age(self, response: Response) -> Int[Array, " response"]:
+        """See `AbstractImpressions`."""
+        return jnp.arange(response.tokens.shape[0])
