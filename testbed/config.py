@@ -13,6 +13,7 @@ import functools
 import hashlib
 import importlib
 import inspect
+import itertools
 import json
 import math
 import pkgutil
@@ -146,23 +147,29 @@ def parse(module: eqx.Module, path: str, text: str) -> Any:
     return _built(call, text, kinds, path)
 
 
-def members(base: type, package: str | types.ModuleType) -> dict[str, type]:
-    """The final (concrete) subclasses of ``base`` defined in or below ``package``, by name."""
-    root = importlib.import_module(package) if isinstance(package, str) else package
-    names = [root.__name__]
-    if hasattr(root, "__path__"):
-        names += sorted(
-            found.name for found in pkgutil.walk_packages(root.__path__, root.__name__ + ".")
-        )
+def members(base: type, packages: str | types.ModuleType | tuple[str, ...]) -> dict[str, type]:
+    """The final (concrete) subclasses of ``base`` defined in or below some packages, by name."""
+    roots = packages if isinstance(packages, tuple) else (packages,)
     return {
         name: kind
-        for module in map(importlib.import_module, names)
+        for module in itertools.chain.from_iterable(map(_modules, roots))
         for name, kind in vars(module).items()
         if inspect.isclass(kind)
         and kind.__module__ == module.__name__
         and issubclass(kind, base)
         and not _is_abstract(kind)
     }
+
+
+def _modules(package: str | types.ModuleType) -> list[types.ModuleType]:
+    """A package and every module below it."""
+    root = importlib.import_module(package) if isinstance(package, str) else package
+    names = [root.__name__]
+    if hasattr(root, "__path__"):
+        names += sorted(
+            found.name for found in pkgutil.walk_packages(root.__path__, root.__name__ + ".")
+        )
+    return [importlib.import_module(name) for name in names]
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InvalidInput:

@@ -9,13 +9,15 @@ import equinox as eqx
 from testbed.data import DataSpec
 from testbed.environment import AbstractTask
 from testbed.errors import InvalidInput
-from testbed.losses.base import AbstractLoss
 from testbed.losses.ipo import Ipo
+from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import AbstractLabeler
 from testbed.proxies import ProxyConfig
+from testbed.references import AbstractReference, Fixed
 from testbed.sources.base import AbstractSource
 from testbed.sources.online import Online
+from testbed.train import OnlineRun, TrainConfig
 from testbed.transformer import SIZES, TransformerConfig
 
 
@@ -49,33 +51,6 @@ class EvaluationConfig(eqx.Module):
             )
 
 
-class TrainConfig(eqx.Module):
-    """How a policy is optimised, ``batch_size`` pairs an update. How long is an argument of the compiled program."""
-
-    source: AbstractSource
-    loss: AbstractLoss
-    optimiser: OptimiserConfig
-    batch_size: int = eqx.field(static=True)
-
-
-class BaselineConfig(eqx.Module):
-    """The golden baseline: online, labelled by the golden reward itself, at the base configuration."""
-
-    loss: AbstractLoss = Ipo(beta=0.1)
-    optimiser: OptimiserConfig = OptimiserConfig()
-    steps: int = eqx.field(static=True, default=1000)
-    batch_size: int = eqx.field(static=True, default=32)
-
-    def __check_init__(self) -> None:
-        if self.steps < 0:
-            raise InvalidInput(f"steps must be 0 or more, got {self.steps}")
-
-    @property
-    def train(self) -> TrainConfig:
-        """The baseline's policy optimisation."""
-        return TrainConfig(Online(), self.loss, self.optimiser, self.batch_size)
-
-
 class Experiment(eqx.Module):
     """One run.
 
@@ -84,7 +59,9 @@ class Experiment(eqx.Module):
         tabular: the policy is optimised as a table of all responses, starting from the very same SFT policy; for tasks
             that can be enumerated.
         sft: supervised fine-tuning on both responses of every pair. data: size of the data. proxy: the proxy.
-        baseline: the opponent in the win rate. source: where training pairs come from. loss: what is minimised.
+        baseline: the opponent in the win rate: online, labelled by the golden reward itself, at the base configuration.
+        source: where texts to learn from come from. loss: what is minimised, a loss or a method; ``reference``: how the
+            policy that it is held to moves.
         optimiser: for the policy. steps: updates, a multiple of ``evaluation.points``. batch_size: pairs an update.
         evaluation: what is measured. seed: redraws world, data and training.
     """
@@ -96,9 +73,10 @@ class Experiment(eqx.Module):
     sft: FitConfig = FitConfig(steps=1000, batch_size=64, optimiser=OptimiserConfig(2e-3))
     data: DataSpec = DataSpec()
     proxy: ProxyConfig = ProxyConfig()
-    baseline: BaselineConfig = BaselineConfig()
+    baseline: OnlineRun = OnlineRun()
     source: AbstractSource = Online()
-    loss: AbstractLoss = Ipo(beta=0.1)
+    loss: AbstractObjective = Ipo(beta=0.1)
+    reference: AbstractReference = Fixed()
     optimiser: OptimiserConfig = OptimiserConfig()
     steps: int = eqx.field(static=True, default=1000)
     batch_size: int = eqx.field(static=True, default=32)
@@ -106,6 +84,7 @@ class Experiment(eqx.Module):
     seed: int = 0
 
     def __check_init__(self) -> None:
+        self.loss.refuse(self.source)
         if not 0 <= self.seed < 2**31:
             raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
         if self.tabular and not self.task.enumerable:
@@ -135,4 +114,4 @@ class Experiment(eqx.Module):
     @property
     def train(self) -> TrainConfig:
         """The policy optimisation part."""
-        return TrainConfig(self.source, self.loss, self.optimiser, self.batch_size)
+        return TrainConfig(self.source, self.loss, self.optimiser, self.batch_size, self.reference)

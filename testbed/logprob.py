@@ -97,3 +97,9 @@ def score_pairs(model: Policy, pairs: Pair) -> PairScores:
     both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), pairs.winner, pairs.loser)
     scores = score(model, pairs.prompt, both)
     return PairScores(scores[:, 0], scores[:, 1])
+
+
+@functools.singledispatch
+def exact_kl(policy: Policy, reference: Policy, prompts: Prompt) -> Float[Array, " n"] | None:
+    """KL(policy || reference) in nats for each of ``n`` prompts, where it can be summed; None for a transformer."""
+    return None

@@ -25,7 +25,7 @@ from testbed.collect import Corpus, Written, collect, label, make_pool, write
 from testbed.data import DataSpec, Pool, refuse_unreached
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
-from testbed.experiment import BaselineConfig, Experiment
+from testbed.experiment import Experiment
 from testbed.logprob import Policy
 from testbed.metrics import Opponent, agreement
 from testbed.optimiser import FitConfig, fit
@@ -34,6 +34,7 @@ from testbed.proxies import AbstractProxy, ProxyConfig
 from testbed.sources.base import Dataset, Supply
 from testbed.streams import Stream, stream
 from testbed.tabular import tabulated
+from testbed.train import OnlineRun
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, PairScores
 
@@ -50,7 +51,7 @@ class GroundConfig(eqx.Module):
     sft: FitConfig
     data: DataSpec
     proxy: ProxyConfig
-    baseline: BaselineConfig
+    baseline: OnlineRun
     prompts: int = eqx.field(static=True)
     tabular: bool = eqx.field(static=True)
     seed: int
@@ -205,7 +206,7 @@ def train_baseline(
     to each of the fixed evaluation prompts, the first of the corpus."""
     (sft, _), world, corpus = made["sft"], made["golden"][0], made["world"][1].corpus
     base = ground.baseline
-    plan = base.train
+    plan = base.train()
     # It learns from its own samples: of the data it only takes the prompts.
     nothing = jnp.zeros_like(corpus.prompts.length, dtype=jnp.float32)
     pairs = Pair(corpus.prompts, corpus.first, corpus.second, nothing, nothing)

@@ -123,3 +123,10 @@ def sample(
     response = jax.tree.map(lambda x: x[index], every)
     logits = response_logits(model, prompts, response)
     return decode.Sample(response, logprob.token_logprobs(logits, response))
+
+
+@logprob.exact_kl.register(Tabular)
+def exact_kl(policy: Tabular, reference: Tabular, prompts: Prompt) -> Float[Array, " n"]:
+    """Summed over all responses."""
+    ours, theirs = (jax.nn.log_softmax(model.rows(prompts)) for model in (policy, reference))
+    return jax.vmap(exact.kl)(ours, theirs)

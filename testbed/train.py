@@ -1,4 +1,4 @@
-"""The one training loop: source -> loss -> update. Evaluation is `testbed.metrics`."""
+"""The one training loop: source -> loss or method -> update. Evaluation is `testbed.metrics`."""
 
 from typing import Any
 
@@ -8,23 +8,71 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from testbed import logprob
-from testbed.experiment import TrainConfig
 from testbed.logprob import Policy
-from testbed.losses.base import ScoredPair
-from testbed.sources.base import Batch, Supply
+from testbed.losses.ipo import Ipo
+from testbed.objective import AbstractObjective
+from testbed.optimiser import OptimiserConfig
+from testbed.ranges import check, hyper
+from testbed.references import AbstractReference, Fixed
+from testbed.sources.base import AbstractSource, Ledger, Supply
+from testbed.sources.online import Online
+
+
+class TrainConfig(eqx.Module):
+    """How a policy is optimised, ``batch_size`` prompts an update. How long is an argument of the compiled program.
+
+    Raises `InvalidInput` if the loss or method cannot learn from the source.
+    """
+
+    source: AbstractSource
+    loss: AbstractObjective
+    optimiser: OptimiserConfig
+    batch_size: int = eqx.field(static=True)
+    reference: AbstractReference = Fixed()
+
+    def __check_init__(self) -> None:
+        self.loss.refuse(self.source)
+
+
+class OnlineRun(eqx.Module):
+    """The plan of an online run from the SFT policy: the golden baseline's, and that of the run whose stream or
+    checkpoints a source draws on.
+
+    Attributes:
+        loss: what is minimised. optimiser, steps, batch_size, reference: as in `testbed.experiment.Experiment`.
+    """
+
+    loss: AbstractObjective = Ipo(beta=0.1)
+    optimiser: OptimiserConfig = OptimiserConfig()
+    steps: int = hyper(1000, least=0, static=True)
+    batch_size: int = hyper(32, least=1, static=True)
+    reference: AbstractReference = Fixed()
+
+    def __check_init__(self) -> None:
+        check(self)
+        self.loss.refuse(Online())
+
+    def train(self, source: AbstractSource | None = None) -> TrainConfig:
+        """Its policy optimisation, from another source if one is given."""
+        source = Online() if source is None else source
+        return TrainConfig(source, self.loss, self.optimiser, self.batch_size, self.reference)
 
 
 class TrainState(eqx.Module):
     """A policy optimisation under way.
 
-    ``diverged_step`` is the first step whose loss, gradient or parameters were not finite, -1 if there is none; from
-    then on the policy is frozen as it was before. ``loss`` and ``gradient_norm`` are means since the last evaluation.
+    ``critic`` are parameters of the loss or method that are trained along, ``reference`` the reference policy if it
+    moves, ``ledger`` what was consumed. ``diverged_step`` is the first step whose loss, gradient or parameters were not
+    finite, -1 if there is none; from then on the policy is frozen as it was before, and consumes nothing. ``loss`` and
+    ``gradient_norm`` are means since the last evaluation.
     """
 
     policy: Policy
+    critic: PyTree
     optimiser: Any
     source: PyTree
+    reference: Policy | None
+    ledger: Ledger
     diverged_step: Int[Array, ""]
     loss: Float[Array, ""]
     gradient_norm: Float[Array, ""]
@@ -32,29 +80,23 @@ class TrainState(eqx.Module):
 
 def init(config: TrainConfig, supply: Supply) -> TrainState:
     """Start from a copy of the reference: a donated state must not share its buffers."""
-    policy = jax.tree.map(jnp.copy, supply.reference)
+
+    def copy() -> Policy:
+        return jax.tree.map(jnp.copy, supply.reference)
+
+    policy: Any = copy()  # optax's annotations admit nested containers of arrays, not modules
+    critic = config.loss.critic(policy)
     return TrainState(
         policy=policy,
-        optimiser=config.optimiser.transform().init(policy),
-        source=config.source.init(supply),
+        critic=critic,
+        optimiser=config.optimiser.transform().init((policy, critic)),
+        source=config.source.init(supply, copy(), config.loss.request(config.batch_size)),
+        reference=copy() if config.reference.moves else None,
+        ledger=Ledger.zero(),
         diverged_step=jnp.asarray(-1),
         loss=jnp.asarray(jnp.nan),
         gradient_norm=jnp.asarray(jnp.nan),
     )
-
-
-def batch_loss(config: TrainConfig, policy: Policy, batch: Batch) -> Float[Array, ""]:
-    """Mean loss of a batch of pairs, each the expectation over its label and times its weight.
-
-    With a soft label that gives the winner probability p, a pair costs p l(winner, loser) + (1 - p) l(loser, winner).
-    """
-    pairs = batch.pairs
-    scores = logprob.score_pairs(policy, pairs)
-    scored = ScoredPair(scores, batch.reference, pairs.winner.length, pairs.loser.length)
-    loss = jax.vmap(config.loss)
-    p = pairs.preference
-    each = p * loss(scored) + (1.0 - p) * loss(scored.swapped)
-    return jnp.mean(pairs.weight * each)
 
 
 def update(
@@ -65,27 +107,44 @@ def update(
     step: Int[Array, ""],
 ) -> TrainState:
     """One gradient step. ``key`` is the run's, the same at every step; ``loss`` and norm accumulate."""
-    batch, source = config.source.draw(
-        state.source, supply, state.policy, key, step, config.batch_size
-    )
-    value, gradient = jax.value_and_grad(lambda policy: batch_loss(config, policy, batch))(
-        state.policy
-    )
+    reference = state.reference
+    if reference is not None:
+        reference = config.reference.next(reference, state.policy, step)
+        supply = Supply(supply.data, reference, supply.teacher, supply.prepared, fixed=False)
+    request = config.loss.request(config.batch_size)
+    batch, source = config.source.draw(state.source, supply, state.policy, request, key, step)
+    # What is learnt from a batch must not depend, to the last bit, on how the batch was made: no fusion across here.
+    batch = jax.lax.optimization_barrier(batch)
+    old: Any = (state.policy, state.critic)
+
+    def loss(trained: tuple[Policy, PyTree]) -> Float[Array, ""]:
+        policy, critic = trained
+        return config.loss.value(policy, critic, supply, batch)
+
+    value, gradient = jax.value_and_grad(loss)(old)
     norm = optax.tree.norm(gradient)
-    # optax's annotations admit nested containers of arrays, not modules.
-    old: Any = state.policy
     updates, optimiser = config.optimiser.transform().update(gradient, state.optimiser, old)
-    policy = optax.apply_updates(old, updates)
-    finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(policy))
+    new = optax.apply_updates(old, updates)
+    finite = jnp.isfinite(value) & jnp.isfinite(norm) & jnp.isfinite(optax.tree.norm(new))
     running = finite & (state.diverged_step < 0)
-    policy, optimiser = jax.tree.map(
-        lambda new, old: jnp.where(running, new, old),
-        (policy, optimiser),
-        (state.policy, state.optimiser),
+    (policy, critic), optimiser = jax.tree.map(
+        lambda new, old: jnp.where(running, new, old), (new, optimiser), (old, state.optimiser)
     )
-    diverged = jnp.where(~finite & (state.diverged_step < 0), step, state.diverged_step)
+    ledger = jax.tree.map(
+        lambda total, spent: total + jnp.where(running, jnp.sum(spent), 0).astype(total.dtype),
+        state.ledger,
+        batch.spent,
+    )
     return TrainState(
-        policy, optimiser, source, diverged, state.loss + value, state.gradient_norm + norm
+        policy,
+        critic,
+        optimiser,
+        source,
+        reference,
+        ledger,
+        jnp.where(~finite & (state.diverged_step < 0), step, state.diverged_step),
+        state.loss + value,
+        state.gradient_norm + norm,
     )
 
 

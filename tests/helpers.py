@@ -24,14 +24,16 @@ from testbed.environment import (
     AbstractWriters,
     World,
 )
-from testbed.experiment import BaselineConfig, EvaluationConfig, Experiment
+from testbed.experiment import EvaluationConfig, Experiment
+from testbed.losses.base import ScoredPair
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import GoldenPreference
 from testbed.proxies import ProxyConfig
 from testbed.sources.base import Dataset, Supply
 from testbed.stages import Cache, Ground, GroundConfig
+from testbed.train import OnlineRun
 from testbed.transformer import Transformer, TransformerConfig
-from testbed.types import Pair, Prompt, Response, Scalar
+from testbed.types import Pair, PairScores, Prompt, Response, Scalar
 
 VOCABULARY, PROMPT, TIME = 7, 4, 5
 #: Everything at once: grouped queries, attention bias, a temperature.
@@ -114,6 +116,25 @@ def dataset(reference: Transformer, n: int, seed: int = 0) -> Dataset:
     """Labelled pairs with their scores under ``reference``, and a made-up golden margin."""
     margin = np.random.default_rng(seed).normal(size=n).astype(np.float32)
     return Dataset(pairs(n, seed), score_pairs(reference, pairs(n, seed)), jnp.asarray(margin))
+
+
+def scored_pair(
+    policy: PairScores,
+    anchor: PairScores,
+    lengths: tuple[Any, Any] = (5, 2),
+    preference: Any = 1.0,
+    reward_margin: Any = 0.0,
+    kl: Any = 0.0,
+    target: Any = 0.0,
+) -> ScoredPair:
+    """What a loss is given, from as little as its scores."""
+    rest = (preference, reward_margin, kl, target)
+    return ScoredPair(
+        policy,
+        anchor,
+        *(jnp.asarray(length) for length in lengths),
+        *(jnp.broadcast_to(jnp.asarray(x, jnp.float32), policy.winner.shape) for x in rest),
+    )
 
 
 def cut(padded: Prompt | Response, index: tuple[int, ...] | int) -> np.ndarray:
@@ -218,7 +239,7 @@ def experiment(**changes: Any) -> Experiment:
         sft=FitConfig(steps=60, batch_size=8, optimiser=OptimiserConfig(learning_rate=1e-2)),
         data=DataSpec(pairs=32, held_out=16),
         proxy=ProxyConfig(fit=FitConfig(steps=20, batch_size=8)),
-        baseline=BaselineConfig(steps=4, batch_size=8),
+        baseline=OnlineRun(steps=4, batch_size=8),
         optimiser=OptimiserConfig(learning_rate=3e-3, warmup=1.0),
         steps=6,
         batch_size=8,

@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import BATCH, PAIRS, advance, init, supply
+from helpers import BATCH, PAIRS, advance, init, scored_pair, supply
 
 from testbed.config import describe, fingerprint, members
 from testbed.environment import AbstractGolden, AbstractTask, TokenEnvironment
-from testbed.experiment import TrainConfig
-from testbed.losses.base import AbstractLoss, ScoredPair
+from testbed.losses.base import AbstractLoss
 from testbed.optimiser import OptimiserConfig
 from testbed.preference import AbstractLabeler
 from testbed.sources.base import AbstractSource
 from testbed.sources.offline import Offline
+from testbed.train import TrainConfig
 from testbed.types import PairScores, Response
 
 TASKS = members(AbstractTask, AbstractTask.family)
@@ -52,9 +52,8 @@ def test_losses_are_finite_with_finite_slopes(kind: type) -> None:
     def slope(loss, winner, loser):
         scores = PairScores(winner, loser)
         anchor = PairScores(jnp.asarray(-20.0), jnp.asarray(-20.0))
-        pair = ScoredPair(scores, anchor, jnp.asarray(5), jnp.asarray(3))
         return jax.value_and_grad(
-            lambda p: loss(ScoredPair(p, anchor, pair.winner_length, pair.loser_length))
+            lambda p: loss(scored_pair(p, anchor, (5, 3), reward_margin=1.0, target=p.winner))
         )(scores)
 
     for winner in far:

@@ -16,20 +16,18 @@ from scipy import stats
 
 from envs.enumerable import Enumerable
 from envs.labelers.bradley_terry import BradleyTerry
-from testbed import decode, exact, logprob, metrics, train
+from testbed import decode, exact, logprob, metrics
 from testbed.config import members
 from testbed.enumeration import all_prompts, all_responses, response_index
 from testbed.environment import World
-from testbed.experiment import EvaluationConfig, TrainConfig
+from testbed.experiment import EvaluationConfig
 from testbed.losses.base import AbstractLoss
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
 from testbed.metrics import Metrics, Opponent
-from testbed.optimiser import OptimiserConfig
 from testbed.preference import AbstractLabeler, GoldenPreference, View, decided
 from testbed.proxies import PairwiseProxy
-from testbed.sources.base import Batch, Dataset
-from testbed.sources.offline import Offline
+from testbed.sources.base import Batch, Dataset, Ledger, Supply
 from testbed.tabular import Tabular
 from testbed.transformer import TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar, arrange
@@ -189,7 +187,9 @@ LOSSES = members(AbstractLoss, AbstractLoss.family)
 
 @pytest.mark.parametrize("kind", [*LOSSES, "Ipo, length-normalised"])
 def test_population_loss_is_the_training_loss_of_all_pairs(kind: str) -> None:
-    """`train.batch_loss` of every pair once, weighted by its probability, with a soft label for each."""
+    """The training loss of every pair once, weighted by its probability, with a soft label for each.
+
+    The policy is a table, whose KL training knows exactly."""
     loss = LOSSES[kind]() if kind in LOSSES else Ipo(length_normalised=True)
     i, given = 4, tables()
     rng = np.random.default_rng(0)
@@ -203,20 +203,27 @@ def test_population_loss_is_the_training_loss_of_all_pairs(kind: str) -> None:
         preference=jnp.asarray(preference.ravel()),
         weight=jnp.asarray(R * R * mu[first] * mu[second], jnp.float32),
     )
-    anchor = PairScores(*(jnp.asarray(given.reference[i, k], jnp.float32) for k in (first, second)))
-    found = batch_loss(loss, NETS[0], Batch(pairs, anchor))
+    policy, anchor = (table_of(row) for row in (given.policy, given.reference))
+    scores = PairScores(*(jnp.asarray(given.reference[i, k], jnp.float32) for k in (first, second)))
+    reward = given.reward[i].astype(np.float32)
+    margin = jnp.asarray(reward[first] - reward[second])
+    # The data's preferred response to a pair's prompt: its own first.
+    supply = Supply(Dataset(pairs, scores, margin), anchor, GoldenPreference(world()))
+    batch = Batch(pairs, scores, margin, jnp.arange(R * R), Ledger.zero(R * R))
+    found = batch_loss(loss, policy, supply, batch)
     expected = population_loss(
         loss,
         *(jnp.asarray(x[i], jnp.float32) for x in (given.policy, given.reference, given.data)),
         jnp.asarray(preference),
         RESPONSES.length,
+        jnp.asarray(reward),
     )
     assert float(expected) == pytest.approx(float(found), rel=1e-4)
 
 
 @jax.jit
-def batch_loss(loss: AbstractLoss, policy: object, batch: Batch) -> Scalar:
-    return train.batch_loss(TrainConfig(Offline(), loss, OptimiserConfig(), R * R), policy, batch)
+def batch_loss(loss: AbstractLoss, policy: Tabular, supply: Supply, batch: Batch) -> Scalar:
+    return loss.value(policy, None, supply, batch)
 
 
 population_loss = jax.jit(exact.population_loss)

@@ -5,14 +5,24 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
-from helpers import CONFIG, PROMPT, TIME, VOCABULARY, cut, model, pairs, prompts, responses
+from helpers import (
+    CONFIG,
+    PROMPT,
+    TIME,
+    VOCABULARY,
+    cut,
+    model,
+    pairs,
+    prompts,
+    responses,
+    scored_pair,
+)
 from helpers import prompt as a_prompt
 from helpers import response as a_response
 from helpers import score as packed_score
 from helpers import score_pairs as packed_score_pairs
 
 from testbed import logprob
-from testbed.losses.base import ScoredPair
 from testbed.transformer import TransformerConfig
 from testbed.types import PairScores, arrange, certain, response_length
 
@@ -133,11 +143,8 @@ def test_arrange_puts_the_winner_first() -> None:
 
 def test_scored_pair_owns_sum_or_mean() -> None:
     number = jnp.asarray
-    pair = ScoredPair(
-        policy=PairScores(number(-6.0), number(-9.0)),
-        reference=PairScores(number(-8.0), number(-3.0)),
-        winner_length=number(4),
-        loser_length=number(3),
+    pair = scored_pair(
+        PairScores(number(-6.0), number(-9.0)), PairScores(number(-8.0), number(-3.0)), (4, 3)
     )
     with jax.numpy_dtype_promotion("standard"):
         summed, averaged = pair.log_ratios(), pair.log_ratios(length_normalised=True)

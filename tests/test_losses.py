@@ -1,10 +1,12 @@
 """Losses against values and gradients worked by hand or in float64 numpy."""
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
+from helpers import scored_pair
 
 from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss, ScoredPair
@@ -21,7 +23,7 @@ MARGINS = np.array([-50.0, -3.0, -1e-3, 0.0, 0.7, 5.0, 50.0])
 def scored(policy_winner, policy_loser, reference_winner=-7.0, reference_loser=-4.0) -> ScoredPair:
     policy = PairScores(jnp.asarray(policy_winner), jnp.asarray(policy_loser))
     anchor = PairScores(jnp.asarray(reference_winner), jnp.asarray(reference_loser))
-    return ScoredPair(policy, anchor, jnp.asarray(5), jnp.asarray(2))
+    return scored_pair(policy, anchor)
 
 
 def of_margin(h: float) -> ScoredPair:
@@ -33,7 +35,7 @@ def value_and_slopes(loss: AbstractLoss, pair: ScoredPair) -> tuple[float, ...]:
     """The loss, and its derivatives by the four log-probabilities."""
     value, slope = jax.value_and_grad(
         lambda policy, anchor: loss(
-            ScoredPair(policy, anchor, pair.winner_length, pair.loser_length)
+            eqx.tree_at(lambda p: (p.policy, p.reference), pair, (policy, anchor))
         ),
         argnums=(0, 1),
     )(pair.policy, pair.reference)

@@ -18,7 +18,7 @@ from helpers import sample as decode_sample
 
 from testbed import stages
 from testbed.errors import InvalidInput
-from testbed.experiment import BaselineConfig, Experiment
+from testbed.experiment import Experiment
 from testbed.losses.dpo import Dpo
 from testbed.stages import STAGES, Cache, Ground, GroundConfig, fingerprints
 from testbed.streams import Stream, stream
@@ -292,5 +292,5 @@ def test_impossible_experiments_are_refused(settings: dict, named: str) -> None:
 
 def test_baseline_steps_are_not_negative() -> None:
     with pytest.raises(InvalidInput, match=r"^steps must be 0 or more, got -1$"):
-        BaselineConfig(steps=-1)
+        OnlineRun(steps=-1)
     assert isinstance(experiment(baseline__steps=0), Experiment)

@@ -15,7 +15,6 @@ from scipy import stats
 from testbed import decode, logprob, metrics
 from testbed.enumeration import all_prompts, all_responses
 from testbed.errors import InvalidInput
-from testbed.experiment import TrainConfig
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import OptimiserConfig
 from testbed.preference import AbstractPreference
@@ -23,6 +22,7 @@ from testbed.sources.base import AbstractSource, Dataset, Supply
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.tabular import Tabular
+from testbed.train import TrainConfig
 from testbed.types import Pair, Prompt, Response
 
 VOCABULARY, TIME = 4, 3

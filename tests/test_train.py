@@ -7,24 +7,42 @@ import numpy as np
 import optax
 import pytest
 import reference
-from helpers import BATCH, PAIRS, SHALLOW, VOCABULARY, advance, cut, init, shallow, supply
+from helpers import (
+    BATCH,
+    PAIRS,
+    SHALLOW,
+    VOCABULARY,
+    advance,
+    cut,
+    init,
+    score_pairs,
+    shallow,
+    supply,
+)
 
-from testbed import train
 from testbed.batches import minibatch
 from testbed.errors import InvalidInput
-from testbed.experiment import TrainConfig
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
-from testbed.sources.base import Batch, Supply
+from testbed.sources.base import Batch, Ledger, Rows, Supply, from_data
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.streams import Stream, stream
+from testbed.train import TrainConfig
 from testbed.types import PairScores
 
 KEY = jax.random.key(2)
 
 
-batch_loss = jax.jit(jax.value_and_grad(train.batch_loss, argnums=1))
+@jax.jit
+def batch_loss(config: TrainConfig, policy, batch: Batch):
+    return jax.value_and_grad(lambda p: config.loss.value(p, None, supply(), batch))(policy)
+
+
+def of_data(index) -> Batch:
+    """A batch of some of the data's pairs."""
+    rows = jnp.asarray(index)
+    return from_data(supply(), supply().data, rows, rows, Ledger.zero(len(index)))
 
 
 def plan(rate: float = 1e-2, beta: float = 0.1, source=None) -> TrainConfig:
@@ -56,7 +74,7 @@ def test_gradient_equals_finite_differences_in_float64() -> None:
     """The batch loss and its slope in a random direction, against an independent float64 implementation."""
     config, policy = plan(), shallow(1)
     data = jax.tree.map(lambda x: x[:BATCH], supply().data)
-    value, gradient = batch_loss(config, policy, Batch(data.pairs, data.reference))
+    value, gradient = batch_loss(config, policy, of_data(np.arange(BATCH)))
     rng = np.random.default_rng(0)
     direction = jax.tree.map(lambda x: rng.standard_normal(x.shape), policy)
 
@@ -125,8 +143,7 @@ def test_one_update_is_the_loss_of_the_batch_and_a_step_of_the_optimiser() -> No
     config, given = plan(), supply()
     state = go(config, 0, 1)
     index = order_of_data(1)[0]
-    pairs, anchor = jax.tree.map(lambda x: x[index], (given.data.pairs, given.data.reference))
-    value, gradient = batch_loss(config, given.reference, Batch(pairs, anchor))
+    value, gradient = batch_loss(config, given.reference, of_data(index))
     assert float(state.loss) == pytest.approx(float(value), rel=1e-5)
     norm = np.sqrt(sum(float(np.sum(np.asarray(g) ** 2)) for g in jax.tree.leaves(gradient)))
     assert float(state.gradient_norm) == pytest.approx(norm, rel=1e-5)
@@ -215,13 +232,14 @@ def test_minibatches_cover_every_index_once_an_epoch(size: int, batch: int) -> N
 
 @jax.jit
 def draw(config: TrainConfig, given: Supply, policy, state, step):
-    return config.source.draw(state, given, policy, KEY, step, config.batch_size)
+    request = config.loss.request(config.batch_size)
+    return config.source.draw(state, given, policy, request, KEY, step)
 
 
 def test_sources_take_prompts_in_the_same_order() -> None:
     given, policy = supply(), shallow(3)
     order = order_of_data(9)
-    offline, online = Offline().init(given), Online().init(given)
+    offline = online = Rows.init(PAIRS)
     for step in range(9):
         fixed, offline = draw(plan(), given, policy, offline, jnp.asarray(step))
         fresh, online = draw(plan(source=Online()), given, policy, online, jnp.asarray(step))
@@ -237,7 +255,7 @@ def test_online_pairs_are_the_policys_labelled_and_scored() -> None:
     given, policy = supply(), shallow(3)
     config = plan(source=Online())
     batches = [
-        draw(config, given, policy, jnp.arange(PAIRS), jnp.asarray(step))[0] for step in (0, 1)
+        draw(config, given, policy, Rows.init(PAIRS), jnp.asarray(step))[0] for step in (0, 1)
     ]
     margin = jax.jit(lambda teacher, *comparison: teacher.margin(*comparison))
     for batch in batches:
@@ -263,7 +281,7 @@ def test_online_samples_follow_the_policy() -> None:
         lambda m: m.head, shallow(0), np.zeros((SHALLOW.width, VOCABULARY), np.float32)
     )
     policy = eqx.tree_at(lambda m: m.norm, policy, np.zeros(SHALLOW.width, np.float32))
-    uniform, _ = draw(plan(source=Online()), given, policy, jnp.arange(PAIRS), jnp.asarray(0))
+    uniform, _ = draw(plan(source=Online()), given, policy, Rows.init(PAIRS), jnp.asarray(0))
     tokens = np.concatenate([cut(uniform.pairs.winner, i) for i in range(BATCH)])
     assert len(np.unique(tokens)) > 3
 
@@ -313,8 +331,8 @@ def test_bad_optimisers_are_refused(field: str, value: float) -> None:
 def test_scores_of_a_pair_are_its_own() -> None:
     """No example of a batch leaks into another: each score depends on its pair alone."""
     data = supply().data
-    scores = jax.jit(train.logprob.score_pairs)(shallow(1), data.pairs)
+    scores = score_pairs(shallow(1), data.pairs)
     assert isinstance(scores, PairScores)
     swapped = jax.tree.map(lambda x: x[::-1], data.pairs)
-    again = jax.jit(train.logprob.score_pairs)(shallow(1), swapped)
+    again = score_pairs(shallow(1), swapped)
     np.testing.assert_allclose(scores.winner, again.winner[::-1], atol=1e-5)

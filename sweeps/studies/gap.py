@@ -25,11 +25,12 @@ from sweeps.claims import (
 )
 from sweeps.grid import Axis, product
 from sweeps.study import Arm, Preset, Study
-from testbed.experiment import BaselineConfig, Experiment
+from testbed.experiment import Experiment
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import OptimiserConfig
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
+from testbed.train import OnlineRun
 
 BASE_RATE = 3e-4
 BASE_BETA = 0.1
@@ -43,7 +44,7 @@ study = Study(
         labeler=BradleyTerry(temperature=0.0),
         loss=Ipo(beta=BASE_BETA),
         optimiser=OptimiserConfig(learning_rate=BASE_RATE),
-        baseline=BaselineConfig(
+        baseline=OnlineRun(
             loss=Ipo(beta=BASE_BETA), optimiser=OptimiserConfig(BASE_RATE), steps=1000
         ),
     ),

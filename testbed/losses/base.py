@@ -1,27 +1,59 @@
-"""What a pairwise loss is given, and the interface it fills."""
+"""What a pairwise loss is given, the interface it fills, and how a batch of pairs becomes one number."""
 
 import abc
-from typing import ClassVar
+import enum
 
 import equinox as eqx
-from jaxtyping import Array, Float, Int
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree
 
-from testbed.types import PairScores, Scalar
+from testbed import logprob
+from testbed.logprob import Policy
+from testbed.objective import AbstractObjective
+from testbed.sources.base import AbstractSource, Batch, Request, Supply, write_pairs
+from testbed.types import Pair, PairScores, Response, Scalar
+
+
+class Extra(enum.Enum):
+    """What a loss may ask for beyond the scores of its own pair; each costs forward passes."""
+
+    #: `ScoredPair.kl`
+    KL = enum.auto()
+    #: `ScoredPair.target`
+    TARGET = enum.auto()
 
 
 class ScoredPair(eqx.Module):
-    """One pair's log-probabilities (nats, summed over tokens) under policy and reference, and its lengths."""
+    """What is known of one pair.
+
+    Attributes:
+        policy, reference: log-probabilities (nats, summed over tokens) of both responses.
+        winner_length, loser_length: tokens, end token included.
+        preference: the probability that the label gives to the winner being the better one.
+        reward_margin: reward of the winner less that of the loser, as the teacher of the run judges them.
+        kl: estimate of KL(policy || reference) over the batch's prompts (nats), without a gradient; only if the loss
+            asks for `Extra.KL`.
+        target: log-probability (nats, summed) of the data's preferred response to the prompt under the policy; only if
+            the loss asks for `Extra.TARGET`.
+    """
 
     policy: PairScores
     reference: PairScores
     winner_length: Int[Array, "*n"]
     loser_length: Int[Array, "*n"]
+    preference: Float[Array, "*n"]
+    reward_margin: Float[Array, "*n"]
+    kl: Float[Array, "*n"]
+    target: Float[Array, "*n"]
 
     @property
     def swapped(self) -> "ScoredPair":
         """The same pair under the opposite label."""
         policy, reference = (PairScores(s.loser, s.winner) for s in (self.policy, self.reference))
-        return ScoredPair(policy, reference, self.loser_length, self.winner_length)
+        lengths = (self.loser_length, self.winner_length)
+        opposite = (1.0 - self.preference, -self.reward_margin)
+        return ScoredPair(policy, reference, *lengths, *opposite, self.kl, self.target)
 
     def log_ratios(self, length_normalised: bool = False) -> PairScores:
         """rho = log pi(y|x) - log ref(y|x) of both responses; per token if ``length_normalised``."""
@@ -36,12 +68,84 @@ class ScoredPair(eqx.Module):
         rho = self.log_ratios(length_normalised)
         return rho.winner - rho.loser
 
+    def mean_logprobs(self) -> PairScores:
+        """log pi(y|x) of both responses, averaged over tokens."""
+        return PairScores(
+            self.policy.winner / self.winner_length, self.policy.loser / self.loser_length
+        )
 
-class AbstractLoss(eqx.Module):
-    """A pairwise loss: one value a pair, unreduced."""
 
-    family: ClassVar[str] = "testbed.losses"
+class AbstractLoss(AbstractObjective):
+    """A pairwise loss: one value a pair, unreduced; it learns from any source of pairs."""
+
+    @property
+    def extras(self) -> frozenset[Extra]:
+        """What it needs beyond the scores of its own pair; nothing, for most."""
+        return frozenset()
 
     @abc.abstractmethod
     def __call__(self, pair: ScoredPair) -> Scalar:
         """The loss of one pair."""
+
+    def refuse(self, source: AbstractSource) -> None:
+        """Every source has pairs."""
+
+    def request(self, batch_size: int) -> Request:
+        """Two responses to every prompt, and who wins."""
+        return Request(batch_size, write_pairs)
+
+    def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Batch) -> Scalar:
+        """Mean over pairs, each the expectation over its label and times its weight.
+
+        With a soft label that gives the winner probability p, a pair costs
+        p l(winner, loser) + (1 - p) l(loser, winner).
+        """
+        pair = self.scored(policy, supply, batch)
+        each = jax.vmap(lambda pair: expected(self, pair))(pair)
+        return jnp.mean(batch.pairs.weight * each)
+
+    def scored(self, policy: Policy, supply: Supply, batch: Batch) -> ScoredPair:
+        """What the loss is given of each pair."""
+        pairs, nothing = batch.pairs, jnp.zeros_like(batch.reward_margin)
+        kl, target = nothing, nothing
+        if Extra.KL in self.extras:
+            kl = jnp.broadcast_to(estimated_kl(policy, supply.reference, pairs), nothing.shape)
+        if Extra.TARGET in self.extras:
+            target = logprob.score(policy, pairs.prompt, _alone(supply.preferred(batch.rows)))[:, 0]
+        return ScoredPair(
+            logprob.score_pairs(policy, pairs),
+            batch.reference,
+            pairs.winner.length,
+            pairs.loser.length,
+            pairs.preference,
+            batch.reward_margin,
+            kl,
+            target,
+        )
+
+
+def expected(loss: AbstractLoss, pair: ScoredPair) -> Scalar:
+    """The loss of one pair in expectation over its label."""
+    p = pair.preference
+    return p * loss(pair) + (1.0 - p) * loss(pair.swapped)
+
+
+def estimated_kl(policy: Policy, reference: Policy, pairs: Pair) -> Scalar:
+    """KL(policy || reference) as KTO estimates it (arXiv 2402.01306, section 4.2): the mean log-ratio of responses that
+    were written to other prompts of the batch, at least 0, without a gradient. Pair i's prompt gets both responses of
+    pair i + 1. It is no unbiased estimate: the responses are not the policy's own.
+
+    For a `testbed.tabular` policy the exact value stands in its place."""
+    policy = jax.lax.stop_gradient(policy)
+    exact = logprob.exact_kl(policy, reference, pairs.prompt)
+    if exact is not None:
+        return jnp.mean(exact)
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), pairs.winner, pairs.loser)
+    others = jax.tree.map(lambda x: jnp.roll(x, -1, axis=0), both)
+    ours, theirs = (logprob.score(model, pairs.prompt, others) for model in (policy, reference))
+    return jnp.maximum(jnp.mean(ours - theirs), 0.0)
+
+
+def _alone(responses: Response) -> Response:
+    """One response a prompt."""
+    return jax.tree.map(lambda x: x[:, None], responses)

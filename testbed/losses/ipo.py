@@ -1,11 +1,9 @@
 """Identity preference optimisation (Azar et al. 2023, arXiv 2310.12036, eq. 17)."""
 
-import math
-
 import equinox as eqx
 
-from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss, ScoredPair
+from testbed.ranges import hyper
 from testbed.types import Scalar
 
 
@@ -20,12 +18,8 @@ class Ipo(AbstractLoss):
         length_normalised: average log-ratios over tokens instead of summing them.
     """
 
-    beta: float = 0.1
+    beta: float = hyper(0.1, above=0)
     length_normalised: bool = eqx.field(static=True, default=False)
-
-    def __check_init__(self) -> None:
-        if not 0 < self.beta < math.inf:
-            raise InvalidInput(f"beta must be > 0 and finite, got {self.beta}")
 
     def __call__(self, pair: ScoredPair) -> Scalar:
         """The loss of one pair."""

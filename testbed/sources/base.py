@@ -1,14 +1,19 @@
-"""Where the pairs of a training step come from."""
+"""Where the texts of a training step come from, and what they cost."""
 
 import abc
-from typing import ClassVar
+from typing import ClassVar, NamedTuple, Protocol, Self
 
 import equinox as eqx
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from testbed import decode, logprob, ranges
+from testbed.batches import minibatch
 from testbed.logprob import Policy
 from testbed.preference import AbstractPreference
-from testbed.types import Pair, PairScores
+from testbed.streams import Stream, stream
+from testbed.types import Pair, PairScores, Prompt, Response, arrange, certain
 
 
 class Dataset(eqx.Module):
@@ -29,29 +34,118 @@ class Dataset(eqx.Module):
         return self.golden_margin.shape[-1]
 
 
+class Ledger(eqx.Module):
+    """What learning has consumed, by item of a batch or in all.
+
+    Attributes:
+        pairs: pairs learnt from, repetitions included; of a group of k responses, k/2.
+        distinct: of these, how many had not been learnt from before.
+        labels: of the distinct pairs, how many D_golden's labeler was asked about.
+        judgements: comparisons answered by the run's teacher (the proxy, or the golden reward itself).
+        tokens: tokens sampled, end tokens included.
+    """
+
+    pairs: Float[Array, "*n"]
+    distinct: Float[Array, "*n"]
+    labels: Int[Array, "*n"]
+    judgements: Int[Array, "*n"]
+    tokens: Int[Array, "*n"]
+
+    @classmethod
+    def zero(cls, *shape: int) -> Self:
+        """Nothing yet."""
+        fraction, count = jnp.zeros(shape), jnp.zeros(shape, dtype=jnp.int32)
+        return cls(fraction, fraction, count, count, count)
+
+    @classmethod
+    def fresh(cls, responses: Response, judgements: int) -> Self:
+        """Of texts just written: ``count`` responses to each of ``n`` prompts, with so many judgements a prompt."""
+        n, count = responses.length.shape
+        pairs, none = jnp.full(n, count / 2.0), jnp.zeros(n, dtype=jnp.int32)
+        judged = jnp.full(n, judgements, dtype=jnp.int32)
+        return cls(pairs, pairs, none, judged, jnp.sum(responses.length, axis=1))
+
+
 class Batch(eqx.Module):
-    """Pairs to learn from, with their log-probabilities under the reference."""
+    """Pairs to learn from, each with what a loss may need to know.
+
+    Attributes:
+        pairs: ``n`` labelled pairs.
+        reference: their log-probabilities under the reference policy.
+        reward_margin: the teacher's reward of the winner less that of the loser.
+        rows: which of the data's prompts each pair answers.
+        spent: what each pair cost.
+    """
 
     pairs: Pair
     reference: PairScores
+    reward_margin: Float[Array, " n"]
+    rows: Int[Array, " n"]
+    spent: Ledger
 
 
 class Supply(eqx.Module):
-    """What a source may draw on: the data, the reference policy, and who labels new pairs."""
+    """What a source may draw on.
+
+    Attributes:
+        data: D_golden. reference: the reference policy. teacher: who labels new pairs.
+        prepared: what the source had made before training (`AbstractSource.prepare`).
+        fixed: whether ``reference`` is the SFT policy, under which the data's scores were computed once for all.
+    """
 
     data: Dataset
     reference: Policy
     teacher: AbstractPreference
+    prepared: PyTree = None
+    fixed: bool = eqx.field(static=True, default=True)
+
+    @property
+    def response_length(self) -> int:
+        """Length limit in tokens."""
+        return self.data.pairs.winner.tokens.shape[-1]
+
+    def prompts(self, rows: Int[Array, " n"]) -> Prompt:
+        """Some of the data's prompts."""
+        return jax.tree.map(lambda x: x[rows], self.data.pairs.prompt)
+
+    def preferred(self, rows: Int[Array, " n"]) -> Response:
+        """The data's preferred responses to some of its prompts."""
+        return jax.tree.map(lambda x: x[rows], self.data.pairs.winner)
+
+
+class Author(Protocol):
+    """Writes and judges texts for some of the data's prompts."""
+
+    def __call__(
+        self, supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
+    ) -> PyTree:
+        """Texts by ``policy``: a module with a field ``spent``, every leaf with a leading axis ``n``."""
+        ...
+
+
+class Request(NamedTuple):
+    """What a loss or method asks of a source: how many items a step, and how fresh ones are written."""
+
+    batch_size: int
+    author: Author
 
 
 class AbstractSource(eqx.Module):
-    """A supply of labelled pairs, anywhere between offline and online."""
+    """A supply of texts, anywhere between offline and online."""
 
     family: ClassVar[str] = "testbed.sources"
 
+    def __check_init__(self) -> None:
+        ranges.check(self)
+
+    @property
     @abc.abstractmethod
-    def init(self, supply: Supply) -> PyTree:
-        """The source's state before training."""
+    def writes(self) -> bool:
+        """Whether texts are written by `Request.author`; otherwise they are labelled pairs, whatever was asked for."""
+
+    @abc.abstractmethod
+    def init(self, supply: Supply, policy: Policy, request: Request) -> PyTree:
+        """The source's state before training from ``policy``."""
 
     @abc.abstractmethod
     def draw(
@@ -59,8 +153,59 @@ class AbstractSource(eqx.Module):
         state: PyTree,
         supply: Supply,
         policy: Policy,
+        request: Request,
         key: PRNGKeyArray,
         step: Int[Array, ""],
-        batch_size: int,
-    ) -> tuple[Batch, PyTree]:
-        """The batch of one step and the next state. ``key`` is the run's, the same at every step."""
+    ) -> tuple[PyTree, PyTree]:
+        """The texts of one step and the next state. ``key`` is the run's, the same at every step."""
+
+
+class Rows(eqx.Module):
+    """Going through a fixed number of things, each epoch in a new order; and which have been met."""
+
+    order: Int[Array, " n"]
+    met: Array
+
+    @classmethod
+    def init(cls, size: int) -> Self:
+        """Before the first epoch."""
+        return cls(jnp.arange(size), jnp.zeros(size, dtype=bool))
+
+    def next(
+        self, key: PRNGKeyArray, step: Int[Array, ""], batch_size: int
+    ) -> tuple[Int[Array, " batch"], Float[Array, " batch"], Self]:
+        """Which come at ``step``, 1 for those that were never met before, and the state to carry on. ``key`` is the
+        run's: with the same key, all that go through as many things take them in the same order."""
+        order, index = minibatch(self.order, stream(key, Stream.ORDER), step, batch_size)
+        new = (~self.met[index]).astype(jnp.float32)
+        return index, new, type(self)(order, self.met.at[index].set(True))
+
+
+def write_pairs(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Batch:
+    """The `Author` of labelled pairs: two responses by the policy, and the sign of the teacher's margin."""
+    prompts = supply.prompts(rows)
+    keys = jax.random.split(key, rows.shape[0])
+    texts = decode.sample(policy, prompts, keys, supply.response_length, count=2).response
+    return judged(supply, rows, texts, Ledger.fresh(texts, judgements=1))
+
+
+def judged(supply: Supply, rows: Int[Array, " n"], texts: Response, spent: Ledger) -> Batch:
+    """Two responses to each prompt, labelled by the sign of the teacher's margin."""
+    prompts = supply.prompts(rows)
+    first, second = (jax.tree.map(lambda x, i=i: x[:, i], texts) for i in range(2))
+    margin = supply.teacher.margin(prompts, first, second)
+    pairs = jax.vmap(arrange)(certain(margin > 0), prompts, first, second)
+    reference = logprob.score_pairs(supply.reference, pairs)
+    return Batch(pairs, reference, jnp.abs(margin), rows, spent)
+
+
+def from_data(
+    supply: Supply, data: Dataset, index: Int[Array, " n"], rows: Int[Array, " n"], spent: Ledger
+) -> Batch:
+    """Some pairs of a data set."""
+    pairs, reference = jax.tree.map(lambda x: x[index], (data.pairs, data.reference))
+    if not supply.fixed:
+        reference = logprob.score_pairs(supply.reference, pairs)
+    # Compilers drop this comparison where the loss does not read it.
+    margin = supply.teacher.margin(pairs.prompt, pairs.winner, pairs.loser)
+    return Batch(pairs, reference, margin, rows, spent)

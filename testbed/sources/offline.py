@@ -1,34 +1,44 @@
 """Offline: pairs from the fixed data set, in a new random order each epoch."""
 
-import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from testbed.batches import minibatch
 from testbed.logprob import Policy
-from testbed.sources.base import AbstractSource, Batch, Supply
-from testbed.streams import Stream, stream
+from testbed.sources.base import (
+    AbstractSource,
+    Batch,
+    Ledger,
+    Request,
+    Rows,
+    Supply,
+    from_data,
+)
 
 
 class Offline(AbstractSource):
-    """D_golden as it is (arXiv 2405.08448, section 2)."""
+    """Pairs of D_golden as they are (Tang et al. 2024, arXiv 2405.08448, section 2)."""
 
-    def init(self, supply: Supply) -> Int[Array, " n"]:
+    @property
+    def writes(self) -> bool:
+        """See `AbstractSource`."""
+        return False
+
+    def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
         """The order of the present epoch."""
-        return jnp.arange(supply.data.size)
+        return Rows.init(supply.data.size)
 
     def draw(
         self,
-        state: Int[Array, " n"],
+        state: Rows,
         supply: Supply,
         policy: Policy,
+        request: Request,
         key: PRNGKeyArray,
         step: Int[Array, ""],
-        batch_size: int,
-    ) -> tuple[Batch, Int[Array, " n"]]:
-        """The next ``batch_size`` pairs; reference scores were computed once for all."""
-        state, index = minibatch(state, stream(key, Stream.ORDER), step, batch_size)
-        pairs, reference = jax.tree.map(
-            lambda x: x[index], (supply.data.pairs, supply.data.reference)
-        )
-        return Batch(pairs, reference), state
+    ) -> tuple[Batch, Rows]:
+        """The next pairs; reference scores were computed once for all."""
+        index, new, state = state.next(key, step, request.batch_size)
+        asked = (new * (supply.data.pairs.weight[index] > 0)).astype(jnp.int32)
+        none = jnp.zeros_like(asked)
+        spent = Ledger(jnp.ones_like(new), new, asked, none, none)
+        return from_data(supply, supply.data, index, index, spent), state
