@@ -24,9 +24,10 @@ from sweeps.runtime import cache_directory, make_room
 from sweeps.store import FACTS
 from sweeps.study import Point
 from testbed import cost, metrics, stages, train
-from testbed.experiment import EvaluationConfig, Experiment, TrainConfig
+from testbed.experiment import EvaluationConfig, Experiment
 from testbed.stages import STAGES, Cache, Ground, GroundConfig
 from testbed.streams import Stream, stream
+from testbed.train import TrainConfig
 
 #: Every stage of a ground, in order.
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
@@ -272,8 +273,17 @@ def _period(
         ground.opponent,
         jax.random.fold_in(stream(key, Stream.EVALUATION), index),
     )
-    losses = {"train_loss": state.loss, "gradient_norm": state.gradient_norm}
-    return state, vars(measured) | losses
+    ledger = state.ledger
+    learning = {
+        "train_loss": state.loss,
+        "gradient_norm": state.gradient_norm,
+        "pairs_seen": ledger.pairs,
+        "distinct_pairs": ledger.distinct,
+        "labels_bought": ledger.labels,
+        "judgements": ledger.judgements,
+        "tokens_sampled": ledger.tokens,
+    }
+    return state, vars(measured) | learning
 
 
 @functools.cache

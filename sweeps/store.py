@@ -51,6 +51,11 @@ METRICS = (
     "length",
     "train_loss",
     "gradient_norm",
+    "pairs_seen",
+    "distinct_pairs",
+    "labels_bought",
+    "judgements",
+    "tokens_sampled",
 )
 #: Prefix of the columns that hold measured facts about what a run stands on: its world, data and proxy.
 FACTS = "ground."

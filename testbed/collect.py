@@ -21,6 +21,7 @@ from testbed.data import (
     solve,
 )
 from testbed.environment import AbstractTask, World
+from testbed.logprob import Policy
 from testbed.preference import AbstractLabeler, View
 from testbed.sources.base import Dataset
 from testbed.streams import Stream, stream
@@ -119,7 +120,7 @@ def collect(
 
 def label(
     world: World,
-    sft: Transformer,
+    sft: Policy,
     labeler: AbstractLabeler,
     corpus: Corpus,
     key: PRNGKeyArray,
@@ -146,6 +147,13 @@ def label(
     margin = jnp.where(labels.preference > 0.5, margin, -margin)
     data = Dataset(pairs, logprob.score_pairs(sft, pairs), margin)
     return data, jnp.stack([first_reward, second_reward], axis=1)
+
+
+def balanced(data: Dataset) -> Dataset:
+    """With weights that average one, so that a mean over pairs is the mean over those that were labelled."""
+    weight = data.pairs.weight
+    weight = weight / jnp.maximum(jnp.mean(weight), 1.0 / weight.shape[0])
+    return eqx.tree_at(lambda d: d.pairs.weight, data, weight)
 
 
 def _numbered(key: PRNGKeyArray, count: int) -> Key[Array, " n"]:

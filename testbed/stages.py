@@ -20,8 +20,8 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from testbed import config, decode, logprob, train
-from testbed.collect import Corpus, Written, collect, label, make_pool, write
+from testbed import config, decode, logprob, recorded, train
+from testbed.collect import Corpus, Written, balanced, collect, label, make_pool, write
 from testbed.data import DataSpec, Pool, refuse_unreached
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
@@ -31,7 +31,8 @@ from testbed.metrics import Opponent, agreement
 from testbed.optimiser import FitConfig, fit
 from testbed.preference import AbstractLabeler, AbstractPreference, GoldenPreference
 from testbed.proxies import AbstractProxy, ProxyConfig
-from testbed.sources.base import Dataset, Supply
+from testbed.recorded import Given, Made, Recorded
+from testbed.sources.base import AbstractSource, Dataset, Supply
 from testbed.streams import Stream, stream
 from testbed.tabular import tabulated
 from testbed.train import OnlineRun
@@ -52,6 +53,8 @@ class GroundConfig(eqx.Module):
     data: DataSpec
     proxy: ProxyConfig
     baseline: OnlineRun
+    recorded: Recorded | None
+    source: AbstractSource | None
     prompts: int = eqx.field(static=True)
     tabular: bool = eqx.field(static=True)
     seed: int
@@ -68,6 +71,8 @@ class GroundConfig(eqx.Module):
             e.data,
             e.proxy,
             e.baseline,
+            e.source.recorded_run,
+            e.source.preparation,
             e.evaluation.prompts,
             e.tabular,
             e.seed,
@@ -77,6 +82,11 @@ class GroundConfig(eqx.Module):
     def key(self) -> PRNGKeyArray:
         """The seed's key."""
         return jax.random.key(self.seed)
+
+    @property
+    def training_key(self) -> PRNGKeyArray:
+        """The key of the policy's optimisation."""
+        return stream(self.key, Stream.TRAINING)
 
 
 class Ground(eqx.Module):
@@ -88,10 +98,12 @@ class Ground(eqx.Module):
     proxy: AbstractPreference
     opponent: Opponent
     facts: dict[str, Any]
+    prepared: PyTree = None
 
     def supply(self, teacher: AbstractPreference | None = None) -> Supply:
         """What sources draw on; the proxy labels unless another teacher is given."""
-        return Supply(self.data, self.sft, self.proxy if teacher is None else teacher)
+        judge = self.proxy if teacher is None else teacher
+        return Supply(self.data, self.sft, judge, self.prepared)
 
     @property
     def golden(self) -> GoldenPreference:
@@ -173,9 +185,7 @@ def make_data(
         jax.tree.map(lambda x, part=part: x[part], labelled)
         for part in (slice(count), slice(count, None))
     )
-    # Weights average one, so that a mean over pairs is the mean over those that were labelled.
-    weight = data.pairs.weight / jnp.maximum(jnp.mean(data.pairs.weight), 1.0 / count)
-    data = eqx.tree_at(lambda d: d.pairs.weight, data, weight)
+    data = balanced(data)
     return data, test, facts | _described(data, reward[:count], rewards)
 
 
@@ -225,6 +235,24 @@ def train_baseline(
     return Opponent(prompts, answers, reward), facts
 
 
+def record(ground: GroundConfig, made: Mapping[str, PyTree]) -> Made | None:
+    """The online run that the source draws on, if it does: the very one of an experiment with the same plan."""
+    if ground.recorded is None:
+        return None
+    supply = Supply(made["data"][0], made["start"], made["proxy"][0])
+    golden = GoldenPreference(made["golden"][0])
+    return recorded.make(ground.recorded, supply, golden, ground.training_key)
+
+
+def prepare(ground: GroundConfig, made: Mapping[str, PyTree]) -> PyTree:
+    """What the source needs made of a recorded run."""
+    if ground.source is None:
+        return None
+    supply = Supply(made["data"][0], made["start"], made["proxy"][0])
+    world, key = made["golden"][0], ground.training_key
+    return ground.source.prepare(Given(supply, made["recorded"], world, ground.labeler, key))
+
+
 class Stage(NamedTuple):
     """A stage's name, the stages and the fields of `GroundConfig` it depends on, and what it does."""
 
@@ -245,6 +273,8 @@ STAGES = (
     Stage("data", ("pool",), ("labeler", "data"), make_data),
     Stage("proxy", ("data",), ("model", "proxy"), train_proxy),
     Stage("baseline", ("golden",), ("baseline", "prompts"), train_baseline),
+    Stage("recorded", ("start", "proxy"), ("recorded",), record),
+    Stage("prepared", ("recorded",), ("source",), prepare),
 )
 
 
@@ -272,7 +302,7 @@ def assemble(made: Mapping[str, PyTree]) -> Ground:
     proxy, proxy_facts = made["proxy"]
     opponent, baseline_facts = made["baseline"]
     facts = made["sft"][1] | golden_facts | data_facts | proxy_facts | baseline_facts
-    return Ground(world, made["start"], data, proxy, opponent, facts)
+    return Ground(world, made["start"], data, proxy, opponent, facts, made["prepared"])
 
 
 def fingerprints(ground: GroundConfig) -> dict[str, str]:

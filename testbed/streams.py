@@ -31,6 +31,10 @@ class Stream(enum.IntEnum):
     BASELINE_RESPONSES = 14
     CANDIDATES = 15
     DATA = 16
+    MIXTURE = 17
+    GENERATED = 18
+    REUSED = 19
+    SHUFFLE = 20
 
 
 def stream(key: PRNGKeyArray, name: Stream) -> PRNGKeyArray:

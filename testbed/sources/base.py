@@ -1,7 +1,7 @@
 """Where the texts of a training step come from, and what they cost."""
 
 import abc
-from typing import ClassVar, NamedTuple, Protocol, Self
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import equinox as eqx
 import jax
@@ -113,6 +113,7 @@ class Supply(eqx.Module):
         return jax.tree.map(lambda x: x[rows], self.data.pairs.winner)
 
 
+@runtime_checkable
 class Author(Protocol):
     """Writes and judges texts for some of the data's prompts."""
 
@@ -137,6 +138,22 @@ class AbstractSource(eqx.Module):
 
     def __check_init__(self) -> None:
         ranges.check(self)
+
+    @property
+    def recorded_run(self) -> Any:
+        """The plan of the online run (`testbed.recorded.Recorded`) that it draws on; None for most."""
+        return None
+
+    @property
+    def preparation(self) -> "AbstractSource | None":
+        """A source that prepares the same, without the fields that make no difference to it: what is prepared is kept
+        under its name. None if nothing is."""
+        return None
+
+    def prepare(self, given: Any) -> PyTree:
+        """What it needs made once before training, of what `testbed.recorded.Given` holds; it will find it as
+        `Supply.prepared`."""
+        return None
 
     @property
     @abc.abstractmethod

@@ -1,0 +1,154 @@
+"""The stream of an online run, kept compactly on the device, and learning from it again."""
+
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PyTree, UInt
+
+from testbed import logprob
+from testbed.batches import long_map
+from testbed.logprob import Policy
+from testbed.preference import AbstractPreference
+from testbed.sources.base import Batch, Ledger, Supply
+from testbed.types import Pair, PairScores, Response
+
+
+class Recording(eqx.Module):
+    """Pairs that a run learnt from, in their order (leading axes: step, pair of the step).
+
+    Token ids take one byte where the vocabulary allows it, two or four otherwise; the prompt is kept as its row in the
+    data.
+
+    Attributes:
+        rows: of the prompts in the data. winner, loser: tokens. winner_length, loser_length: how many.
+        preference, weight: the label. reward_margin: the teacher's, of the winner over the loser.
+        golden_margin: golden reward of the winner less that of the loser; NaN before `with_golden`.
+        reference: log-probabilities under the reference policy of the time.
+        start: the step that the first belongs to.
+    """
+
+    rows: Int[Array, "step pair"]
+    winner: UInt[Array, "step pair response"]
+    loser: UInt[Array, "step pair response"]
+    winner_length: Int[Array, "step pair"]
+    loser_length: Int[Array, "step pair"]
+    preference: Float[Array, "step pair"]
+    weight: Float[Array, "step pair"]
+    reward_margin: Float[Array, "step pair"]
+    golden_margin: Float[Array, "step pair"]
+    reference: PairScores
+    start: Int[Array, ""]
+
+    @classmethod
+    def room(cls, steps: int, batch_size: int, time: int, dtype: Any) -> Self:
+        """Room for so many steps of so many pairs of responses of at most ``time`` tokens, of an unsigned type."""
+        shape = (steps, batch_size)
+        tokens = jnp.zeros((*shape, time), dtype=dtype)
+        count, number = jnp.zeros(shape, dtype=jnp.int32), jnp.zeros(shape)
+        scores = PairScores(number, number)
+        return cls(
+            count,
+            tokens,
+            tokens,
+            count,
+            count,
+            number,
+            number,
+            number,
+            jnp.full(shape, jnp.nan),
+            scores,
+            jnp.asarray(0),
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many steps there is room for."""
+        return self.rows.shape[0]
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs a step."""
+        return self.rows.shape[1]
+
+    def put(self, batch: Batch, step: Int[Array, ""]) -> Self:
+        """With the pairs of one step; steps beyond the room are left out."""
+        pairs = batch.pairs
+        new = {
+            "rows": batch.rows,
+            "winner": pairs.winner.tokens,
+            "loser": pairs.loser.tokens,
+            "winner_length": pairs.winner.length,
+            "loser_length": pairs.loser.length,
+            "preference": pairs.preference,
+            "weight": pairs.weight,
+            "reward_margin": batch.reward_margin,
+            "reference": batch.reference,
+        }
+        place = step - self.start
+
+        def write(old: Array, new: Array) -> Array:
+            return old.at[place].set(
+                new.astype(old.dtype), mode="drop", wrap_negative_indices=False
+            )
+
+        def fields(r: Recording) -> tuple[PyTree, ...]:
+            return tuple(getattr(r, name) for name in new)
+
+        return eqx.tree_at(fields, self, jax.tree.map(write, fields(self), tuple(new.values())))
+
+    def batch(self, supply: Supply, index: Int[Array, " n"], new: Float[Array, " n"]) -> Batch:
+        """The pairs at some places of the stream, counted over all steps; ``new`` is 1 for those that were not learnt
+        from before. The ledger counts what writing and judging them took once."""
+        step, pair = index // self.batch_size, index % self.batch_size
+        took = jax.tree.map(
+            lambda x: x[step, pair], eqx.tree_at(lambda r: r.start, self, self.rows)
+        )
+        winner = Response(took.winner.astype(jnp.int32), took.winner_length)
+        loser = Response(took.loser.astype(jnp.int32), took.loser_length)
+        pairs = Pair(supply.prompts(took.rows), winner, loser, took.preference, took.weight)
+        reference = took.reference if supply.fixed else logprob.score_pairs(supply.reference, pairs)
+        first = new.astype(jnp.int32)
+        tokens = first * (winner.length + loser.length)
+        spent = Ledger(jnp.ones_like(new), new, jnp.zeros_like(first), first, tokens)
+        return Batch(pairs, reference, took.reward_margin, took.rows, spent)
+
+    def with_golden(self, golden: AbstractPreference, supply: Supply) -> Self:
+        """With golden margins, judged after the fact: together they cost less than step by step."""
+
+        def judge(one: tuple[Array, Response, Response]) -> Float[Array, ""]:
+            row, winner, loser = jax.tree.map(lambda x: x[None], one)
+            return golden.margin(supply.prompts(row), winner, loser)[0]
+
+        rows = self.rows.reshape(-1)
+        texts = [
+            Response(tokens.reshape(rows.shape[0], -1).astype(jnp.int32), length.reshape(-1))
+            for tokens, length in (
+                (self.winner, self.winner_length),
+                (self.loser, self.loser_length),
+            )
+        ]
+        margin = long_map(judge, (rows, *texts)).reshape(self.rows.shape)
+        return eqx.tree_at(lambda r: r.golden_margin, self, margin)
+
+
+def token_type(policy: Policy, supply: Supply) -> jnp.dtype:
+    """The smallest unsigned type that holds a policy's token ids."""
+    row = jnp.zeros(1, dtype=jnp.int32)
+    texts = jax.tree.map(lambda x: x[:, None], supply.preferred(row))
+    logits = jax.eval_shape(logprob.response_logits, policy, supply.prompts(row), texts)
+    vocabulary = logits.shape[-1]
+    kinds = (jnp.uint8, jnp.uint16, jnp.uint32)
+    return jnp.dtype(next(kind for kind in kinds if vocabulary - 1 <= jnp.iinfo(kind).max))
+
+
+def shuffled(
+    key: Array, steps: int, batch_size: int, window: Float[Array, ""] | float
+) -> Int[Array, " item"]:
+    """An order of all pairs of a stream in which each stays within its window of so many steps; 1 is the order of the
+    stream itself, and a window as long as the stream shuffles uniformly."""
+    place = jnp.arange(steps * batch_size)
+    block = (place // batch_size).astype(jnp.float32) // jnp.asarray(window, jnp.float32)
+    chance = jax.random.uniform(key, place.shape)
+    return jnp.where(jnp.asarray(window) > 1, jnp.lexsort((chance, block)), place)

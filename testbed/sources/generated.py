@@ -1,0 +1,148 @@
+"""Generated: a fixed data set written by checkpoints of an online run."""
+
+from typing import Literal
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+
+from testbed import decode
+from testbed.batches import long_map
+from testbed.collect import Corpus, balanced, label
+from testbed.errors import InvalidInput
+from testbed.logprob import Policy
+from testbed.recorded import Given, Recorded
+from testbed.sources.base import (
+    AbstractSource,
+    Batch,
+    Dataset,
+    Ledger,
+    Request,
+    Rows,
+    Supply,
+    from_data,
+)
+from testbed.streams import Stream, stream
+from testbed.types import Pair, PairScores, Prompt, Response, Scalar
+
+
+class Generated(AbstractSource):
+    """Offline learning from pairs whose sides were written by two policies of an online run: D_sft_vs_800,
+    D_4k_vs_4k and the like (Tang et al. 2024, arXiv 2405.08448, section 5.2 and appendix F), on the prompts of
+    D_golden.
+
+    Attributes:
+        first, second: the authors, by the share of the run that they had behind them; 0 is the SFT policy.
+        judge: who labels: D_golden's labeler, the golden reward without noise, or the proxy.
+        recorded: the run; it keeps a checkpoint at each share named here.
+    """
+
+    first: float = eqx.field(static=True, default=0.0)
+    second: float = eqx.field(static=True, default=1.0)
+    judge: Literal["labeler", "golden", "proxy"] = eqx.field(static=True, default="golden")
+    recorded: Recorded = Recorded()
+
+    def __check_init__(self) -> None:
+        for name in ("first", "second"):
+            if getattr(self, name) not in self.recorded.stages:
+                known = ", ".join(f"{share:g}" for share in self.recorded.stages)
+                raise InvalidInput(
+                    f"{name} must be a checkpoint of the recorded run ({known}), got {getattr(self, name)}"
+                )
+
+    @property
+    def writes(self) -> bool:
+        """The texts were written before."""
+        return False
+
+    @property
+    def recorded_run(self) -> Recorded:
+        """See `AbstractSource`."""
+        return self.recorded
+
+    @property
+    def preparation(self) -> "Generated":
+        """Itself: every field matters."""
+        return self
+
+    def prepare(self, given: Given) -> Dataset:
+        """Write and label as many pairs as D_golden has."""
+        key = stream(given.key, Stream.GENERATED)
+        texts = Corpus(
+            given.supply.data.pairs.prompt,
+            *(
+                self._write(given, share, jax.random.fold_in(stream(key, Stream.SAMPLES), side))
+                for side, share in enumerate((self.first, self.second))
+            ),
+        )
+        labels, sft = stream(key, Stream.LABELS), given.supply.reference
+        data, _ = label(given.world, sft, given.labeler, texts, labels)
+        if self.judge == "labeler":
+            return balanced(data)
+        if self.judge == "golden":
+            return relabelled(data, data.golden_margin)
+
+        def judge(pair: Pair) -> Scalar:
+            one = jax.tree.map(lambda x: x[None], pair)
+            return given.supply.teacher.margin(one.prompt, one.winner, one.loser)[0]
+
+        return relabelled(data, long_map(judge, data.pairs))
+
+    def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
+        """The order of the present epoch."""
+        return Rows.init(supply.prepared.size)
+
+    def draw(
+        self,
+        state: Rows,
+        supply: Supply,
+        policy: Policy,
+        request: Request,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
+    ) -> tuple[Batch, Rows]:
+        """The next pairs, in the order in which `Offline` takes those of D_golden."""
+        data: Dataset = supply.prepared
+        index, new, state = state.next(key, step, request.batch_size)
+        asked = (new * (data.pairs.weight[index] > 0)).astype(jnp.int32)
+        written = data.pairs.winner.length[index] + data.pairs.loser.length[index]
+        people = 0 if self.judge == "proxy" else 1
+        spent = Ledger(
+            pairs=jnp.ones_like(new),
+            distinct=new,
+            labels=people * asked,
+            judgements=(1 - people) * asked,
+            tokens=new.astype(jnp.int32) * written,
+        )
+        return from_data(supply, data, index, index, spent), state
+
+    def _write(self, given: Given, share: float, key: PRNGKeyArray) -> Response:
+        """A response to each of the data's prompts by the policy at a share of the run."""
+        which = self.recorded.stages.index(share)
+        author = jax.tree.map(lambda x: x[which], given.made.policies)
+        prompts, time = given.supply.data.pairs.prompt, given.supply.response_length
+
+        def one(asked: tuple[Prompt, PRNGKeyArray]) -> Response:
+            prompt, key = jax.tree.map(lambda x: x[None], asked)
+            written = decode.sample(author, prompt, key, time, count=1).response
+            return jax.tree.map(lambda x: x[0, 0], written)
+
+        return long_map(one, (prompts, jax.random.split(key, prompts.length.shape[0])))
+
+
+def relabelled(data: Dataset, margin: Float[Array, " n"]) -> Dataset:
+    """The same pairs, won where ``margin``, of the winner over the loser, is positive; 0 leaves the label."""
+    swap = margin < 0
+    certain = jnp.ones_like(margin)
+
+    def either(kept: Array, other: Array) -> Array:
+        return jnp.where(jnp.expand_dims(swap, range(1, kept.ndim)), other, kept)
+
+    def ordered(first: PyTree, second: PyTree) -> tuple[PyTree, PyTree]:
+        return jax.tree.map(either, first, second), jax.tree.map(either, second, first)
+
+    winner, loser = ordered(data.pairs.winner, data.pairs.loser)
+    scores = PairScores(*ordered(data.reference.winner, data.reference.loser))
+    pairs = Pair(data.pairs.prompt, winner, loser, certain, certain)
+    return Dataset(pairs, scores, jnp.where(swap, -data.golden_margin, data.golden_margin))

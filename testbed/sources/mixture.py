@@ -1,0 +1,110 @@
+"""Mixture: some of each batch from one source, the rest from another."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from testbed import config
+from testbed.errors import InvalidInput
+from testbed.logprob import Policy
+from testbed.ranges import hyper
+from testbed.sources.base import AbstractSource, Request, Supply
+from testbed.sources.offline import Offline
+from testbed.sources.online import Online
+from testbed.streams import Stream, stream
+
+
+class Mixture(AbstractSource):
+    """A share of every batch from one source, the rest from another; more than two by nesting (hybrid data of Song et
+    al. 2024, arXiv 2406.01462, and of RLHF practice).
+
+    Shares that are no multiple of 1/batch are kept on average: each step's count is one of the two nearest. Both
+    sources are asked for whole batches, so any share costs the same to compute; the ledger counts what is learnt from.
+
+    Attributes:
+        first, second: the sources. share: of the second.
+    """
+
+    first: AbstractSource = Offline()
+    second: AbstractSource = Online()
+    share: float = hyper(0.5, least=0, most=1)
+
+    def __check_init__(self) -> None:
+        first, second = (source.recorded_run for source in self.sources)
+        if first and second and config.describe(first) != config.describe(second):
+            raise InvalidInput(
+                f"second must draw on the recorded run of first, {config.spell(first)}, "
+                f"got {config.spell(second)}"
+            )
+
+    @property
+    def writes(self) -> bool:
+        """If both do."""
+        return self.first.writes and self.second.writes
+
+    @property
+    def recorded_run(self) -> Any:
+        """That of either."""
+        return self.first.recorded_run or self.second.recorded_run
+
+    @property
+    def preparation(self) -> "Mixture | None":
+        """What either needs."""
+        first, second = (source.preparation for source in self.sources)
+        return Mixture(first or Online(), second or Online()) if first or second else None
+
+    def prepare(self, given: Any) -> tuple[PyTree, PyTree]:
+        """What each needs."""
+        first, second = (source.prepare(given) for source in self.sources)
+        return first, second
+
+    @property
+    def depth(self) -> int:
+        """How many mixtures are nested in it."""
+        inner = [source.depth for source in self.sources if isinstance(source, Mixture)]
+        return 1 + max(inner, default=-1)
+
+    @property
+    def sources(self) -> tuple[AbstractSource, AbstractSource]:
+        """Both."""
+        return self.first, self.second
+
+    def init(self, supply: Supply, policy: Policy, request: Request) -> tuple[PyTree, ...]:
+        """Both states."""
+        parts = zip(self.sources, self._supplies(supply), strict=True)
+        return tuple(source.init(own, policy, request) for source, own in parts)
+
+    def draw(
+        self,
+        state: tuple[PyTree, ...],
+        supply: Supply,
+        policy: Policy,
+        request: Request,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
+    ) -> tuple[PyTree, tuple[PyTree, ...]]:
+        """Draw from both, and take so many at random places from the second."""
+        parts = zip(self.sources, state, self._supplies(supply), strict=True)
+        drawn = [source.draw(own, part, policy, request, key, step) for source, own, part in parts]
+        (first, _), (second, _) = drawn
+        # Another stream at every depth: nested mixtures must not choose the same places.
+        own = jax.random.fold_in(stream(key, Stream.MIXTURE), self.depth)
+        k_count, k_place = jax.random.split(jax.random.fold_in(own, step))
+        size = request.batch_size
+        count = jnp.floor(size * self.share + jax.random.uniform(k_count))
+        taken = jax.random.permutation(k_place, size) < count
+
+        def choose(a: Array, b: Array) -> Array:
+            return jnp.where(jnp.expand_dims(taken, range(1, a.ndim)), b, a)
+
+        return jax.tree.map(choose, first, second), tuple(state for _, state in drawn)
+
+    def _supplies(self, supply: Supply) -> list[Supply]:
+        """Each source finds what was prepared for it."""
+        first, second = supply.prepared or (None, None)
+        return [
+            Supply(supply.data, supply.reference, supply.teacher, part, supply.fixed)
+            for part in (first, second)
+        ]

@@ -1,0 +1,54 @@
+"""Record: any source of pairs, with its stream kept."""
+
+import equinox as eqx
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from testbed.logprob import Policy
+from testbed.ranges import hyper
+from testbed.recording import Recording, token_type
+from testbed.sources.base import AbstractSource, Batch, Request, Supply
+from testbed.sources.online import Online
+
+
+class Recorder(eqx.Module):
+    """The recorded source's state, and the stream so far."""
+
+    inner: PyTree
+    recording: Recording
+
+
+class Record(AbstractSource):
+    """Pairs as another source gives them, kept on the device in `Recorder.recording`, for `Replay` (the data set
+    D_online of Tang et al. 2024, arXiv 2405.08448, appendix F).
+
+    Attributes:
+        source: whose pairs. steps: how many there is room for, from step 0 on; later ones are learnt from and not kept.
+    """
+
+    source: AbstractSource = Online()
+    steps: int = hyper(1000, least=1, static=True)
+
+    @property
+    def writes(self) -> bool:
+        """What is kept are pairs."""
+        return False
+
+    def init(self, supply: Supply, policy: Policy, request: Request) -> Recorder:
+        """An empty recording."""
+        kind = token_type(policy, supply)
+        time = supply.response_length
+        room = Recording.room(self.steps, request.batch_size, time, kind)
+        return Recorder(self.source.init(supply, policy, request), room)
+
+    def draw(
+        self,
+        state: Recorder,
+        supply: Supply,
+        policy: Policy,
+        request: Request,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
+    ) -> tuple[Batch, Recorder]:
+        """The other source's pairs, after a copy was kept."""
+        batch, inner = self.source.draw(state.inner, supply, policy, request, key, step)
+        return batch, Recorder(inner, state.recording.put(batch, step))

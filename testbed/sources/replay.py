@@ -1,0 +1,99 @@
+"""Replay: the recorded stream of an online run, in its order or shuffled."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from testbed import config
+from testbed.errors import InvalidInput
+from testbed.logprob import Policy
+from testbed.ranges import hyper
+from testbed.recorded import Given, Recorded
+from testbed.recording import Recording, shuffled
+from testbed.sources.base import AbstractSource, Batch, Request, Supply
+from testbed.streams import Stream, stream
+
+
+class Place(eqx.Module):
+    """The order of this epoch, and which pairs have been met."""
+
+    order: Int[Array, " item"]
+    met: Bool[Array, " item"]
+
+
+class Replay(AbstractSource):
+    """Offline learning from D_online, the stream of an online run, in its order or shuffled (Tang et al. 2024, arXiv
+    2405.08448, section 5.1 and appendix F).
+
+    In the original order, with the loss, optimiser and batch size of the recorded run, it *is* that run: the parameters
+    agree to the last bit on one device. After the last pair it starts again, in a new order if it shuffles.
+
+    Attributes:
+        recorded: the run. shuffle_window: pairs are shuffled within windows of so many of its steps; 1 keeps the order,
+            as many as the run has shuffles uniformly.
+    """
+
+    recorded: Recorded = Recorded()
+    shuffle_window: float = hyper(1.0, least=1)
+
+    def __check_init__(self) -> None:
+        if not self.recorded.has_stream:
+            raise InvalidInput(
+                "recorded.run.loss must learn from pairs, which can be replayed, "
+                f"got {config.spell(self.recorded.run.loss)}"
+            )
+
+    @property
+    def writes(self) -> bool:
+        """The texts were written before."""
+        return False
+
+    @property
+    def recorded_run(self) -> Recorded:
+        """See `AbstractSource`."""
+        return self.recorded
+
+    @property
+    def preparation(self) -> "Replay":
+        """The stream is the same in any order."""
+        return Replay(self.recorded)
+
+    def prepare(self, given: Given) -> Recording | None:
+        """The stream."""
+        return given.made.recording
+
+    def init(self, supply: Supply, policy: Policy, request: Request) -> Place:
+        """The order before the first epoch. Raises `InvalidInput` if the stream does not fill a batch."""
+        if supply.prepared.rows.size < request.batch_size:
+            raise InvalidInput(
+                f"batch_size must be at most the {supply.prepared.rows.size} recorded pairs, got {request.batch_size}"
+            )
+        items = jnp.arange(supply.prepared.rows.size)
+        return Place(items, jnp.zeros(items.shape, dtype=bool))
+
+    def draw(
+        self,
+        state: Place,
+        supply: Supply,
+        policy: Policy,
+        request: Request,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
+    ) -> tuple[Batch, Place]:
+        """The next pairs."""
+        recording: Recording = supply.prepared
+        steps = recording.rows.size // request.batch_size
+        step = step - recording.start
+        epoch, position = step // steps, step % steps
+        fresh = jax.random.fold_in(stream(key, Stream.SHUFFLE), epoch)
+        order = jax.lax.cond(
+            position == 0,
+            lambda: shuffled(fresh, recording.steps, recording.batch_size, self.shuffle_window),
+            lambda: state.order,
+        )
+        start = position * request.batch_size
+        index = jax.lax.dynamic_slice(order, (start,), (request.batch_size,))
+        new = (~state.met[index]).astype(jnp.float32)
+        batch = recording.batch(supply, index, new)
+        return batch, Place(order, state.met.at[index].set(True))

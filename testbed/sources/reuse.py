@@ -1,0 +1,105 @@
+"""Reuse: fresh texts, learnt from several times."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from testbed import config
+from testbed.errors import InvalidInput
+from testbed.logprob import Policy
+from testbed.ranges import hyper
+from testbed.sources.base import AbstractSource, Ledger, Request, Supply
+from testbed.sources.online import Online
+from testbed.streams import Stream, stream
+
+
+class Held(eqx.Module):
+    """The inner source's state, the texts it gave last, and the order in which this epoch takes them."""
+
+    inner: PyTree
+    texts: PyTree
+    order: Int[Array, " item"]
+
+
+class Reuse(AbstractSource):
+    """Some batches of fresh texts are gathered and gone through several times before the next are: the epochs and
+    minibatches of proximal policy optimisation, for any loss or method (Schulman et al. 2017, arXiv 1707.06347,
+    algorithm 1).
+
+    The first epoch takes them as they were written, later ones in random order. A step is one gradient step here as
+    everywhere; gathering happens at once, in the first step of a round. Reference scores and behaviour
+    log-probabilities are those of the time of writing.
+
+    Attributes:
+        epochs: times that each batch is learnt from. batches: how many are gathered at a time. source: who writes; its
+            own steps are the batches it is asked for.
+    """
+
+    epochs: int = hyper(4, least=1, static=True)
+    batches: int = hyper(1, least=1, static=True)
+    source: AbstractSource = Online()
+
+    def __check_init__(self) -> None:
+        if not self.source.writes:
+            raise InvalidInput(
+                f"source must write fresh texts to be gathered, such as Online(), got {config.spell(self.source)}"
+            )
+
+    @property
+    def writes(self) -> bool:
+        """See `AbstractSource`."""
+        return True
+
+    def init(self, supply: Supply, policy: Policy, request: Request) -> Held:
+        """Nothing gathered yet."""
+        inner = self.source.init(supply, policy, request)
+        key, step = jax.random.key(0), jnp.asarray(0)
+        shapes, _ = jax.eval_shape(
+            lambda inner: self.source.draw(inner, supply, policy, request, key, step), inner
+        )
+        items = self.batches * request.batch_size
+        texts = jax.tree.map(lambda x: jnp.zeros((items, *x.shape[1:]), x.dtype), shapes)
+        return Held(inner, texts, jnp.arange(items))
+
+    def draw(
+        self,
+        state: Held,
+        supply: Supply,
+        policy: Policy,
+        request: Request,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
+    ) -> tuple[PyTree, Held]:
+        """Gather if a round begins, shuffle if a later epoch does, and take the next batch."""
+        around = self.epochs * self.batches
+        position = step % around
+        items = state.order.shape[0]
+
+        def gather() -> Held:
+            def one(inner: PyTree, number: Int[Array, ""]) -> tuple[PyTree, PyTree]:
+                texts, inner = self.source.draw(inner, supply, policy, request, key, number)
+                return inner, texts
+
+            numbers = step // around * self.batches + jnp.arange(self.batches)
+            inner, texts = jax.lax.scan(one, state.inner, numbers)
+            texts = jax.tree.map(lambda x: x.reshape(items, *x.shape[2:]), texts)
+            return Held(inner, texts, jnp.arange(items))
+
+        def shuffle() -> Held:
+            fresh = jax.random.fold_in(stream(key, Stream.REUSED), step)
+            return Held(state.inner, state.texts, jax.random.permutation(fresh, items))
+
+        begins = (position % self.batches == 0).astype(jnp.int32) + (position == 0)
+        held = jax.lax.switch(begins, [lambda: state, shuffle, gather])
+        size = request.batch_size
+        index = jax.lax.dynamic_slice(held.order, (position % self.batches * size,), (size,))
+        texts = jax.tree.map(lambda x: x[index], held.texts)
+        again = Ledger.zero(size)
+        again = eqx.tree_at(lambda ledger: ledger.pairs, again, texts.spent.pairs)
+        spent = jax.tree.map(
+            lambda first, later: jnp.where(position < self.batches, first, later),
+            texts.spent,
+            again,
+        )
+        return eqx.tree_at(lambda texts: texts.spent, texts, spent), held

@@ -1,0 +1,46 @@
+"""Snapshot: fresh texts from a lagging copy of the policy."""
+
+import jax
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from testbed.logprob import Policy
+from testbed.ranges import hyper
+from testbed.sources.base import AbstractSource, Request, Rows, Supply
+from testbed.sources.online import Online
+
+
+class Snapshot(AbstractSource):
+    """Fresh texts by a copy of the policy that is taken anew every so many steps: the dial from `Online` (1) to texts
+    of the SFT policy (more steps than the run has) (Noukhovitch et al. 2024, arXiv 2410.18252, section 3).
+
+    Prompts and random numbers are those of `Online` with the same key.
+
+    Attributes:
+        refresh_every: steps between copies.
+    """
+
+    refresh_every: int = hyper(64, least=1)
+
+    @property
+    def writes(self) -> bool:
+        """See `AbstractSource`."""
+        return True
+
+    def init(self, supply: Supply, policy: Policy, request: Request) -> tuple[Rows, Policy]:
+        """The order of prompts, and the copy."""
+        return Online().init(supply, policy, request), policy
+
+    def draw(
+        self,
+        state: tuple[Rows, Policy],
+        supply: Supply,
+        policy: Policy,
+        request: Request,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
+    ) -> tuple[PyTree, tuple[Rows, Policy]]:
+        """Take a copy if one is due, and have the texts of this step written by it."""
+        rows, copy = state
+        copy = jax.lax.cond(step % self.refresh_every == 0, lambda: policy, lambda: copy)
+        texts, rows = Online().draw(rows, supply, copy, request, key, step)
+        return texts, (rows, copy)
