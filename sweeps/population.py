@@ -153,8 +153,9 @@ def build_stages(
             continue
         found: dict[str, PyTree] = {}
         missing: dict[str, GroundConfig] = {}
-        for config, addresses in names.items():
-            address = addresses[stage.name]
+        needed = [config for config in names if stage.needed(config)]
+        for config in needed:
+            address = names[config][stage.name]
             if address not in found and address not in missing:
                 result = cache.load(address)
                 if result is None:
@@ -172,8 +173,9 @@ def build_stages(
                 cache.save(address, result)
                 found[address] = result
         for config, addresses in names.items():
-            made[config][stage.name] = found[addresses[stage.name]]
-            stages.check(config, stage.name, found[addresses[stage.name]])
+            result = found[addresses[stage.name]] if config in needed else None
+            made[config][stage.name] = result
+            stages.check(config, stage.name, result)
     return made
 
 

@@ -64,7 +64,7 @@ def check(config: eqx.Module) -> None:
     for field in dataclasses.fields(config):
         allowed, value = admitted(field), getattr(config, field.name, None)
         if allowed is not None and value not in allowed:
-            unbounded = (
-                " and finite" if math.isinf(allowed.high) and math.isfinite(allowed.low) else ""
-            )
-            raise InvalidInput(f"{field.name} must be {allowed}{unbounded}, got {value}")
+            # Of whole numbers it goes without saying.
+            open_ended = isinstance(value, float) and math.isinf(allowed.high)
+            finite = " and finite" if open_ended and math.isfinite(allowed.low) else ""
+            raise InvalidInput(f"{field.name} must be {allowed}{finite}, got {value}")

@@ -235,10 +235,9 @@ def train_baseline(
     return Opponent(prompts, answers, reward), facts
 
 
-def record(ground: GroundConfig, made: Mapping[str, PyTree]) -> Made | None:
-    """The online run that the source draws on, if it does: the very one of an experiment with the same plan."""
-    if ground.recorded is None:
-        return None
+def record(ground: GroundConfig, made: Mapping[str, PyTree]) -> Made:
+    """The online run that the source draws on: the very one of an experiment with the same plan."""
+    assert ground.recorded is not None
     supply = Supply(made["data"][0], made["start"], made["proxy"][0])
     golden = GoldenPreference(made["golden"][0])
     return recorded.make(ground.recorded, supply, golden, ground.training_key)
@@ -246,20 +245,25 @@ def record(ground: GroundConfig, made: Mapping[str, PyTree]) -> Made | None:
 
 def prepare(ground: GroundConfig, made: Mapping[str, PyTree]) -> PyTree:
     """What the source needs made of a recorded run."""
-    if ground.source is None:
-        return None
+    assert ground.source is not None
     supply = Supply(made["data"][0], made["start"], made["proxy"][0])
     world, key = made["golden"][0], ground.training_key
     return ground.source.prepare(Given(supply, made["recorded"], world, ground.labeler, key))
 
 
 class Stage(NamedTuple):
-    """A stage's name, the stages and the fields of `GroundConfig` it depends on, and what it does."""
+    """A stage's name, the stages and the fields of `GroundConfig` it depends on, and what it does. Where the field
+    ``only_with`` is None there is nothing to do, and None is its result."""
 
     name: str
     after: tuple[str, ...]
     fields: tuple[str, ...]
     make: Callable[[GroundConfig, Mapping[str, PyTree]], PyTree]
+    only_with: str | None = None
+
+    def needed(self, ground: GroundConfig) -> bool:
+        """Whether there is anything to do."""
+        return self.only_with is None or getattr(ground, self.only_with) is not None
 
 
 STAGES = (
@@ -273,8 +277,8 @@ STAGES = (
     Stage("data", ("pool",), ("labeler", "data"), make_data),
     Stage("proxy", ("data",), ("model", "proxy"), train_proxy),
     Stage("baseline", ("golden",), ("baseline", "prompts"), train_baseline),
-    Stage("recorded", ("start", "proxy"), ("recorded",), record),
-    Stage("prepared", ("recorded",), ("source",), prepare),
+    Stage("recorded", ("start", "proxy"), ("recorded",), record, "recorded"),
+    Stage("prepared", ("recorded",), ("source",), prepare, "source"),
 )
 
 

@@ -16,9 +16,15 @@ from sweeps.study import Point
 from testbed import config, metrics, train
 from testbed.experiment import Experiment
 from testbed.losses.dpo import Dpo
+from testbed.recorded import Recorded
+from testbed.sources.base import AbstractSource
+from testbed.sources.generated import Generated
 from testbed.sources.offline import Offline
+from testbed.sources.online import Online
+from testbed.sources.replay import Replay
 from testbed.stages import Cache, GroundConfig
 from testbed.streams import Stream, stream
+from testbed.train import OnlineRun
 
 #: Three runs, so that four lanes have one of padding; the second diverges at once.
 RATES = (3e-3, 1e30, 1e-2)
@@ -251,3 +257,34 @@ def test_programs_are_let_go_and_come_back() -> None:
         assert runtime.make_room(most=0)
         assert program._cache_size() == 0
     np.testing.assert_array_equal(program(x), before)
+
+
+@functools.cache
+def rows_of(*sources: AbstractSource) -> list[list[dict[str, Any]]]:
+    """The rows of runs that differ in their source only, made as a study makes them."""
+    runs = [config.replace(GROUNDED[0], "source", source) for source in sources]
+    cache = Cache(cache_directory())
+    made = population.build_grounds([GroundConfig.of(run) for run in runs], cache, Silence())
+    return [
+        population.run_chunk(Chunk((point(run),), 0, 1, 2, None), made, Silence())[0]
+        for run in runs
+    ]
+
+
+def test_an_arm_that_replays_in_order_is_the_online_arm() -> None:
+    """Every measured number, to the last bit (claim C4 of arXiv 2405.08448); shuffled it is another run; data from its
+    checkpoints are learnt from too."""
+    run = GROUNDED[0]
+    recorded = Recorded(OnlineRun(run.loss, run.optimiser, run.steps, run.batch_size))
+    online, replayed, shuffled, generated = rows_of(
+        Online(), Replay(recorded), Replay(recorded, 3.0), Generated(recorded=recorded)
+    )
+    for row, other in zip(online, replayed, strict=True):
+        assert row.keys() == other.keys()
+        names = [name for name in row if name != "run"]
+        np.testing.assert_array_equal([row[n] for n in names], [other[n] for n in names])
+    for other in (shuffled, generated):
+        assert other[0]["kl"] == online[0]["kl"]
+        assert other[-1]["kl"] != online[-1]["kl"]
+    assert shuffled[-1]["tokens_sampled"] == online[-1]["tokens_sampled"] > 0
+    assert generated[-1]["labels_bought"] > 0 == generated[-1]["judgements"]

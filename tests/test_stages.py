@@ -20,11 +20,19 @@ from testbed import stages
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
 from testbed.losses.dpo import Dpo
+from testbed.recorded import Recorded
+from testbed.sources.base import AbstractSource
+from testbed.sources.generated import Generated
+from testbed.sources.mixture import Mixture
+from testbed.sources.offline import Offline
+from testbed.sources.replay import Replay
 from testbed.stages import STAGES, Cache, Ground, GroundConfig, fingerprints
 from testbed.streams import Stream, stream
+from testbed.train import OnlineRun
 from testbed.types import Pair
 
 NAMES = tuple(stage.name for stage in STAGES)
+RECORDED = Recorded(OnlineRun(steps=6, batch_size=8))
 
 
 def changed(**settings) -> tuple[str, ...]:
@@ -61,11 +69,40 @@ def changed(**settings) -> tuple[str, ...]:
 def test_a_change_moves_its_stage_and_those_built_on_it(settings: dict, first: str) -> None:
     """The baseline is trained on the golden reward itself, on its own samples: it stands on no data and no proxy.
     SFT is trained on what the writers wrote: it does not stand on the data's dials."""
-    assert NAMES == ("world", "sft", "start", "golden", "pool", "data", "proxy", "baseline")
+    assert NAMES == (
+        "world",
+        "sft",
+        "start",
+        "golden",
+        "pool",
+        "data",
+        "proxy",
+        "baseline",
+        "recorded",
+        "prepared",
+    )
     moved = NAMES[NAMES.index(first) :]
     if first in ("pool", "data", "proxy"):
-        moved = moved[:-1]
+        moved = tuple(name for name in moved if name != "baseline")
+    if first == "baseline":
+        moved = (first,)
     assert changed(**settings) == moved
+
+
+def test_sources_share_the_run_they_draw_on() -> None:
+    """Other windows replay the same stream; other checkpoints' data are another set of the same run."""
+    assert changed(source=Offline()) == ()
+    replay, generated = Replay(recorded=RECORDED), Generated(recorded=RECORDED)
+    assert changed(source=replay) == ("recorded", "prepared")
+
+    def address(source: AbstractSource, stage: str) -> str:
+        return fingerprints(GroundConfig.of(experiment(source=source)))[stage]
+
+    for source in (generated, Replay(RECORDED, 4.0), Mixture(Offline(), replay)):
+        assert address(source, "recorded") == address(replay, "recorded")
+    assert address(Replay(RECORDED, 4.0), "prepared") == address(replay, "prepared")
+    assert address(generated, "prepared") != address(replay, "prepared")
+    assert address(Replay(), "recorded") != address(replay, "recorded")
 
 
 def test_another_dial_of_the_same_data_moves_no_candidate() -> None:
@@ -73,7 +110,7 @@ def test_another_dial_of_the_same_data_moves_no_candidate() -> None:
     other = GroundConfig.of(experiment(data__coverage=0.5))
     before, after = fingerprints(dialled), fingerprints(other)
     moved = [name for name in NAMES if before[name] != after[name]]
-    assert moved == ["data", "proxy"]
+    assert moved == ["data", "proxy", "recorded", "prepared"]
 
 
 def test_other_code_has_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -123,7 +160,8 @@ def made(which: int) -> dict:
 @pytest.mark.parametrize("which", [0, 1])
 def test_the_cache_holds_every_stage_of_a_ground(which: int) -> None:
     results = made(which)
-    assert all(result is not None for result in results.values())
+    nothing = [name for name, result in results.items() if result is None]
+    assert nothing == ["recorded", "prepared"]
     jax.tree.map(
         np.testing.assert_array_equal,
         jax.device_get(stages.assemble(results)),
@@ -263,7 +301,7 @@ def test_baseline_answers_the_first_prompts_of_the_data() -> None:
         ({"batch_size": 33}, "batch_size"),
         ({"sft__batch_size": 33}, "sft.batch_size"),
         ({"proxy__fit__batch_size": 33}, "proxy.fit.batch_size"),
-        ({"baseline__batch_size": 0}, "baseline.batch_size"),
+        ({"baseline__batch_size": 33}, "baseline.batch_size"),
         ({"evaluation__prompts": 33}, "evaluation.prompts"),
         ({"evaluation__pairs": 33}, "evaluation.pairs"),
         ({"evaluation__kl_prompts": 17}, "kl_prompts"),
