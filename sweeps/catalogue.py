@@ -1,48 +1,107 @@
-"""What there is to choose from: the members of each family, found by walking their packages."""
+"""What there is to choose from: the members of each family, found by walking their packages, and what their docstrings
+say of them."""
 
 import dataclasses
-from typing import Any
+import inspect
+import re
+from typing import Any, NamedTuple
 
-from testbed import config
+from testbed import config, ranges
 from testbed.environment import AbstractGolden, AbstractTask
 from testbed.losses.base import AbstractLoss
+from testbed.objective import AbstractObjective
 from testbed.preference import AbstractLabeler
+from testbed.references import AbstractReference
 from testbed.sources.base import AbstractSource
 
-FAMILIES: dict[str, Any] = {
-    "tasks": AbstractTask,
-    "labelers": AbstractLabeler,
-    "goldens": AbstractGolden,
-    "losses": AbstractLoss,
-    "sources": AbstractSource,
+#: Each family's base class, and the packages that are walked for it.
+FAMILIES: dict[str, tuple[Any, str]] = {
+    "tasks": (AbstractTask, AbstractTask.family),
+    "labelers": (AbstractLabeler, AbstractLabeler.family),
+    "goldens": (AbstractGolden, AbstractGolden.family),
+    "losses": (AbstractLoss, "testbed.losses"),
+    "methods": (AbstractObjective, "testbed.methods"),
+    "sources": (AbstractSource, AbstractSource.family),
+    "references": (AbstractReference, AbstractReference.family),
 }
 
 
-def rows(what: str) -> list[dict[str, str]]:
-    """Name, first sentence, and fields with their defaults of every member of one of `FAMILIES`."""
-    base = FAMILIES[what]
-    found = config.members(base, base.family)
-    return [
-        {
-            what.removesuffix("s") if what != "losses" else "loss": name,
-            "what it is": first_sentence(kind.__doc__ or ""),
-            "fields": ", ".join(_field(field) for field in dataclasses.fields(kind) if field.init),
-        }
-        for name, kind in sorted(found.items())
-    ]
+class Parameter(NamedTuple):
+    """A field: its default as text (empty if a value must be given), what it admits, and what it means."""
+
+    name: str
+    default: str
+    admits: str
+    meaning: str
 
 
-def first_sentence(docstring: str) -> str:
-    """Up to the first full stop that ends a sentence, on one line."""
-    text = " ".join(docstring.split("\n\n")[0].split()).replace("`", "")
-    sentence, stop, _ = text.partition(". ")
-    return sentence + stop.strip()
+class Entry(NamedTuple):
+    """A member of a family: what it is or computes, where that is from, and its fields."""
+
+    name: str
+    formula: str
+    citation: str
+    parameters: tuple[Parameter, ...]
 
 
-def _field(field: dataclasses.Field) -> str:
-    """``name=default``, or the name alone where the world must give a value."""
+def entries(what: str) -> list[Entry]:
+    """All members of one of `FAMILIES`, by name."""
+    base, package = FAMILIES[what]
+    return [entry(kind) for _, kind in sorted(config.members(base, package).items())]
+
+
+def entry(kind: type) -> Entry:
+    """What a class and its docstring say: the first paragraph is the formula and ends with the citation in brackets."""
+    formula, citation = cited(first_paragraph(kind))
+    meant = meanings(kind)
+    parameters = tuple(
+        Parameter(field.name, _default(field), _admits(kind, field), meant.get(field.name, ""))
+        for field in dataclasses.fields(kind)
+        if field.init
+    )
+    return Entry(kind.__name__, formula, citation, parameters)
+
+
+def first_paragraph(kind: type) -> str:
+    """Of the docstring, on one line, without marks of code."""
+    return " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].split()).replace("`", "")
+
+
+def cited(text: str) -> tuple[str, str]:
+    """A text without the brackets that it ends with, and what stands in them; no citation if they hold no year."""
+    stripped = text.rstrip(". ")
+    if not stripped.endswith(")"):
+        return text, ""
+    depth, start = 0, len(stripped)
+    while start and (depth or start == len(stripped)):
+        start -= 1
+        depth += {")": 1, "(": -1}.get(stripped[start], 0)
+    citation = stripped[start + 1 : -1]
+    return (stripped[:start].rstrip(), citation) if re.search(r"\d{4}", citation) else (text, "")
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """What ``Attributes:`` says of each field: ``name: meaning``, or ``first, second: meaning`` of several."""
+    _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")
+    text = " ".join(text.split()).replace("`", "")
+    names = "|".join(re.escape(field.name) for field in dataclasses.fields(kind))
+    marks = list(re.finditer(rf"(?:^|(?<= ))((?:{names})(?:, (?:{names}))*): ", text))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return {
+        name: text[mark.end() : end].strip(" .")
+        for mark, end in zip(marks, ends, strict=False)
+        for name in mark[1].split(", ")
+    }
+
+
+def _default(field: dataclasses.Field) -> str:
+    """As the command line spells it; empty where a value must be given."""
     if field.default_factory is not dataclasses.MISSING:
-        return f"{field.name}={config.spell(field.default_factory())}"
-    if field.default is dataclasses.MISSING:
-        return field.name
-    return f"{field.name}={config.spell(field.default)}"
+        return config.spell(field.default_factory())
+    return "" if field.default is dataclasses.MISSING else config.spell(field.default)
+
+
+def _admits(kind: type, field: dataclasses.Field) -> str:
+    """The range of a number, or what else may be given."""
+    allowed = ranges.admitted(field)
+    return config.admits(kind, field.name) if allowed is None else str(allowed)

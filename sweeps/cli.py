@@ -56,6 +56,7 @@ _LIST_EXAMPLES = """\
 examples:
   testbed list                                 studies
   testbed list tasks                           kinds of tasks, with their fields and defaults
+  testbed list losses                          formulas, citations, hyper-parameters and their ranges
 """
 
 _TENSORBOARD_EXAMPLES = """\
@@ -186,7 +187,16 @@ def _add_list(commands: Any) -> None:
     listing.add_argument(
         "what",
         nargs="?",
-        choices=["studies", "tasks", "labelers", "goldens", "losses", "sources"],
+        choices=[
+            "studies",
+            "tasks",
+            "labelers",
+            "goldens",
+            "losses",
+            "methods",
+            "sources",
+            "references",
+        ],
         default="studies",
         help="what to list (default: studies)",
     )
@@ -284,10 +294,7 @@ def _list(options: argparse.Namespace) -> int:
     from sweeps import runner
 
     if options.what != "studies":
-        from sweeps import catalogue
-
-        rows = catalogue.rows(options.what)
-        _console().print(runner.rich_table(rows, options.what.capitalize()))
+        _list_family(options.what)
         return 0
     from sweeps.study import list_studies
 
@@ -306,6 +313,28 @@ def _list(options: argparse.Namespace) -> int:
     ]
     console.print(runner.rich_table(rows, "Studies (* default preset)"))
     return 0
+
+
+def _list_family(what: str) -> None:
+    """Each member's name, formula, citation, and fields with their ranges."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    from sweeps import catalogue
+
+    console = _console()
+    for entry in catalogue.entries(what):
+        console.print(Text(entry.name, style="bold"), Text(entry.formula), sep="  ")
+        if entry.citation:
+            console.print(Padding(Text(entry.citation, style="italic"), (0, 0, 0, 4)))
+        fields = Table.grid(padding=(0, 2))
+        for name, default, admits, meaning in entry.parameters:
+            given = f"{name}={default}" if default else name
+            fields.add_row(Text(given), Text(admits), Text(meaning))
+        if entry.parameters:
+            console.print(Padding(fields, (0, 0, 0, 4)))
+        console.print()
 
 
 def _size(study: Any, preset: str) -> int:

@@ -172,6 +172,11 @@ def _modules(package: str | types.ModuleType) -> list[types.ModuleType]:
     return [importlib.import_module(name) for name in names]
 
 
+def admits(kind: type, name: str) -> str:
+    """What a field of a config class takes, in words."""
+    return _expected(_type_hints(kind)[name])
+
+
 def unknown(what: str, name: str, known: Iterable[str]) -> InvalidInput:
     """The error for a name that does not exist: nearest name first, then the whole list."""
     known = list(known)

@@ -328,20 +328,34 @@ def test_an_unreachable_dial_is_told() -> None:
 
 
 def test_catalogue_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    rows = {row["labeler"]: row for row in catalogue.rows("labelers")}
-    assert rows["BradleyTerry"] == {
-        "labeler": "BradleyTerry",
-        "what it is": "Labels by a logistic difference of golden rewards.",
-        "fields": "temperature=1.0",
-    }
-    assert {row["loss"] for row in catalogue.rows("losses")} >= {"Ipo", "Dpo"}
-    assert (
-        catalogue.first_sentence("One `a` e.g.x\n  goes on. Two.\n\nMore.")
-        == "One a e.g.x goes on."
-    )
+    (ipo,) = (entry for entry in catalogue.entries("losses") if entry.name == "Ipo")
+    assert ipo.citation == "Azar et al. 2023, arXiv 2310.12036, eq. 17"
+    assert ipo.formula.startswith("(h - 1/(2 beta))^2")
+    beta, averaged = ipo.parameters
+    assert (beta.name, beta.default, beta.admits) == ("beta", "0.1", "> 0")
+    assert beta.meaning.startswith("strength of the KL regularisation")
+    assert (averaged.default, averaged.admits) == ("false", "true or false")
+    assert catalogue.cited("f(x) (A 2020, eq. (3)).") == ("f(x)", "A 2020, eq. (3)")
+    assert catalogue.cited("f(x) (twice).") == ("f(x) (twice).", "")
     for what in catalogue.FAMILIES:
         assert cli.main(["list", what]) == 0
         out = capsys.readouterr().out
-        assert all(next(iter(row.values())) in out for row in catalogue.rows(what))
+        for entry in catalogue.entries(what):
+            assert f"\n{entry.name}  " in f"\n{out}"
+            assert all(parameter.name in out for parameter in entry.parameters)
+
+
+@pytest.mark.parametrize("what", ["losses", "methods", "sources", "references"])
+def test_what_runs_are_made_of_is_documented(what: str) -> None:
+    """Formula and citation where there is one to give, every field with its meaning, every number with its range."""
+    for entry in catalogue.entries(what):
+        assert entry.formula, entry.name
+        if what in ("losses", "methods"):
+            assert entry.citation, f"{entry.name}: the first paragraph must end with its citation"
+        for parameter in entry.parameters:
+            assert parameter.meaning, f"{entry.name}: Attributes: lacks {parameter.name}"
+            unbounded = parameter.admits in ("a number", "a whole number")
+            # Shares of a recorded run are checked against its checkpoints.
+            assert not unbounded or entry.name == "Generated", f"{entry.name}.{parameter.name}"
     with pytest.raises(SystemExit):
         cli.main(["list", "taks"])

@@ -59,9 +59,8 @@ class ScoredPair(eqx.Module):
         """rho = log pi(y|x) - log ref(y|x) of both responses; per token if ``length_normalised``."""
         winner = self.policy.winner - self.reference.winner
         loser = self.policy.loser - self.reference.loser
-        if length_normalised:
-            winner, loser = winner / self.winner_length, loser / self.loser_length
-        return PairScores(winner, loser)
+        rho = PairScores(winner, loser)
+        return self._a_token(rho) if length_normalised else rho
 
     def margin(self, length_normalised: bool = False) -> Float[Array, "*n"]:
         """h = rho(y_w) - rho(y_l)."""
@@ -70,8 +69,13 @@ class ScoredPair(eqx.Module):
 
     def mean_logprobs(self) -> PairScores:
         """log pi(y|x) of both responses, averaged over tokens."""
+        return self._a_token(self.policy)
+
+    def _a_token(self, scores: PairScores) -> PairScores:
+        """Averaged over tokens."""
         return PairScores(
-            self.policy.winner / self.winner_length, self.policy.loser / self.loser_length
+            scores.winner / self.winner_length.astype(scores.winner.dtype),
+            scores.loser / self.loser_length.astype(scores.loser.dtype),
         )
 
 

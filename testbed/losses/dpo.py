@@ -1,4 +1,4 @@
-"""Direct preference optimisation (Rafailov et al. 2023, arXiv 2305.18290, eq. 7)."""
+"""Direct preference optimisation."""
 
 import jax
 
@@ -8,7 +8,11 @@ from testbed.types import Scalar
 
 
 class Dpo(AbstractLoss):
-    """-log sigmoid(beta h), h from log-probabilities summed over tokens.
+    """-log sigmoid(beta h), h from log-probabilities summed over tokens (Rafailov et al. 2023, arXiv 2305.18290, eq.
+    7).
+
+    The population optimum under Bradley-Terry labels is `testbed.exact.rlhf_optimum`. TRL, HALOs and OpenRLHF agree
+    with the paper.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

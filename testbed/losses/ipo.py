@@ -1,4 +1,4 @@
-"""Identity preference optimisation (Azar et al. 2023, arXiv 2310.12036, eq. 17)."""
+"""Identity preference optimisation."""
 
 import equinox as eqx
 
@@ -8,10 +8,12 @@ from testbed.types import Scalar
 
 
 class Ipo(AbstractLoss):
-    """(h - 1/(2 beta))^2, the squared distance of the margin from its target.
+    """(h - 1/(2 beta))^2, the squared distance of the margin from its target (Azar et al. 2023, arXiv 2310.12036, eq.
+    17).
 
-    The paper (its tau is our beta) writes whole-response log-probabilities; some public trainers average them over
-    tokens under the same name, which rescales h by about the response length. Both are here.
+    The paper (its tau is our beta) writes whole-response log-probabilities, as do the original DPO repository and
+    OpenRLHF; TRL's DPOTrainer and HALOs average them over tokens under the same name, which rescales h by about the
+    response length. Both are here. The population optimum of the summed form is `testbed.exact.ipo_optimum`.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

@@ -1,0 +1,31 @@
+"""Robust DPO."""
+
+import jax
+
+from testbed.losses.base import AbstractLoss, ScoredPair
+from testbed.ranges import hyper
+from testbed.types import Scalar
+
+
+class RobustDpo(AbstractLoss):
+    """[-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)] / (1 - 2e): an unbiased estimate of `Dpo`'s loss on
+    clean labels (Chowdhury et al. 2024, arXiv 2403.00409, section 3).
+
+    If each label was flipped with probability e, its expectation over the flip is the loss of the label before it, so
+    the population optimum on flipped labels is that of `Dpo` on clean ones. It is unbiased for flips, not for
+    Bradley-Terry noise. It falls without bound as h grows (slope -e / (1 - 2e) beta), so pairs that agree are pushed
+    apart for ever. TRL's ``robust`` agrees.
+
+    Attributes:
+        beta: strength of the KL regularisation, > 0; larger stays closer to the reference.
+        flips: e, the probability that a label was flipped, from 0 (`Dpo`) to below 1/2.
+    """
+
+    beta: float = hyper(0.1, above=0)
+    flips: float = hyper(0.1, least=0, below=0.5)
+
+    def __call__(self, pair: ScoredPair) -> Scalar:
+        """The loss of one pair."""
+        z = self.beta * pair.margin()
+        right, wrong = -jax.nn.log_sigmoid(z), -jax.nn.log_sigmoid(-z)
+        return ((1.0 - self.flips) * right - self.flips * wrong) / (1.0 - 2.0 * self.flips)
