@@ -7,7 +7,6 @@ share these counts, so a benchmark's "needed" operations are the plan's.
 from typing import NamedTuple
 
 from testbed.experiment import Experiment
-from testbed.sources.offline import Offline
 from testbed.transformer import TransformerConfig
 
 #: Copies of the parameters a run holds: policy, gradient, two moments, the update in flight, reference, proxy.
@@ -24,7 +23,11 @@ class Flops(NamedTuple):
 
 
 def forward(
-    model: TransformerConfig, rows: int, keys: float, vocabulary: int = 0, wanted: int | None = None
+    model: TransformerConfig,
+    rows: float,
+    keys: float,
+    vocabulary: int = 0,
+    wanted: float | None = None,
 ) -> float:
     """Forward pass over ``rows`` tokens that see ``keys`` keys each, with logits over ``vocabulary`` at
     the last ``wanted`` of them (default: all). The last block gives only keys and values of the others."""
@@ -36,15 +39,15 @@ def forward(
     return 2.0 * (rows * model.layers * block - (rows - wanted) * spared + head)
 
 
-def score_pair(experiment: Experiment) -> float:
-    """Forward pass over one pair; the prompt's context is run once."""
+def score(experiment: Experiment, count: int = 2) -> float:
+    """Forward pass over ``count`` responses to one prompt, whose context is run once."""
     task = experiment.task
-    context, segments = task.prompt_length - 1, 2 * task.response_length
+    context, segments = task.prompt_length - 1, count * task.response_length
     keys = context + task.response_length / 2
     return forward(experiment.model, context + segments, keys, task.vocabulary, segments)
 
 
-def sample(experiment: Experiment, count: int) -> float:
+def sample(experiment: Experiment, count: float) -> float:
     """Sampling ``count`` responses to one prompt."""
     task = experiment.task
     context, response = task.prompt_length - 1, task.response_length
@@ -63,11 +66,15 @@ def judge(experiment: Experiment) -> float:
 
 def flops(experiment: Experiment) -> Flops:
     """Needed operations of a run's parts."""
-    scoring = score_pair(experiment)
-    update = 3 * scoring
-    if not isinstance(experiment.source, Offline):
-        update += sample(experiment, 2) + judge(experiment) + scoring
-    evaluation = experiment.evaluation
+    request = experiment.loss.request(experiment.batch_size)
+    update = 3 * score(experiment, request.responses)
+    written = experiment.source.sampled(request.responses)
+    if written:
+        share = written / request.responses
+        reference = share * score(experiment, request.responses)
+        judged = share * request.judgements * judge(experiment)
+        update += sample(experiment, written) + judged + reference
+    evaluation, scoring = experiment.evaluation, score(experiment)
     measured = (
         evaluation.prompts * (sample(experiment, 1) + judge(experiment))
         + evaluation.kl_prompts * (sample(experiment, 1) + 3 * scoring)
@@ -88,6 +95,9 @@ def footprint(experiment: Experiment) -> int:
     task, model, evaluation = experiment.task, experiment.model, experiment.evaluation
     tokens = task.prompt_length + 2 * task.response_length
     data = experiment.data.pairs * (tokens + 8)
+    if experiment.source.recorded_run is not None:
+        run = experiment.source.recorded_run.run
+        data += run.steps * run.batch_size * (tokens / 4 + 8)
     activations = tokens * (model.layers * ACTIVATIONS * model.width + 4 * task.vocabulary)
     # An evaluation keeps nothing for a backward pass, but its caches and two models' logits.
     cache = 2 * tokens * model.layers * model.width

@@ -7,6 +7,8 @@ same tokens; a test holds the two together.
 """
 
 import functools
+from collections.abc import Callable
+from typing import TypeAlias
 
 import equinox as eqx
 import jax
@@ -16,6 +18,8 @@ from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 from testbed import logprob
 from testbed.transformer import Cache, Transformer
 from testbed.types import Prompt, Response, closed
+
+Logits: TypeAlias = Float[Array, "rows vocabulary"]
 
 
 class Sample(eqx.Module):
@@ -36,12 +40,24 @@ def prefill(model: Transformer, prompts: Prompt, room: int) -> tuple[Cache, ...]
 def sample(
     model: Transformer, prompts: Prompt, keys: Key[Array, " n"], time: int, count: int
 ) -> Sample:
-    """Sample ``count`` independent responses of at most ``time`` tokens to each of ``n`` prompts with ``n`` keys.
+    """Sample ``count`` independent responses of at most ``time`` tokens to each of ``n`` prompts with ``n`` keys."""
+    return write((model,), lambda logits: logits[0], prompts, keys, time, count)
+
+
+def write(
+    models: tuple[Transformer, ...],
+    combine: Callable[[tuple[Logits, ...]], Logits],
+    prompts: Prompt,
+    keys: Key[Array, " n"],
+    time: int,
+    count: int,
+) -> Sample:
+    """`sample` from the next-token logits that are combined from those of several transformers.
 
     Every position is sampled and what follows the end token is cut: a fixed number of steps costs less than asking
     every sequence whether it is done. Each prompt is run once."""
     keys = jax.vmap(lambda key: jax.random.split(key, count))(keys).reshape(-1)
-    caches = prefill(model, prompts, time)
+    caches = tuple(prefill(model, prompts, time) for model in models)
     # One row a response from here on: a fixed leading axis spares the loop from reshaping its caches.
     prompts, caches = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), (prompts, caches))
     uniforms = jax.vmap(lambda t: jax.vmap(lambda key: uniform(key, t))(keys))(jnp.arange(time))
@@ -53,8 +69,12 @@ def sample(
         own = jnp.broadcast_to(jnp.arange(time) <= step, (keys.shape[0], time))
         mask = jnp.concatenate([seen, own], axis=-1)[:, None, :]
         position = (prompts.length - 1 + step)[:, None]
-        hidden, caches = model.hidden(token[:, None], position, mask, caches, width + step)
-        logits = model.logits(hidden)[:, 0]
+        found = [
+            (model, *model.hidden(token[:, None], position, mask, cache, width + step))
+            for model, cache in zip(models, caches, strict=True)
+        ]
+        caches = tuple(cache for *_, cache in found)
+        logits = combine(tuple(model.logits(hidden)[:, 0] for model, hidden, _ in found))
         token = jax.vmap(draw)(numbers, logits)
         target = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
         return (token, caches), (token, target - jax.nn.logsumexp(logits, axis=-1))

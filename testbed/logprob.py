@@ -5,7 +5,8 @@ token) followed by one *segment* a response: the prompt's last token, then the r
 So position ``t`` of a segment predicts response token ``t``, wherever a padded prompt ends, and the same layout
 serves sampling (`testbed.decode`). Segments see the context and themselves, not each other.
 
-`response_logits` and `score` are written for transformers; a policy of another kind registers its own with them.
+`response_logits`, `score`, `value_head` and `response_values` are written for transformers; a policy of another kind
+registers its own with them.
 """
 
 import functools
@@ -14,7 +15,7 @@ from typing import NamedTuple, TypeAlias
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float, Int, PyTree
 
 from testbed.transformer import Transformer
 from testbed.types import Pair, PairScores, Prompt, Response, within
@@ -66,14 +67,42 @@ def pack(prompt: Prompt, responses: Response) -> Packed:
     )
 
 
+def response_hidden(
+    model: Transformer, prompts: Prompt, responses: Response
+) -> Float[Array, "n rows width"]:
+    """Final hidden states of a transformer before each token of ``count`` responses, one row a token, the responses to
+    a prompt one behind the other."""
+    packed = jax.vmap(pack)(prompts, responses)
+    segments, _ = model.hidden(*packed, skip=prompts.tokens.shape[1] - 1)
+    return segments
+
+
 @functools.singledispatch
 def response_logits(
     model: Transformer, prompts: Prompt, responses: Response
 ) -> Float[Array, "n count response vocabulary"]:
     """Logits that predict each token of ``count`` responses to each of ``n`` prompts."""
-    packed = jax.vmap(pack)(prompts, responses)
-    segments, _ = model.hidden(*packed, skip=prompts.tokens.shape[1] - 1)
-    return model.logits(segments).reshape(*responses.tokens.shape, -1)
+    hidden = response_hidden(model, prompts, responses)
+    return model.logits(hidden).reshape(*responses.tokens.shape, -1)
+
+
+@functools.singledispatch
+def value_head(model: Transformer) -> PyTree:
+    """Parameters of a value function of prompt and prefix, whose values are all 0: for a transformer, one weight for
+    each of its final hidden states and a constant."""
+    return jnp.zeros(model.config.width), jnp.zeros(())
+
+
+@functools.singledispatch
+def response_values(
+    model: Transformer, head: PyTree, prompts: Prompt, responses: Response, shared: bool
+) -> tuple[Float[Array, "n count response vocabulary"], Float[Array, "n count response"]]:
+    """`response_logits`, and the value before each token; one pass for both. Only if ``shared`` do the values have a
+    gradient by the policy."""
+    hidden, (weight, constant) = response_hidden(model, prompts, responses), head
+    logits = model.logits(hidden).reshape(*responses.tokens.shape, -1)
+    read = hidden if shared else jax.lax.stop_gradient(hidden)
+    return logits, (read @ weight + constant).reshape(responses.tokens.shape)
 
 
 def token_logprobs(
@@ -85,11 +114,18 @@ def token_logprobs(
     return jnp.where(responses.mask, target - jax.nn.logsumexp(logits, axis=-1), 0.0)
 
 
+def score_tokens(
+    model: Policy, prompts: Prompt, responses: Response
+) -> Float[Array, "n count response"]:
+    """Log-probability (nats) of each token of ``count`` responses to each of ``n`` prompts; 0 behind the end."""
+    return token_logprobs(response_logits(model, prompts, responses), responses)
+
+
 @functools.singledispatch
 def score(model: Transformer, prompts: Prompt, responses: Response) -> Float[Array, "n count"]:
     """log pi(y|x) in nats of ``count`` responses to each of ``n`` prompts: summed over tokens, end token included,
     padding excluded."""
-    return jnp.sum(token_logprobs(response_logits(model, prompts, responses), responses), axis=-1)
+    return jnp.sum(score_tokens(model, prompts, responses), axis=-1)
 
 
 def score_pairs(model: Policy, pairs: Pair) -> PairScores:

@@ -5,7 +5,7 @@ import abc
 from typing import ClassVar
 
 import equinox as eqx
-from jaxtyping import PyTree
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from testbed import ranges
 from testbed.logprob import Policy
@@ -32,6 +32,18 @@ class AbstractObjective(eqx.Module):
     def critic(self, policy: Policy) -> PyTree:
         """Parameters of its own that are trained along with the policy; None for most."""
         return None
+
+    def prepare(
+        self,
+        batch: PyTree,
+        supply: Supply,
+        policy: Policy,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
+    ) -> PyTree:
+        """What the source drew, with what the loss or method adds to it by the present policy; for most, nothing.
+        ``key`` is the run's, the same at every step."""
+        return batch
 
     @abc.abstractmethod
     def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: PyTree) -> Scalar:

@@ -10,10 +10,9 @@ from testbed import train
 from testbed.environment import World
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.losses.base import AbstractLoss
 from testbed.preference import AbstractLabeler, GoldenPreference
 from testbed.recording import Recording
-from testbed.sources.base import Supply
+from testbed.sources.base import Supply, write_pairs
 from testbed.sources.online import Online
 from testbed.sources.record import Record
 from testbed.train import OnlineRun
@@ -47,7 +46,7 @@ class Recorded(eqx.Module):
     @property
     def has_stream(self) -> bool:
         """Whether it learns from pairs, which can be recorded."""
-        return isinstance(self.run.loss, AbstractLoss)
+        return self.run.loss.request(1).author is write_pairs
 
 
 class Made(eqx.Module):

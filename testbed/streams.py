@@ -35,6 +35,7 @@ class Stream(enum.IntEnum):
     GENERATED = 18
     REUSED = 19
     SHUFFLE = 20
+    FRESH = 21
 
 
 def stream(key: PRNGKeyArray, name: Stream) -> PRNGKeyArray:

@@ -105,6 +105,27 @@ def score(model: Tabular, prompts: Prompt, responses: Response) -> Float[Array, 
     return jax.nn.log_softmax(model.logits)[rows, response_index(responses, model.vocabulary)]
 
 
+@logprob.value_head.register(Tabular)
+def value_head(model: Tabular) -> Float[Array, "prompt node"]:
+    """One value for every prompt and unfinished prefix, 0."""
+    count = count_responses(model.vocabulary, model.time - 1)
+    return jnp.zeros((model.logits.shape[0], count))
+
+
+@logprob.response_values.register(Tabular)
+def response_values(
+    model: Tabular,
+    head: Float[Array, "prompt node"],
+    prompts: Prompt,
+    responses: Response,
+    shared: bool,
+) -> tuple[Float[Array, "n count response vocabulary"], Float[Array, "n count response"]]:
+    """Values read from a table of their own: nothing is shared with the policy."""
+    place = nodes(responses, model.vocabulary)
+    rows = prompt_index(prompts, model.vocabulary)[:, None, None]
+    return response_logits(model, prompts, responses), head[rows, place]
+
+
 @decode.sample.register(Tabular)
 def sample(
     model: Tabular, prompts: Prompt, keys: Key[Array, " n"], time: int, count: int

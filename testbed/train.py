@@ -93,9 +93,9 @@ def init(config: TrainConfig, supply: Supply) -> TrainState:
         source=config.source.init(supply, copy(), config.loss.request(config.batch_size)),
         reference=copy() if config.reference.moves else None,
         ledger=Ledger.zero(),
-        diverged_step=jnp.asarray(-1),
-        loss=jnp.asarray(jnp.nan),
-        gradient_norm=jnp.asarray(jnp.nan),
+        diverged_step=jnp.asarray(-1, dtype=jnp.int32),
+        loss=jnp.asarray(jnp.nan, dtype=jnp.float32),
+        gradient_norm=jnp.asarray(jnp.nan, dtype=jnp.float32),
     )
 
 
@@ -107,20 +107,47 @@ def update(
     step: Int[Array, ""],
 ) -> TrainState:
     """One gradient step. ``key`` is the run's, the same at every step; ``loss`` and norm accumulate."""
-    reference = state.reference
-    if reference is not None:
-        reference = config.reference.next(reference, state.policy, step)
-        supply = Supply(supply.data, reference, supply.teacher, supply.prepared, fixed=False)
-    request = config.loss.request(config.batch_size)
-    batch, source = config.source.draw(state.source, supply, state.policy, request, key, step)
+    batch, state = draw(config, supply, state, key, step)
     # What is learnt from a batch must not depend, to the last bit, on how the batch was made: no fusion across here.
     batch = jax.lax.optimization_barrier(batch)
-    old: Any = (state.policy, state.critic)
+    return learn(config, held_to(supply, state), state, batch, step)
+
+
+def held_to(supply: Supply, state: TrainState) -> Supply:
+    """The supply with the reference policy of the moment."""
+    if state.reference is None:
+        return supply
+    return Supply(supply.data, state.reference, supply.teacher, supply.prepared, fixed=False)
+
+
+def draw(
+    config: TrainConfig,
+    supply: Supply,
+    state: TrainState,
+    key: PRNGKeyArray,
+    step: Int[Array, ""],
+) -> tuple[PyTree, TrainState]:
+    """The texts of one step, and the state with reference and source moved on."""
+    if state.reference is not None:
+        reference = config.reference.next(state.reference, state.policy, step)
+        state = eqx.tree_at(lambda s: s.reference, state, reference)
+    supply = held_to(supply, state)
+    request = config.loss.request(config.batch_size)
+    batch, source = config.source.draw(state.source, supply, state.policy, request, key, step)
+    batch = config.loss.prepare(batch, supply, state.policy, key, step)
+    return batch, eqx.tree_at(lambda s: s.source, state, source)
+
+
+def learn(
+    config: TrainConfig, supply: Supply, state: TrainState, batch: PyTree, step: Int[Array, ""]
+) -> TrainState:
+    """Move policy and critic down the gradient of a batch's mean loss, unless it is not finite."""
 
     def loss(trained: tuple[Policy, PyTree]) -> Float[Array, ""]:
         policy, critic = trained
         return config.loss.value(policy, critic, supply, batch)
 
+    old: Any = (state.policy, state.critic)
     value, gradient = jax.value_and_grad(loss)(old)
     norm = optax.tree.norm(gradient)
     updates, optimiser = config.optimiser.transform().update(gradient, state.optimiser, old)
@@ -139,8 +166,8 @@ def update(
         policy,
         critic,
         optimiser,
-        source,
-        reference,
+        state.source,
+        state.reference,
         ledger,
         jnp.where(~finite & (state.diverged_step < 0), step, state.diverged_step),
         state.loss + value,

@@ -169,6 +169,16 @@ def test_two_halves_equal_one_go_bit_for_bit() -> None:
         assert float(whole.loss) == pytest.approx(halves, rel=1e-5)
 
 
+def test_a_step_changes_no_type() -> None:
+    """Else the second call of a compiled program would compile it again."""
+    config, given = plan(source=Online()), supply()
+    before = jax.eval_shape(train.init, config, given)
+    clock = (jnp.asarray(0), jnp.asarray(1))
+    after = jax.eval_shape(train.advance, config, given, before, KEY, *clock)
+    for old, new in zip(jax.tree.leaves(before), jax.tree.leaves(after), strict=True):
+        assert (old.shape, old.dtype, old.weak_type) == (new.shape, new.dtype, new.weak_type)
+
+
 def test_no_steps_change_nothing() -> None:
     config = plan()
     state = go(config, 0, 3)

@@ -125,10 +125,13 @@ class Author(Protocol):
 
 
 class Request(NamedTuple):
-    """What a loss or method asks of a source: how many items a step, and how fresh ones are written."""
+    """What a loss or method asks of a source: how many items a step, and how fresh ones are written, with so many
+    ``responses`` to each prompt and ``judgements`` of them."""
 
     batch_size: int
     author: Author
+    responses: int = 2
+    judgements: int = 1
 
 
 class AbstractSource(eqx.Module):
@@ -159,6 +162,10 @@ class AbstractSource(eqx.Module):
     @abc.abstractmethod
     def writes(self) -> bool:
         """Whether texts are written by `Request.author`; otherwise they are labelled pairs, whatever was asked for."""
+
+    def sampled(self, responses: int) -> float:
+        """Responses that a prompt of each step costs when so many are asked for, on average; for plans."""
+        return float(responses) if self.writes else 0.0
 
     @abc.abstractmethod
     def init(self, supply: Supply, policy: Policy, request: Request) -> PyTree:

@@ -50,6 +50,10 @@ class BestWorstOfN(AbstractSource):
         """Its pairs are its own, whatever is asked for."""
         return False
 
+    def sampled(self, responses: int) -> float:
+        """All that it chooses from."""
+        return self.source.sampled(self.n)
+
     def init(self, supply: Supply, policy: Policy, request: Request) -> Any:
         """That of the source it wraps."""
         return self.source.init(supply, policy, self._request(request))

@@ -71,6 +71,10 @@ class Mixture(AbstractSource):
         """Both."""
         return self.first, self.second
 
+    def sampled(self, responses: int) -> float:
+        """What both cost."""
+        return sum(source.sampled(responses) for source in self.sources)
+
     def init(self, supply: Supply, policy: Policy, request: Request) -> tuple[PyTree, ...]:
         """Both states."""
         parts = zip(self.sources, self._supplies(supply), strict=True)

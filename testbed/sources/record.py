@@ -33,6 +33,10 @@ class Record(AbstractSource):
         """What is kept are pairs."""
         return False
 
+    def sampled(self, responses: int) -> float:
+        """What the other costs."""
+        return self.source.sampled(responses)
+
     def init(self, supply: Supply, policy: Policy, request: Request) -> Recorder:
         """An empty recording."""
         kind = token_type(policy, supply)

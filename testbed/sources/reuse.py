@@ -51,6 +51,10 @@ class Reuse(AbstractSource):
         """See `AbstractSource`."""
         return True
 
+    def sampled(self, responses: int) -> float:
+        """Once for all epochs."""
+        return self.source.sampled(responses) / self.epochs
+
     def init(self, supply: Supply, policy: Policy, request: Request) -> Held:
         """Nothing gathered yet."""
         inner = self.source.init(supply, policy, request)

@@ -1,0 +1,164 @@
+"""What a choice of loss or source costs: a loss's share of a step, and sources against `Online`.
+
+    uv run python benchmarks/sources.py --workload S --rounds 9
+
+The programs take turns in one process, and each round gives a ratio to the program beside it; medians over rounds and
+their range are quoted, since on a shared machine rates alone do not compare.
+"""
+
+import argparse
+import json
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from throughput import WORKLOADS, experiment, lane, pin
+
+#: Evaluations of a loss and its gradient in one timed call: a single one is too short to time.
+EVALUATIONS = 2000
+
+
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workload", choices=sorted(WORKLOADS), default="S")
+    parser.add_argument("--rounds", type=int, default=9, help="turns of each program (default 9)")
+    parser.add_argument("--steps", type=int, default=40, help="training steps a turn (default 40)")
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
+    return parser.parse_args()
+
+
+def compared_sources() -> dict[str, Any]:
+    """The sources beside `Online`; the objectives that each is fed to are `Ipo` throughout."""
+    from testbed.sources.mixture import Mixture
+    from testbed.sources.offline import Offline
+    from testbed.sources.online import Online
+    from testbed.sources.record import Record
+    from testbed.sources.reuse import Reuse
+    from testbed.sources.snapshot import Snapshot
+
+    return {
+        "Online": Online(),
+        "Online again": Online(),
+        "Record(Online, steps=4000)": Record(steps=4000),
+        "Snapshot(refresh_every=64)": Snapshot(refresh_every=64),
+        "Mixture(share=0.5)": Mixture(share=0.5),
+        "Reuse(epochs=4)": Reuse(epochs=4),
+        "Offline": Offline(),
+    }
+
+
+def training(workload: str, changes: dict[str, Any], steps: int) -> Callable[[], float]:
+    """A function that trains for so many steps and gives the seconds a step."""
+    import jax
+    import jax.numpy as jnp
+
+    from testbed import train
+    from testbed.config import replace_all
+
+    config, supply = lane(replace_all(experiment(workload, "online", False), changes), 0)
+    advance = jax.jit(train.advance, donate_argnums=2)
+    state, done = jax.jit(train.init)(config, supply), 0
+
+    def turn() -> float:
+        nonlocal state, done
+        start = time.perf_counter()
+        clock = map(jnp.asarray, (done, steps))
+        state = advance(config, supply, state, jax.random.key(0), *clock)
+        jax.block_until_ready(state)
+        done += steps
+        return (time.perf_counter() - start) / steps
+
+    turn()
+    return turn
+
+
+def alone(loss: Any, pairs: int) -> Callable[[], float]:
+    """A function that evaluates a loss and its gradient over a batch of scores and gives the seconds a batch.
+
+    Compiled alone, so it writes and reads what a training step fuses away: an upper bound of what it adds there."""
+    import jax
+    import jax.numpy as jnp
+
+    from testbed.losses.base import ScoredPair, expected
+    from testbed.types import PairScores
+
+    keys = jax.random.split(jax.random.key(0), 4)
+    scores = [-20.0 + 3.0 * jax.random.normal(key, (pairs,)) for key in keys]
+    one = jnp.ones(pairs)
+    lengths = jnp.full(pairs, 16, dtype=jnp.int32)
+    anchor = PairScores(scores[2], scores[3])
+
+    def value(policy: Any) -> Any:
+        rest = (anchor, lengths, lengths, one, one, one, policy.winner)
+        return jnp.mean(jax.vmap(lambda pair: expected(loss, pair))(ScoredPair(policy, *rest)))
+
+    @jax.jit
+    def many(policy: Any) -> Any:
+        def step(_: Any, policy: Any) -> Any:
+            slope = jax.grad(value)(policy)
+            return jax.tree.map(lambda x, g: x - 1e-6 * g, policy, slope)
+
+        return jax.lax.fori_loop(0, EVALUATIONS, step, policy)
+
+    start = PairScores(scores[0], scores[1])
+    jax.block_until_ready(many(start))
+
+    def turn() -> float:
+        clock = time.perf_counter()
+        jax.block_until_ready(many(start))
+        return (time.perf_counter() - clock) / EVALUATIONS
+
+    return turn
+
+
+def main() -> None:
+    """Measure and print two tables."""
+    options = arguments()
+    if options.rounds < 1 or options.steps < 1:
+        sys.exit("--rounds and --steps must be at least 1")
+    pin(1)
+    from sweeps import provenance
+    from testbed.config import members
+    from testbed.losses.base import AbstractLoss
+
+    sources = {
+        name: training(options.workload, {"source": source}, options.steps)
+        for name, source in compared_sources().items()
+    }
+    kinds = members(AbstractLoss, "testbed.losses")
+    losses = {name: alone(kind(), 32) for name, kind in sorted(kinds.items())}
+    ratios: dict[str, list[float]] = {name: [] for name in sources}
+    shares: dict[str, list[float]] = {name: [] for name in losses}
+    for _ in range(options.rounds):
+        for name, turn in sources.items():
+            before, here, after = sources["Online"](), turn(), sources["Online"]()
+            ratios[name].append(2.0 * here / (before + after))
+        step = sources["Offline"]()
+        for name, turn in losses.items():
+            shares[name].append(turn() / step)
+    figures = {
+        "seconds of a step against Online's": ratios,
+        "a loss's share of an offline step": shares,
+    }
+    for title, rows in figures.items():
+        print(title)
+        for name, values in rows.items():
+            low, high = min(values), max(values)
+            print(f"  {name:28s} {statistics.median(values):.3g}  ({low:.3g} to {high:.3g})")
+    if options.json:
+        medians = {
+            title: {name: statistics.median(values) for name, values in rows.items()}
+            for title, rows in figures.items()
+        }
+        origin = {"machine": provenance.machine(), "versions": provenance.versions()}
+        options.json.write_text(json.dumps({**medians, **origin}, indent=1))
+
+
+if __name__ == "__main__":
+    main()

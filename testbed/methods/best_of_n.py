@@ -1,0 +1,66 @@
+"""Fine-tuning on the best of several own responses."""
+
+import functools
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+
+from testbed import decode, logprob
+from testbed.logprob import Policy
+from testbed.methods.base import AbstractWriting, rewards
+from testbed.ranges import hyper
+from testbed.sources.base import Author, Ledger, Request, Supply
+from testbed.types import Prompt, Response, Scalar
+
+
+class Best(eqx.Module):
+    """The best of some responses to each of ``n`` prompts (the axis of responses is kept, of size 1).
+
+    Attributes:
+        rows: which of the data's prompts they answer. spent: what they cost, those that were not kept included.
+    """
+
+    prompts: Prompt
+    responses: Response
+    rows: Int[Array, " n"]
+    spent: Ledger
+
+
+@functools.cache
+def write_best(count: int) -> Author:
+    """The author of the best of ``count`` responses; one function for each count, because compiled programs are found
+    by it."""
+
+    def author(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Best:
+        prompts, keys = supply.prompts(rows), jax.random.split(key, rows.shape[0])
+        texts = decode.sample(policy, prompts, keys, supply.response_length, count=count).response
+        best = jnp.argmax(rewards(supply, rows, texts), axis=1)
+        kept = jax.tree.map(lambda x: jax.vmap(lambda own, i: own[i][None])(x, best), texts)
+        return Best(prompts, kept, rows, Ledger.fresh(texts, judgements=count))
+
+    return author
+
+
+class BestOfN(AbstractWriting):
+    """-log pi(y|x), y the best of n responses by the policy as the teacher judges them: imitate it, summed over tokens
+    (Dong et al. 2023, arXiv 2304.06767, algorithm 1, RAFT, with K for n and a batch of one step).
+
+    Public codes average over tokens. Neither reward nor reference enters beyond the choice, so nothing holds the
+    policy but the number of steps; its KL from the writer is at most log n - (n - 1)/n for one round fitted exactly.
+    With n = 2 and a teacher that compares rewards it is `BestOfTwo` on source `Online` (arXiv 2405.08448, eq. 3).
+
+    Attributes:
+        n: responses to a prompt.
+    """
+
+    n: int = hyper(4, least=1, static=True)
+
+    def request(self, batch_size: int) -> Request:
+        """The best of n responses to every prompt."""
+        return Request(batch_size, write_best(self.n))
+
+    def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Best) -> Scalar:
+        """Mean over prompts."""
+        return -jnp.mean(logprob.score(policy, batch.prompts, batch.responses))

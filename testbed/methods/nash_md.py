@@ -1,0 +1,84 @@
+"""Nash mirror descent by policy gradient."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int, PRNGKeyArray
+
+from testbed import decode
+from testbed.logprob import Policy
+from testbed.methods.base import (
+    AbstractResponseGradient,
+    Each,
+    Penalty,
+    Rollouts,
+    Tokens,
+    weighted,
+)
+from testbed.mixture import Geometric
+from testbed.ranges import hyper
+from testbed.sources.base import Ledger, Request, Supply
+from testbed.types import Scalar
+
+
+class Duel(eqx.Module):
+    """The author of one response to a prompt by the policy, whose reward is the teacher's P(y > y') - 1/2 against one
+    by the geometric mixture of policy and reference.
+
+    Attributes:
+        mixing: weight of the reference in the mixture.
+    """
+
+    mixing: float | Scalar
+
+    def __call__(
+        self, supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
+    ) -> Rollouts:
+        """Write both, keep the policy's."""
+        prompts, time = supply.prompts(rows), supply.response_length
+        opponent = Geometric(policy, supply.reference, self.mixing)
+        own, other = (
+            decode.sample(writer, prompts, jax.random.split(part, rows.shape[0]), time, count=1)
+            for writer, part in zip((policy, opponent), jax.random.split(key), strict=True)
+        )
+        first, second = (jax.tree.map(lambda x: x[:, 0], texts.response) for texts in (own, other))
+        reward: Float[Array, " n"] = jax.nn.sigmoid(supply.teacher.margin(prompts, first, second))
+        both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), own.response, other.response)
+        spent = Ledger.fresh(both, judgements=1)
+        return Rollouts.judged(supply, rows, own, reward[:, None] - 0.5, spent)
+
+
+class NashMd(AbstractResponseGradient):
+    """-(P(y > y') - 1/2 - beta rho(y)) log pi(y|x), y by the policy, y' by the mixture pi^(1 - mixing) ref^mixing;
+    written as a ratio of probabilities, so that stale responses count right (Munos et al. 2023, arXiv 2312.00886,
+    section 7, Nash-MD-PG; its tau is our beta, its beta our mixing).
+
+    P = sigmoid(teacher's margin), the probability of a Bradley-Terry judge of temperature 1. The opponent is not
+    differentiated. With ``mixing`` 0 this is self-play, with 1 the best response to the reference. For tables the
+    mixture is that of whole responses, for transformers that of next tokens; see `testbed.mixture.Geometric`.
+
+    TRL's trainer multiplies each token's log-ratio with the gradient of that token alone, which is ``kl="k2"`` here and
+    not the paper's gradient, which is ``kl="reward"``.
+
+    Attributes:
+        beta: strength of the KL regularisation; larger stays closer to the reference.
+        mixing: weight of the reference in the opponent, from 0 to 1.
+        kl: where its penalty stands: ``reward`` (the paper's), or in the loss as the estimate ``k1``, ``k2`` or ``k3``.
+    """
+
+    beta: float = hyper(0.1, least=0)
+    mixing: float = hyper(0.125, least=0, most=1)
+    kl: Penalty = eqx.field(static=True, default="reward")
+
+    @property
+    def count(self) -> int:
+        """One response of the policy's own to a prompt."""
+        return 1
+
+    def request(self, batch_size: int) -> Request:
+        """A duel on every prompt."""
+        return Request(batch_size, Duel(self.mixing))
+
+    def losses(self, logprobs: Tokens, rollouts: Rollouts, returns: Each) -> Each:
+        """The loss of each response."""
+        return weighted(logprobs, rollouts, returns)
