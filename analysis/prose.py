@@ -50,6 +50,15 @@ GROUND = {
 }
 """Measured facts of a world that the report shows, in words."""
 
+LEDGER = {
+    "pairs_seen": "pairs seen",
+    "distinct_pairs": "distinct pairs",
+    "labels_bought": "labels of D_golden or by people",
+    "judgements": "judgements by the teacher",
+    "tokens_sampled": "tokens sampled",
+}
+"""What runs consume, in words."""
+
 _MOST_LISTED = 40
 
 
@@ -366,6 +375,27 @@ def runs(results: Results, evidence: Mapping[str, TaskEvidence]) -> Html:
             "</section>",
         ]
     )
+
+
+def consumed(results: Results) -> Html:
+    """What a run of each arm had consumed when it ended."""
+    last = results.runs()
+    if last[list(LEDGER)].isna().to_numpy().all():
+        return Html("")
+    middle = last.groupby(["task", "arm"], sort=False)[list(LEDGER)].median()
+    rows = [
+        (task, arm, *(f"{value:,.0f}" for value in middle.loc[(task, arm)]))
+        for task in results.tasks
+        for arm in results.arms
+        if (task, arm) in middle.index
+    ]
+    said = (
+        "Median over an arm’s runs, at their end. Every row of the results has these numbers, so arms "
+        "can be compared at equal labels or equal tokens as well. A proxy’s judgements rest on all "
+        "labels of D_golden, whoever learns from them."
+    )
+    listing = table(("task", "arm", *LEDGER.values()), rows, numeric=len(LEDGER))
+    return Html(f"<section><h2>What a run consumed</h2>{paragraph([said])}{listing}</section>")
 
 
 def _diverged(rows: Table, axes: Sequence[str]) -> str:

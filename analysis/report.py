@@ -98,6 +98,7 @@ def page(
         prose.design(results),
         prose.worlds(results),
         prose.runs(results, evidence),
+        prose.consumed(results),
         prose.inference(evidence),
         prose.provenance(results, name),
     ]

@@ -1,4 +1,4 @@
-"""What a choice of loss or source costs: a loss's share of a step, and sources against `Online`.
+"""What a choice of loss, method or source costs: a loss's share of a step, and steps against those of `Ipo`.
 
     uv run python benchmarks/sources.py --workload S --rounds 9
 
@@ -50,6 +50,25 @@ def compared_sources() -> dict[str, Any]:
         "Mixture(share=0.5)": Mixture(share=0.5),
         "Reuse(epochs=4)": Reuse(epochs=4),
         "Offline": Offline(),
+    }
+
+
+def compared_objectives() -> dict[str, dict[str, Any]]:
+    """Losses that need more forward passes than `Ipo`, offline as it is; and the methods, online as it is."""
+    from testbed.config import members
+    from testbed.losses.kto import Kto
+    from testbed.losses.slic import Slic
+    from testbed.objective import AbstractObjective
+    from testbed.sources.offline import Offline
+    from testbed.sources.online import Online
+
+    offline = {"Kto": Kto(), "Slic(target='data')": Slic(target="data")}
+    methods = members(AbstractObjective, "testbed.methods")
+    online = {name: kind() for name, kind in sorted(methods.items())}
+    return {
+        f"{name}, {where}": {"loss": loss, "source": source}
+        for where, source, losses in (("offline", Offline(), offline), ("online", Online(), online))
+        for name, loss in losses.items()
     }
 
 
@@ -131,19 +150,27 @@ def main() -> None:
         name: training(options.workload, {"source": source}, options.steps)
         for name, source in compared_sources().items()
     }
+    objectives = {
+        name: training(options.workload, changes, options.steps)
+        for name, changes in compared_objectives().items()
+    }
     kinds = members(AbstractLoss, "testbed.losses")
     losses = {name: alone(kind(), 32) for name, kind in sorted(kinds.items())}
     ratios: dict[str, list[float]] = {name: [] for name in sources}
+    against: dict[str, list[float]] = {name: [] for name in objectives}
     shares: dict[str, list[float]] = {name: [] for name in losses}
     for _ in range(options.rounds):
         for name, turn in sources.items():
             before, here, after = sources["Online"](), turn(), sources["Online"]()
             ratios[name].append(2.0 * here / (before + after))
-        step = sources["Offline"]()
+        step, online = sources["Offline"](), sources["Online"]()
+        for name, turn in objectives.items():
+            against[name].append(turn() / (step if name.endswith("offline") else online))
         for name, turn in losses.items():
             shares[name].append(turn() / step)
     figures = {
         "seconds of a step against Online's": ratios,
+        "seconds of a step against that of Ipo on the same source": against,
         "a loss's share of an offline step": shares,
     }
     for title, rows in figures.items():

@@ -74,6 +74,9 @@ def flops(experiment: Experiment) -> Flops:
         reference = share * score(experiment, request.responses)
         judged = share * request.judgements * judge(experiment)
         update += sample(experiment, written) + judged + reference
+    fresh = experiment.loss.fresh
+    if fresh:
+        update += sample(experiment, fresh) + 4 * score(experiment, fresh)
     evaluation, scoring = experiment.evaluation, score(experiment)
     measured = (
         evaluation.prompts * (sample(experiment, 1) + judge(experiment))

@@ -33,6 +33,11 @@ class AbstractObjective(eqx.Module):
         """Parameters of its own that are trained along with the policy; None for most."""
         return None
 
+    @property
+    def fresh(self) -> int:
+        """Responses to every prompt that `prepare` has written, whatever the source gives; for plans."""
+        return 0
+
     def prepare(
         self,
         batch: PyTree,

@@ -46,7 +46,7 @@ class Recorded(eqx.Module):
     @property
     def has_stream(self) -> bool:
         """Whether it learns from pairs, which can be recorded."""
-        return self.run.loss.request(1).author is write_pairs
+        return self.run.loss.request(self.run.batch_size).author is write_pairs
 
 
 class Made(eqx.Module):

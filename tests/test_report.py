@@ -54,6 +54,27 @@ def make_rows(task="Neural"):
     return table
 
 
+def test_what_runs_consumed_is_told_by_arm(tmp_path) -> None:
+    """Medians at the end, in thousands' groups; nothing where older results lack the columns."""
+    rows = make_rows()
+    page = report.build(write(tmp_path / "old", rows)).read_text()
+    assert "What a run consumed" not in page
+    online = (rows["arm"] == "online").to_numpy()
+    rows = rows.assign(
+        pairs_seen=32.0 * rows["step"],
+        distinct_pairs=np.where(online, 32.0 * rows["step"], 4096.0),
+        labels_bought=np.where(online, 0.0, 4096.0),
+        judgements=np.where(online, 32.0 * rows["step"], 0.0),
+        tokens_sampled=np.where(online, 700.0 * rows["step"], 0.0),
+    )
+    page = report.build(write(tmp_path / "new", rows)).read_text()
+    section = page.partition("What a run consumed")[2].partition("</table>")[0]
+    text = re.sub(r"(<[^>]*>|\s)+", " ", section)
+    steps = int(rows["step"].max())
+    assert f"Neural online {32 * steps:,} {32 * steps:,} 0 {32 * steps:,} {700 * steps:,}" in text
+    assert f"Neural offline {32 * steps:,} 4,096 4,096 0 0" in text
+
+
 def write(directory, table):
     with Store.create_or_open(directory, HEADER) as store:
         store.append(table.to_dict("records"))

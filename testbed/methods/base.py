@@ -145,7 +145,7 @@ class AbstractPolicyGradient(AbstractWriting):
 
     def request(self, batch_size: int) -> Request:
         """So many responses to every prompt, and their rewards."""
-        return Request(batch_size, write_group(self.count))
+        return Request(batch_size, write_group(self.count), self.count, judgements=self.count)
 
     def total(self, tokens: Tokens, responses: Response) -> Each:
         """A response's loss from those of its tokens: their sum."""

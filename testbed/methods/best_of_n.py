@@ -59,7 +59,7 @@ class BestOfN(AbstractWriting):
 
     def request(self, batch_size: int) -> Request:
         """The best of n responses to every prompt."""
-        return Request(batch_size, write_best(self.n))
+        return Request(batch_size, write_best(self.n), self.n, judgements=self.n)
 
     def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Best) -> Scalar:
         """Mean over prompts."""

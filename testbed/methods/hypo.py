@@ -63,6 +63,11 @@ class Hypo(AbstractObjective):
         """What its loss trains along."""
         return self.loss.critic(policy)
 
+    @property
+    def fresh(self) -> int:
+        """The group."""
+        return self.group + self.loss.fresh
+
     def prepare(
         self,
         batch: PyTree,

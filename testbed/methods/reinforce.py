@@ -49,7 +49,7 @@ class Reinforce(AbstractResponseGradient):
                 f"batch_size must be 2 or more for the baseline 'batch' of Reinforce, the mean of the other prompts, "
                 f"got {batch_size}"
             )
-        return Request(batch_size, write_group(self.count))
+        return Request(batch_size, write_group(self.count), self.count, judgements=self.count)
 
     def losses(self, logprobs: Tokens, rollouts: Rollouts, returns: Each) -> Each:
         """The loss of each response."""
