@@ -4,7 +4,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from testbed import train
 from testbed.environment import World
@@ -51,10 +51,11 @@ class Recorded(eqx.Module):
 
 class Made(eqx.Module):
     """A recorded run: its stream of pairs (None if it does not learn from pairs), and the policies at
-    `Recorded.stages` (leading axis)."""
+    `Recorded.stages` (leading axis). Frozen from ``diverged_step`` on, if it is not -1."""
 
     recording: Recording | None
     policies: Policy
+    diverged_step: Int[Array, ""]
 
 
 class Given(eqx.Module):
@@ -93,4 +94,4 @@ def make(recorded: Recorded, supply: Supply, golden: GoldenPreference, key: PRNG
     recording = None
     if recorded.has_stream:
         recording = state.source.recording.with_golden(golden, supply)
-    return Made(recording, policies)
+    return Made(recording, policies, state.diverged_step)

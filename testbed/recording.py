@@ -5,7 +5,7 @@ from typing import Any, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PyTree, UInt
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
 from testbed import logprob
 from testbed.batches import long_map
@@ -98,9 +98,12 @@ class Recording(eqx.Module):
 
         return eqx.tree_at(fields, self, jax.tree.map(write, fields(self), tuple(new.values())))
 
-    def batch(self, supply: Supply, index: Int[Array, " n"], new: Float[Array, " n"]) -> Batch:
-        """The pairs at some places of the stream, counted over all steps; ``new`` is 1 for those that were not learnt
-        from before. The ledger counts what writing and judging them took once."""
+    def batch(
+        self, supply: Supply, index: Int[Array, " n"], new: Bool[Array, " n"], moved: bool
+    ) -> Batch:
+        """The pairs at some places of the stream, counted over all steps; ``new`` are those that were not learnt from
+        before, and ``moved`` says whether the recorded run's reference policy did, so that its scores are not those of
+        the SFT policy. The ledger counts what writing and judging them took once."""
         step, pair = index // self.batch_size, index % self.batch_size
         took = jax.tree.map(
             lambda x: x[step, pair], eqx.tree_at(lambda r: r.start, self, self.rows)
@@ -108,10 +111,12 @@ class Recording(eqx.Module):
         winner = Response(took.winner.astype(jnp.int32), took.winner_length)
         loser = Response(took.loser.astype(jnp.int32), took.loser_length)
         pairs = Pair(supply.prompts(took.rows), winner, loser, took.preference, took.weight)
-        reference = took.reference if supply.fixed else logprob.score_pairs(supply.reference, pairs)
-        first = new.astype(jnp.int32)
+        reference = took.reference
+        if moved or not supply.fixed:
+            reference = logprob.score_pairs(supply.reference, pairs)
+        distinct, first = new.astype(jnp.float32), new.astype(jnp.int32)
         tokens = first * (winner.length + loser.length)
-        spent = Ledger(jnp.ones_like(new), new, jnp.zeros_like(first), first, tokens)
+        spent = Ledger(jnp.ones_like(distinct), distinct, jnp.zeros_like(first), first, tokens)
         return Batch(pairs, reference, took.reward_margin, took.rows, spent)
 
     def with_golden(self, golden: AbstractPreference, supply: Supply) -> Self:

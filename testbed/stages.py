@@ -243,12 +243,14 @@ def record(ground: GroundConfig, made: Mapping[str, PyTree]) -> Made:
     return recorded.make(ground.recorded, supply, golden, ground.training_key)
 
 
-def prepare(ground: GroundConfig, made: Mapping[str, PyTree]) -> PyTree:
+def prepare(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[PyTree, dict[str, Array]]:
     """What the source needs made of a recorded run."""
     assert ground.source is not None
     supply = Supply(made["data"][0], made["start"], made["proxy"][0])
     world, key = made["golden"][0], ground.training_key
-    return ground.source.prepare(Given(supply, made["recorded"], world, ground.labeler, key))
+    given = Given(supply, made["recorded"], world, ground.labeler, key)
+    prepared, facts = ground.source.prepare(given)
+    return prepared, facts | {"recorded_diverged_step": made["recorded"].diverged_step}
 
 
 class Stage(NamedTuple):
@@ -305,8 +307,10 @@ def assemble(made: Mapping[str, PyTree]) -> Ground:
     data, _, data_facts = made["data"]
     proxy, proxy_facts = made["proxy"]
     opponent, baseline_facts = made["baseline"]
+    prepared, prepared_facts = made["prepared"] or (None, {})
     facts = made["sft"][1] | golden_facts | data_facts | proxy_facts | baseline_facts
-    return Ground(world, made["start"], data, proxy, opponent, facts, made["prepared"])
+    facts |= prepared_facts
+    return Ground(world, made["start"], data, proxy, opponent, facts, prepared)
 
 
 def fingerprints(ground: GroundConfig) -> dict[str, str]:

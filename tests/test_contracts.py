@@ -77,7 +77,7 @@ def given(kind: type) -> Supply:
     run = OnlineRun(steps=4, batch_size=BATCH)
     made = jax.jit(recorded.make)(Recorded(run), plain, GoldenPreference(world()), key)
     parts = Given(plain, made, world(), BradleyTerry(), key)
-    prepared = jax.jit(lambda source, parts: source.prepare(parts))(kind(), parts)
+    prepared, _ = jax.jit(lambda source, parts: source.prepare(parts))(kind(), parts)
     return Supply(plain.data, plain.reference, plain.teacher, prepared)
 
 

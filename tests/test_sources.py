@@ -143,6 +143,43 @@ def test_replay_in_order_under_a_moving_reference() -> None:
     assert not same(online.policy, go(plan(Online())).policy)
 
 
+def test_a_stream_of_a_moving_reference_is_scored_anew_under_a_fixed_one() -> None:
+    """The recorded scores are those of a reference that the replay does not have."""
+    reference = Refreshed(every=1)
+    recording = go(plan(Record(steps=STEPS), reference=reference)).source.recording
+    source = Replay(Recorded(OnlineRun(Ipo(beta=0.1), RATE, STEPS, BATCH, reference)))
+    given = with_prepared(recording)
+    batch = batches(source, [shallow(0)] * STEPS, given)[-1]
+    found = score_pairs(given.reference, batch.pairs)
+    np.testing.assert_allclose(batch.reference.winner, found.winner, atol=1e-5)
+    np.testing.assert_allclose(batch.reference.loser, found.loser, atol=1e-5)
+    held = jax.tree.map(lambda x: x[-1], recording.reference)
+    assert np.max(np.abs(np.asarray(held.winner) - found.winner)) > 1e-2
+
+
+def test_stacked_replays_shuffle_once_an_epoch() -> None:
+    """Under `jax.vmap` the order is still drawn in a branch, not at every step of every lane."""
+    given = with_prepared(made().recording)
+    source, request = Replay(shuffle_window=4.0), Request(BATCH, write_pairs)
+
+    def draw(source: Any, given: Any, step: Any) -> Any:
+        state = source.init(given, given.reference, request)
+        return source.draw(state, given, given.reference, request, KEY, step)[1]
+
+    stacked = jax.tree.map(lambda x: jnp.stack([jnp.asarray(x)] * 2), (source, given))
+    lanes = jax.make_jaxpr(jax.vmap(draw, in_axes=(0, 0, None)))
+    assert "cond[" in str(lanes(*stacked, jnp.asarray(3)))
+
+
+def test_a_recorded_source_is_prepared_for() -> None:
+    source = Record(Replay(Recorded(made_run())))
+    assert source.recorded_run == Recorded(made_run())
+    assert source.preparation == Replay(Recorded(made_run()))
+    given = with_prepared(made().recording)
+    (found,), (expected,) = (batches(s, [shallow(0)], given) for s in (source, Replay()))
+    assert same(found, expected)
+
+
 @pytest.mark.parametrize("window", [1.0, 4.0])
 def test_a_stream_on_disk_replays_like_one_in_memory(tmp_path, window: float) -> None:
     online = go(plan(Online()))
@@ -260,6 +297,40 @@ def test_a_mixture_takes_its_share_of_every_batch() -> None:
         assert np.mean(taken) == pytest.approx(share * BATCH, abs=4 * 0.08)
 
 
+@pytest.mark.parametrize("first", [Offline(), Mixture(share=0.5)], ids=["flat", "nested"])
+def test_a_mixture_pays_for_each_pair_when_it_is_learnt_from(first: AbstractSource) -> None:
+    """What was drawn in one epoch and left out is still new when a later epoch takes it."""
+    learnt: set[int] = set()
+    for batch in batches(Mixture(first, share=0.5), [shallow(3)] * 12):
+        for i in np.flatnonzero(np.asarray(batch.spent.judgements) == 0):
+            row = int(batch.rows[i])
+            new = 0 if row in learnt else 1
+            assert (int(batch.spent.distinct[i]), int(batch.spent.labels[i])) == (new, new)
+            learnt.add(row)
+    assert len(learnt) > PAIRS / 4
+
+
+def test_a_mixture_pays_for_reused_texts_when_they_are_learnt_from() -> None:
+    """Of three epochs over a batch, the first that takes a text is charged for it."""
+    policies = [shallow(3)] * 6
+    mixed, reused = (
+        batches(source, policies)
+        for source in (Mixture(Offline(), Reuse(epochs=3)), Reuse(epochs=3))
+    )
+    charged = []
+    for step, (batch, other) in enumerate(zip(mixed, reused, strict=True)):
+        paid = set() if step % 3 == 0 else paid
+        for i in range(BATCH):
+            one, text = (jax.tree.map(lambda x, i=i: x[i], b.pairs) for b in (batch, other))
+            if not same(one, text):
+                continue
+            name = b"".join(np.asarray(x).tobytes() for x in jax.tree.leaves(text))
+            assert (int(batch.spent.tokens[i]) > 0) == (name not in paid)
+            charged += [] if name in paid else [step]
+            paid.add(name)
+    assert {step % 3 for step in charged} >= {0, 1}
+
+
 def test_mixtures_nest() -> None:
     """A half of a half: 1.5 of 6 on average; standard error of the mean at most 1 / sqrt(40) = 0.16."""
     source = Mixture(Offline(), Mixture(share=0.5), share=0.5)
@@ -366,7 +437,17 @@ def generated(judge: str, teacher: Any = None, **shares: float) -> Any:
     given = supply()
     given = Supply(given.data, given.reference, teacher or given.teacher)
     labeler = BradleyTerry(temperature=5.0)
-    return jax.jit(lambda s, g: s.prepare(g))(source, Given(given, made(), world(), labeler, KEY))
+    parts = Given(given, made(), world(), labeler, KEY)
+    data, facts = jax.jit(lambda s, g: s.prepare(g))(source, parts)
+    noise = np.mean(np.asarray(data.golden_margin) < 0)
+    assert float(facts["generated_label_noise"]) == pytest.approx(noise)
+    rewards = [
+        sum_reward(cut(data.pairs.prompt, i), cut(side, i))
+        for i in range(PAIRS)
+        for side in (data.pairs.winner, data.pairs.loser)
+    ]
+    assert float(facts["generated_quality"]) == pytest.approx(np.mean(rewards), abs=1e-5)
+    return data
 
 
 class Contrarian(GoldenPreference):

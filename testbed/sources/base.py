@@ -6,7 +6,7 @@ from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from testbed import decode, logprob, ranges
 from testbed.batches import minibatch
@@ -126,12 +126,18 @@ class Author(Protocol):
 
 class Request(NamedTuple):
     """What a loss or method asks of a source: how many items a step, and how fresh ones are written, with so many
-    ``responses`` to each prompt and ``judgements`` of them."""
+    ``responses`` to each prompt and ``judgements`` of them; ``kept`` says which items will be learnt from, None that all
+    will be."""
 
     batch_size: int
     author: Author
     responses: int = 2
     judgements: int = 1
+    kept: Bool[Array, " n"] | None = None
+
+    def learnt(self, before: Bool[Array, " n"]) -> Bool[Array, " n"]:
+        """Which items have been learnt from after this step, from which had been before."""
+        return jnp.ones_like(before) if self.kept is None else before | self.kept
 
 
 class AbstractSource(eqx.Module):
@@ -153,10 +159,10 @@ class AbstractSource(eqx.Module):
         under its name. None if nothing is."""
         return None
 
-    def prepare(self, given: Any) -> PyTree:
-        """What it needs made once before training, of what `testbed.recorded.Given` holds; it will find it as
-        `Supply.prepared`."""
-        return None
+    def prepare(self, given: Any) -> tuple[PyTree, dict[str, Array]]:
+        """What it needs made once before training, of what `testbed.recorded.Given` holds: it will find it as
+        `Supply.prepared`. And what was measured of it."""
+        return None, {}
 
     @property
     @abc.abstractmethod
@@ -185,7 +191,7 @@ class AbstractSource(eqx.Module):
 
 
 class Rows(eqx.Module):
-    """Going through a fixed number of things, each epoch in a new order; and which have been met."""
+    """Going through a fixed number of things, each epoch in a new order; and which have been learnt from."""
 
     order: Int[Array, " n"]
     met: Array
@@ -196,13 +202,14 @@ class Rows(eqx.Module):
         return cls(jnp.arange(size), jnp.zeros(size, dtype=bool))
 
     def next(
-        self, key: PRNGKeyArray, step: Int[Array, ""], batch_size: int
+        self, key: PRNGKeyArray, step: Int[Array, ""], request: Request
     ) -> tuple[Int[Array, " batch"], Float[Array, " batch"], Self]:
-        """Which come at ``step``, 1 for those that were never met before, and the state to carry on. ``key`` is the
+        """Which come at ``step``, 1 for those that were never learnt from, and the state to carry on. ``key`` is the
         run's: with the same key, all that go through as many things take them in the same order."""
-        order, index = minibatch(self.order, stream(key, Stream.ORDER), step, batch_size)
-        new = (~self.met[index]).astype(jnp.float32)
-        return index, new, type(self)(order, self.met.at[index].set(True))
+        order, index = minibatch(self.order, stream(key, Stream.ORDER), step, request.batch_size)
+        before = self.met[index]
+        met = self.met.at[index].set(request.learnt(before))
+        return index, (~before).astype(jnp.float32), type(self)(order, met)
 
 
 def write_pairs(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Batch:

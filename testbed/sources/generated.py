@@ -66,8 +66,9 @@ class Generated(AbstractSource):
         """Itself: every field matters."""
         return self
 
-    def prepare(self, given: Given) -> Dataset:
-        """Write and label as many pairs as D_golden has."""
+    def prepare(self, given: Given) -> tuple[Dataset, dict[str, Array]]:
+        """Write and label as many pairs as D_golden has. Measured: their mean golden reward, and how many labels the
+        golden reward contradicts."""
         key = stream(given.key, Stream.GENERATED)
         texts = Corpus(
             given.supply.data.pairs.prompt,
@@ -77,17 +78,12 @@ class Generated(AbstractSource):
             ),
         )
         labels, sft = stream(key, Stream.LABELS), given.supply.reference
-        data, _ = label(given.world, sft, given.labeler, texts, labels)
-        if self.judge == "labeler":
-            return balanced(data)
-        if self.judge == "golden":
-            return relabelled(data, data.golden_margin)
-
-        def judge(pair: Pair) -> Scalar:
-            one = jax.tree.map(lambda x: x[None], pair)
-            return given.supply.teacher.margin(one.prompt, one.winner, one.loser)[0]
-
-        return relabelled(data, long_map(judge, data.pairs))
+        data, reward = label(given.world, sft, given.labeler, texts, labels)
+        data = self._judged(given, data)
+        return data, {
+            "generated_quality": jnp.mean(reward),
+            "generated_label_noise": jnp.mean(data.golden_margin < 0),
+        }
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
         """The order of the present epoch."""
@@ -104,7 +100,7 @@ class Generated(AbstractSource):
     ) -> tuple[Batch, Rows]:
         """The next pairs, in the order in which `Offline` takes those of D_golden."""
         data: Dataset = supply.prepared
-        index, new, state = state.next(key, step, request.batch_size)
+        index, new, state = state.next(key, step, request)
         asked = (new * (data.pairs.weight[index] > 0)).astype(jnp.int32)
         written = data.pairs.winner.length[index] + data.pairs.loser.length[index]
         people = 0 if self.judge == "proxy" else 1
@@ -116,6 +112,19 @@ class Generated(AbstractSource):
             tokens=new.astype(jnp.int32) * written,
         )
         return from_data(supply, data, index, index, spent), state
+
+    def _judged(self, given: Given, data: Dataset) -> Dataset:
+        """Pairs that the labeler has labelled, as the judge does."""
+        if self.judge == "labeler":
+            return balanced(data)
+        if self.judge == "golden":
+            return relabelled(data, data.golden_margin)
+
+        def judge(pair: Pair) -> Scalar:
+            one = jax.tree.map(lambda x: x[None], pair)
+            return given.supply.teacher.margin(one.prompt, one.winner, one.loser)[0]
+
+        return relabelled(data, long_map(judge, data.pairs))
 
     def _write(self, given: Given, share: float, key: PRNGKeyArray) -> Response:
         """A response to each of the data's prompts by the policy at a share of the run."""

@@ -55,10 +55,10 @@ class Mixture(AbstractSource):
         first, second = (source.preparation for source in self.sources)
         return Mixture(first or Online(), second or Online()) if first or second else None
 
-    def prepare(self, given: Any) -> tuple[PyTree, PyTree]:
-        """What each needs."""
-        first, second = (source.prepare(given) for source in self.sources)
-        return first, second
+    def prepare(self, given: Any) -> tuple[PyTree, dict[str, Array]]:
+        """What each needs; of two sets of facts of one name, the second's are kept."""
+        (first, some), (second, others) = (source.prepare(given) for source in self.sources)
+        return (first, second), some | others
 
     @property
     def depth(self) -> int:
@@ -90,15 +90,20 @@ class Mixture(AbstractSource):
         step: Int[Array, ""],
     ) -> tuple[PyTree, tuple[PyTree, ...]]:
         """Draw from both, and take so many at random places from the second."""
-        parts = zip(self.sources, state, self._supplies(supply), strict=True)
-        drawn = [source.draw(own, part, policy, request, key, step) for source, own, part in parts]
-        (first, _), (second, _) = drawn
         # Another stream at every depth: nested mixtures must not choose the same places.
-        own = jax.random.fold_in(stream(key, Stream.MIXTURE), self.depth)
-        k_count, k_place = jax.random.split(jax.random.fold_in(own, step))
+        level = jax.random.fold_in(stream(key, Stream.MIXTURE), self.depth)
+        k_count, k_place = jax.random.split(jax.random.fold_in(level, step))
         size = request.batch_size
         count = jnp.floor(size * self.share + jax.random.uniform(k_count))
         taken = jax.random.permutation(k_place, size) < count
+        # What is drawn and not taken is not learnt from: it is still to be paid for when it is.
+        learnt = request.learnt(jnp.zeros_like(taken))
+        requests = [request._replace(kept=learnt & part) for part in (~taken, taken)]
+        parts = zip(self.sources, state, self._supplies(supply), requests, strict=True)
+        drawn = [
+            source.draw(own, part, policy, asked, key, step) for source, own, part, asked in parts
+        ]
+        (first, _), (second, _) = drawn
 
         def choose(a: Array, b: Array) -> Array:
             return jnp.where(jnp.expand_dims(taken, range(1, a.ndim)), b, a)

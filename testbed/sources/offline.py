@@ -37,7 +37,7 @@ class Offline(AbstractSource):
         step: Int[Array, ""],
     ) -> tuple[Batch, Rows]:
         """The next pairs; reference scores were computed once for all."""
-        index, new, state = state.next(key, step, request.batch_size)
+        index, new, state = state.next(key, step, request)
         asked = (new * (supply.data.pairs.weight[index] > 0)).astype(jnp.int32)
         none = jnp.zeros_like(asked)
         spent = Ledger(jnp.ones_like(new), new, asked, none, none)

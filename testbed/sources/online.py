@@ -34,6 +34,6 @@ class Online(AbstractSource):
         step: Int[Array, ""],
     ) -> tuple[PyTree, Rows]:
         """Have the texts of this step written by the policy."""
-        rows, _, state = state.next(key, step, request.batch_size)
+        rows, _, state = state.next(key, step, request)
         fresh = jax.random.fold_in(stream(key, Stream.SAMPLES), step)
         return request.author(supply, policy, rows, fresh), state

@@ -1,5 +1,7 @@
 """Record: any source of pairs, with its stream kept."""
 
+from typing import Any
+
 import equinox as eqx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
@@ -32,6 +34,20 @@ class Record(AbstractSource):
     def writes(self) -> bool:
         """What is kept are pairs."""
         return False
+
+    @property
+    def recorded_run(self) -> Any:
+        """That of the other."""
+        return self.source.recorded_run
+
+    @property
+    def preparation(self) -> AbstractSource | None:
+        """That of the other."""
+        return self.source.preparation
+
+    def prepare(self, given: Any) -> tuple[PyTree, dict[str, Array]]:
+        """What the other needs."""
+        return self.source.prepare(given)
 
     def sampled(self, responses: int) -> float:
         """What the other costs."""

@@ -16,7 +16,7 @@ from testbed.streams import Stream, stream
 
 
 class Place(eqx.Module):
-    """The order of this epoch, and which pairs have been met."""
+    """The order of this epoch, and which pairs have been learnt from."""
 
     order: Int[Array, " item"]
     met: Bool[Array, " item"]
@@ -59,9 +59,9 @@ class Replay(AbstractSource):
         """The stream is the same in any order."""
         return Replay(self.recorded)
 
-    def prepare(self, given: Given) -> Recording | None:
+    def prepare(self, given: Given) -> tuple[Recording | None, dict[str, Array]]:
         """The stream."""
-        return given.made.recording
+        return given.made.recording, {}
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Place:
         """The order before the first epoch. Raises `InvalidInput` if the stream does not fill a batch."""
@@ -84,16 +84,15 @@ class Replay(AbstractSource):
         """The next pairs."""
         recording: Recording = supply.prepared
         steps = recording.rows.size // request.batch_size
-        step = step - recording.start
-        epoch, position = step // steps, step % steps
-        fresh = jax.random.fold_in(stream(key, Stream.SHUFFLE), epoch)
+        fresh = jax.random.fold_in(stream(key, Stream.SHUFFLE), step // steps)
+        # Not of the recording's start, which each run of a stack has its own of: all would be sorted at every step.
         order = jax.lax.cond(
-            position == 0,
+            step % steps == 0,
             lambda: shuffled(fresh, recording.steps, recording.batch_size, self.shuffle_window),
             lambda: state.order,
         )
-        start = position * request.batch_size
+        start = (step - recording.start) % steps * request.batch_size
         index = jax.lax.dynamic_slice(order, (start,), (request.batch_size,))
-        new = (~state.met[index]).astype(jnp.float32)
-        batch = recording.batch(supply, index, new)
-        return batch, Place(order, state.met.at[index].set(True))
+        before = state.met[index]
+        batch = recording.batch(supply, index, ~before, self.recorded.run.reference.moves)
+        return batch, Place(order, state.met.at[index].set(request.learnt(before)))

@@ -3,7 +3,7 @@
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from testbed import config
 from testbed.errors import InvalidInput
@@ -15,11 +15,13 @@ from testbed.streams import Stream, stream
 
 
 class Held(eqx.Module):
-    """The inner source's state, the texts it gave last, and the order in which this epoch takes them."""
+    """The inner source's state, the texts it gave last, the order in which this epoch takes them, and which of them
+    have been learnt from."""
 
     inner: PyTree
     texts: PyTree
     order: Int[Array, " item"]
+    met: Bool[Array, " item"]
 
 
 class Reuse(AbstractSource):
@@ -64,7 +66,7 @@ class Reuse(AbstractSource):
         )
         items = self.batches * request.batch_size
         texts = jax.tree.map(lambda x: jnp.zeros((items, *x.shape[1:]), x.dtype), shapes)
-        return Held(inner, texts, jnp.arange(items))
+        return Held(inner, texts, jnp.arange(items), jnp.zeros(items, dtype=bool))
 
     def draw(
         self,
@@ -79,31 +81,32 @@ class Reuse(AbstractSource):
         around = self.epochs * self.batches
         position = step % around
         items = state.order.shape[0]
+        whole = request._replace(kept=None)
 
         def gather() -> Held:
             def one(inner: PyTree, number: Int[Array, ""]) -> tuple[PyTree, PyTree]:
-                texts, inner = self.source.draw(inner, supply, policy, request, key, number)
+                texts, inner = self.source.draw(inner, supply, policy, whole, key, number)
                 return inner, texts
 
             numbers = step // around * self.batches + jnp.arange(self.batches)
             inner, texts = jax.lax.scan(one, state.inner, numbers)
             texts = jax.tree.map(lambda x: x.reshape(items, *x.shape[2:]), texts)
-            return Held(inner, texts, jnp.arange(items))
+            return Held(inner, texts, jnp.arange(items), jnp.zeros(items, dtype=bool))
 
         def shuffle() -> Held:
             fresh = jax.random.fold_in(stream(key, Stream.REUSED), step)
-            return Held(state.inner, state.texts, jax.random.permutation(fresh, items))
+            order = jax.random.permutation(fresh, items)
+            return Held(state.inner, state.texts, order, state.met)
 
         begins = (position % self.batches == 0).astype(jnp.int32) + (position == 0)
         held = jax.lax.switch(begins, [lambda: state, shuffle, gather])
         size = request.batch_size
         index = jax.lax.dynamic_slice(held.order, (position % self.batches * size,), (size,))
-        texts = jax.tree.map(lambda x: x[index], held.texts)
+        texts, before = jax.tree.map(lambda x: x[index], (held.texts, held.met))
         again = Ledger.zero(size)
         again = eqx.tree_at(lambda ledger: ledger.pairs, again, texts.spent.pairs)
         spent = jax.tree.map(
-            lambda first, later: jnp.where(position < self.batches, first, later),
-            texts.spent,
-            again,
+            lambda first, later: jnp.where(before, later, first), texts.spent, again
         )
+        held = eqx.tree_at(lambda h: h.met, held, held.met.at[index].set(request.learnt(before)))
         return eqx.tree_at(lambda texts: texts.spent, texts, spent), held
