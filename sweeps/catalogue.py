@@ -45,9 +45,11 @@ class Entry(NamedTuple):
 
 
 def entries(what: str) -> list[Entry]:
-    """All members of one of `FAMILIES`, by name."""
+    """All members of one of `FAMILIES`, by name, then the configs that they are made of and that no family lists."""
     base, package = FAMILIES[what]
-    return [entry(kind) for _, kind in sorted(config.members(base, package).items())]
+    kinds = [kind for _, kind in sorted(config.members(base, package).items())]
+    parts = dict.fromkeys(part for kind in kinds for part in config.parts(kind))
+    return [entry(kind) for kind in (*kinds, *parts)]
 
 
 def entry(kind: type) -> Entry:
@@ -104,4 +106,5 @@ def _default(field: dataclasses.Field) -> str:
 def _admits(kind: type, field: dataclasses.Field) -> str:
     """The range of a number, or what else may be given."""
     allowed = ranges.admitted(field)
-    return config.admits(kind, field.name) if allowed is None else str(allowed)
+    words = config.admits(kind, field.name) if allowed is None else str(allowed)
+    return re.sub(r"\bAbstract(\w+)", lambda base: f"a kind of {base[1].lower()}", words)

@@ -214,7 +214,7 @@ def compile_key(experiment: Experiment) -> tuple[Any, ...]:
     """What must agree for two runs to share a compiled program: everything static but how long anything is trained."""
     e = experiment
     structure = jax.tree.structure((e.train, e.evaluation, e.task, e.model))
-    return structure, e.data.pairs, e.proxy.pairwise
+    return structure, e.tabular, e.data.pairs, e.proxy.pairwise
 
 
 @functools.cache

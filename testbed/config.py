@@ -172,6 +172,16 @@ def _modules(package: str | types.ModuleType) -> list[types.ModuleType]:
     return [importlib.import_module(name) for name in names]
 
 
+def parts(kind: type) -> list[type]:
+    """Classes of configs that a class's fields hold, at any depth, and that belong to no family."""
+    found: dict[type, None] = {}
+    for field in _fields(kind):
+        part = _module_type(_type_hints(kind)[field.name])
+        if part is not None and getattr(part, "family", None) is None:
+            found |= dict.fromkeys([part, *parts(part)])
+    return list(found)
+
+
 def admits(kind: type, name: str) -> str:
     """What a field of a config class takes, in words."""
     return _expected(_type_hints(kind)[name])

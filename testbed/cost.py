@@ -68,12 +68,11 @@ def flops(experiment: Experiment) -> Flops:
     """Needed operations of a run's parts."""
     request = experiment.loss.request(experiment.batch_size)
     update = 3 * score(experiment, request.responses)
-    written = experiment.source.sampled(request.responses)
+    written, judged = experiment.source.work(request)
     if written:
-        share = written / request.responses
-        reference = share * score(experiment, request.responses)
-        judged = share * request.judgements * judge(experiment)
-        update += sample(experiment, written) + judged + reference
+        # Of what was written, all that is learnt from is scored under the reference.
+        reference = min(1.0, written / request.responses) * score(experiment, request.responses)
+        update += sample(experiment, written) + judged * judge(experiment) + reference
     fresh = experiment.loss.fresh
     if fresh:
         update += sample(experiment, fresh) + 4 * score(experiment, fresh)

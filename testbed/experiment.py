@@ -105,6 +105,9 @@ class Experiment(eqx.Module):
             "evaluation.prompts": self.evaluation.prompts,
             "evaluation.pairs": self.evaluation.pairs,
         }
+        recorded = self.source.recorded_run
+        if recorded is not None:
+            needed["source.recorded.run.batch_size"] = recorded.run.batch_size
         for name, value in needed.items():
             if not 1 <= value <= self.data.pairs:
                 raise InvalidInput(

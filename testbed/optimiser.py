@@ -1,6 +1,5 @@
 """The optimiser every stage shares: AdamW behind a clipped global norm and a linear warm-up."""
 
-import math
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -10,8 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
+from testbed import ranges
 from testbed.batches import minibatch
 from testbed.errors import InvalidInput
+from testbed.ranges import hyper
 from testbed.streams import Stream, stream
 
 Model = TypeVar("Model", bound=PyTree)
@@ -23,29 +24,21 @@ class OptimiserConfig(eqx.Module):
     Attributes:
         learning_rate: after warm-up, constant from then on, as in arXiv 2405.08448.
         warmup: steps over which the rate rises linearly from 0.
-        clip: largest global gradient norm. b1, b2, epsilon: Adam's. weight_decay: decoupled.
+        clip: largest global gradient norm.
+        b1, b2: decay of Adam's means of gradients and of their squares. epsilon: added to the root of the latter.
+        weight_decay: decoupled from the gradient.
     """
 
-    learning_rate: float = 3e-4
-    warmup: float = 20.0
-    clip: float = 1.0
-    b1: float = 0.9
-    b2: float = 0.99
-    epsilon: float = 1e-8
-    weight_decay: float = 0.0
+    learning_rate: float = hyper(3e-4, above=0)
+    warmup: float = hyper(20.0, least=0)
+    clip: float = hyper(1.0, above=0)
+    b1: float = hyper(0.9, least=0, below=1)
+    b2: float = hyper(0.99, least=0, below=1)
+    epsilon: float = hyper(1e-8, above=0)
+    weight_decay: float = hyper(0.0, least=0)
 
     def __check_init__(self) -> None:
-        for name in ("learning_rate", "clip", "epsilon"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidInput(f"{name} must be > 0 and finite, got {getattr(self, name)}")
-        for name in ("warmup", "weight_decay"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidInput(
-                    f"{name} must be 0 or more and finite, got {getattr(self, name)}"
-                )
-        for name in ("b1", "b2"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be in [0, 1), got {getattr(self, name)}")
+        ranges.check(self)
 
     def transform(self) -> optax.GradientTransformation:
         """The optax transformation; hyper-parameters may be traced."""

@@ -69,8 +69,12 @@ class Given(eqx.Module):
 
 
 def make(recorded: Recorded, supply: Supply, golden: GoldenPreference, key: PRNGKeyArray) -> Made:
-    """Run it. ``key`` is the run's."""
+    """Run it. ``key`` is the run's. Raises `InvalidInput` if the data do not fill a batch."""
     run = recorded.run
+    if run.batch_size > supply.data.size:
+        raise InvalidInput(
+            f"recorded.run.batch_size must be at most data.pairs={supply.data.size}, got {run.batch_size}"
+        )
     plan = run.train(Record(Online(), run.steps) if recorded.has_stream else Online())
     ends = [round(share * run.steps) for share in recorded.stages]
     if not recorded.checkpoints or ends[-1] < run.steps:

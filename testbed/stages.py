@@ -217,7 +217,7 @@ def train_baseline(
     (sft, _), world, corpus = made["sft"], made["golden"][0], made["world"][1].corpus
     base = ground.baseline
     plan = base.train()
-    # It learns from its own samples: of the data it only takes the prompts.
+    # It learns from its own samples: of the data it takes the prompts, and as what the data prefer the first response.
     nothing = jnp.zeros_like(corpus.prompts.length, dtype=jnp.float32)
     pairs = Pair(corpus.prompts, corpus.first, corpus.second, nothing, nothing)
     prompts_only = Dataset(pairs, PairScores(nothing, nothing), nothing)

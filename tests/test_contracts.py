@@ -97,7 +97,6 @@ def drawing(kind: type, author: Author):
 
 
 prepare = jax.jit(lambda loss, *arguments: loss.prepare(*arguments))
-start = jax.jit(train.init)
 
 
 @jax.jit
@@ -132,12 +131,13 @@ def test_every_objective_learns_from_every_source(kind: type, source: type) -> N
     config = TrainConfig(Online(), objective, OptimiserConfig(3e-3, warmup=0.0), BATCH)
     ground, key = given(source), jax.random.key(1)
     begin, draw = drawing(source, objective.request(BATCH).author)
-    state = eqx.tree_at(lambda s: s.source, start(config, ground), None)
+    state = eqx.tree_at(lambda s: s.source, train.init(config, ground), None)
     drawn = begin(source(), ground, state.policy)
     bare = Supply(ground.data, ground.reference, ground.teacher)
     for step in map(jnp.asarray, range(3)):
         batch, drawn = draw(source(), drawn, ground, state.policy, step)
-        batch = prepare(objective, batch, bare, state.policy, key, step)
+        if objective.fresh:
+            batch = prepare(objective, batch, bare, state.policy, key, step)
         state = learn(config, bare, state, batch, step)
         assert int(state.diverged_step) == -1
         assert np.isfinite(float(state.loss))

@@ -261,9 +261,9 @@ def test_sampled_duels_are_unbiased() -> None:
     # Against the policy itself, or the reference, the gradient is another.
     for mixing in (0.0, 1.0):
         other = flat(ascended(table(0), table(1), opponents(mixing), BETA))
-        along = found @ (other - true)
-        error = along.std(ddof=1) / np.sqrt(BATCHES)
-        assert abs(along.mean() - other @ (other - true)) > 4 * error
+        lengths = found @ (other - true)
+        error = lengths.std(ddof=1) / np.sqrt(BATCHES)
+        assert abs(lengths.mean() - other @ (other - true)) > 4 * error
 
 
 def test_known_biases() -> None:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from helpers import GROUNDED, Silence, cache_directory, experiment, grounds
 
+from envs.enumerable import Enumerable
 from sweeps import population, runtime
 from sweeps.population import Chunk, compile_key, plan
 from sweeps.study import Point
@@ -288,3 +289,8 @@ def test_an_arm_that_replays_in_order_is_the_online_arm() -> None:
         assert other[-1]["kl"] != online[-1]["kl"]
     assert shuffled[-1]["tokens_sampled"] == online[-1]["tokens_sampled"] > 0
     assert generated[-1]["labels_bought"] > 0 == generated[-1]["judgements"]
+
+
+def test_a_table_is_another_program() -> None:
+    run = experiment(task=Enumerable(vocabulary=3, prompt_length=2, response_length=2))
+    assert compile_key(config.replace(run, "tabular", True)) != compile_key(run)

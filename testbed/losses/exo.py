@@ -15,10 +15,10 @@ class Exo(AbstractLoss):
 
     Where `Dpo` is the forward KL, up to a constant. The paper has certain labels, p = 1; soft ones enter the target,
     and as nothing changes if winner and loser swap, the expectation over the label that training takes leaves the loss
-    as it is. Its population optimum for soft Bradley-Terry labels of temperature T and e = 0 is then that of `Dpo`,
-    ref exp(r / (T beta)) / Z. Not so if each label was drawn: the mean of such losses over a label that is 1 with
-    probability p is least at beta h = (2p - 1) log((1 - e) / e). TRL's ``exo_pair`` takes e = 1e-3; the authors' code
-    takes log-odds of 10, that is e = 4.5e-5.
+    as it is. Its population optimum for soft Bradley-Terry labels of temperature T is then, as e goes to 0, that of
+    `Dpo`, ref exp(r / (T beta)) / Z. Not so if each label was drawn: the mean of such losses over a label that is 1
+    with probability p is least at beta h = (2p - 1) log((1 - e) / e). TRL's ``exo_pair`` takes e = 1e-3; the authors'
+    code takes log-odds of 10, that is e = 4.5e-5.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

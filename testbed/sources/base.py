@@ -126,8 +126,8 @@ class Author(Protocol):
 
 class Request(NamedTuple):
     """What a loss or method asks of a source: how many items a step, and how fresh ones are written, with so many
-    ``responses`` to each prompt and ``judgements`` of them; ``kept`` says which items will be learnt from, None that all
-    will be."""
+    ``responses`` to each prompt and ``judgements`` of them; ``kept`` says which items will be learnt from, None that
+    all will be."""
 
     batch_size: int
     author: Author
@@ -169,9 +169,9 @@ class AbstractSource(eqx.Module):
     def writes(self) -> bool:
         """Whether texts are written by `Request.author`; otherwise they are labelled pairs, whatever was asked for."""
 
-    def sampled(self, responses: int) -> float:
-        """Responses that a prompt of each step costs when so many are asked for, on average; for plans."""
-        return float(responses) if self.writes else 0.0
+    def work(self, request: Request) -> tuple[float, float]:
+        """Responses written and judgements made for each prompt of a step, on average; for plans."""
+        return (request.responses, request.judgements) if self.writes else (0.0, 0.0)
 
     @abc.abstractmethod
     def init(self, supply: Supply, policy: Policy, request: Request) -> PyTree:

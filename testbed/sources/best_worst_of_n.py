@@ -50,9 +50,9 @@ class BestWorstOfN(AbstractSource):
         """Its pairs are its own, whatever is asked for."""
         return False
 
-    def sampled(self, responses: int) -> float:
+    def work(self, request: Request) -> tuple[float, float]:
         """All that it chooses from."""
-        return self.source.sampled(self.n)
+        return self.source.work(self._request(request))
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Any:
         """That of the source it wraps."""
@@ -71,7 +71,10 @@ class BestWorstOfN(AbstractSource):
         return self.source.draw(state, supply, policy, self._request(request), key, step)
 
     def _request(self, request: Request) -> Request:
-        return Request(request.batch_size, write_extremes(self.n))
+        judgements = self.n * (self.n - 1) // 2
+        return request._replace(
+            author=write_extremes(self.n), responses=self.n, judgements=judgements
+        )
 
 
 @functools.cache

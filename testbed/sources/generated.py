@@ -28,9 +28,8 @@ from testbed.types import Pair, PairScores, Prompt, Response, Scalar
 
 
 class Generated(AbstractSource):
-    """Offline learning from pairs whose sides were written by two policies of an online run: D_sft_vs_800,
-    D_4k_vs_4k and the like (Tang et al. 2024, arXiv 2405.08448, section 5.2 and appendix F), on the prompts of
-    D_golden.
+    """Offline learning from pairs whose sides were written by two policies of an online run, on the prompts of
+    D_golden: D_sft_vs_800, D_4k_vs_4k and the like (Tang et al. 2024, arXiv 2405.08448, section 5.2 and appendix F).
 
     Attributes:
         first, second: the authors, by the share of the run that they had behind them; 0 is the SFT policy.

@@ -62,18 +62,23 @@ class Mixture(AbstractSource):
 
     @property
     def depth(self) -> int:
-        """How many mixtures are nested in it."""
-        inner = [source.depth for source in self.sources if isinstance(source, Mixture)]
-        return 1 + max(inner, default=-1)
+        """How many mixtures are nested in it, by way of other sources too."""
+
+        def mixture(part: Any) -> bool:
+            return isinstance(part, Mixture)
+
+        parts = jax.tree.leaves(self.sources, is_leaf=mixture)
+        return 1 + max((part.depth for part in parts if mixture(part)), default=-1)
 
     @property
     def sources(self) -> tuple[AbstractSource, AbstractSource]:
         """Both."""
         return self.first, self.second
 
-    def sampled(self, responses: int) -> float:
-        """What both cost."""
-        return sum(source.sampled(responses) for source in self.sources)
+    def work(self, request: Request) -> tuple[float, float]:
+        """That of both."""
+        written, judged = zip(*(source.work(request) for source in self.sources), strict=True)
+        return sum(written), sum(judged)
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> tuple[PyTree, ...]:
         """Both states."""

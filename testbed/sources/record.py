@@ -49,9 +49,9 @@ class Record(AbstractSource):
         """What the other needs."""
         return self.source.prepare(given)
 
-    def sampled(self, responses: int) -> float:
-        """What the other costs."""
-        return self.source.sampled(responses)
+    def work(self, request: Request) -> tuple[float, float]:
+        """That of the other."""
+        return self.source.work(request)
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Recorder:
         """An empty recording."""

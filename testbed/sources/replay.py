@@ -26,8 +26,8 @@ class Replay(AbstractSource):
     """Offline learning from D_online, the stream of an online run, in its order or shuffled (Tang et al. 2024, arXiv
     2405.08448, section 5.1 and appendix F).
 
-    In the original order, with the loss, optimiser and batch size of the recorded run, it *is* that run: the parameters
-    agree to the last bit on one device. After the last pair it starts again, in a new order if it shuffles.
+    In the original order, with the loss, optimiser, batch size and reference of the recorded run, it *is* that run: the
+    parameters agree to the last bit on one device. After the last pair it starts again, in a new order if it shuffles.
 
     Attributes:
         recorded: the run. shuffle_window: pairs are shuffled within windows of so many of its steps; 1 keeps the order,

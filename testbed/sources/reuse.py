@@ -53,9 +53,10 @@ class Reuse(AbstractSource):
         """See `AbstractSource`."""
         return True
 
-    def sampled(self, responses: int) -> float:
+    def work(self, request: Request) -> tuple[float, float]:
         """Once for all epochs."""
-        return self.source.sampled(responses) / self.epochs
+        written, judged = self.source.work(request)
+        return written / self.epochs, judged / self.epochs
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Held:
         """Nothing gathered yet."""
