@@ -56,7 +56,8 @@ _UNUSED = {
     "batch_size": 1,
     "baseline.batch_size": 1,
 }
-_BUILT = tuple(stage.name for stage in STAGES if stage.name not in ("start", "baseline"))
+_TRAINED = ("start", "baseline", "recorded", "prepared")
+_BUILT = tuple(stage.name for stage in STAGES if stage.name not in _TRAINED)
 
 
 @dataclass(frozen=True)

@@ -7,6 +7,7 @@ share these counts, so a benchmark's "needed" operations are the plan's.
 from typing import NamedTuple
 
 from testbed.experiment import Experiment
+from testbed.ranges import Number
 from testbed.transformer import TransformerConfig
 
 #: Copies of the parameters a run holds: policy, gradient, two moments, the update in flight, reference, proxy.
@@ -24,10 +25,10 @@ class Flops(NamedTuple):
 
 def forward(
     model: TransformerConfig,
-    rows: float,
-    keys: float,
+    rows: Number,
+    keys: Number,
     vocabulary: int = 0,
-    wanted: float | None = None,
+    wanted: Number | None = None,
 ) -> float:
     """Forward pass over ``rows`` tokens that see ``keys`` keys each, with logits over ``vocabulary`` at
     the last ``wanted`` of them (default: all). The last block gives only keys and values of the others."""
@@ -47,7 +48,7 @@ def score(experiment: Experiment, count: int = 2) -> float:
     return forward(experiment.model, context + segments, keys, task.vocabulary, segments)
 
 
-def sample(experiment: Experiment, count: float) -> float:
+def sample(experiment: Experiment, count: Number) -> float:
     """Sampling ``count`` responses to one prompt."""
     task = experiment.task
     context, response = task.prompt_length - 1, task.response_length

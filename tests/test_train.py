@@ -20,6 +20,7 @@ from helpers import (
     supply,
 )
 
+from testbed import train
 from testbed.batches import minibatch
 from testbed.errors import InvalidInput
 from testbed.losses.ipo import Ipo
