@@ -28,12 +28,13 @@ from testbed.proxies import PairwiseProxy
 from testbed.recorded import Recorded
 from testbed.recording import Recording
 from testbed.references import AbstractReference, Averaged, Fixed, Refreshed
-from testbed.sources.base import AbstractSource, Batch, Supply
+from testbed.sources.base import AbstractSource, Batch, Request, Supply, write_pairs
 from testbed.sources.best_worst_of_n import BestWorstOfN, compared
 from testbed.sources.generated import Generated
 from testbed.sources.mixture import Mixture
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
+from testbed.sources.record import Record
 from testbed.sources.replay import Replay
 from testbed.sources.reuse import Reuse
 from testbed.sources.snapshot import Snapshot
@@ -305,3 +306,21 @@ def test_refusals(build: Any, message: str) -> None:
 
 def tiny() -> Recording:
     return Recording.room(1, 2, TIME, jnp.uint8)
+
+
+@pytest.mark.parametrize(
+    ("source", "work"),
+    [
+        (Offline(), (0.0, 0.0)),
+        (Online(), (2.0, 1.0)),
+        (Snapshot(), (2.0, 1.0)),
+        (Mixture(), (2.0, 1.0)),
+        (Reuse(epochs=4, batches=3), (0.5, 0.25)),
+        (BestWorstOfN(n=4), (4.0, 6.0)),
+        (BestWorstOfN(n=4, source=Reuse(epochs=2)), (2.0, 3.0)),
+        (Record(), (2.0, 1.0)),
+    ],
+    ids=str,
+)
+def test_plans_count_what_is_written_and_judged(source: AbstractSource, work: tuple) -> None:
+    assert source.work(Request(BATCH, write_pairs)) == work

@@ -171,7 +171,8 @@ class AbstractSource(eqx.Module):
 
     def work(self, request: Request) -> tuple[float, float]:
         """Responses written and judgements made for each prompt of a step, on average; for plans."""
-        return (request.responses, request.judgements) if self.writes else (0.0, 0.0)
+        share = 1.0 if self.writes else 0.0
+        return share * request.responses, share * request.judgements
 
     @abc.abstractmethod
     def init(self, supply: Supply, policy: Policy, request: Request) -> PyTree:
