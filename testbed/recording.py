@@ -105,9 +105,9 @@ class Recording(eqx.Module):
         before, and ``moved`` says whether the recorded run's reference policy did, so that its scores are not those of
         the SFT policy. The ledger counts what writing and judging them took once."""
         step, pair = index // self.batch_size, index % self.batch_size
-        took = jax.tree.map(
-            lambda x: x[step, pair], eqx.tree_at(lambda r: r.start, self, self.rows)
-        )
+        # The first step is of the whole stream: so that all leaves can be indexed alike, another stands in its place.
+        columns = eqx.tree_at(lambda r: r.start, self, self.rows)
+        took = jax.tree.map(lambda x: x[step, pair], columns)
         winner = Response(took.winner.astype(jnp.int32), took.winner_length)
         loser = Response(took.loser.astype(jnp.int32), took.loser_length)
         pairs = Pair(supply.prompts(took.rows), winner, loser, took.preference, took.weight)

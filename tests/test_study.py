@@ -21,6 +21,8 @@ from sweeps.study import (
 from testbed import config
 from testbed.errors import InvalidInput
 
+EXAMPLES = Path(__file__).parents[1] / "examples"
+
 
 class Online(eqx.Module):
     fraction: float = 1.0
@@ -351,3 +353,21 @@ def test_every_study_that_comes_with_the_testbed_is_sound() -> None:
             assert each.points(preset, seeds=1)
         assert isinstance(each.axes, Grid)
         assert all(claim.against for claim in each.claims)
+
+
+@pytest.mark.parametrize("path", sorted(EXAMPLES.glob("*.py")), ids=lambda path: path.stem)
+def test_every_example_is_sound(path: Path) -> None:
+    """Its arms can be run in every preset, and the docstring's command names it."""
+    found = load_study(str(path))
+    assert f"testbed run examples/{path.name}" in path.read_text()
+    for preset in found.presets:
+        assert len(found.points(preset)) >= len(found.arms)
+
+
+def test_the_dial_replays_the_very_run_of_its_online_arm() -> None:
+    points = {
+        point.arm: point.experiment
+        for point in load_study(str(EXAMPLES / "dial.py")).points("smoke")
+    }
+    recorded = points["replay"].source.recorded_run
+    assert config.describe(recorded.run.train()) == config.describe(points["online"].train)

@@ -195,7 +195,7 @@ class Rows(eqx.Module):
     """Going through a fixed number of things, each epoch in a new order; and which have been learnt from."""
 
     order: Int[Array, " n"]
-    met: Array
+    met: Bool[Array, " n"]
 
     @classmethod
     def init(cls, size: int) -> Self:
