@@ -3,6 +3,8 @@
 Each takes a loss's hyper-parameters by name (``o``) and an array of pairs (``x``), and shares nothing with `testbed`.
 """
 
+import importlib
+from pathlib import Path
 from types import SimpleNamespace
 from typing import NamedTuple
 
@@ -166,6 +168,11 @@ REFERENCES = {
     "Rebel": rebel,
     "WeightedSft": weighted_sft,
 }
+
+
+# Those of a loss that was added: a file of its own with another ``REFERENCES``.
+for _path in sorted(Path(__file__).parent.glob("reference_loss_*.py")):
+    REFERENCES |= importlib.import_module(_path.stem).REFERENCES
 
 
 def value_and_slopes(name, options, x):

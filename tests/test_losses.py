@@ -125,9 +125,10 @@ def test_larger_beta_stays_closer(loss: type) -> None:
 
 
 def test_every_loss_has_a_reference_implementation() -> None:
-    """A new loss needs one in `reference_losses`, written from its paper."""
+    """A new loss needs one, written from its paper: ``REFERENCES = {"Mine": mine}`` in tests/reference_loss_mine.py,
+    as in `reference_losses`."""
     missing = set(LOSSES) - set(reference_losses.REFERENCES)
-    assert not missing, f"no independent implementation in tests/reference_losses.py: {missing}"
+    assert not missing, f"no independent implementation in tests/reference_loss_*.py: {missing}"
     assert not set(reference_losses.REFERENCES) - set(LOSSES)
 
 
