@@ -5,7 +5,7 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 #: Examples that one step of a long map over writers or rewards holds in memory.
 CHUNK = 256
@@ -27,6 +27,15 @@ def minibatch(
 
     order = jax.lax.cond(position == 0, reshuffle, lambda: order)
     return order, jax.lax.dynamic_slice(order, (position * batch_size,), (batch_size,))
+
+
+def choose(which: Bool[Array, " n"], yes: PyTree, no: PyTree) -> PyTree:
+    """By item: of ``yes`` where ``which`` holds, else of ``no``."""
+
+    def one(a: Array, b: Array) -> Array:
+        return jnp.where(jnp.expand_dims(which, range(1, a.ndim)), a, b)
+
+    return jax.tree.map(one, yes, no)
 
 
 def long_map(function: Callable[[PyTree], PyTree[Array]], examples: PyTree) -> PyTree[Array]:

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
 
 from testbed import decode, enumeration, exact, logprob
-from testbed.batches import long_map
+from testbed.batches import choose, long_map
 from testbed.data import (
     Coverage,
     DataSpec,
@@ -136,9 +136,7 @@ def label(
     first, second = (jax.tree.map(lambda x, i=i: x[:, i], perceived) for i in range(2))
     # The same text is the same, whatever rounding in two lanes makes of its two rewards.
     same = jnp.all(corpus.first.tokens == corpus.second.tokens, axis=1)
-    second = jax.tree.map(
-        lambda a, b: jnp.where(jnp.expand_dims(same, range(1, a.ndim)), a, b), first, second
-    )
+    second = choose(same, first, second)
     (first, first_reward), (second, second_reward) = first, second
     keys = jax.random.split(key, prompts.length.shape[0])
     labels = jax.vmap(labeler)(keys, first, second)

@@ -25,7 +25,7 @@ from testbed.batches import minibatch
 from testbed.errors import InvalidInput
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
-from testbed.sources.base import Batch, Ledger, Rows, Supply, from_data
+from testbed.sources.base import Batch, Ledger, Rows, Supply, taken
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.streams import Stream, stream
@@ -43,7 +43,7 @@ def batch_loss(config: TrainConfig, policy, batch: Batch):
 def of_data(index) -> Batch:
     """A batch of some of the data's pairs."""
     rows = jnp.asarray(index)
-    return from_data(supply(), supply().data, rows, rows, Ledger.zero(len(index)))
+    return taken(supply(), supply().data, rows, Ledger.zero(len(index)))
 
 
 def plan(rate: float = 1e-2, beta: float = 0.1, source=None) -> TrainConfig:

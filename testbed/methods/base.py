@@ -82,7 +82,7 @@ def rewards(supply: Supply, rows: Int[Array, " n"], responses: Response) -> Each
     """The teacher's margin of each response over the data's preferred response to the same prompt.
 
     It makes a reward of any preference model, of pairwise ones too. For one that compares rewards it is the reward,
-    less a constant of the prompt, which no baseline and no advantage sees."""
+    less a constant of the prompt: it cancels within a group, and elsewhere adds no bias, only variance."""
     count = responses.length.shape[1]
     prompts, rivals = (supply.prompts(rows), supply.preferred(rows))
     prompts, rivals = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), (prompts, rivals))

@@ -232,12 +232,26 @@ def judged(supply: Supply, rows: Int[Array, " n"], texts: Response, spent: Ledge
 
 
 def from_data(
-    supply: Supply, data: Dataset, index: Int[Array, " n"], rows: Int[Array, " n"], spent: Ledger
-) -> Batch:
-    """Some pairs of a data set."""
+    state: Rows,
+    supply: Supply,
+    data: Dataset,
+    request: Request,
+    key: PRNGKeyArray,
+    step: Int[Array, ""],
+) -> tuple[Batch, Rows]:
+    """The next pairs of a data set on D_golden's prompts; the labeler was asked for each that it did not skip."""
+    index, new, state = state.next(key, step, request)
+    asked = (new * (data.pairs.weight[index] > 0)).astype(jnp.int32)
+    none = jnp.zeros_like(asked)
+    spent = Ledger(jnp.ones_like(new), new, asked, none, none)
+    return taken(supply, data, index, spent), state
+
+
+def taken(supply: Supply, data: Dataset, index: Int[Array, " n"], spent: Ledger) -> Batch:
+    """Some pairs of a data set on D_golden's prompts."""
     pairs, reference = jax.tree.map(lambda x: x[index], (data.pairs, data.reference))
     if not supply.fixed:
         reference = logprob.score_pairs(supply.reference, pairs)
     # Compilers drop this comparison where the loss does not read it.
     margin = supply.teacher.margin(pairs.prompt, pairs.winner, pairs.loser)
-    return Batch(pairs, reference, margin, rows, spent)
+    return Batch(pairs, reference, margin, index, spent)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from testbed import decode
-from testbed.batches import long_map
+from testbed.batches import choose, long_map
 from testbed.collect import Corpus, balanced, label
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
@@ -98,19 +98,14 @@ class Generated(AbstractSource):
         step: Int[Array, ""],
     ) -> tuple[Batch, Rows]:
         """The next pairs, in the order in which `Offline` takes those of D_golden."""
-        data: Dataset = supply.prepared
-        index, new, state = state.next(key, step, request)
-        asked = (new * (data.pairs.weight[index] > 0)).astype(jnp.int32)
-        written = data.pairs.winner.length[index] + data.pairs.loser.length[index]
-        people = 0 if self.judge == "proxy" else 1
-        spent = Ledger(
-            pairs=jnp.ones_like(new),
-            distinct=new,
-            labels=people * asked,
-            judgements=(1 - people) * asked,
-            tokens=new.astype(jnp.int32) * written,
-        )
-        return from_data(supply, data, index, index, spent), state
+        batch, state = from_data(state, supply, supply.prepared, request, key, step)
+        spent, pairs = batch.spent, batch.pairs
+        labels, judgements = spent.labels, spent.judgements
+        if self.judge == "proxy":
+            labels, judgements = judgements, labels
+        tokens = spent.distinct.astype(jnp.int32) * (pairs.winner.length + pairs.loser.length)
+        spent = Ledger(spent.pairs, spent.distinct, labels, judgements, tokens)
+        return eqx.tree_at(lambda b: b.spent, batch, spent), state
 
     def _judged(self, given: Given, data: Dataset) -> Dataset:
         """Pairs that the labeler has labelled, as the judge does."""
@@ -144,11 +139,8 @@ def relabelled(data: Dataset, margin: Float[Array, " n"]) -> Dataset:
     swap = margin < 0
     certain = jnp.ones_like(margin)
 
-    def either(kept: Array, other: Array) -> Array:
-        return jnp.where(jnp.expand_dims(swap, range(1, kept.ndim)), other, kept)
-
     def ordered(first: PyTree, second: PyTree) -> tuple[PyTree, PyTree]:
-        return jax.tree.map(either, first, second), jax.tree.map(either, second, first)
+        return choose(swap, second, first), choose(swap, first, second)
 
     winner, loser = ordered(data.pairs.winner, data.pairs.loser)
     scores = PairScores(*ordered(data.reference.winner, data.reference.loser))

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from testbed import config
+from testbed.batches import choose
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.ranges import hyper
@@ -109,11 +110,7 @@ class Mixture(AbstractSource):
             source.draw(own, part, policy, asked, key, step) for source, own, part, asked in parts
         ]
         (first, _), (second, _) = drawn
-
-        def choose(a: Array, b: Array) -> Array:
-            return jnp.where(jnp.expand_dims(taken, range(1, a.ndim)), b, a)
-
-        return jax.tree.map(choose, first, second), tuple(state for _, state in drawn)
+        return choose(taken, second, first), tuple(state for _, state in drawn)
 
     def _supplies(self, supply: Supply) -> list[Supply]:
         """Each source finds what was prepared for it."""

@@ -1,13 +1,11 @@
 """Offline: pairs from the fixed data set, in a new random order each epoch."""
 
-import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from testbed.logprob import Policy
 from testbed.sources.base import (
     AbstractSource,
     Batch,
-    Ledger,
     Request,
     Rows,
     Supply,
@@ -37,8 +35,4 @@ class Offline(AbstractSource):
         step: Int[Array, ""],
     ) -> tuple[Batch, Rows]:
         """The next pairs; reference scores were computed once for all."""
-        index, new, state = state.next(key, step, request)
-        asked = (new * (supply.data.pairs.weight[index] > 0)).astype(jnp.int32)
-        none = jnp.zeros_like(asked)
-        spent = Ledger(jnp.ones_like(new), new, asked, none, none)
-        return from_data(supply, supply.data, index, index, spent), state
+        return from_data(state, supply, supply.data, request, key, step)
