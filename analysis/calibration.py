@@ -1,7 +1,13 @@
 """Is the inference honest? Frontiers with known truth, fitted as real results are.
 
-`python -m analysis.calibration 200` prints how often 90% intervals of the matched gap and of the
-peak difference contain the truth, and how often a true null is called "reproduced".
+`python -m analysis.calibration 200` prints, for one task and for two tasks fitted together, how
+often 90% intervals of the matched gap, the peak difference, the difference of log KL at the peaks
+and the share of the gap contain the truth, and how often each kind of rule, when the true effect
+lies exactly on its edge, says "reproduced", which should be at most one time in twenty.
+
+Every replication is a world of its own, drawn around a scenario's. In a single fixed world the
+numbers need not be nominal: win rates level off, so where the true gap is about the largest that
+two such curves can have, every error in their common height makes it smaller.
 """
 
 import dataclasses
@@ -13,9 +19,10 @@ import numpy as np
 import pandas as pd
 
 from analysis import frontier, hierarchy
-from analysis.frontier import expit, maximum, rise
+from analysis.evidence import ALL_TASKS
+from analysis.frontier import Frontier, expit, maximum, rise
 from analysis.load import Table
-from sweeps.claims import Draws, Rule
+from sweeps.rules import Draws, More, NoMore, Same
 
 
 @dataclasses.dataclass(frozen=True)
@@ -23,7 +30,8 @@ class Truth:
     """A hierarchical process like the model's: coefficients per arm and standard deviations.
 
     Coefficients are per unit of d. `reach` is the largest d of an arm's runs; `seed_arm` and the
-    others are logits at d = 1, as in `hierarchy.PRIORS`.
+    others are logits at d = 1, as in `hierarchy.PRIORS`. Those of groups matter where several tasks
+    are drawn (`simulate_tasks`).
     """
 
     start: float = -1.6
@@ -36,15 +44,34 @@ class Truth:
     run: float = 0.2
     checkpoint: float = 0.1
     arms: tuple[str, ...] = ("online", "offline")
+    group_start: float = 0.4
+    group_shared: float = 0.4
+    group_arm: float = 0.15
 
     def win_rate(self, arm: int, d: np.ndarray) -> np.ndarray:
         """The typical seed's win rate."""
         return expit(self.start + rise(self.a[arm], self.b[arm], d))
 
-    def peak(self, arm: int, end: float) -> float:
-        """The typical seed's best win rate on [0, end]."""
+    def peak(self, arm: int, end: float) -> tuple[float, float]:
+        """The typical seed's best win rate on [0, end], and the d where it has it."""
         a, b = np.array([self.a[arm]]), np.array([self.b[arm]])
-        return float(self.win_rate(arm, maximum(a, b, 0.0, end)[0])[0])
+        place = maximum(a, b, 0.0, end)[0]
+        return float(self.win_rate(arm, place)[0]), float(place[0])
+
+    def task(self, rng: np.random.Generator) -> "Truth":
+        """A task around this typical one."""
+        shared = self.group_shared * rng.normal(size=2)
+        own = shared[:, None] + self.group_arm * rng.normal(size=(2, len(self.arms)))
+        return self._moved(self.group_start * rng.normal(), own)
+
+    def world(self, rng: np.random.Generator) -> "Truth":
+        """A typical task of another world, where all arms are moved alike."""
+        return self._moved(0.4 * rng.normal(), np.array([[0.3], [0.2]]) * rng.normal(size=(2, 1)))
+
+    def _moved(self, start: float, coefficients: np.ndarray) -> "Truth":
+        a, b = np.array([self.a, self.b]) + coefficients
+        moved = {"a": tuple(a.tolist()), "b": tuple(b.tolist())}
+        return dataclasses.replace(self, start=self.start + start, **moved)
 
 
 def simulate(
@@ -92,57 +119,113 @@ def simulate(
     return pd.concat(rows, ignore_index=True)
 
 
+SCENARIOS: Mapping[str, Truth] = {
+    "a clear gap": Truth(
+        a=(2.0, 1.4, 1.7),
+        b=(1.5, 1.4, 1.45),
+        reach=(3.0, 3.0, 3.0),
+        arms=("online", "offline", "between"),
+    ),
+    "a slight gap": Truth(a=(1.9, 1.8), b=(1.45, 1.45)),
+}
+"""The third arm of the first closes about half of the gap; that of the second is two or three points."""
+
+
 def replicate(
     truth: Truth,
     replications: int,
     seed: int = 0,
+    tasks: int = 1,
     sampler: Mapping[str, int] | None = None,
     **design: int,
 ) -> Table:
-    """Simulate and fit; one row per replication and quantity ("gap", "peak").
+    """Simulate and fit; one row per replication, task (and the typical one) and quantity.
 
-    `sampler` goes to `hierarchy.sample`, `design` to `simulate`.
+    `sampler` goes to `posterior.sample`, `design` to `simulate`. Each replication is a world around
+    `truth`; with more than one task each task is a draw around the world's typical one.
 
-    Columns: quantity, truth, low and high (90% interval), covered, trouble (why the fit is unfit
-    for use, or ""), null_reproduced (the draws shifted so that the truth is exactly no effect are
-    called "reproduced" at a rope of 0).
+    Columns: quantity, task ("a task" or "all tasks"), truth, low and high (90% interval), covered,
+    trouble (why the fit is unfit for use, or ""), and whether rules with the true effect on their
+    edge call it "reproduced": `more`, `no_more` and `same`.
     """
     rng = np.random.default_rng(seed)
     rows = []
     for replication in range(replications):
-        table = simulate(truth, rng, **design)
-        fit = frontier.fit(table, truth.arms, replication, **(sampler or {}))
-        first, second = truth.arms[:2]
-        d = np.linspace(*fit.shared(first, second), 65)
-        gap = np.trapezoid(truth.win_rate(0, d) - truth.win_rate(1, d), d) / (d[-1] - d[0])
-        peak = truth.peak(0, fit.spans[first].end) - truth.peak(1, fit.spans[second].end)
-        difference = fit.peak(first).value - fit.peak(second).value
-        for quantity, true, draws in (
-            ("gap", gap, fit.gap(first, second)),
-            ("peak", peak, difference),
-        ):
-            low, high = np.quantile(draws, [0.05, 0.95])
-            null = Rule(rope=0.0).judge(Draws(quantity, "probability", draws - true))
-            rows.append(
-                {
-                    "quantity": quantity,
-                    "truth": true,
-                    "low": low,
-                    "high": high,
-                    "covered": low <= true <= high,
-                    "trouble": fit.diagnostics.trouble(),
-                    "null_reproduced": null.verdict == "reproduced",
-                }
-            )
+        world = truth.world(rng)
+        drawn = {f"task {i}": world.task(rng) if tasks > 1 else world for i in range(tasks)}
+        parts = [simulate(own, rng, **design).assign(task=name) for name, own in drawn.items()]
+        table = pd.concat(parts, ignore_index=True)
+        fits = frontier.fit_all(table, truth.arms, (), replication, **(sampler or {}))
+        for (name, *_), fit in fits.groups.items():
+            rows += _rows(fit, drawn[name], "a task")
+        if fits.typical is not None:
+            rows += _rows(fits.typical, world, ALL_TASKS)
     return pd.DataFrame(rows)
 
 
+def _rows(fit: Frontier, truth: Truth, task: str) -> list[dict[str, object]]:
+    rows = []
+    for quantity, (true, draws) in quantities(fit, truth).items():
+        low, high = np.quantile(draws, [0.05, 0.95])
+        row = {"quantity": quantity, "task": task, "truth": true, "low": low, "high": high}
+        row |= {"covered": low <= true <= high, "trouble": fit.diagnostics.trouble()}
+        row |= _edges(true, draws)
+        rows.append(row)
+    return rows
+
+
+def _edges(true: float, draws: np.ndarray) -> dict[str, bool]:
+    """Which rules call a true effect on their edge "reproduced" (ropes count from 0 upwards)."""
+    size, draws = abs(true), draws if true >= 0 else -draws
+    rules = {"more": More(size), "no_more": NoMore(size), "same": Same(size)}
+    given = Draws("", "", draws)
+    return {name: rule.judge(given).verdict == "reproduced" for name, rule in rules.items()}
+
+
+def quantities(fit: Frontier, truth: Truth) -> dict[str, tuple[float, np.ndarray]]:
+    """True value and draws of what claims are about, on the ranges that the fit has.
+
+    The share of the gap needs a third arm.
+    """
+    first, second, *others = truth.arms
+    peaks = [fit.peak(arm) for arm in (first, second)]
+    ends = [fit.spans[arm].end for arm in (first, second)]
+    (high, far), (low, near) = (truth.peak(index, end) for index, end in enumerate(ends))
+    places = [
+        2 * np.log(max(place, fit.spans[arm].nearest))
+        for place, arm in ((far, first), (near, second))
+    ]
+    found = {
+        "gap": (_gap(truth, 0, 1, fit.shared(first, second)), fit.gap(first, second)),
+        "peak": (high - low, peaks[0].value - peaks[1].value),
+        "place": (float(places[0] - places[1]), peaks[0].log_kl - peaks[1].log_kl),
+    }
+    if others:
+        span = fit.shared(*truth.arms)
+        share = _gap(truth, 2, 1, span) / _gap(truth, 0, 1, span)
+        part, whole = fit.gap(others[0], second, [first]), fit.gap(first, second, others)
+        found["share"] = (share, part / whole)
+    return found
+
+
+def _gap(truth: Truth, first: int, second: int, span: tuple[float, float]) -> float:
+    """Mean of the true difference of two arms over a range of d."""
+    d = np.linspace(*span, 65)
+    difference = truth.win_rate(first, d) - truth.win_rate(second, d)
+    return float(np.trapezoid(difference, d) / (d[-1] - d[0]))
+
+
 def summary(rows: Table) -> Table:
-    """Coverage, false "reproduced" of a null, mean width and unfit fits, by quantity."""
+    """Share covered, edge effects called "reproduced", mean width and unfit fits."""
     rows = rows.assign(width=rows["high"] - rows["low"], unfit=rows["trouble"] != "")
-    return rows.groupby("quantity")[["covered", "null_reproduced", "width", "unfit"]].mean()
+    wanted = ["covered", "more", "no_more", "same", "width", "unfit"]
+    return rows.groupby(["task", "quantity"])[wanted].mean()
 
 
 if __name__ == "__main__":
     count = int(sys.argv[1]) if len(sys.argv) > 1 else 40
-    print(summary(replicate(Truth(), count)).to_string())
+    for name, truth in SCENARIOS.items():
+        for tasks in (1, 2):
+            print(f"\n{name}, {count} replications of {tasks} task(s)")
+            found = replicate(truth, count, tasks=tasks, settings=6, evaluations=8)
+            print(summary(found).round(3).to_string(), flush=True)

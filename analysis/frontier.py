@@ -1,10 +1,11 @@
-"""One task's frontier from its results: which checkpoints count, the fit, peaks and gaps.
+"""A study's frontiers from its results: which checkpoints count, the fit, peaks and gaps.
 
 The curve shown and judged is that of a *typical seed*: the one at the population's coefficients
 (see `analysis.hierarchy`). It is what a new draw of world, data and training would give in the
 median, which is what a claim about a task means; an average over the seeds at hand would answer for
 these seeds only and have too narrow an interval. No curve is read outside the range its arm was
-observed in.
+observed in. All tasks of a study (and the levels of its strata) are fitted together; the curve at
+the coefficients above them all is that of a *typical task*.
 """
 
 import dataclasses
@@ -14,9 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from analysis import hierarchy
+from analysis import hierarchy, posterior
 from analysis.load import Column, Table
-from sweeps.claims import Peak, Unanswerable
+from sweeps.estimands import Peak, Unanswerable
 
 MIN_CHECKPOINTS = 6
 """Fewest trained checkpoints (at three or more distinct KL) that an arm needs for a curve."""
@@ -28,13 +29,15 @@ class Span:
 
     `low` and `high` hold nine tenths of the trained checkpoints (5% and 95% quantiles) and bound
     comparisons at matched KL. `start` is 0 if SFT itself was evaluated, else the smallest d; `end`
-    is the largest d that most of the arm's seeds reached. Peaks are looked for between these two.
+    is the largest d that most of the arm's seeds reached. Peaks are looked for between these two,
+    and their places are not resolved below `nearest`, the smallest d of a trained checkpoint.
     """
 
     start: float
     end: float
     low: float
     high: float
+    nearest: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,10 +60,12 @@ class Cleaned:
 
 @dataclasses.dataclass(frozen=True)
 class Frontier:
-    """A fitted frontier. `effects` are draws (draw, 1 + 2 arms) of c, a per arm, b per arm.
+    """One group's fitted frontier: a task's, or a task's at levels of the strata.
 
-    `seed_effects` (seed, 1 + 2 arms) are posterior means of each seed's own curve, in the order of
-    `seeds`. `missing` maps arms without a curve to the reason.
+    `effects` are draws (draw, 1 + 2 arms) of c, a per arm, b per arm. `seed_effects`
+    (seed, 1 + 2 arms) are posterior means of each seed's own curve, in the order of `seeds`.
+    `scales` are draws of the model's scales as they hold for this group, by name. `missing` maps
+    arms without a curve to the reason.
     """
 
     arms: tuple[str, ...]
@@ -70,7 +75,7 @@ class Frontier:
     seed_effects: np.ndarray
     scales: Mapping[str, Any]
     spans: Mapping[str, Span]
-    diagnostics: hierarchy.Diagnostics
+    diagnostics: posterior.Diagnostics
     cleaned: Cleaned
     missing: Mapping[str, str]
 
@@ -100,21 +105,26 @@ class Frontier:
         start, end = span.start / self.unit, span.end / self.unit
         x, interior = maximum(a, b, start, end)
         ends = [expit(c + rise(a, b, np.full_like(a, edge))) for edge in (start, end)]
-        return Peak(expit(c + rise(a, b, x)), x * self.unit, ends[0], ends[1], interior)
+        return Peak(
+            expit(c + rise(a, b, x)), x * self.unit, ends[0], ends[1], interior, span.nearest
+        )
 
-    def shared(self, first: str, second: str) -> tuple[float, float]:
-        """The range of d in which both arms have checkpoints: overlap of their (low, high)."""
-        for arm in (first, second):
+    def shared(self, *arms: str) -> tuple[float, float]:
+        """The range of d in which all these arms have checkpoints: overlap of their (low, high)."""
+        for arm in arms:
             self._coefficients(arm)
-        spans = self.spans[first], self.spans[second]
+        spans = [self.spans[arm] for arm in arms]
         low, high = max(s.low for s in spans), min(s.high for s in spans)
         if low >= high:
-            raise Unanswerable(f"{first} and {second} share no range of KL")
+            raise Unanswerable(f"{' and '.join(arms)} share no range of KL")
         return low, high
 
-    def gap(self, first: str, second: str, points: int = 65) -> np.ndarray:
-        """Draws of the mean over the shared range of d of first minus second win rate."""
-        d = np.linspace(*self.shared(first, second), points)
+    def gap(
+        self, first: str, second: str, also: Sequence[str] = (), points: int = 65
+    ) -> np.ndarray:
+        """Draws of the mean of first minus second win rate over the range of d that these arms
+        share, with those of `also`."""
+        d = np.linspace(*self.shared(first, second, *also), points)
         return np.trapezoid(self.win_rate(first, d) - self.win_rate(second, d), d, axis=1) / (
             d[-1] - d[0]
         )
@@ -184,66 +194,200 @@ def clean(table: Table) -> Cleaned:
     return Cleaned(rows[~repeated], {reason: n for reason, n in left_out.items() if n})
 
 
+Key = tuple[Any, ...]
+"""A group: its task, then its level of each of the strata."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fits:
+    """Frontiers of a study, fitted together.
+
+    `groups` has one frontier a group with enough checkpoints, `without` the reasons of the others.
+    `typical` is the frontier of a typical task, None unless there are two tasks and no strata.
+    """
+
+    groups: Mapping[Key, Frontier]
+    without: Mapping[Key, str]
+    typical: Frontier | None
+
+
 def fit(table: Table, arms: Sequence[str], seed: int = 0, **sampler: int) -> Frontier:
-    """Fit one task's frontier to its rows of the results table; the same seed, the same numbers.
+    """Fit the frontier of one task's rows of the results table; see `fit_all`."""
+    fits = fit_all(table.assign(task=""), arms, (), seed, **sampler)
+    return fits.groups[("",)]
+
+
+def fit_all(
+    table: Table, arms: Sequence[str], strata: Sequence[str] = (), seed: int = 0, **sampler: int
+) -> Fits:
+    """Fit the frontiers of all groups of a results table; the same seed, the same numbers.
 
     Checkpoints are correlated within a `trajectory` (a column; without it, within a run).
-    `sampler` overrides chains, warmup and draws of `hierarchy.sample`. Raises Unanswerable if no
-    arm has enough usable checkpoints.
+    `sampler` overrides chains, warmup and draws of `posterior.sample`. Raises Unanswerable if no
+    arm has enough usable checkpoints in any group.
     """
     if "trajectory" not in table:
         table = table.assign(trajectory=table["run"])
-    cleaned = clean(table)
-    missing = {arm: _lack(cleaned, arm) for arm in arms}
-    fitted = tuple(arm for arm in arms if not missing[arm])
-    if not fitted:
-        raise Unanswerable("; ".join(missing.values()))
-    cleaned = dataclasses.replace(cleaned, rows=cleaned.rows[cleaned.rows["arm"].isin(fitted)])
-    points, unit, seeds = measurements(cleaned, fitted)
-    posterior, diagnostics = hierarchy.sample(points, seed, **sampler)
+    cells, missing, without = {}, {}, {}
+    for key, rows in split(table, strata).items():
+        cleaned = clean(rows)
+        lacking = {arm: _lack(cleaned, arm) for arm in arms}
+        fitted = [arm for arm in arms if not lacking[arm]]
+        if not fitted:
+            without[key] = "; ".join(lacking.values())
+            continue
+        missing[key] = {arm: reason for arm, reason in lacking.items() if reason}
+        kept = cleaned.rows[cleaned.rows["arm"].isin(fitted)]
+        cells[key] = dataclasses.replace(cleaned, rows=kept)
+    if not cells:
+        raise Unanswerable("; ".join(dict.fromkeys(without.values())))
+    known = tuple(arm for arm in arms if any(arm not in lacking for lacking in missing.values()))
+    units = {task: _unit([c for k, c in cells.items() if k[0] == task]) for task, *_ in cells}
+    points, seeds = measurements(cells, known, units)
+    drawn, diagnostics = posterior.sample(points, seed, **sampler)
+    groups = {}
+    for index, (key, cleaned) in enumerate(cells.items()):
+        own = [place for place, arm in enumerate(known) if arm not in missing[key]]
+        columns = [0, *(1 + i for i in own), *(1 + len(known) + i for i in own)]
+        its = [place for place, (group, _) in enumerate(seeds) if group == key]
+        groups[key] = Frontier(
+            arms=tuple(known[place] for place in own),
+            seeds=tuple(seeds[place][1] for place in its),
+            unit=units[key[0]],
+            effects=drawn.effects.groups[:, index, columns],
+            seed_effects=drawn.effects.seeds[np.ix_(its, columns)],
+            scales=_scales(drawn.scales, index, own, len(cells)),
+            spans={known[place]: _span(cleaned, known[place]) for place in own},
+            diagnostics=diagnostics,
+            cleaned=cleaned,
+            missing=missing[key],
+        )
+    typical = None
+    if len(groups) > 1 and not strata:
+        typical = _typical(groups, known, drawn.effects.population, diagnostics)
+    return Fits(groups, without, typical)
+
+
+def split(table: Table, strata: Sequence[str]) -> dict[Key, Table]:
+    """Rows by group. Rows that lack a stratum's path belong to each of its levels."""
+    parts: dict[Key, Table] = {
+        (task,): table[table["task"] == task] for task in sorted(table["task"].unique())
+    }
+    for path in strata:
+        parts = {
+            (*key, level): at_level(rows, path, level)
+            for key, rows in parts.items()
+            for level in rows[path].dropna().unique()
+        }
+    return parts
+
+
+def at_level(rows: Table, path: str, level: Any) -> Table:
+    """Rows at one level of a swept path, and those that do not have it."""
+    return rows[(rows[path] == level) | rows[path].isna()]
+
+
+def _unit(cells: Sequence[Cleaned]) -> float:
+    """Mean d of the trained checkpoints of one task."""
+    return float(np.mean(np.concatenate([cell.trained["d"].to_numpy() for cell in cells])))
+
+
+def _scales(scales: hierarchy.Scales, group: int, arms: list[int], groups: int) -> dict[str, Any]:
+    """Draws of the scales as they hold for one group and its arms."""
+    found = {name: draws for name, draws in scales._asdict().items() if name != "noise"}
+    for name in ("run", "checkpoint"):
+        found[name] = found[name][:, arms] * scales.noise[:, [group]]
+    return {name: own for name, own in found.items() if groups > 1 or not name.startswith("group_")}
+
+
+def _typical(
+    groups: Mapping[Key, Frontier],
+    arms: Sequence[str],
+    effects: np.ndarray,
+    diagnostics: posterior.Diagnostics,
+) -> Frontier:
+    """The frontier of a typical task, for arms that at least two tasks have.
+
+    Distances are relative to a task's unit there; ranges are the medians of the tasks', and the
+    unit is their geometric mean.
+    """
+    having = {arm: [fit for fit in groups.values() if arm in fit.arms] for arm in arms}
+    own = [place for place, arm in enumerate(arms) if len(having[arm]) > 1]
+    unit = float(np.exp(np.mean([np.log(fit.unit) for fit in groups.values()])))
+    spans = {}
+    for place in own:
+        ranges = [
+            np.array(dataclasses.astuple(fit.spans[arms[place]])) / fit.unit
+            for fit in having[arms[place]]
+        ]
+        spans[arms[place]] = Span(*(unit * np.median(ranges, axis=0)).tolist())
+    rows = next(iter(groups.values())).cleaned.rows.iloc[:0]
     return Frontier(
-        arms=fitted,
-        seeds=seeds,
+        arms=tuple(arms[place] for place in own),
+        seeds=(),
         unit=unit,
-        effects=np.asarray(posterior.effects).reshape(-1, 1 + 2 * len(fitted)),
-        seed_effects=np.asarray(posterior.seeds),
-        scales=posterior.scales._asdict(),
-        spans={arm: _span(cleaned, arm) for arm in fitted},
+        effects=effects[:, [0, *(1 + i for i in own), *(1 + len(arms) + i for i in own)]],
+        seed_effects=np.empty((0, 1 + 2 * len(own))),
+        scales={},
+        spans=spans,
         diagnostics=diagnostics,
-        cleaned=cleaned,
-        missing={arm: reason for arm, reason in missing.items() if reason},
+        cleaned=Cleaned(rows, {}),
+        missing={
+            arm: f"arm {arm} has a curve on fewer than two tasks"
+            for place, arm in enumerate(arms)
+            if place not in own
+        },
     )
 
 
 def measurements(
-    cleaned: Cleaned, arms: Sequence[str]
-) -> tuple[hierarchy.Points, float, tuple[int, ...]]:
-    """Padded arrays for the model, the unit of d, and the seeds in order.
+    cells: Mapping[Key, Cleaned], arms: Sequence[str], units: Mapping[Any, float]
+) -> tuple[hierarchy.Points, list[tuple[Key, int]]]:
+    """Padded arrays for the model, and the seeds of all groups in order.
 
     All runs of a seed start from the same SFT policy, so their evaluations before training are one
     measurement a seed: their mean, with the noise of a single evaluation, because they may share
-    the samples as well as the prompts.
+    the samples as well as the prompts. Sizes are rounded up, so that similar studies share one
+    compiled program.
     """
-    trained = cleaned.trained
-    seeds = tuple(sorted(int(seed) for seed in cleaned.rows["seed"].unique()))
-    unit = float(trained["d"].mean())
-    runs = list(trained.groupby(["arm", "seed", "trajectory"], sort=True))
-    shape = (len(runs), max(len(rows) for _, rows in runs))
+    groups = list(cells)
+    seeds = [(key, int(s)) for key, own in cells.items() for s in sorted(own.rows["seed"].unique())]
+    runs = [
+        (key, arm, int(seed), rows)
+        for key, own in cells.items()
+        for (arm, seed, _), rows in own.trained.groupby(["arm", "seed", "trajectory"], sort=True)
+    ]
+    shape = rounded(len(runs), 24), rounded(max(len(rows) for *_, rows in runs), 8)
     x, mask, logit, variance = np.ones(shape), np.zeros(shape), np.zeros(shape), np.ones(shape)
-    arm, seed = np.zeros((len(runs), len(arms))), np.zeros((len(runs), len(seeds)))
-    for index, ((name, _, _), rows) in enumerate(runs):
+    count = rounded(len(seeds), 4)
+    arm, seed = np.zeros((shape[0], len(arms))), np.zeros((shape[0], count))
+    for index, (key, name, number, rows) in enumerate(runs):
         row = index, slice(0, len(rows))
-        x[row], mask[row] = rows["d"] / unit, 1.0
+        x[row], mask[row] = rows["d"] / units[key[0]], 1.0
         logit[row], variance[row] = empirical_logit(rows["win_rate"], rows["prompts"])
         arm[index, list(arms).index(name)] = 1.0
-        seed[index, seeds.index(int(rows["seed"].iloc[0]))] = 1.0
-    start = cleaned.sft.groupby("seed")[["win_rate", "prompts"]].mean().reindex(list(seeds))
-    known = start["win_rate"].notna().to_numpy(dtype=float)
-    sft_logit, sft_variance = empirical_logit(
-        start["win_rate"].fillna(0.5), start["prompts"].fillna(1.0)
-    )
-    arrays: list[Any] = [x, logit, variance, mask, arm, seed, sft_logit, sft_variance, known]
-    return hierarchy.Points(*arrays), unit, seeds
+        seed[index, seeds.index((key, number))] = 1.0
+    group = np.zeros((count, len(groups)))
+    sft_logit, sft_variance, known = np.zeros(count), np.ones(count), np.zeros(count)
+    for index, (key, number) in enumerate(seeds):
+        group[index, groups.index(key)] = 1.0
+        own = cells[key].sft
+        start = own[own["seed"] == number][["win_rate", "prompts"]].mean().to_frame().T
+        if start["win_rate"].notna().all():
+            (sft_logit[index],), (sft_variance[index],) = empirical_logit(
+                start["win_rate"], start["prompts"]
+            )
+            known[index] = 1.0
+    arrays: list[Any] = [x, logit, variance, mask, arm, seed, group, sft_logit, sft_variance, known]
+    return hierarchy.Points(*arrays), seeds
+
+
+def rounded(count: int, least: int = 1) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... from `least` on: at most half as much again."""
+    size = 1
+    while size < count:
+        size *= 2
+    return max(least, size * 3 // 4 if size >= 4 and count <= size * 3 // 4 else size)
 
 
 def empirical_logit(rate: Column, trials: Column) -> tuple[np.ndarray, np.ndarray]:
@@ -276,4 +420,6 @@ def _span(cleaned: Cleaned, arm: str) -> Span:
     reached = np.sort(trained.groupby("seed")["d"].max().to_numpy())[::-1]
     low, high = np.quantile(trained["d"], [0.05, 0.95])
     start = 0.0 if len(cleaned.sft) else float(trained["d"].min())
-    return Span(start, float(reached[len(reached) // 2]), float(low), float(high))
+    nearest = float(max(trained["d"].min(), 1e-6))
+    end = float(reached[len(reached) // 2])
+    return Span(start, end, float(low), float(high), nearest)

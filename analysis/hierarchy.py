@@ -1,17 +1,20 @@
-"""The statistical model of one task's frontier: win rate over d = sqrt(KL(policy || SFT)), by arm.
+"""The statistical model of a study's frontiers: win rate over d = sqrt(KL(policy || SFT)), by arm.
 
 Curve. Gao et al. 2023 (arXiv 2210.10760, section 3.1) describe the golden reward of RL-trained
 policies by R(d) = d (alpha - beta log d). Here R is the change of the log-odds of winning against
-the baseline. With x = d / `unit` (the mean d of the trained checkpoints, so that coefficients have
+the baseline. With x = d / `unit` (the mean d of a task's trained checkpoints, so that coefficients have
 the size of a typical change of log-odds), a = unit (alpha - beta log unit) and b = unit beta:
 
     logit w = c + x (a - b log x),    maximum where log x = a / b - 1 (if b > 0).
 
-Levels. Checkpoint, run, seed and population are nested, each a draw around the level above:
+Levels. Checkpoint, run, seed, group and population are nested, each a draw around the level above:
 
     population   m = (c, a_1..a_A, b_1..b_A)                       A arms
-    seed         c varies; a and b vary by a part shared by the arms and a part of each arm's own.
-                 All arms of a seed share c: at d = 0 every policy is SFT.
+    group        a task, or a task at one level of a path that changes its world (a "stratum"): c
+                 varies; a and b vary by a part shared by the arms and a part of each arm's own.
+                 With one group there is no such level, and the population is the group's.
+    seed         the same again, around the group. All arms of a seed share c: at d = 0 every policy
+                 is SFT. Seeds of different groups are different replicates.
     run          one hyper-parameter setting in one seed: a shift of its own, so the checkpoints of a
                  run are correlated, that grows from 0 at d = 0 to its full size (`shift`) and no
                  further; runs that differ only in their number of steps are one
@@ -27,8 +30,8 @@ side of wider intervals. The few nats' uncertainty of KL itself is left to the r
 
 Inference. Measured log-odds enter as empirical logits log((k + 1/2) / (n - k + 1/2)) with their
 delta-method variance (Gart and Zweifel 1967). Given the scales, everything is linear and Gaussian,
-so all effects are integrated out in closed form, level by level (`absorb`); NUTS samples only the
-scales, and the population's curve is drawn exactly given each of them.
+so all effects are integrated out in closed form, level by level (`absorb`); only the scales are
+sampled, and the curves are drawn exactly given each draw of them (`analysis.posterior`).
 
 Priors. m: normal(0, 2.5) a coefficient, i.e. SFT win rates from 1% to 99% and changes by five
 logits at the typical distance are unremarkable. Scales: log-normal with the medians in `PRIORS` and
@@ -40,21 +43,19 @@ at three seeds Cauchy tails, and covered 60 of 60 true gaps with its "90%" inter
 (`analysis.calibration`).
 """
 
-from functools import partial
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import numpyro
-import numpyro.distributions as dist
-from jaxtyping import Array, Bool, Float
-from numpyro.diagnostics import effective_sample_size, split_gelman_rubin
-from numpyro.infer import MCMC, NUTS
+from jaxtyping import Array, Float
 
 POPULATION_SD = 2.5
 SCALE_LOG_SD = 1.0
 PRIORS: dict[str, tuple[float, str]] = {
+    "group_start": (0.4, "SFT's log-odds, between tasks"),
+    "group_shared": (0.4, "curve coefficients, between tasks, all arms alike"),
+    "group_arm": (0.2, "curve coefficients, between tasks, one arm"),
     "seed_start": (0.3, "SFT's log-odds, between seeds"),
     "seed_shared": (0.2, "curve coefficients, between seeds, all arms alike"),
     "seed_arm": (0.15, "curve coefficients, between seeds, one arm"),
@@ -62,14 +63,18 @@ PRIORS: dict[str, tuple[float, str]] = {
     "checkpoint": (0.1, "residual of a checkpoint"),
 }
 """Median of each scale's log-normal prior, in logits, and what the scale is of."""
+NOISE_LOG_SD = 0.5
+"""Prior log standard deviation, around none, of how much noisier a group's runs and checkpoints are than others'."""
 
 
 class Points(NamedTuple):
-    """One task's measurements, padded to a rectangle of runs x checkpoints.
+    """A study's measurements, padded to a rectangle of runs x checkpoints.
 
     `x` is d in units of `unit`; `logit` and `variance` are empirical logits and their sampling
-    variance; `mask` is 1 where there is a measurement. `arm` and `seed` are one-hot. The win rate
-    of SFT itself is one measurement a seed: all its runs start from that same policy.
+    variance; `mask` is 1 where there is a measurement. `arm` and `seed` are one-hot, and so is
+    `group`, which says for each seed to which group it belongs. The win rate of SFT itself is one
+    measurement a seed: all its runs start from that same policy. Runs, seeds and groups without
+    measurements change nothing.
     """
 
     x: Float[Array, "run checkpoint"]
@@ -78,6 +83,7 @@ class Points(NamedTuple):
     mask: Float[Array, "run checkpoint"]
     arm: Float[Array, "run arm"]
     seed: Float[Array, "run seed"]
+    group: Float[Array, "seed group"]
     sft_logit: Float[Array, " seed"]
     sft_variance: Float[Array, " seed"]
     sft_mask: Float[Array, " seed"]
@@ -96,41 +102,20 @@ class Information(NamedTuple):
 
 
 class Scales(NamedTuple):
-    """Standard deviations of the levels, in logits; index 0 of "coefficient" is a, 1 is b."""
+    """Standard deviations of the levels, in logits; index 0 of "coefficient" is a, 1 is b.
 
+    `noise` multiplies `run` and `checkpoint` in each group.
+    """
+
+    group_start: Float[Array, ""]
+    group_shared: Float[Array, " coefficient"]
+    group_arm: Float[Array, " coefficient"]
     seed_start: Float[Array, ""]
     seed_shared: Float[Array, " coefficient"]
     seed_arm: Float[Array, " coefficient"]
     run: Float[Array, " arm"]
     checkpoint: Float[Array, " arm"]
-
-
-class Posterior(NamedTuple):
-    """Draws of the population's effects and of the scales, chains first."""
-
-    effects: Float[Array, "chain draw effect"]
-    seeds: Float[Array, "seed effect"]
-    scales: Scales
-    diverging: Bool[Array, "chain draw"]
-
-
-class Diagnostics(NamedTuple):
-    """Convergence of a fit: the worst R-hat and effective sample size over scales and curves."""
-
-    rhat: float
-    ess: float
-    divergences: int
-    draws: int
-
-    def trouble(self) -> str:
-        """Why the fit must not be used, in one clause, or ""."""
-        if not (self.rhat <= 1.02):
-            return f"the fit did not converge (R-hat {self.rhat:.3f}, allowed is 1.02)"
-        if not (self.ess >= 400):
-            return f"the fit has an effective sample size of {self.ess:.0f}, needed are 400"
-        if self.divergences > self.draws // 100:
-            return f"{self.divergences} of {self.draws} draws diverged, allowed is 1%"
-        return ""
+    noise: Float[Array, " group"]
 
 
 def basis(x: Float[Array, "*shape"]) -> Float[Array, "*shape 3"]:
@@ -148,8 +133,8 @@ def absorb(information: Information, factor: Float[Array, "*batch effect latent"
     """Integrate out deviations factor @ u, u ~ normal(0, I), that are added to the effects.
 
     One column at a time (Sherman and Morrison 1950): for a column l with s = G l and k = 1 + l's,
-    G, h, q and log k change by rank one. In NUTS' inner loop these elementwise operations run, and
-    compile, several times faster than Cholesky factors of many small matrices.
+    G, h, q and log k change by rank one. Elementwise operations run, and compile, faster than
+    Cholesky factors of many small matrices, and do not wait for each other in a pool of threads.
     """
 
     def step(rest: Information, column: Float[Array, "*batch effect"]) -> tuple[Information, None]:
@@ -164,7 +149,9 @@ def absorb(information: Information, factor: Float[Array, "*batch effect latent"
         )
         return updated, None
 
-    return jax.lax.scan(step, information, jnp.moveaxis(factor, -1, 0), unroll=2)[0]
+    return jax.lax.scan(
+        step, information, jnp.moveaxis(factor, -1, 0), unroll=min(3, factor.shape[-1])
+    )[0]
 
 
 def run_information(points: Points, scales: Scales) -> Information:
@@ -175,60 +162,113 @@ def run_information(points: Points, scales: Scales) -> Information:
     rows, cols = np.triu_indices(5)
     # Constant across draws, so the compiler lifts it out of the sampling loop.
     products = columns[..., rows] * columns[..., cols]
-    weight = points.mask / (points.variance + ((points.arm @ scales.checkpoint) ** 2)[:, None])
+    noise = points.seed @ (points.group @ scales.noise)
+    residual = (points.arm @ scales.checkpoint) * noise
+    weight = points.mask / (points.variance + (residual**2)[:, None])
     sums = jnp.einsum("re,ref->rf", weight, products)
     symmetric = np.zeros((5, 5), dtype=int)
     symmetric[rows, cols] = symmetric[cols, rows] = np.arange(len(rows))
     table = sums[:, symmetric]
     logdet = -jnp.sum(points.mask * jnp.log(jnp.where(points.mask > 0, weight, 1.0)), axis=1)
     own = Information(table[:, :4, :4], table[:, :4, 4], table[:, 4, 4], logdet)
-    sd = points.arm @ scales.run
+    sd = (points.arm @ scales.run) * noise
     rest = absorb(own, jnp.eye(4)[:, 3:] * sd[:, None, None])
     # What is left of the run's own shift, now that it is integrated out, is its mean: nothing.
     return Information(rest.G[:, :3, :3], rest.h[:, :3], rest.q, rest.logdet)
 
 
-def seed_information(points: Points, scales: Scales) -> Information:
-    """What each seed says about its own (c, a_1..a_A, b_1..b_A)."""
+def arm_information(points: Points, scales: Scales) -> Information:
+    """What the runs of each seed and arm say about that seed's (c, a, b) in that arm."""
     runs = run_information(points, scales)
-    arms = points.arm.shape[1]
     cell = (points.seed[:, :, None] * points.arm[:, None, :]).reshape(points.arm.shape[0], -1)
-    shape = (points.seed.shape[1], arms)
+    shape = (points.seed.shape[1], points.arm.shape[1])
 
     def total(leaf: Float[Array, "run *rest"]) -> Float[Array, "seed arm *rest"]:
         """Sum over the runs of each seed and arm."""
         flat = cell.T @ leaf.reshape(leaf.shape[0], -1)
         return flat.reshape(shape + leaf.shape[1:])
 
+    return jax.tree.map(total, runs)
+
+
+def seed_information(points: Points, scales: Scales) -> Information:
+    """What each seed says about its group's (c, a_1..a_A, b_1..b_A), seed effects integrated out.
+
+    The part of an arm's own touches that arm's measurements only, so it is integrated out there,
+    from three effects instead of all.
+    """
+    cells = arm_information(points, scales)
+    arms = points.arm.shape[1]
+    own = jnp.zeros((3, 2)).at[[1, 2], [0, 1]].set(scales.seed_arm)
+    cells = absorb(cells, jnp.broadcast_to(own, (*cells.q.shape, 3, 2)))
+    together = _with_sft(points, _assembled(cells))
+    factor = shared_factor(scales.seed_start, scales.seed_shared, arms)
+    return absorb(together, jnp.broadcast_to(factor, (points.seed.shape[1], *factor.shape)))
+
+
+def _assembled(cells: Information) -> Information:
+    """Information of the arms of each seed as one of all effects."""
+    arms = cells.q.shape[1]
     place = np.zeros((arms, 3, 1 + 2 * arms))
     for arm in range(arms):
         place[arm, [0, 1, 2], [0, 1 + arm, 1 + arms + arm]] = 1.0
-    precision = points.sft_mask / points.sft_variance
     return Information(
-        jnp.einsum("saij,aip,ajq->spq", total(runs.G), place, place).at[:, 0, 0].add(precision),
-        jnp.einsum("sai,aip->sp", total(runs.h), place).at[:, 0].add(precision * points.sft_logit),
-        jnp.sum(total(runs.q), axis=1) + precision * points.sft_logit**2,
-        jnp.sum(total(runs.logdet), axis=1) + points.sft_mask * jnp.log(points.sft_variance),
+        jnp.einsum("saij,aip,ajq->spq", cells.G, place, place),
+        jnp.einsum("sai,aip->sp", cells.h, place),
+        jnp.sum(cells.q, axis=1),
+        jnp.sum(cells.logdet, axis=1),
     )
 
 
-def seed_factor(scales: Scales, arms: int) -> Float[Array, "effect latent"]:
-    """Factor L of the covariance L L' of a seed's effects around the population's."""
-    effects = 1 + 2 * arms
-    shared = np.zeros((effects, 2))
-    shared[1 : 1 + arms, 0] = shared[1 + arms :, 1] = 1.0
-    start = jnp.zeros((effects, 1)).at[0, 0].set(scales.seed_start)
-    own = jnp.repeat(scales.seed_arm, arms, total_repeat_length=2 * arms)
-    arm = np.eye(effects)[:, 1:] * own[None, :]
-    return jnp.concatenate([start, shared * scales.seed_shared[None, :], arm], axis=1)
+def _with_sft(points: Points, seeds: Information) -> Information:
+    """The measurement of SFT added to each seed's."""
+    precision = points.sft_mask / points.sft_variance
+    return Information(
+        seeds.G.at[:, 0, 0].add(precision),
+        seeds.h.at[:, 0].add(precision * points.sft_logit),
+        seeds.q + precision * points.sft_logit**2,
+        seeds.logdet + points.sft_mask * jnp.log(points.sft_variance),
+    )
+
+
+def shared_factor(
+    start: Float[Array, ""], shared: Float[Array, " coefficient"], arms: int
+) -> Float[Array, "effect latent"]:
+    """Factor of the covariance of the deviations that all arms share: of c, of a and of b."""
+    place = np.zeros((1 + 2 * arms, 3))
+    place[0, 0] = place[1 : 1 + arms, 1] = place[1 + arms :, 2] = 1.0
+    return jnp.asarray(place) * jnp.concatenate([start[None], shared])[None, :]
+
+
+def level_factor(
+    start: Float[Array, ""],
+    shared: Float[Array, " coefficient"],
+    arm: Float[Array, " coefficient"],
+    arms: int,
+) -> Float[Array, "effect latent"]:
+    """Factor L of the covariance L L' of a group's (or a seed's) effects around those above."""
+    own = jnp.repeat(arm, arms, total_repeat_length=2 * arms)
+    each = np.eye(1 + 2 * arms)[:, 1:] * own[None, :]
+    return jnp.concatenate([shared_factor(start, shared, arms), each], axis=1)
+
+
+def _group_factor(scales: Scales, arms: int) -> Float[Array, "effect latent"]:
+    return level_factor(scales.group_start, scales.group_shared, scales.group_arm, arms)
+
+
+def group_information(points: Points, scales: Scales) -> Information:
+    """What each group's seeds together say about its effects."""
+    seeds = seed_information(points, scales)
+    return jax.tree.map(lambda leaf: jnp.einsum("s...,sg->g...", leaf, points.group), seeds)
 
 
 def population_information(points: Points, scales: Scales) -> Information:
-    """What all seeds together say about the population's effects."""
-    seeds = seed_information(points, scales)
-    factor = seed_factor(scales, points.arm.shape[1])
-    rest = absorb(seeds, jnp.broadcast_to(factor, (points.seed.shape[1], *factor.shape)))
-    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), rest)
+    """What all groups together say about the population's effects."""
+    groups = group_information(points, scales)
+    if points.group.shape[1] > 1:
+        factor = _group_factor(scales, points.arm.shape[1])
+        groups = absorb(groups, jnp.broadcast_to(factor, (points.group.shape[1], *factor.shape)))
+    return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), groups)
 
 
 def log_marginal(points: Points, scales: Scales) -> Float[Array, ""]:
@@ -239,76 +279,63 @@ def log_marginal(points: Points, scales: Scales) -> Float[Array, ""]:
     return -0.5 * (rest.q + rest.logdet + count * jnp.log(2 * jnp.pi))
 
 
-def effects_given_scales(
-    points: Points, scales: Scales, noise: Float[Array, " effect"]
-) -> tuple[Float[Array, " effect"], Float[Array, "seed effect"]]:
-    """One exact draw of the population's effects, and the seeds' mean effects given that draw."""
-    total = population_information(points, scales)
-    root = jnp.linalg.cholesky(total.G + jnp.eye(noise.shape[0]) / POPULATION_SD**2)
-    mean = jax.scipy.linalg.cho_solve((root, True), total.h)
-    effects = mean + jax.scipy.linalg.solve_triangular(root, noise, lower=True, trans=1)
-    seeds = seed_information(points, scales)
-    factor = seed_factor(scales, points.arm.shape[1])
-    k = jnp.eye(factor.shape[1]) + factor.T @ seeds.G @ factor
-    residual = seeds.h - seeds.G @ effects
-    latent = jnp.linalg.solve(k, (residual @ factor)[..., None])[..., 0]
-    return effects, effects[None, :] + latent @ factor.T
+class Told(NamedTuple):
+    """What draws of the effects need, for each draw of the scales.
 
-
-def model(points: Points) -> None:
-    """NumPyro model of the scales; every other unknown is integrated out."""
-    arms = points.arm.shape[1]
-    shapes = {"seed_start": (), "seed_shared": (2,), "seed_arm": (2,)}
-    shapes |= {"run": (arms,), "checkpoint": (arms,)}
-    scales = {}
-    for name, (median, _) in PRIORS.items():
-        prior = dist.LogNormal(np.log(median), SCALE_LOG_SD).expand(shapes[name])
-        scales[name] = numpyro.sample(name, prior.to_event(len(shapes[name])))
-    numpyro.factor("logits", log_marginal(points, Scales(**scales)))
-
-
-@partial(jax.jit, static_argnames=("chains", "warmup", "draws"))
-def _sample(key: Array, points: Points, chains: int, warmup: int, draws: int) -> Posterior:
-    def chain(key: Array) -> tuple[Scales, Bool[Array, " draw"]]:
-        sampler = MCMC(NUTS(model), num_warmup=warmup, num_samples=draws, progress_bar=False)
-        sampler.run(key, points, extra_fields=("diverging",))
-        return Scales(**sampler.get_samples()), sampler.get_extra_fields()["diverging"]
-
-    # One chain after the other: vectorised chains wait for the longest tree among them and pay for
-    # both branches of every choice, and took three times as long on a CPU.
-    scales, diverging = jax.lax.map(chain, jax.random.split(jax.random.fold_in(key, 0), chains))
-    shape = (chains, draws, 1 + 2 * points.arm.shape[1])
-    noise = jax.random.normal(jax.random.fold_in(key, 1), shape)
-    effects, seeds = jax.vmap(jax.vmap(partial(effects_given_scales, points)))(scales, noise)
-    return Posterior(effects, jnp.mean(seeds, axis=(0, 1)), scales, diverging)
-
-
-def _cpu() -> Any:
-    """The CPU, or None in a process that was started for another platform only."""
-    try:
-        return jax.devices("cpu")[0]
-    except RuntimeError:
-        return None
-
-
-def sample(
-    points: Points, seed: int = 0, chains: int = 4, warmup: int = 500, draws: int = 1000
-) -> tuple[Posterior, Diagnostics]:
-    """Posterior of one task's frontier by NUTS on the scales; the same seed gives the same draws.
-
-    Runs on the CPU (the arrays are too small for anything else), in float64 (precisions of many
-    checkpoints are added and subtracted) and with broadcasting between ranks allowed, which NumPyro
-    relies on.
+    Precisions and precision-weighted means of the groups' effects (their seeds integrated out) and
+    of the seeds' own, and factors of the covariances of groups and of seeds.
     """
-    with jax.enable_x64(True), jax.numpy_rank_promotion("allow"), jax.default_device(_cpu()):
-        points = Points(*(jnp.asarray(leaf, dtype=jnp.float64) for leaf in points))
-        posterior = jax.device_get(_sample(jax.random.key(seed), points, chains, warmup, draws))
-    leaves = [np.asarray(leaf).reshape(chains, draws, -1) for leaf in posterior.scales]
-    monitored = np.concatenate([*leaves, posterior.effects], axis=-1)
-    # A variable that never moves gives 0/0: that fit has failed, and NaN fails the checks.
-    with np.errstate(all="ignore"):
-        rhat = np.max(split_gelman_rubin(monitored))
-        ess = np.min(effective_sample_size(monitored))
-    return posterior, Diagnostics(
-        float(rhat), float(ess), int(posterior.diverging.sum()), chains * draws
+
+    group_G: Float[Array, "*draw group effect effect"]
+    group_h: Float[Array, "*draw group effect"]
+    group_factor: Float[Array, "*draw effect latent"]
+    seed_G: Float[Array, "*draw seed effect effect"]
+    seed_h: Float[Array, "*draw seed effect"]
+    seed_factor: Float[Array, "*draw effect latent"]
+
+
+def told(points: Points, scales: Scales) -> Told:
+    """`Told` of one draw of the scales."""
+    arms = points.arm.shape[1]
+    groups = group_information(points, scales)
+    seeds = _with_sft(points, _assembled(arm_information(points, scales)))
+    return Told(
+        groups.G,
+        groups.h,
+        level_factor(scales.group_start, scales.group_shared, scales.group_arm, arms),
+        seeds.G,
+        seeds.h,
+        level_factor(scales.seed_start, scales.seed_shared, scales.seed_arm, arms),
     )
+
+
+def parts(points: Points) -> dict[str, int]:
+    """Scales that are to be sampled, and of how many numbers each consists."""
+    arms, groups = points.arm.shape[1], points.group.shape[1]
+    counts = {name: 1 if name.endswith("_start") else 2 for name in PRIORS}
+    counts |= {"run": arms, "checkpoint": arms}
+    if groups > 1:
+        return counts | {"noise": groups}
+    return {name: count for name, count in counts.items() if not name.startswith("group_")}
+
+
+def scales_at(points: Points, z: Float[Array, "*draws dimension"]) -> Scales:
+    """The scales whose logs are `z` standard deviations of their priors from their medians."""
+    found = {}
+    start = 0
+    for name, count in parts(points).items():
+        own = z[..., start : start + count]
+        start += count
+        median, sd = (1.0, NOISE_LOG_SD) if name == "noise" else (PRIORS[name][0], SCALE_LOG_SD)
+        scale = median * jnp.exp(sd * own)
+        found[name] = scale[..., 0] if name.endswith("_start") else scale
+    if points.group.shape[1] == 1:
+        nothing = jnp.zeros((*z.shape[:-1], 2))
+        found |= {"group_start": nothing[..., 0], "group_shared": nothing, "group_arm": nothing}
+        found["noise"] = jnp.ones((*z.shape[:-1], 1))
+    return Scales(**found)
+
+
+def log_posterior(points: Points, z: Float[Array, " dimension"]) -> Float[Array, ""]:
+    """log p(z | logits) up to a constant, for z as in `scales_at`."""
+    return log_marginal(points, scales_at(points, z)) - 0.5 * jnp.sum(z**2)

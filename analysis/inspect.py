@@ -22,9 +22,9 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import prose
-from analysis.figures import ARM_COLOURS, INK, PAPER, SOFT, Drawing
+from analysis.figures.style import ARM_COLOURS, INK, PAPER, SOFT, Drawing
 from analysis.prose import Html, escape, number, percent
-from analysis.report import document, section, write_whole
+from analysis.site.page import document, section, write_whole
 from sweeps.inspection import (
     BEST,
     BEST_OF,

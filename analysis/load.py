@@ -1,4 +1,7 @@
-"""A results directory as data: the study as it was written, and the long table of checkpoints."""
+"""A results directory as data: the study as it was written, and the long table of checkpoints.
+
+A directory holds one study (``study.json`` and ``blocks/``), or one such directory a study.
+"""
 
 import dataclasses
 import functools
@@ -9,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from sweeps.claims import Claim, Unit
-from sweeps.store import COUNTS, FACTS, METRICS, TEXTS, Store
-from sweeps.study import load_study
+from sweeps.store import COUNTS, FACTS, METRICS, TEXTS, Store, study_directories
+from sweeps.study import claim_arms, load_study
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -27,10 +30,35 @@ _KEYS = ("run", "arm", "task", "seed", "step", "evaluation", "diverged_step")
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The study's header (see `sweeps.store`) and its table, one row per run and evaluation."""
+    """The study's header (see `sweeps.store`) and its table, one row per run and evaluation.
+
+    ``foreign`` says how many runs were left out because the study did not plan them.
+    """
 
     study: Mapping[str, Any]
     table: Table
+    directory: Path | None = None
+    foreign: int = 0
+
+    @property
+    def name(self) -> str:
+        """The study's name."""
+        return str(self.study.get("study", "?"))
+
+    @property
+    def strata(self) -> tuple[str, ...]:
+        """Swept paths whose values are worlds of their own."""
+        return tuple(path for path in self.study.get("strata", ()) if path in self.axes)
+
+    @functools.cached_property
+    def missing(self) -> dict[str, int]:
+        """Planned runs without rows, counted by arm; arms that lack none are left out."""
+        have = set(zip(self.table["arm"], self.table["run"], strict=True))
+        planned = self.study.get("planned", {})
+        lacking = {
+            arm: sum((arm, run) not in have for run in runs) for arm, runs in planned.items()
+        }
+        return {arm: count for arm, count in lacking.items() if count}
 
     @property
     def tasks(self) -> tuple[str, ...]:
@@ -65,6 +93,16 @@ class Results:
                 raise
             load_study(self.study["file"])
             return tuple(Claim.from_dict(claim) for claim in stored)
+
+    @functools.cached_property
+    def present_claims(self) -> tuple[Claim, ...] | None:
+        """The claims of the study's file as it is today, about arms that were run; None if there is no such file any
+        more, or it cannot be loaded."""
+        try:
+            claims = load_study(self.study.get("file") or self.name).claims
+        except InvalidInput:
+            return None
+        return tuple(claim for claim in claims if set(self.arms).issuperset(claim_arms(claim)))
 
     def task(self, task: str) -> Table:
         """The rows of one task."""
@@ -103,11 +141,63 @@ def trajectories(rows: Table, axes: tuple[str, ...]) -> list[str]:
     return [f"{arm} {unit}" for arm, unit in zip(arms, units(rows, others), strict=True)]
 
 
-def load(directory: Path | str) -> Results:
-    """Read a results directory that `testbed run` wrote.
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """The studies of a results directory, by name, and what is wrong with it, a sentence each."""
 
-    Metrics that no run has are added as columns of NaN. Raises InvalidInput if the directory is
-    missing, was not written by a run, was written by another schema, or holds no rows.
+    directory: Path
+    studies: tuple[Results, ...]
+    problems: tuple[str, ...] = ()
+
+
+def load_all(directory: Path | str) -> Collection:
+    """Read a results directory of one study or of several.
+
+    A study that cannot be read, has no finished run yet, lacks some, or holds runs that it did not plan is named among
+    the problems; what can be read is. Raises InvalidInput if there is not one study with a finished run.
+    """
+    directory = Path(directory)
+    if not directory.is_dir():
+        raise InvalidInput(f"{directory} is no directory: give the --out of a `testbed run`")
+    places = study_directories(directory)
+    studies, problems = [], []
+    for place in places:
+        try:
+            one = load(place)
+        except InvalidInput as problem:
+            if len(places) == 1:
+                raise
+            problems.append(str(problem))
+            continue
+        studies.append(one)
+        problems += _shortcomings(one)
+    if not studies:
+        what = problems[0] if problems else f"{directory} holds no results (no study.json)"
+        raise InvalidInput(f"{what}: give the --out of a `testbed run`")
+    return Collection(directory, tuple(studies), tuple(problems))
+
+
+def _shortcomings(results: Results) -> list[str]:
+    """What a study's results lack or hold too much, a sentence each."""
+    found = []
+    if results.missing:
+        lacking = ", ".join(f"{arm} {count}" for arm, count in results.missing.items())
+        found.append(
+            f"study {results.name} lacks {sum(results.missing.values())} of its planned runs ({lacking}): "
+            "the command that began it completes it"
+        )
+    if results.foreign:
+        found.append(
+            f"study {results.name} holds {results.foreign} runs that it did not plan: they are left out"
+        )
+    return found
+
+
+def load(directory: Path | str) -> Results:
+    """Read the results directory of one study.
+
+    Metrics that no run has are added as columns of NaN; runs that the study did not plan are left out. Raises
+    InvalidInput if the directory is missing, was not written by a run, was written by another schema, or holds no rows.
     """
     store = Store.open(directory)
     table = store.read()
@@ -118,10 +208,22 @@ def load(directory: Path | str) -> Results:
     missing = [column for column in _KEYS if column not in table.columns]
     if missing:
         raise InvalidInput(f"the results in {directory} lack the columns {', '.join(missing)}")
-    return results(store.header, table)
+    planned = {(arm, run) for arm, runs in store.header.get("planned", {}).items() for run in runs}
+    if planned:
+        known = [pair in planned for pair in zip(table["arm"], table["run"], strict=True)]
+        foreign = int(table.loc[[not own for own in known], "run"].nunique())
+        table = table[known]
+        if table.empty:
+            raise InvalidInput(f"{directory} holds no run that its study planned")
+    else:
+        foreign = 0
+    return results(store.header, table, Path(directory), foreign)
 
 
-def results(header: Mapping[str, Any], table: Table) -> Results:
+def results(
+    header: Mapping[str, Any], table: Table, directory: Path | None = None, foreign: int = 0
+) -> Results:
     """Results of a header and a table already in memory."""
     absent = [name for name in (*METRICS, "prompts") if name not in table.columns]
-    return Results(header, table.assign(**dict.fromkeys(absent, float("nan"))))
+    table = table.assign(**dict.fromkeys(absent, float("nan")))
+    return Results(header, table, directory, foreign)

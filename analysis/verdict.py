@@ -1,133 +1,24 @@
-"""Verdicts: every claim of a study, on every task, by the rule written before the run."""
+"""Verdicts: every claim of a study, on every task, by the rules written before the run."""
 
-import dataclasses
-import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
 
-from analysis import frontier
-from analysis.frontier import Frontier
-from analysis.load import Results, Table, last_rows, trajectories, units
-from sweeps.claims import Claim, Judgement, Peak, Unanswerable, Unit
-
-
-@dataclasses.dataclass(frozen=True)
-class TaskEvidence:
-    """What one task's results say; implements `sweeps.claims.Evidence`.
-
-    The frontier is fitted when first asked for, and at most once.
-    """
-
-    table: Table
-    arms: tuple[str, ...]
-    axes: tuple[str, ...]
-
-    @functools.cached_property
-    def _fit(self) -> Frontier | Unanswerable:
-        try:
-            named = self.table.assign(trajectory=trajectories(self.table, self.axes))
-            return frontier.fit(named, self.arms)
-        except Unanswerable as problem:
-            return problem
-
-    @property
-    def frontier(self) -> Frontier:
-        """The fitted frontier; raises Unanswerable if there cannot be one."""
-        if isinstance(self._fit, Unanswerable):
-            raise Unanswerable(str(self._fit))
-        return self._fit
-
-    def caveat(self) -> str:
-        """Why no verdict may rest on the curves: too few seeds, or a fit that failed."""
-        rows = self.frontier.cleaned.trained
-        counts = {arm: rows.loc[rows["arm"] == arm, "seed"].nunique() for arm in self.frontier.arms}
-        arm = min(counts, key=lambda name: counts[name])
-        if counts[arm] < 2:
-            return f"only one seed in arm {arm}: the seed is the unit of replication"
-        return self.frontier.diagnostics.trouble()
-
-    def peak(self, arm: str) -> Peak:
-        """Peak of the arm's typical curve inside its observed range."""
-        return self.frontier.peak(arm)
-
-    def gap(self, first: str, second: str) -> np.ndarray:
-        """Draws of the mean win-rate difference over the shared range of sqrt(KL)."""
-        return self.frontier.gap(first, second)
-
-    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Peaks, observed ranges and counts of these arms; the shared range if there are two."""
-        details = self.describe_runs(arms)
-        for arm in arms:
-            details["arms"][arm] |= describe_peak(self.frontier, arm)
-        if len(arms) == 2:
-            try:
-                low, high = self.frontier.shared(*arms)
-                details["shared_kl"] = [low**2, high**2]
-            except Unanswerable:
-                details["shared_kl"] = None
-        return details
-
-    def last(self, metric: str, arm: str) -> Mapping[Unit, float]:
-        """The metric at the last checkpoint of the arm's runs, diverged ones left out.
-
-        Keys are comparable between arms: settings that only one arm has are not part of them.
-        """
-        rows = last_rows(self.table)
-        if metric not in rows:
-            raise Unanswerable(f"the results have no metric {metric}")
-        by_arm = [rows[rows["arm"] == name] for name in self.arms]
-        axes = tuple(
-            axis for axis in self.axes if all(own[axis].notna().any() for own in by_arm if len(own))
-        )
-        rows = rows[(rows["arm"] == arm) & (rows["diverged_step"] < 0)]
-        if rows.empty:
-            raise Unanswerable(f"arm {arm} has no run that finished without diverging")
-        values: dict[Unit, list[float]] = {}
-        for unit, value in zip(units(rows, axes), rows[metric].astype(float), strict=True):
-            values.setdefault(unit, []).append(value)
-        return {unit: float(np.mean(found)) for unit, found in values.items()}
-
-    def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Seeds, runs and diverged runs of these arms."""
-        rows = last_rows(self.table)
-        counts = {}
-        for arm in arms:
-            own = rows[rows["arm"] == arm]
-            counts[arm] = {
-                "seeds": int(own["seed"].nunique()),
-                "runs": len(own),
-                "diverged": int((own["diverged_step"] >= 0).sum()),
-            }
-        return {"arms": counts}
-
-
-def describe_peak(fit: Frontier, arm: str) -> dict[str, Any]:
-    """An arm's peak with 90% intervals, and where in the observed range it lies.
-
-    A `peak_place` of "end" says that the peak was not reached.
-    """
-    peak, span = fit.peak(arm), fit.spans[arm]
-    reached = float(np.mean(peak.interior))
-    kl = peak.root_kl**2
-    return {
-        "observed_kl": [span.start**2, span.end**2],
-        "peak": float(np.median(peak.value)),
-        "peak_interval": np.quantile(peak.value, [0.05, 0.95]).tolist(),
-        "peak_kl": float(np.median(kl)),
-        "peak_kl_interval": np.quantile(kl, [0.05, 0.95]).tolist(),
-        "peak_inside": reached,
-        "peak_place": peak.place,
-    }
+from analysis.evidence import ALL_TASKS, Pool, TaskEvidence, TypicalEvidence
+from analysis.evidence import describe_peak as describe_peak
+from analysis.load import Results
+from sweeps.claims import Claim, Ruling
+from sweeps.claims import Test as Part
+from sweeps.estimands import Evidence
+from sweeps.rules import Judgement
 
 
 def gather(results: Results) -> dict[str, TaskEvidence]:
     """Evidence by task. Fits nothing yet."""
-    return {
-        task: TaskEvidence(results.task(task), results.arms, results.axes) for task in results.tasks
-    }
+    pool = Pool(results.table, results.arms, results.axes, results.strata)
+    return {task: TaskEvidence(task, results.task(task), pool) for task in results.tasks}
 
 
 def decide(
@@ -135,45 +26,86 @@ def decide(
 ) -> list[dict[str, Any]]:
     """All verdicts as JSON-able entries, claim by claim and task by task.
 
-    `evidence` may be given to reuse its fits. Raises InvalidInput if a stored claim cannot be read.
+    A claim whose tests all read curves is judged for a typical task as well ("all tasks"), if there
+    are two or more and no strata: groups of one task would count as tasks otherwise. A claim whose
+    tests or rules the study's file now states differently from what was stored with the results is
+    judged as the file has it, and the entry says so (`newer`) and gives the verdict by the stored
+    rule; a change of words changes nothing but the words. `evidence` may be given to reuse its
+    fits. Raises InvalidInput if a stored claim cannot be read.
     """
     evidence = gather(results) if evidence is None else evidence
-    return [
-        entry(claim, task, claim.judge(evidence[task]))
-        for claim in results.claims
-        for task in results.tasks
-    ]
+    tasks: dict[str, Evidence] = dict(evidence)
+    pooled: dict[str, Evidence] = {}
+    if len(evidence) > 1 and not results.strata:
+        pool = next(iter(evidence.values())).pool
+        pooled = {ALL_TASKS: TypicalEvidence(pool, evidence)}
+    entries = []
+    for claim, stored in paired(results):
+        newer = stored is None or tests_of(stored) != tests_of(claim)
+        for task, own in (tasks | pooled if claim.from_curves else tasks).items():
+            ruling = claim.judge(own)
+            before = stored.judge(own).verdict if newer and stored is not None else None
+            entries.append(entry(claim, task, ruling, newer, before))
+    return entries
 
 
-def entry(claim: Claim, task: str, judgement: Judgement) -> dict[str, Any]:
-    """One row of verdicts.json. Numbers that do not exist are null, never NaN."""
-    details = dict(judgement.details)
-    if judgement.parts:
-        details["parts"] = [
-            _numbers(part) | {"reason": part.reason, "details": dict(part.details)}
-            for part in judgement.parts
-        ]
+def paired(results: Results) -> Iterator[tuple[Claim, Claim | None]]:
+    """Claims to judge by, each with the one stored before the run (None if there was none).
+
+    The study file's claims as it is now where it can be read, in the stored order, then those that
+    it has gained; claims that it no longer has stay as they were stored.
+    """
+    stored = {claim.id: claim for claim in results.claims}
+    present = {claim.id: claim for claim in results.present_claims or ()}
+    for name, claim in stored.items():
+        yield present.get(name, claim), claim
+    for name, claim in present.items():
+        if name not in stored:
+            yield claim, None
+
+
+def tests_of(claim: Claim) -> list[dict[str, Any]]:
+    """What decides a claim, without its words."""
+    return [test.describe() for test in claim.tests]
+
+
+def entry(
+    claim: Claim, task: str, ruling: Ruling, newer: bool = False, stored: str | None = None
+) -> dict[str, Any]:
+    """One row of verdicts.json. Numbers that do not exist are null, never NaN.
+
+    Effect, numbers and rule at the top are those of the deciding test.
+    """
+    tests = [_test(test, part) for test, part in zip(claim.tests, ruling.parts, strict=True)]
+    deciding = tests[ruling.deciding]
     row = {
         "claim": claim.id,
         "task": task,
         "text": claim.text,
-        **_numbers(judgement),
-        "rule": claim.rule.describe() | {"words": claim.rule.sentence()},
+        **deciding,
+        "verdict": ruling.verdict,
+        "reason": ruling.reason,
         "against": claim.against,
-        "reason": judgement.reason,
-        "details": details,
+        "note": claim.note,
+        "tests": tests,
+        "newer": newer,
+        "stored_verdict": stored,
     }
     return _plain(row)
 
 
-def _numbers(judgement: Judgement) -> dict[str, Any]:
+def _test(test: Part, part: Judgement) -> dict[str, Any]:
+    """One test's judgement."""
     return {
-        "verdict": judgement.verdict,
-        "effect": judgement.label,
-        "unit": judgement.unit,
-        "estimate": judgement.estimate,
-        "interval": judgement.interval,
-        "probability": judgement.probability,
+        "verdict": part.verdict,
+        "effect": part.label,
+        "unit": part.unit,
+        "estimate": part.estimate,
+        "interval": part.interval,
+        "probability": part.probability,
+        "reason": part.reason,
+        "rule": test.rule.describe() | {"words": test.rule.sentence()},
+        "details": dict(part.details),
     }
 
 

@@ -1,20 +1,14 @@
 """The ``testbed`` command. Slow imports wait until a command needs them."""
 
 import argparse
-import importlib.util
 import shlex
-import socket
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import Any, NoReturn
 
-from sweeps import runtime
+from sweeps import commands
 from testbed.errors import InvalidInput
-
-if TYPE_CHECKING:
-    from rich.console import Console
 
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
@@ -30,14 +24,28 @@ examples:
   testbed run gap --axis optimiser.learning_rate=1e-4,3e-4,1e-3
   testbed run gap --axis "loss=Ipo(beta=0.1),Dpo(beta=0.1)"
   testbed run my_study.py                      a study of your own
+  testbed run tandem quality scale             several as one: what they share is done once
 
 The same command resumes after an interruption: finished runs are in DIR and are not repeated.
 An unknown path or kind is answered with the nearest one there is.
 """
 
+_REPRODUCE_EXAMPLES = """\
+examples:
+  testbed reproduce                            the paper's claims at laptop size
+  testbed reproduce --preset smoke             to see that everything works
+  testbed reproduce --preset paper --dry-run   what it would take
+  testbed report results/reproduce-laptop --format markdown
+
+It runs every study that judges a claim of arXiv 2405.08448 (C1 to C17), as one plan: what they share is
+done once. The same command resumes after an interruption.
+"""
+
 _REPORT_EXAMPLES = """\
-example:
-  testbed report results/gap-laptop
+examples:
+  testbed report results/gap-laptop            writes DIR/report/index.html
+  testbed report results/reproduce-laptop --format markdown
+  testbed report results/gap-laptop --format json | jq '.[].verdict'
 """
 
 _INSPECT_EXAMPLES = """\
@@ -103,17 +111,20 @@ def parser() -> argparse.ArgumentParser:
         "verdicts.",
         epilog="Start with: testbed run gap --preset smoke",
     )
-    commands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
-    _add_run(commands)
-    _add_report(commands)
-    _add_inspect(commands)
-    _add_list(commands)
-    _add_tensorboard(commands)
+    subcommands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    _add_run(subcommands)
+    _add_reproduce(subcommands)
+    _add_report(subcommands)
+    _add_inspect(subcommands)
+    _add_list(subcommands)
+    _add_tensorboard(subcommands)
     return top
 
 
-def _command(commands: Any, name: str, summary: str, examples: str = "") -> argparse.ArgumentParser:
-    return commands.add_parser(
+def _command(
+    subcommands: Any, name: str, summary: str, examples: str = ""
+) -> argparse.ArgumentParser:
+    return subcommands.add_parser(
         name,
         help=summary,
         description=summary[0].upper() + summary[1:] + ".",
@@ -122,13 +133,14 @@ def _command(commands: Any, name: str, summary: str, examples: str = "") -> argp
     )
 
 
-def _add_run(commands: Any) -> None:
+def _add_run(subcommands: Any) -> None:
     run = _command(
-        commands, "run", "run a study, or finish one that was interrupted", _RUN_EXAMPLES
+        subcommands, "run", "run studies, or finish ones that were interrupted", _RUN_EXAMPLES
     )
-    run.add_argument("study", metavar="STUDY", help="a name from `testbed list`, or a .py file")
-    run.add_argument("--preset", metavar="P", help="the study's size; see `testbed list`")
-    run.add_argument("--seeds", metavar="N", type=_whole, help="repetitions (seeds 0 to N-1)")
+    run.add_argument(
+        "study", metavar="STUDY", nargs="+", help="a name from `testbed list`, or a .py file"
+    )
+    _add_size(run)
     run.add_argument(
         "--set",
         metavar="PATH=VALUE",
@@ -146,20 +158,45 @@ def _add_run(commands: Any) -> None:
     run.add_argument(
         "--out", metavar="DIR", type=Path, help="results (default: results/STUDY-PRESET)"
     )
-    run.add_argument("--dry-run", action="store_true", help="print the plan and stop")
-    run.set_defaults(command=_run)
+    run.set_defaults(command=commands.run)
 
 
-def _add_report(commands: Any) -> None:
+def _add_size(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--preset", metavar="P", help="the studies' size; see `testbed list`")
+    command.add_argument("--seeds", metavar="N", type=_whole, help="repetitions (seeds 0 to N-1)")
+    command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+
+
+def _add_reproduce(subcommands: Any) -> None:
+    reproduce = _command(
+        subcommands,
+        "reproduce",
+        "run the whole paper: every claim of arXiv 2405.08448, as a scoreboard",
+        _REPRODUCE_EXAMPLES,
+    )
+    _add_size(reproduce)
+    reproduce.add_argument(
+        "--out", metavar="DIR", type=Path, help="results (default: results/reproduce-PRESET)"
+    )
+    reproduce.set_defaults(command=commands.reproduce, study=None, set=[], axis=[])
+
+
+def _add_report(subcommands: Any) -> None:
     report = _command(
-        commands, "report", "analyse results anew: figures, verdicts, page", _REPORT_EXAMPLES
+        subcommands, "report", "analyse results anew: scoreboard, figures, pages", _REPORT_EXAMPLES
     )
     report.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
-    report.set_defaults(command=_report)
+    report.add_argument(
+        "--format",
+        choices=("html", "json", "csv", "markdown"),
+        default="html",
+        help="html writes pages; the others print the scoreboard (default: html)",
+    )
+    report.set_defaults(command=commands.report)
 
 
-def _add_inspect(commands: Any) -> None:
-    inspect = _command(commands, "inspect", "show what a task looks like", _INSPECT_EXAMPLES)
+def _add_inspect(subcommands: Any) -> None:
+    inspect = _command(subcommands, "inspect", "show what a task looks like", _INSPECT_EXAMPLES)
     inspect.add_argument("task", metavar="TASK", help="a kind of task, such as summarize")
     inspect.add_argument("--seed", metavar="N", type=_whole, default=0, help="(default: 0)")
     inspect.add_argument(
@@ -177,12 +214,12 @@ def _add_inspect(commands: Any) -> None:
         action="store_true",
         help="less data and shorter fits; the proxy's accuracy is lower then",
     )
-    inspect.set_defaults(command=_inspect)
+    inspect.set_defaults(command=commands.inspect)
 
 
-def _add_list(commands: Any) -> None:
+def _add_list(subcommands: Any) -> None:
     listing = _command(
-        commands, "list", "show studies, or what configs are made of", _LIST_EXAMPLES
+        subcommands, "list", "show studies, or what configs are made of", _LIST_EXAMPLES
     )
     listing.add_argument(
         "what",
@@ -200,17 +237,19 @@ def _add_list(commands: Any) -> None:
         default="studies",
         help="what to list (default: studies)",
     )
-    listing.set_defaults(command=_list)
+    listing.set_defaults(command=commands.listing)
 
 
-def _add_tensorboard(commands: Any) -> None:
-    board = _command(commands, "tensorboard", "show results in TensorBoard", _TENSORBOARD_EXAMPLES)
+def _add_tensorboard(subcommands: Any) -> None:
+    board = _command(
+        subcommands, "tensorboard", "show results in TensorBoard", _TENSORBOARD_EXAMPLES
+    )
     board.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
     board.add_argument("--port", type=_whole, default=6006, help="(default: %(default)s)")
     board.add_argument(
         "--runs", action="store_true", help="show single runs too (at most 500), not only medians"
     )
-    board.set_defaults(command=_tensorboard)
+    board.set_defaults(command=commands.tensorboard)
 
 
 def _whole(text: str) -> int:
@@ -218,184 +257,6 @@ def _whole(text: str) -> int:
         return int(text)
     except ValueError:
         raise argparse.ArgumentTypeError(f"must be a whole number, got '{text}'") from None
-
-
-def _run(options: argparse.Namespace) -> int:
-    if options.seeds is not None and options.seeds < 1:
-        raise InvalidInput(f"--seeds must be at least 1, got {options.seeds}")
-    runtime.configure()
-    from sweeps.study import load_study
-
-    study = load_study(options.study)
-    selection = study.select_texts(options.preset, options.seeds, options.set, options.axis)
-    directory = options.out or Path("results") / f"{study.name}-{selection.preset}"
-    console = _console()
-    from sweeps import population, runner
-
-    if options.dry_run:
-        runner.show_plan(selection, directory, console, population)
-        return 0
-    from analysis import report
-
-    file = Path(options.study)
-    origin = {
-        "command": options.command_line,
-        "file": str(file.resolve()) if file.suffix == ".py" else None,
-    }
-    runner.run(selection, directory, console, report.build, population, origin)
-    return 0
-
-
-def _report(options: argparse.Namespace) -> int:
-    runtime.configure()
-    store = _open(options.directory)
-    from analysis import report
-    from sweeps import runner
-
-    runner.finish(store, _console(), report.build)
-    return 0
-
-
-def _inspect(options: argparse.Namespace) -> int:
-    runtime.configure()
-    from sweeps import inspection, provenance, runner
-    from sweeps.progress import display
-
-    experiment = inspection.configure(options.task, options.set, options.seed, options.quick)
-    kind = type(experiment.task).__name__.lower()
-    directory = options.out or Path("results") / f"inspect-{kind}"
-    _require_writable(directory)
-    console = _console()
-    with display(0, 0, console) as progress:
-        found = inspection.inspect(experiment, options.quick, progress)
-    from analysis import inspect
-
-    origin = provenance.session() | {"command": options.command_line}
-    page = inspect.build(found, directory, origin)
-    inspect.show(found, console)
-    console.print()
-    runner.say(console, f"Page        {page}")
-    runner.say(console, f"Figure      {directory / 'figures' / 'inspect.png'}")
-    return 0
-
-
-def _require_writable(directory: Path) -> None:
-    """Make the directory, or refuse it before the work is done."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InvalidInput(
-            f"--out {directory} cannot be written ({problem.strerror or problem})"
-        ) from problem
-
-
-def _list(options: argparse.Namespace) -> int:
-    runtime.configure()
-    from sweeps import runner
-
-    if options.what != "studies":
-        _list_family(options.what)
-        return 0
-    from sweeps.study import list_studies
-
-    console = _console()
-    rows = [
-        {
-            "study": study.name,
-            "question": f"{study.title}. {study.question}",
-            "claims": ", ".join(claim.id for claim in study.claims),
-            "presets (runs)": ", ".join(
-                f"{preset}{'*' if preset == study.default else ''} ({_size(study, preset)})"
-                for preset in study.presets
-            ),
-        }
-        for study in list_studies()
-    ]
-    console.print(runner.rich_table(rows, "Studies (* default preset)"))
-    return 0
-
-
-def _list_family(what: str) -> None:
-    """Each member's name, formula, citation, and fields with their ranges."""
-    from rich.padding import Padding
-    from rich.table import Table
-    from rich.text import Text
-
-    from sweeps import catalogue
-
-    console = _console()
-    for entry in catalogue.entries(what):
-        console.print(Text(entry.name, style="bold"), Text(entry.formula), sep="  ")
-        if entry.citation:
-            console.print(Padding(Text(entry.citation, style="italic"), (0, 0, 0, 4)))
-        fields = Table.grid(padding=(0, 2))
-        for name, default, admits, meaning in entry.parameters:
-            given = f"{name}={default}" if default else name
-            fields.add_row(Text(given), Text(admits), Text(meaning))
-        if entry.parameters:
-            console.print(Padding(fields, (0, 0, 0, 4)))
-        console.print()
-
-
-def _size(study: Any, preset: str) -> int:
-    selection = study.select(preset)
-    return len(study.arms) * len(selection.axes) * selection.seeds
-
-
-def _tensorboard(options: argparse.Namespace) -> int:
-    store = _open(options.directory)
-    from sweeps import runner
-
-    logs = runner.mirror(store, options.runs)
-    logs = logs.parent if options.runs else logs
-    if importlib.util.find_spec("tensorboard") is None:
-        print(
-            f"testbed: TensorBoard is not installed: run `uv run --extra tensorboard testbed "
-            f"tensorboard {options.directory}`; the logs are in {logs}",
-            file=sys.stderr,
-        )
-        return 1
-    _require_free(options.port)
-    board = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs)]
-    try:
-        return subprocess.run([*board, "--port", str(options.port)], check=False).returncode
-    except KeyboardInterrupt:
-        return 0
-
-
-def _require_free(port: int) -> None:
-    if not 0 <= port < 2**16:
-        raise InvalidInput(f"--port must be from 0 to 65535, got {port}")
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("localhost", port))
-        except OSError as problem:
-            raise InvalidInput(
-                f"--port {port} is in use or not allowed: choose another"
-            ) from problem
-
-
-def _open(directory: Path) -> Any:
-    """The store of a command on results. Loads its study, which may define kinds of its own."""
-    from sweeps.store import Store
-    from sweeps.study import load_study
-
-    store = Store.open(directory)
-    if not store.finished():
-        raise InvalidInput(f"{directory} holds no finished run: run the study again to finish one")
-    file = store.header.get("file")
-    if file and Path(file).is_file():
-        load_study(file)
-    return store
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    console = Console()
-    # Logs have no width of their own; 80 columns would fold the tables.
-    return console if console.is_terminal else Console(width=120)
 
 
 if __name__ == "__main__":

@@ -25,9 +25,10 @@ from testbed.batches import CHUNK, long_map
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.experiment import EvaluationConfig, Experiment
+from testbed.ground import GroundConfig
 from testbed.preference import AbstractPreference
 from testbed.sources.base import Dataset
-from testbed.stages import STAGES, Cache, GroundConfig
+from testbed.stages import STAGES, Cache
 from testbed.streams import Stream, stream
 from testbed.transformer import Transformer
 from testbed.types import END_TOKEN, Prompt, Response
@@ -56,7 +57,7 @@ _UNUSED = {
     "batch_size": 1,
     "baseline.batch_size": 1,
 }
-_TRAINED = ("start", "baseline", "recorded", "prepared")
+_TRAINED = ("start", "scores", "baseline", "optimum", "recorded", "stream", "prepared")
 _BUILT = tuple(stage.name for stage in STAGES if stage.name not in _TRAINED)
 
 
@@ -223,7 +224,7 @@ def inspect(experiment: Experiment, quick: bool, progress: Progress) -> Inspecti
     progress.stage("sampling")
     world, _, golden_facts = made["golden"]
     (sft, sft_facts), (proxy, proxy_facts) = made["sft"], made["proxy"]
-    data, test, data_facts = made["data"]
+    data, test, data_facts, _ = made["data"]
     key = stream(ground.key, Stream.EVALUATION)
     sampled, right = jax.device_get(_program(experiment.task, world, sft, proxy, test.pairs, key))
     facts = sft_facts | golden_facts | data_facts | proxy_facts

@@ -10,22 +10,27 @@ import math
 import time
 from collections import defaultdict
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import AxisType, Mesh, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from sweeps.progress import Progress
-from sweeps.runtime import cache_directory, make_room
+from sweeps.runtime import cache_directory, cores, make_room
 from sweeps.store import FACTS
 from sweeps.study import Point
 from testbed import cost, metrics, stages, train
-from testbed.experiment import EvaluationConfig, Experiment
-from testbed.stages import STAGES, Cache, Ground, GroundConfig
+from testbed.experiment import Experiment
+from testbed.ground import Ground, GroundConfig
+from testbed.logprob import Policy
+from testbed.metrics import Yardstick
+from testbed.sources.base import Supply
+from testbed.stages import STAGES, Cache
 from testbed.streams import Stream, stream
 from testbed.train import TrainConfig
 
@@ -36,6 +41,8 @@ CPU_STACK = 1
 GPU_STACK = 1024
 #: Share of a device's memory that a chunk may plan with.
 MEMORY_SHARE = 0.6
+#: Seconds that a core takes to compile a training program or a long stage for the first time; only plans use it.
+COMPILING = 12.0
 #: Share of the matrix-product peak that whole runs of small models have reached; only plans use it.
 EXPECTED_EFFICIENCY = {"cpu": 0.35, "gpu": 0.05}
 
@@ -68,10 +75,17 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """Chunks in the order of execution, and the grounds they stand on."""
+    """Chunks in the order of execution, and the grounds they stand on.
+
+    ``stages`` are the long stages that the cache lacks, ``stage_seconds`` what they take and ``compile_seconds`` what
+    compiling takes where nothing is compiled yet: predictions.
+    """
 
     chunks: tuple[Chunk, ...]
     grounds: tuple[GroundConfig, ...]
+    stages: int
+    stage_seconds: float
+    compile_seconds: float
 
     def describe(self) -> list[dict[str, Any]]:
         """Rows of the dry run's table, one a compile group and length."""
@@ -113,8 +127,32 @@ def plan(points: Sequence[Point]) -> Plan:
             seconds = math.fsum(cost.total_flops(run.experiment) for run in runs) / peak
             chunks.append(Chunk(runs, group, stack, len(devices), seconds))
     chunks.sort(key=lambda chunk: -chunk.points[0].experiment.steps)
-    grounds = dict.fromkeys(GroundConfig.of(point.experiment) for point in points)
-    return Plan(tuple(chunks), tuple(grounds))
+    owners = {GroundConfig.of(point.experiment): point.experiment for point in points}
+    lacking = _lacking_stages(owners)
+    kinds = {
+        (name, jax.tree.structure(GroundConfig.of(owner))) for name, owner, _ in lacking.values()
+    }
+    return Plan(
+        tuple(chunks),
+        tuple(owners),
+        len(lacking),
+        math.fsum(needed for *_, needed in lacking.values()) / peak,
+        COMPILING * (len(groups) + len(kinds)) / cores(),
+    )
+
+
+def _lacking_stages(
+    owners: Mapping[GroundConfig, Experiment],
+) -> dict[str, tuple[str, Experiment, float]]:
+    """The long stages that are not cached, by address: name, an experiment that needs it, operations."""
+    cache = Cache(cache_directory() / "stages")
+    found: dict[str, tuple[str, Experiment, float]] = {}
+    for ground, owner in owners.items():
+        addresses = stages.fingerprints(ground)
+        for name, needed in cost.stage_flops(owner).items():
+            if addresses[name] not in found and not cache.holds(addresses[name]):
+                found[addresses[name]] = name, owner, needed
+    return found
 
 
 def execute(
@@ -123,11 +161,12 @@ def execute(
     """Build what the runs stand on, then run chunk after chunk; ``on_rows`` gets each chunk's rows when it is done."""
     cache = Cache(cache_directory() / "stages")
     grounds = build_grounds(plan.grounds, cache, progress)
-    for number, chunk in enumerate(plan.chunks, start=1):
-        progress.stage(f"chunk {number} of {len(plan.chunks)} ({chunk.label})")
-        rows, diverged = run_chunk(chunk, grounds, progress)
-        on_rows(rows)
-        progress.finished(len(chunk.points), diverged)
+    with Programs(plan.chunks, grounds) as programs:
+        for number, chunk in enumerate(plan.chunks):
+            progress.stage(f"chunk {number + 1} of {len(plan.chunks)} ({chunk.label})")
+            rows, diverged = run_chunk(chunk, grounds, progress, programs.of(number))
+            on_rows(rows)
+            progress.finished(len(chunk.points), diverged)
 
 
 def build_grounds(
@@ -179,41 +218,100 @@ def build_stages(
     return made
 
 
-def run_chunk(
-    chunk: Chunk, grounds: dict[GroundConfig, Ground], progress: Progress
-) -> tuple[list[dict[str, Any]], int]:
-    """Train and evaluate the runs of a chunk; their rows, and how many diverged."""
-    make_room()
+class Programs:
+    """The training and measuring programs of chunks, compiled ahead of need in threads, a core each: XLA leaves Python
+    free meanwhile. A program is kept while the next chunks need it."""
+
+    def __init__(self, chunks: Sequence[Chunk], grounds: Mapping[GroundConfig, Ground]) -> None:
+        self._chunks, self._grounds = chunks, grounds
+        self._pool = ThreadPoolExecutor(cores())
+        self._made: dict[Any, Future[Any]] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._pool.shutdown(wait=False, cancel_futures=True)
+
+    def of(self, number: int) -> tuple[Any, Any]:
+        """Those of chunk ``number``, when they are compiled; those of as many chunks behind it as there are cores are
+        begun."""
+        make_room()
+        coming = self._chunks[number : number + 1 + cores()]
+        wanted = {key: part for chunk in coming for key, part in self._asked(chunk).items()}
+        for key, (program, arguments) in wanted.items():
+            if key not in self._made:
+                self._made[key] = self._pool.submit(_compile, program, arguments)
+        self._made = {key: self._made[key] for key in wanted}
+        train_on, measure = (self._made[key].result() for key in self._asked(coming[0]))
+        return train_on, measure
+
+    def _asked(self, chunk: Chunk) -> dict[Any, tuple[Any, tuple[PyTree, ...]]]:
+        """Programs and the shapes of their arguments, by what tells compiled programs apart."""
+        config, supply, yardstick, seed = _shapes(_lanes(chunk, self._grounds), chunk)
+        state = jax.eval_shape(spread(_start), config, supply)
+        state = jax.tree.map(_placed, state)
+        count = jax.ShapeDtypeStruct((), np.int32)
+        asked = (
+            (_training_program(), (state, config, supply, seed, count, count)),
+            (_measuring_program(), (state.policy, yardstick, seed, count)),
+        )
+        return {
+            (id(part[0]), jax.tree.structure(part[1]), *jax.tree.leaves(part[1])): part
+            for part in asked
+        }
+
+
+def _compile(program: Any, arguments: tuple[PyTree, ...]) -> Any:
+    return program.lower(*arguments).compile()
+
+
+def _lanes(chunk: Chunk, grounds: Mapping[GroundConfig, Ground]) -> list[tuple[PyTree, ...]]:
+    """What each run of a chunk is made of: training, supply, yardstick, seed."""
     experiments = [point.experiment for point in chunk.points]
     owned = [grounds[GroundConfig.of(e)] for e in experiments]
-    lanes = [
-        (e.train, e.evaluation, ground, e.seed)
+    return [
+        (e.train, ground.supply(e.teacher), ground.yardstick(e.evaluation), e.seed)
         for e, ground in zip(experiments, owned, strict=True)
     ]
-    config, evaluation, ground, seed = _stacked(lanes, chunk.stack * chunk.devices)
+
+
+def run_chunk(
+    chunk: Chunk,
+    grounds: dict[GroundConfig, Ground],
+    progress: Progress,
+    programs: tuple[Any, Any] | None = None,
+) -> tuple[list[dict[str, Any]], int]:
+    """Train and evaluate the runs of a chunk, with its compiled programs if there are any yet; their rows, and how many
+    diverged."""
+    make_room()
+    experiments = [point.experiment for point in chunk.points]
+    lanes = _stacked(_lanes(chunk, grounds), chunk.stack * chunk.devices)
+    config, supply, yardstick, seed = jax.device_put(lanes, _over_runs())
     every = experiments[0].steps // experiments[0].evaluation.points
-    program = _period_program()
-    state = spread(_start)(config, ground)
+    train_on, measure = programs or (_training_program(), _measuring_program())
+    state = spread(_start)(config, supply)
     measured = []
     for index in range(experiments[0].evaluation.points + 1):
-        steps = every if index else 0
-        clock = (max(0, index - 1) * every, steps, index)
-        state, result = program(state, config, evaluation, ground, seed, *map(jnp.asarray, clock))
-        measured.append(jax.device_get(result))
-        progress.advance(steps * len(lanes))
+        if index:
+            clock = map(np.int32, ((index - 1) * every, every))
+            state = train_on(state, config, supply, seed, *clock)
+            progress.advance(every * len(experiments))
+        found = measure(state.policy, yardstick, seed, np.int32(index)) | _learning(state)
+        measured.append(jax.device_get(found))
     diverged = jax.device_get(state.diverged_step)
     rows = [
-        _row(chunk, lane, index, every * index, measured[index], diverged, owned[lane])
-        for lane in range(len(lanes))
+        _row(chunk, lane, index, every * index, measured[index], diverged, facts)
+        for lane, facts in enumerate(grounds[GroundConfig.of(e)].facts for e in experiments)
         for index in range(len(measured))
     ]
-    return rows, int(np.sum(diverged[: len(lanes)] >= 0))
+    return rows, int(np.sum(diverged[: len(experiments)] >= 0))
 
 
 def compile_key(experiment: Experiment) -> tuple[Any, ...]:
     """What must agree for two runs to share a compiled program: everything static but how long anything is trained."""
     e = experiment
-    structure = jax.tree.structure((e.train, e.evaluation, e.task, e.model))
+    structure = jax.tree.structure((e.train, e.evaluation, e.task, e.model, e.proxy_model))
     return structure, e.tabular, e.data.pairs, e.proxy.pairwise
 
 
@@ -221,6 +319,11 @@ def compile_key(experiment: Experiment) -> tuple[Any, ...]:
 def mesh() -> Mesh:
     """All devices in a row, one axis of runs."""
     return jax.make_mesh((jax.device_count(),), ("runs",), axis_types=(AxisType.Auto,))
+
+
+def _over_runs() -> NamedSharding:
+    """One stack of lanes after the other on the devices."""
+    return NamedSharding(mesh(), PartitionSpec("runs"))
 
 
 @functools.cache
@@ -248,35 +351,36 @@ def compiled(function: Callable[..., PyTree], shared: int, donate: tuple[int, ..
     return jax.jit(sharded, donate_argnums=donate)
 
 
-def _start(config: TrainConfig, ground: Ground) -> train.TrainState:
-    return train.init(config, ground.supply())
+def _start(config: TrainConfig, supply: Supply) -> train.TrainState:
+    return train.init(config, supply)
 
 
-def _period(
+def _train_on(
     state: train.TrainState,
     config: TrainConfig,
-    evaluation: EvaluationConfig,
-    ground: Ground,
+    supply: Supply,
     seed: Array,
     start: Array,
     steps: Array,
-    index: Array,
-) -> tuple[train.TrainState, dict[str, Array]]:
-    """One lane's evaluation period: train, then measure."""
-    key: PRNGKeyArray = stream(jax.random.key(seed), Stream.TRAINING)
-    state = train.advance(config, ground.supply(), state, key, start, steps)
-    measured = metrics.evaluate(
-        evaluation,
-        state.policy,
-        ground.sft,
-        ground.data,
-        ground.golden,
-        ground.proxy,
-        ground.opponent,
-        jax.random.fold_in(stream(key, Stream.EVALUATION), index),
-    )
+) -> train.TrainState:
+    """One lane's training from one evaluation to the next."""
+    return train.advance(config, supply, state, _key(seed), start, steps)
+
+
+def _measure(policy: Policy, yardstick: Yardstick, seed: Array, index: Array) -> dict[str, Array]:
+    """One lane's evaluation. Apart from training it is one program for all sources and losses."""
+    key = jax.random.fold_in(stream(_key(seed), Stream.EVALUATION), index)
+    return metrics.evaluate(policy, yardstick, key).columns
+
+
+def _key(seed: Array) -> PRNGKeyArray:
+    return stream(jax.random.key(seed), Stream.TRAINING)
+
+
+def _learning(state: train.TrainState) -> dict[str, Array]:
+    """What training says of itself since the last evaluation, and what it has consumed in all."""
     ledger = state.ledger
-    learning = {
+    return {
         "train_loss": state.loss,
         "gradient_norm": state.gradient_norm,
         "pairs_seen": ledger.pairs,
@@ -285,12 +389,16 @@ def _period(
         "judgements": ledger.judgements,
         "tokens_sampled": ledger.tokens,
     }
-    return state, vars(measured) | learning
 
 
 @functools.cache
-def _period_program() -> Any:
-    return compiled(_period, shared=3, donate=(0,))
+def _training_program() -> Any:
+    return compiled(_train_on, shared=2, donate=(0,))
+
+
+@functools.cache
+def _measuring_program() -> Any:
+    return compiled(_measure, shared=1, donate=())
 
 
 def _row(
@@ -300,7 +408,7 @@ def _row(
     step: int,
     measured: dict[str, np.ndarray],
     diverged: np.ndarray,
-    ground: Ground,
+    facts: Mapping[str, Any],
 ) -> dict[str, Any]:
     """One row of the long table."""
     point = chunk.points[lane]
@@ -313,7 +421,7 @@ def _row(
         "stack": chunk.stack,
         "devices": chunk.devices,
         **{name: float(values[lane]) for name, values in measured.items()},
-        **{f"{FACTS}{name}": float(value) for name, value in ground.facts.items()},
+        **{f"{FACTS}{name}": float(value) for name, value in facts.items()},
     }
 
 
@@ -340,6 +448,17 @@ def _array(leaf: Any) -> np.ndarray:
     array = np.asarray(leaf)
     narrow = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
     return array.astype(narrow.get(array.dtype, array.dtype))
+
+
+def _shapes(lanes: Sequence[tuple[PyTree, ...]], chunk: Chunk) -> tuple[PyTree, ...]:
+    """Shapes of the stacked lanes of a chunk, of which all lanes have those of the first."""
+    stack = (chunk.stack * chunk.devices,)
+    arrays = jax.tree.map(_array, lanes[0])
+    return jax.tree.map(lambda x: _placed(jax.ShapeDtypeStruct(stack + x.shape, x.dtype)), arrays)
+
+
+def _placed(shape: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
+    return jax.ShapeDtypeStruct(shape.shape, shape.dtype, sharding=_over_runs())
 
 
 def _unstacked(stacked: PyTree, count: int) -> list[PyTree]:

@@ -1,4 +1,4 @@
-"""The rule that turns posterior draws of an effect into a verdict."""
+"""Rules that turn posterior draws of an effect into a verdict."""
 
 import dataclasses
 import math
@@ -10,6 +10,7 @@ import numpy as np
 from testbed.errors import InvalidInput
 
 Verdict = Literal["reproduced", "contradicted", "undecided"]
+Side = Literal["higher", "lower"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -17,9 +18,10 @@ class Draws:
     """Posterior draws of one effect, or the reason there are none.
 
     `values` has shape (draws,): empty when nothing could be computed, a single value when there
-    is an estimate without an interval. A non-empty `reason` forbids a verdict whatever the values;
-    `barred` forbids single ones, for the reasons given (a bound can support one side only).
-    `parts` holds the components of a conjunction, in which case `values` is empty.
+    is an estimate without an interval. `exact` says that a single value is known without error, so
+    that it decides. A non-empty `reason` forbids a verdict whatever the values. `open` says that
+    the true effect may be higher or lower than the draws (which are then a bound), and why: a
+    verdict that such an effect could overturn is not given.
     """
 
     label: str
@@ -27,13 +29,17 @@ class Draws:
     values: np.ndarray = dataclasses.field(default_factory=lambda: np.empty(0))
     reason: str = ""
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    parts: tuple["Draws", ...] = ()
-    barred: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    exact: bool = False
+    open: Mapping[Side, str] = dataclasses.field(default_factory=dict)
 
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """A verdict with the numbers behind it; `interval` is the rule's central interval."""
+    """A verdict with the numbers behind it.
+
+    `estimate` is the median, `interval` the rule's central interval, and `probability` that of the
+    rule's condition.
+    """
 
     verdict: Verdict
     label: str
@@ -43,18 +49,16 @@ class Judgement:
     probability: float | None
     reason: str
     details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    parts: tuple["Judgement", ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Decides from posterior draws of an effect whether a claim of "positive" holds.
+    """Abstract: decides from posterior draws of an effect whether a condition on it holds.
 
-    `rope` is the largest effect that is practically nothing. The claim is reproduced when
-    P(effect > rope) >= confidence, contradicted (negligible or reversed) when
-    P(effect <= rope) >= confidence, and undecided otherwise. The interval shown is the central one
-    of mass 2 confidence - 1 (90% at the default), so that "reproduced" means exactly that the
-    whole interval lies above the rope, and "contradicted" that none of it does.
+    `rope` is the largest effect that is practically nothing. Reproduced when
+    P(condition) >= confidence, contradicted when P(not condition) >= confidence, undecided
+    otherwise. The interval shown is the central one of mass 2 confidence - 1 (90% at the default),
+    so that for one-sided conditions a verdict means exactly that the interval lies on one side.
 
     Raises InvalidInput for a negative or non-finite rope, or a confidence outside (0.5, 1).
     """
@@ -75,83 +79,141 @@ class Rule:
         """Mass of the central interval that matches `confidence`."""
         return 2 * self.confidence - 1
 
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The range of effects for which the condition holds; infinite where it has no end."""
+        raise NotImplementedError
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        """Whether the condition holds, for each value."""
+        raise NotImplementedError
+
+    def words(self) -> tuple[str, str]:
+        """The condition, and its opposite, as formulas."""
+        raise NotImplementedError
+
+    def sentence(self) -> str:
+        """The rule in words."""
+        condition, opposite = self.words()
+        return (
+            f"reproduced if P({condition}) ≥ {self.confidence:g}, contradicted if "
+            f"P({opposite}) ≥ {self.confidence:g}, otherwise undecided"
+        )
+
+    def describe(self) -> dict[str, Any]:
+        """The rule as JSON-able data; `rule_from_dict` is the inverse."""
+        return {"kind": type(self).__name__} | dataclasses.asdict(self)
+
     def judge(self, draws: Draws) -> Judgement:
-        """Verdict on one effect, or on a conjunction of effects (see `AllOf`)."""
-        if draws.parts:
-            return self._judge_all(draws)
+        """The verdict on one effect."""
         values = np.asarray(draws.values, dtype=float)
         estimate = interval = probability = None
-        verdict: Verdict = "undecided"
         reason = draws.reason
         if values.size and not np.all(np.isfinite(values)):
             values, reason = np.empty(0), reason or "the effect is not finite in every draw"
         if values.size:
             estimate = float(np.median(values))
-        if values.size > 1:
+        if values.size > 1 and not draws.exact:
             tail = (1 - self.mass) / 2
             low, high = np.quantile(values, [tail, 1 - tail])
             interval = (float(low), float(high))
-            probability = float(np.mean(values > self.rope))
-        if not reason and probability is None:
-            reason = "there are no posterior draws"
-        if not reason and probability is not None:
-            verdict = self._verdict(probability)
-            if verdict in draws.barred:
-                verdict, reason = "undecided", draws.barred[verdict]
-            elif verdict == "undecided":
-                reason = (
-                    f"P(effect > {self.rope:g}) = {probability:.2f} is neither at least "
-                    f"{self.confidence:g} nor at most {1 - self.confidence:.3g}"
-                )
+        if values.size > 1 or (values.size and draws.exact):
+            probability = float(np.mean(self.holds(values)))
+        verdict: Verdict = "undecided"
+        if not reason:
+            verdict, reason = self._verdict(values, probability, draws)
         return Judgement(
             verdict, draws.label, draws.unit, estimate, interval, probability, reason, draws.details
         )
 
-    def _verdict(self, probability: float) -> Verdict:
-        """Verdict for P(effect > rope) = probability."""
+    def _verdict(
+        self, values: np.ndarray, probability: float | None, draws: Draws
+    ) -> tuple[Verdict, str]:
+        """The verdict, and the reason if it is "undecided"."""
+        if probability is None:
+            return "undecided", "there are no posterior draws"
+        if self.limits[0] == self.limits[1] and not draws.exact:
+            return "undecided", f"an estimate with an error is never exactly {self.limits[1]:g}"
+        verdict: Verdict = "undecided"
         if probability >= self.confidence:
-            return "reproduced"
-        return "contradicted" if 1 - probability >= self.confidence else "undecided"
+            verdict = "reproduced"
+        elif 1 - probability >= self.confidence:
+            verdict = "contradicted"
+        for side, why in draws.open.items():
+            if verdict != "undecided" and not self._stands(verdict, side, values):
+                return "undecided", why
+        if verdict == "undecided":
+            return verdict, (
+                f"P({self.words()[0]}) = {probability:.2f} is neither at least "
+                f"{self.confidence:g} nor at most {1 - self.confidence:.3g}"
+            )
+        return verdict, ""
 
-    def _judge_all(self, draws: Draws) -> Judgement:
-        """A conjunction: reproduced if every part is, contradicted if any part is.
+    def _stands(self, verdict: Verdict, side: Side, values: np.ndarray) -> bool:
+        """Whether a verdict stands however far the true effect lies to one side of the draws."""
+        low, high = self.limits
+        if verdict == "reproduced":
+            return math.isinf(high if side == "higher" else low)
+        beyond = values > high if side == "higher" else values < low
+        return bool(np.mean(beyond) >= self.confidence)
 
-        An intersection-union rule: it needs no assumption about the dependence between parts, and
-        calls a false conjunction reproduced no more often than its weakest part would be. Estimate,
-        interval and probability are those of the weakest part.
-        """
-        parts = tuple(self.judge(part) for part in draws.parts)
-        verdicts = [part.verdict for part in parts]
-        if "contradicted" in verdicts:
-            verdict: Verdict = "contradicted"
-        else:
-            verdict = "undecided" if "undecided" in verdicts else "reproduced"
-        weakest = min(
-            (part for part in parts if part.verdict == verdict),
-            key=lambda part: -1.0 if part.probability is None else part.probability,
-        )
-        reason = f"{weakest.label}: {weakest.reason}" if weakest.reason else ""
-        if verdict == "contradicted":
-            reason = f"the part “{weakest.label}” does not hold"
-        return Judgement(
-            verdict,
-            weakest.label,
-            weakest.unit,
-            weakest.estimate,
-            weakest.interval,
-            weakest.probability,
-            reason,
-            {**draws.details, "weakest": weakest.label},
-            parts,
-        )
 
-    def sentence(self) -> str:
-        """The rule in words."""
-        return (
-            f"reproduced if P(effect > {self.rope:g}) ≥ {self.confidence:g}, contradicted if "
-            f"P(effect ≤ {self.rope:g}) ≥ {self.confidence:g}, otherwise undecided"
-        )
+@dataclasses.dataclass(frozen=True)
+class More(Rule):
+    """The claim says that the effect is positive, by more than `rope`."""
 
-    def describe(self) -> dict[str, Any]:
-        """The rule as JSON-able data."""
-        return dataclasses.asdict(self)
+    @property
+    def limits(self) -> tuple[float, float]:
+        return self.rope, math.inf
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        return values > self.rope
+
+    def words(self) -> tuple[str, str]:
+        return f"effect > {self.rope:g}", f"effect ≤ {self.rope:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class NoMore(Rule):
+    """The claim says that the effect is negligible or negative: at most `rope`."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        return -math.inf, self.rope
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        return values <= self.rope
+
+    def words(self) -> tuple[str, str]:
+        return f"effect ≤ {self.rope:g}", f"effect > {self.rope:g}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Same(Rule):
+    """The claim says that there is practically no effect: between -`rope` and `rope`.
+
+    Reproduced only if the whole interval lies between the two. A rope of 0 is for effects that are
+    known without error.
+    """
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        return -self.rope, self.rope
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        return np.abs(values) <= self.rope
+
+    def words(self) -> tuple[str, str]:
+        return f"|effect| ≤ {self.rope:g}", f"|effect| > {self.rope:g}"
+
+
+RULES: Mapping[str, type[Rule]] = {kind.__name__: kind for kind in (More, NoMore, Same)}
+
+
+def rule_from_dict(data: Mapping[str, Any]) -> Rule:
+    """The rule that `describe` wrote. Raises InvalidInput for an unknown kind."""
+    fields = dict(data)
+    name = fields.pop("kind")
+    if name not in RULES:
+        raise InvalidInput(f"rule kind is {name}: allowed are {', '.join(RULES)}")
+    return RULES[name](**fields)

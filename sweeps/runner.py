@@ -1,24 +1,29 @@
-"""Running a study on this machine: plan, skip what is stored, execute, store, report.
+"""Running studies on this machine: plan, skip what is stored, execute, store, report.
 
 Everything here is host orchestration; the computing is `sweeps.population`'s.
 """
 
+import contextlib
+import functools
 import json
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
 from sweeps import provenance, tensorboard
 from sweeps.progress import Progress, display, duration
-from sweeps.store import Store
+from sweeps.store import FACTS, MEASURED, Store, study_directories
 from sweeps.study import Point, Selection
 from testbed import config
+from testbed.errors import InvalidInput
 
 Row = dict[str, Any]
 
@@ -57,6 +62,21 @@ class Plan(Protocol):
         """One after the other; rows arrive and are stored chunk by chunk."""
         ...
 
+    @property
+    def stages(self) -> int:
+        """Long stages before training that are not made yet."""
+        ...
+
+    @property
+    def stage_seconds(self) -> float:
+        """Predicted time of these."""
+        ...
+
+    @property
+    def compile_seconds(self) -> float:
+        """Predicted time of compiling, where nothing is compiled yet."""
+        ...
+
     def describe(self) -> list[Row]:
         """Rows of the table that ``--dry-run`` shows."""
         ...
@@ -75,95 +95,177 @@ class Engine(Protocol):
         ...
 
 
+@dataclass(frozen=True)
+class Book:
+    """One study under way: what it plans, and where its results go."""
+
+    points: Sequence[Point]
+    store: Store
+
+    @functools.cached_property
+    def names(self) -> dict[str, list[Row]]:
+        """By run, the identity of each arm that it belongs to."""
+        found: dict[str, list[Row]] = {}
+        for point in self.points:
+            found.setdefault(point.run, []).append(identity(point, self.store.header["study"]))
+        return found
+
+    def lacking(self) -> set[str]:
+        """Runs that are not stored yet for every arm that they belong to."""
+        held = self.store.held()
+        return {point.run for point in self.points if (point.arm, point.run) not in held}
+
+    def put(self, rows: Iterable[Row]) -> None:
+        """Store the rows of runs that it plans, once for every arm that a run belongs to."""
+        own = [{**row, **name} for row in rows for name in self.names.get(row["run"], ())]
+        if own:
+            self.store.append(own)
+
+
+def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selection]:
+    """Where the results of each study go: one study into ``directory`` itself, several into directories in it."""
+    names = [selection.study.name for selection in selections]
+    twice = {name for name in names if names.count(name) > 1}
+    if twice:
+        raise InvalidInput(f"study {twice.pop()} is given twice: name each study once")
+    if len(selections) == 1 and not study_directories(directory):
+        return {directory: selections[0]}
+    if (directory / "study.json").is_file():
+        if len(selections) == 1:
+            return {directory: selections[0]}
+        raise InvalidInput(
+            f"output directory {directory} holds the results of one study, this command runs "
+            f"{len(selections)}: choose another --out"
+        )
+    return {directory / name: one for name, one in zip(names, selections, strict=True)}
+
+
 def run(
-    selection: Selection,
+    selections: Sequence[Selection],
     directory: Path,
     console: Console,
     report: Callable[[Path], Path],
     engine: Engine,
-    origin: Mapping[str, Any] | None = None,
+    origins: Sequence[Mapping[str, Any]] = (),
 ) -> None:
-    """Complete a study in ``directory`` and show what came out.
+    """Complete studies in ``directory`` and show what came out.
 
-    ``report`` writes the analysis into the directory and returns the page's path; ``origin`` goes
-    into ``study.json`` (the command, the user's study file). Runs that are stored are not repeated,
-    so calling it again after any interruption finishes the work. Raises `InvalidInput` before
-    anything compiles if the selection or the directory cannot be used.
+    They are one plan: a run that several of them have is computed once and stored for each, and what runs stand on is
+    built once. ``report`` writes the analysis and returns the page's path; ``origins``, one a study, go into
+    ``study.json`` (the command, the user's study file). Runs that are stored are not repeated, so calling it again
+    after any interruption finishes the work. Raises `InvalidInput` before anything compiles if a selection or the
+    directory cannot be used.
     """
     start = time.monotonic()
-    points = selection.points()
-    header = {**selection.describe(), **provenance.session(), **(origin or {})}
-    with Store.create_or_open(directory, header) as store:
-        for warning in _changes(store.header, header):
-            console.print(f"Note: {warning}", style="yellow", markup=False)
+    origins = origins or [{}] * len(selections)
+    planned = [
+        (place, selection.points(), {**selection.describe(), **provenance.session(), **origin})
+        for (place, selection), origin in zip(
+            places(selections, directory).items(), origins, strict=True
+        )
+    ]
+    with contextlib.ExitStack() as opened:
+        books = []
+        for place, points, header in planned:
+            store = opened.enter_context(Store.create_or_open(place, header))
+            books.append(Book(points, store))
+            for warning in _changes(store.header, header):
+                console.print(f"Note: {header['study']}: {warning}", style="yellow", markup=False)
         try:
-            _execute(points, store, console, engine)
+            _execute(books, console, engine)
         except KeyboardInterrupt:
-            ids = {point.run for point in points}
-            saved = len(ids & store.finished())
-            say(console, f"{saved} of {len(ids)} runs are saved in {directory}")
+            ids = {point.run for book in books for point in book.points}
+            left = set().union(*(book.lacking() for book in books))
+            say(console, f"{len(ids - left)} of {len(ids)} runs are saved in {directory}")
             raise
-        finish(store, console, report)
+        for book in books:
+            book.store.note(seconds=round(time.monotonic() - start, 1))
+        finish(directory, console, report)
     say(console, f"Wall time {duration(time.monotonic() - start)}")
 
 
-def finish(store: Store, console: Console, report: Callable[[Path], Path]) -> None:
-    """Analyse a store, write the report and TensorBoard's logs, and show the verdicts."""
+def finish(directory: Path, console: Console, report: Callable[[Path], Path]) -> None:
+    """Analyse results, write the report and TensorBoard's logs, and show the verdicts."""
     say(console, "Analysing")
-    page = report(store.directory)
-    mirror(store)
-    results = store.read().drop_duplicates(["arm", "run"])
-    verdicts = read_verdicts(store.directory)
+    page = report(directory)
+    mirror(directory)
+    verdicts = read_verdicts(directory)
     if verdicts:
         console.print(verdict_table(verdicts))
+    tables = [Store.open(place).read() for place in study_directories(directory)]
+    results = pd.concat([table.drop_duplicates("run") for table in tables]).drop_duplicates("run")
     diverged = np.count_nonzero(results["diverged_step"] >= 0)
     say(console, f"Runs        {len(results)}, of which {diverged} diverged")
     say(console, f"Report      {page}")
-    for figure in _figures(store.directory):
-        say(console, f"Figure      {figure}")
-    say(console, f"TensorBoard testbed tensorboard {store.directory}")
+    say(console, f"TensorBoard testbed tensorboard {directory}")
 
 
-def mirror(store: Store, single_runs: bool = False) -> Path:
-    """Write the store's TensorBoard logs; the directory to give to TensorBoard."""
-    return tensorboard.write(
-        store.read(),
-        store.header,
-        store.directory,
-        figures=_figures(store.directory),
-        verdicts=read_verdicts(store.directory),
-        single_runs=single_runs,
-    )
+def mirror(directory: Path, single_runs: bool = False) -> Path:
+    """Write TensorBoard's logs of each study of a results directory; the directory to give to TensorBoard."""
+    verdicts = read_verdicts(directory)
+    logs = [
+        tensorboard.write(
+            store.read(),
+            store.header,
+            store.directory,
+            figures=sorted((directory / "report" / "figures").glob(f"{name}-*.png")),
+            verdicts=[row for row in verdicts if row.get("study", name) == name],
+            single_runs=single_runs,
+        )
+        for store in map(Store.open, study_directories(directory))
+        for name in [store.header["study"]]
+        if store.finished()
+    ]
+    if len(logs) > 1:
+        return directory
+    return logs[0].parent if single_runs else logs[0]
 
 
-def show_plan(selection: Selection, directory: Path, console: Console, engine: Engine) -> None:
+def show_plan(
+    selections: Sequence[Selection], directory: Path, console: Console, engine: Engine
+) -> None:
     """Print what `run` would do; writes nothing."""
-    points = _distinct(selection.points())
-    stored = set()
-    if (directory / "study.json").is_file():
-        stored = Store.open(directory).finished()
+    points, stored = [], set()
+    for place, selection in places(selections, directory).items():
+        points += selection.points()
+        if (place / "study.json").is_file():
+            stored |= Store.open(place).finished()
+    points = _distinct(points)
     todo = [point for point in points if point.run not in stored]
-    plan = engine.plan(todo) if todo else None
-    chunks = plan.chunks if plan else []
-    if plan:
-        title = f"{selection.study.name}, preset {selection.preset}"
-        console.print(rich_table(plan.describe(), title))
+    if todo:
+        plan = engine.plan(todo)
+        names = ", ".join(
+            f"{selection.study.name} ({selection.preset})" for selection in selections
+        )
+        console.print(rich_table(plan.describe(), names))
+        show_cost(plan, console)
+    say(console, f"Runs       {len(points)}, of which {len(points) - len(todo)} are stored")
+    say(console, f"Results    {directory}")
+
+
+def show_cost(plan: Plan, console: Console) -> None:
+    """Print what a plan will take."""
+    chunks = plan.chunks
     memory = max((chunk.bytes for chunk in chunks), default=0)
     times = [chunk.seconds for chunk in chunks]
     known = [seconds for seconds in times if seconds is not None]
-    total = duration(math.fsum(known)) if len(known) == len(times) else "not known beforehand"
-    say(console, f"Runs       {len(points)}, of which {len(points) - len(todo)} are stored")
+    runs = duration(math.fsum(known)) if len(known) == len(times) else "not known beforehand"
     say(console, f"Chunks     {len(chunks)}")
     say(console, f"Devices    {max((chunk.devices for chunk in chunks), default=0)}")
     say(console, f"Run-steps  {sum(chunk.steps for chunk in chunks):,}")
     say(console, f"Memory     {memory / 1e9:.2f} GB at most at a time, predicted")
-    say(console, f"Time       {total}")
-    say(console, f"Results    {directory}")
+    before, compiling = duration(plan.stage_seconds), duration(plan.compile_seconds)
+    say(console, f"Stages     {plan.stages} to build before the runs")
+    say(console, f"Time       {runs} for the runs, {before} for the stages, predicted")
+    say(
+        console,
+        f"           and up to {compiling} of compiling the first time; the analysis comes after",
+    )
 
 
 def read_verdicts(directory: Path) -> list[Row]:
     """The verdicts that the analysis wrote; none before it has run."""
-    path = directory / "verdicts.json"
+    path = directory / "report" / "verdicts.json"
     return json.loads(path.read_text()) if path.is_file() else []
 
 
@@ -194,28 +296,46 @@ def say(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
-def _execute(points: Sequence[Point], store: Store, console: Console, engine: Engine) -> None:
-    stored = store.finished()
-    todo = [point for point in _distinct(points) if point.run not in stored]
-    total = len(_distinct(points))
-    say(console, f"{total} runs, {total - len(todo)} of them stored already in {store.directory}")
+def _execute(books: Sequence[Book], console: Console, engine: Engine) -> None:
+    points = _distinct(point for book in books for point in book.points)
+    _exchange(books)
+    lacking = set().union(*(book.lacking() for book in books))
+    todo = [point for point in points if point.run in lacking]
+    where = books[0].store.directory if len(books) == 1 else books[0].store.directory.parent
+    total = len(points)
+    say(console, f"{total} runs, {total - len(todo)} of them stored already in {where}")
     if not todo:
         return
-    names: dict[str, list[Row]] = {}
-    for point in points:
-        names.setdefault(point.run, []).append(identity(point, store.header["study"]))
     plan = engine.plan(todo)
+    show_cost(plan, console)
     steps = sum(chunk.steps for chunk in plan.chunks)
 
     def on_rows(rows: list[Row]) -> None:
-        # A run that belongs to two arms is computed once and stored for both.
-        store.append([{**name, **row} for row in rows for name in names[row["run"]]])
+        for book in books:
+            book.put(rows)
 
     with display(len(todo), steps, console) as shown:
         engine.execute(plan, on_rows, shown)
-    missing = {point.run for point in todo} - store.finished()
+    missing = set().union(*(book.lacking() for book in books))
     if missing:
         raise RuntimeError(f"{len(missing)} runs delivered no rows, for example {min(missing)}")
+
+
+def _exchange(books: Sequence[Book]) -> None:
+    """Give each study, and each arm, the runs it plans that are stored for another: it was begun later, or a kill came
+    between the two."""
+    wanted = [book.lacking() for book in books]
+    for giver in books:
+        have = giver.store.finished()
+        if not any(lacking & have for lacking in wanted):
+            continue
+        table = giver.store.read().drop_duplicates(["run", "evaluation"])
+        known = [name for name in table if name in MEASURED or name.startswith(FACTS)]
+        for taker, lacking in zip(books, wanted, strict=True):
+            taker.put(
+                table.loc[table["run"].isin(sorted(lacking & have)), known].to_dict("records")
+            )
+            lacking -= have
 
 
 def identity(point: Point, study: str) -> Row:
@@ -245,11 +365,7 @@ def _changes(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]
         )
     if stored["claims"] != present["claims"]:
         notes.append(
-            "the study's claims have changed since this store was begun; the verdicts follow the "
-            "claims and rules stored then. Choose another --out to judge by the new ones."
+            "the study's claims have changed since this store was begun; the report marks every verdict by a rule "
+            "that is newer than its data, and gives the one by the stored rule beside it."
         )
     return notes
-
-
-def _figures(directory: Path) -> list[Path]:
-    return sorted((directory / "figures").glob("*.png"))

@@ -22,7 +22,7 @@ import pyarrow.parquet as pq
 from testbed import config
 from testbed.errors import InvalidInput
 
-SCHEMA = 1
+SCHEMA = 2
 
 TEXTS = ("run", "study", "arm", "task")
 COUNTS = (
@@ -49,6 +49,10 @@ METRICS = (
     "loser_logprob_change",
     "entropy",
     "length",
+    "policy_checksum",
+    *(f"stream_accuracy_{window}" for window in range(1, 11)),
+    "optimum_distance",
+    "optimum_kl",
     "train_loss",
     "gradient_norm",
     "pairs_seen",
@@ -57,6 +61,8 @@ METRICS = (
     "judgements",
     "tokens_sampled",
 )
+#: Columns that say what was measured, and when; the others say which run of which study it was.
+MEASURED = frozenset({"run", *COUNTS, *METRICS} - {"seed"})
 #: Prefix of the columns that hold measured facts about what a run stands on: its world, data and proxy.
 FACTS = "ground."
 _CONFIG = pa.dictionary(pa.int32(), pa.string())
@@ -97,8 +103,7 @@ class Store:
             (directory / "blocks").mkdir(exist_ok=True)
             for left_over in (directory / "blocks").glob(".*.tmp"):
                 left_over.unlink()
-            text = json.dumps(merged, indent=2, allow_nan=False) + "\n"
-            _write(directory / "study.json", text.encode(), directory / "study.json.tmp")
+            _write_header(directory, merged)
         except OSError as problem:
             lock.close()
             raise _unwritable(directory, problem) from problem
@@ -129,6 +134,13 @@ class Store:
     def __exit__(self, *_: object) -> None:
         self.close()
 
+    def note(self, **facts: Any) -> None:
+        """Add facts, such as the seconds that it took, to what the header says of the present session."""
+        if self._lock is None:
+            raise ValueError("this store was opened to read")
+        self.header["sessions"][-1] |= config.jsonable(facts)
+        _write_header(self.directory, self.header)
+
     def append(self, rows: Sequence[Mapping[str, Any]]) -> Path:
         """Write rows as one block, whole or not at all. Returns its path.
 
@@ -158,10 +170,15 @@ class Store:
 
     def finished(self) -> set[str]:
         """Ids of the runs whose rows are stored."""
-        runs: set[str] = set()
+        return {run for _, run in self.held()}
+
+    def held(self) -> set[tuple[str, str]]:
+        """Of which arms which runs are stored."""
+        pairs: set[tuple[str, str]] = set()
         for block in self._blocks():
-            runs.update(_read_block(block, ["run"]).column("run").to_pylist())
-        return runs
+            columns = _read_block(block, ["arm", "run"])
+            pairs.update(zip(*(columns.column(n).to_pylist() for n in ("arm", "run")), strict=True))
+        return pairs
 
     def read(self) -> pd.DataFrame:
         """The long table: repeated rows once, in a fixed order.
@@ -182,6 +199,13 @@ class Store:
 
     def _blocks(self) -> list[Path]:
         return sorted((self.directory / "blocks").glob("[!.]*.parquet"))
+
+
+def study_directories(directory: Path) -> list[Path]:
+    """Where the studies of a results directory are: itself, or directories in it, by name."""
+    if (directory / "study.json").is_file():
+        return [directory]
+    return sorted(path.parent for path in directory.glob("*/study.json"))
 
 
 def value_in(described: Mapping[str, Any], path: str) -> Any:
@@ -254,6 +278,11 @@ def _read_header(directory: Path) -> dict[str, Any]:
     return header
 
 
+def _write_header(directory: Path, header: Mapping[str, Any]) -> None:
+    text = json.dumps(header, indent=2, allow_nan=False) + "\n"
+    _write(directory / "study.json", text.encode(), directory / "study.json.tmp")
+
+
 def _session(header: Mapping[str, Any]) -> dict[str, Any]:
     """What one invocation leaves of itself in the header."""
     names = ("preset", "seeds", "axes", "source", "versions", "machine", "created", "command")
@@ -274,8 +303,13 @@ def _joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
     for path, values in new["axes"].items():
         have = axes.setdefault(path, [])
         have += [value for value in values if value not in have]
+    was, now = old.get("planned", {}), new.get("planned", {})
+    planned = {
+        arm: list(dict.fromkeys([*was.get(arm, ()), *now.get(arm, ())])) for arm in {**was, **now}
+    }
     return {
         **old,
+        "planned": planned,
         "preset": new["preset"],
         "seeds": max(old["seeds"], new["seeds"]),
         "arms": {**old["arms"], **new["arms"]},

@@ -23,20 +23,29 @@ from testbed.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: a name and what it changes in the base config."""
+    """One side of a comparison: a name and what it changes in the base config.
+
+    ``fixed`` holds swept paths that this arm keeps at one value. A swept path that an arm's config
+    does not have (a loss without a beta) is left out for that arm.
+    """
 
     name: str
     settings: Mapping[str, Any]
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class Preset:
-    """A size of the study: changes to the base config, axes instead of the study's, seeds."""
+    """A size of the study: changes to the base config, axes instead of the study's, seeds.
+
+    ``arms`` are the arms that run, all if there are none; claims about others are left out.
+    """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
     axes: Grid | None = None
     seeds: int = 3
     note: str = ""
+    arms: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,13 +76,26 @@ class Selection:
     settings: Mapping[str, Any]
     axes: Grid
 
+    @property
+    def arms(self) -> tuple[Arm, ...]:
+        """The arms that run."""
+        names = self.study.presets[self.preset].arms
+        return tuple(arm for arm in self.study.arms if not names or arm.name in names)
+
+    @property
+    def claims(self) -> tuple[Claim, ...]:
+        """The claims about arms that run."""
+        names = {arm.name for arm in self.arms}
+        return tuple(claim for claim in self.study.claims if names.issuperset(claim_arms(claim)))
+
     def points(self) -> list[Point]:
         """All runs: arm by arm, setting by setting, seed by seed; equal experiments once an arm."""
         found: dict[tuple[str, str], Point] = {}
-        for arm in self.study.arms:
+        for arm in self.arms:
             for setting in self.axes:
                 configured = self.experiment(arm, setting)
-                stored = {path: _spelt(config.get(configured, path)) for path in setting}
+                swept = [path for path in setting if _reached(configured, {}, path)]
+                stored = {path: _spelt(config.get(configured, path)) for path in swept}
                 for seed in range(self.seeds):
                     experiment = config.replace(configured, "seed", seed)
                     run = config.fingerprint(experiment)
@@ -84,12 +106,24 @@ class Selection:
     def experiment(self, arm: Arm, setting: Mapping[str, Any]) -> Any:
         """The config of one arm at one setting.
 
-        Preset, arm, then axes and command line. Only the result is checked, not each layer: a
-        preset may change the number of evaluations and leave the steps they must divide to an axis.
+        Arm, preset, then axes with what the arm keeps fixed, and command line; a preset may so
+        change fields inside the arm's modules, but nothing that the arm says itself. Paths that
+        only other arms have are left out. Only the result is checked, not each layer: a preset may
+        change the number of evaluations and leave the steps they must divide to an axis.
         """
-        preset = self.study.presets[self.preset].settings
-        changes = _layered(preset, arm.settings, {**setting, **self.settings})
-        return config.replace_all(self.study.base, changes)
+        study = self.study
+        own = {**setting, **{path: arm.fixed[path] for path in setting if path in arm.fixed}}
+        merged = study.layered(arm, self.preset, {**own, **self.settings})
+        kept = {
+            path: value
+            for path, value in merged.items()
+            if _reached(study.base, merged, path)
+            or not any(
+                _reached(study.base, study.layered(other, self.preset, own), path)
+                for other in study.arms
+            )
+        }
+        return config.replace_all(study.base, kept)
 
     def describe(self) -> dict[str, Any]:
         """The study as JSON-able data: what `study.json` says of it."""
@@ -103,25 +137,39 @@ class Selection:
             "study": study.name,
             "title": study.title,
             "question": study.question,
+            "background": study.background,
+            "strata": list(study.strata),
             "preset": self.preset,
             "seeds": self.seeds,
             "base": base,
-            "settings": {path: _spelt(value) for path, value in self.settings.items()},
+            "settings": {path: _spelt(value) for path, value in changes.items()},
             "arms": {
                 arm.name: {path: _spelt(value) for path, value in arm.settings.items()}
-                for arm in study.arms
+                for arm in self.arms
             },
             "axes": {
                 path: [_spelt(value) for value in self.axes.values(path)]
                 for path in self.axes.paths
             },
-            "claims": [claim.describe() for claim in study.claims],
+            "planned": self._planned(),
+            "claims": [claim.describe() for claim in self.claims],
         }
+
+    def _planned(self) -> dict[str, list[str]]:
+        """Ids of the runs by arm."""
+        planned: dict[str, list[str]] = {arm.name: [] for arm in self.arms}
+        for point in self.points():
+            planned[point.arm].append(point.run)
+        return planned
 
 
 @dataclass(frozen=True)
 class Study:
     """A question, the runs that answer it, and the rules that judge the answer.
+
+    ``strata`` are swept paths whose values are worlds of their own (model sizes, labelers): curves
+    are fitted to each apart. ``background`` is what a reader should know of the design and of what
+    was checked, paragraphs apart by empty lines.
 
     Checked when made: raises `InvalidInput` for arms, presets, axes or claims that do not fit
     together, before anything runs.
@@ -136,6 +184,8 @@ class Study:
     claims: tuple[Claim, ...]
     presets: Mapping[str, Preset]
     default: str = "laptop"
+    strata: tuple[str, ...] = ()
+    background: str = ""
 
     def __post_init__(self) -> None:
         names = [arm.name for arm in self.arms]
@@ -149,10 +199,28 @@ class Study:
             for arm in claim_arms(claim):
                 if arm not in names:
                     raise config.unknown(f"arm in claim {claim.id}", arm, names)
-        for preset in self.presets:
+        for preset, chosen in self.presets.items():
+            for path in chosen.settings:
+                if any(own.startswith(f"{path}.") for arm in self.arms for own in arm.settings):
+                    self._refuse_reserved(path)
+            for arm in chosen.arms:
+                if arm not in names:
+                    raise config.unknown(f"arm in preset {preset}", arm, names)
             selection = self.select(preset)
-            for arm in self.arms:
+            for arm in selection.arms:
                 selection.experiment(arm, next(iter(selection.axes)))
+
+    @property
+    def judges_paper(self) -> bool:
+        """Whether it judges a claim of the paper: those are numbered C1, C2, ..., questions beyond it B1, B2, ..."""
+        return any(claim.id.startswith("C") for claim in self.claims)
+
+    def layered(self, arm: Arm, preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
+        """What an arm, a preset and further settings change in the base config, as one."""
+        own = arm.settings
+        chosen = self.presets[preset].settings
+        sizes = {path: value for path, value in chosen.items() if path not in own}
+        return _layered(own, sizes, settings)
 
     def select(
         self,
@@ -210,7 +278,7 @@ class Study:
         """A value for ``path``, read by the first arm that has such a field."""
         problems = []
         for arm in self.arms:
-            changes = _layered(self.presets[preset].settings, arm.settings, settings)
+            changes = self.layered(arm, preset, settings)
             # What a field admits depends on the modules above it, and on nothing else.
             above = {own: value for own, value in changes.items() if path.startswith(f"{own}.")}
             try:
@@ -243,17 +311,9 @@ class Study:
             )
 
 
-def claim_arms(claim: Claim) -> list[str]:
-    """The arms that a claim's estimand names (fields ``arm``, ``arms``, ``first``, ``second``)."""
-    found: list[str] = []
-    parts = [claim.describe()["estimand"]]
-    while parts:
-        for key, value in parts.pop().items():
-            values = value if isinstance(value, list | tuple) else [value]
-            parts += [item for item in values if isinstance(item, Mapping)]
-            if key in ("arm", "arms", "first", "second"):
-                found += [item for item in values if isinstance(item, str)]
-    return found
+def claim_arms(claim: Claim) -> tuple[str, ...]:
+    """The arms that a claim's estimands need."""
+    return tuple(dict.fromkeys(arm for test in claim.tests for arm in test.estimand.arms_used()))
 
 
 def _layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
@@ -267,6 +327,18 @@ def _layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
         }
         merged = {**kept, **layer}
     return merged
+
+
+def _reached(base: Any, changes: Mapping[str, Any], path: str) -> bool:
+    """Whether the config has a field at ``path`` after these changes, of which only whole modules matter."""
+    above = [own for own in changes if path.startswith(f"{own}.")]
+    root = max(above, key=len, default="")
+    module = changes[root] if root else base
+    try:
+        config.get(module, path.removeprefix(f"{root}."))
+    except InvalidInput:
+        return False
+    return True
 
 
 def _spelt(value: Any) -> bool | int | float | str | None:

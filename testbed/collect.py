@@ -5,7 +5,7 @@ from collections.abc import Callable
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, Int, Key, PRNGKeyArray, PyTree
 
 from testbed import decode, enumeration, exact, logprob
 from testbed.batches import choose, long_map
@@ -100,14 +100,15 @@ def make_pool(
 
 def collect(
     task: AbstractTask, spec: DataSpec, pool: Pool, corpus: Corpus, key: PRNGKeyArray
-) -> tuple[Corpus, dict[str, Array]]:
-    """The texts of D_golden, unlabelled, and what is known of them. ``corpus`` is what the writers wrote."""
+) -> tuple[Corpus, Float[Array, "row text"], dict[str, Array]]:
+    """The texts of D_golden, unlabelled; the data policy they are from, as log-probabilities of a pool's texts (of
+    those kept a prompt, if there is a limit); and what is known of them. ``corpus`` is what the writers wrote."""
     dials = solve(spec, pool)
     policy = data_policy(spec, pool, dials)
     reached = covers(pool, policy.density)
     facts = {"reached_quality": quality(pool, policy), "reached_coverage": reached.coverage}
     if not spec.dialled:
-        return corpus, facts | _facts(task, reached, dials)
+        return corpus, policy.density, facts | _facts(task, reached, dials)
     rows = jnp.arange(spec.pairs) % spec.rows
     prompts = jax.tree.map(lambda x: x[rows], corpus.prompts)
     if task.enumerable:
@@ -115,7 +116,7 @@ def collect(
     drawn = draw(spec, pool, policy, rows, stream(key, Stream.SAMPLES))
     # What the dials reach is the policy's; what covers the target is what was drawn from it.
     facts |= _facts(task, covers(pool, drawn.density), dials)
-    return Corpus(prompts, drawn.first, drawn.second), facts
+    return Corpus(prompts, drawn.first, drawn.second), drawn.density, facts
 
 
 def label(
@@ -152,6 +153,29 @@ def balanced(data: Dataset) -> Dataset:
     weight = data.pairs.weight
     weight = weight / jnp.maximum(jnp.mean(weight), 1.0 / weight.shape[0])
     return eqx.tree_at(lambda d: d.pairs.weight, data, weight)
+
+
+def described(
+    data: Dataset, reward: Float[Array, "n 2"], sft: Float[Array, " sample"]
+) -> dict[str, Array]:
+    """What is measured of labelled data, given its golden rewards and those of SFT samples."""
+    pairs = data.pairs
+    quantile = jnp.searchsorted(jnp.sort(sft), reward.reshape(-1)) / sft.shape[0]
+    prompts = _distinct(pairs.prompt.tokens)
+    texts = [
+        jnp.concatenate([pairs.prompt.tokens, response.tokens], axis=1)
+        for response in (pairs.winner, pairs.loser)
+    ]
+    return {
+        "data_quality": jnp.mean(reward),
+        "data_quantile": jnp.mean(quantile),
+        "data_prompts": prompts,
+        "data_responses": _distinct(jnp.concatenate(texts)) / prompts,
+        "same_text": jnp.mean(jnp.all(pairs.winner.tokens == pairs.loser.tokens, axis=1)),
+        "label_noise": jnp.mean(data.golden_margin < 0),
+        "label_confidence": jnp.mean(pairs.preference),
+        "labelled": jnp.mean(pairs.weight > 0),
+    }
 
 
 def _numbered(key: PRNGKeyArray, count: int) -> Key[Array, " n"]:
@@ -229,3 +253,10 @@ def _facts(task: AbstractTask, measured: Coverage, dials: Dials) -> dict[str, Ar
         "data_temperature": 1.0 / (1.0 + dials.kappa),
         "data_tilt": dials.tilt,
     }
+
+
+def _distinct(tokens: Int[Array, "n time"]) -> Float[Array, ""]:
+    """How many different texts there are, told apart by 32 bits."""
+    factors = jax.random.bits(jax.random.key(0), (tokens.shape[1],)) | 1
+    hashed = jnp.sort(jnp.sum((tokens.astype(jnp.uint32) + 1) ** 3 * factors[None], axis=1))
+    return 1.0 + jnp.sum(hashed[1:] != hashed[:-1])

@@ -128,8 +128,9 @@ def parse(module: eqx.Module, path: str, text: str) -> Any:
     """The value that ``text`` means for the field at ``path``.
 
     Numbers, ``true``/``false``, text and tuples by the field's annotation; for a field that holds a
-    module, a kind of the same family with optional arguments: ``Dpo`` or ``dpo(beta=0.2)``. Nothing
-    is evaluated. Raises `InvalidInput` for an unknown path or kind, or text that is no such value.
+    module, a kind of the same family with optional arguments: ``Dpo`` or ``dpo(beta=0.2)``, or
+    ``none`` where it may hold nothing. Nothing is evaluated. Raises `InvalidInput` for an unknown
+    path or kind, or text that is no such value.
     """
     parent_path, _, name = path.rpartition(".")
     parent = get(module, parent_path) if parent_path else module
@@ -139,7 +140,9 @@ def parse(module: eqx.Module, path: str, text: str) -> Any:
     text = text.strip()
     if base is None:
         return _coerce(annotation, _literal(annotation, text), path)
-    kinds = _kinds(base, type(getattr(parent, name)))
+    if _means_none(annotation, text):
+        return None
+    kinds = _kinds(base, getattr(parent, name))
     try:
         call = ast.parse(text, mode="eval").body
     except SyntaxError:
@@ -267,11 +270,18 @@ def _module_type(annotation: Any) -> type | None:
     return None
 
 
-def _kinds(base: type, present: type) -> dict[str, type]:
-    """What a field declared as ``base`` may hold: its family, and the kind that is there now."""
+def _kinds(base: type, present: Any = None) -> dict[str, type]:
+    """What a field declared as ``base`` may hold: its family, or what it is declared as if it has none; and the kind
+    that is there now."""
     family = getattr(base, "family", None)
     found = members(base, family) if family else {}
-    return found | {present.__name__: present}
+    now = base if present is None else type(present)
+    return found | ({} if found and present is None else {now.__name__: now})
+
+
+def _means_none(annotation: Any, text: str) -> bool:
+    """Whether ``text`` says that a field holds nothing, and it may."""
+    return type(None) in _options(annotation) and text.casefold() == "none"
 
 
 def _built(node: ast.AST | None, text: str, kinds: Mapping[str, type], path: str) -> Any:
@@ -312,9 +322,9 @@ def _argument(kind: type, keyword: ast.keyword, path: str) -> Any:
     base = _module_type(annotation)
     text = ast.unparse(keyword.value)
     if base is not None:
-        family = getattr(base, "family", None)
-        kinds = members(base, family) if family else {base.__name__: base}
-        return _built(keyword.value, text, kinds, path)
+        if _means_none(annotation, text):
+            return None
+        return _built(keyword.value, text, _kinds(base), path)
     if isinstance(keyword.value, ast.Name):
         return _coerce(annotation, _literal(annotation, text), path)
     try:

@@ -6,8 +6,13 @@ share these counts, so a benchmark's "needed" operations are the plan's.
 
 from typing import NamedTuple
 
+from testbed import config
+from testbed.enumeration import count_prompts, count_responses
 from testbed.experiment import Experiment
 from testbed.ranges import Number
+from testbed.recording import WINDOW, WINDOWS
+from testbed.sources.online import Online
+from testbed.train import OnlineRun
 from testbed.transformer import TransformerConfig
 
 #: Copies of the parameters a run holds: policy, gradient, two moments, the update in flight, reference, proxy.
@@ -62,7 +67,22 @@ def judge(experiment: Experiment) -> float:
     task = experiment.task
     responses = 2 if experiment.proxy.pairwise else 1
     tokens = task.prompt_length + responses * task.response_length + 1
-    return 2 * forward(experiment.model, tokens, tokens / 2, vocabulary=1, wanted=1)
+    return 2 * forward(experiment.proxy_model, tokens, tokens / 2, vocabulary=1, wanted=1)
+
+
+def classified(experiment: Experiment) -> int:
+    """Pairs that an evaluation scores under policy and reference."""
+    evaluation = experiment.evaluation
+    return evaluation.pairs + (WINDOWS * WINDOW if evaluation.stream else 0)
+
+
+def listed(experiment: Experiment) -> int:
+    """Responses to all prompts that an evaluation goes through for the distance to the exact optimum."""
+    task = experiment.task
+    if experiment.evaluation.optimum_beta is None:
+        return 0
+    prompts = count_prompts(task.vocabulary, task.prompt_length)
+    return prompts * count_responses(task.vocabulary, task.response_length)
 
 
 def flops(experiment: Experiment) -> Flops:
@@ -81,7 +101,8 @@ def flops(experiment: Experiment) -> Flops:
     measured = (
         evaluation.prompts * (sample(experiment, 1) + judge(experiment))
         + evaluation.kl_prompts * (sample(experiment, 1) + 3 * scoring)
-        + 2 * evaluation.pairs * scoring
+        + 2 * classified(experiment) * scoring
+        + listed(experiment) * score(experiment, 1)
     )
     return Flops(update * experiment.batch_size, measured)
 
@@ -93,6 +114,34 @@ def total_flops(experiment: Experiment) -> float:
     return part.update * experiment.steps + part.evaluation * evaluations
 
 
+def stage_flops(experiment: Experiment) -> dict[str, float]:
+    """Needed operations of the stages before training that take long, by their names; the others count as nothing."""
+    e, shape = experiment, experiment.baseline_model or experiment.model
+    based = config.replace_all(
+        e, {"model": shape, "tabular": False, "evaluation.optimum_beta": None}
+    )
+    found = {
+        "base": _fit(based),
+        "sft": _fit(e),
+        "proxy": 3 * judge(e) * e.proxy.fit.batch_size * e.proxy.fit.steps,
+        "baseline": _online(based, e.baseline),
+    }
+    if e.recorded is not None:
+        found["recorded"] = _online(e, e.recorded.run)
+    return found
+
+
+def _fit(experiment: Experiment) -> float:
+    """Supervised fine-tuning on both responses of every pair."""
+    return 3 * score(experiment) * experiment.sft.batch_size * experiment.sft.steps
+
+
+def _online(experiment: Experiment, run: OnlineRun) -> float:
+    """An online run without its evaluations."""
+    parts = {"loss": run.loss, "optimiser": run.optimiser, "batch_size": run.batch_size}
+    return flops(config.replace_all(experiment, {"source": Online(), **parts})).update * run.steps
+
+
 def footprint(experiment: Experiment) -> int:
     """Bytes that one run holds at its peak, roughly: parameters, data, activations of an update or an evaluation."""
     task, model, evaluation = experiment.task, experiment.model, experiment.evaluation
@@ -101,6 +150,9 @@ def footprint(experiment: Experiment) -> int:
     if experiment.source.recorded_run is not None:
         run = experiment.source.recorded_run.run
         data += run.steps * run.batch_size * (tokens / 4 + 8)
+    if evaluation.stream is not None:
+        data += WINDOWS * WINDOW * (tokens + 8)
+    data += 2 * listed(experiment)
     activations = tokens * (model.layers * ACTIVATIONS * model.width + 4 * task.vocabulary)
     # An evaluation keeps nothing for a backward pass, but its caches and two models' logits.
     cache = 2 * tokens * model.layers * model.width

@@ -4,8 +4,12 @@ Static fields are shapes and counts and make up the compile key, ``jax.tree.stru
 are leaves, so runs that differ only in them share one compiled program.
 """
 
+import math
+from typing import Any
+
 import equinox as eqx
 
+from testbed import config
 from testbed.data import DataSpec
 from testbed.environment import AbstractTask
 from testbed.errors import InvalidInput
@@ -14,10 +18,11 @@ from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import AbstractLabeler
 from testbed.proxies import ProxyConfig
+from testbed.recorded import Recorded
 from testbed.references import AbstractReference, Fixed
 from testbed.sources.base import AbstractSource
 from testbed.sources.online import Online
-from testbed.train import OnlineRun, TrainConfig
+from testbed.train import OnlineRun, Teacher, TrainConfig
 from testbed.transformer import SIZES, TransformerConfig
 
 
@@ -29,12 +34,18 @@ class EvaluationConfig(eqx.Module):
         prompts: fixed prompts of the win rate (2048 in arXiv 2405.08448).
         kl_prompts: of these, how many estimate the KL and classify the policy's own samples (256 there).
         pairs: pairs of D_golden that are classified and whose log-probabilities are followed (256 there).
+        stream: an online run on whose stream of pairs proxy and policy are tested, window by window (its figure 6);
+            where the source draws on a recorded run, the same one.
+        optimum_beta: beta, > 0, of the exact IPO optimum to which the policy's distance is measured (its appendix H);
+            for tasks that can be enumerated.
     """
 
     points: int = eqx.field(static=True, default=10)
     prompts: int = eqx.field(static=True, default=512)
     kl_prompts: int = eqx.field(static=True, default=256)
     pairs: int = eqx.field(static=True, default=256)
+    stream: Recorded | None = None
+    optimum_beta: float | None = None
 
     def __check_init__(self) -> None:
         for name in ("points", "pairs"):
@@ -49,18 +60,33 @@ class EvaluationConfig(eqx.Module):
             raise InvalidInput(
                 f"kl_prompts must be at most prompts={self.prompts}, got {self.kl_prompts}"
             )
+        if self.stream is not None and not self.stream.has_stream:
+            raise InvalidInput(
+                "stream.run.loss must learn from pairs, which can be classified, "
+                f"got {config.spell(self.stream.run.loss)}"
+            )
+        if self.optimum_beta is not None and not 0 < self.optimum_beta < math.inf:
+            raise InvalidInput(
+                f"optimum_beta must be none or > 0 and finite, got {self.optimum_beta}"
+            )
 
 
 class Experiment(eqx.Module):
     """One run.
 
     Attributes:
-        task: the kind of world. labeler: who labels D_golden. model: shape of policy and proxy.
+        task: the kind of world. labeler: who labels D_golden. model: the policy's shape, and the proxy's unless
+            ``proxy.model`` says otherwise.
         tabular: the policy is optimised as a table of all responses, starting from the very same SFT policy; for tasks
             that can be enumerated.
         sft: supervised fine-tuning on both responses of every pair. data: size of the data. proxy: the proxy.
         baseline: the opponent in the win rate: online, labelled by the golden reward itself, at the base configuration.
-        source: where texts to learn from come from. loss: what is minimised, a loss or a method; ``reference``: how the
+        baseline_model: its shape; none: the policy's. With a shape of its own, everything but the policy's start stands
+            on an SFT policy of that shape: the golden reward is standardised over its samples, and data, coverage and
+            baseline are those of an experiment with that shape. So are the labels and the proxy, if ``proxy.model`` is
+            set too: policies of all sizes then meet the very same data, proxy and opponent.
+        source: where texts to learn from come from. teacher: who judges what the source has written, the proxy or the
+            golden reward itself, without noise. loss: what is minimised, a loss or a method; ``reference``: how the
             policy that it is held to moves.
         optimiser: for the policy. steps: updates, a multiple of ``evaluation.points``. batch_size: pairs an update.
         evaluation: what is measured. seed: redraws world, data and training.
@@ -74,7 +100,9 @@ class Experiment(eqx.Module):
     data: DataSpec = DataSpec()
     proxy: ProxyConfig = ProxyConfig()
     baseline: OnlineRun = OnlineRun()
+    baseline_model: TransformerConfig | None = None
     source: AbstractSource = Online()
+    teacher: Teacher = eqx.field(static=True, default="proxy")
     loss: AbstractObjective = Ipo(beta=0.1)
     reference: AbstractReference = Fixed()
     optimiser: OptimiserConfig = OptimiserConfig()
@@ -108,13 +136,47 @@ class Experiment(eqx.Module):
         recorded = self.source.recorded_run
         if recorded is not None:
             needed["source.recorded.run.batch_size"] = recorded.run.batch_size
+        if self.evaluation.stream is not None:
+            needed["evaluation.stream.run.batch_size"] = self.evaluation.stream.run.batch_size
         for name, value in needed.items():
             if not 1 <= value <= self.data.pairs:
                 raise InvalidInput(
                     f"{name} must be between 1 and data.pairs={self.data.pairs}, got {value}"
                 )
+        self._check_evaluation(recorded)
+
+    def _check_evaluation(self, recorded: Any) -> None:
+        """Refuse to measure what the task does not have, or the stream of another run than the source's."""
+        stream, beta = self.evaluation.stream, self.evaluation.optimum_beta
+        if beta is not None and not self.task.enumerable:
+            raise InvalidInput(
+                f"evaluation.optimum_beta must be none for a task that cannot be enumerated, got {beta} "
+                f"with {type(self.task).__name__}"
+            )
+        if stream and recorded and config.describe(stream) != config.describe(recorded):
+            raise InvalidInput(
+                f"evaluation.stream must be the run that source draws on, {config.spell(recorded)}, "
+                f"got {config.spell(stream)}"
+            )
+
+    @property
+    def recorded(self) -> Recorded | None:
+        """The online run that is recorded before training, for the source or for the evaluation."""
+        return self.source.recorded_run or self.evaluation.stream
+
+    @property
+    def proxy_model(self) -> TransformerConfig:
+        """The proxy's shape."""
+        return self.proxy.model or self.model
 
     @property
     def train(self) -> TrainConfig:
         """The policy optimisation part."""
-        return TrainConfig(self.source, self.loss, self.optimiser, self.batch_size, self.reference)
+        return TrainConfig(
+            self.source,
+            self.loss,
+            self.optimiser,
+            self.batch_size,
+            self.reference,
+            self.teacher,
+        )

@@ -3,15 +3,17 @@
 Definitions follow arXiv 2405.08448, appendices D and E.
 """
 
+import dataclasses
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float, PRNGKeyArray, UInt
 
-from testbed import decode, logprob
-from testbed.experiment import EvaluationConfig
+from testbed import decode, exact, logprob
 from testbed.logprob import Policy
 from testbed.preference import AbstractPreference, GoldenPreference
+from testbed.recording import Windows
 from testbed.sources.base import Dataset
 from testbed.streams import Stream, stream
 from testbed.types import Prompt, Response, Scalar
@@ -23,6 +25,43 @@ class Opponent(eqx.Module):
     prompts: Prompt
     responses: Response
     reward: Float[Array, " n"]
+
+
+class Optimum(eqx.Module):
+    """The policy that theory says is learnt, where all prompts and responses can be listed: its log-probability of
+    every response to every prompt, in the order of `testbed.enumeration`."""
+
+    prompts: Prompt
+    responses: Response
+    policy: Float[Array, "prompt response"]
+
+    def apart(self, policy: Policy) -> tuple[Scalar, Scalar]:
+        """Total variation between a policy and it, and KL(policy || optimum) in nats: exact, means over prompts."""
+        ours = exact.log_table(policy, self.prompts, self.responses)
+        each = (
+            jax.vmap(measure)(ours, self.policy) for measure in (exact.total_variation, exact.kl)
+        )
+        distance, divergence = map(jnp.mean, each)
+        return distance, divergence
+
+
+class Yardstick(eqx.Module):
+    """What a policy is measured by.
+
+    Attributes:
+        reference: the SFT policy. data: the pairs of D_golden that are classified. golden, proxy: the judges.
+        opponent: the golden baseline, on the fixed prompts; the first ``few`` of them estimate the KL.
+        stream: windows of an online run's stream, if they are classified. optimum: the exact one, if it is asked for.
+    """
+
+    reference: Policy
+    data: Dataset
+    golden: GoldenPreference
+    proxy: AbstractPreference
+    opponent: Opponent
+    stream: Windows | None
+    optimum: Optimum | None
+    few: int = eqx.field(static=True)
 
 
 class Metrics(eqx.Module):
@@ -38,6 +77,10 @@ class Metrics(eqx.Module):
         self_accuracy: the same on two samples of the policy.
         winner_logprob_change, loser_logprob_change: of D_golden's responses against SFT, nats a response.
         entropy: of the next token along the policy's own samples, nats a token. length: tokens a response.
+        policy_checksum: of all bits of the policy's parameters (`checksum`).
+        stream_accuracy: as data_accuracy, in each window of an online run's stream (arXiv 2405.08448, figure 6).
+        optimum_distance: mean total variation between policy and exact IPO optimum; optimum_kl: KL(policy || optimum)
+            in nats a response.
     """
 
     kl: Scalar
@@ -54,6 +97,44 @@ class Metrics(eqx.Module):
     loser_logprob_change: Scalar
     entropy: Scalar
     length: Scalar
+    policy_checksum: UInt[Array, ""]
+    stream_accuracy: Float[Array, " window"] | None = None
+    optimum_distance: Scalar | None = None
+    optimum_kl: Scalar | None = None
+
+    @property
+    def columns(self) -> dict[str, Array]:
+        """Every number by the name of its column: what was not asked for has none, and of a list each has its own,
+        counted from 1."""
+        found: dict[str, Array] = {}
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if value is not None:
+                found |= numbered(field.name, value) if value.ndim else {field.name: value}
+        return found
+
+
+def numbered(name: str, values: Float[Array, " n"]) -> dict[str, Array]:
+    """A list of numbers as columns ``name_1``, ``name_2`` and so on."""
+    return {f"{name}_{i + 1}": values[i] for i in range(values.shape[0])}
+
+
+def checksum(policy: Policy) -> UInt[Array, ""]:
+    """32 bits that all bits of the parameters enter, each with its place: policies whose parameters are equal bit for
+    bit have equal ones. A parameter that differs in any bit changes it for certain, because the mixing of a word can
+    be undone (the finaliser of MurmurHash3, Appleby 2011); other differences go unseen once in 2^32.
+    """
+    leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(policy)]
+    kinds = [jnp.dtype(f"uint{8 * leaf.dtype.itemsize}") for leaf in leaves]
+    words = [
+        jax.lax.bitcast_convert_type(leaf, kind).astype(jnp.uint32)
+        for leaf, kind in zip(leaves, kinds, strict=True)
+    ]
+    mixed = jnp.concatenate(words)
+    mixed = mixed + jnp.arange(mixed.shape[0], dtype=jnp.uint32) * jnp.uint32(0x9E3779B9)
+    for shift, factor in ((16, 0x85EBCA6B), (13, 0xC2B2AE35)):
+        mixed = (mixed ^ (mixed >> shift)) * jnp.uint32(factor)
+    return jnp.sum(mixed ^ (mixed >> 16), dtype=jnp.uint32)
 
 
 def mean_se(x: Float[Array, " n"]) -> tuple[Scalar, Scalar]:
@@ -97,47 +178,48 @@ def agreement(h: Float[Array, " n"], truth: Float[Array, " n"]) -> Scalar:
     return jnp.mean(0.5 * (1.0 + jnp.sign(h) * jnp.sign(truth)))
 
 
-def evaluate(
-    config: EvaluationConfig,
-    policy: Policy,
-    reference: Policy,
-    data: Dataset,
-    golden: GoldenPreference,
-    proxy: AbstractPreference,
-    opponent: Opponent,
-    key: PRNGKeyArray,
-) -> Metrics:
+def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> Metrics:
     """Evaluate a policy against its reference (SFT) and the golden baseline."""
-    few, pairs = config.kl_prompts, jax.tree.map(lambda x: x[: config.pairs], data)
+    few, opponent, known = by.few, by.opponent, by.data.golden_margin
     first, second = _answers(policy, opponent, few, key)
-    reward, again = _rewards(golden, opponent.prompts, first, second)
+    reward, again = _rewards(by.golden, opponent.prompts, first, second)
 
     # The same text is a tie, whatever rounding in two programs makes of its two rewards.
     same = jnp.all(first.tokens == opponent.responses.tokens, axis=-1)
     wins = 0.5 * (1.0 + jnp.sign(jnp.where(same, 0.0, reward - opponent.reward)))
-    margin = jnp.where(same, 0.0, proxy.margin(opponent.prompts, first, opponent.responses))
+    margin = by.proxy.margin(opponent.prompts, first, opponent.responses)
+    margin = jnp.where(same, 0.0, margin)
 
     prompts = jax.tree.map(lambda x: x[:few], opponent.prompts)
     both = jax.tree.map(lambda a, b: jnp.stack([a[:few], b], axis=1), first, second)
-    own = compare(policy, reference, prompts, both)
+    own = compare(policy, by.reference, prompts, both)
 
     # Scored again under the reference: the data's own scores come from another program, and their rounding would
     # decide the comparisons of a policy that has not moved.
-    ours, theirs = (logprob.score_pairs(model, pairs.pairs) for model in (policy, reference))
+    count, pairs = known.shape[0], by.data.pairs
+    if by.stream is not None:
+        pairs = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), pairs, by.stream.pairs)
+    ours, theirs = (logprob.score_pairs(model, pairs) for model in (policy, by.reference))
     winner, loser = ours.winner - theirs.winner, ours.loser - theirs.loser
+    h = winner - loser
 
+    distance, divergence = by.optimum.apart(policy) if by.optimum is not None else (None, None)
     return Metrics(
         *mean_se(own.kl[:, 0]),
         *mean_se(wins),
         *mean_se(reward),
         proxy_reward=jnp.mean(margin),
         proxy_win_rate=jnp.mean(0.5 * (1.0 + jnp.sign(margin))),
-        data_accuracy=agreement(winner - loser, pairs.golden_margin),
+        data_accuracy=agreement(h[:count], known),
         self_accuracy=agreement(own.log_ratio[:, 0] - own.log_ratio[:, 1], reward[:few] - again),
-        winner_logprob_change=jnp.mean(winner),
-        loser_logprob_change=jnp.mean(loser),
+        winner_logprob_change=jnp.mean(winner[:count]),
+        loser_logprob_change=jnp.mean(loser[:count]),
         entropy=jnp.mean(own.entropy[:, 0]),
         length=jnp.mean(first.length.astype(jnp.float32)),
+        policy_checksum=checksum(policy),
+        stream_accuracy=None if by.stream is None else by.stream.accuracy(h[count:]),
+        optimum_distance=distance,
+        optimum_kl=divergence,
     )
 
 

@@ -158,12 +158,14 @@ class ProxyConfig(eqx.Module):
     Attributes:
         pairwise: `PairwiseProxy`, as in arXiv 2405.08448; otherwise `PointwiseProxy`.
         fit: its training on D_golden.
+        model: its shape; none: the policy's.
     """
 
     pairwise: bool = eqx.field(static=True, default=True)
     fit: FitConfig = FitConfig(
         steps=600, batch_size=64, optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.1)
     )
+    model: TransformerConfig | None = None
 
     def init(
         self, key: PRNGKeyArray, config: TransformerConfig, vocabulary: int

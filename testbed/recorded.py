@@ -15,21 +15,23 @@ from testbed.recording import Recording
 from testbed.sources.base import Supply, write_pairs
 from testbed.sources.online import Online
 from testbed.sources.record import Record
-from testbed.train import OnlineRun
+from testbed.train import OnlineRun, Teacher
 
 
 class Recorded(eqx.Module):
     """A recorded online run; equal plans share one run.
 
     Attributes:
-        run: its plan. Its keys are those of the experiment's own training, so an online experiment of the same plan is
-            this very run.
+        run: its plan. Its keys are those of the experiment's own training, so an online experiment of the same plan and
+            teacher is this very run.
         checkpoints: at which shares of its steps the policy is kept, ascending, up to 1 (arXiv 2405.08448 has 20% and
             100%).
+        teacher: who judges what it writes.
     """
 
     run: OnlineRun = OnlineRun()
     checkpoints: tuple[float, ...] = eqx.field(static=True, default=(0.2, 1.0))
+    teacher: Teacher = eqx.field(static=True, default="proxy")
 
     def __check_init__(self) -> None:
         shares = self.checkpoints
@@ -69,7 +71,8 @@ class Given(eqx.Module):
 
 
 def make(recorded: Recorded, supply: Supply, golden: GoldenPreference, key: PRNGKeyArray) -> Made:
-    """Run it. ``key`` is the run's. Raises `InvalidInput` if the data do not fill a batch."""
+    """Run it; the supply holds its teacher, ``key`` is the run's. Raises `InvalidInput` if the data do not fill a
+    batch."""
     run = recorded.run
     if run.batch_size > supply.data.size:
         raise InvalidInput(

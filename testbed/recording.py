@@ -5,6 +5,7 @@ from typing import Any, Self
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
 
 from testbed import logprob
@@ -13,6 +14,10 @@ from testbed.logprob import Policy
 from testbed.preference import AbstractPreference
 from testbed.sources.base import Batch, Ledger, Supply
 from testbed.types import Pair, PairScores, Response
+
+#: Windows of a stream in which policies and proxy are tested, and pairs of each (arXiv 2405.08448, figure 6 and
+#: appendix E: 64 near each of ten evenly spaced points).
+WINDOWS, WINDOW = 10, 64
 
 
 class Recording(eqx.Module):
@@ -104,20 +109,41 @@ class Recording(eqx.Module):
         """The pairs at some places of the stream, counted over all steps; ``new`` are those that were not learnt from
         before, and ``moved`` says whether the recorded run's reference policy did, so that its scores are not those of
         the SFT policy. The ledger counts what writing and judging them took once."""
-        step, pair = index // self.batch_size, index % self.batch_size
-        # The first step is of the whole stream: so that all leaves can be indexed alike, another stands in its place.
-        columns = eqx.tree_at(lambda r: r.start, self, self.rows)
-        took = jax.tree.map(lambda x: x[step, pair], columns)
-        winner = Response(took.winner.astype(jnp.int32), took.winner_length)
-        loser = Response(took.loser.astype(jnp.int32), took.loser_length)
-        pairs = Pair(supply.prompts(took.rows), winner, loser, took.preference, took.weight)
-        reference = took.reference
+        took = self._at(index)
+        pairs = took._pairs(supply)
+        reference, winner, loser = took.reference, pairs.winner, pairs.loser
         if moved or not supply.fixed:
             reference = logprob.score_pairs(supply.reference, pairs)
         distinct, first = new.astype(jnp.float32), new.astype(jnp.int32)
         tokens = first * (winner.length + loser.length)
         spent = Ledger(jnp.ones_like(distinct), distinct, jnp.zeros_like(first), first, tokens)
         return Batch(pairs, reference, took.reward_margin, took.rows, spent)
+
+    def windows(self, supply: Supply) -> "Windows":
+        """`WINDOWS` windows of the stream, evenly spaced, with golden margins if the recording has them. Each lies in
+        the middle of its tenth of the stream and holds `WINDOW` pairs, or as many as that tenth has."""
+        size = self.rows.size
+        ends = np.arange(WINDOWS + 1) * size // WINDOWS
+        held = np.clip(np.diff(ends), 1, WINDOW)
+        first = np.minimum((ends[:-1] + ends[1:] - held) // 2, size - held)
+        place = np.arange(WINDOW)
+        index = first[:, None] + np.minimum(place, held[:, None] - 1)
+        took = self._at(jnp.asarray(index.reshape(-1)))
+        inside = jnp.asarray(place < held[:, None])
+        return Windows(took._pairs(supply), took.golden_margin, inside)
+
+    def _at(self, index: Int[Array, " n"]) -> Self:
+        """The pairs at some places of the stream, counted over all steps."""
+        step, pair = index // self.batch_size, index % self.batch_size
+        # The first step is of the whole stream: so that all leaves can be indexed alike, another stands in its place.
+        columns = eqx.tree_at(lambda r: r.start, self, self.rows)
+        return jax.tree.map(lambda x: x[step, pair], columns)
+
+    def _pairs(self, supply: Supply) -> Pair:
+        """As pairs, prompts and all."""
+        winner = Response(self.winner.astype(jnp.int32), self.winner_length)
+        loser = Response(self.loser.astype(jnp.int32), self.loser_length)
+        return Pair(supply.prompts(self.rows), winner, loser, self.preference, self.weight)
 
     def with_golden(self, golden: AbstractPreference, supply: Supply) -> Self:
         """With golden margins, judged after the fact: together they cost less than step by step."""
@@ -135,7 +161,29 @@ class Recording(eqx.Module):
             )
         ]
         margin = long_map(judge, (rows, *texts)).reshape(self.rows.shape)
+        # The same text is a tie, whatever rounding makes of its two rewards.
+        margin = jnp.where(jnp.all(self.winner == self.loser, axis=-1), 0.0, margin)
         return eqx.tree_at(lambda r: r.golden_margin, self, margin)
+
+
+class Windows(eqx.Module):
+    """Pairs of a stream, `WINDOW` for each of `WINDOWS` windows, one window behind the other.
+
+    Attributes:
+        pairs: as the teacher labelled them. golden_margin: golden reward of the winner less that of the loser.
+        inside: which places hold a pair; the others repeat the window's last.
+    """
+
+    pairs: Pair
+    golden_margin: Float[Array, " n"]
+    inside: Bool[Array, "window pair"]
+
+    def accuracy(self, margin: Float[Array, " n"]) -> Float[Array, " window"]:
+        """Share of each window's pairs on which ``margin`` has the sign of the golden one; an exact 0 counts one
+        half."""
+        right = 0.5 * (1.0 + jnp.sign(margin) * jnp.sign(self.golden_margin))
+        right = jnp.where(self.inside, right.reshape(self.inside.shape), 0.0)
+        return jnp.sum(right, axis=1) / jnp.sum(self.inside, axis=1)
 
 
 def token_type(policy: Policy, supply: Supply) -> jnp.dtype:

@@ -4,6 +4,7 @@ Host orchestration. The numbers are those of `testbed.sources.record.Record` and
 last bit: the same steps with the same keys, only cut into parts.
 """
 
+import dataclasses
 import json
 import os
 from collections.abc import Iterator
@@ -48,7 +49,7 @@ def record(
         raise InvalidInput(f"directory {directory} holds a recording already: choose another")
     directory.mkdir(parents=True, exist_ok=True)
     source = Record(config.source, min(room, steps))
-    config = TrainConfig(source, config.loss, config.optimiser, config.batch_size, config.reference)
+    config = dataclasses.replace(config, source=source)
     state = _init(config, supply)
     files: list[np.memmap] = []
     for start, count in _parts(steps, room):

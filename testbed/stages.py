@@ -12,103 +12,36 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from testbed import config, decode, logprob, recorded, train
-from testbed.collect import Corpus, Written, balanced, collect, label, make_pool, write
-from testbed.data import DataSpec, Pool, refuse_unreached
-from testbed.environment import AbstractTask, World
+from testbed import config, decode, enumeration, exact, logprob, recorded, train
+from testbed.collect import Corpus, Written, balanced, collect, described, label, make_pool, write
+from testbed.data import Pool, refuse_unreached
+from testbed.environment import World
 from testbed.errors import InvalidInput
-from testbed.experiment import Experiment
+from testbed.ground import Ground, GroundConfig
 from testbed.logprob import Policy
-from testbed.metrics import Opponent, agreement
-from testbed.optimiser import FitConfig, fit
-from testbed.preference import AbstractLabeler, AbstractPreference, GoldenPreference
-from testbed.proxies import AbstractProxy, ProxyConfig
-from testbed.recorded import Given, Made, Recorded
-from testbed.sources.base import AbstractSource, Dataset, Supply
+from testbed.metrics import Opponent, Optimum, agreement, numbered
+from testbed.optimiser import fit
+from testbed.preference import GoldenPreference
+from testbed.proxies import AbstractProxy
+from testbed.recorded import Given, Made
+from testbed.recording import Windows
+from testbed.sources.base import Dataset, Supply
 from testbed.streams import Stream, stream
 from testbed.tabular import tabulated
-from testbed.train import OnlineRun
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, PairScores
 
 #: SFT samples over which the golden reward is standardised: prompts, responses to each.
 STANDARDISING = (512, 4)
-
-
-class GroundConfig(eqx.Module):
-    """The part of an `Experiment` that its stages depend on."""
-
-    task: AbstractTask
-    labeler: AbstractLabeler
-    model: TransformerConfig
-    sft: FitConfig
-    data: DataSpec
-    proxy: ProxyConfig
-    baseline: OnlineRun
-    recorded: Recorded | None
-    source: AbstractSource | None
-    prompts: int = eqx.field(static=True)
-    tabular: bool = eqx.field(static=True)
-    seed: int
-
-    @classmethod
-    def of(cls, experiment: Experiment) -> Self:
-        """The ground an experiment stands on."""
-        e = experiment
-        return cls(
-            e.task,
-            e.labeler,
-            e.model,
-            e.sft,
-            e.data,
-            e.proxy,
-            e.baseline,
-            e.source.recorded_run,
-            e.source.preparation,
-            e.evaluation.prompts,
-            e.tabular,
-            e.seed,
-        )
-
-    @property
-    def key(self) -> PRNGKeyArray:
-        """The seed's key."""
-        return jax.random.key(self.seed)
-
-    @property
-    def training_key(self) -> PRNGKeyArray:
-        """The key of the policy's optimisation."""
-        return stream(self.key, Stream.TRAINING)
-
-
-class Ground(eqx.Module):
-    """Everything a run stands on: ``sft`` in the form that is trained. ``facts`` are measured numbers about it."""
-
-    world: World
-    sft: Policy
-    data: Dataset
-    proxy: AbstractPreference
-    opponent: Opponent
-    facts: dict[str, Any]
-    prepared: PyTree = None
-
-    def supply(self, teacher: AbstractPreference | None = None) -> Supply:
-        """What sources draw on; the proxy labels unless another teacher is given."""
-        judge = self.proxy if teacher is None else teacher
-        return Supply(self.data, self.sft, judge, self.prepared)
-
-    @property
-    def golden(self) -> GoldenPreference:
-        """The noise-free judge."""
-        return GoldenPreference(self.world)
 
 
 def draw_world(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[World, Written]:
@@ -122,7 +55,19 @@ def fine_tune(
 ) -> tuple[Transformer, dict[str, Array]]:
     """SFT on both of the writers' responses to every prompt (arXiv 2405.08448, appendix C): nats a token, averaged
     over tokens."""
-    corpus = made["world"][1].corpus
+    return _fine_tuned(ground, ground.model, made["world"][1].corpus)
+
+
+def fine_tune_base(
+    ground: GroundConfig, made: Mapping[str, PyTree]
+) -> tuple[Transformer, dict[str, Array]]:
+    """The SFT policy on which reward, data and baseline stand: the very one of an experiment that has its shape."""
+    return _fine_tuned(ground, ground.base_model, made["world"][1].corpus)
+
+
+def _fine_tuned(
+    ground: GroundConfig, shape: TransformerConfig, corpus: Corpus
+) -> tuple[Transformer, dict[str, Array]]:
     k_init, k_fit = jax.random.split(stream(ground.key, Stream.SFT))
 
     def loss(model: Transformer, batch: Corpus) -> Float[Array, " n"]:
@@ -131,7 +76,7 @@ def fine_tune(
         tokens = jnp.sum(both.length, axis=1)
         return -scores / jnp.mean(tokens.astype(jnp.float32))
 
-    model = Transformer.init(k_init, ground.model, ground.task.vocabulary)
+    model = Transformer.init(k_init, shape, ground.task.vocabulary)
     model, final = fit(loss, model, corpus, ground.sft, k_fit)
     return model, {"sft_loss": final}
 
@@ -147,7 +92,7 @@ def standardise(
 ) -> tuple[World, Float[Array, " sample"], dict[str, Array]]:
     """Zero mean and unit variance of the golden reward over SFT samples: the world, the samples' rewards, and the share
     of variance within prompts."""
-    world, (sft, _) = made["world"][0], made["sft"]
+    world, sft = made["world"][0], made["base"][0]
     key = stream(ground.key, Stream.STANDARDISE)
     count, each = STANDARDISING
     prompts = jax.vmap(world.prompts)(jax.random.split(stream(key, Stream.PROMPTS), count))
@@ -165,18 +110,26 @@ def standardise(
 
 def gather(ground: GroundConfig, made: Mapping[str, PyTree]) -> Pool:
     """The texts that a data policy chooses from, and by which coverage is measured."""
-    world, (sft, _), written = made["golden"][0], made["sft"], made["world"][1]
+    world, sft, written = made["golden"][0], made["base"][0], made["world"][1]
     key = stream(ground.key, Stream.DATA)
     return make_pool(ground.task, world, sft, ground.data, written, _corpus_keys(ground)[0], key)
 
 
-def make_data(
-    ground: GroundConfig, made: Mapping[str, PyTree]
-) -> tuple[Dataset, Dataset, dict[str, Array]]:
-    """Collect the data as its dials say, and label it: D_golden and held-out pairs."""
-    (world, rewards, _), (sft, _), written = made["golden"], made["sft"], made["world"][1]
+class Labelled(NamedTuple):
+    """D_golden, held-out pairs, what was measured of them, and, where responses can be listed, the data policy:
+    log-probabilities of every response to every prompt."""
+
+    data: Dataset
+    test: Dataset
+    facts: dict[str, Array]
+    policy: Float[Array, "row text"] | None
+
+
+def make_data(ground: GroundConfig, made: Mapping[str, PyTree]) -> Labelled:
+    """Collect the data as its dials say, and label it."""
+    (world, rewards, _), sft, written = made["golden"], made["base"][0], made["world"][1]
     key = stream(ground.key, Stream.DATA)
-    corpus, facts = collect(ground.task, ground.data, made["pool"], written.corpus, key)
+    corpus, policy, facts = collect(ground.task, ground.data, made["pool"], written.corpus, key)
     # One program for both parts: it compiles once.
     texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), corpus, written.held_out)
     labelled, reward = label(world, sft, ground.labeler, texts, stream(ground.key, Stream.LABELS))
@@ -186,16 +139,29 @@ def make_data(
         for part in (slice(count), slice(count, None))
     )
     data = balanced(data)
-    return data, test, facts | _described(data, reward[:count], rewards)
+    facts |= described(data, reward[:count], rewards)
+    return Labelled(data, test, facts, policy if ground.task.enumerable else None)
+
+
+def rescore(ground: GroundConfig, made: Mapping[str, PyTree]) -> Dataset:
+    """D_golden with reference scores by the policy's own SFT, where the data stand on one of another shape."""
+    data = made["data"].data
+    scores = logprob.score_pairs(made["sft"][0], data.pairs)
+    return eqx.tree_at(lambda d: d.reference, data, scores)
+
+
+def own_data(made: Mapping[str, PyTree]) -> Dataset:
+    """D_golden as the policy learns from it."""
+    return made["scores"] or made["data"].data
 
 
 def train_proxy(
     ground: GroundConfig, made: Mapping[str, PyTree]
 ) -> tuple[AbstractProxy, dict[str, Array]]:
     """The proxy, trained on D_golden and tested against the golden reward on held-out pairs."""
-    data, test, _ = made["data"]
+    data, test, *_ = made["data"]
     k_init, k_fit = jax.random.split(stream(ground.key, Stream.PROXY))
-    proxy = ground.proxy.init(k_init, ground.model, ground.task.vocabulary)
+    proxy = ground.proxy.init(k_init, ground.proxy_model, ground.task.vocabulary)
 
     def loss(model: AbstractProxy, pairs: Pair) -> Float[Array, " n"]:
         return pairs.weight * model.loss(pairs)
@@ -214,7 +180,7 @@ def train_baseline(
 ) -> tuple[Opponent, dict[str, Array]]:
     """The golden baseline (arXiv 2405.08448, section 4): online against the golden preference; then its one answer
     to each of the fixed evaluation prompts, the first of the corpus."""
-    (sft, _), world, corpus = made["sft"], made["golden"][0], made["world"][1].corpus
+    sft, world, corpus = made["base"][0], made["golden"][0], made["world"][1].corpus
     base = ground.baseline
     plan = base.train()
     # It learns from its own samples: of the data it takes the prompts, and as what the data prefer the first response.
@@ -235,18 +201,64 @@ def train_baseline(
     return Opponent(prompts, answers, reward), facts
 
 
+def find_optimum(
+    ground: GroundConfig, made: Mapping[str, PyTree]
+) -> tuple[Optimum, dict[str, Array]]:
+    """The exact IPO optimum, sft exp(p(y > mu) / beta) / Z (arXiv 2310.12036, theorem 2): mu is the data policy, and p
+    the labeler's preference where it does not skip. Measured: how far SFT is from it, and the share of its mass on
+    responses in D_golden's labelled pairs."""
+    beta = ground.optimum_beta
+    assert beta is not None
+    task, (world, *_), labelled = ground.task, made["golden"], made["data"]
+    prompts = enumeration.all_prompts(task.vocabulary, task.prompt_length)
+    every = enumeration.all_responses(task.vocabulary, task.response_length)
+    reference = exact.log_table(made["start"], prompts, every)
+
+    def one(row: tuple) -> Float[Array, " response"]:
+        prompt, reference, data = row
+        preference = exact.preference_matrix(ground.labeler, world, prompt, every)
+        return exact.ipo_optimum(reference, preference, data, beta)
+
+    optimum = Optimum(prompts, every, jax.lax.map(one, (prompts, reference, labelled.policy)))
+    pairs = labelled.data.pairs
+    rows = enumeration.prompt_index(pairs.prompt, task.vocabulary)
+    held = jnp.zeros(reference.shape, dtype=bool)
+    for text in (pairs.winner, pairs.loser):
+        place = enumeration.response_index(text, task.vocabulary)
+        held = held.at[rows, place].max(pairs.weight > 0)
+    inside = jnp.sum(jnp.where(held, jnp.exp(optimum.policy), 0.0), axis=1)
+    distance = jax.vmap(exact.total_variation)(reference, optimum.policy)
+    facts = {
+        "sft_optimum_distance": jnp.mean(distance),
+        "data_support_mass": jnp.mean(inside),
+    }
+    return optimum, facts
+
+
 def record(ground: GroundConfig, made: Mapping[str, PyTree]) -> Made:
-    """The online run that the source draws on: the very one of an experiment with the same plan."""
+    """The online run that source or evaluation draw on: the very one of an experiment with the same plan."""
     assert ground.recorded is not None
-    supply = Supply(made["data"][0], made["start"], made["proxy"][0])
     golden = GoldenPreference(made["golden"][0])
+    teacher = golden if ground.recorded.teacher == "golden" else made["proxy"][0]
+    supply = Supply(own_data(made), made["start"], teacher)
     return recorded.make(ground.recorded, supply, golden, ground.training_key)
+
+
+def cut_windows(
+    ground: GroundConfig, made: Mapping[str, PyTree]
+) -> tuple[Windows, dict[str, Array]]:
+    """Windows of the recorded stream. Measured: how often the proxy agrees with the golden reward in each."""
+    proxy = made["proxy"][0]
+    windows = made["recorded"].recording.windows(Supply(own_data(made), made["start"], proxy))
+    pairs = windows.pairs
+    margin = proxy.margin(pairs.prompt, pairs.winner, pairs.loser)
+    return windows, numbered("proxy_stream_accuracy", windows.accuracy(margin))
 
 
 def prepare(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[PyTree, dict[str, Array]]:
     """What the source needs made of a recorded run."""
     assert ground.source is not None
-    supply = Supply(made["data"][0], made["start"], made["proxy"][0])
+    supply = Supply(own_data(made), made["start"], made["proxy"][0])
     world, key = made["golden"][0], ground.training_key
     given = Given(supply, made["recorded"], world, ground.labeler, key)
     prepared, facts = ground.source.prepare(given)
@@ -255,13 +267,15 @@ def prepare(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[PyTree, d
 
 class Stage(NamedTuple):
     """A stage's name, the stages and the fields of `GroundConfig` it depends on, and what it does. Where the field
-    ``only_with`` is None there is nothing to do, and None is its result."""
+    ``only_with`` is None there is nothing to do, and None is its result. A stage that makes what another makes, of the
+    same parts, is ``like`` that one, and their results are found at the same address."""
 
     name: str
     after: tuple[str, ...]
     fields: tuple[str, ...]
     make: Callable[[GroundConfig, Mapping[str, PyTree]], PyTree]
     only_with: str | None = None
+    like: str | None = None
 
     def needed(self, ground: GroundConfig) -> bool:
         """Whether there is anything to do."""
@@ -274,12 +288,16 @@ STAGES = (
     ),
     Stage("sft", ("world",), ("model", "sft"), fine_tune),
     Stage("start", ("sft",), ("tabular",), start_policy),
-    Stage("golden", ("sft",), (), standardise),
+    Stage("base", ("world",), ("base_model", "sft"), fine_tune_base, like="sft"),
+    Stage("golden", ("base",), (), standardise),
     Stage("pool", ("golden",), ("data.dialled", "data.mixed", "data.rows"), gather),
     Stage("data", ("pool",), ("labeler", "data"), make_data),
-    Stage("proxy", ("data",), ("model", "proxy"), train_proxy),
+    Stage("scores", ("sft", "data"), (), rescore, "baseline_model"),
+    Stage("proxy", ("data",), ("proxy_model", "proxy.pairwise", "proxy.fit"), train_proxy),
     Stage("baseline", ("golden",), ("baseline", "prompts"), train_baseline),
+    Stage("optimum", ("start", "data"), ("optimum_beta",), find_optimum, "optimum_beta"),
     Stage("recorded", ("start", "proxy"), ("recorded",), record, "recorded"),
+    Stage("stream", ("recorded",), (), cut_windows, "stream"),
     Stage("prepared", ("recorded",), ("source",), prepare, "source"),
 )
 
@@ -288,7 +306,7 @@ def check(ground: GroundConfig, name: str, result: PyTree) -> None:
     """Refuse a stage's result that cannot be used: raises `InvalidInput` if the data are not what was asked for."""
     if name != "data":
         return
-    facts = {key: float(value) for key, value in result[2].items()}
+    facts = {key: float(value) for key, value in result.facts.items()}
     where = f"on {type(ground.task).__name__} with seed {int(ground.seed)}"
     if facts["labelled"] == 0.0:
         raise InvalidInput(f"labeler {config.spell(ground.labeler)} skips every pair {where}")
@@ -304,13 +322,15 @@ def check(ground: GroundConfig, name: str, result: PyTree) -> None:
 def assemble(made: Mapping[str, PyTree]) -> Ground:
     """The ground from what the stages made."""
     world, _, golden_facts = made["golden"]
-    data, _, data_facts = made["data"]
-    proxy, proxy_facts = made["proxy"]
-    opponent, baseline_facts = made["baseline"]
-    prepared, prepared_facts = made["prepared"] or (None, {})
-    facts = made["sft"][1] | golden_facts | data_facts | proxy_facts | baseline_facts
-    facts |= prepared_facts
-    return Ground(world, made["start"], data, proxy, opponent, facts, prepared)
+    start, facts = made["start"], made["sft"][1] | golden_facts | made["data"].facts
+    facts |= {"parameters": np.asarray(float(sum(x.size for x in jax.tree.leaves(start))))}
+    found = []
+    for name in ("proxy", "baseline", "prepared", "stream", "optimum"):
+        result, more = made[name] or (None, {})
+        found.append(result)
+        facts |= more
+    proxy, opponent, *rest = found
+    return Ground(world, start, own_data(made), proxy, opponent, facts, *rest)
 
 
 def fingerprints(ground: GroundConfig) -> dict[str, str]:
@@ -319,7 +339,8 @@ def fingerprints(ground: GroundConfig) -> dict[str, str]:
     for stage in STAGES:
         before = [addresses[name] for name in stage.after]
         parts = [attrgetter(field)(ground) for field in stage.fields]
-        addresses[stage.name] = config.fingerprint(stage.name, _code_fingerprint(), *before, *parts)
+        kind = stage.like or stage.name
+        addresses[stage.name] = config.fingerprint(kind, _code_fingerprint(), *before, *parts)
     return addresses
 
 
@@ -328,6 +349,10 @@ class Cache:
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
+
+    def holds(self, address: str) -> bool:
+        """Whether there is a result at an address."""
+        return self._path(address).exists()
 
     def load(self, address: str) -> PyTree | None:
         """The result at an address, or None."""
@@ -354,36 +379,6 @@ class Cache:
 def _corpus_keys(ground: GroundConfig) -> tuple[PRNGKeyArray, PRNGKeyArray]:
     """Of the corpus and of the held-out pairs."""
     return stream(ground.key, Stream.PROMPTS), stream(ground.key, Stream.HELD_OUT)
-
-
-def _described(
-    data: Dataset, reward: Float[Array, "n 2"], sft: Float[Array, " sample"]
-) -> dict[str, Array]:
-    """What is measured of labelled data, given its golden rewards and those of SFT samples."""
-    pairs = data.pairs
-    quantile = jnp.searchsorted(jnp.sort(sft), reward.reshape(-1)) / sft.shape[0]
-    prompts = _distinct(pairs.prompt.tokens)
-    texts = [
-        jnp.concatenate([pairs.prompt.tokens, response.tokens], axis=1)
-        for response in (pairs.winner, pairs.loser)
-    ]
-    return {
-        "data_quality": jnp.mean(reward),
-        "data_quantile": jnp.mean(quantile),
-        "data_prompts": prompts,
-        "data_responses": _distinct(jnp.concatenate(texts)) / prompts,
-        "same_text": jnp.mean(jnp.all(pairs.winner.tokens == pairs.loser.tokens, axis=1)),
-        "label_noise": jnp.mean(data.golden_margin < 0),
-        "label_confidence": jnp.mean(pairs.preference),
-        "labelled": jnp.mean(pairs.weight > 0),
-    }
-
-
-def _distinct(tokens: Int[Array, "n time"]) -> Float[Array, ""]:
-    """How many different texts there are, told apart by 32 bits."""
-    factors = jax.random.bits(jax.random.key(0), (tokens.shape[1],)) | 1
-    hashed = jnp.sort(jnp.sum((tokens.astype(jnp.uint32) + 1) ** 3 * factors[None], axis=1))
-    return 1.0 + jnp.sum(hashed[1:] != hashed[:-1])
 
 
 @cache

@@ -1,6 +1,6 @@
 """The one training loop: source -> loss or method -> update. Evaluation is `testbed.metrics`."""
 
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -17,9 +17,13 @@ from testbed.references import AbstractReference, Fixed
 from testbed.sources.base import AbstractSource, Ledger, Supply
 from testbed.sources.online import Online
 
+#: Who judges what sources have written: the learned proxy, or the golden reward itself, without noise.
+Teacher: TypeAlias = Literal["proxy", "golden"]
+
 
 class TrainConfig(eqx.Module):
     """How a policy is optimised, ``batch_size`` prompts an update. How long is an argument of the compiled program.
+    ``teacher`` names the judge that the supply holds.
 
     Raises `InvalidInput` if the loss or method cannot learn from the source.
     """
@@ -29,6 +33,7 @@ class TrainConfig(eqx.Module):
     optimiser: OptimiserConfig
     batch_size: int = eqx.field(static=True)
     reference: AbstractReference = Fixed()
+    teacher: Teacher = eqx.field(static=True, default="proxy")
 
     def __check_init__(self) -> None:
         self.loss.refuse(self.source)

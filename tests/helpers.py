@@ -25,12 +25,13 @@ from testbed.environment import (
     World,
 )
 from testbed.experiment import EvaluationConfig, Experiment
+from testbed.ground import Ground, GroundConfig
 from testbed.losses.base import ScoredPair
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import GoldenPreference
 from testbed.proxies import ProxyConfig
 from testbed.sources.base import Dataset, Supply
-from testbed.stages import Cache, Ground, GroundConfig
+from testbed.stages import Cache
 from testbed.train import OnlineRun
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar

@@ -5,67 +5,41 @@ import json
 
 import numpy as np
 import pytest
+from given import Given
 from scipy import stats
 
-from sweeps.claims import (
-    AllOf,
+from sweeps.claims import Claim, Test
+from sweeps.estimands import (
+    AtEvery,
     Change,
-    Claim,
-    Draws,
     Estimand,
+    Identical,
     InteriorMaximum,
+    Level,
     MatchedGap,
     PairedDifference,
-    Peak,
     PeakDifference,
-    Rule,
-    Unanswerable,
+    PeakPlace,
+    PeakPlaceTrend,
+    RankCorrelation,
+    RelativeTrend,
+    RelativeTrendDifference,
+    ShareOfGap,
+    Slope,
+    WithinRun,
     student_draws,
 )
+from sweeps.rules import Draws, More, NoMore, Same, rule_from_dict
 from testbed.errors import InvalidInput
 
-RULE = Rule(rope=0.02)
+RULE = More(rope=0.02)
 
 
-@dataclasses.dataclass
-class Given:
-    """Evidence whose numbers a test has chosen."""
-
-    peaks: dict = dataclasses.field(default_factory=dict)
-    finals: dict = dataclasses.field(default_factory=dict)
-    warning: str = ""
-
-    def caveat(self):
-        return self.warning
-
-    def peak(self, arm):
-        if arm not in self.peaks:
-            raise Unanswerable(f"arm {arm} has no results")
-        return self.peaks[arm]
-
-    def gap(self, first, second):
-        return self.peak(first).value - self.peak(second).value
-
-    def last(self, metric, arm):
-        return self.finals[metric, arm]
-
-    def describe_curves(self, arms):
-        return self.describe_runs(arms)
-
-    def describe_runs(self, arms):
-        return {"arms": {arm: {} for arm in arms}}
+def judge(values, rule=RULE, **more):
+    return rule.judge(Draws("effect", "nats", np.asarray(values, dtype=float), **more))
 
 
-def constant_peak(value, start, end, count=100):
-    fill = np.full(count, 1.0)
-    return Peak(value * fill, fill, start * fill, end * fill, fill > 0)
-
-
-def judge(values, rule=RULE):
-    return rule.judge(Draws("effect", "nats", np.asarray(values, dtype=float)))
-
-
-def test_rule_on_counted_draws():
+def test_more_on_counted_draws():
     # 95 of 100 draws above the rope: exactly at the threshold.
     assert judge([1.0] * 95 + [0.0] * 5).verdict == "reproduced"
     assert judge([1.0] * 94 + [0.0] * 6).verdict == "undecided"
@@ -76,20 +50,35 @@ def test_rule_on_counted_draws():
     assert judge([0.02] * 100).verdict == "contradicted"
 
 
+def test_no_more_is_the_mirror_image():
+    for count in range(101):
+        values = [1.0] * count + [0.0] * (100 - count)
+        more, less = judge(values), judge(values, NoMore(0.02))
+        assert less.probability == pytest.approx(1 - more.probability)
+        mirrored = {"reproduced": "contradicted", "contradicted": "reproduced"}
+        assert less.verdict == mirrored.get(more.verdict, "undecided")
+
+
+def test_same_wants_nearly_all_draws_inside():
+    rule = Same(0.5)
+    assert judge([0.0] * 95 + [1.0] * 3 + [-1.0] * 2, rule).verdict == "reproduced"
+    assert judge([0.0] * 94 + [1.0] * 3 + [-1.0] * 3, rule).verdict == "undecided"
+    assert judge([-1.0] * 50 + [1.0] * 50, rule).verdict == "contradicted"
+    assert judge([0.5, -0.5], rule).probability == 1.0
+
+
 def test_rule_reports_median_and_matching_interval():
     judgement = judge(np.arange(101.0))
     assert judgement.estimate == 50.0
     assert judgement.interval == pytest.approx((5.0, 95.0))
     assert judgement.probability == pytest.approx(100 / 101)
-    assert judge(np.arange(101.0), Rule(rope=0.0, confidence=0.9)).interval == pytest.approx(
-        (10, 90)
-    )
+    assert judge(np.arange(101.0), More(0.0, confidence=0.9)).interval == pytest.approx((10, 90))
 
 
-def test_interval_above_the_rope_means_reproduced():
+def test_interval_on_one_side_means_a_verdict():
     rng = np.random.default_rng(0)
     for shift in np.linspace(-3, 3, 61):
-        judgement = judge(rng.normal(shift, 1, size=2000), Rule(rope=0.2))
+        judgement = judge(rng.normal(shift, 1, size=2000), More(0.2))
         # Off the threshold by more than the quantiles' own interpolation.
         if abs(judgement.probability - 0.95) > 0.001:
             assert (judgement.interval[0] > 0.2) == (judgement.verdict == "reproduced")
@@ -107,10 +96,56 @@ def test_rule_without_usable_draws_is_undecided(values):
 
 
 def test_reason_forbids_a_verdict():
-    judgement = RULE.judge(Draws("effect", "nats", np.ones(10), "the fit did not converge"))
+    judgement = judge(np.ones(10), reason="the fit did not converge")
     assert judgement.verdict == "undecided"
     assert judgement.reason == "the fit did not converge"
     assert judgement.estimate == 1.0
+
+
+def test_what_is_known_without_error_decides():
+    judgement = judge([0.0], Same(0.0), exact=True)
+    assert (judgement.verdict, judgement.probability, judgement.interval) == (
+        "reproduced",
+        1.0,
+        None,
+    )
+    assert judge([0.1], Same(0.0), exact=True).verdict == "contradicted"
+    assert judge([0.1], exact=True).verdict == "reproduced"
+
+
+def test_no_estimate_with_an_error_is_exactly_nothing():
+    judgement = judge(np.linspace(-1, 1, 100), Same(0.0))
+    assert judgement.verdict == "undecided"
+    assert "exactly 0" in judgement.reason
+
+
+HIGH, LOW, NIL = [1.0] * 10, [-1.0] * 10, [0.0] * 10
+
+
+@pytest.mark.parametrize(
+    ("rule", "values", "higher", "lower"),
+    [
+        (More(0.5), HIGH, "reproduced", "undecided"),
+        (More(0.5), NIL, "undecided", "contradicted"),
+        (NoMore(0.5), NIL, "undecided", "reproduced"),
+        (NoMore(0.5), HIGH, "contradicted", "undecided"),
+        (Same(0.5), NIL, "undecided", "undecided"),
+        (Same(0.5), HIGH, "contradicted", "undecided"),
+        (Same(0.5), LOW, "undecided", "contradicted"),
+    ],
+)
+def test_a_bound_gives_no_verdict_that_the_true_effect_could_overturn(rule, values, higher, lower):
+    assert judge(values, rule, open={"higher": "why"}).verdict == higher
+    assert judge(values, rule, open={"lower": "why"}).verdict == lower
+    judgement = judge(values, rule, open={"higher": "up", "lower": "down"})
+    assert judgement.verdict == "undecided"
+    assert judgement.reason in ("up", "down")
+
+
+@pytest.mark.parametrize("rule", [More(0.1), NoMore(0.1, 0.9), Same(0.0)])
+def test_rules_survive_as_json(rule):
+    assert rule_from_dict(json.loads(json.dumps(rule.describe()))) == rule
+    assert rule.sentence().startswith("reproduced if P(")
 
 
 @pytest.mark.parametrize(
@@ -118,7 +153,7 @@ def test_reason_forbids_a_verdict():
 )
 def test_rule_refuses(field, value):
     with pytest.raises(InvalidInput, match=field):
-        Rule(**{"rope": 0.0, field: value})
+        More(**{"rope": 0.0, field: value})
 
 
 def test_student_posterior_by_hand():
@@ -135,159 +170,123 @@ def test_student_posterior_is_the_classical_interval():
     assert np.quantile(student_draws(sample), [0.05, 0.95]) == pytest.approx(expected, abs=2e-3)
 
 
-def test_paired_difference_pairs_and_averages_within_seeds():
-    first = {(0, ("a",)): 3.0, (0, ("b",)): 5.0, (1, ("a",)): 4.0, (2, ("a",)): 5.0}
-    second = {(0, ("a",)): 1.0, (0, ("b",)): 1.0, (1, ("a",)): 2.0, (2, ("b",)): 0.0}
-    evidence = Given(finals={("kl", "x"): first, ("kl", "y"): second})
-    draws = PairedDifference("kl", "x", "y").draws(evidence)
-    # Seed 0: (2 + 4) / 2; seed 1: 2; seed 2 has no pair.
-    assert draws.details["seed_means"] == {"0": 3.0, "1": 2.0}
-    assert draws.details["pairs"] == 3
-    assert np.median(draws.values) == pytest.approx(2.5)
+@dataclasses.dataclass(frozen=True)
+class Constant(Estimand):
+    """An effect that a test has chosen, as a user's study might define one."""
 
+    value: float
+    why: str = ""
 
-def test_change_is_signed_by_the_claim():
-    evidence = Given(finals={("winner_logprob_change", "x"): {(0, ()): -2.0, (1, ()): -4.0}})
-    draws = Change("winner_logprob_change", "x", -1).draws(evidence)
-    assert np.median(draws.values) == pytest.approx(3.0)
+    def words(self):
+        return f"constant {self.value:g}", "nats"
+
+    def _measure(self, evidence):
+        return Draws(*self.words(), np.full(10, self.value), self.why)
 
 
 @pytest.mark.parametrize(
-    ("values", "words"),
+    ("tests", "verdict", "deciding"),
     [
-        ({}, "no setting"),
-        ({(0, ()): 1.0}, "only one seed"),
-        ({(0, ()): 1.0, (1, ()): 1.0}, "do not differ"),
-        ({(0, ()): float("nan"), (1, ()): float("nan")}, "finite"),
+        ((Test(Constant(1.0), RULE), Test(Constant(2.0), RULE)), "reproduced", 0),
+        ((Test(Constant(1.0), RULE), Test(Constant(0.0), RULE)), "contradicted", 1),
+        ((Test(Constant(1.0), RULE), Test(Constant(0.0), NoMore(0.1))), "reproduced", 0),
+        ((Test(Constant(1.0), RULE), Test(Constant(2.0, "one seed"), RULE)), "undecided", 1),
+        ((Test(Constant(0.0), RULE), Test(Constant(2.0, "one seed"), RULE)), "contradicted", 0),
     ],
 )
-def test_too_few_seeds_say_so(values, words):
-    zeros = dict.fromkeys(values, 0.0)
-    evidence = Given(finals={("kl", "x"): values, ("kl", "y"): zeros})
-    claim = Claim("T", "text", PairedDifference("kl", "x", "y"), RULE, "nothing")
-    judgement = claim.judge(evidence)
-    assert judgement.verdict == "undecided"
-    assert words in judgement.reason
+def test_all_tests_must_hold(tests, verdict, deciding):
+    ruling = Claim("X", "text", tests, "nothing").judge(Given())
+    assert ruling.verdict == verdict
+    assert ruling.deciding == deciding
+    assert [part.estimate for part in ruling.parts] == [test.estimand.value for test in tests]
+    assert bool(ruling.reason) == (verdict != "reproduced")
 
 
-def test_interior_maximum_takes_the_weaker_arm():
-    peaks = {"x": constant_peak(0.6, 0.1, 0.5), "y": constant_peak(0.5, 0.1, 0.2)}
-    draws = InteriorMaximum(("x", "y")).draws(Given(peaks))
-    assert draws.values == pytest.approx(np.full(100, 0.1))
-    assert draws.details["arms"]["y"]["margin"] == pytest.approx(0.3)
-
-
-def test_curve_effects_and_missing_arm():
-    evidence = Given({"x": constant_peak(0.6, 0.1, 0.5), "y": constant_peak(0.5, 0.1, 0.2)})
-    for estimand in (MatchedGap("x", "y"), PeakDifference("x", "y")):
-        assert estimand.draws(evidence).values == pytest.approx(np.full(100, 0.1))
-    draws = PeakDifference("x", "z").draws(evidence)
-    assert draws.reason == "arm z has no results"
-    assert draws.values.size == 0
-
-
-@pytest.mark.parametrize(
-    ("estimand", "unreached", "verdict"),
-    [
-        (PeakDifference("x", "y"), "x", "reproduced"),
-        (PeakDifference("x", "y"), "y", "undecided"),
-        (PeakDifference("y", "x"), "y", "undecided"),
-        (PeakDifference("y", "x"), "x", "contradicted"),
-        (InteriorMaximum(("x", "y")), "", "reproduced"),
-        (InteriorMaximum(("x", "y")), "y", "undecided"),
-    ],
-)
-def test_a_peak_out_of_reach_supports_one_side_only(estimand, unreached, verdict):
-    peaks = {"x": constant_peak(0.6, 0.1, 0.4), "y": constant_peak(0.5, 0.1, 0.2)}
-    if unreached:
-        top = peaks[unreached].value
-        never = np.zeros(len(top), dtype=bool)
-        peaks[unreached] = dataclasses.replace(peaks[unreached], end=top, interior=never)
-        assert peaks[unreached].place == "end"
-    judgement = RULE.judge(estimand.draws(Given(peaks)))
-    assert judgement.verdict == verdict
-    if verdict == "undecided":
-        assert judgement.reason.startswith(f"peak not reached: {unreached}")
-
-
-def test_a_curve_that_falls_from_the_start_contradicts():
-    falling = dataclasses.replace(constant_peak(0.3, 0.3, 0.1), interior=np.zeros(100, dtype=bool))
-    assert falling.place == "start"
-    judgement = RULE.judge(InteriorMaximum(("x",)).draws(Given({"x": falling})))
-    assert judgement.verdict == "contradicted"
-
-
-def part(value, reason=""):
-    return Draws(f"part {value}", "nats", np.full(10, value), reason)
-
-
-@pytest.mark.parametrize(
-    ("parts", "verdict", "weakest"),
-    [
-        ((part(1.0), part(2.0)), "reproduced", 1.0),
-        ((part(1.0), part(0.0)), "contradicted", 0.0),
-        ((part(1.0), part(2.0, "one seed")), "undecided", 2.0),
-        ((part(0.0), part(2.0, "one seed")), "contradicted", 0.0),
-    ],
-)
-def test_conjunction(parts, verdict, weakest):
-    judgement = RULE.judge(Draws("all", "nats", parts=parts))
-    assert judgement.verdict == verdict
-    assert judgement.estimate == weakest
-    assert len(judgement.parts) == 2
-
-
-CLAIMS = [
-    Claim("C1", "rises, then falls", InteriorMaximum(("online", "offline")), RULE, "no fall"),
-    Claim("C2", "gap", MatchedGap("online", "offline"), Rule(0.01, 0.9), "no gap"),
-    Claim("C3", "peak", PeakDifference("online", "offline"), RULE, "equal peaks"),
-    Claim(
-        "C11",
-        "falls",
-        AllOf(
-            (
-                Change("winner_logprob_change", "online", -1),
-                PairedDifference("winner_logprob_change", "online", "offline"),
-            )
-        ),
-        RULE,
-        "rises",
-    ),
+EFFECTS = [
+    InteriorMaximum(("online", "offline")),
+    MatchedGap("online", "offline"),
+    PeakDifference("online", "offline"),
+    PeakPlace("online", "offline"),
+    ShareOfGap("online", "offline", "replay", "peak"),
+    PairedDifference("win_rate", "online", "offline"),
+    Change("winner_logprob_change", "online", -1),
+    Level("self_accuracy", "online"),
+    WithinRun(("a", "b"), ("c",), "online"),
+    Slope("best_win_rate", "ground.coverage", ("ground.data_quality",), "offline"),
+    RankCorrelation("data_accuracy", "win_rate", "offline"),
+    Identical("online", "replay"),
+    AtEvery("labeler", MatchedGap("online", "offline")),
+    RelativeTrend("offline", "online", "model"),
+    RelativeTrendDifference("replay", "offline", "online", "model"),
+    PeakPlaceTrend("online", "model"),
+    Constant(0.5),
 ]
+CLAIM = Claim("C11", "falls", tuple(Test(effect, RULE) for effect in EFFECTS), "rises", "checked")
 
 
-@pytest.mark.parametrize("claim", CLAIMS, ids=lambda claim: claim.id)
-def test_claims_survive_as_json(claim):
-    data = json.loads(json.dumps(claim.describe()))
-    assert Claim.from_dict(data) == claim
+def test_claims_survive_as_json():
+    data = json.loads(json.dumps(CLAIM.describe()))
+    assert Claim.from_dict(data) == CLAIM
+    # Whatever estimand is defined is told of here.
+    kinds = {effect["estimand"]["kind"] for effect in data["tests"]}
+    assert kinds >= {
+        kind.__name__ for kind in Estimand.__subclasses__() if "tests" not in kind.__module__
+    }
 
 
-def test_a_study_may_define_its_own_estimand():
-    @dataclasses.dataclass(frozen=True)
-    class Constant(Estimand):
-        value: float
+def test_claims_name_the_arms_they_need():
+    assert CLAIM.arms_used() == ("online", "offline", "replay")
+    assert AtEvery("labeler", MatchedGap("x", "y")).arms_used() == ("x", "y")
+    assert WithinRun(("a",), ("b",), "x").arms_used() == ("x",)
 
-        def words(self):
-            return "constant", "nats"
 
-        def _measure(self, evidence):
-            return Draws("constant", "nats", np.full(10, self.value))
-
-    claim = Claim("X", "text", Constant(1.0), RULE, "nothing")
-    again = Claim.from_dict(claim.describe())
-    assert again == claim
-    assert again.judge(Given()).verdict == "reproduced"
+def test_only_effects_of_curves_are_asked_of_a_typical_task():
+    curves = [effect for effect in EFFECTS if Claim("C", "", (Test(effect, RULE),), "").from_curves]
+    assert [type(effect).__name__ for effect in curves] == [
+        "InteriorMaximum",
+        "MatchedGap",
+        "PeakDifference",
+        "PeakPlace",
+        "ShareOfGap",
+    ]
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"estimand": {"kind": "Nonsense"}}, "Nonsense"),
-        ({"estimand": {"kind": "MatchedGap", "first": "x"}}, "second"),
-        ({"rule": {"rope": -1.0}}, "rope"),
-        ({"rule": None}, "C2"),
+        ({"tests": [{"estimand": {"kind": "Nonsense"}, "rule": RULE.describe()}]}, "Nonsense"),
+        ({"tests": [{"estimand": {"kind": "MatchedGap", "first": "x"}, "rule": {}}]}, "second"),
+        (
+            {
+                "tests": [
+                    {"estimand": EFFECTS[1].describe(), "rule": {"kind": "More", "rope": -1.0}}
+                ]
+            },
+            "rope",
+        ),
+        (
+            {"tests": [{"estimand": EFFECTS[1].describe(), "rule": {"kind": "Most", "rope": 1.0}}]},
+            "Most",
+        ),
+        ({"tests": [{"estimand": EFFECTS[1].describe(), "rule": None}]}, "C11"),
+        ({"tests": []}, "tests of claim C11"),
+        ({"tests": None}, "C11"),
     ],
 )
 def test_damaged_claims_are_refused(change, words):
     with pytest.raises(InvalidInput, match=words):
-        Claim.from_dict(CLAIMS[1].describe() | change)
+        Claim.from_dict(CLAIM.describe() | change)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: Change("kl", "x", 2), "sign"),
+        (lambda: ShareOfGap("x", "y", "z", "sideways"), "measure"),
+        (lambda: WithinRun((), ("a",), "x"), "first"),
+        (lambda: Test(AtEvery("p", Constant(1.0)), NoMore(0.1)), "AtEvery"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(make, words):
+    with pytest.raises(InvalidInput, match=words):
+        make()

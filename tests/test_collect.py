@@ -14,7 +14,8 @@ from envs.labelers.soft import Soft
 from testbed import exact, stages
 from testbed.enumeration import all_prompts, all_responses, prompt_index, response_index
 from testbed.errors import InvalidInput
-from testbed.stages import STAGES, GroundConfig
+from testbed.ground import GroundConfig
+from testbed.stages import STAGES
 from testbed.transformer import TransformerConfig
 
 NET = TransformerConfig(width=8, layers=1, heads=2, key_value_heads=1)
@@ -36,6 +37,7 @@ def before(enumerable: bool) -> tuple[dict, dict]:
     made: dict = {}
     for name in ("world", "sft", "golden"):
         made[name] = MAKE[name](config(**settings), made)
+        made["base"] = made.get("sft")
     return made, settings
 
 
@@ -51,7 +53,7 @@ def collected(enumerable: bool, **changes):
     ground = config(**settings, **changes)
     result = MAKE["data"](ground, {**made, "pool": pool(enumerable, **changes)})
     stages.check(ground, "data", result)
-    data, _, facts = result
+    data, _, facts, _ = result
     return made["golden"][0], data, {name: float(value) for name, value in facts.items()}
 
 

@@ -9,6 +9,7 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers import experiment as small_experiment
 
 from testbed import config
 from testbed.errors import InvalidInput
@@ -247,3 +248,24 @@ def test_members_are_the_final_kinds_of_a_family(losses: Any) -> None:
     base = losses.AbstractLoss
     assert set(config.members(base, base.family)) == {"Ipo", "Dpo", "Scaled"}
     assert set(config.members(losses.Dpo, base.family)) == {"Dpo"}
+
+
+def test_parse_a_module_that_may_be_missing() -> None:
+    """A field that holds nothing by default takes its declared kind, and ``none`` again."""
+    base = small_experiment()
+    shape = config.parse(
+        base, "baseline_model", "TransformerConfig(width=16, heads=2, key_value_heads=2)"
+    )
+    assert (shape.width, shape.heads) == (16, 2)
+    assert (
+        config.parse(config.replace(base, "baseline_model", shape), "baseline_model", "none")
+        is None
+    )
+    recorded = config.parse(
+        base, "evaluation.stream", "Recorded(run=OnlineRun(steps=7), teacher='golden')"
+    )
+    assert (recorded.run.steps, recorded.teacher) == (7, "golden")
+    proxy = config.parse(base, "proxy", "ProxyConfig(model=none)")
+    assert proxy.model is None
+    with pytest.raises(InvalidInput, match="unknown kind for baseline_model 'Ipo': known: Trans"):
+        config.parse(base, "baseline_model", "Ipo")

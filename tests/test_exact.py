@@ -20,11 +20,10 @@ from testbed import decode, exact, logprob, metrics
 from testbed.config import members
 from testbed.enumeration import all_prompts, all_responses, response_index
 from testbed.environment import World
-from testbed.experiment import EvaluationConfig
 from testbed.losses.base import AbstractLoss
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
-from testbed.metrics import Metrics, Opponent
+from testbed.metrics import Metrics, Opponent, Yardstick
 from testbed.preference import AbstractLabeler, GoldenPreference, View, decided
 from testbed.proxies import PairwiseProxy
 from testbed.sources.base import Batch, Dataset, Ledger, Supply
@@ -287,9 +286,20 @@ def test_writers_write_what_their_likelihood_says() -> None:
 
 
 SEEDS, COUNT, FEW, KNOWN = 200, 128, 96, 64
-CONFIG = EvaluationConfig(points=1, prompts=COUNT, kl_prompts=FEW, pairs=KNOWN)
 #: Every metric of which one value is the mean of independent draws, and those reported with a standard error.
-NAMES = tuple(name for name in Metrics.__annotations__ if not name.endswith("_se"))
+NAMES = (
+    "kl",
+    "win_rate",
+    "golden_reward",
+    "proxy_reward",
+    "proxy_win_rate",
+    "data_accuracy",
+    "self_accuracy",
+    "winner_logprob_change",
+    "loser_logprob_change",
+    "entropy",
+    "length",
+)
 WITH_ERROR = ("kl", "win_rate", "golden_reward")
 
 
@@ -331,7 +341,9 @@ def one_each(world: World, policy, anchor, opponent, data, proxy, keys) -> Metri
         margin = margin - jax.vmap(world.reward)(prompts, pairs.loser)
         dataset = Dataset(pairs, logprob.score_pairs(anchor, pairs), margin)
         judge = GoldenPreference(world)
-        return metrics.evaluate(CONFIG, policy, anchor, dataset, judge, proxy, against, key)
+        some = jax.tree.map(lambda x: x[:KNOWN], dataset)
+        by = Yardstick(anchor, some, judge, proxy, against, None, None, FEW)
+        return metrics.evaluate(policy, by, key)
 
     return jax.vmap(one)(keys)
 

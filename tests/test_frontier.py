@@ -5,14 +5,13 @@ import jax.numpy as jnp
 import numpy as np
 import pandas as pd
 import pytest
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
-from analysis import calibration, frontier, hierarchy
+from analysis import frontier, hierarchy, posterior, sampler
 from analysis.calibration import Truth, simulate
-from sweeps.claims import Unanswerable
+from sweeps.estimands import Unanswerable
 
 DESIGN = {"settings": 6, "evaluations": 8}
-QUICK = {"chains": 2, "warmup": 300, "draws": 500}
 ARMS = ("online", "offline")
 
 
@@ -32,7 +31,7 @@ def fit(table):
     return frontier.fit(table, ARMS)
 
 
-def small_points():
+def small_points(groups=1):
     """Five runs of two arms in two seeds, with gaps, and one seed whose SFT was not evaluated."""
     rng = np.random.default_rng(1)
     shape = (5, 4)
@@ -44,10 +43,11 @@ def small_points():
         variance=rng.uniform(0.01, 0.05, shape),
         mask=mask,
         arm=np.eye(2)[[0, 0, 1, 1, 1]],
-        seed=np.eye(2)[[0, 1, 0, 1, 1]],
-        sft_logit=rng.normal(size=2),
-        sft_variance=np.array([0.02, 0.03]),
-        sft_mask=np.array([1.0, 0.0]),
+        seed=np.eye(3)[[0, 1, 0, 1, 2]],
+        group=np.eye(groups)[[0, 0, groups - 1]],
+        sft_logit=rng.normal(size=3),
+        sft_variance=np.array([0.02, 0.03, 0.04]),
+        sft_mask=np.array([1.0, 0.0, 1.0]),
     )
 
 
@@ -56,27 +56,45 @@ def on_device(points):
 
 
 SCALES = hierarchy.Scales(
+    group_start=np.float64(0.5),
+    group_shared=np.array([0.35, 0.45]),
+    group_arm=np.array([0.25, 0.2]),
     seed_start=np.float64(0.4),
     seed_shared=np.array([0.3, 0.2]),
     seed_arm=np.array([0.15, 0.1]),
     run=np.array([0.2, 0.3]),
     checkpoint=np.array([0.1, 0.2]),
+    noise=np.array([1.0]),
 )
+
+
+def scales(groups):
+    return SCALES._replace(noise=np.array([0.8, 1.5])) if groups == 2 else SCALES
+
+
+def spread(start, shared, arm):
+    """Covariance of the deviations of (c, a_1, a_2, b_1, b_2) at one level."""
+    between = np.zeros((5, 5))
+    between[0, 0] = start**2
+    for block, i in ((slice(1, 3), 0), (slice(3, 5), 1)):
+        between[block, block] = shared[i] ** 2 + np.eye(2) * arm[i] ** 2
+    return between
 
 
 def dense(points, scales):
     """Observations, their design for the population's effects, and their covariance around it."""
-    rows, noise, seeds, runs, shifts = [], [], [], [], []
-    y = []
+    rows, noise, seeds, runs, shifts, y = [], [], [], [], [], []
+    group = points.group.argmax(axis=1)
     for r, e in zip(*np.nonzero(points.mask), strict=True):
-        arm, x = int(points.arm[r].argmax()), points.x[r, e]
+        arm, x, seed = int(points.arm[r].argmax()), points.x[r, e], int(points.seed[r].argmax())
+        louder = scales.noise[group[seed]]
         row = np.zeros(5)
         row[[0, 1 + arm, 3 + arm]] = 1.0, x, -x * np.log(x)
         rows.append(row)
-        noise.append(points.variance[r, e] + scales.checkpoint[arm] ** 2)
-        seeds.append(int(points.seed[r].argmax()))
-        runs.append(r)
-        shifts.append(scales.run[arm] * (1 - np.exp(-3 * x)))
+        noise.append(points.variance[r, e] + (louder * scales.checkpoint[arm]) ** 2)
+        seeds.append(seed)
+        runs.append(int(r))
+        shifts.append(louder * scales.run[arm] * (1 - np.exp(-3 * x)))
         y.append(points.logit[r, e])
     for s in np.nonzero(points.sft_mask)[0]:
         rows.append(np.eye(5)[0])
@@ -86,53 +104,149 @@ def dense(points, scales):
         shifts.append(0.0)
         y.append(points.sft_logit[s])
     design = np.array(rows)
-    between = np.zeros((5, 5))
-    between[0, 0] = scales.seed_start**2
-    for block, i in ((slice(1, 3), 0), (slice(3, 5), 1)):
-        between[block, block] = scales.seed_shared[i] ** 2 + np.eye(2) * scales.seed_arm[i] ** 2
+    by_seed = spread(scales.seed_start, scales.seed_shared, scales.seed_arm)
+    by_group = spread(scales.group_start, scales.group_shared, scales.group_arm)
+    if points.group.shape[1] == 1:
+        by_group = np.zeros((5, 5))
     covariance = np.diag(noise)
     for i in range(len(y)):
         for j in range(len(y)):
+            if group[seeds[i]] == group[seeds[j]]:
+                covariance[i, j] += design[i] @ by_group @ design[j]
             if seeds[i] == seeds[j]:
-                covariance[i, j] += design[i] @ between @ design[j]
+                covariance[i, j] += design[i] @ by_seed @ design[j]
             if runs[i] == runs[j]:
                 covariance[i, j] += shifts[i] * shifts[j]
     return np.array(y), design, covariance
 
 
-def test_marginal_likelihood_equals_the_dense_normal():
-    points = small_points()
-    y, design, covariance = dense(points, SCALES)
+GROUPS = pytest.mark.parametrize("groups", [1, 2])
+
+
+@GROUPS
+def test_marginal_likelihood_equals_the_dense_normal(groups):
+    points = small_points(groups)
+    y, design, covariance = dense(points, scales(groups))
     total = covariance + hierarchy.POPULATION_SD**2 * design @ design.T
     expected = stats.multivariate_normal.logpdf(y, np.zeros(len(y)), total)
-    assert float(hierarchy.log_marginal(on_device(points), on_device(SCALES))) == pytest.approx(
-        expected, abs=1e-9
+    found = hierarchy.log_marginal(on_device(points), on_device(scales(groups)))
+    assert float(found) == pytest.approx(expected, abs=1e-9)
+
+
+def drawn(points, scales, noise, group_noise):
+    """Effects for many draws at the same scales."""
+    told = hierarchy.told(on_device(points), on_device(scales))
+    many = hierarchy.Told(*(np.broadcast_to(leaf, (len(noise), *leaf.shape)) for leaf in told))
+    return posterior.draw_effects(many, points.group, noise, group_noise)
+
+
+@GROUPS
+def test_effects_given_scales_equal_generalised_least_squares(groups):
+    """Mean and covariance of the population's and the groups' effects, jointly."""
+    points = small_points(groups)
+    y, design, covariance = dense(points, scales(groups))
+    # Joint prior of (population, groups), and the design that reads the groups' effects.
+    member = np.array([points.group.argmax(axis=1)[s] for s in seeds_of(points)])
+    size = 5 * (1 + groups)
+    by_group = spread(SCALES.group_start, SCALES.group_shared, SCALES.group_arm)
+    by_group = by_group if groups == 2 else np.eye(5) * 1e-12
+    prior = np.tile(np.eye(5) * hierarchy.POPULATION_SD**2, (1 + groups, 1 + groups))
+    reads = np.zeros((len(y), size))
+    for g in range(groups):
+        block = slice(5 * (1 + g), 5 * (2 + g))
+        prior[block, block] += by_group
+        reads[member == g, block] = design[member == g]
+    within = covariance - (design @ by_group @ design.T) * (member[:, None] == member) * (
+        groups == 2
     )
+    gain = prior @ reads.T @ np.linalg.inv(reads @ prior @ reads.T + within)
+    mean, expected = gain @ y, prior - gain @ reads @ prior
+    rng = np.random.default_rng(0)
+    noise, group_noise = rng.normal(size=(40_000, 5)), rng.normal(size=(40_000, groups, 7))
+    centre = drawn(points, own_scales(groups), 0 * noise[:1], 0 * group_noise[:1])
+    np.testing.assert_allclose(centre.population[0], mean[:5], atol=1e-6)
+    np.testing.assert_allclose(centre.groups[0].ravel(), mean[5:], atol=1e-6)
+    effects = drawn(points, own_scales(groups), noise, group_noise)
+    both = np.concatenate([effects.population, effects.groups.reshape(len(noise), -1)], axis=1)
+    ratio = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
+    np.testing.assert_allclose(np.cov(both.T) / ratio, expected / ratio, atol=0.04)
 
 
-def test_effects_given_scales_equal_generalised_least_squares():
-    points = small_points()
-    y, design, covariance = dense(points, SCALES)
-    weight = np.linalg.inv(covariance)
-    precision = design.T @ weight @ design + np.eye(5) / hierarchy.POPULATION_SD**2
-    given = on_device(points), on_device(SCALES)
-    mean, _ = hierarchy.effects_given_scales(*given, jnp.zeros(5))
-    np.testing.assert_allclose(mean, np.linalg.solve(precision, design.T @ weight @ y), atol=1e-9)
-    noise = jax.random.normal(jax.random.key(0), (20_000, 5))
-    draw = jax.vmap(lambda z: hierarchy.effects_given_scales(*given, z)[0])
-    spread = np.cov(np.asarray(draw(noise)).T)
-    expected = np.linalg.inv(precision)
-    size = np.sqrt(np.outer(np.diag(expected), np.diag(expected)))
-    np.testing.assert_allclose(spread / size, expected / size, atol=0.04)
+def own_scales(groups):
+    """The scales, without those of groups where there is one group."""
+    if groups == 2:
+        return scales(2)
+    nothing = {"group_start": np.float64(0), "group_shared": np.zeros(2), "group_arm": np.zeros(2)}
+    return SCALES._replace(**nothing)
 
 
-def test_seed_effects_are_the_population_where_seeds_do_not_vary():
-    still = on_device(
-        SCALES._replace(seed_start=np.float64(0), seed_shared=np.zeros(2), seed_arm=np.zeros(2))
+def seeds_of(points):
+    """Seed of every observation, in the order of `dense`."""
+    rows, _ = np.nonzero(points.mask)
+    return [*points.seed[rows].argmax(axis=1), *np.nonzero(points.sft_mask)[0]]
+
+
+def test_seed_effects_are_the_groups_where_seeds_do_not_vary():
+    still = scales(2)._replace(
+        seed_start=np.float64(0), seed_shared=np.zeros(2), seed_arm=np.zeros(2)
     )
-    points = on_device(small_points())
-    effects, seeds = hierarchy.effects_given_scales(points, still, jnp.ones(5))
-    np.testing.assert_allclose(seeds, np.stack([effects, effects]), atol=1e-12)
+    points = small_points(2)
+    effects = drawn(points, still, np.ones((1, 5)), np.ones((1, 2, 7)))
+    np.testing.assert_allclose(effects.seeds, effects.groups[:, [0, 0, 1]], atol=1e-12)
+
+
+def test_padding_changes_nothing():
+    points = small_points(2)
+    wider = points._replace(
+        **{
+            name: np.pad(getattr(points, name), ((0, 2), (0, 1)), constant_values=fill)
+            for name, fill in (("x", 1.0), ("logit", 0.0), ("variance", 1.0), ("mask", 0.0))
+        },
+        arm=np.pad(points.arm, ((0, 2), (0, 0))),
+        seed=np.pad(points.seed, ((0, 2), (0, 1))),
+        group=np.pad(points.group, ((0, 1), (0, 0))),
+        sft_logit=np.pad(points.sft_logit, (0, 1)),
+        sft_variance=np.pad(points.sft_variance, (0, 1), constant_values=1.0),
+        sft_mask=np.pad(points.sft_mask, (0, 1)),
+    )
+    one, other = (
+        hierarchy.log_marginal(on_device(p), on_device(scales(2))) for p in (points, wider)
+    )
+    assert float(one) == pytest.approx(float(other), abs=1e-10)
+    sizes = [frontier.rounded(count) for count in (1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 100)]
+    assert sizes == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 128]
+
+
+def test_scales_follow_their_priors():
+    points = on_device(small_points(2))
+    z = jnp.zeros((3, 5 + 5 + 2 + 2 + 2))
+    medians = hierarchy.scales_at(points, z)
+    for name, (median, _) in hierarchy.PRIORS.items():
+        np.testing.assert_allclose(getattr(medians, name), median)
+    np.testing.assert_allclose(medians.noise, 1.0)
+    louder = hierarchy.scales_at(points, z.at[:, -1].set(1.0))
+    np.testing.assert_allclose(louder.noise[:, 1], np.exp(hierarchy.NOISE_LOG_SD))
+
+
+def test_sampler_on_a_skewed_density_with_known_moments():
+    """A normal with strong correlation, and the log of a gamma variate (mean psi(k), variance psi'(k))."""
+    precision = np.linalg.inv(np.array([[1.0, 0.95], [0.95, 1.0]]))
+    shape = 3.0
+
+    def density(z):
+        pair, log_gamma = z[:, :2], z[:, 2]
+        value = -0.5 * np.einsum("ci,ij,cj->c", pair, precision, pair)
+        value += shape * log_gamma - np.exp(log_gamma)
+        gradient = np.concatenate([-pair @ precision, (shape - np.exp(log_gamma))[:, None]], axis=1)
+        return value, gradient
+
+    chains = sampler.sample(density, 3, seed=0, draws=2500)
+    assert not chains.diverging.any()
+    flat = chains.positions.reshape(-1, 3)
+    mean = [0.0, 0.0, special.digamma(shape)]
+    np.testing.assert_allclose(flat.mean(axis=0), mean, atol=0.03)
+    np.testing.assert_allclose(np.cov(flat.T)[:2, :2], np.linalg.inv(precision), atol=0.06)
+    assert flat[:, 2].var() == pytest.approx(special.polygamma(1, shape), rel=0.06)
 
 
 @pytest.mark.parametrize(
@@ -230,10 +344,56 @@ def test_arms_without_enough_checkpoints_are_named(table):
         frontier.fit(few[few["arm"] == "offline"], ("offline",))
 
 
-@pytest.mark.slow
-def test_intervals_cover_and_nulls_are_not_reproduced():
-    """90% intervals contain the truth, within the binomial error of 40 replications."""
-    rows = calibration.replicate(Truth(), 40, sampler=QUICK, **DESIGN)
-    for _, own in rows.groupby("quantity"):
-        assert own["covered"].sum() >= stats.binom.ppf(0.001, 40, 0.9)
-        assert own["null_reproduced"].sum() <= stats.binom.ppf(0.999, 40, 0.05)
+def two_tasks():
+    rng = np.random.default_rng(5)
+    parts = [simulate(Truth(), rng, **DESIGN).assign(task=name) for name in ("B", "A")]
+    return pd.concat(parts, ignore_index=True)
+
+
+def test_tasks_are_fitted_together_and_told_apart():
+    table = two_tasks()
+    first = table["task"] == "B"
+    table.loc[first & (table["evaluation"] > 0), "win_rate"] *= 0.8
+    table = table[~(first & (table["arm"] == "offline"))]
+    fits = frontier.fit_all(table, ARMS)
+    assert list(fits.groups) == [("A",), ("B",)]
+    one, other = fits.groups.values()
+    assert (one.arms, other.arms) == (ARMS, ("online",))
+    assert other.missing == {"offline": "arm offline has no usable checkpoints"}
+    assert one.seed_effects.shape == (3, 5)
+    assert other.seed_effects.shape == (3, 3)
+    assert other.scales["run"].shape[1] == 1
+    assert np.median(one.peak("online").value - other.peak("online").value) > 0.05
+    assert fits.typical is not None
+    assert fits.typical.arms == ("online",)
+    with pytest.raises(Unanswerable, match="fewer than two tasks"):
+        fits.typical.peak("offline")
+
+
+def test_typical_task_lies_between_the_tasks_and_is_less_certain():
+    table = two_tasks()
+    raised = table["task"].eq("A") & table["evaluation"].gt(0)
+    table.loc[raised, "win_rate"] = table.loc[raised, "win_rate"] * 0.9
+    fits = frontier.fit_all(table, ARMS)
+    tops = [np.median(fit.peak("online").value) for fit in fits.groups.values()]
+    typical = fits.typical.peak("online").value
+    assert tops[0] < np.median(typical) < tops[1]
+    widths = [
+        np.ptp(np.quantile(fit.peak("online").value, [0.05, 0.95])) for fit in fits.groups.values()
+    ]
+    assert np.ptp(np.quantile(typical, [0.05, 0.95])) > max(widths)
+
+
+def test_strata_are_groups_and_rows_without_the_path_belong_to_all():
+    table = two_tasks().rename(columns={"task": "model"}).assign(task="T")
+    table["model"] = table["model"].where(table["arm"] == "online")
+    parts = frontier.split(table, ("model",))
+    assert list(parts) == [("T", "B"), ("T", "A")]
+    online, offline = (table["arm"].eq(arm).sum() for arm in ARMS)
+    assert [len(rows) for rows in parts.values()] == [online / 2 + offline] * 2
+
+
+def test_no_curve_anywhere_says_why(table):
+    few = table[table["step"] == 0].assign(task="A")
+    with pytest.raises(Unanswerable, match="no usable checkpoints"):
+        frontier.fit_all(few, ARMS)

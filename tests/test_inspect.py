@@ -48,7 +48,8 @@ from sweeps.inspection import (
 )
 from testbed.environment import World
 from testbed.errors import InvalidInput
-from testbed.stages import Cache, GroundConfig
+from testbed.ground import GroundConfig
+from testbed.stages import Cache
 from testbed.types import Prompt, Response
 
 NET = "TransformerConfig(width=8, layers=1, heads=2, key_value_heads=1)"
@@ -161,7 +162,7 @@ def test_the_golden_baseline_is_not_built() -> None:
     cache = Cache(cache_directory())
     config = GroundConfig.of(own)
     made = population.build_stages([config], cache, progress, inspection._BUILT)[config]
-    assert set(made) == {"world", "sft", "golden", "pool", "data", "proxy"}
+    assert set(made) == {"world", "sft", "base", "golden", "pool", "data", "proxy"}
     assert not any("baseline" in stage for stage in progress.stages)
 
 

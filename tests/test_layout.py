@@ -54,15 +54,15 @@ def upward_imports(source: str, file: str) -> list[str]:
         f"{file}:{line} imports {package}"
         for package, line, in_function in imports(ast.parse(source))
         if package in PACKAGES[own + 1 :]
-        and not (file == "sweeps/cli.py" and package == "analysis" and in_function)
+        and not (file == "sweeps/commands.py" and package == "analysis" and in_function)
     ]
 
 
 def test_import_rule_is_sharp():
     assert upward_imports("def f():\n    from envs.neural import Neural", "testbed/train.py")
-    assert upward_imports("import analysis.report", "sweeps/cli.py")
-    assert upward_imports("class A:\n    import analysis", "sweeps/cli.py")
-    assert not upward_imports("def f():\n    import analysis.report", "sweeps/cli.py")
+    assert upward_imports("import analysis.report", "sweeps/commands.py")
+    assert upward_imports("class A:\n    import analysis", "sweeps/commands.py")
+    assert not upward_imports("def f():\n    import analysis.report", "sweeps/commands.py")
     assert upward_imports("def f():\n    import analysis.report", "sweeps/study.py")
     assert not upward_imports("import testbed, sweeps, envs", "analysis/report.py")
 

@@ -24,15 +24,13 @@ from helpers import response as a_response
 from helpers import sample as decode_sample
 
 from testbed import metrics
-from testbed.experiment import EvaluationConfig
-from testbed.metrics import Metrics, Opponent, agreement, compare, mean_se
+from testbed.metrics import Metrics, Opponent, Yardstick, agreement, compare, mean_se
 from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.streams import Stream, stream
 from testbed.transformer import TransformerConfig
 from testbed.types import Prompt, Response
 
 N, FEW, KNOWN = 24, 16, 12
-CONFIG = EvaluationConfig(points=1, prompts=N, kl_prompts=FEW, pairs=KNOWN)
 KEY = jax.random.key(4)
 
 
@@ -43,7 +41,11 @@ class LengthPreference(AbstractPreference):
         return (first.length - second.length).astype(jnp.float32)
 
 
-evaluate = jax.jit(functools.partial(metrics.evaluate, CONFIG))
+@jax.jit
+def evaluate(policy, anchor, data, golden, against) -> Metrics:
+    some = jax.tree.map(lambda x: x[:KNOWN], data)
+    by = Yardstick(anchor, some, golden, LengthPreference(), against, None, None, FEW)
+    return metrics.evaluate(policy, by, KEY)
 
 
 @functools.cache
@@ -74,7 +76,7 @@ def test_at_the_start_kl_is_exactly_zero() -> None:
     half; nothing has moved."""
     policy, _, _, golden, *_ = parts()
     data = dataset(policy, N)
-    found = evaluate(policy, policy, data, golden, LengthPreference(), opponent(), KEY)
+    found = evaluate(policy, policy, data, golden, opponent())
     assert float(found.kl) == 0.0
     assert float(found.kl_se) == 0.0
     assert float(found.self_accuracy) == float(found.data_accuracy) == 0.5
@@ -84,7 +86,7 @@ def test_at_the_start_kl_is_exactly_zero() -> None:
 def test_every_metric_against_numpy() -> None:
     policy, anchor, data, golden, given, first, second = parts()
     against = opponent()
-    found = evaluate(policy, anchor, data, golden, LengthPreference(), against, KEY)
+    found = evaluate(policy, anchor, data, golden, against)
     assert isinstance(found, Metrics)
 
     reward = np.array([sum_reward(cut(given, i), cut(first, i)) for i in range(N)])
@@ -142,7 +144,7 @@ def test_ties_count_one_half() -> None:
         (others, 0.125, 0.0),
     ):
         against = Opponent(given, answers, reward + shift)
-        found = evaluate(policy, anchor, data, golden, LengthPreference(), against, KEY)
+        found = evaluate(policy, anchor, data, golden, against)
         assert float(found.win_rate) == share
         assert float(found.win_rate_se) == 0.0
         assert float(found.proxy_win_rate) == 0.5

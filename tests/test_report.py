@@ -1,174 +1,385 @@
-"""The report: complete, self-contained, escaped, repeatable, and refused where there is nothing."""
+"""The site: complete, self-contained, escaped, repeatable; told what is missing; refused where there is nothing."""
 
+import csv
 import html.parser
+import io
 import json
 import re
+from urllib.parse import unquote
 
 import numpy as np
+import pandas as pd
 import pytest
 
 import analysis
-from analysis import report
+from analysis import export, report
 from analysis.calibration import Truth, simulate
-from sweeps.claims import Change, Claim, MatchedGap, Rule
+from analysis.figures import material, style
+from analysis.load import results
+from analysis.prose import amount, number, slug
+from analysis.site import chapter, verdicts
+from sweeps.claims import Claim, Test
+from sweeps.estimands import (
+    Change,
+    Level,
+    MatchedGap,
+    PairedDifference,
+    RankCorrelation,
+    RelativeTrend,
+    WithinRun,
+)
+from sweeps.rules import More, Same
 from sweeps.store import Store
 from testbed.errors import InvalidInput
 
-RULE = Rule(rope=0.01)
-NASTY = "<script>alert('x')</script> & \"quoted\""
-CLAIMS = [
-    Claim("C2", f"online beats offline {NASTY}", MatchedGap("online", "offline"), RULE, "no gap"),
-    Claim("C11", "winners fall", Change("winner_logprob_change", "offline", -1), RULE, "they rise"),
-]
-HEADER = {
-    "study": "gap",
-    "title": NASTY,
-    "question": "Does it?",
-    "preset": "smoke",
-    "seeds": 3,
-    "base": {"kind": "Experiment", "note": NASTY},
-    "settings": {},
-    "arms": {"online": {"source": "Online()"}, "offline": {"source": "Offline()"}},
-    "axes": {"setting": list(range(6))},
-    "claims": [claim.describe() for claim in CLAIMS],
-    "source": "0" * 16,
-    "versions": {"python": "3.11"},
-    "machine": {"cores": 2},
-    "created": "2025-01-01T00:00:00+00:00",
-    "command": "testbed run gap --preset smoke",
-}
+NASTY = "<script>alert('x')</script> & \"quoted\" | *bold*"
+POINT = More(rope=0.01)
+CURVES = (
+    Claim("C2", f"beats {NASTY}", (Test(MatchedGap("online", "offline"), POINT),), "no gap"),
+    Claim(
+        "C11",
+        "winners fall",
+        (Test(Change("winner_logprob_change", "offline", -1), POINT),),
+        "they rise",
+        note="The KL range was checked.",
+    ),
+)
+WIDE = (
+    Claim("C12", "chance", (Test(Level("self_accuracy", "arm 0"), Same(0.05)),), "better"),
+    Claim(
+        "C10",
+        "accuracy does not predict",
+        (Test(RankCorrelation("data_accuracy", "win_rate", "arm 1"), Same(0.2)),),
+        "it does",
+    ),
+    Claim(
+        "C8",
+        "the proxy decays",
+        (
+            Test(
+                WithinRun(
+                    ("ground.proxy_stream_accuracy_1",),
+                    ("ground.proxy_stream_accuracy_10",),
+                    "arm 0",
+                ),
+                POINT,
+            ),
+        ),
+        "it does not",
+    ),
+    Claim(
+        "C14",
+        "closes",
+        (Test(RelativeTrend("arm 1", "arm 0", "policy.model"), More(0.0)),),
+        "it does not",
+    ),
+    Claim(
+        "B4",
+        "nearer",
+        (Test(PairedDifference("optimum_distance", "arm 1", "arm 0"), POINT),),
+        "farther",
+    ),
+)
+MODELS = {"Shape(width=8,layers=1)": 1000.0, "Shape(width=16,layers=1)": 4100.0}
 
 
-def make_rows(task="Neural"):
+def header(name, claims, arms, table, **more):
+    return {
+        "study": name,
+        "title": NASTY,
+        "question": "Does it?",
+        "background": "One.\n\nTwo & three.",
+        "preset": "smoke",
+        "seeds": 3,
+        "base": {"kind": "Experiment", "note": NASTY},
+        "settings": {},
+        "strata": [],
+        "arms": {arm: {"source": arm} for arm in arms},
+        "axes": {},
+        "planned": {arm: sorted(set(table.loc[table["arm"] == arm, "run"])) for arm in arms},
+        "claims": [claim.describe() for claim in claims],
+        "source": "0" * 16,
+        "versions": {"python": "3.11"},
+        "machine": {"cores": 2},
+        "created": "2025-01-01T00:00:00+00:00",
+        "command": f"testbed run {name} --preset smoke",
+    } | more
+
+
+def curve_rows():
+    """Two arms with curves; one run diverges."""
     table = simulate(Truth(), np.random.default_rng(2), settings=6, evaluations=8)
     table = table.assign(
-        study="gap",
-        task=task,
-        config="{}",
+        study="alpha",
+        task="Neural",
+        config='{"kind": "Experiment"}',
         data_accuracy=np.where(table["arm"] == "offline", 0.9, 0.6) + 0.01 * table["seed"],
         winner_logprob_change=-0.01 * table["step"] - 0.1 * table["seed"],
         loser_logprob_change=-0.02 * table["step"],
     )
-    run = table["run"].iloc[0]
-    table.loc[table["run"] == run, "diverged_step"] = 300
+    online = (table["arm"] == "online").to_numpy()
+    table = table.assign(
+        pairs_seen=32.0 * table["step"],
+        labels_bought=np.where(online, 0.0, 4096.0),
+        tokens_sampled=np.where(online, 700.0 * table["step"], 0.0),
+    )
+    table.loc[table["run"] == table["run"].iloc[0], "diverged_step"] = 300
     return table
 
 
-def test_what_runs_consumed_is_told_by_arm(tmp_path) -> None:
-    """Medians at the end, in thousands' groups; nothing where older results lack the columns."""
-    rows = make_rows()
-    page = report.build(write(tmp_path / "old", rows)).read_text()
-    assert "What a run consumed" not in page
-    online = (rows["arm"] == "online").to_numpy()
-    rows = rows.assign(
-        pairs_seen=32.0 * rows["step"],
-        distinct_pairs=np.where(online, 32.0 * rows["step"], 4096.0),
-        labels_bought=np.where(online, 0.0, 4096.0),
-        judgements=np.where(online, 32.0 * rows["step"], 0.0),
-        tokens_sampled=np.where(online, 700.0 * rows["step"], 0.0),
-    )
-    page = report.build(write(tmp_path / "new", rows)).read_text()
-    section = page.partition("What a run consumed")[2].partition("</table>")[0]
-    text = re.sub(r"(<[^>]*>|\s)+", " ", section)
-    steps = int(rows["step"].max())
-    assert f"Neural online {32 * steps:,} {32 * steps:,} 0 {32 * steps:,} {700 * steps:,}" in text
-    assert f"Neural offline {32 * steps:,} 4,096 4,096 0 0" in text
+def wide_rows():
+    """Nine arms on two tasks, at two sizes, with columns for every further figure."""
+    rng = np.random.default_rng(3)
+    rows = []
+    for index, (arm, model) in enumerate((a, m) for a in range(9) for m in MODELS):
+        for task in ("Enumerable", NASTY):
+            for seed in range(2):
+                for coverage in (0.1, 0.5, 1.0):
+                    run = f"{index}-{seed}-{coverage}-{task[0]}"
+                    for point in range(4):
+                        noise = rng.normal(0, 0.01, 3)
+                        rows.append(
+                            {
+                                "run": run, "study": "beta", "arm": f"arm {arm}", "task": task,
+                                "seed": seed, "step": 10 * point, "evaluation": point,
+                                "diverged_step": -1, "prompts": 64, "config": "{}",
+                                "policy.model": model, "data.coverage": coverage,
+                                "ground.parameters": MODELS[model],
+                                "ground.data_support_mass": coverage**0.5,
+                                "kl": 0.3 * point, "win_rate": 0.4 + 0.05 * point + noise[0],
+                                "data_accuracy": 0.6 + noise[1], "self_accuracy": 0.5 + noise[2],
+                                "optimum_distance": 0.5 - 0.3 * coverage + noise[0],
+                                **{f"stream_accuracy_{k}": 0.6 + noise[1] for k in range(1, 11)},
+                                **{
+                                    f"ground.proxy_stream_accuracy_{k}": 0.9 - 0.02 * k + noise[2]
+                                    for k in range(1, 11)
+                                },
+                            }
+                        )  # fmt: skip
+    return pd.DataFrame(rows)
 
 
-def write(directory, table):
-    with Store.create_or_open(directory, HEADER) as store:
+def write(directory, head, table):
+    with Store.create_or_open(directory, head) as store:
         store.append(table.to_dict("records"))
     return directory
 
 
+@pytest.fixture(autouse=True, scope="module")
+def _same_code():
+    """The code may change while tests run; that is not what they are about."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(report, "source_hash", lambda: "0" * 16)
+        yield
+
+
 @pytest.fixture(scope="module")
 def directory(tmp_path_factory):
-    path = write(tmp_path_factory.mktemp("results") / "gap", make_rows())
-    assert report.build(path) == path / "report.html"
+    path = tmp_path_factory.mktemp("results") / "both"
+    rows = curve_rows()
+    head = header("alpha", CURVES, ("online", "offline"), rows)
+    head["planned"]["online"].append("never-ran")
+    foreign = rows[rows["run"] == rows["run"].iloc[-1]].assign(run="unknown")
+    write(path / "alpha", head, pd.concat([rows, foreign]))
+    wide = wide_rows()
+    arms = [f"arm {index}" for index in range(9)]
+    axes = {"policy.model": list(MODELS), "data.coverage": [0.1, 0.5, 1.0]}
+    write(path / "beta", header("beta", WIDE, arms, wide, strata=["policy.model"], axes=axes), wide)
+    (path / "gamma").mkdir()
+    (path / "gamma" / "study.json").write_text('{"schema": 99}')
+    assert report.build(path) == path / "report" / "index.html"
     return path
 
 
 @pytest.fixture(scope="module")
-def page(directory):
-    return (directory / "report.html").read_text()
+def pages(directory):
+    return {path.name: path.read_text() for path in (directory / "report").glob("*.html")}
 
 
-def test_files_are_written(directory):
-    verdicts = json.loads((directory / "verdicts.json").read_text())
-    assert [row["claim"] for row in verdicts] == ["C2", "C11"]
-    names = {path.name for path in (directory / "figures").iterdir()}
-    assert names == {f"{name}.{kind}" for name in report.FIGURES for kind in ("png", "svg")}
+def text_of(page):
+    """A page's words, without its style, tags and repeated spaces."""
+    page = re.sub(r"<style>.*?</style>|<svg.*?</svg>", "", page, flags=re.DOTALL)
+    return re.sub(r"(<[^>]*>|\s)+", " ", page)
 
 
-def test_page_is_self_contained(page):
-    assert not re.search(r"""(src|href)=["'](?!data:|#)""", page)
-    assert "@import" not in page
-    assert not re.search(r"url\((?!#)", page)
-    assert "default-src 'none'" in page
+def test_files_are_written(directory, pages):
+    names = {"index.html", "alpha.html", "beta.html", "methods.html", "provenance.html"}
+    assert pages.keys() == names
+    figures = {path.name for path in (directory / "report" / "figures").iterdir()}
+    alpha = {"frontier", "logprob", "classification", "envelope", "effects"}
+    beta = {
+        "levels-policy-model", "distance-data-coverage", "distance-ground-data_support_mass",
+        "windows", "classification", "ends", "envelope", "effects",
+    }  # fmt: skip
+    wanted = {f"alpha-{name}" for name in alpha} | {f"beta-{name}" for name in beta}
+    assert figures == {f"{name}.{kind}" for name in wanted for kind in ("png", "svg", "csv")}
 
 
-def test_values_are_escaped(page):
-    assert "<script" not in page
-    assert page.count("&lt;script&gt;") >= 3
+def test_verdicts_are_written_with_their_study(directory):
+    rows = json.loads((directory / "report" / "verdicts.json").read_text())
+    assert {(row["study"], row["claim"]) for row in rows} >= {("alpha", "C2"), ("beta", "C14")}
+    assert sum(row["study"] == "beta" for row in rows) >= len(WIDE) * 2
 
 
-def test_page_is_well_formed(page):
-    open_tags, void = [], {"meta", "br"}
-
-    class Checker(html.parser.HTMLParser):
-        def handle_starttag(self, tag, attrs):
-            if tag not in void:
-                open_tags.append(tag)
-
-        def handle_endtag(self, tag):
-            assert open_tags.pop() == tag
-
-    Checker().feed(page)
-    assert open_tags == []
-    identifiers = re.findall(r'\sid="([^"]+)"', page)
-    assert len(identifiers) == len(set(identifiers))
+def test_pages_load_nothing(pages):
+    for page in pages.values():
+        assert not re.search(r"""\ssrc=["'](?!data:)""", page)
+        assert not re.search(r"""href=["'](https?:|//)""", page)
+        assert "@import" not in page
+        assert not re.search(r"url\((?!#)", page)
+        assert "default-src 'none'" in page
 
 
-def test_page_tells_verdicts_runs_and_provenance(page, directory):
-    verdicts = json.loads((directory / "verdicts.json").read_text())
-    for row in verdicts:
-        assert f'class="pill {row["verdict"]}"' in page
-        assert row["rule"]["words"][1:].replace(">", "&gt;") in page
-    assert "36</b>runs, 1 diverged" in page
+def test_values_are_escaped(pages):
+    for name, page in pages.items():
+        assert "<script" not in page, name
+    assert pages["alpha.html"].count("&lt;script&gt;") >= 3
+
+
+def test_pages_are_well_formed(pages):
+    void = {"meta", "br"}
+    for page in pages.values():
+        open_tags = []
+
+        class Checker(html.parser.HTMLParser):
+            def handle_starttag(self, tag, attrs, open_tags=open_tags):
+                if tag not in void:
+                    open_tags.append(tag)
+
+            def handle_endtag(self, tag, open_tags=open_tags):
+                assert open_tags.pop() == tag
+
+        Checker().feed(page)
+        assert open_tags == []
+        identifiers = re.findall(r'\sid="([^"]+)"', page)
+        assert len(identifiers) == len(set(identifiers))
+
+
+def test_every_link_leads_somewhere(directory, pages):
+    root = directory / "report"
+    for name, page in pages.items():
+        for target in set(re.findall(r'<a [^>]*href="([^"]+)"', page)):
+            file, _, anchor = unquote(target).partition("#")
+            assert (root / (file or name)).is_file(), (name, target)
+            if anchor:
+                assert f'id="{anchor}"' in pages[file or name], (name, target)
+
+
+def test_scoreboard_says_verdicts_in_shape_word_and_number(directory, pages):
+    rows = json.loads((directory / "report" / "verdicts.json").read_text())
+    for row in rows:
+        link = f"{slug(row['study'])}.html#{verdicts.anchor(row)}"
+        cell = re.search(
+            rf'<td class="(\w+)"[^>]*><a href="{re.escape(link)}".*?</td>', pages["index.html"]
+        )
+        assert cell
+        assert cell[1] == row["verdict"]
+        assert row["verdict"] in text_of(cell[0])
+        if row["estimate"] is not None:
+            assert amount(row["estimate"], row["unit"]) in text_of(cell[0])
+    shapes = re.findall(r'\.pill[.\w]*::before \{ content: "(.)"', pages["index.html"])
+    assert len(set(shapes)) == 3
+
+
+def test_what_is_missing_is_told(pages):
+    index, page = text_of(pages["index.html"]), text_of(pages["alpha.html"])
+    assert "alpha lacks 1 of its planned runs" in index
+    assert "1 planned run (1 of arm online)" in page
+    assert "1 run that the study did not plan" in page
+    assert "schema 99" in index
+    assert "no study here asks: C1, C3, C4" in index
+
+
+def test_study_page_tells_rules_runs_and_cost(directory, pages):
+    page = text_of(pages["alpha.html"])
+    for row in json.loads((directory / "report" / "verdicts.json").read_text()):
+        if row["study"] == "alpha":
+            assert row["tests"][0]["rule"]["words"][1:].replace(">", "&gt;") in page
+    assert "36 runs, 1 diverged" in page
     assert "3 checkpoints after divergence (Neural)" in page
-    assert "testbed run gap --preset smoke" in page
-    assert "testbed report gap" in page
+    assert "The KL range was checked." in page
+    assert "Two &amp; three." in page
+    table = curve_rows()
+    steps = int(table["step"].max())
+    assert f"Neural online {32 * steps:,} 0 {700 * steps:,}" in page
 
 
-def test_same_results_same_bytes(directory):
-    before = {path: path.read_bytes() for path in directory.rglob("*.*") if path.is_file()}
+def test_methods_and_provenance_tell_of_every_study(pages):
+    assert 'id="fits-alpha"' in pages["methods.html"]
+    assert "R-hat" in pages["methods.html"]
+    assert "Spearman" in pages["methods.html"]
+    for name in ("alpha", "beta"):
+        assert f"testbed run {name} --preset smoke" in pages["provenance.html"]
+    assert "testbed report both" in pages["provenance.html"]
+
+
+@pytest.mark.slow
+def test_same_results_same_bytes_and_nothing_left_over(directory):
+    root = directory / "report"
+    before = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
+    for name in ("old.html", "figures/old-frontier.png"):
+        (root / name).write_text("of an earlier build")
     report.build(directory)
-    assert {path: path.read_bytes() for path in before} == before
+    after = {path: path.read_bytes() for path in root.rglob("*.*") if path.is_file()}
+    assert after == before
+
+
+def test_forms_agree_and_reuse_the_verdicts_of_the_build(directory, monkeypatch):
+    rows = json.loads((directory / "report" / "verdicts.json").read_text())
+
+    def refuse(*_):
+        raise AssertionError("analysed again")
+
+    monkeypatch.setattr(chapter, "gather", refuse)
+    assert json.loads(export.render(directory, "json")) == rows
+    lines = list(csv.DictReader(io.StringIO(export.render(directory, "csv"))))
+    assert [(line["study"], line["claim"], line["verdict"]) for line in lines] == [
+        (row["study"], row["claim"], row["verdict"]) for row in rows
+    ]
+    markdown = export.render(directory, "markdown")
+    board = [line for line in markdown.splitlines() if line.startswith("|")]
+    cells = {len(re.findall(r"(?<!\\)\|", line)) for line in board}
+    assert cells == {len({row["task"] for row in rows}) + 2}
+    assert "<script" not in markdown
+    reasons = [line for line in markdown.splitlines() if line.startswith("- ")]
+    assert len(reasons) == sum(row["verdict"] != "reproduced" for row in rows)
+    (directory / "alpha" / "blocks" / "new.parquet").write_bytes(b"")
+    try:
+        with pytest.raises((AssertionError, InvalidInput)):
+            export.render(directory, "json")
+    finally:
+        (directory / "alpha" / "blocks" / "new.parquet").unlink()
+
+
+def test_unknown_form_is_refused(directory):
+    with pytest.raises(InvalidInput, match="json, csv, markdown"):
+        export.render(directory, "latex")
 
 
 def test_results_without_curves_still_give_a_page(tmp_path):
-    table = make_rows().assign(win_rate=np.nan, data_accuracy=np.nan)
-    path = report.build(write(tmp_path / "bare", table))
-    text = path.read_text()
-    assert "there is no curve" in text
-    names = {file.name for file in (path.parent / "figures").iterdir()}
-    assert names == {f"{n}.{kind}" for n in ("logprob", "verdicts") for kind in ("png", "svg")}
+    table = curve_rows().assign(win_rate=np.nan, data_accuracy=np.nan)
+    head = header("alpha", CURVES, ("online", "offline"), table)
+    index = report.build(write(tmp_path / "bare", head, table))
+    assert "C2" in index.read_text()
+    names = {path.stem for path in (index.parent / "figures").iterdir()}
+    assert names == {"alpha-logprob", "alpha-effects"}
 
 
 def test_missing_directory_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match="nowhere"):
-        analysis.load(tmp_path / "nowhere")
+        report.build(tmp_path / "nowhere")
 
 
 def test_empty_directory_is_refused(tmp_path):
     with pytest.raises(InvalidInput, match=r"study\.json"):
-        analysis.load(tmp_path)
+        report.build(tmp_path)
 
 
 def test_store_without_rows_is_refused(tmp_path):
-    Store.create_or_open(tmp_path / "begun", HEADER).close()
+    head = header("alpha", CURVES, ("online", "offline"), curve_rows())
+    Store.create_or_open(tmp_path / "begun", head).close()
     with pytest.raises(InvalidInput, match="no finished runs"):
-        analysis.load(tmp_path / "begun")
+        report.build(tmp_path / "begun")
 
 
 def test_foreign_schema_is_refused(tmp_path):
@@ -178,7 +389,50 @@ def test_foreign_schema_is_refused(tmp_path):
 
 
 def test_unwritable_directory_is_refused(tmp_path):
-    path = write(tmp_path / "kept", make_rows().assign(win_rate=np.nan))
-    (path / "figures").write_text("a file where the folder should be")
+    table = curve_rows().assign(win_rate=np.nan)
+    path = write(tmp_path / "kept", header("alpha", (), ("online", "offline"), table), table)
+    (path / "report").write_text("a file where the folder should be")
     with pytest.raises(InvalidInput, match="cannot be written"):
         report.build(path)
+
+
+@pytest.mark.parametrize(
+    ("value", "unit", "text"),
+    [
+        (0.0612, "probability", "+6.1 points"),
+        (-0.0612, "probability per nats", "−6.12 points per nats"),
+        (0.62, "share", "62%"),
+        (0.0, "share of checkpoints", "0% of checkpoints"),
+        (-3.456, "nats", "−3.46 nats"),
+        (0.0123, "log KL", "+0.012 log KL"),
+        (12.34, "units", "+12.3"),
+    ],
+)
+def test_amounts_are_read_aloud(value, unit, text):
+    assert amount(value, unit) == text
+
+
+def test_numbers_never_show_a_negative_zero():
+    assert number(-0.0001, "probability") == "0.0"
+
+
+def test_many_arms_are_told_apart():
+    arms = [f"arm {index}" for index in range(40)]
+    looks = {(one.colour, one.marker) for one in (style.look(arms, arm) for arm in arms)}
+    assert len(looks) == len(arms)
+
+
+def test_spread_labels_keep_their_distance_and_their_middle():
+    assert style.spread([0.0, 0.0, 5.0], 1.0) == [-0.5, 0.5, 5.0]
+    assert style.spread([3.0, 1.0], 1.0) == [3.0, 1.0]
+
+
+def test_levels_are_named_by_what_differs():
+    table = pd.DataFrame({"loss": ["Ipo(beta=0.1,mean=True)", "Ipo(beta=0.3,mean=True)"]})
+    names = material.level_names(results({}, table), "loss", {})
+    assert list(names.values()) == ["beta=0.1", "beta=0.3"]
+
+
+def test_claims_are_in_the_papers_order():
+    ids = ["B2", "C10", "C2", "B1", "C1"]
+    assert sorted(ids, key=verdicts.rank) == ["C1", "C2", "C10", "B1", "B2"]

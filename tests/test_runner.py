@@ -12,11 +12,14 @@ import pytest
 from rich.console import Console
 
 from sweeps import runner
-from sweeps.claims import Claim, MatchedGap, Rule
+from sweeps.claims import Claim, Test
+from sweeps.estimands import MatchedGap
 from sweeps.grid import Axis
 from sweeps.progress import LogDisplay, Meter, Progress, TerminalDisplay, display, duration
+from sweeps.rules import More
 from sweeps.store import Store
 from sweeps.study import Arm, Point, Preset, Study
+from testbed.errors import InvalidInput
 
 
 class Small(eqx.Module):
@@ -28,7 +31,9 @@ class Small(eqx.Module):
     seed: int = 0
 
 
-CLAIM = Claim("C2", "online beats offline", MatchedGap("online", "offline"), Rule(0.01), "gap <= 0")
+CLAIM = Claim(
+    "C2", "online beats offline", (Test(MatchedGap("online", "offline"), More(0.01)),), "gap <= 0"
+)
 STUDY = Study(
     name="small",
     title="Small",
@@ -56,6 +61,9 @@ class SumChunk:
 @dataclass
 class SumPlan:
     chunks: list[SumChunk]
+    stages: int = 3
+    stage_seconds: float = 61.0
+    compile_seconds: float = 30.0
 
     def describe(self) -> list[dict[str, Any]]:
         return [{"chunk": k, "runs": len(c.points)} for k, c in enumerate(self.chunks)]
@@ -99,10 +107,11 @@ class Sums:
 
 def report(directory: Path) -> Path:
     """Write the smallest outcome that an analysis would."""
-    (directory / "figures").mkdir(exist_ok=True)
+    (directory / "report").mkdir(exist_ok=True)
     verdict = {"claim": "C2", "task": "sum", "verdict": "undecided", "estimate": 0.1}
-    (directory / "verdicts.json").write_text(json.dumps([verdict | {"interval": [-1, 1]}]))
-    page = directory / "report.html"
+    verdict |= {"study": "small", "interval": [-1, 1]}
+    (directory / "report" / "verdicts.json").write_text(json.dumps([verdict]))
+    page = directory / "report" / "index.html"
     page.write_text("<p>fine</p>")
     return page
 
@@ -110,7 +119,7 @@ def report(directory: Path) -> Path:
 def run(directory: Path, engine: Any, study: Study = STUDY, **selected: Any) -> str:
     console = Console(file=io.StringIO(), width=120)
     try:
-        runner.run(study.select(**selected), directory, console, report, engine)
+        runner.run([study.select(**selected)], directory, console, report, engine)
     finally:
         text = console.file.getvalue()  # type: ignore[attr-defined]
     return text
@@ -121,7 +130,7 @@ def test_a_study_from_plan_to_verdicts(tmp_path: Path) -> None:
     text = run(tmp_path, engine)
     assert len(engine.executed) == 8
     assert isinstance(engine, runner.Engine)
-    for part in ("8/8 runs", "C2", "undecided", "-1 to 1", "report.html", "testbed tensorboard"):
+    for part in ("8/8 runs", "C2", "undecided", "-1 to 1", "index.html", "testbed tensorboard"):
         assert part in text
     table = Store.open(tmp_path).read()
     assert len(table) == 8 * 3
@@ -176,24 +185,91 @@ def test_runs_without_rows_are_an_error(tmp_path: Path) -> None:
         run(tmp_path, Sums(drop=True))
 
 
-def test_a_changed_rule_is_pointed_out_and_not_used(tmp_path: Path) -> None:
+def test_a_changed_rule_is_pointed_out_and_does_not_replace_the_stored_one(tmp_path: Path) -> None:
     run(tmp_path, Sums())
     parts = {name: getattr(STUDY, name) for name in Study.__dataclass_fields__}
-    strict = Claim("C2", CLAIM.text, CLAIM.estimand, Rule(0.5), CLAIM.against)
+    test = Test(CLAIM.tests[0].estimand, More(0.5))
+    strict = Claim("C2", CLAIM.text, (test,), CLAIM.against)
     text = run(tmp_path, Sums(), Study(**(parts | {"claims": (strict,)})))
     assert "claims have changed" in text
     assert Store.open(tmp_path).header["claims"] == [CLAIM.describe()]
 
 
+def several(directory: Path, engine: Any, *studies: Study) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    selections = [study.select() for study in studies]
+    try:
+        runner.run(selections, directory, console, report, engine)
+    finally:
+        text = console.file.getvalue()  # type: ignore[attr-defined]
+    return text
+
+
+def named(name: str, *arms: Arm) -> Study:
+    parts = {field: getattr(STUDY, field) for field in Study.__dataclass_fields__}
+    return Study(**(parts | {"name": name, "arms": arms, "claims": ()}))
+
+
+FIRST = named("first", Arm("online", {"gain": 2.0}), Arm("offline", {"gain": 1.0}))
+SECOND = named("second", Arm("fresh", {"gain": 2.0}), Arm("none", {"gain": 0.0}))
+
+
+def test_several_studies_are_one_plan_without_repeats(tmp_path: Path) -> None:
+    engine = Sums()
+    text = several(tmp_path, engine, FIRST, SECOND)
+    assert "12 runs, 0 of them stored" in text
+    assert len(engine.executed) == len(set(engine.executed)) == 12
+    first, second = (Store.open(tmp_path / name).read() for name in ("first", "second"))
+    assert len(first) == len(second) == 8 * 3
+    shared = first[first["arm"] == "online"], second[second["arm"] == "fresh"]
+    assert list(shared[0]["run"]) == list(shared[1]["run"])
+    assert list(shared[0]["win_rate"]) == list(shared[1]["win_rate"])
+    assert set(second["study"]) == {"second"}
+
+
+def test_a_study_takes_over_what_its_neighbour_has(tmp_path: Path) -> None:
+    several(tmp_path, Sums(), FIRST, named("third", Arm("other", {"gain": 3.0})))
+    engine = Sums()
+    several(tmp_path, engine, FIRST, SECOND)
+    assert len(engine.executed) == 4
+    table = Store.open(tmp_path / "second").read()
+    fresh = table[table["arm"] == "fresh"]
+    assert sorted(fresh["win_rate"]) == sorted(
+        2.0 * r * k for r in (0.1, 0.2) for k in range(3) for _ in range(2)
+    )
+    assert set(table["study"]) == {"second"}
+
+
+def test_an_arm_that_is_added_gets_the_runs_another_arm_has(tmp_path: Path) -> None:
+    run(tmp_path, Sums())
+    engine = Sums()
+    parts = {field: getattr(STUDY, field) for field in Study.__dataclass_fields__}
+    more = Study(**(parts | {"arms": (*STUDY.arms, Arm("again", {"gain": 2.0}))}))
+    run(tmp_path, engine, more)
+    assert engine.executed == []
+    table = Store.open(tmp_path).read()
+    again, online = (table[table["arm"] == arm] for arm in ("again", "online"))
+    assert list(again["win_rate"]) == list(online["win_rate"])
+    assert len(again) == 12
+
+
+def test_studies_named_twice_or_into_a_store_of_one_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match="study first is given twice"):
+        several(tmp_path, Sums(), FIRST, FIRST)
+    run(tmp_path / "one", Sums())
+    with pytest.raises(InvalidInput, match="holds the results of one study"):
+        several(tmp_path / "one", Sums(), FIRST, SECOND)
+
+
 def test_the_plan_is_shown_without_touching_the_disk(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
     out = tmp_path / "out"
-    runner.show_plan(STUDY.select(), out, console, Sums())
+    runner.show_plan([STUDY.select()], out, console, Sums())
     assert not out.exists()
     run(out, Sums(), seeds=1)
-    runner.show_plan(STUDY.select(), out, console, Sums())
+    runner.show_plan([STUDY.select()], out, console, Sums())
     run(out, Sums())
-    runner.show_plan(STUDY.select(), out, console, Sums())
+    runner.show_plan([STUDY.select()], out, console, Sums())
     first, rest, nothing = console.file.getvalue().split("Results")[:3]  # type: ignore[attr-defined]
     for part in (
         "8, of which 0 are stored",
@@ -201,7 +277,9 @@ def test_the_plan_is_shown_without_touching_the_disk(tmp_path: Path) -> None:
         "Devices    2",
         "80",
         "0.01 GB",
-        "0:12",
+        "3 to build before the runs",
+        "0:12 for the runs, 1:01 for the stages",
+        "up to 0:30 of compiling",
     ):
         assert part in first
     assert "8, of which 4 are stored" in rest

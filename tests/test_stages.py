@@ -19,6 +19,7 @@ from helpers import sample as decode_sample
 from testbed import stages
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
+from testbed.ground import Ground, GroundConfig
 from testbed.losses.dpo import Dpo
 from testbed.recorded import Recorded
 from testbed.sources.base import AbstractSource
@@ -26,7 +27,7 @@ from testbed.sources.generated import Generated
 from testbed.sources.mixture import Mixture
 from testbed.sources.offline import Offline
 from testbed.sources.replay import Replay
-from testbed.stages import STAGES, Cache, Ground, GroundConfig, fingerprints
+from testbed.stages import STAGES, Cache, fingerprints
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 from testbed.types import Pair
@@ -73,27 +74,30 @@ def test_a_change_moves_its_stage_and_those_built_on_it(settings: dict, first: s
         "world",
         "sft",
         "start",
+        "base",
         "golden",
         "pool",
         "data",
+        "scores",
         "proxy",
         "baseline",
+        "optimum",
         "recorded",
+        "stream",
         "prepared",
     )
-    moved = NAMES[NAMES.index(first) :]
-    if first in ("pool", "data", "proxy"):
-        moved = tuple(name for name in moved if name != "baseline")
-    if first == "baseline":
-        moved = (first,)
-    assert changed(**settings) == moved
+    stand = {"pool": {"baseline"}, "proxy": {"baseline", "optimum"}}
+    stand["data"] = stand["pool"]
+    moved = (name for name in NAMES[NAMES.index(first) :] if name not in stand.get(first, ()))
+    assert changed(**settings) == ((first,) if first == "baseline" else tuple(moved))
 
 
 def test_sources_share_the_run_they_draw_on() -> None:
     """Other windows replay the same stream; other checkpoints' data are another set of the same run."""
     assert changed(source=Offline()) == ()
     replay, generated = Replay(recorded=RECORDED), Generated(recorded=RECORDED)
-    assert changed(source=replay) == ("recorded", "prepared")
+    assert changed(source=replay) == ("recorded", "stream", "prepared")
+    assert changed(evaluation__stream=RECORDED) == ("recorded", "stream", "prepared")
 
     def address(source: AbstractSource, stage: str) -> str:
         return fingerprints(GroundConfig.of(experiment(source=source)))[stage]
@@ -110,7 +114,7 @@ def test_another_dial_of_the_same_data_moves_no_candidate() -> None:
     other = GroundConfig.of(experiment(data__coverage=0.5))
     before, after = fingerprints(dialled), fingerprints(other)
     moved = [name for name in NAMES if before[name] != after[name]]
-    assert moved == ["data", "proxy", "recorded", "prepared"]
+    assert moved == ["data", "scores", "proxy", "optimum", "recorded", "stream", "prepared"]
 
 
 def test_other_code_has_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -161,7 +165,7 @@ def made(which: int) -> dict:
 def test_the_cache_holds_every_stage_of_a_ground(which: int) -> None:
     results = made(which)
     nothing = [name for name, result in results.items() if result is None]
-    assert nothing == ["recorded", "prepared"]
+    assert nothing == ["scores", "optimum", "recorded", "stream", "prepared"]
     jax.tree.map(
         np.testing.assert_array_equal,
         jax.device_get(stages.assemble(results)),
@@ -266,7 +270,7 @@ def test_sft_learns_the_writers() -> None:
 
 
 def test_proxy_accuracies_are_those_of_the_proxy() -> None:
-    ground, (data, test, _) = grounds_of(0), made(0)["data"]
+    ground, (data, test, *_) = grounds_of(0), made(0)["data"]
 
     @jax.jit
     def margins(proxy, pairs):

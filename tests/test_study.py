@@ -7,8 +7,10 @@ from typing import Any
 import equinox as eqx
 import pytest
 
-from sweeps.claims import AllOf, Claim, InteriorMaximum, MatchedGap, Rule
+from sweeps.claims import Claim, Test
+from sweeps.estimands import InteriorMaximum, MatchedGap
 from sweeps.grid import Axis, Grid, product, zipped
+from sweeps.rules import More
 from sweeps.study import (
     Arm,
     Preset,
@@ -58,7 +60,7 @@ class Dialled(Small):
 
 
 CLAIM = Claim(
-    "C2", "online beats offline", MatchedGap("online", "offline"), Rule(0.01), "a gap <= 0"
+    "C2", "online beats offline", (Test(MatchedGap("online", "offline"), More(0.01)),), "a gap <= 0"
 )
 ARMS = (Arm("online", {"source": Online()}), Arm("offline", {"source": Offline()}))
 AXES = product(Axis("rate", (0.001, 0.01)), Axis("loss.beta", (0.1, 1.0)))
@@ -171,14 +173,55 @@ def test_parse_reads_texts_by_the_fields_they_name() -> None:
         .axes.values("loss")
     )
     assert kinds == (Loss(0.1, 1.0), Loss())
-    # A field that only one arm's module has.
+    # A field that only one arm's module has: the others do without.
     one = study(arms=(Arm("offline", {}), Arm("online", {"source": Online()})))
-    with pytest.raises(InvalidInput, match=r"unknown field 'source.fraction'"):
-        one.select_texts(None, None, ["source.fraction=0.5"], []).points()
-    online = study(arms=(Arm("online", {"source": Online()}),), claims=())
-    parsed = online.select_texts(None, None, ["source.fraction=0.5"], [])
-    assert parsed.points()[0].experiment.source.fraction == 0.5
-    assert parsed.describe()["settings"] == {"source.fraction": 0.5}
+    points = one.select_texts(None, 1, ["source.fraction=0.5"], []).points()
+    fractions = {p.arm: getattr(p.experiment.source, "fraction", None) for p in points}
+    assert fractions == {"offline": None, "online": 0.5}
+    with pytest.raises(InvalidInput, match="fractoin"):
+        one.select_texts(None, 1, ["source.fractoin=0.5"], [])
+
+
+def test_an_arm_keeps_what_it_fixes_and_lacks_what_it_has_not() -> None:
+    arms = (
+        Arm("online", {"source": Online()}),
+        Arm("fixed", {"source": Online()}, {"rate": 0.01}),
+        Arm("offline", {"source": Offline()}),
+    )
+    axes = product(AXES, Axis("source.fraction", (0.5, 1.0)))
+    points = study(arms=arms, axes=axes, claims=()).points(seeds=1)
+    count = {arm.name: sum(point.arm == arm.name for point in points) for arm in arms}
+    assert count == {"online": 8, "fixed": 4, "offline": 4}
+    assert {p.experiment.rate for p in points if p.arm == "fixed"} == {0.01}
+    assert {p.settings["rate"] for p in points if p.arm == "fixed"} == {0.01}
+    assert all("source.fraction" not in p.settings for p in points if p.arm == "offline")
+    shared = {p.run for p in points if p.arm == "fixed"} & {
+        p.run for p in points if p.arm == "online"
+    }
+    assert len(shared) == 4
+    with pytest.raises(InvalidInput, match="fractoin"):
+        study(axes=product(AXES, Axis("source.fractoin", (0.5,))))
+
+
+def test_a_preset_may_run_some_arms_and_change_fields_inside_their_modules() -> None:
+    presets = {
+        "laptop": Preset(seeds=2),
+        "few": Preset({"source.fraction": 0.25}, arms=("online",), seeds=1),
+    }
+    one = study(presets=presets)
+    selection = one.select("few")
+    assert {p.arm for p in selection.points()} == {"online"}
+    assert {p.experiment.source.fraction for p in selection.points()} == {0.25}
+    described = selection.describe()
+    assert list(described["arms"]) == ["online"]
+    assert described["claims"] == []
+    assert len(described["planned"]["online"]) == 4
+    assert described["settings"] == {"source.fraction": 0.25}
+    with pytest.raises(InvalidInput, match="onlin"):
+        study(presets={"laptop": Preset(arms=("onlin",))})
+    # What tells the arms apart stays theirs.
+    own = study(arms=(Arm("online", {"rate": 0.5}), Arm("offline", {})), axes=Axis("steps", (10,)))
+    assert {p.experiment.rate for p in own.points()} == {0.5, 0.001}
 
 
 class Even(eqx.Module):
@@ -284,7 +327,7 @@ def test_bad_texts(texts: list[str], axes: list[str], message: str) -> None:
         ({"presets": {"laptop": Preset({"stps": 1})}}, "unknown field 'stps'"),
         ({"presets": {"laptop": Preset(seeds=0)}}, "seeds must be at least 1, got 0"),
         (
-            {"claims": (Claim("C1", "", AllOf((InteriorMaximum(("onlin",)),)), Rule(0.0), ""),)},
+            {"claims": (Claim("C1", "", (Test(InteriorMaximum(("onlin",)), More(0.0)),), ""),)},
             "unknown arm in claim C1 'onlin': did you mean 'online'",
         ),
     ],
@@ -364,10 +407,10 @@ def test_every_example_is_sound(path: Path) -> None:
         assert len(found.points(preset)) >= len(found.arms)
 
 
-def test_the_dial_replays_the_very_run_of_its_online_arm() -> None:
-    points = {
-        point.arm: point.experiment
-        for point in load_study(str(EXAMPLES / "dial.py")).points("smoke")
-    }
-    recorded = points["replay"].source.recorded_run
-    assert config.describe(recorded.run.train()) == config.describe(points["online"].train)
+def test_the_tandem_replays_the_very_run_of_its_online_arm() -> None:
+    points = load_study("tandem").points("smoke", seeds=1)
+    (replay,) = [point for point in points if point.arm == "replay"]
+    (online,) = [p for p in points if p.arm == "online" and p.settings == replay.settings]
+    recorded = replay.experiment.source.recorded_run
+    assert config.describe(recorded.run.train()) == config.describe(online.experiment.train)
+    assert recorded.run.steps == online.experiment.steps

@@ -1,5 +1,6 @@
 """Verdicts on synthetic results, sound and damaged: never a traceback, never a silent drop."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -8,40 +9,45 @@ import pytest
 
 from analysis import verdict
 from analysis.calibration import Truth, simulate
-from analysis.load import results, trajectories
-from sweeps.claims import (
-    AllOf,
+from analysis.load import Results, results, trajectories
+from sweeps.claims import Claim, Test
+from sweeps.estimands import (
+    AtEvery,
     Change,
-    Claim,
+    Evidence,
+    Identical,
     InteriorMaximum,
     MatchedGap,
     PairedDifference,
     PeakDifference,
-    Rule,
+    PeakPlaceTrend,
+    RankCorrelation,
+    RelativeTrend,
+    Unanswerable,
 )
+from sweeps.rules import More, Same
 
 ARMS = ("online", "offline")
-RULE = Rule(rope=0.01)
+RULE = More(rope=0.01)
+
+
+def claim(name, *estimands, rule=RULE, text="text", against="against"):
+    return Claim(name, text, tuple(Test(estimand, rule) for estimand in estimands), against)
+
+
 CLAIMS = [
-    Claim("C1", "rises, then falls", InteriorMaximum(ARMS), RULE, "no fall"),
-    Claim("C2", "gap", MatchedGap(*ARMS), RULE, "no gap"),
-    Claim("C3", "peaks", PeakDifference(*ARMS), RULE, "equal peaks"),
-    Claim(
+    claim("C1", InteriorMaximum(ARMS)),
+    claim("C2", MatchedGap(*ARMS), against="no gap"),
+    claim("C3", PeakDifference(*ARMS)),
+    claim(
         "C9",
-        "classifies better, generates worse",
-        AllOf(
-            (
-                PairedDifference("data_accuracy", "offline", "online"),
-                PairedDifference("win_rate", "online", "offline"),
-            )
-        ),
-        RULE,
-        "either reversed",
+        PairedDifference("data_accuracy", "offline", "online"),
+        PairedDifference("win_rate", "online", "offline"),
     ),
-    Claim("C11", "winners fall", Change("winner_logprob_change", "offline", -1), RULE, "they rise"),
+    claim("C11", Change("winner_logprob_change", "offline", -1)),
 ]
 HEADER = {
-    "study": "gap",
+    "study": "of this test",
     "arms": {"online": {}, "offline": {}},
     "axes": {"setting": list(range(6))},
     "claims": [claim.describe() for claim in CLAIMS],
@@ -84,6 +90,10 @@ def test_entries_carry_what_a_reader_needs(decided):
     assert low < row["estimate"] < high
     assert low > row["rule"]["rope"]
     assert row["against"] == "no gap"
+    assert row["rule"]["words"] == RULE.sentence()
+    assert row["rule"]["kind"] == "More"
+    assert (row["newer"], row["stored_verdict"]) == (False, None)
+    assert row["tests"][0]["estimate"] == row["estimate"]
     arms = row["details"]["arms"]
     assert arms["online"]["seeds"] == 3
     assert arms["online"]["runs"] == 18
@@ -93,7 +103,7 @@ def test_entries_carry_what_a_reader_needs(decided):
 
 
 def test_paired_difference_by_hand(decided):
-    part = decided["C9"]["details"]["parts"][0]
+    part = decided["C9"]["tests"][0]
     # Seed s: 0.9 + 0.001 s - 0.6 - 0.002 s; mean 0.299, s.d. 0.001, t with 2 degrees of freedom.
     assert part["estimate"] == pytest.approx(0.299)
     assert part["interval"][0] == pytest.approx(0.299 - 2.92 * 0.001 / np.sqrt(3), abs=1e-5)
@@ -101,7 +111,7 @@ def test_paired_difference_by_hand(decided):
 
 
 def test_reversed_claim_is_contradicted(table):
-    swapped = Claim("X", "offline beats online", MatchedGap("offline", "online"), RULE, "reverse")
+    swapped = claim("X", MatchedGap("offline", "online"))
     header = HEADER | {"claims": [swapped.describe()]}
     (row,) = verdict.decide(results(header, table))
     assert row["verdict"] == "contradicted"
@@ -186,18 +196,190 @@ def test_bad_fit_gives_its_reason_instead_of_a_verdict(table):
     fit = evidence.frontier
     stuck = fit.diagnostics._replace(rhat=1.2)
     object.__setattr__(fit, "diagnostics", stuck)
-    judgement = CLAIMS[1].judge(evidence)
-    assert judgement.verdict == "undecided"
-    assert "R-hat 1.200" in judgement.reason
+    ruling = CLAIMS[1].judge(evidence)
+    assert ruling.verdict == "undecided"
+    assert "R-hat 1.200" in ruling.reason
     assert stuck._replace(rhat=float("nan")).trouble()
     assert stuck._replace(rhat=1.0, ess=10.0).trouble()
     assert stuck._replace(rhat=1.0, divergences=100).trouble()
 
 
-def test_every_task_is_judged(table):
-    both = verdict.decide(results(HEADER, pd.concat([table, table.assign(task="Other")])))
-    assert [(row["claim"], row["task"]) for row in both][:3] == [
-        ("C1", "Neural"),
-        ("C1", "Other"),
-        ("C2", "Neural"),
+@pytest.fixture(scope="module")
+def two_tasks(table):
+    return pd.concat([table, table.assign(task="Other")], ignore_index=True)
+
+
+def test_every_task_is_judged_and_a_typical_one(two_tasks):
+    rows = verdict.decide(results(HEADER, two_tasks))
+    every = ["Neural", "Other", "all tasks"]
+    expected = [(name, task) for name in ("C1", "C2", "C3") for task in every]
+    # Effects that are not read off curves are not asked of a typical task.
+    expected += [(name, task) for name in ("C9", "C11") for task in every[:2]]
+    assert [(row["claim"], row["task"]) for row in rows] == expected
+    by_task = {row["task"]: row for row in rows if row["claim"] == "C2"}
+    widths = {task: np.ptp(row["interval"]) for task, row in by_task.items()}
+    assert widths["all tasks"] > widths["Neural"]
+    assert by_task["all tasks"]["details"]["tasks"] == ["Neural", "Other"]
+    assert by_task["all tasks"]["details"]["arms"]["online"]["seeds"] == 6
+    json.dumps(rows, allow_nan=False)
+
+
+def test_what_bars_a_task_bars_the_typical_one(two_tasks):
+    one_seed = two_tasks[(two_tasks["task"] == "Neural") | (two_tasks["seed"] == 0)]
+    rows = verdict.decide(results(HEADER | {"claims": [CLAIMS[1].describe()]}, one_seed))
+    assert [row["verdict"] for row in rows] == ["reproduced", "undecided", "undecided"]
+    assert all("only one seed" in row["reason"] for row in rows[1:])
+
+
+class Today(Results):
+    """Results whose study file has been edited since the run."""
+
+    present = ()
+
+    @property
+    def present_claims(self):
+        return self.present
+
+
+def edited(table, *claims):
+    before = results(HEADER | {"claims": [c.describe() for c in CLAIMS[3:]]}, table)
+    today = Today(before.study, before.table)
+    today.__class__ = type("Edited", (Today,), {"present": claims})
+    return {row["claim"]: row for row in verdict.decide(today)}
+
+
+def test_rules_newer_than_the_data_are_told_of(table):
+    strict = dataclasses.replace(
+        CLAIMS[4], tests=(Test(CLAIMS[4].tests[0].estimand, More(rope=50.0)),)
+    )
+    further = claim("C12", Change("winner_logprob_change", "online", -1))
+    rows = edited(table, CLAIMS[3], strict, further)
+    assert list(rows) == ["C9", "C11", "C12"]
+    assert (rows["C9"]["newer"], rows["C9"]["stored_verdict"]) == (False, None)
+    assert rows["C11"]["verdict"] == "contradicted"
+    assert rows["C11"]["rule"]["rope"] == 50.0
+    assert (rows["C11"]["newer"], rows["C11"]["stored_verdict"]) == (True, "reproduced")
+    assert (rows["C12"]["newer"], rows["C12"]["stored_verdict"]) == (True, None)
+
+
+def test_new_words_are_not_a_new_rule_and_lost_claims_stay(table):
+    rows = edited(table, dataclasses.replace(CLAIMS[3], text="in other words"))
+    assert list(rows) == ["C9", "C11"]
+    assert rows["C9"]["text"] == "in other words"
+    assert not any(row["newer"] for row in rows.values())
+
+
+@pytest.fixture(scope="module")
+def by_size():
+    """Three sizes; the gap is small at the largest. Parameters 1, 2 and 8 thousand."""
+    truths = {"S": (2.2, 1.3), "M": (2.2, 1.5), "L": (2.2, 2.15)}
+    parts = [
+        simulate(
+            Truth(a=a, b=(1.6, 1.5)), np.random.default_rng(3), settings=6, evaluations=8
+        ).assign(model=size, **{"ground.parameters": parameters})
+        for (size, a), parameters in zip(truths.items(), (1e3, 2e3, 8e3), strict=True)
     ]
+    return pd.concat(parts, ignore_index=True).assign(task="Neural")
+
+
+def sized(table, *claims):
+    header = HEADER | {
+        "strata": ["model"],
+        "axes": HEADER["axes"] | {"model": ["S", "M", "L"]},
+        "claims": [claim.describe() for claim in claims],
+    }
+    return results(header, table)
+
+
+def test_strata_have_curves_of_their_own(by_size):
+    gap, trend = AtEvery("model", MatchedGap(*ARMS)), PeakPlaceTrend("online", "model")
+    found = sized(by_size, claim("B6", gap), claim("C15", trend), claim("C2", MatchedGap(*ARMS)))
+    evidence = verdict.gather(found)
+    rows = {row["claim"]: row for row in verdict.decide(found, evidence)}
+    own = evidence["Neural"]
+    assert isinstance(own, Evidence)
+    assert own.levels("model") == ("S", "M", "L")
+    assert [own.size("model", level) for level in own.levels("model")] == [1e3, 2e3, 8e3]
+    gaps = [own.at("model", level).gap(*ARMS) for level in ("S", "M", "L")]
+    assert np.median(gaps[0]) > np.median(gaps[2]) + 0.05
+    assert rows["B6"]["details"]["smallest"] == "L"
+    assert rows["B6"]["estimate"] == pytest.approx(np.median(gaps[2]), abs=1e-3)
+    # Asked of the task as a whole, a curve's effect is the mean over the levels.
+    assert rows["C2"]["estimate"] == pytest.approx(np.median(np.mean(gaps, axis=0)))
+    with pytest.raises(Unanswerable, match="each level"):
+        _ = own.frontier
+    assert rows["C15"]["details"]["sizes"] == pytest.approx([1e3, 2e3, 8e3])
+    low, high = rows["C15"]["interval"]
+    assert low < 0.0 < high
+
+
+def test_levels_of_a_path_without_strata(table):
+    table = table.assign(loss=np.where(table["setting"] < 3, "Ipo", "Dpo"))
+    worse = (table["loss"] == "Dpo") & (table["arm"] == "online")
+    table = table.assign(win_rate=np.where(worse, table["win_rate"] - 0.2, table["win_rate"]))
+    effect = AtEvery("loss", PairedDifference("win_rate", *ARMS))
+    header = HEADER | {"axes": HEADER["axes"] | {"loss": ["Ipo", "Dpo"]}}
+    (row,) = verdict.decide(results(header | {"claims": [claim("B6", effect).describe()]}, table))
+    levels = row["details"]["levels"]
+    assert levels["Ipo"]["estimate"] > levels["Dpo"]["estimate"]
+    assert row["estimate"] == pytest.approx(levels["Dpo"]["estimate"], abs=1e-3)
+    evidence = verdict.gather(results(header, table))["Neural"]
+    with pytest.raises(Unanswerable, match="not swept"):
+        evidence.levels("temperature")
+    with pytest.raises(Unanswerable, match="no size"):
+        evidence.size("loss", "Ipo")
+
+
+def test_trend_over_the_numbers_of_a_path(by_size):
+    """Quantiles of win rates by size, against pandas."""
+    table = by_size.assign(width=by_size["ground.parameters"]).drop(columns="ground.parameters")
+    header = HEADER | {"axes": HEADER["axes"] | {"width": [1e3, 2e3, 8e3]}}
+    effect = RelativeTrend("offline", "online", "width")
+    (row,) = verdict.decide(results(header | {"claims": [claim("C14", effect).describe()]}, table))
+    trained = table[table["evaluation"] > 0]
+    high = trained.groupby(["arm", "seed", "width"])["win_rate"].quantile(0.9).unstack()
+    ratios = high.loc["offline"] / high.loc["online"]
+    slopes = [np.polyfit(np.log2([1e3, 2e3, 8e3]), own, 1)[0] for own in ratios.to_numpy()]
+    assert list(row["details"]["seed_means"].values()) == pytest.approx(slopes)
+    assert row["estimate"] == pytest.approx(np.mean(slopes))
+
+
+def test_best_win_rate_of_a_run(table):
+    evidence = verdict.gather(results(HEADER, table))["Neural"]
+    trained = table[(table["evaluation"] > 0) & (table["arm"] == "online")]
+    best = trained.groupby("run")["win_rate"].max()
+    found = evidence.last("best_win_rate", "online")
+    assert sorted(found.values()) == pytest.approx(sorted(best))
+
+
+def test_checkpoints_pair_by_what_the_compared_arms_have(table):
+    """An arm without a path does not keep others from being paired by it."""
+    third = table[table["arm"] == "online"].assign(arm="other", setting=np.nan)
+    table = pd.concat([table, third], ignore_index=True)
+    table["policy_checksum"] = table["step"] * 100.0 + table["setting"].fillna(0) + table["seed"]
+    header = HEADER | {"arms": {"online": {}, "offline": {}, "other": {}}}
+    claims = [
+        claim("C4", Identical(*ARMS), rule=Same(0.0)),
+        claim("C10", RankCorrelation("win_rate", "kl", "online")),
+    ]
+    data = results(header | {"claims": [claim.describe() for claim in claims]}, table)
+    same, rank = verdict.decide(data)
+    assert (same["verdict"], same["probability"], same["interval"]) == ("reproduced", 1.0, None)
+    assert same["details"]["compared"] == 3 * 6 * 8
+    assert rank["details"]["checkpoints"] == {"0": 48, "1": 48, "2": 48}
+    changed = table.assign(
+        policy_checksum=table["policy_checksum"]
+        + (table["arm"].eq("offline") & table["step"].eq(400))
+    )
+    row = verdict.decide(results(header | {"claims": [claims[0].describe()]}, changed))[0]
+    assert (row["verdict"], row["estimate"]) == ("contradicted", pytest.approx(1 / 8))
+
+
+def test_divergence_cuts_a_run_short(table):
+    run = table.loc[table["arm"] == "offline", "run"].iloc[0]
+    broken = table.assign(diverged_step=np.where(table["run"] == run, 150, -1))
+    evidence = verdict.gather(results(HEADER, broken))["Neural"]
+    (found,) = evidence.checkpoints(("step",), ("offline",))
+    lengths = sorted(len(rows) for runs in found.values() for rows in runs)
+    assert lengths[0] == 2
+    assert set(lengths[1:]) == {8}

@@ -12,6 +12,7 @@ from testbed.batches import choose, long_map
 from testbed.collect import Corpus, balanced, label
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
+from testbed.ranges import hyper
 from testbed.recorded import Given, Recorded
 from testbed.sources.base import (
     AbstractSource,
@@ -37,17 +38,18 @@ class Generated(AbstractSource):
         recorded: the run; it keeps a checkpoint at each share named here.
     """
 
-    first: float = eqx.field(static=True, default=0.0)
-    second: float = eqx.field(static=True, default=1.0)
+    first: float = hyper(0.0, least=0, most=1)
+    second: float = hyper(1.0, least=0, most=1)
     judge: Literal["labeler", "golden", "proxy"] = eqx.field(static=True, default="golden")
     recorded: Recorded = Recorded()
 
     def __check_init__(self) -> None:
         for name in ("first", "second"):
-            if getattr(self, name) not in self.recorded.stages:
+            share = getattr(self, name)
+            if share not in self.recorded.stages:
                 known = ", ".join(f"{share:g}" for share in self.recorded.stages)
                 raise InvalidInput(
-                    f"{name} must be a checkpoint of the recorded run ({known}), got {getattr(self, name)}"
+                    f"{name} must be a checkpoint of the recorded run ({known}), got {share}"
                 )
 
     @property
@@ -120,9 +122,10 @@ class Generated(AbstractSource):
 
         return relabelled(data, long_map(judge, data.pairs))
 
-    def _write(self, given: Given, share: float, key: PRNGKeyArray) -> Response:
-        """A response to each of the data's prompts by the policy at a share of the run."""
-        which = self.recorded.stages.index(share)
+    def _write(self, given: Given, share: float | Float[Array, ""], key: PRNGKeyArray) -> Response:
+        """A response to each of the data's prompts by the policy at a share of the run. The share is traced: data of
+        any two checkpoints are written by one compiled program."""
+        which = jnp.argmin(jnp.abs(jnp.asarray(self.recorded.stages) - share))
         author = jax.tree.map(lambda x: x[which], given.made.policies)
         prompts, time = given.supply.data.pairs.prompt, given.supply.response_length
 

@@ -1,0 +1,90 @@
+"""Estimates as the paper makes them, beside the model's: envelopes, quantiles, best checkpoints.
+
+Everything here pools the trained checkpoints of all runs (`frontier.Cleaned.trained`) of one task,
+or of a task at one level of its strata. None of it has an interval, and all of it grows with the
+number of checkpoints: read it to compare with the paper's figures, not to decide.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+
+from analysis.load import Table
+
+BINS = 24
+QUANTILE = 0.9
+
+
+def scatter(trained: Table, arms: Sequence[str]) -> Table:
+    """Every checkpoint: arm, seed, run, step, kl (nats), win_rate; by arm, in order of KL."""
+    rows = trained[trained["arm"].isin(arms)]
+    rows = rows[["arm", "seed", "run", "step", "kl", "win_rate"]]
+    order = rows["arm"].map(list(arms).index)
+    return rows.assign(order=order).sort_values(["order", "kl"], ignore_index=True)[
+        ["arm", "seed", "run", "step", "kl", "win_rate"]
+    ]
+
+
+def envelope(trained: Table, arms: Sequence[str], bins: int = BINS) -> Table:
+    """Upper envelope of each arm over KL, one row an arm and bin that it has checkpoints in.
+
+    Columns: arm, kl (geometric centre of the bin, nats), low and high (its ends), best (highest win
+    rate in the bin), win_rate (the highest up to and including the bin: what the KL budget buys),
+    checkpoints. Bins are of equal width in log KL, the same for all arms, over the range of all
+    checkpoints with a KL above 0.
+    """
+    columns = ["arm", "kl", "low", "high", "best", "win_rate", "checkpoints"]
+    rows = trained[trained["arm"].isin(arms) & (trained["kl"] > 0)]
+    if rows.empty:
+        return pd.DataFrame({name: [] for name in columns})
+    log_kl = np.log(rows["kl"].to_numpy(dtype=float))
+    edges = np.linspace(log_kl.min(), log_kl.max(), bins + 1)
+    place = np.clip(np.searchsorted(edges, log_kl, side="right") - 1, 0, bins - 1)
+    rows = rows.assign(bin=place)
+    parts = []
+    for arm in arms:
+        rates = rows[rows["arm"] == arm].groupby("bin")["win_rate"]
+        best = rates.max().astype(float)
+        index = best.index.to_numpy(dtype=int)
+        parts.append(
+            pd.DataFrame(
+                {
+                    "arm": arm,
+                    "kl": np.exp((edges[index] + edges[index + 1]) / 2),
+                    "low": np.exp(edges[index]),
+                    "high": np.exp(edges[index + 1]),
+                    "best": best.to_numpy(),
+                    "win_rate": best.cummax().to_numpy(),
+                    "checkpoints": rates.size().to_numpy(),
+                }
+            )
+        )
+    return pd.concat(parts, ignore_index=True)[columns]
+
+
+def summary(trained: Table, arms: Sequence[str], share: float = QUANTILE) -> Table:
+    """One row an arm with checkpoints: its best one, and a high quantile of its win rates.
+
+    Columns: arm, seeds, checkpoints, best (win rate), best_kl (nats), best_run, best_step,
+    quantile (the 90% quantile of the win rates, the measure of the paper's figure 11).
+    """
+    records = []
+    for arm in arms:
+        own = trained[trained["arm"] == arm]
+        if own.empty:
+            continue
+        top = own.loc[own["win_rate"].astype(float).idxmax()]
+        records.append(
+            {
+                "arm": arm,
+                "seeds": int(own["seed"].nunique()),
+                "checkpoints": len(own),
+                "best": float(top["win_rate"]),
+                "best_kl": float(top["kl"]),
+                "best_run": str(top["run"]),
+                "best_step": int(top["step"]),
+                "quantile": float(own["win_rate"].astype(float).quantile(share)),
+            }
+        )
+    return pd.DataFrame(records)

@@ -1,0 +1,103 @@
+"""The scoreboard for programs and papers: JSON, CSV and Markdown."""
+
+import csv
+import io
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis import report
+from analysis.prose import SYMBOLS, amount, between
+from analysis.site import verdicts
+from testbed.errors import InvalidInput
+
+Entry = Mapping[str, Any]
+COLUMNS: Sequence[str] = (
+    "study", "claim", "task", "verdict", "effect", "unit", "estimate", "low", "high",
+    "probability", "rule", "rope", "confidence", "newer", "stored_verdict", "reason", "text",
+)  # fmt: skip
+
+
+def render(directory: Path, form: str) -> str:
+    """The scoreboard of a results directory as "json", "csv" or "markdown", ending in a newline.
+
+    Analyses anew only what `report.build` has not analysed already. Raises InvalidInput for another
+    form, or a directory without results.
+    """
+    if form not in FORMS:
+        raise InvalidInput(f"format is {form}: allowed are {', '.join(FORMS)}")
+    return FORMS[form](report.verdicts(Path(directory)))
+
+
+def as_json(entries: Sequence[Entry]) -> str:
+    """Everything that verdicts.json holds."""
+    return json.dumps(list(entries), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_csv(entries: Sequence[Entry]) -> str:
+    """One line a claim, study and task; intervals in two columns, empty where there is none."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    for row in entries:
+        low, high = row["interval"] or (None, None)
+        rule = row["rule"]
+        flat = {"low": low, "high": high, "rule": rule["kind"]}
+        flat |= {name: rule[name] for name in ("rope", "confidence")}
+        writer.writerow({**row, **flat})
+    return buffer.getvalue()
+
+
+def as_markdown(entries: Sequence[Entry]) -> str:
+    """Claims by tasks as a table, and a sentence for each verdict that is not "reproduced"."""
+    tasks = verdicts.tasks(entries)
+    order = sorted(entries, key=lambda row: (verdicts.rank(row["claim"]), row["study"]))
+    keys = list(dict.fromkeys((row["claim"], row["study"]) for row in order))
+    by_place = {(row["claim"], row["study"], row["task"]): row for row in entries}
+    several = len({study for _, study in keys}) > 1
+    lines = [
+        f"| claim | {' | '.join(map(_safe, tasks))} |",
+        f"|---|{'---|' * len(tasks)}",
+    ]
+    for claim, study in keys:
+        own = [by_place.get((claim, study, task)) for task in tasks]
+        text = next(row["text"] for row in own if row)
+        name = f"**{_safe(claim)}** {_safe(text)}" + (f" ({_safe(study)})" if several else "")
+        lines.append(f"| {name} | {' | '.join(map(_cell, own))} |")
+    counted = ", ".join(f"{count} {name}" for name, count in verdicts.counts(entries).items())
+    lines += ["", f"{counted}. Numbers are posterior medians with their intervals.", ""]
+    for row in order:
+        if row["verdict"] != "reproduced":
+            place = (
+                f"{_safe(row['task'])}, {_safe(row['study'])}" if several else _safe(row["task"])
+            )
+            said = _safe(verdicts.explain(row))
+            lines.append(f"- **{_safe(row['claim'])}** ({place}), {row['verdict']}: {said}")
+    return "\n".join(lines).rstrip("\n") + "\n"
+
+
+def _cell(row: Entry | None) -> str:
+    if row is None:
+        return "–"
+    parts = [f"{SYMBOLS[row['verdict']]} {row['verdict']}"]
+    if row["estimate"] is not None:
+        parts.append(_safe(amount(row["estimate"], row["unit"])))
+    if row["interval"] is not None:
+        parts.append(between(row))
+    if row["newer"]:
+        parts.append("(newer rule)")
+    return "<br>".join(parts)
+
+
+def _safe(text: str) -> str:
+    """Text that stays inside its cell and is no markup."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return "".join(f"\\{letter}" if letter in "|*_`[]" else letter for letter in plain)
+
+
+FORMS: Mapping[str, Callable[[Sequence[Entry]], str]] = {
+    "json": as_json,
+    "csv": as_csv,
+    "markdown": as_markdown,
+}

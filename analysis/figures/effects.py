@@ -1,0 +1,199 @@
+"""Posteriors side by side: every effect a claim rests on, and every arm's peak."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from analysis.evidence import describe_peak
+from analysis.figures import style
+from analysis.figures.curves import Fits
+from analysis.figures.style import INK, PAPER, RULE, SOFT, VERDICT_COLOURS, look
+from analysis.load import Table
+from analysis.prose import scale_of, unit_words
+
+MARKS = {"reproduced": "o", "contradicted": "s", "undecided": "o"}
+
+Entry = Mapping[str, Any]
+
+
+def effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """One row per test of every claim that has an estimate, with its claim and task."""
+    rows = []
+    for entry in entries:
+        for test in entry["tests"]:
+            rows.append({**test, "claim": entry["claim"], "task": entry["task"]})
+    return [row for row in rows if row["estimate"] is not None]
+
+
+def level_effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
+    """One row per level of every test that speaks of all levels of a path; without a verdict."""
+    rows = []
+    for entry in entries:
+        for test in entry["tests"]:
+            levels = test["details"].get("levels", {})
+            if not isinstance(levels, Mapping):
+                continue
+            shared = {name: test[name] for name in ("unit", "rule")}
+            shared |= {name: entry[name] for name in ("claim", "task")}
+            for level, own in levels.items():
+                numbers = {name: own[name] for name in ("estimate", "interval")}
+                words = {"effect": f"at {level}", "verdict": "", "probability": None}
+                rows.append({**shared, **numbers, **words})
+    return [row for row in rows if row["estimate"] is not None]
+
+
+def effects_table(rows: Sequence[Entry]) -> Table:
+    """The numbers of `forest`, in the units of verdicts.json."""
+    names = ("claim", "task", "effect", "unit", "estimate", "low", "high", "probability")
+    records = []
+    for row in rows:
+        low, high = row["interval"] or (None, None)
+        numbers = {**row, "low": low, "high": high}
+        rule = {"rule": row["rule"]["kind"], "rope": row["rule"]["rope"]}
+        kept = {name: numbers[name] for name in names}
+        records.append({**kept, **rule, "verdict": row["verdict"]})
+    return style.frame(records)
+
+
+def forest(rows: Sequence[Entry], width: float) -> Figure:
+    """Every effect with its interval, one panel a unit and region; shaded: within the rule's bound."""
+    groups: dict[tuple[str, float], list[Entry]] = {}
+    for row in rows:
+        groups.setdefault((row["unit"], row["rule"]["rope"]), []).append(row)
+    named = len({row["task"] for row in rows}) > 1
+    row_height = 0.47 if width > 5 else 0.62
+    heights = [len(group) * row_height + 0.5 for group in groups.values()]
+    figure = Figure(figsize=(width, sum(heights) + 0.15), layout="constrained")
+    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights).ravel()
+    for axes, ((unit, rope), group) in zip(panels, groups.items(), strict=True):
+        _forest_panel(axes, unit, rope, group)
+        for height, row in enumerate(reversed(group)):
+            task = f" · {row['task']}" if named else ""
+            _forest_words(axes, height, row, f"{row['claim']}{task}", width > 5)
+    return figure
+
+
+def _forest_panel(axes: Axes, unit: str, rope: float, rows: Sequence[Entry]) -> None:
+    scale = scale_of(unit)
+    if rope:
+        axes.axvspan(-rope * scale, rope * scale, color=RULE, lw=0, zorder=0)
+    axes.axvline(0, color=SOFT, lw=0.7, zorder=1)
+    low, high = _limits(rows, rope, scale)
+    for height, row in enumerate(reversed(rows)):
+        colour = VERDICT_COLOURS.get(row["verdict"], INK)
+        if row["interval"]:
+            ends = [scale * bound for bound in row["interval"]]
+            axes.plot(ends, [height] * 2, color=colour, lw=2, solid_capstyle="round")
+            _arrows(axes, ends, (low, high), height, colour)
+        face = PAPER if row["verdict"] == "undecided" else colour
+        x = scale * row["estimate"]
+        mark = MARKS.get(row["verdict"], "D")
+        axes.plot(x, height, mark, ms=6.5, color=colour, mfc=face, mew=1.6)
+    axes.set_xlim(low, high)
+    axes.set_ylim(-0.45, len(rows) - 0.1)
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    words = {" points": "percentage points", "%": "percent"}.get(unit_words(unit))
+    words = words or unit_words(unit).replace("%", "percent").strip()
+    grey = f"grey: up to ±{scale * rope:g}, the rule’s bound" if rope else ""
+    axes.set_xlabel("; ".join(filter(None, (words, grey))), fontsize=8.5)
+
+
+def _limits(rows: Sequence[Entry], rope: float, scale: float) -> tuple[float, float]:
+    """Where an axis ends: around all estimates, and around all intervals that are not vast."""
+    points = scale * np.array([0.0, rope, -rope, *(row["estimate"] for row in rows)])
+    least = max(np.ptp(points), *(abs(points)), 1e-9)
+    ends = scale * np.array([end for row in rows for end in row["interval"] or ()])
+    ends = np.clip(ends, points.min() - 2.5 * least, points.max() + 2.5 * least)
+    low, high = min(points.min(), *ends, 0.0), max(points.max(), *ends, 0.0)
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _arrows(
+    axes: Axes, ends: Sequence[float], limits: tuple[float, float], height: int, colour: str
+) -> None:
+    """Marks at the panel's edge where an interval goes on beyond it."""
+    for end, limit, mark in zip(ends, limits, "<>", strict=True):
+        if not limits[0] <= end <= limits[1]:
+            axes.plot(limit, height, mark, ms=5, color=colour, mew=0, clip_on=False)
+
+
+def _forest_words(axes: Axes, height: int, row: Entry, name: str, wide: bool) -> None:
+    """What the effect is and its verdict: one line above the interval, two on a narrow figure."""
+    options: dict[str, Any] = {
+        "xycoords": ("axes fraction", "data"),
+        "textcoords": "offset points",
+        "fontsize": 8.5,
+    }
+    verdict = {"color": VERDICT_COLOURS.get(row["verdict"], INK), "weight": "bold", "ha": "right"}
+    most = 92 if wide else 52
+    effect = row["effect"] if len(row["effect"]) <= most else f"{row['effect'][: most - 1]}…"
+    if wide:
+        axes.annotate(f"{name}  {effect}", (0, height), (0, 7), **options)
+    else:
+        axes.annotate(name, (0, height), (0, 18), **options)
+        axes.annotate(effect, (0, height), (0, 7), **options)
+    axes.annotate(row["verdict"], (1, height), (0, 7 if wide else 18), **verdict, **options)
+
+
+def peaks_table(fits: Fits) -> Table:
+    """Every arm's fitted peak with 90% intervals, and the KL at which it lies."""
+    records = []
+    for title, fit in fits.items():
+        for arm in fit.arms:
+            peak = describe_peak(fit, arm)
+            low, high = peak["peak_interval"]
+            kl_low, kl_high = peak["peak_kl_interval"]
+            record = {"panel": title, "arm": arm, "peak": peak["peak"], "low": low, "high": high}
+            at = {"kl": peak["peak_kl"], "kl_low": kl_low, "kl_high": kl_high}
+            records.append({**record, **at, "place": peak["peak_place"]})
+    return style.frame(records)
+
+
+def peaks(table: Table, arms: Sequence[str], width: float) -> Figure:
+    """Every arm's peak, in the study's order: its height, and the KL at which it lies."""
+    titles = list(dict.fromkeys(table["panel"]))
+    most = max(int((table["panel"] == title).sum()) for title in titles)
+    columns = 2 if width > 5 else 1
+    height = 0.27 * most + 0.75
+    figure = Figure(figsize=(width, height * len(titles) * (3 - columns)), layout="constrained")
+    grid = figure.subplots(
+        len(titles) * (3 - columns), columns, squeeze=False, sharey=columns == 2 or "none"
+    )
+    panels = grid.reshape(len(titles), 2)
+    for (left, right), title in zip(panels, titles, strict=True):
+        rows = table[table["panel"] == title].reset_index(drop=True)
+        _peak_panel(left, rows, arms, ("peak", "low", "high"))
+        roots = rows.assign(**{name: np.sqrt(rows[name]) for name in ("kl", "kl_low", "kl_high")})
+        _peak_panel(right, roots, arms, ("kl", "kl_low", "kl_high"))
+        left.set_title(title if len(titles) > 1 else "")
+        style.percent_axis(left, "x")
+        left.set_xlabel("Fitted peak of the win rate")
+        style.kl_axis(right, 1.03 * float(np.sqrt(rows["kl_high"].max())), label=False)
+        right.set_xlabel("KL at the peak, nats")
+        if columns == 2:
+            right.tick_params(labelleft=False)
+    return figure
+
+
+def _peak_panel(
+    axes: Axes, rows: Table, arms: Sequence[str], columns: tuple[str, str, str]
+) -> None:
+    middle, low, high = columns
+    for height, row in enumerate(rows.to_dict("records")):
+        colour, marker, _ = look(arms, row["arm"])
+        axes.plot([row[low], row[high]], [height] * 2, color=colour, lw=1.6)
+        face = colour if row["place"] == "inside" else PAPER
+        axes.plot(row[middle], height, marker, ms=6, color=colour, mfc=face, mew=1.3)
+    axes.set_yticks(range(len(rows)), rows["arm"].tolist())
+    axes.tick_params(axis="y", length=0)
+    axes.set_ylim(len(rows) - 0.4, -0.6)
+    axes.grid(axis="y", color=RULE, lw=0.5)
+    axes.set_axisbelow(True)
+    axes.spines["left"].set_visible(False)

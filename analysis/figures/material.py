@@ -1,0 +1,177 @@
+"""What figures are drawn from, and columns, paths and levels in words."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.figures import style
+from analysis.figures.curves import Fits
+from analysis.figures.sizes import compact
+from analysis.figures.style import Drawing
+from analysis.frontier import Frontier
+from analysis.load import Results, Table, last_rows
+from sweeps.estimands import METRICS
+from sweeps.store import FACTS
+
+
+@dataclasses.dataclass(frozen=True)
+class Exhibit:
+    """A figure with its words. `central`: a claim speaks of what it shows."""
+
+    drawing: Drawing
+    heading: str
+    caption: str
+    central: bool = True
+
+
+@dataclasses.dataclass(frozen=True)
+class Material:
+    """What figures are drawn from.
+
+    `fits` are the fitted curves by panel, `typical` those of a typical task, `points` the usable
+    checkpoints by panel, `envelopes` their upper envelopes (panel, arm, kl, win_rate), `entries`
+    the verdicts, `sizes` the places of the levels of every stratum, `where` each panel's task and
+    levels.
+    """
+
+    results: Results
+    fits: Fits
+    typical: Frontier | None
+    points: Mapping[str, Table]
+    envelopes: Table
+    entries: Sequence[Mapping[str, Any]]
+    sizes: Mapping[str, Mapping[Any, float]]
+    where: Mapping[str, tuple[str, Mapping[str, Any]]]
+
+    @property
+    def arms(self) -> tuple[str, ...]:
+        return self.results.arms
+
+    @property
+    def several(self) -> bool:
+        return len(self.results.arms) > style.FEW_ARMS
+
+
+def estimands(results: Results) -> list[dict[str, Any]]:
+    """All estimands of a study's claims as data, those inside others included."""
+    claims = [claim.describe() for claim in (*results.claims, *(results.present_claims or ()))]
+    waiting = [test["estimand"] for claim in claims for test in claim["tests"]]
+    found: list[dict[str, Any]] = []
+    while waiting:
+        one = waiting.pop(0)
+        if one not in found:
+            found.append(one)
+        waiting += [value for value in one.values() if isinstance(value, Mapping)]
+    return found
+
+
+def columns_used(spoken: Iterable[Mapping[str, Any]]) -> set[str]:
+    """The columns that estimands read."""
+    found: set[str] = set()
+    for one in spoken:
+        names = [one.get(name) for name in ("metric", "x", "y", "on")]
+        if one["kind"] == "WithinRun":
+            names += [*one["first"], *one["second"]]
+        names += one.get("given", ())
+        found |= {name for name in names if name}
+    return found
+
+
+def finished(results: Results) -> Table:
+    """The last rows of all runs that did not diverge, with the best win rate of each run."""
+    table = results.table[results.table["diverged_step"] < 0]
+    key = ["task", "arm", "run"]
+    trained = table[table["evaluation"] > 0]
+    best = trained.groupby(key)["win_rate"].max().rename("best_win_rate").reset_index()
+    return last_rows(table).merge(best, on=key, how="left")
+
+
+def numeric_axes(material: Material, rows: Table) -> list[str]:
+    """Swept paths whose values are numbers."""
+    own = [axis for axis in material.results.study.get("axes", ()) if axis in rows]
+    return [
+        axis
+        for axis in own
+        if rows[axis].dropna().map(lambda value: isinstance(value, int | float | np.number)).all()
+    ]
+
+
+def places_named(places: Mapping[Any, float]) -> dict[float, str] | None:
+    """Names of places that are mere ranks; None if the places are numbers of their own."""
+    if list(places.values()) != [float(rank) for rank in range(len(places))]:
+        return None
+    return {place: str(level) for level, place in places.items()}
+
+
+def path_words(path: str) -> str:
+    """A swept path or a column in words."""
+    last = path.removeprefix(FACTS).replace("_", " ").split(".")
+    return last[-1] if len(last) == 1 or last[-1] not in ("width", "value") else " ".join(last)
+
+
+def counted(places: Mapping[Any, float]) -> bool:
+    """Whether the places of levels are numbers of parameters: neither ranks nor their own values."""
+    numbers = [level for level in places if isinstance(level, int | float | np.number)]
+    return bool(places) and not places_named(places) and len(numbers) < len(places)
+
+
+def level_words(path: str, material: Material) -> str:
+    """What the levels of a path are, in words."""
+    return "the policy’s size" if counted(material.sizes.get(path, {})) else path_words(path)
+
+
+def axis_words(path: str, material: Material) -> str:
+    """The label of an axis along a path."""
+    return "Parameters of the policy" if counted(material.sizes.get(path, {})) else capital(path)
+
+
+def metric_words(column: str) -> str:
+    """A column in words."""
+    return METRICS.get(column, (path_words(column), ""))[0]
+
+
+def capital(column: str) -> str:
+    """A column in words, as a label begins."""
+    words = metric_words(column)
+    return words[:1].upper() + words[1:]
+
+
+def is_rate(column: str) -> bool:
+    """Whether a column holds proportions."""
+    return column.endswith(("win_rate", "accuracy")) or "_accuracy_" in column
+
+
+def level_names(results: Results, path: str, sizes: Mapping[Any, float]) -> dict[Any, str]:
+    """Short names of a swept path's levels: parameters, or of modules what differs between them."""
+    levels = list(dict.fromkeys(results.table[path].dropna()))
+    if counted(sizes):
+        return {level: f"{compact(size)} parameters" for level, size in sizes.items()}
+    texts = [str(level) for level in levels]
+    split = [_split(text) for text in texts]
+    kinds = {kind for kind, _ in split}
+    shared = set.intersection(*(set(fields) for _, fields in split)) if len(split) > 1 else set()
+    names = []
+    for kind, fields in split:
+        own = ", ".join(field for field in fields if field not in shared)
+        names.append((kind, own))
+    # A module at its defaults has no fields to go by.
+    bare = len(kinds) == 1 and all(own for _, own in names)
+    texts = [own if bare else f"{kind}({own})" if own else kind for kind, own in names]
+    return dict(zip(levels, texts, strict=True))
+
+
+def _split(text: str) -> tuple[str, list[str]]:
+    """Kind and fields of a module as text: "Ipo(a=1,b=2)" gives "Ipo" and ["a=1", "b=2"]."""
+    kind, bracket, rest = text.partition("(")
+    if not bracket:
+        return text, []
+    fields, depth = [""], 0
+    for letter in rest.removesuffix(")"):
+        depth += (letter in "([{") - (letter in ")]}")
+        if letter == "," and depth == 0:
+            fields.append("")
+        else:
+            fields[-1] += letter
+    return kind, [field.strip() for field in fields if field.strip()]

@@ -1,0 +1,166 @@
+"""What changes along a swept axis: relative peaks and their places over size, values over a dial."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from analysis.figures import style
+from analysis.figures.style import PAPER, RULE, look
+from analysis.load import Table
+
+
+def relative_table(
+    table: Table, path: str, top: str, places: Mapping[Any, float], share: float = 0.9
+) -> Table:
+    """Each arm's quantile of win rates, and that over the top arm's, by task, level and seed.
+
+    `table` holds checkpoints; rows from a divergence on do not count. `places` says where on an
+    axis each level of the path lies.
+    """
+    trained = table[(table["evaluation"] > 0) & table["win_rate"].notna()]
+    lost = (trained["diverged_step"] >= 0) & (trained["step"] >= trained["diverged_step"])
+    trained = trained[~lost & trained[path].isin(list(places))]
+    high = trained.groupby(["task", path, "seed", "arm"], observed=True)["win_rate"].quantile(share)
+    parts = []
+    for (task, level, seed, arm), value in high.items():
+        best = high.get((task, level, seed, top), float("nan"))
+        ident = {"task": task, "level": level, "size": places[level], "seed": seed, "arm": arm}
+        relative = float(value / best) if best > 0 else float("nan")
+        parts.append({**ident, "quantile": float(value), "relative": relative})
+    return style.frame(parts)
+
+
+def along(
+    table: Table,
+    arms: Sequence[str],
+    column: str,
+    words: tuple[str, str],
+    width: float,
+    percents: bool = False,
+) -> Figure:
+    """A value over an axis, a panel a task: small marks are seeds, lines join their means.
+
+    `table` has the columns task, arm, seed, size and `column`; `words` label the axes.
+    """
+    tasks = sorted(table["task"].unique())
+    shown = [arm for arm in arms if arm in set(table["arm"])]
+    figure, panels = style.grid(len(tasks), width, 3.0)
+    for axes, task in zip(panels, tasks, strict=True):
+        ends = []
+        for arm in shown:
+            own = table[(table["task"] == task) & (table["arm"] == arm)]
+            if own.empty:
+                continue
+            colour, marker, dashes = look(arms, arm)
+            axes.plot(own["size"], own[column], marker, ms=3.6, mew=0, color=colour, alpha=0.4)
+            means = own.groupby("size")[column].mean()
+            axes.plot(means.index, means, marker=marker, ls=dashes,
+                      color=colour, ms=6, lw=1.7, mec=PAPER, mew=0.9)  # fmt: skip
+            ends.append((arm, float(means.index[-1]), float(means.iloc[-1])))
+        _axis(axes, table["size"].to_numpy(float))
+        axes.set_title(task if len(tasks) > 1 else "")
+        axes.set_xlabel(words[0])
+        axes.set_ylabel(words[1])
+        if percents:
+            style.percent_axis(axes, "y")
+        if style.labelled(axes, shown):
+            style.label_ends(axes, ends, arms)
+    if not style.labelled(panels[0], shown):
+        style.legend(figure, arms, shown, width)
+    return figure
+
+
+def peak_places(table: Table, arms: Sequence[str], words: str, width: float) -> Figure:
+    """KL at every arm's fitted peak over size, with 90% intervals; hollow: the range's end.
+
+    `table` has the columns task, arm, size, kl, kl_low, kl_high and place.
+    """
+    tasks = sorted(table["task"].unique())
+    shown = [arm for arm in arms if arm in set(table["arm"])]
+    figure, panels = style.grid(len(tasks), width, 3.0)
+    for axes, task in zip(panels, tasks, strict=True):
+        for rank, arm in enumerate(shown):
+            own = table[(table["task"] == task) & (table["arm"] == arm)].sort_values("size")
+            colour, marker, dashes = look(arms, arm)
+            roots = np.sqrt(own[["kl", "kl_low", "kl_high"]].to_numpy(float)).T
+            aside = rank - (len(shown) - 1) / 2
+            sizes = _moved(own["size"].to_numpy(float), table["size"], 0.012 * aside)
+            axes.plot(sizes, roots[0], ls=dashes, color=colour, lw=1.6)
+            axes.vlines(sizes, roots[1], roots[2], color=colour, lw=1.1, alpha=0.7)
+            faces = [colour if place == "inside" else PAPER for place in own["place"]]
+            for x, y, face in zip(sizes, roots[0], faces, strict=True):
+                axes.plot(x, y, marker, ms=6, color=colour, mfc=face, mew=1.2, zorder=4)
+        _axis(axes, table["size"].to_numpy(float))
+        style.kl_axis(axes, 1.05 * float(np.sqrt(table["kl_high"].max())), False, "y")
+        axes.set_ylim(bottom=0.9 * float(np.sqrt(table["kl_low"].min())))
+        axes.set_title(task if len(tasks) > 1 else "")
+        axes.set_xlabel(words)
+        axes.set_ylabel("KL at the peak, nats")
+    style.legend(figure, arms, shown, width)
+    return figure
+
+
+def _logarithmic(places: np.ndarray) -> bool:
+    return bool(places.min() > 0 and places.max() / places.min() >= 8)
+
+
+def _moved(sizes: np.ndarray, all_sizes: Any, share: float) -> np.ndarray:
+    """Sizes moved aside by a share of the axis, so that arms at one size can be told apart."""
+    places = np.asarray(all_sizes, dtype=float)
+    if _logarithmic(places):
+        return sizes * (places.max() / places.min()) ** share
+    return sizes + share * np.ptp(places)
+
+
+def by_level(
+    table: Table, arms: Sequence[str], column: str, words: str, width: float, names: Sequence[str]
+) -> Figure:
+    """A proportion at named levels, a row each and a panel a task; small marks are seeds.
+
+    `table` has the columns task, arm, seed, size (the level's rank) and `column`.
+    """
+    tasks = sorted(table["task"].unique())
+    shown = [arm for arm in arms if arm in set(table["arm"])]
+    row = 0.3 + 0.05 * len(shown)
+    figure, panels = style.grid(len(tasks), width, row * len(names) + 0.9, sharey=width > 5)
+    for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
+        for rank, arm in enumerate(shown):
+            own = table[(table["task"] == task) & (table["arm"] == arm)]
+            colour, marker, _ = look(arms, arm)
+            aside = 0.6 * ((rank + 0.5) / len(shown) - 0.5)
+            axes.plot(own[column], own["size"] + aside, marker, ms=3.4, mew=0, color=colour,
+                      alpha=0.4)  # fmt: skip
+            means = own.groupby("size")[column].mean()
+            axes.plot(means, means.index + aside, marker, color=colour, ms=6.5, mec=PAPER, mew=1)
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.45, -0.55)
+        axes.tick_params(
+            axis="y", length=0, labelleft=index % style.columns_for(len(tasks), width) == 0
+        )
+        for edge in range(1, len(names)):
+            axes.axhline(edge - 0.5, color=RULE, lw=0.6)
+        style.percent_axis(axes, "x")
+        axes.set_title(task if len(tasks) > 1 else "")
+        axes.set_xlabel(words)
+    style.legend(figure, arms, shown, width)
+    return figure
+
+
+def _axis(axes: Axes, sizes: np.ndarray) -> None:
+    """Ticks at the sizes, on a logarithmic axis where they span much."""
+    places = np.unique(sizes)
+    if _logarithmic(places):
+        axes.set_xscale("log")
+        axes.minorticks_off()
+    axes.set_xticks(places, [compact(place) for place in places])
+
+
+def compact(value: float) -> str:
+    """A number in few letters: 3.2k, 1.1M."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= size:
+            return f"{value / size:.3g}{letter}"
+    return f"{value:.3g}"

@@ -1,0 +1,351 @@
+"""What all figures share: colours, marks and lines of arms, panels, axes, and writing to files.
+
+Colours are Okabe and Ito's (distinguishable with any colour vision); beyond a handful of arms the
+mark and the line's dashes tell them apart as well, so that figures also read in greyscale. Files
+are reproducible: fixed identifiers, no date.
+"""
+
+import dataclasses
+import functools
+import io
+import re
+import textwrap
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.patheffects import withStroke
+
+from analysis.load import Table
+
+INK, SOFT, RULE, PAPER = "#1b1b1f", "#5f6068", "#d9dade", "#ffffff"
+ARM_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#3d3e46")
+ARM_MARKERS = ("o", "^", "s", "D", "v", "P", "X", "<", ">")
+ARM_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4, 1.2, 1.4)))
+VERDICT_COLOURS = {"reproduced": "#00785a", "contradicted": "#a8326f", "undecided": "#6e6f78"}
+DOTTED = (0, (1, 2.5))
+WIDE, NARROW = 7.2, 3.7
+"""Widths in inches of a figure's two cuts: for a desktop's column and for a phone."""
+FEW_ARMS = 4
+"""Up to this many arms are labelled where they are drawn; more have a legend and dashes."""
+FEW_PANELS = 4
+"""Up to this many panels are drawn large; more are small multiples."""
+MANY_POINTS = 1500
+"""Above this many points a figure's points are drawn as one picture, to keep files small."""
+KL_TICKS = (
+    0.0,
+    0.01,
+    0.03,
+    0.1,
+    0.2,
+    0.5,
+    1.0,
+    2.0,
+    5.0,
+    10.0,
+    20.0,
+    50.0,
+    100.0,
+    200.0,
+    500.0,
+    1e3,
+    2e3,
+    5e3,
+)
+
+_STYLE: dict[Any, Any] = {
+    "font.family": "sans-serif",
+    "font.size": 9,
+    "axes.edgecolor": SOFT,
+    "axes.labelcolor": INK,
+    "axes.linewidth": 0.7,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.unicode_minus": True,
+    "legend.frameon": False,
+    "legend.fontsize": 8.5,
+    "text.color": INK,
+    "xtick.color": SOFT,
+    "ytick.color": SOFT,
+    "xtick.labelcolor": INK,
+    "ytick.labelcolor": INK,
+    "xtick.major.width": 0.7,
+    "ytick.major.width": 0.7,
+    "svg.hashsalt": "testbed",
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Drawing:
+    """A named figure that can be drawn at a width in inches.
+
+    `alt` describes it in words, `table` is the data behind it (None: it has no file of its own).
+    """
+
+    name: str
+    alt: str
+    draw: Callable[[float], Figure]
+    table: Table | None = None
+
+    @functools.cached_property
+    def _wide(self) -> Figure:
+        """The wide cut, laid out once for all the files made from it."""
+        return _laid_out(self.draw(WIDE))
+
+    def save(self, directory: Path, stem: str = "") -> list[Path]:
+        """Write STEM.png, .svg (text as outlines, for use in documents) and .csv.
+
+        The stem is the drawing's name unless given. Returns the paths.
+        """
+        paths = [directory / f"{stem or self.name}.{kind}" for kind in self.kinds]
+        with _context("path"):
+            self._wide.savefig(paths[0], dpi=200, facecolor=PAPER)
+            self._wide.savefig(paths[1], metadata={"Date": None}, facecolor=PAPER)
+        if self.table is not None:
+            self.table.to_csv(paths[2], index=False, float_format="%.6g")
+        return paths
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """Endings of the files that `save` writes."""
+        return ("png", "svg") if self.table is None else ("png", "svg", "csv")
+
+    def inline(self, width: float) -> str:
+        """An `<svg>` element for a page: live text, transparent, colours as CSS variables."""
+        buffer = io.StringIO()
+        with _context("none"):
+            figure = self._wide if width == WIDE else _laid_out(self.draw(width))
+            figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
+        return _inlined(buffer.getvalue(), f"{self.name}-{width:g}-".replace(".", "_"), self.alt)
+
+
+def _laid_out(figure: Figure) -> Figure:
+    """The figure with its panels where the layout engine puts them, once and for all."""
+    FigureCanvasAgg(figure)
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    # The solver's last digits depend on the order of its variables, and identifiers in files on them.
+    for axes in figure.axes:
+        left, low, width, height = np.round(axes.get_position().bounds, 5).tolist()
+        axes.set_position((left, low, width, height))
+    return figure
+
+
+def _context(fonttype: str) -> Any:
+    """Matplotlib's settings while a figure is drawn; text as "path" (outlines) or "none" (text)."""
+    style: dict[Any, Any] = {**_STYLE, "svg.fonttype": fonttype}
+    return mpl.rc_context(style)
+
+
+def _inlined(svg: str, prefix: str, alt: str) -> str:
+    """Strip the XML prologue, make identifiers unique in the page, hand colours to the page."""
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
+    svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
+    names = {INK: "ink", SOFT: "soft", RULE: "rule", PAPER: "paper"}
+    names |= {colour: f"arm{index}" for index, colour in enumerate(ARM_COLOURS)}
+    names |= {colour: verdict for verdict, colour in VERDICT_COLOURS.items()}
+    for colour, name in names.items():
+        svg = svg.replace(colour, f"var(--{name})")
+    label = alt.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
+    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+
+
+class Look(NamedTuple):
+    """How an arm is drawn, in every figure of its study."""
+
+    colour: str
+    marker: str
+    dashes: Any
+
+
+def look(arms: Sequence[str], arm: str) -> Look:
+    """Colour, mark and dashes of an arm; no two of up to 63 arms share colour and mark."""
+    index = list(arms).index(arm)
+    dashes = ARM_DASHES[index % len(ARM_DASHES)] if len(arms) > FEW_ARMS else "-"
+    return Look(
+        ARM_COLOURS[index % len(ARM_COLOURS)], ARM_MARKERS[index % len(ARM_MARKERS)], dashes
+    )
+
+
+def columns_for(count: int, width: float) -> int:
+    """Columns of `count` panels: few are large, many are small multiples."""
+    if count <= FEW_PANELS:
+        return 1 if width < 5 else min(count, 2)
+    if width < 5:
+        return 2
+    return 4 if count % 4 == 0 else 3
+
+
+def grid(
+    count: int, width: float, height: float, columns: int = 0, **options: Any
+) -> tuple[Figure, list[Axes]]:
+    """`count` panels in rows of `columns` (0: of `columns_for`); `height` of a row in inches."""
+    columns = columns or columns_for(count, width)
+    rows = -(-count // columns)
+    figure = Figure(figsize=(width, height * rows), layout="constrained")
+    axes = figure.subplots(rows, columns, squeeze=False, **options).ravel()
+    for unused in axes[count:]:
+        unused.set_visible(False)
+    return figure, list(axes[:count])
+
+
+def title(axes: Axes, text: str) -> None:
+    """A panel's title, in as many lines as its width needs."""
+    wide = inches(axes)[0]
+    size = 9.5 if wide > 2.6 else 8.0
+    lines = textwrap.wrap(text.replace("(", " ("), max(12, int(wide * 88 / size)))
+    axes.set_title("\n".join(line.replace(" (", "(") for line in lines), fontsize=size)
+
+
+def only_outer(panels: Sequence[Axes], columns: int) -> None:
+    """Equal limits, and labels at the outer panels only: for small multiples."""
+    for which in ("xlim", "ylim"):
+        limits = np.array([getattr(axes, f"get_{which}")() for axes in panels])
+        for axes in panels:
+            axes.set(**{which: (limits[:, 0].min(), limits[:, 1].max())})
+    for index, axes in enumerate(panels):
+        if index % columns:
+            axes.set_ylabel("")
+            axes.tick_params(labelleft=False)
+        if index + columns < len(panels):
+            axes.set_xlabel("")
+            axes.tick_params(labelbottom=False)
+
+
+def inches(axes: Axes) -> tuple[float, float]:
+    """Width and height that a panel has to itself, roughly."""
+    figure, place = axes.get_figure(root=True), axes.get_subplotspec()
+    if figure is None or place is None:
+        return 5.0, 3.0
+    rows, columns = place.get_gridspec().get_geometry()
+    return float(figure.get_figwidth()) / columns, float(figure.get_figheight()) / rows
+
+
+def percent_axis(axes: Axes, which: str) -> None:
+    """Ticks of a proportion as percentages."""
+    axis = axes.xaxis if which == "x" else axes.yaxis
+    axis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+
+
+def kl_axis(axes: Axes, limit: float, label: bool = True, which: str = "x") -> None:
+    """An axis in d = sqrt(KL), up to `limit`, whose ticks are labelled with KL."""
+    ticks = _kl_ticks(limit, 2.4 * inches(axes)[which == "y"])
+    texts = [f"{tick:g}" for tick in ticks]
+    if which == "y":
+        axes.set_ylim(0, limit)
+        axes.set_yticks(np.sqrt(ticks), texts)
+        return
+    axes.set_xlim(0, limit)
+    axes.set_xticks(np.sqrt(ticks), texts)
+    if label:
+        wide = inches(axes)[0]
+        words = "KL(policy ‖ SFT) in nats" if wide > 2.2 else "KL, nats"
+        axes.set_xlabel(words + (", square-root scale" if wide > 3.2 else ""))
+
+
+def _kl_ticks(limit: float, most: float) -> list[float]:
+    """Round KL values below limit**2, no two closer than limit / most on the root scale."""
+    chosen: list[float] = []
+    for tick in KL_TICKS:
+        far = not chosen or np.sqrt(tick) - np.sqrt(chosen[-1]) >= limit / most
+        if tick <= limit**2 and far:
+            chosen.append(tick)
+    return chosen
+
+
+def reference(axes: Axes, value: float, which: str = "y") -> None:
+    """A dotted line at a value that means something: nothing gained, a draw, chance."""
+    draw = axes.axhline if which == "y" else axes.axvline
+    draw(value, color=SOFT, lw=0.7, ls=DOTTED, zorder=0)
+
+
+def halo() -> list[withStroke]:
+    """A paper-coloured outline that keeps text legible on points."""
+    return [withStroke(linewidth=2.5, foreground=PAPER)]
+
+
+def legend(figure: Figure, arms: Sequence[str], shown: Sequence[str], width: float) -> None:
+    """A legend of arms above the panels: colour, mark and dashes as in the figure."""
+    handles = []
+    for arm in shown:
+        colour, marker, dashes = look(arms, arm)
+        handles.append(
+            Line2D([], [], color=colour, marker=marker, ls=dashes, ms=5.5, lw=1.6, label=arm)
+        )
+    longest = max(len(arm) for arm in shown)
+    columns = max(1, int(width / (0.5 + 0.06 * longest)))
+    figure.legend(
+        handles=handles,
+        loc="outside upper left",
+        ncols=min(columns, len(shown)),
+        handlelength=2.8,
+        columnspacing=1.4,
+        borderpad=0,
+    )
+
+
+def spread(wanted: Sequence[float], least: float) -> list[float]:
+    """Positions as near as may be to the wanted ones, in their order, at least `least` apart."""
+    order = np.argsort(np.asarray(wanted), kind="stable")
+    sorted_positions = np.asarray(wanted, dtype=float)[order]
+    # Pool adjacent violators on positions less their least offsets: the closest feasible ones.
+    offsets = least * np.arange(len(order))
+    blocks: list[tuple[float, int]] = []
+    for value in sorted_positions - offsets:
+        blocks.append((float(value), 1))
+        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
+            (right, many), (left, few) = blocks.pop(), blocks.pop()
+            blocks.append(((left * few + right * many) / (few + many), few + many))
+    fitted = np.concatenate([np.full(count, mean) for mean, count in blocks]) + offsets
+    positions = np.empty(len(order))
+    positions[order] = fitted
+    return positions.tolist()
+
+
+def labelled(axes: Axes, names: Sequence[str]) -> bool:
+    """Whether names find room beside the ends of a panel's curves; else a legend has them."""
+    return len(names) <= FEW_ARMS and 0.085 * max(map(len, names)) < 0.4 * inches(axes)[0]
+
+
+def label_ends(
+    axes: Axes, ends: Sequence[tuple[str, float, float]], arms: Sequence[str], texts: Any = None
+) -> None:
+    """Write (arm, x, y) labels at the curves' ends, moved apart where they would touch."""
+    least = 0.2 / inches(axes)[1] * np.ptp(axes.get_ylim())
+    places = spread([y for *_, y in ends], least)
+    for (arm, x, _), y in zip(ends, places, strict=True):
+        axes.annotate(
+            texts[arm] if texts else arm,
+            (x, y),
+            (5, 0),
+            textcoords="offset points",
+            va="center",
+            color=look(arms, arm).colour,
+            weight="bold",
+            annotation_clip=False,
+        )
+
+
+def share_limits(panels: Sequence[Axes]) -> None:
+    """Equal y limits for panels that are compared."""
+    low = min(axes.get_ylim()[0] for axes in panels)
+    high = max(axes.get_ylim()[1] for axes in panels)
+    for axes in panels:
+        axes.set_ylim(low, high)
+
+
+def frame(records: Sequence[Any]) -> Table:
+    """Records as the table behind a figure."""
+    return pd.DataFrame.from_records(list(records))

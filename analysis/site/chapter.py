@@ -1,0 +1,281 @@
+"""Everything that the site tells of one study, gathered once: verdicts, curves, estimates, words."""
+
+import dataclasses
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from analysis import classic, verdict
+from analysis.evidence import describe_peak
+from analysis.figures.material import Material, estimands, level_names
+from analysis.frontier import Frontier, clean
+from analysis.load import Results, Table
+from analysis.prose import listed, number, percent, sentence
+from sweeps.estimands import PeakPlaceTrend, Unanswerable, estimand_from_dict
+
+
+@dataclasses.dataclass(frozen=True)
+class Chapter:
+    """One study's results and what was made of them.
+
+    `fits` are fitted curves by panel (a task, or a task at levels of the strata), `typical` those
+    of a typical task, if there is one, `unfitted` the reasons why panels have none, `points` the
+    usable checkpoints by panel, `where` each panel's task and levels, `words` sentences for
+    figures, by the figure's name.
+    """
+
+    results: Results
+    directory: Path
+    entries: Sequence[Mapping[str, Any]]
+    fits: Mapping[str, Frontier]
+    typical: Frontier | None
+    unfitted: Mapping[str, str]
+    points: Mapping[str, Table]
+    envelopes: Table
+    estimates: Sequence[Mapping[str, Any]]
+    sizes: Mapping[str, Mapping[Any, float]]
+    where: Mapping[str, tuple[str, Mapping[str, Any]]]
+    left_out: Sequence[str]
+    words: Mapping[str, Sequence[str]]
+
+    @property
+    def material(self) -> Material:
+        """What figures are drawn from."""
+        return Material(
+            self.results,
+            self.fits,
+            self.typical,
+            self.points,
+            self.envelopes,
+            self.entries,
+            self.sizes,
+            self.where,
+        )
+
+
+def gather(results: Results, directory: Path) -> Chapter:
+    """Judge a study's claims, and collect what its page shows. Fits what has not been fitted."""
+    evidence = verdict.gather(results)
+    entries = [{**entry, "study": results.name} for entry in verdict.decide(results, evidence)]
+    sizes = _sizes(results, evidence)
+    panels, where = _panels(results, evidence, sizes)
+    fits, unfitted = _curves(results, panels)
+    points = {title: clean(own.table).trained for title, own in panels.items()}
+    points = {title: rows for title, rows in points.items() if len(rows)}
+    left_out = [
+        f"{count} checkpoints {reason} ({title})"
+        for title, fit in fits.items()
+        for reason, count in fit.cleaned.left_out.items()
+    ]
+    envelopes, estimates = _classic(results, points, fits)
+    return Chapter(
+        results=results,
+        directory=directory,
+        entries=entries,
+        fits=fits,
+        typical=next(iter(evidence.values())).pool.fits.typical if fits else None,
+        unfitted=unfitted,
+        points=points,
+        envelopes=envelopes,
+        estimates=estimates,
+        sizes=sizes,
+        where=where,
+        left_out=left_out,
+        words=_words(results, fits, unfitted),
+    )
+
+
+def _panels(
+    results: Results, evidence: Mapping[str, Any], sizes: Mapping[str, Mapping[Any, float]]
+) -> tuple[dict[str, Any], dict[str, tuple[str, Mapping[str, Any]]]]:
+    """Evidence by panel, a task at every combination of the strata's levels; and what panels are."""
+    names = {path: level_names(results, path, sizes.get(path, {})) for path in results.strata}
+    panels, where = {}, {}
+    for task, own in evidence.items():
+        try:
+            levels = [own.levels(path) for path in results.strata]
+        except Unanswerable:
+            continue
+        for combination in itertools.product(*levels):
+            at, titles = own, [task]
+            chosen = dict(zip(results.strata, combination, strict=True))
+            for path, level in chosen.items():
+                at = at.at(path, level)
+                titles.append(names[path][level])
+            if len(at.table):
+                title = ", ".join(titles)
+                panels[title], where[title] = at, (task, chosen)
+    return panels, where
+
+
+def _curves(
+    results: Results, panels: Mapping[str, Any]
+) -> tuple[dict[str, Frontier], dict[str, str]]:
+    """Fitted curves by panel, and why panels have none; none are fitted if no claim needs one."""
+    fits: dict[str, Frontier] = {}
+    reasons: dict[str, str] = {}
+    if not _wants_curves(results):
+        return fits, reasons
+    for title, own in panels.items():
+        try:
+            fits[title] = own.frontier
+        except Unanswerable as problem:
+            reasons[title] = str(problem)
+    return fits, reasons
+
+
+def _wants_curves(results: Results) -> bool:
+    """Whether a claim speaks of fitted curves; a study without claims shows them as well."""
+    spoken = [estimand_from_dict(one) for one in estimands(results)]
+    return not spoken or any(one.from_curves or isinstance(one, PeakPlaceTrend) for one in spoken)
+
+
+def _classic(
+    results: Results, points: Mapping[str, Table], fits: Mapping[str, Frontier]
+) -> tuple[Table, list[dict[str, Any]]]:
+    """Upper envelopes of all panels, and estimates as the paper makes them beside the model's."""
+    envelopes, rows = [], []
+    for title, own in points.items():
+        envelopes.append(classic.envelope(own, results.arms).assign(panel=title))
+        fit = fits.get(title)
+        for row in classic.summary(own, results.arms).to_dict("records"):
+            fitted = fit is not None and row["arm"] in fit.arms
+            peak = describe_peak(fit, row["arm"]) if fit is not None and fitted else {}
+            model = {name: peak.get(name) for name in ("peak", "peak_interval", "peak_kl")}
+            rows.append({"panel": title, **row, **model})
+    return (pd.concat(envelopes) if envelopes else pd.DataFrame()), rows
+
+
+def _sizes(results: Results, evidence: Mapping[str, Any]) -> dict[str, dict[Any, float]]:
+    """Where the levels of every stratum, or of a path that claims speak of, lie on an axis."""
+    paths = dict.fromkeys(results.strata)
+    paths |= dict.fromkeys(one["path"] for one in estimands(results) if "path" in one)
+    found = {}
+    for path in paths:
+        if path not in results.table or results.table[path].nunique() < 2:
+            continue
+        found[path] = _places(path, evidence)
+    return found
+
+
+def _places(path: str, evidence: Mapping[str, Any]) -> dict[Any, float]:
+    """A place for each level: its size if all have one, else its rank."""
+    sizes: dict[Any, float] = {}
+    ranks: dict[Any, float] = {}
+    for own in evidence.values():
+        try:
+            levels = own.levels(path)
+        except Unanswerable:
+            continue
+        for level in levels:
+            ranks.setdefault(level, float(len(ranks)))
+            try:
+                sizes[level] = own.size(path, level)
+            except Unanswerable:
+                continue
+    complete = sizes.keys() == ranks.keys() and len(set(sizes.values())) == len(sizes)
+    return sizes if complete else ranks
+
+
+def _words(
+    results: Results, fits: Mapping[str, Frontier], unfitted: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """Sentences beside figures, by the figure's name."""
+    return {
+        "frontier": list(_frontier_words(fits, unfitted)),
+        "classification": _classification_words(results),
+        "logprob": _logprob_words(results),
+    }
+
+
+def _frontier_words(fits: Mapping[str, Frontier], unfitted: Mapping[str, str]) -> Iterator[str]:
+    """Peaks and matched-KL gap of every panel, as far as a reader can take them in."""
+    for title, reason in unfitted.items():
+        yield f"On {title} there is no curve: {reason}."
+    for title, fit in fits.items():
+        said = []
+        if len(fit.arms) <= 4 and len(fit.arms) * len(fits) <= 8:
+            said.append(f"On {title}, {listed([_peak(fit, arm) for arm in fit.arms])}.")
+        if len(fit.arms) == 2 and len(fits) <= 4:
+            said.append(_gap(fit))
+        said += [sentence(reason) for reason in fit.missing.values()]
+        trouble = fit.diagnostics.trouble()
+        if trouble:
+            said.append(f"Mind: {trouble}.")
+        if said:
+            yield " ".join(said)
+
+
+def _peak(fit: Frontier, arm: str) -> str:
+    peak = describe_peak(fit, arm)
+    low, high = peak["peak_interval"]
+    where = f"({percent(low)} to {percent(high)}) at KL {peak['peak_kl']:.2g}"
+    if peak["peak_place"] == "end":
+        return (
+            f"{arm} does not reach a peak inside the observed range: its best fitted win rate "
+            f"there is {percent(peak['peak'])} {where}"
+        )
+    return f"{arm} peaks at a win rate of {percent(peak['peak'])} {where}"
+
+
+def _gap(fit: Frontier) -> str:
+    first, second = fit.arms
+    try:
+        low, high = fit.shared(first, second)
+    except Unanswerable as problem:
+        return sentence(str(problem))
+    lower, gap, upper = np.quantile(fit.gap(first, second), [0.05, 0.5, 0.95])
+    sign = 1 if gap >= 0 else -1
+    bounds = sorted((sign * lower, sign * upper))
+    return (
+        f"At equal KL, between {low**2:.2g} and {high**2:.2g} nats, a typical seed wins "
+        f"{number(abs(gap), 'probability')} points {'more' if gap >= 0 else 'less'} often {first} "
+        f"than {second} ({number(bounds[0], 'probability')} to {number(bounds[1], 'probability')})."
+    )
+
+
+def _final_means(results: Results, metric: str, task: str) -> dict[str, float]:
+    """Mean over seeds of the metric at the last checkpoint of undiverged runs, by arm."""
+    rows = results.runs()
+    rows = rows[(rows["task"] == task) & (rows["diverged_step"] < 0) & rows[metric].notna()]
+    means = rows.groupby(["arm", "seed"])[metric].mean().groupby("arm").mean()
+    return {arm: float(means[arm]) for arm in results.arms if arm in means.index}
+
+
+def _classification_words(results: Results) -> list[str]:
+    """Accuracy and win rate at the last checkpoint, by arm; of few arms only."""
+    said = []
+    for task in results.tasks:
+        accuracy = _final_means(results, "data_accuracy", task)
+        wins = _final_means(results, "win_rate", task)
+        arms = [arm for arm in accuracy if arm in wins]
+        if 0 < len(arms) <= 3:
+            parts = [
+                f"{arm} policies order {percent(accuracy[arm])} of D_golden’s pairs as the golden "
+                f"reward does and win {percent(wins[arm])} of their comparisons"
+                for arm in arms
+            ]
+            said.append(f"On {task}, at the end of training, {'; '.join(parts)}.")
+    return said
+
+
+def _logprob_words(results: Results) -> list[str]:
+    """Change of log-probability of winners and losers, by arm; of few arms only."""
+    said = []
+    for task in results.tasks:
+        winners = _final_means(results, "winner_logprob_change", task)
+        losers = _final_means(results, "loser_logprob_change", task)
+        arms = [arm for arm in winners if arm in losers]
+        if 0 < len(arms) <= 3:
+            parts = [
+                f"{arm} training has changed the log-probability of D_golden’s winners by "
+                f"{number(winners[arm], signed=True)} nats and of its losers by "
+                f"{number(losers[arm], signed=True)}"
+                for arm in arms
+            ]
+            said.append(f"On {task}, {'; '.join(parts)}.")
+    return said

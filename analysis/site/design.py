@@ -1,0 +1,239 @@
+"""What a study ran: design, worlds, runs and what they consumed, paper-style estimates."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.load import Results, Table
+from analysis.prose import (
+    Html,
+    definitions,
+    details,
+    duration,
+    escape,
+    listed,
+    number,
+    paragraph,
+    paragraphs,
+    percent,
+    plural,
+    section,
+    table,
+)
+from sweeps.store import FACTS
+
+GROUND = {
+    "proxy_accuracy": "proxy accuracy",
+    "label_noise": "wrong labels",
+    "coverage": "coverage",
+    "data_quality": "reward of the data",
+    "baseline_reward": "reward of the baseline",
+    "within_prompt_variance": "variance within prompts",
+}
+"""Measured facts of a world that the report shows, in words."""
+
+LEDGER = {
+    "pairs_seen": "pairs seen",
+    "distinct_pairs": "distinct pairs",
+    "labels_bought": "labels of D_golden or by people",
+    "judgements": "judgements by the teacher",
+    "tokens_sampled": "tokens sampled",
+}
+"""What runs consume, in words."""
+
+_MOST_LISTED = 40
+_MOST_WORLDS = 60
+
+
+def background(results: Results) -> Html:
+    """What the study says of itself at length."""
+    return section("background", "Background", paragraphs(str(results.study.get("background", ""))))
+
+
+def design(results: Results) -> Html:
+    """Arms, axes, seeds and preset, in words and as tables; the base config."""
+    study = results.study
+    arms, axes = study.get("arms", {}), study.get("axes", {})
+    swept = [f"{path} at {plural(len(values), 'value')}" for path, values in axes.items()]
+    seeds = study.get("seeds", "?")
+    words = [
+        f"{plural(len(arms), 'arm')}"
+        + (f", each with {listed(swept)}" if swept else "")
+        + f", on {plural(seeds, 'seed') if isinstance(seeds, int) else f'{seeds} seeds'} "
+        f"(each redraws world, data and training). Preset {study.get('preset', '?')}."
+    ]
+    rows = [(arm, _spelt(settings)) for arm, settings in arms.items()]
+    pairs = [(path, ", ".join(map(str, values))) for path, values in axes.items()]
+    given = [(path, str(value)) for path, value in study.get("settings", {}).items()]
+    base = escape(json.dumps(study.get("base", {}), indent=2))
+    return section(
+        "design",
+        "What was run",
+        paragraph(words),
+        table(("arm", "what it changes in the base configuration"), rows),
+        table(("axis", "values"), pairs) if pairs else "",
+        details("What the preset and the command set", table(("path", "value"), given))
+        if given
+        else "",
+        details("Base configuration", f"<pre>{base}</pre>"),
+    )
+
+
+def _spelt(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"{path} = {value}" for path, value in settings.items()) or "nothing"
+
+
+def worlds(results: Results) -> Html:
+    """What each seed's runs stand on, as measured: data, proxy, opponent."""
+    facts = [name for name in GROUND if f"{FACTS}{name}" in results.table]
+    facts = [name for name in facts if results.table[f"{FACTS}{name}"].notna().any()]
+    if not facts:
+        return Html("")
+    keys = ["task", *results.strata, "seed"]
+    each = results.table.groupby(keys, sort=True)[[f"{FACTS}{name}" for name in facts]]
+    means = each.mean()
+    rows = [
+        (*index, *("–" if value != value else f"{value:.2f}" for value in values))
+        for index, values in zip(means.index, means.to_numpy(dtype=float), strict=True)
+    ]
+    header = (*keys, *(GROUND[name] for name in facts))
+    said = (
+        "A seed redraws the world. Accuracy is against the golden reward on held-out pairs; rewards "
+        "are in standard deviations over SFT samples, whose mean is 0. Where arms differ in one of "
+        "these numbers their mean is shown."
+    )
+    listing = table(header, rows[:_MOST_WORLDS], numeric=len(facts) + 1)
+    left = len(rows) - _MOST_WORLDS
+    more = paragraph([f"And {left} more."]) if left > 0 else Html("")
+    return section("worlds", "The worlds", paragraph([said]), listing, more)
+
+
+def runs(results: Results, left_out: Sequence[str]) -> Html:
+    """Runs, diverged and missing ones, by task and arm; `left_out` says what curves do not use."""
+    last = results.runs()
+    rows = []
+    for task in results.tasks:
+        for arm in results.arms:
+            own = last[(last["task"] == task) & (last["arm"] == arm)]
+            lost = int((own["diverged_step"] >= 0).sum())
+            rows.append((task, arm, own["seed"].nunique(), len(own), lost))
+    said = [
+        "A diverged run is frozen where its loss or parameters stopped being finite; it is counted "
+        "here, and enters the curves up to that step only."
+    ]
+    if left_out:
+        said.append(f"Not in the curves: {listed(list(left_out))}.")
+    return section(
+        "runs",
+        "Runs, and those that diverged",
+        missing(results),
+        table(("task", "arm", "seeds", "runs", "diverged"), rows, numeric=3),
+        paragraph(said),
+        _diverged(last[last["diverged_step"] >= 0], results.axes),
+    )
+
+
+def missing(results: Results) -> Html:
+    """Planned runs that are not there, and runs that are and were not planned."""
+    said = []
+    if results.missing:
+        lacking = [f"{count} of arm {arm}" for arm, count in results.missing.items()]
+        total = plural(sum(results.missing.values()), "planned run")
+        said.append(f"Missing: {total} ({listed(lacking)}). The same command completes them.")
+    if results.foreign:
+        said.append(f"Left out: {plural(results.foreign, 'run')} that the study did not plan.")
+    return Html(f'<p class="warning">{escape(" ".join(said))}</p>') if said else Html("")
+
+
+def _diverged(rows: Table, axes: Sequence[str]) -> Html:
+    if rows.empty:
+        return Html("")
+    columns = ["task", "arm", "seed", *axes, "diverged_step"]
+    shown = rows[columns].head(_MOST_LISTED).astype(object).itertuples(index=False)
+    left = len(rows) - _MOST_LISTED
+    header = ["step" if name == "diverged_step" else name for name in columns]
+    note = paragraph([f"And {left} more."]) if left > 0 else Html("")
+    return details("The diverged runs", table(header, shown), note)
+
+
+def consumed(results: Results) -> Html:
+    """What a run of each arm had consumed when it ended, and how long the study took."""
+    last = results.runs()
+    seconds = [one["seconds"] for one in results.study.get("sessions", ()) if one.get("seconds")]
+    took = ""
+    if seconds:
+        took = (
+            f"The command that ran this study, alone or with others, took {duration(sum(seconds))}"
+            + (f" in {len(seconds)} sessions." if len(seconds) > 1 else ".")
+        )
+    known = [name for name in LEDGER if name in last and last[name].notna().any()]
+    middle = last.groupby(["task", "arm"], sort=False)[known].median() if known else None
+    if middle is None:
+        said = took or "What runs consumed, and how long they took, was not stored."
+        return section("cost", "What it cost", paragraph([said]))
+    rows = [
+        (task, arm, *(f"{value:,.0f}" for value in middle.loc[(task, arm)]))
+        for task in results.tasks
+        for arm in results.arms
+        if (task, arm) in middle.index
+    ]
+    said = (
+        "Median over an arm’s runs, at their end. Every row of the results has these numbers, so arms "
+        "can be compared at equal labels or equal tokens as well. A proxy’s judgements rest on all "
+        "labels of D_golden, whoever learns from them."
+    )
+    listing = table(("task", "arm", *(LEDGER[n] for n in known)), rows, numeric=len(known))
+    words = paragraph([said, took] if took else [said])
+    return section("cost", "What a run consumed", words, listing)
+
+
+def estimates(rows: Sequence[Mapping[str, Any]]) -> Html:
+    """Paper-style estimates beside the model's peak: one row a panel and arm."""
+    if not rows:
+        return Html("")
+    lines = []
+    for row in rows:
+        model = "–"
+        if row["peak"] is not None:
+            low, high = row["peak_interval"]
+            model = f"{percent(row['peak'])} ({percent(low)} to {percent(high)})"
+        at = "–" if row["peak"] is None else number(row["peak_kl"])
+        own = (row["panel"], row["arm"], percent(row["best"]), number(row["best_kl"]))
+        lines.append((*own, percent(row["quantile"]), model, at))
+    header = ("", "arm", "best checkpoint", "at KL", "90% quantile", "model’s peak", "at KL")
+    words = (
+        "The best checkpoint is a maximum over noisy numbers, so it lies above the truth, the more so "
+        "the more runs an arm has; the 90% quantile is what the paper compares sizes by; the model’s "
+        "peak is that of a typical seed, with its 90% interval."
+    )
+    return section(
+        "estimates",
+        "Paper-style estimates beside the model",
+        paragraph([words]),
+        table(header, lines, numeric=5),
+    )
+
+
+def repeat(results: Results, directory: str) -> Html:
+    """The commands that repeat the study and its analysis."""
+    study = results.study
+    command = study.get("command") or f"testbed run {study.get('study', 'STUDY')}"
+    return Html(f"<pre>{escape(command)}\ntestbed report {escape(directory)}</pre>")
+
+
+def facts_of(study: Mapping[str, Any]) -> Html:
+    """Code, versions, machine and time of every session."""
+    pairs: list[tuple[str, Any]] = [("begun", study.get("created", "unknown"))]
+    sessions = study.get("sessions", ())
+    if len(sessions) > 1:
+        pairs.append(("continued", ", ".join(s.get("created", "?") for s in sessions[1:])))
+    machine, versions = study.get("machine", {}), study.get("versions", {})
+    pairs += [
+        (
+            "machine",
+            ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items()),
+        ),
+        ("versions", ", ".join(f"{key} {value}" for key, value in versions.items())),
+        ("source", f"{study.get('source', 'unknown')} (hash of the code that ran)"),
+    ]
+    return definitions(pairs)

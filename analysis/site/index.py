@@ -1,0 +1,132 @@
+"""The site's first page: the scoreboard, what did not come out as claimed, what is missing."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.prose import (
+    Html,
+    Rich,
+    duration,
+    escape,
+    join,
+    link,
+    listed,
+    paragraph,
+    plural,
+    section,
+    tally,
+)
+from analysis.prose import table as table_of
+from analysis.site import verdicts
+from analysis.site.chapter import Chapter
+from analysis.site.page import Place, document, navigation
+from analysis.site.study import file_name
+
+_LEGEND = (
+    "● reproduced: the effect is what the claim says with a probability of at least 95%; "
+    "■ contradicted: it is not, with that probability; ○ undecided: neither. Numbers are posterior "
+    "medians with 90% intervals, of the effect that decides. Rules were fixed before the runs; "
+    "a contradicted claim is a finding about this simulation. “All tasks” is a typical task."
+)
+
+
+def page(
+    chapters: Sequence[Chapter],
+    entries: Sequence[Mapping[str, Any]],
+    problems: Sequence[str],
+    places: Sequence[Place],
+) -> str:
+    """The whole page as HTML."""
+    body = [
+        navigation(places, "index.html"),
+        _head(chapters, entries, problems),
+        _board(entries),
+        section("reasons", "What did not come out as claimed", verdicts.not_reproduced(entries)),
+        _missing(entries, problems),
+        _studies(chapters),
+        section(
+            "files",
+            "For programs and papers",
+            Html(
+                '<p>All verdicts with their numbers: <a href="verdicts.json">verdicts.json</a>. '
+                "Every figure is linked as PNG, SVG and CSV below it. "
+                "<code>testbed report DIR --format json|csv|markdown</code> prints the scoreboard.</p>"
+            ),
+        ),
+    ]
+    return document("Scoreboard", body, wide=True)
+
+
+def _head(
+    chapters: Sequence[Chapter], entries: Sequence[Mapping[str, Any]], problems: Sequence[str]
+) -> Html:
+    runs = sum(len(chapter.results.runs()) for chapter in chapters)
+    lost = sum(int((chapter.results.runs()["diverged_step"] >= 0).sum()) for chapter in chapters)
+    tasks = sorted({task for chapter in chapters for task in chapter.results.tasks})
+    presets = dict.fromkeys(str(chapter.results.study.get("preset", "?")) for chapter in chapters)
+    items = verdicts.tally_items(entries)
+    items += [("", f"{runs:,}", f"runs, {lost} diverged")]
+    items += [("", len(chapters), "study" if len(chapters) == 1 else "studies")]
+    title = "Scoreboard"
+    if len(chapters) == 1:
+        title = str(chapters[0].results.study.get("title", chapters[0].results.name))
+    kicker = f"Preset {listed(list(presets))} · {listed(tasks)}"
+    lead = (
+        "Claims about online and offline alignment, measured in simulation and decided by rules "
+        "that were written down before the runs."
+    )
+    trouble = ""
+    if problems:
+        said = f"{plural(len(problems), 'thing')} missing or odd"
+        trouble = f'<p class="warning"><a href="#missing">{escape(said)}</a>.</p>'
+    return Html(
+        f'<header><p class="kicker">{escape(kicker)}</p><h1>{escape(title)}</h1>'
+        f'<p class="lead">{escape(lead)}</p>{tally(items)}{trouble}</header>'
+    )
+
+
+def _board(entries: Sequence[Mapping[str, Any]]) -> Html:
+    if not entries:
+        words = "These studies make no claims: their pages show what was measured."
+        return section("scoreboard", "Claims by tasks", paragraph([words]))
+    return section(
+        "scoreboard",
+        "Claims by tasks",
+        verdicts.scoreboard(entries),
+        Html(f'<p class="legend">{escape(_LEGEND)}</p>'),
+    )
+
+
+def _missing(entries: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> Html:
+    """Unread studies, runs that lack, claims of the paper that nothing here asks, newer rules."""
+    items = [escape(problem) for problem in problems]
+    asked = {verdicts.base(row["claim"]) for row in entries}
+    absent = [claim for claim in verdicts.PAPER if claim not in asked]
+    if absent:
+        items.append(f"Claims of the paper that no study here asks: {escape(', '.join(absent))}.")
+    newer = sorted({(row["study"], row["claim"]) for row in entries if row["newer"]})
+    if newer:
+        said = listed([f"{claim} ({study})" for study, claim in newer])
+        items.append(f"Judged by rules newer than the data: {escape(said)}.")
+    body = "".join(f"<li>{item}</li>" for item in items)
+    return section("missing", "What is missing", f"<ul>{body}</ul>" if items else "")
+
+
+def _studies(chapters: Sequence[Chapter]) -> Html:
+    """The studies with their questions and sizes."""
+    rows = []
+    for chapter in chapters:
+        results = chapter.results
+        runs = results.runs()
+        seconds = sum(one.get("seconds") or 0 for one in results.study.get("sessions", ()))
+        name = link(file_name(chapter), results.name)
+        said = f"{results.study.get('title', '')}. {results.study.get('question', '')}".strip(". ")
+        diverged = int((runs["diverged_step"] >= 0).sum())
+        claims = sorted({row["claim"] for row in chapter.entries}, key=verdicts.rank)
+        numbers = (len(results.arms), runs["seed"].nunique(), f"{len(runs):,}", diverged)
+        took = duration(seconds) if seconds else "–"
+        rows.append((Rich(name), said, ", ".join(claims) or "–", *numbers, took))
+    header = ("study", "question", "claims", "arms", "seeds", "runs", "diverged", "took")
+    note = "Studies of one command share its time: what they have in common is run once."
+    shared = paragraph([note]) if len(rows) > 1 else ""
+    return section("studies", "Studies", join([table_of(header, rows, numeric=5), shared]))

@@ -1,0 +1,89 @@
+"""The frame of every page: style, navigation, figures with their files. Pages load nothing from elsewhere."""
+
+import os
+from collections.abc import Sequence
+from importlib import resources
+from pathlib import Path
+from typing import NamedTuple
+
+from analysis.figures.style import NARROW, WIDE, Drawing
+from analysis.prose import Html, escape, heading, join, link
+from testbed.errors import InvalidInput
+
+
+class Place(NamedTuple):
+    """A page of the site: its file, and its name in the navigation."""
+
+    file: str
+    name: str
+
+
+def document(title: str, body: Sequence[str], wide: bool = False) -> str:
+    """A page in the testbed's style; ``body`` is escaped already. ``wide``: for large tables."""
+    style = resources.files("analysis").joinpath("report.css").read_text(encoding="utf-8")
+    return (
+        '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
+        '<meta http-equiv="Content-Security-Policy" content="default-src \'none\'; '
+        "style-src 'unsafe-inline'; img-src data:\">\n"
+        f"<title>{escape(title)}</title>\n<style>\n{style}</style>\n</head>\n"
+        f"<body{' class=wide' if wide else ''}>\n{join(body)}\n</body>\n</html>\n"
+    )
+
+
+def navigation(places: Sequence[Place], here: str) -> Html:
+    """Links to all pages of the site, with the present one marked."""
+    items = "".join(
+        f"<li>{_mark(place) if place.file == here else link(place.file, place.name)}</li>"
+        for place in places
+    )
+    return Html(f'<nav aria-label="Pages"><ul>{items}</ul></nav>')
+
+
+def _mark(place: Place) -> str:
+    return f'<span aria-current="page">{escape(place.name)}</span>'
+
+
+def figure(drawing: Drawing, caption: str, stem: str = "") -> Html:
+    """A figure in both cuts, of which style sheets show one, and links to its files.
+
+    `stem` is the address of its files without their endings; "" if the page has none beside it.
+    """
+    cuts = "".join(
+        f'<div class="{kind}">{drawing.inline(width)}</div>'
+        for kind, width in (("wide", WIDE), ("narrow", NARROW))
+    )
+    files = ""
+    if stem:
+        links = " ".join(link(f"{stem}.{kind}", kind.upper()) for kind in drawing.kinds)
+        files = f' <span class="files">{links}</span>'
+    return Html(f"<figure>{cuts}<figcaption>{escape(caption)}{files}</figcaption></figure>")
+
+
+def section(
+    name: str, drawing: Drawing | None, title: str, sentence: Html, caption: str, stem: str = ""
+) -> Html:
+    """A heading, a sentence, and a figure; without a figure the sentence stands alone.
+
+    With neither there is no section.
+    """
+    if drawing is None and not sentence:
+        return Html("")
+    shown = figure(drawing, caption, stem) if drawing is not None else ""
+    return Html(f'<section id="{escape(name)}">{heading(title, name)}{sentence}{shown}</section>')
+
+
+def write_whole(path: Path, text: str) -> Path:
+    """Write a file whole or not at all."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    temporary.write_text(text, encoding="utf-8")
+    os.replace(temporary, path)
+    return path
+
+
+def unwritable(directory: Path, problem: OSError) -> InvalidInput:
+    """What to say when results cannot be written to."""
+    return InvalidInput(
+        f"results directory {directory} cannot be written ({problem.strerror or problem}): "
+        "copy it to where you may write"
+    )

@@ -1,0 +1,108 @@
+"""Where the numbers come from: versions, machines, sessions, commands, runs and their configurations."""
+
+import contextlib
+import json
+from collections.abc import Sequence
+
+from analysis.load import Results
+from analysis.prose import (
+    Html,
+    details,
+    duration,
+    escape,
+    join,
+    link,
+    paragraph,
+    plural,
+    section,
+    slug,
+    table,
+)
+from analysis.site import design
+from analysis.site.chapter import Chapter
+from analysis.site.page import Place, document, navigation
+from analysis.site.study import file_name
+
+_MOST_LISTED = 60
+
+
+def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
+    """The whole page as HTML."""
+    sources = {str(chapter.results.study.get("source", "unknown")) for chapter in chapters}
+    said = [
+        "Every run is named by the hash of its whole configuration, seed included: the same name "
+        "means the same run."
+    ]
+    if len(sources) > 1:
+        said.append("These studies were begun with different versions of the code.")
+    body = [
+        navigation(places, "provenance.html"),
+        Html(
+            '<header><p class="kicker">Provenance</p><h1>Where the numbers come from</h1>'
+            f'<p class="lead">{escape(" ".join(said))}</p></header>'
+        ),
+        *(_study(chapter) for chapter in chapters),
+    ]
+    return document("Where the numbers come from", body)
+
+
+def _study(chapter: Chapter) -> Html:
+    results = chapter.results
+    name = results.name
+    return section(
+        slug(name),
+        f"Study {name}",
+        Html(f"<p>{link(file_name(chapter), str(results.study.get('title', name)))}</p>"),
+        design.facts_of(results.study),
+        design.repeat(results, chapter.directory.name),
+        _sessions(results),
+        _runs(results),
+        _example(results),
+    )
+
+
+def _sessions(results: Results) -> Html:
+    """Every invocation that added to the results."""
+    rows = []
+    for session in results.study.get("sessions", ()):
+        seconds = session.get("seconds")
+        seen = ("created", "preset", "seeds", "source")
+        facts = (str(session.get(key, "–")) for key in seen)
+        took = duration(seconds) if seconds else "–"
+        rows.append((*facts, took, session.get("command", "–")))
+    header = ("begun", "preset", "seeds", "source", "took", "command")
+    return details(f"{plural(len(rows), 'session')}", table(header, rows)) if rows else Html("")
+
+
+def _runs(results: Results) -> Html:
+    """The names of runs, by arm."""
+    last = results.runs()
+    parts = []
+    for arm in results.arms:
+        own = last[last["arm"] == arm]
+        seeds = sorted(own["seed"].unique())
+        names = [f"{run} (seed {seed})" for run, seed in zip(own["run"], own["seed"], strict=True)]
+        listed = ", ".join(names[:_MOST_LISTED])
+        left = len(names) - _MOST_LISTED
+        more = f", and {left} more in the results table" if left > 0 else ""
+        parts.append((arm, ", ".join(map(str, seeds)), len(own), listed + more))
+    listing = table(("arm", "seeds", "runs", "configuration hashes"), parts)
+    return details(f"{plural(len(last), 'run')} by configuration hash", listing)
+
+
+def _example(results: Results) -> Html:
+    """One whole configuration of each arm."""
+    if "config" not in results.table:
+        return Html("")
+    last = results.runs()
+    parts = []
+    for arm in results.arms:
+        own = last[last["arm"] == arm]
+        if own.empty:
+            continue
+        text = str(own["config"].iloc[0])
+        with contextlib.suppress(ValueError):
+            text = json.dumps(json.loads(text), indent=2)
+        parts.append(details(f"{arm}: {own['run'].iloc[0]}", f"<pre>{escape(text)}</pre>"))
+    words = paragraph(["The first run of each arm; the results table holds every run’s."])
+    return details("Whole configurations", words, join(parts)) if parts else Html("")

@@ -1,0 +1,98 @@
+"""One study's page: question, verdicts, figures, design, what was run and what it cost."""
+
+from collections.abc import Sequence
+
+from analysis.figures.material import Exhibit
+from analysis.prose import Html, escape, join, listed, paragraph, plural, section, slug, tally
+from analysis.site import design, verdicts
+from analysis.site.chapter import Chapter
+from analysis.site.page import Place, document, figure, navigation
+
+
+def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place]) -> str:
+    """The whole page as HTML."""
+    results = chapter.results
+    central = [exhibit for exhibit in exhibits if exhibit.central]
+    other = [exhibit for exhibit in exhibits if not exhibit.central]
+    body = [
+        navigation(places, file_name(chapter)),
+        _head(chapter),
+        _contents(chapter, central, other),
+        verdicts.in_full(chapter.entries),
+        design.background(results),
+        *(_shown(chapter, exhibit) for exhibit in central),
+        design.estimates(chapter.estimates),
+        *(_shown(chapter, exhibit) for exhibit in other),
+        design.design(results),
+        design.worlds(results),
+        design.runs(results, chapter.left_out),
+        design.consumed(results),
+        section(
+            "repeat",
+            "How to repeat it",
+            design.repeat(results, chapter.directory.name),
+            Html(
+                '<p>See <a href="provenance.html#'
+                f'{escape(slug(results.name))}">where the numbers come from</a> and <a href="'
+                f'methods.html#fits-{escape(slug(results.name))}">how well the curves fit</a>.</p>'
+            ),
+        ),
+    ]
+    return document(str(results.study.get("title", results.name)), body)
+
+
+def file_name(chapter: Chapter) -> str:
+    """The page's file in the site."""
+    return f"{slug(chapter.results.name)}.html"
+
+
+def _head(chapter: Chapter) -> Html:
+    """Title, question, counts of verdicts and runs, what is missing."""
+    results = chapter.results
+    study, runs = results.study, results.runs()
+    diverged = int((runs["diverged_step"] >= 0).sum())
+    seeds = runs["seed"].nunique()
+    items = verdicts.tally_items(chapter.entries)
+    items += [("", f"{len(runs):,}", f"runs, {diverged} diverged")]
+    items += [("", seeds, "seeds" if seeds > 1 else "seed")]
+    kicker = (
+        f"Study {results.name} · preset {study.get('preset', '?')} · {listed(list(results.tasks))}"
+    )
+    return Html(
+        f'<header><p class="kicker">{escape(kicker)}</p>'
+        f"<h1>{escape(study.get('title', results.name))}</h1>"
+        f'<p class="lead">{escape(study.get("question", ""))}</p>'
+        f"{tally(items)}{design.missing(results)}{_newer(chapter)}</header>"
+    )
+
+
+def _newer(chapter: Chapter) -> Html:
+    """A warning if rules were changed after the run."""
+    claims = list(dict.fromkeys(row["claim"] for row in chapter.entries if row["newer"]))
+    if not claims:
+        return Html("")
+    return Html(
+        f'<p class="warning">{plural(len(claims), "claim")} ({escape(listed(claims))}) '
+        f"{'was' if len(claims) == 1 else 'were'} judged by rules newer than the data.</p>"
+    )
+
+
+def _contents(chapter: Chapter, central: Sequence[Exhibit], other: Sequence[Exhibit]) -> Html:
+    """Links to the page's sections."""
+    names = [("verdicts", "Verdicts")] if chapter.entries else []
+    names += [(slug(e.drawing.name), e.heading.rstrip("?")) for e in (*central, *other)]
+    names += [("design", "What was run"), ("runs", "Runs"), ("cost", "Cost")]
+    links = "".join(
+        f'<li><a href="#{escape(name)}">{escape(words)}</a></li>' for name, words in names
+    )
+    return Html(f'<nav class="contents" aria-label="On this page"><ul>{links}</ul></nav>')
+
+
+def _shown(chapter: Chapter, exhibit: Exhibit) -> Html:
+    """A figure's section."""
+    name = slug(exhibit.drawing.name)
+    stem = f"figures/{slug(chapter.results.name, exhibit.drawing.name)}"
+    words = [paragraph([said]) for said in chapter.words.get(exhibit.drawing.name, ())]
+    return section(
+        name, exhibit.heading, join(words), figure(exhibit.drawing, exhibit.caption, stem)
+    )

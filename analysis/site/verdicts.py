@@ -1,0 +1,237 @@
+"""Verdicts as pieces of pages: one study's claims in full, and the scoreboard of all studies."""
+
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from analysis.evidence import ALL_TASKS
+from analysis.prose import (
+    SYMBOLS,
+    VERDICTS,
+    Html,
+    Rich,
+    amount,
+    between,
+    details,
+    effect,
+    escape,
+    heading,
+    join,
+    paragraphs,
+    pill,
+    section,
+    sentence,
+    slug,
+    table,
+)
+
+PAPER = tuple(f"C{number}" for number in range(1, 18))
+"""Ids of the paper's claims; ids that start otherwise are questions beyond it."""
+
+Entry = Mapping[str, Any]
+
+
+def base(claim: str) -> str:
+    """The claim that a part of it belongs to: C6 for C6.window."""
+    found = re.match(r"[A-Za-z]+\d+", claim)
+    return found[0] if found else claim
+
+
+def rank(claim: str) -> tuple[int, str, int, str]:
+    """Order of claims: the paper's first, numbers as numbers."""
+    found = re.match(r"([A-Za-z]*)(\d*)", claim)
+    letters, digits = found.groups() if found else (claim, "")
+    return (0 if base(claim) in PAPER else 1, letters, int(digits or 0), claim)
+
+
+def tasks(entries: Sequence[Entry]) -> list[str]:
+    """Tasks in alphabetical order, the typical one last."""
+    return sorted({row["task"] for row in entries}, key=lambda task: (task == ALL_TASKS, task))
+
+
+def counts(entries: Sequence[Entry]) -> dict[str, int]:
+    """How often each verdict was given."""
+    return {name: sum(row["verdict"] == name for row in entries) for name in VERDICTS}
+
+
+def tally_items(entries: Sequence[Entry]) -> list[tuple[str, Any, str]]:
+    """Counts of verdicts for `prose.tally`, each with its shape."""
+    return [(name, f"{SYMBOLS[name]} {count}", name) for name, count in counts(entries).items()]
+
+
+def anchor(row: Entry) -> str:
+    """The id of a verdict in its study's page."""
+    return slug(row["claim"], row["task"])
+
+
+def scoreboard(entries: Sequence[Entry]) -> Html:
+    """Claims by tasks: each cell a shape, a word and a number, linked to the study's page."""
+    columns = tasks(entries)
+    order = sorted(entries, key=lambda row: rank(row["claim"]))
+    keys = list(dict.fromkeys((row["claim"], row["study"]) for row in order))
+    several = len({study for _, study in keys}) > 1
+    head = "".join(f"<th>{escape(task)}</th>" for task in columns)
+    lines, group = [], ""
+    for claim, study in keys:
+        own = [row for row in order if (row["claim"], row["study"]) == (claim, study)]
+        kind = "Claims of the paper" if base(claim) in PAPER else "Questions beyond the paper"
+        if kind != group:
+            group = kind
+            lines.append(
+                f'<tr class="group"><th colspan="{len(columns) + 1}">{escape(kind)}</th></tr>'
+            )
+        by_task = {row["task"]: row for row in own}
+        cells = "".join(_cell(by_task.get(task), task) for task in columns)
+        page = f"{slug(study)}.html#{slug(claim)}"
+        whose = f'<span class="study">{escape(study)}</span>' if several else ""
+        lines.append(
+            f'<tr id="{escape(slug(claim, study))}"><th class="claim"><a href="{escape(page)}">'
+            f"<b>{escape(claim)}</b></a> {escape(own[0]['text'])} {whose}</th>{cells}</tr>"
+        )
+    return Html(
+        f'<table class="board"><thead><tr><th>Claim</th>{head}</tr></thead>'
+        f"<tbody>{''.join(lines)}</tbody></table>"
+    )
+
+
+def _cell(row: Entry | None, task: str) -> str:
+    if row is None:
+        return f'<td class="none" data-task="{escape(task)}">–</td>'
+    lines = [str(pill(row["verdict"]))]
+    if row["estimate"] is not None:
+        said = amount(row["estimate"], row["unit"])
+        lines.append(f'<span class="number">{escape(said)}</span>')
+    if row["interval"] is not None:
+        lines.append(f'<span class="range">{escape(between(row))}</span>')
+    if row["newer"]:
+        lines.append('<span class="newer">newer rule</span>')
+    target = f"{slug(row['study'])}.html#{anchor(row)}"
+    told = "; ".join(filter(None, (row["effect"], effect(row), row["reason"])))
+    return (
+        f'<td class="{escape(row["verdict"])}" data-task="{escape(task)}">'
+        f'<a href="{escape(target)}" title="{escape(told)}">{" ".join(lines)}</a></td>'
+    )
+
+
+def explain(row: Entry) -> str:
+    """A verdict in one sentence: what was measured, how much, why it decides so."""
+    said = f"{row['effect']}: {effect(row)}"
+    if row["verdict"] == "contradicted":
+        return sentence(f"{said}, where the claim needs {condition(row)}")
+    # A conjunction names its weakest test in the reason; once is enough.
+    reason = row["reason"].removeprefix(f"{row['effect']}: ")
+    return sentence(f"{said}; {reason}" if reason else said)
+
+
+def condition(test: Entry) -> str:
+    """What a test's rule wants of its effect, in the effect's unit."""
+    formulas = {"More": "effect > {}", "NoMore": "effect ≤ {}", "Same": "|effect| ≤ {}"}
+    rule = test["rule"]
+    rope = amount(rule["rope"], test["unit"], signed=False) if rule["rope"] else "0"
+    return formulas.get(rule["kind"], "rope {}").format(rope)
+
+
+def _chance(row: Entry) -> str:
+    value = row["probability"]
+    return "< 0.001" if value < 0.0005 else "> 0.999" if value > 0.9995 else f"{value:.3f}"
+
+
+def not_reproduced(entries: Sequence[Entry]) -> Html:
+    """One sentence for each verdict that is not "reproduced"."""
+    rows = sorted(
+        (row for row in entries if row["verdict"] != "reproduced"),
+        key=lambda row: (rank(row["claim"]), row["study"], row["task"] == ALL_TASKS, row["task"]),
+    )
+    items = [
+        f'<li><a href="{escape(slug(row["study"]))}.html#{escape(anchor(row))}"><b>'
+        f"{escape(row['claim'])}</b> {escape(row['task'])}</a> {pill(row['verdict'])} "
+        f"{escape(explain(row))}</li>"
+        for row in rows
+    ]
+    return Html(f'<ul class="reasons">{"".join(items)}</ul>') if items else Html("")
+
+
+def in_full(entries: Sequence[Entry]) -> Html:
+    """Every claim of a study with its verdict on every task, its rules and what counts against it."""
+    ids = sorted(dict.fromkeys(row["claim"] for row in entries), key=rank)
+    items = []
+    for claim in ids:
+        rows = [row for row in entries if row["claim"] == claim]
+        rows.sort(key=lambda row: (row["task"] == ALL_TASKS, row["task"]))
+        name = slug(claim)
+        title = heading(f"{claim} {rows[0]['text']}", name, 3)
+        outcomes = "".join(_outcome(row) for row in rows)
+        items.append(
+            f'<li id="{escape(name)}">{title}{_age(rows)}{outcomes}{_note(rows)}{_rules(rows)}</li>'
+        )
+    board = f'<ol class="claims">{"".join(items)}</ol>' if items else ""
+    return section("verdicts", "Verdicts", board)
+
+
+def _age(rows: Sequence[Entry]) -> str:
+    """Whether the claim was judged by a rule newer than its data, and what difference that makes."""
+    newer = [row for row in rows if row["newer"]]
+    if not newer:
+        return ""
+    changed = any(row["stored_verdict"] not in (None, row["verdict"]) for row in newer)
+    said = "no rule was stored with the data"
+    if any(row["stored_verdict"] for row in newer):
+        said = f"the stored one gives {'other' if changed else 'the same'} verdicts"
+    return f'<p class="note newer">The rule is newer than the data; {said}.</p>'
+
+
+def _note(rows: Sequence[Entry]) -> Html:
+    notes = dict.fromkeys(row["note"] for row in rows if row["note"])
+    return join(paragraphs(note).replace("<p>", '<p class="note">') for note in notes)
+
+
+def _outcome(row: Entry) -> str:
+    lines = "".join(f"<div>{_line(test)}</div>" for test in row["tests"])
+    why = f'<div class="why">{escape(sentence(row["reason"]))}</div>' if row["reason"] else ""
+    if row["stored_verdict"] not in (None, row["verdict"]):
+        before = f"By the rule stored with the data it was {row['stored_verdict']}."
+        why += f'<div class="why newer">{escape(before)}</div>'
+    return (
+        f'<div class="outcome" id="{escape(anchor(row))}">{pill(row["verdict"])}'
+        f"<div><div><b>{escape(row['task'])}</b></div>{lines}{why}</div></div>"
+    )
+
+
+def _line(test: Entry) -> str:
+    """One effect: its shape, the number, then what it is of."""
+    said, _, interval = effect(test).partition(" (")
+    words = f" ({interval} {test['effect']}" if interval else f" {test['effect']}"
+    verdict = test["verdict"]
+    return (
+        f'<span class="mark {escape(verdict)}" title="{escape(verdict)}">{SYMBOLS[verdict]}</span> '
+        f'<span class="number">{escape(said)}</span>{escape(words)}'
+    )
+
+
+def _rules(rows: Sequence[Entry]) -> Html:
+    """The rule of every test, what would count against the claim, and each probability."""
+    words = dict.fromkeys(
+        (test["effect"], test["rule"].get("words") or row["rule"]["words"])
+        for row in rows
+        for test in row["tests"]
+    )
+    several = len(words) > 1
+    rules = "".join(
+        f"<li>{escape(sentence(f'{label}: {rule}' if several else rule))}</li>"
+        for label, rule in words
+    )
+    lines = []
+    for row in rows:
+        for test in row["tests"]:
+            said = "–" if test["probability"] is None else _chance(test)
+            own = (row["task"], test["effect"], effect(test), condition(test), said)
+            lines.append((*own, Rich(pill(test["verdict"]))))
+    header = ("task", "effect", "estimate", "condition", "probability", "verdict")
+    newer = any(row["newer"] for row in rows)
+    title = "The rule, newer than the data" if newer else "The rule, written before the run"
+    return details(
+        title,
+        f"<ul>{rules}</ul>",
+        f"<p>What would count against it: {escape(rows[0]['against'])}</p>",
+        table(header, lines),
+    )

@@ -1,0 +1,234 @@
+"""What the subcommands of ``testbed`` do with their options. Slow imports wait until a command needs them."""
+
+import argparse
+import importlib.util
+import socket
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps import runtime
+from testbed.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweeps.study import Study
+
+REPRODUCED = "laptop"
+
+
+def run(options: argparse.Namespace) -> int:
+    """Run studies, or finish ones that were interrupted."""
+    runtime.configure()
+    from sweeps.study import load_study
+
+    studies = [load_study(name) for name in options.study]
+    return _run(studies, options, "-".join(study.name for study in studies))
+
+
+def reproduce(options: argparse.Namespace) -> int:
+    """Run every study that judges a claim of the paper."""
+    runtime.configure()
+    from sweeps.study import list_studies
+
+    options.preset = options.preset or REPRODUCED
+    studies = [study for study in list_studies() if study.judges_paper]
+    options.study = [study.name for study in studies]
+    return _run(studies, options, "reproduce")
+
+
+def _run(studies: "Sequence[Study]", options: argparse.Namespace, name: str) -> int:
+    if options.seeds is not None and options.seeds < 1:
+        raise InvalidInput(f"--seeds must be at least 1, got {options.seeds}")
+    from sweeps import population, runner
+
+    selections = [
+        study.select_texts(options.preset, options.seeds, options.set, options.axis)
+        for study in studies
+    ]
+    presets = dict.fromkeys(selection.preset for selection in selections)
+    directory = options.out or Path("results") / f"{name}-{'-'.join(presets)}"
+    console = _console()
+    if options.dry_run:
+        runner.show_plan(selections, directory, console, population)
+        return 0
+    from analysis import report as pages
+
+    files = [Path(name) for name in options.study]
+    origins = [
+        {
+            "command": options.command_line,
+            "file": str(file.resolve()) if file.suffix == ".py" else None,
+        }
+        for file in files
+    ]
+    runner.run(selections, directory, console, pages.build, population, origins)
+    return 0
+
+
+def report(options: argparse.Namespace) -> int:
+    """Analyse results anew; print the scoreboard in a form for programs and papers, or write pages."""
+    runtime.configure()
+    _require_results(options.directory)
+    if options.format != "html":
+        from analysis import export
+
+        sys.stdout.write(export.render(options.directory, options.format))
+        return 0
+    from analysis import report as pages
+    from sweeps import runner
+
+    runner.finish(options.directory, _console(), pages.build)
+    return 0
+
+
+def inspect(options: argparse.Namespace) -> int:
+    """Show what a task looks like."""
+    runtime.configure()
+    from sweeps import inspection, provenance, runner
+    from sweeps.progress import display
+
+    experiment = inspection.configure(options.task, options.set, options.seed, options.quick)
+    kind = type(experiment.task).__name__.lower()
+    directory = options.out or Path("results") / f"inspect-{kind}"
+    _require_writable(directory)
+    console = _console()
+    with display(0, 0, console) as progress:
+        found = inspection.inspect(experiment, options.quick, progress)
+    from analysis import inspect as pages
+
+    origin = provenance.session() | {"command": options.command_line}
+    page = pages.build(found, directory, origin)
+    pages.show(found, console)
+    console.print()
+    runner.say(console, f"Page        {page}")
+    runner.say(console, f"Figure      {directory / 'figures' / 'inspect.png'}")
+    return 0
+
+
+def _require_writable(directory: Path) -> None:
+    """Make the directory, or refuse it before the work is done."""
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as problem:
+        raise InvalidInput(
+            f"--out {directory} cannot be written ({problem.strerror or problem})"
+        ) from problem
+
+
+def listing(options: argparse.Namespace) -> int:
+    """Show studies, or what configs are made of."""
+    runtime.configure()
+    from sweeps import runner
+
+    if options.what != "studies":
+        _list_family(options.what)
+        return 0
+    from sweeps.study import list_studies
+
+    console = _console()
+    rows = [
+        {
+            "study": study.name,
+            "question": f"{study.title}. {study.question}",
+            "claims": ", ".join(claim.id for claim in study.claims),
+            "presets (runs)": ", ".join(
+                f"{preset}{'*' if preset == study.default else ''} ({_size(study, preset)})"
+                for preset in study.presets
+            ),
+        }
+        for study in list_studies()
+    ]
+    console.print(runner.rich_table(rows, "Studies (* default preset)"))
+    return 0
+
+
+def _list_family(what: str) -> None:
+    """Each member's name, formula, citation, and fields with their ranges."""
+    from rich.padding import Padding
+    from rich.table import Table
+    from rich.text import Text
+
+    from sweeps import catalogue
+
+    console = _console()
+    for entry in catalogue.entries(what):
+        console.print(Text(entry.name, style="bold"), Text(entry.formula), sep="  ")
+        if entry.citation:
+            console.print(Padding(Text(entry.citation, style="italic"), (0, 0, 0, 4)))
+        fields = Table.grid(padding=(0, 2))
+        for name, default, admits, meaning in entry.parameters:
+            given = f"{name}={default}" if default else name
+            fields.add_row(Text(given), Text(admits), Text(meaning))
+        if entry.parameters:
+            console.print(Padding(fields, (0, 0, 0, 4)))
+        console.print()
+
+
+def _size(study: Any, preset: str) -> int:
+    seeds = study.select(preset).seeds
+    return seeds * len(study.points(preset, seeds=1))
+
+
+def tensorboard(options: argparse.Namespace) -> int:
+    """Write TensorBoard's logs, and start it if it is installed."""
+    _require_results(options.directory)
+    from sweeps import runner
+
+    logs = runner.mirror(options.directory, options.runs)
+    if importlib.util.find_spec("tensorboard") is None:
+        print(
+            f"testbed: TensorBoard is not installed: run `uv run --extra tensorboard testbed "
+            f"tensorboard {options.directory}`; the logs are in {logs}",
+            file=sys.stderr,
+        )
+        return 1
+    _require_free(options.port)
+    board = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs)]
+    try:
+        return subprocess.run([*board, "--port", str(options.port)], check=False).returncode
+    except KeyboardInterrupt:
+        return 0
+
+
+def _require_free(port: int) -> None:
+    if not 0 <= port < 2**16:
+        raise InvalidInput(f"--port must be from 0 to 65535, got {port}")
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("localhost", port))
+        except OSError as problem:
+            raise InvalidInput(
+                f"--port {port} is in use or not allowed: choose another"
+            ) from problem
+
+
+def _require_results(directory: Path) -> None:
+    """Refuse a directory without results; load the studies' files, which may define kinds of their own."""
+    from sweeps.store import Store, study_directories
+    from sweeps.study import load_study
+
+    places = study_directories(directory)
+    if not places:
+        raise InvalidInput(
+            f"{directory} holds no results (no study.json): give the --out of a `testbed run`"
+        )
+    stores = [Store.open(place) for place in places]
+    if not any(store.finished() for store in stores):
+        raise InvalidInput(f"{directory} holds no finished run: run the study again to finish one")
+    for store in stores:
+        file = store.header.get("file")
+        if file and Path(file).is_file():
+            load_study(file)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    console = Console()
+    # Logs have no width of their own; 80 columns would fold the tables.
+    return console if console.is_terminal else Console(width=120)

@@ -1,0 +1,93 @@
+"""Estimands: effects that claims are about, one group a module; all modules here are found.
+
+An estimand turns evidence into posterior draws of one effect. It is plain data: `describe` writes
+it, `estimand_from_dict` reads it back. The evidence itself (curve fits, the results table) lives
+in `analysis`; `Evidence` states what it must offer.
+"""
+
+import importlib
+import pkgutil
+from collections.abc import Mapping
+from typing import Any
+
+from sweeps.estimands.base import (
+    METRICS,
+    Estimand,
+    Evidence,
+    Peak,
+    Unanswerable,
+    Unit,
+    student_draws,
+)
+from sweeps.estimands.checkpoints import Identical, RankCorrelation
+from sweeps.estimands.curves import (
+    InteriorMaximum,
+    MatchedGap,
+    PeakDifference,
+    PeakPlace,
+    ShareOfGap,
+)
+from sweeps.estimands.finals import Change, Level, PairedDifference, Slope, WithinRun
+from sweeps.estimands.levels import (
+    AtEvery,
+    PeakPlaceTrend,
+    RelativeTrend,
+    RelativeTrendDifference,
+)
+from testbed.errors import InvalidInput
+
+__all__ = [
+    "METRICS",
+    "AtEvery",
+    "Change",
+    "Estimand",
+    "Evidence",
+    "Identical",
+    "InteriorMaximum",
+    "Level",
+    "MatchedGap",
+    "PairedDifference",
+    "Peak",
+    "PeakDifference",
+    "PeakPlace",
+    "PeakPlaceTrend",
+    "RankCorrelation",
+    "RelativeTrend",
+    "RelativeTrendDifference",
+    "ShareOfGap",
+    "Slope",
+    "Unanswerable",
+    "Unit",
+    "WithinRun",
+    "estimand_from_dict",
+    "student_draws",
+]
+
+# A further module of estimands needs no entry above: this makes its kinds known to the reader of stored claims.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")
+
+
+def estimand_from_dict(data: Mapping[str, Any]) -> Estimand:
+    """The estimand that `describe` wrote; "kind" is looked up among all subclasses of Estimand.
+
+    Raises InvalidInput for a kind that no imported module defines.
+    """
+    kinds = {kind.__name__: kind for kind in _descendants(Estimand)}
+    kind = kinds.get(data["kind"])
+    if kind is None:
+        raise InvalidInput(
+            f"estimand kind is {data['kind']}: allowed are {', '.join(sorted(kinds))}"
+        )
+    return kind(**{name: _from_data(value) for name, value in data.items() if name != "kind"})
+
+
+def _descendants(base: type) -> list[type]:
+    children = base.__subclasses__()
+    return children + [deeper for child in children for deeper in _descendants(child)]
+
+
+def _from_data(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return estimand_from_dict(value)
+    return tuple(_from_data(item) for item in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,234 @@
+"""What an estimand is, what it may ask of the evidence, and the t posterior over seeds."""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+
+import numpy as np
+from scipy import stats
+
+from sweeps.rules import Draws
+
+METRICS: Mapping[str, tuple[str, str]] = {
+    "win_rate": ("win rate", "probability"),
+    "best_win_rate": ("best win rate of a run", "probability"),
+    "data_accuracy": ("accuracy on D_golden", "probability"),
+    "self_accuracy": ("accuracy on own samples", "probability"),
+    "proxy_win_rate": ("win rate by the proxy", "probability"),
+    "winner_logprob_change": ("log-probability of winners", "nats"),
+    "loser_logprob_change": ("log-probability of losers", "nats"),
+    "golden_reward": ("golden reward", "SFT standard deviations"),
+    "kl": ("KL from SFT", "nats"),
+    "entropy": ("entropy", "nats"),
+    "optimum_distance": ("distance to the exact optimum", "total variation"),
+    "policy_checksum": ("parameters", "share of checkpoints"),
+    "ground.coverage": ("coverage", "chi-square"),
+    "ground.data_quality": ("data quality", "SFT standard deviations"),
+}
+"""Words and unit of the metrics that estimands speak of."""
+
+
+def words_of(metric: str) -> tuple[str, str]:
+    """Words and unit of a metric; a column without an entry goes by its name."""
+    plain = metric.removeprefix("ground.").replace("_", " ")
+    return METRICS.get(metric, (plain, "units"))
+
+
+class Unanswerable(Exception):
+    """The evidence cannot speak to a question; the message says why, in one clause."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Peak:
+    """Draws of an arm's best point inside its observed range, each of shape (draws,).
+
+    `value`, `start` and `end` are win rates (at the peak and at both ends of the range); `root_kl`
+    is sqrt(KL) at the peak; `interior` says for each draw whether the maximum lies inside.
+    `nearest` is the smallest sqrt(KL) of a trained checkpoint: places are not resolved below it.
+    """
+
+    value: np.ndarray
+    root_kl: np.ndarray
+    start: np.ndarray
+    end: np.ndarray
+    interior: np.ndarray
+    nearest: float = 1e-3
+
+    @property
+    def place(self) -> Literal["inside", "start", "end"]:
+        """Where most draws have the best point: "end" means that the peak was not reached."""
+        if np.mean(self.interior) >= 0.5:
+            return "inside"
+        return "end" if np.mean(self.end >= self.start) >= 0.5 else "start"
+
+    @property
+    def log_kl(self) -> np.ndarray:
+        """log KL at the peak, no lower than that of the nearest trained checkpoint."""
+        return 2 * np.log(np.maximum(self.root_kl, self.nearest))
+
+    def outside(self, share: float = 0.05) -> tuple[bool, bool]:
+        """Whether more than `share` of the draws have the best point at the start, at the end."""
+        at_end = ~self.interior & (self.end >= self.start)
+        at_start = ~self.interior & ~at_end
+        return bool(np.mean(at_start) > share), bool(np.mean(at_end) > share)
+
+
+Unit = tuple[int, tuple[Any, ...]]
+"""One run without its arm: (seed, swept settings)."""
+
+
+@runtime_checkable
+class Evidence(Protocol):
+    """What estimands may ask of one task's results. Methods raise `Unanswerable`."""
+
+    def caveat(self, arms: Sequence[str]) -> str:
+        """Why no verdict may rest on the fitted curves of these arms ("" if one may)."""
+        ...
+
+    def peak(self, arm: str) -> Peak:
+        """Peak of the arm's typical curve inside its observed range."""
+        ...
+
+    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
+        """Draws (draws,) of the mean of first - second win rate over the range of KL that these
+        arms share, with those of `also`."""
+        ...
+
+    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Peaks, ranges, seeds, runs and diverged runs of these arms, JSON-able."""
+        ...
+
+    def last(self, metric: str, arm: str) -> Mapping[Unit, float]:
+        """A metric or fact at the last checkpoint of every run of the arm that did not diverge."""
+        ...
+
+    def checkpoints(
+        self, columns: tuple[str, ...], arms: tuple[str, ...]
+    ) -> tuple[Mapping[Unit, list[np.ndarray]], ...]:
+        """For each of the arms its runs' trained checkpoints before any divergence.
+
+        Each run is an array (checkpoint, column). A run's key holds the settings that all of
+        `arms` have, so that keys can be compared between them; several runs may share one.
+        """
+        ...
+
+    def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Seeds, runs and diverged runs of these arms, JSON-able."""
+        ...
+
+    def levels(self, path: str) -> tuple[Any, ...]:
+        """Values that a swept path takes, in order of size where they have one."""
+        ...
+
+    def at(self, path: str, level: Any) -> "Evidence":
+        """The evidence at one level of a swept path; arms without that path belong to every one."""
+        ...
+
+    def size(self, path: str, level: Any) -> float:
+        """A level's size: the policy's number of parameters if the path changes it, else the value."""
+        ...
+
+
+@dataclasses.dataclass(frozen=True)
+class Estimand:
+    """Abstract: one effect, measured from evidence. Final subclasses are plain data.
+
+    `from_curves` says that the effect is a property of fitted curves and nothing else, so that it
+    exists for a typical task as well. `ARMS` names the fields that hold arms.
+    """
+
+    from_curves: ClassVar[bool] = False
+    ARMS: ClassVar[tuple[str, ...]] = (
+        "arm",
+        "arms",
+        "first",
+        "second",
+        "top",
+        "bottom",
+        "candidate",
+    )
+
+    def draws(self, evidence: Evidence) -> Draws:
+        """Posterior draws of the effect, or the reason there are none. Never raises."""
+        label, unit = self.words()
+        try:
+            return self._measure(evidence)
+        except Unanswerable as problem:
+            return Draws(label, unit, reason=str(problem))
+
+    def words(self) -> tuple[str, str]:
+        """Short label and unit of the effect."""
+        raise NotImplementedError
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        """Draws of the effect; may raise Unanswerable."""
+        raise NotImplementedError
+
+    def describe(self) -> dict[str, Any]:
+        """The estimand as JSON-able data, its class named under "kind"."""
+        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {"kind": type(self).__name__} | {k: _as_data(v) for k, v in fields.items()}
+
+    def arms_used(self) -> tuple[str, ...]:
+        """The arms that the estimand needs, those of an estimand inside it included."""
+        found: list[str] = []
+        for field in dataclasses.fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, Estimand):
+                found += value.arms_used()
+            elif field.name in self.ARMS:
+                found += [value] if isinstance(value, str) else value
+        return tuple(dict.fromkeys(found))
+
+
+def seed_draws(
+    label: str, unit: str, values: Mapping[Unit, float], details: Mapping[str, Any]
+) -> Draws:
+    """Draws of the mean over seeds of a quantity measured on runs; see `student_draws`.
+
+    Runs are averaged within their seed, so a seed counts once however many settings it has.
+    """
+    finite = {run: v for run, v in values.items() if math.isfinite(v)}
+    by_seed: dict[int, list[float]] = {}
+    for (seed, _), value in finite.items():
+        by_seed.setdefault(seed, []).append(value)
+    if not by_seed:
+        raise Unanswerable("no run has a finite value at its last checkpoint")
+    means = {seed: float(np.mean(by_seed[seed])) for seed in sorted(by_seed)}
+    details = {**details, "not_finite": len(values) - len(finite)}
+    return mean_draws(label, unit, means, details)
+
+
+def mean_draws(
+    label: str, unit: str, by_seed: Mapping[int, float], details: Mapping[str, Any]
+) -> Draws:
+    """Draws of the mean of a quantity that has one finite value a seed; see `student_draws`."""
+    means = np.array(list(by_seed.values()))
+    details = {**details, "seed_means": {str(s): float(m) for s, m in by_seed.items()}}
+    reason = ""
+    if means.size == 1:
+        reason = "only one seed: the seed is the unit of replication, so there is no interval"
+    elif np.ptp(means) == 0:
+        reason = "the seeds do not differ at all, so there is no interval"
+    draws = means[:1] if reason else student_draws(means)
+    return Draws(label, unit, draws, reason, details)
+
+
+def student_draws(sample: np.ndarray, count: int = 4000) -> np.ndarray:
+    """Posterior of a normal mean under Jeffreys' prior, as `count` equally likely values.
+
+    sample: shape (n,), n >= 2. The posterior is mean + s/sqrt(n) t_{n-1}, whose central intervals
+    are the classical t intervals (Gelman et al., Bayesian Data Analysis, section 3.2). Mid-interval
+    quantiles stand in for random draws: no key, no Monte Carlo error.
+    """
+    n = len(sample)
+    grid = (np.arange(count) + 0.5) / count
+    scale = np.std(sample, ddof=1) / math.sqrt(n)
+    return np.mean(sample) + scale * stats.t.ppf(grid, n - 1)
+
+
+def _as_data(value: Any) -> Any:
+    if isinstance(value, Estimand):
+        return value.describe()
+    return [_as_data(item) for item in value] if isinstance(value, tuple) else value

@@ -1,0 +1,97 @@
+"""Effects measured on all checkpoints of runs."""
+
+import dataclasses
+
+import numpy as np
+from scipy import stats
+
+from sweeps.estimands.base import Estimand, Evidence, Unanswerable, mean_draws, words_of
+from sweeps.rules import Draws
+
+
+@dataclasses.dataclass(frozen=True)
+class RankCorrelation(Estimand):
+    """Spearman's rank correlation of two metrics over the trained checkpoints of an arm (C10).
+
+    One correlation a seed, over the checkpoints of all its runs. The seeds are the sample: a t
+    posterior of the mean of Fisher's z = artanh(rho), transformed back. (Checkpoints of a run are
+    dependent, so the textbook error 1/sqrt(n - 3) would be much too small.)
+    """
+
+    x: str
+    y: str
+    arm: str
+
+    def words(self) -> tuple[str, str]:
+        names = f"{words_of(self.x)[0]} and {words_of(self.y)[0]}"
+        return f"rank correlation of {names}, {self.arm}", "Spearman’s ρ"
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        label, unit = self.words()
+        (runs,) = evidence.checkpoints((self.x, self.y), (self.arm,))
+        by_seed: dict[int, list[np.ndarray]] = {}
+        for (seed, _), own in runs.items():
+            by_seed.setdefault(seed, []).extend(own)
+        z, counts = {}, {}
+        for seed in sorted(by_seed):
+            points = np.concatenate(by_seed[seed])
+            points = points[np.isfinite(points).all(axis=1)]
+            counts[str(seed)] = len(points)
+            if len(points) >= 4 and np.ptp(points, axis=0).min() > 0:
+                ranks = stats.rankdata(points, axis=0)
+                rho = float(np.corrcoef(ranks.T)[0, 1])
+                # Perfect agreement of n points is infinite in z; it is not told from 1 - 1/n.
+                limit = 1 - 1 / len(points)
+                z[seed] = float(np.arctanh(np.clip(rho, -limit, limit)))
+        if not z:
+            raise Unanswerable(
+                f"no seed of {self.arm} has four checkpoints at which {self.x} and {self.y} vary"
+            )
+        details = evidence.describe_runs((self.arm,)) | {"checkpoints": counts}
+        draws = mean_draws(label, unit, z, details)
+        rhos = {seed: float(np.tanh(value)) for seed, value in draws.details["seed_means"].items()}
+        return dataclasses.replace(
+            draws, values=np.tanh(draws.values), details={**draws.details, "seed_means": rhos}
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Identical(Estimand):
+    """Share of checkpoints at which two arms differ in a metric, exactly (C4).
+
+    Over the trained checkpoints (setting, seed and step) that both arms have. With a checksum of
+    the policy's parameters as the metric, 0 says that the runs are the same, bit for bit. It is a
+    fact about these runs: no error, no interval.
+    """
+
+    first: str
+    second: str
+    metric: str = "policy_checksum"
+
+    def words(self) -> tuple[str, str]:
+        name, _ = words_of(self.metric)
+        return (
+            f"checkpoints at which {self.first} and {self.second} differ in {name}",
+            "share of checkpoints",
+        )
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        label, unit = self.words()
+        arms = (self.first, self.second)
+        first, second = evidence.checkpoints(("step", self.metric), arms)
+        compared = different = 0
+        for unit_key in first.keys() & second.keys():
+            for one in first[unit_key]:
+                for other in second[unit_key]:
+                    _, mine, theirs = np.intersect1d(one[:, 0], other[:, 0], return_indices=True)
+                    pair = np.stack([one[mine, 1], other[theirs, 1]], axis=1)
+                    pair = pair[np.isfinite(pair).all(axis=1)]
+                    compared += len(pair)
+                    different += int((pair[:, 0] != pair[:, 1]).sum())
+        if not compared:
+            raise Unanswerable(
+                f"{self.first} and {self.second} have no checkpoint of the same setting, seed and "
+                f"step with a finite {self.metric}"
+            )
+        details = evidence.describe_runs(arms) | {"compared": compared, "different": different}
+        return Draws(label, unit, np.array([different / compared]), "", details, exact=True)

@@ -1,0 +1,65 @@
+"""At an equal budget of labels, not only of KL: what should a practitioner buy (question B5)?
+
+Offline and online by proxy spend their labels on D_golden: both buy its pairs once, before training, and online asks
+the proxy for the rest. The third arm spends them online, one for every pair that it writes, and so stops when they
+are spent: 32 a step. It has no proxy to be misled by, and no labels to train one.
+"""
+
+from sweeps import paper
+from sweeps.claims import Claim, Test
+from sweeps.estimands import MatchedGap, PeakDifference
+from sweeps.grid import Axis, Grid, product
+from sweeps.rules import More
+from sweeps.study import Arm, Study
+from testbed.sources.offline import Offline
+from testbed.sources.online import Online
+
+#: Labels that every arm may buy.
+BUDGET = 2560
+#: Steps after which an online run that buys a label a pair has spent them.
+LAST = BUDGET // paper.EXPERIMENT.batch_size
+SCARCE = {"data.pairs": BUDGET}
+
+
+def axes(size: str) -> Grid:
+    """The common grid, and the number of steps."""
+    steps = paper.preset(size).settings["steps"]
+    return product(paper.tasks(size), paper.rates(size), paper.betas(size), Axis("steps", (steps,)))
+
+
+study = Study(
+    name="budget",
+    title="An equal budget of labels",
+    question="With so many labels to spend, is it better to buy them for a fixed data set or for fresh samples?",
+    background=__doc__ or "",
+    base=paper.EXPERIMENT,
+    arms=(
+        Arm("offline", {"source": Offline(), **SCARCE}),
+        Arm("online by proxy", {"source": Online(), **SCARCE}),
+        Arm(
+            "labels for fresh samples",
+            {"source": Online(), "teacher": "golden", **SCARCE},
+            {"steps": LAST},
+        ),
+    ),
+    axes=axes("paper"),
+    claims=(
+        Claim(
+            "B5.proxy",
+            "With the same labels, online by a proxy beats offline at the same KL.",
+            (Test(MatchedGap("online by proxy", "offline"), More(paper.ROPE)),),
+            "A mean gap over the shared range of KL of at most two percentage points.",
+        ),
+        Claim(
+            "B5.fresh",
+            "Labels are better spent on a proxy's training data than on fresh samples, one a pair.",
+            (
+                Test(
+                    PeakDifference("online by proxy", "labels for fresh samples"), More(paper.ROPE)
+                ),
+            ),
+            "A peak at most two percentage points above that of the run that buys its labels online.",
+        ),
+    ),
+    presets={size: paper.preset(size, axes=axes(size)) for size in paper.PRESETS},
+)

@@ -1,0 +1,82 @@
+"""Do better classifiers make better writers (arXiv 2405.08448, section 5.3, figures 6 to 8, appendix E)?
+
+A policy classifies a pair by the sign of h, its log-ratio against SFT on one response less that on the other. Two
+arms at the base configuration are also measured on ten windows of the recorded online stream, beside the proxy.
+"""
+
+from sweeps import paper
+from sweeps.claims import Claim, Test
+from sweeps.estimands import Change, Level, PairedDifference, RankCorrelation, WithinRun
+from sweeps.rules import More, NoMore
+from sweeps.study import Arm, Study
+from testbed.sources.offline import Offline
+from testbed.sources.online import Online
+
+WINDOWS = range(1, 11)
+POLICY = tuple(f"stream_accuracy_{window}" for window in WINDOWS)
+PROXY = tuple(f"ground.proxy_stream_accuracy_{window}" for window in WINDOWS)
+ON_STREAM = {"evaluation.stream": paper.recorded()}
+
+study = Study(
+    name="classification",
+    title="Discriminating against generating",
+    question="Does the proxy classify better than the policies, and does a better classifier write better?",
+    background=__doc__ or "",
+    base=paper.EXPERIMENT,
+    arms=(
+        Arm("online", {"source": Online()}),
+        Arm("offline", {"source": Offline()}),
+        Arm("online, on the stream", {"source": Online(), **ON_STREAM}, paper.BASE),
+        Arm("offline, on the stream", {"source": Offline(), **ON_STREAM}, paper.BASE),
+    ),
+    axes=paper.grid("paper"),
+    claims=(
+        Claim(
+            "C8",
+            "On the online stream the proxy classifies better than either policy, and worse and worse as the stream "
+            "drifts away.",
+            (
+                Test(WithinRun(PROXY, POLICY, "online, on the stream"), More(paper.ROPE)),
+                Test(WithinRun(PROXY, POLICY, "offline, on the stream"), More(paper.ROPE)),
+                Test(WithinRun(PROXY[:2], PROXY[-2:], "online, on the stream"), More(paper.ROPE)),
+            ),
+            "A policy within two points of the proxy over the whole stream, or a proxy whose accuracy on the last "
+            "fifth of it is within two points of that on the first.",
+        ),
+        Claim(
+            "C9",
+            "The offline policy classifies D_golden better than the online policy, and generates worse.",
+            (
+                Test(PairedDifference("data_accuracy", "offline", "online"), More(paper.ROPE)),
+                Test(PairedDifference("win_rate", "online", "offline"), More(paper.ROPE)),
+            ),
+            "Either difference at most two percentage points at the end of training.",
+        ),
+        Claim(
+            "C10",
+            "Among offline policies, accuracy on D_golden does not predict the win rate.",
+            (Test(RankCorrelation("data_accuracy", "win_rate", "offline"), NoMore(0.3)),),
+            "A rank correlation above 0.3 over the checkpoints of all offline runs of a seed.",
+        ),
+        Claim(
+            "C11",
+            "The log-probability of D_golden's winners falls under both regimes, more under offline.",
+            (
+                Test(Change("winner_logprob_change", "online", sign=-1), More(0.1)),
+                Test(Change("winner_logprob_change", "offline", sign=-1), More(0.1)),
+                Test(PairedDifference("winner_logprob_change", "online", "offline"), More(0.1)),
+            ),
+            "Winners whose log-probability falls by at most 0.1 nats under a regime, or not more under offline.",
+        ),
+        Claim(
+            "C12",
+            "No policy classifies its own samples better than chance.",
+            (
+                Test(Level("self_accuracy", "online", against=0.5), NoMore(paper.ROPE)),
+                Test(Level("self_accuracy", "offline", against=0.5), NoMore(paper.ROPE)),
+            ),
+            "A policy right about more than 52% of pairs of its own samples at the end of training.",
+        ),
+    ),
+    presets=paper.presets("evaluation.stream"),
+)

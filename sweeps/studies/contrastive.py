@@ -1,0 +1,107 @@
+"""Is the contrastive loss to blame (arXiv 2405.08448, section 5.4, figure 9)? And is the finding the same for other
+losses?
+
+Best-of-2 fine-tunes on the preferred of two responses: nothing is pushed down, nothing refers to SFT. Its shuffled
+replay learns from the stream of its own online run. The smaller presets have these arms alone; `losses` and `paper`
+compare online with offline under DPO, SLiC and KTO too, and two policy gradients, which have no offline form, with
+offline IPO.
+"""
+
+import dataclasses
+
+from sweeps import paper
+from sweeps.claims import Claim, Test
+from sweeps.estimands import MatchedGap, ShareOfGap
+from sweeps.grid import product
+from sweeps.rules import More, Same
+from sweeps.study import Arm, Study
+from testbed.losses.best_of_two import BestOfTwo
+from testbed.losses.dpo import Dpo
+from testbed.losses.kto import Kto
+from testbed.losses.slic import Slic
+from testbed.methods.grpo import Grpo
+from testbed.methods.rloo import Rloo
+from testbed.objective import AbstractObjective
+from testbed.sources.offline import Offline
+from testbed.sources.online import Online
+from testbed.sources.replay import Replay
+
+BO2 = BestOfTwo()
+#: More steps than any recorded run has: one window, that is a uniform shuffle.
+SHUFFLED = Replay(paper.recorded(BO2), shuffle_window=1e6)
+BO2_ARMS = ("online Bo2", "shuffled Bo2", "offline Bo2")
+
+
+def both(name: str, loss: AbstractObjective) -> tuple[Arm, Arm]:
+    """Online and offline arms of a loss."""
+    return (
+        Arm(f"online {name}", {"source": Online(), "loss": loss}),
+        Arm(f"offline {name}", {"source": Offline(), "loss": loss}),
+    )
+
+
+def generality(name: str, first: str, second: str, words: str) -> Claim:
+    """The claim that online beats offline at matched KL, for another loss."""
+    return Claim(
+        f"B6.{name.lower()}",
+        f"At the same KL, {words}.",
+        (Test(MatchedGap(first, second), More(paper.ROPE)),),
+        "A mean gap over the shared range of KL of at most two percentage points.",
+    )
+
+
+def bo2_only(size: str) -> paper.Preset:
+    """The arms of Best-of-2 alone, which has no beta to sweep."""
+    axes = product(paper.tasks(size), paper.rates(size))
+    return dataclasses.replace(paper.preset(size, "source.recorded", axes=axes), arms=BO2_ARMS)
+
+
+study = Study(
+    name="contrastive",
+    title="Without contrast, and with other losses",
+    question="Does the gap persist under a loss that only imitates the preferred response, and under other losses?",
+    background=__doc__ or "",
+    base=paper.EXPERIMENT,
+    arms=(
+        Arm("online Bo2", {"source": Online(), "loss": BO2}, paper.BASE),
+        Arm("shuffled Bo2", {"source": SHUFFLED, "loss": BO2}),
+        Arm("offline Bo2", {"source": Offline(), "loss": BO2}),
+        *both("DPO", Dpo()),
+        *both("SLiC", Slic()),
+        *both("KTO", Kto()),
+        Arm("RLOO", {"source": Online(), "loss": Rloo()}),
+        Arm("GRPO", {"source": Online(), "loss": Grpo()}),
+        Arm("offline IPO", {"source": Offline(), "loss": paper.LOSS}),
+    ),
+    axes=paper.grid("paper"),
+    claims=(
+        Claim(
+            "C13",
+            "With Best-of-2 fine-tuning the gap persists, and the shuffled replay now matches online.",
+            (
+                Test(MatchedGap("online Bo2", "offline Bo2"), More(paper.ROPE)),
+                Test(MatchedGap("online Bo2", "shuffled Bo2"), Same(paper.ROPE)),
+            ),
+            "A gap of at most two points at the same KL, or a shuffled replay more than two points from online.",
+        ),
+        Claim(
+            "B1.contrast",
+            "Under Best-of-2, coverage alone closes at least half of the gap at matched KL.",
+            (Test(ShareOfGap("online Bo2", "offline Bo2", "shuffled Bo2", "matched"), More(0.5)),),
+            "A shuffled replay nearer to offline than to online.",
+        ),
+        generality("DPO", "online DPO", "offline DPO", "online DPO beats offline DPO"),
+        generality("SLiC", "online SLiC", "offline SLiC", "online SLiC beats offline SLiC"),
+        generality("KTO", "online KTO", "offline KTO", "online KTO beats offline KTO"),
+        generality("RLOO", "RLOO", "offline IPO", "RLOO, which is online, beats offline IPO"),
+        generality("GRPO", "GRPO", "offline IPO", "GRPO, which is online, beats offline IPO"),
+    ),
+    presets={
+        "smoke": bo2_only("smoke"),
+        "laptop": bo2_only("laptop"),
+        "losses": dataclasses.replace(
+            paper.preset("laptop", "source.recorded"), note="All losses at laptop size."
+        ),
+        "paper": paper.preset("paper", "source.recorded"),
+    },
+)

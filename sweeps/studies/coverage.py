@@ -1,0 +1,55 @@
+"""Coverage and quality moved independently (question B3).
+
+The paper's ablations of the data move both at once. Here both are dials of the data policy, set by calibration and
+then measured: coverage is 1/concentrability of the target sft exp(r) over the data, quality their mean golden reward
+in SFT standard deviations. In a world that can be listed both are exact, and the settings span a grid of them.
+"""
+
+from envs.enumerable import Enumerable
+from sweeps import paper
+from sweeps.claims import Claim, Test
+from sweeps.estimands import Slope
+from sweeps.grid import Axis, Grid, product
+from sweeps.rules import More
+from sweeps.study import Arm, Study
+from testbed.sources.offline import Offline
+
+_COVERAGE = {"smoke": (0.1, 0.2), "laptop": (0.05, 0.1, 0.2), "paper": (0.03, 0.05, 0.1, 0.2)}
+_QUALITY = {"smoke": (0.0, 0.5), "laptop": (0.0, 0.25, 0.5), "paper": (0.0, 0.25, 0.5, 0.75)}
+COVERAGE, QUALITY = "ground.coverage", "ground.data_quality"
+
+
+def axes(size: str) -> Grid:
+    """The two dials, and betas."""
+    return product(
+        Axis("task", (Enumerable(),)),
+        Axis("data.coverage", _COVERAGE[size]),
+        Axis("data.quality", _QUALITY[size]),
+        paper.betas(size),
+    )
+
+
+study = Study(
+    name="coverage",
+    title="Coverage and quality, one at a time",
+    question="What helps offline learning: data that cover what it should write, or good data?",
+    background=__doc__ or "",
+    base=paper.EXPERIMENT,
+    arms=(Arm("offline", {"source": Offline()}),),
+    axes=axes("paper"),
+    claims=(
+        Claim(
+            "B3.coverage",
+            "At the same quality, offline learning gets better with coverage.",
+            (Test(Slope("best_win_rate", COVERAGE, (QUALITY,), "offline"), More(0.1)),),
+            "A tenth more coverage that adds at most one percentage point to a run's best win rate.",
+        ),
+        Claim(
+            "B3.quality",
+            "At the same coverage, offline learning gets better with the quality of its data.",
+            (Test(Slope("best_win_rate", QUALITY, (COVERAGE,), "offline"), More(paper.ROPE)),),
+            "A standard deviation of quality that adds at most two percentage points to a run's best win rate.",
+        ),
+    ),
+    presets={size: paper.preset(size, axes=axes(size)) for size in paper.PRESETS},
+)

@@ -1,0 +1,64 @@
+"""The whole dial between offline and online, one arm a position: the same loss on pairs from nine sources (question
+B2).
+
+How fresh must samples be? A snapshot of the policy that is renewed every s steps writes the pairs: s = 1 is online,
+never renewed it is the SFT policy. Half of the pairs may come from D_golden, and every pair may be learnt from four
+times.
+"""
+
+from sweeps import paper
+from sweeps.claims import Claim, Test
+from sweeps.estimands import PeakDifference, ShareOfGap
+from sweeps.rules import More, NoMore
+from sweeps.study import Arm, Study
+from testbed.sources.mixture import Mixture
+from testbed.sources.offline import Offline
+from testbed.sources.online import Online
+from testbed.sources.reuse import Reuse
+from testbed.sources.snapshot import Snapshot
+
+study = Study(
+    name="dial",
+    title="Between offline and online",
+    question="How much of online's advantage is left when samples are stale, mixed with data, or used again?",
+    background=__doc__ or "",
+    base=paper.EXPERIMENT,
+    arms=(
+        Arm("online", {"source": Online()}),
+        Arm("renewed every 16", {"source": Snapshot(refresh_every=16)}),
+        Arm("renewed every 64", {"source": Snapshot(refresh_every=64)}),
+        Arm("renewed every 256", {"source": Snapshot(refresh_every=256)}),
+        Arm("samples of SFT", {"source": Snapshot(refresh_every=1_000_000)}),
+        Arm("half offline", {"source": Mixture(Offline(), Online(), share=0.5)}),
+        Arm("four epochs", {"source": Reuse(epochs=4)}),
+        Arm("offline", {"source": Offline()}),
+    ),
+    axes=paper.grid("paper"),
+    claims=(
+        Claim(
+            "B2.fresh",
+            "Samples from a policy renewed every 16 steps are as good as fresh ones.",
+            (Test(PeakDifference("online", "renewed every 16"), NoMore(paper.ROPE)),),
+            "A peak more than two percentage points below online's.",
+        ),
+        Claim(
+            "B2.stale",
+            "Samples of the SFT policy, never renewed, close less than half of the gap in peaks.",
+            (Test(ShareOfGap("online", "offline", "samples of SFT", "peak"), NoMore(0.5)),),
+            "A peak nearer to online's than to offline's.",
+        ),
+        Claim(
+            "B2.half",
+            "Half of the pairs online close at least half of the gap in peaks.",
+            (Test(ShareOfGap("online", "offline", "half offline", "peak"), More(0.5)),),
+            "A peak nearer to offline's than to online's.",
+        ),
+        Claim(
+            "B2.reuse",
+            "Learning from every pair four times costs nothing.",
+            (Test(PeakDifference("online", "four epochs"), NoMore(paper.ROPE)),),
+            "A peak more than two percentage points below online's.",
+        ),
+    ),
+    presets=paper.presets(),
+)

@@ -1,0 +1,82 @@
+"""Do larger policies close the gap (arXiv 2405.08448, section 5.5, figures 10, 11 and 14)?
+
+Only the policy grows. Proxy and golden baseline keep the smallest size, as in the paper, which scales policies under
+one proxy and one opponent; each policy size has its own SFT policy, so KL is to that. As in the paper the recipe is
+not tuned anew: larger policies take fewer settings.
+"""
+
+from sweeps import paper
+from sweeps.claims import Claim, Test
+from sweeps.estimands import (
+    AtEvery,
+    MatchedGap,
+    PeakPlaceTrend,
+    RelativeTrend,
+    RelativeTrendDifference,
+)
+from sweeps.grid import Axis, Grid, product
+from sweeps.rules import More, Same
+from sweeps.study import Arm, Preset, Study
+from testbed.sources.offline import Offline
+from testbed.sources.online import Online
+from testbed.sources.replay import Replay
+from testbed.transformer import SIZES
+
+_LADDER = {"smoke": ("XS", "S"), "laptop": ("XS", "S"), "paper": tuple(SIZES)}
+_BETAS = {
+    "smoke": (paper.BASE_BETA,),
+    "laptop": (paper.BASE_BETA, 0.1),
+    "paper": (0.01, paper.BASE_BETA, 0.1),
+}
+
+
+def axes(size: str) -> Grid:
+    """Tasks, policy sizes and betas, at the base rate."""
+    ladder = tuple(SIZES[name] for name in _LADDER[size])
+    return product(paper.tasks(size), Axis("model", ladder), Axis("loss.beta", _BETAS[size]))
+
+
+def preset(size: str) -> Preset:
+    """The preset of a size."""
+    return paper.preset(size, "source.recorded", axes=axes(size))
+
+
+study = Study(
+    name="scale",
+    title="Larger policies",
+    question="Does the gap close as the policy grows, and does its peak stay at the same KL?",
+    background=__doc__ or "",
+    base=paper.EXPERIMENT,
+    arms=(
+        Arm("online", {"source": Online()}, paper.BASE),
+        Arm("shuffled", {"source": Replay(paper.recorded(), shuffle_window=1e6)}),
+        Arm("offline", {"source": Offline()}),
+    ),
+    axes=axes("paper"),
+    strata=("model",),
+    claims=(
+        Claim(
+            "C14",
+            "As policies grow, the shuffled replay closes in on online faster than offline does.",
+            (
+                Test(RelativeTrend("shuffled", "online", "model"), More(0.01)),
+                Test(RelativeTrendDifference("shuffled", "offline", "online", "model"), More(0.01)),
+            ),
+            "A 90% quantile of win rates relative to online's that rises by at most one percentage point a doubling of "
+            "parameters, or no faster than offline's.",
+        ),
+        Claim(
+            "C15",
+            "Online's peak comes at a similar KL for every policy size.",
+            (Test(PeakPlaceTrend("online", "model"), Same(0.1)),),
+            "A KL at the fitted peak that changes by more than a tenth (in log KL) a doubling of parameters.",
+        ),
+        Claim(
+            "B1.scale",
+            "Online beats offline at the same KL for every policy size.",
+            (Test(AtEvery("model", MatchedGap("online", "offline")), More(paper.ROPE)),),
+            "A policy size at which the gap is at most two percentage points.",
+        ),
+    ),
+    presets={size: preset(size) for size in paper.PRESETS},
+)

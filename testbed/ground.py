@@ -1,0 +1,122 @@
+"""What a run stands on, as a config and as it was made (`testbed.stages`)."""
+
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+from jaxtyping import PRNGKeyArray, PyTree
+
+from testbed.data import DataSpec
+from testbed.environment import AbstractTask, World
+from testbed.experiment import EvaluationConfig, Experiment
+from testbed.logprob import Policy
+from testbed.metrics import Opponent, Optimum, Yardstick
+from testbed.optimiser import FitConfig
+from testbed.preference import AbstractLabeler, AbstractPreference, GoldenPreference
+from testbed.proxies import ProxyConfig
+from testbed.recorded import Recorded
+from testbed.recording import Windows
+from testbed.sources.base import AbstractSource, Dataset, Supply
+from testbed.streams import Stream, stream
+from testbed.train import OnlineRun, Teacher
+from testbed.transformer import TransformerConfig
+
+
+class GroundConfig(eqx.Module):
+    """The part of an `Experiment` that its stages depend on; ``baseline_model`` is None if it is the policy's shape."""
+
+    task: AbstractTask
+    labeler: AbstractLabeler
+    model: TransformerConfig
+    sft: FitConfig
+    data: DataSpec
+    proxy: ProxyConfig
+    baseline: OnlineRun
+    baseline_model: TransformerConfig | None
+    recorded: Recorded | None
+    stream: Recorded | None
+    optimum_beta: float | None
+    source: AbstractSource | None
+    prompts: int = eqx.field(static=True)
+    tabular: bool = eqx.field(static=True)
+    seed: int
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """The ground an experiment stands on."""
+        e = experiment
+        return cls(
+            e.task,
+            e.labeler,
+            e.model,
+            e.sft,
+            e.data,
+            e.proxy,
+            e.baseline,
+            None if e.baseline_model == e.model else e.baseline_model,
+            e.recorded,
+            e.evaluation.stream,
+            e.evaluation.optimum_beta,
+            e.source.preparation,
+            e.evaluation.prompts,
+            e.tabular,
+            e.seed,
+        )
+
+    @property
+    def base_model(self) -> TransformerConfig:
+        """Shape of the SFT policy on which reward, data and baseline stand."""
+        return self.baseline_model or self.model
+
+    @property
+    def proxy_model(self) -> TransformerConfig:
+        """Shape of the proxy."""
+        return self.proxy.model or self.model
+
+    @property
+    def key(self) -> PRNGKeyArray:
+        """The seed's key."""
+        return jax.random.key(self.seed)
+
+    @property
+    def training_key(self) -> PRNGKeyArray:
+        """The key of the policy's optimisation."""
+        return stream(self.key, Stream.TRAINING)
+
+
+class Ground(eqx.Module):
+    """Everything a run stands on: ``sft`` in the form that is trained. ``facts`` are measured numbers about it."""
+
+    world: World
+    sft: Policy
+    data: Dataset
+    proxy: AbstractPreference
+    opponent: Opponent
+    facts: dict[str, Any]
+    prepared: PyTree = None
+    stream: Windows | None = None
+    optimum: Optimum | None = None
+
+    def supply(self, teacher: Teacher = "proxy") -> Supply:
+        """What sources draw on."""
+        judge = self.golden if teacher == "golden" else self.proxy
+        return Supply(self.data, self.sft, judge, self.prepared)
+
+    def yardstick(self, evaluation: EvaluationConfig) -> Yardstick:
+        """What policies are measured by."""
+        pairs = jax.tree.map(lambda x: x[: evaluation.pairs], self.data)
+        return Yardstick(
+            self.sft,
+            pairs,
+            self.golden,
+            self.proxy,
+            self.opponent,
+            self.stream,
+            self.optimum,
+            evaluation.kl_prompts,
+        )
+
+    @property
+    def golden(self) -> GoldenPreference:
+        """The noise-free judge."""
+        return GoldenPreference(self.world)

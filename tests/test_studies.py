@@ -1,0 +1,88 @@
+"""Every study that comes with the testbed, found by walking the package, keeps the family's rules."""
+
+from collections import Counter
+
+import jax
+import pytest
+
+from sweeps import paper
+from sweeps.rules import Rule
+from sweeps.study import Study, claim_arms, list_studies, load_study, study_names
+from testbed import config
+from testbed.stages import GroundConfig, fingerprints
+
+STUDIES = {study.name: study for study in list_studies()}
+
+
+@pytest.fixture(params=sorted(STUDIES))
+def study(request: pytest.FixtureRequest) -> Study:
+    return STUDIES[request.param]
+
+
+def test_the_scoreboard_has_every_claim_of_the_paper_and_every_question_once() -> None:
+    ids = Counter(claim.id for study in STUDIES.values() for claim in study.claims)
+    assert max(ids.values()) == 1
+    assert {f"C{number}" for number in range(1, 18)} == {one for one in ids if one[0] == "C"}
+    questions = {one.split(".")[0] for one in ids if one[0] == "B"}
+    assert questions == {"B1", "B2", "B3", "B4", "B5", "B6"}
+
+
+def test_a_study_is_a_file_of_its_name_with_three_sizes(study: Study) -> None:
+    assert study.name in study_names()
+    assert set(paper.PRESETS) <= set(study.presets)
+    assert study.question.endswith("?")
+    assert study.background.strip()
+    for preset in study.presets.values():
+        assert preset.note
+    assert study.presets["laptop"].seeds >= 3
+    assert study.presets["paper"].seeds >= 8
+
+
+def test_claims_say_what_decides_and_what_would_count_against(study: Study) -> None:
+    for claim in study.claims:
+        assert claim.text.endswith(".")
+        assert len(claim.against) > 20
+        assert claim_arms(claim)
+        for test in claim.tests:
+            assert isinstance(test.rule, Rule)
+            assert all(test.estimand.words())
+        assert type(claim).from_dict(config.jsonable(claim.describe())) == claim
+
+
+def test_every_preset_can_be_built_and_judges_something(study: Study) -> None:
+    for name in study.presets:
+        selection = study.select(name, seeds=1)
+        assert selection.claims
+        points = selection.points()
+        assert {point.arm for point in points} == {arm.name for arm in selection.arms}
+        for path in study.strata:
+            assert path in selection.axes.paths
+        recorded = [p for p in points if p.experiment.source.recorded_run is not None]
+        for point in recorded:
+            # A recorded run is as long as the online runs beside it, whatever the preset.
+            assert point.experiment.source.recorded_run.run.steps == point.experiment.steps
+
+
+def test_studies_of_the_paper_share_runs_and_stages() -> None:
+    studies = [study for study in STUDIES.values() if study.judges_paper]
+    assert {study.name for study in studies} >= {"gap", "tandem", "quality", "classification"}
+    runs = [{point.run for point in study.points("smoke", seeds=1)} for study in studies]
+    assert len(set().union(*runs)) < 0.7 * sum(map(len, runs))
+    grounds = {
+        stage: {
+            fingerprints(GroundConfig.of(point.experiment))[stage]
+            for name in ("gap", "tandem", "quality", "classification", "proximity")
+            for point in STUDIES[name].points("smoke", seeds=1)
+        }
+        for stage in ("sft", "data", "proxy", "baseline")
+    }
+    assert {stage: len(found) for stage, found in grounds.items()} == dict.fromkeys(grounds, 1)
+
+
+def test_policies_of_all_sizes_meet_the_same_proxy_and_baseline() -> None:
+    points = load_study("scale").points("smoke", seeds=1)
+    names = [fingerprints(GroundConfig.of(point.experiment)) for point in points]
+    models = {jax.tree.structure(point.experiment.model) for point in points}
+    assert len(models) == len({name["sft"] for name in names}) == 2
+    for stage in ("data", "proxy", "baseline"):
+        assert len({name[stage] for name in names}) == 1
