@@ -311,6 +311,7 @@ def _joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
         **old,
         "planned": planned,
         "preset": new["preset"],
+        "note": new.get("note", ""),
         "seeds": max(old["seeds"], new["seeds"]),
         "arms": {**old["arms"], **new["arms"]},
         "axes": axes,

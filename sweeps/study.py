@@ -140,6 +140,7 @@ class Selection:
             "background": study.background,
             "strata": list(study.strata),
             "preset": self.preset,
+            "note": study.presets[self.preset].note,
             "seeds": self.seeds,
             "base": base,
             "settings": {path: _spelt(value) for path, value in changes.items()},

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from sweeps import cli, runtime
-from sweeps.store import Store
+from sweeps.store import SCHEMA, Store
 
 STUDY = textwrap.dedent('''
     """A user's own study."""
@@ -113,10 +113,30 @@ def test_mistakes_in_directories(
     out = results(tmp_path / "out")
     assert "holds study 'small', this command runs 'mine'" in refused(capsys, *run, str(out))
     header = out / "study.json"
-    header.write_text(header.read_text().replace('"schema": 1', '"schema": 99'))
+    header.write_text(header.read_text().replace(f'"schema": {SCHEMA}', '"schema": 99'))
     assert "has schema 99" in refused(capsys, *run, str(out))
     assert "has schema 99" in refused(capsys, *run, str(out), "--dry-run")
     assert "has schema 99" in refused(capsys, "report", str(out))
+
+
+def test_the_whole_paper_is_one_plan(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = str(tmp_path / "out")
+    assert cli.main(["reproduce", "--preset", "smoke", "--dry-run", "--out", out]) == 0
+    plan = capsys.readouterr().out
+    for name in ("gap", "tandem", "quality", "classification", "contrastive", "scale", "theory"):
+        assert f"{name} (smoke)" in " ".join(plan.split())
+    assert "of which 0 are stored" in plan
+    assert "compiling the first time" in plan
+    assert not Path(out).exists()
+    assert "did you mean 'paper'" in refused(capsys, "reproduce", "--preset", "papr")
+    assert "study gap is given twice" in refused(capsys, "run", "gap", "gap", "--out", out)
+
+
+def test_the_scoreboard_for_programs(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    out = str(results(tmp_path / "out"))
+    assert cli.main(["report", out, "--format", "json"]) == 0
+    assert capsys.readouterr().out == "[]\n"
+    assert "invalid choice: 'yaml'" in refused(capsys, "report", out, "--format", "yaml")
 
 
 def results(directory: Path) -> Path:

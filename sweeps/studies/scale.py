@@ -5,6 +5,9 @@ one proxy and one opponent; each policy size has its own SFT policy, so KL is to
 not tuned anew: larger policies take fewer settings.
 """
 
+from envs.chat import Chat
+from envs.helpful import Helpful
+from envs.summarize import Summarize
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import (
@@ -26,14 +29,17 @@ _LADDER = {"smoke": ("XS", "S"), "laptop": ("XS", "S"), "paper": tuple(SIZES)}
 _BETAS = {
     "smoke": (paper.BASE_BETA,),
     "laptop": (paper.BASE_BETA, 0.1),
-    "paper": (0.01, paper.BASE_BETA, 0.1),
+    "paper": (paper.BASE_BETA, 0.1),
 }
+#: The three tasks of the paper's figures 10 and 11.
+_TASKS = Axis("task", (Summarize(), Helpful(), Chat()))
 
 
 def axes(size: str) -> Grid:
     """Tasks, policy sizes and betas, at the base rate."""
     ladder = tuple(SIZES[name] for name in _LADDER[size])
-    return product(paper.tasks(size), Axis("model", ladder), Axis("loss.beta", _BETAS[size]))
+    tasks = _TASKS if size == "paper" else paper.tasks(size)
+    return product(tasks, Axis("model", ladder), Axis("loss.beta", _BETAS[size]))
 
 
 def preset(size: str) -> Preset:
