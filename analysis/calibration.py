@@ -5,9 +5,11 @@ often 90% intervals of the matched gap, the peak difference, the difference of l
 and the share of the gap contain the truth, and how often each kind of rule, when the true effect
 lies exactly on its edge, says "reproduced", which should be at most one time in twenty.
 
-Every replication is a world of its own, drawn around a scenario's. In a single fixed world the
-numbers need not be nominal: win rates level off, so where the true gap is about the largest that
-two such curves can have, every error in their common height makes it smaller.
+Every replication is a world of its own, drawn around a scenario's. What a posterior promises is an
+average over worlds, and two things show in rates at one given effect. Win rates level off, so where
+the true gap is about the largest that two such curves can have, every error in their common height
+makes it smaller. And a task's effect is drawn towards the other tasks', so one whose effect is
+larger than theirs is called small more often than its due, and one with a smaller effect less.
 """
 
 import dataclasses

@@ -244,7 +244,7 @@ def fit_all(
     known = tuple(arm for arm in arms if any(arm not in lacking for lacking in missing.values()))
     units = {task: _unit([c for k, c in cells.items() if k[0] == task]) for task, *_ in cells}
     points, seeds = measurements(cells, known, units)
-    drawn, diagnostics = posterior.sample(points, seed, **sampler)
+    drawn, diagnostics = _sample(points, seed, **sampler)
     groups = {}
     for index, (key, cleaned) in enumerate(cells.items()):
         own = [place for place, arm in enumerate(known) if arm not in missing[key]]
@@ -266,6 +266,16 @@ def fit_all(
     if len(groups) > 1 and not strata:
         typical = _typical(groups, known, drawn.effects.population, diagnostics)
     return Fits(groups, without, typical)
+
+
+def _sample(
+    points: hierarchy.Points, seed: int, warmup: int = 200, draws: int = 500, **sampler: int
+) -> tuple[posterior.Posterior, posterior.Diagnostics]:
+    """The posterior; a fit that fails its checks is repeated once, three times as long."""
+    found = posterior.sample(points, seed, warmup=warmup, draws=draws, **sampler)
+    if found[1].trouble():
+        found = posterior.sample(points, seed, warmup=3 * warmup, draws=3 * draws, **sampler)
+    return found
 
 
 def split(table: Table, strata: Sequence[str]) -> dict[Key, Table]:

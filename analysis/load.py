@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from sweeps.claims import Claim, Unit
+from sweeps.claims import Claim
+from sweeps.estimands import Unit
 from sweeps.store import COUNTS, FACTS, METRICS, TEXTS, Store, study_directories
 from sweeps.study import claim_arms, load_study
 from testbed.errors import InvalidInput

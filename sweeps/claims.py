@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sweeps.estimands import AtEvery, Estimand, Evidence, estimand_from_dict
-from sweeps.estimands import Unanswerable as Unanswerable
-from sweeps.estimands import Unit as Unit
 from sweeps.rules import Judgement, More, Rule, Verdict, rule_from_dict
 from testbed.errors import InvalidInput
 

@@ -13,7 +13,7 @@ from analysis.figures import style
 from analysis.figures.style import FEW_ARMS, FEW_PANELS, INK, MANY_POINTS, PAPER, SOFT, look
 from analysis.frontier import Frontier
 from analysis.load import Table
-from sweeps.claims import Unanswerable
+from sweeps.estimands import Unanswerable
 
 Fits = Mapping[str, Frontier]
 """Fitted curves by the panel's title: a task, or a task at a level of a stratum."""

@@ -23,7 +23,7 @@ METRICS: Mapping[str, tuple[str, str]] = {
     "entropy": ("entropy", "nats"),
     "optimum_distance": ("distance to the exact optimum", "total variation"),
     "policy_checksum": ("parameters", "share of checkpoints"),
-    "ground.coverage": ("coverage", "chi-square"),
+    "ground.coverage": ("coverage", "unit of coverage"),
     "ground.data_quality": ("data quality", "SFT standard deviations"),
 }
 """Words and unit of the metrics that estimands speak of."""
@@ -31,6 +31,10 @@ METRICS: Mapping[str, tuple[str, str]] = {
 
 def words_of(metric: str) -> tuple[str, str]:
     """Words and unit of a metric; a column without an entry goes by its name."""
+    name, _, window = metric.rpartition("_")
+    if name.endswith("stream_accuracy"):
+        whose = "the proxy's " if name.startswith("ground.proxy") else ""
+        return f"{whose}accuracy in window {window}", "probability"
     plain = metric.removeprefix("ground.").replace("_", " ")
     return METRICS.get(metric, (plain, "units"))
 

@@ -189,6 +189,9 @@ def _slope(rows: np.ndarray) -> float | None:
 
 
 def _range(columns: tuple[str, ...]) -> str:
-    """A few columns in words: one by its name, several as the first to the last."""
+    """A few columns in words: one by its name, several as the first to the last, without what both begin with."""
     first, last = words_of(columns[0])[0], words_of(columns[-1])[0]
-    return first if len(columns) == 1 else f"{first} to {last}"
+    if len(columns) == 1:
+        return first
+    (begins, _, _), (same, _, end) = first.rpartition(" "), last.rpartition(" ")
+    return f"{first} to {end if begins == same else last}"
