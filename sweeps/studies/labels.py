@@ -28,8 +28,8 @@ LABELERS = (
 )
 _BETAS = {
     "smoke": (paper.BASE_BETA,),
-    "laptop": (paper.BASE_BETA, 0.1),
-    "paper": (0.01, paper.BASE_BETA, 0.1, 0.3),
+    "laptop": (0.03, paper.BASE_BETA),
+    "paper": (0.01, 0.03, paper.BASE_BETA, 0.3),
 }
 
 

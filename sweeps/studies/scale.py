@@ -28,8 +28,8 @@ from testbed.transformer import SIZES
 _LADDER = {"smoke": ("XS", "S"), "laptop": ("XS", "S"), "paper": tuple(SIZES)}
 _BETAS = {
     "smoke": (paper.BASE_BETA,),
-    "laptop": (paper.BASE_BETA, 0.1),
-    "paper": (paper.BASE_BETA, 0.1),
+    "laptop": (0.03, paper.BASE_BETA),
+    "paper": (0.03, paper.BASE_BETA),
 }
 #: The three tasks of the paper's figures 10 and 11.
 _TASKS = Axis("task", (Summarize(), Helpful(), Chat()))
