@@ -14,7 +14,7 @@ import pandas as pd
 from sweeps.claims import Claim
 from sweeps.estimands import Unit
 from sweeps.store import COUNTS, FACTS, METRICS, TEXTS, Store, study_directories
-from sweeps.study import claim_arms, load_study
+from sweeps.study import load_study
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ class Results:
             claims = load_study(self.study.get("file") or self.name).claims
         except InvalidInput:
             return None
-        return tuple(claim for claim in claims if set(self.arms).issuperset(claim_arms(claim)))
+        return tuple(claim for claim in claims if set(self.arms).issuperset(claim.arms_used()))
 
     def task(self, task: str) -> Table:
         """The rows of one task."""
@@ -158,9 +158,7 @@ def load_all(directory: Path | str) -> Collection:
     the problems; what can be read is. Raises InvalidInput if there is not one study with a finished run.
     """
     directory = Path(directory)
-    if not directory.is_dir():
-        raise InvalidInput(f"{directory} is no directory: give the --out of a `testbed run`")
-    places = study_directories(directory)
+    places = study_directories(directory) or [directory]
     studies, problems = [], []
     for place in places:
         try:
@@ -173,8 +171,7 @@ def load_all(directory: Path | str) -> Collection:
         studies.append(one)
         problems += _shortcomings(one)
     if not studies:
-        what = problems[0] if problems else f"{directory} holds no results (no study.json)"
-        raise InvalidInput(f"{what}: give the --out of a `testbed run`")
+        raise InvalidInput(problems[0])
     return Collection(directory, tuple(studies), tuple(problems))
 
 

@@ -212,12 +212,7 @@ def _require_results(directory: Path) -> None:
     from sweeps.store import Store, study_directories
     from sweeps.study import load_study
 
-    places = study_directories(directory)
-    if not places:
-        raise InvalidInput(
-            f"{directory} holds no results (no study.json): give the --out of a `testbed run`"
-        )
-    stores = [Store.open(place) for place in places]
+    stores = [Store.open(place) for place in study_directories(directory) or [directory]]
     if not any(store.finished() for store in stores):
         raise InvalidInput(f"{directory} holds no finished run: run the study again to finish one")
     for store in stores:

@@ -18,7 +18,7 @@ were given up because very short responses, then single repeated tokens, beat ne
 weight of variety is set so that no trivial answer passes the writers' 99th percentile.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +36,7 @@ from testbed.objective import AbstractObjective
 from testbed.optimiser import OptimiserConfig
 from testbed.proxies import ProxyConfig
 from testbed.recorded import Recorded
+from testbed.sources.replay import Replay
 from testbed.train import OnlineRun
 from testbed.transformer import SIZES
 
@@ -95,9 +96,14 @@ _NOTES = {
 PRESETS = tuple(_NOTES)
 
 
-def recorded(loss: AbstractObjective = LOSS, optimiser: OptimiserConfig = OPTIMISER) -> Recorded:
+def recorded(loss: AbstractObjective = LOSS) -> Recorded:
     """The recorded online run at the base configuration, or at that of another loss."""
-    return Recorded(OnlineRun(loss=loss, optimiser=optimiser))
+    return Recorded(OnlineRun(loss=loss, optimiser=OPTIMISER))
+
+
+def shuffled(loss: AbstractObjective = LOSS) -> Replay:
+    """The stream of `recorded`, shuffled uniformly: in one window of more steps than any run has."""
+    return Replay(recorded(loss), shuffle_window=1e6)
 
 
 def tasks(size: str) -> Grid:
@@ -133,6 +139,6 @@ def preset(size: str, *runs: str, axes: Grid | None = None, **changes: Any) -> P
     return Preset(settings, grid(size) if axes is None else axes, _SEEDS[size], _NOTES[size])
 
 
-def presets(*runs: str) -> Mapping[str, Preset]:
-    """The three sizes with the common grid; see `preset`."""
-    return MappingProxyType({size: preset(size, *runs) for size in PRESETS})
+def presets(*runs: str, axes: Callable[[str], Grid] = grid) -> Mapping[str, Preset]:
+    """The three sizes, each with its axes; see `preset`."""
+    return MappingProxyType({size: preset(size, *runs, axes=axes(size)) for size in PRESETS})

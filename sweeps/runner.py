@@ -175,7 +175,7 @@ def run(
             _execute(books, console, engine)
         except KeyboardInterrupt:
             ids = {point.run for book in books for point in book.points}
-            left = set().union(*(book.lacking() for book in books))
+            left = _lacking(books)
             say(console, f"{len(ids - left)} of {len(ids)} runs are saved in {directory}")
             raise
         for book in books:
@@ -299,7 +299,7 @@ def say(console: Console, text: str) -> None:
 def _execute(books: Sequence[Book], console: Console, engine: Engine) -> None:
     points = _distinct(point for book in books for point in book.points)
     _exchange(books)
-    lacking = set().union(*(book.lacking() for book in books))
+    lacking = _lacking(books)
     todo = [point for point in points if point.run in lacking]
     where = books[0].store.directory if len(books) == 1 else books[0].store.directory.parent
     total = len(points)
@@ -316,9 +316,14 @@ def _execute(books: Sequence[Book], console: Console, engine: Engine) -> None:
 
     with display(len(todo), steps, console) as shown:
         engine.execute(plan, on_rows, shown)
-    missing = set().union(*(book.lacking() for book in books))
+    missing = _lacking(books)
     if missing:
         raise RuntimeError(f"{len(missing)} runs delivered no rows, for example {min(missing)}")
+
+
+def _lacking(books: Iterable[Book]) -> set[str]:
+    """Runs that a study still lacks."""
+    return {run for book in books for run in book.lacking()}
 
 
 def _exchange(books: Sequence[Book]) -> None:

@@ -3,6 +3,7 @@
 A study is a Python file with a module attribute ``study``, in `sweeps.studies` or anywhere on disk.
 """
 
+import functools
 import importlib
 import importlib.util
 import pkgutil
@@ -86,10 +87,14 @@ class Selection:
     def claims(self) -> tuple[Claim, ...]:
         """The claims about arms that run."""
         names = {arm.name for arm in self.arms}
-        return tuple(claim for claim in self.study.claims if names.issuperset(claim_arms(claim)))
+        return tuple(claim for claim in self.study.claims if names.issuperset(claim.arms_used()))
 
     def points(self) -> list[Point]:
         """All runs: arm by arm, setting by setting, seed by seed; equal experiments once an arm."""
+        return list(self._points)
+
+    @functools.cached_property
+    def _points(self) -> tuple[Point, ...]:
         found: dict[tuple[str, str], Point] = {}
         for arm in self.arms:
             for setting in self.axes:
@@ -101,7 +106,7 @@ class Selection:
                     run = config.fingerprint(experiment)
                     point = Point(run, arm.name, seed, stored, experiment)
                     found.setdefault((arm.name, run), point)
-        return list(found.values())
+        return tuple(found.values())
 
     def experiment(self, arm: Arm, setting: Mapping[str, Any]) -> Any:
         """The config of one arm at one setting.
@@ -159,7 +164,7 @@ class Selection:
     def _planned(self) -> dict[str, list[str]]:
         """Ids of the runs by arm."""
         planned: dict[str, list[str]] = {arm.name: [] for arm in self.arms}
-        for point in self.points():
+        for point in self._points:
             planned[point.arm].append(point.run)
         return planned
 
@@ -197,7 +202,7 @@ class Study:
         if self.default not in self.presets:
             raise config.unknown("default preset", self.default, self.presets)
         for claim in self.claims:
-            for arm in claim_arms(claim):
+            for arm in claim.arms_used():
                 if arm not in names:
                     raise config.unknown(f"arm in claim {claim.id}", arm, names)
         for preset, chosen in self.presets.items():
@@ -310,11 +315,6 @@ class Study:
             raise InvalidInput(
                 f"{path} cannot be set or swept: it is what tells the arms {', '.join(arms)} apart"
             )
-
-
-def claim_arms(claim: Claim) -> tuple[str, ...]:
-    """The arms that a claim's estimands need."""
-    return tuple(dict.fromkeys(arm for test in claim.tests for arm in test.estimand.arms_used()))
 
 
 def _layered(*layers: Mapping[str, Any]) -> dict[str, Any]:

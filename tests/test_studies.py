@@ -7,7 +7,7 @@ import pytest
 
 from sweeps import paper
 from sweeps.rules import Rule
-from sweeps.study import Study, claim_arms, list_studies, load_study, study_names
+from sweeps.study import Study, list_studies, load_study, study_names
 from testbed import config
 from testbed.stages import GroundConfig, fingerprints
 
@@ -42,7 +42,7 @@ def test_claims_say_what_decides_and_what_would_count_against(study: Study) -> N
     for claim in study.claims:
         assert claim.text.endswith(".")
         assert len(claim.against) > 20
-        assert claim_arms(claim)
+        assert claim.arms_used()
         for test in claim.tests:
             assert isinstance(test.rule, Rule)
             assert all(test.estimand.words())

@@ -2,7 +2,7 @@
 
 import dataclasses
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -246,36 +246,43 @@ def _final_means(results: Results, metric: str, task: str) -> dict[str, float]:
     return {arm: float(means[arm]) for arm in results.arms if arm in means.index}
 
 
-def _classification_words(results: Results) -> list[str]:
-    """Accuracy and win rate at the last checkpoint, by arm; of few arms only."""
+def _ends(
+    results: Results,
+    metrics: tuple[str, str],
+    when: str,
+    part: Callable[[str, float, float], str],
+) -> list[str]:
+    """A sentence a task on two metrics at the last checkpoint, a part an arm; of few arms only."""
     said = []
     for task in results.tasks:
-        accuracy = _final_means(results, "data_accuracy", task)
-        wins = _final_means(results, "win_rate", task)
-        arms = [arm for arm in accuracy if arm in wins]
+        first, second = (_final_means(results, metric, task) for metric in metrics)
+        arms = [arm for arm in first if arm in second]
         if 0 < len(arms) <= 3:
-            parts = [
-                f"{arm} policies order {percent(accuracy[arm])} of D_golden’s pairs as the golden "
-                f"reward does and win {percent(wins[arm])} of their comparisons"
-                for arm in arms
-            ]
-            said.append(f"On {task}, at the end of training, {'; '.join(parts)}.")
+            parts = [part(arm, first[arm], second[arm]) for arm in arms]
+            said.append(f"On {task}, {when}{'; '.join(parts)}.")
     return said
+
+
+def _classification_words(results: Results) -> list[str]:
+    """Accuracy and win rate at the last checkpoint, by arm."""
+
+    def part(arm: str, accuracy: float, wins: float) -> str:
+        return (
+            f"{arm} policies order {percent(accuracy)} of D_golden’s pairs as the golden "
+            f"reward does and win {percent(wins)} of their comparisons"
+        )
+
+    return _ends(results, ("data_accuracy", "win_rate"), "at the end of training, ", part)
 
 
 def _logprob_words(results: Results) -> list[str]:
-    """Change of log-probability of winners and losers, by arm; of few arms only."""
-    said = []
-    for task in results.tasks:
-        winners = _final_means(results, "winner_logprob_change", task)
-        losers = _final_means(results, "loser_logprob_change", task)
-        arms = [arm for arm in winners if arm in losers]
-        if 0 < len(arms) <= 3:
-            parts = [
-                f"{arm} training has changed the log-probability of D_golden’s winners by "
-                f"{number(winners[arm], signed=True)} nats and of its losers by "
-                f"{number(losers[arm], signed=True)}"
-                for arm in arms
-            ]
-            said.append(f"On {task}, {'; '.join(parts)}.")
-    return said
+    """Change of log-probability of winners and losers, by arm."""
+
+    def part(arm: str, winners: float, losers: float) -> str:
+        return (
+            f"{arm} training has changed the log-probability of D_golden’s winners by "
+            f"{number(winners, signed=True)} nats and of its losers by "
+            f"{number(losers, signed=True)}"
+        )
+
+    return _ends(results, ("winner_logprob_change", "loser_logprob_change"), "", part)

@@ -61,5 +61,5 @@ study = Study(
             "A peak at most two percentage points above that of the run that buys its labels online.",
         ),
     ),
-    presets={size: paper.preset(size, axes=axes(size)) for size in paper.PRESETS},
+    presets=paper.presets(axes=axes),
 )

@@ -24,11 +24,8 @@ from testbed.methods.rloo import Rloo
 from testbed.objective import AbstractObjective
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
-from testbed.sources.replay import Replay
 
 BO2 = BestOfTwo()
-#: More steps than any recorded run has: one window, that is a uniform shuffle.
-SHUFFLED = Replay(paper.recorded(BO2), shuffle_window=1e6)
 BO2_ARMS = ("online Bo2", "shuffled Bo2", "offline Bo2")
 
 
@@ -64,7 +61,7 @@ study = Study(
     base=paper.EXPERIMENT,
     arms=(
         Arm("online Bo2", {"source": Online(), "loss": BO2}, paper.BASE),
-        Arm("shuffled Bo2", {"source": SHUFFLED, "loss": BO2}),
+        Arm("shuffled Bo2", {"source": paper.shuffled(BO2), "loss": BO2}),
         Arm("offline Bo2", {"source": Offline(), "loss": BO2}),
         *both("DPO", Dpo()),
         *both("SLiC", Slic()),

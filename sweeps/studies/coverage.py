@@ -51,5 +51,5 @@ study = Study(
             "A standard deviation of quality that adds at most two percentage points to a run's best win rate.",
         ),
     ),
-    presets={size: paper.preset(size, axes=axes(size)) for size in paper.PRESETS},
+    presets=paper.presets(axes=axes),
 )

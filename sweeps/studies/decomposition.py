@@ -70,5 +70,5 @@ study = Study(
             "A golden teacher that adds at most two percentage points.",
         ),
     ),
-    presets={size: paper.preset(size, axes=axes(size)) for size in paper.PRESETS},
+    presets=paper.presets(axes=axes),
 )

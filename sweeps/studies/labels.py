@@ -62,5 +62,5 @@ study = Study(
             "A labeler under which the peaks differ by at most two percentage points.",
         ),
     ),
-    presets={size: paper.preset(size, axes=axes(size)) for size in paper.PRESETS},
+    presets=paper.presets(axes=axes),
 )

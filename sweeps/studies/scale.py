@@ -19,10 +19,9 @@ from sweeps.estimands import (
 )
 from sweeps.grid import Axis, Grid, product
 from sweeps.rules import More, Same
-from sweeps.study import Arm, Preset, Study
+from sweeps.study import Arm, Study
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
-from testbed.sources.replay import Replay
 from testbed.transformer import SIZES
 
 _LADDER = {"smoke": ("XS", "S"), "laptop": ("XS", "S"), "paper": tuple(SIZES)}
@@ -42,11 +41,6 @@ def axes(size: str) -> Grid:
     return product(tasks, Axis("model", ladder), Axis("loss.beta", _BETAS[size]))
 
 
-def preset(size: str) -> Preset:
-    """The preset of a size."""
-    return paper.preset(size, "source.recorded", axes=axes(size))
-
-
 study = Study(
     name="scale",
     title="Larger policies",
@@ -55,7 +49,7 @@ study = Study(
     base=paper.EXPERIMENT,
     arms=(
         Arm("online", {"source": Online()}, paper.BASE),
-        Arm("shuffled", {"source": Replay(paper.recorded(), shuffle_window=1e6)}),
+        Arm("shuffled", {"source": paper.shuffled()}),
         Arm("offline", {"source": Offline()}),
     ),
     axes=axes("paper"),
@@ -84,5 +78,5 @@ study = Study(
             "A policy size at which the gap is at most two percentage points.",
         ),
     ),
-    presets={size: preset(size) for size in paper.PRESETS},
+    presets=paper.presets("source.recorded", axes=axes),
 )

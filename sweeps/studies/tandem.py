@@ -15,8 +15,6 @@ from testbed.sources.online import Online
 from testbed.sources.replay import Replay
 
 RECORDED = paper.recorded()
-#: More steps than any recorded run has: one window, that is a uniform shuffle.
-UNIFORM = 1e6
 BEST = "best_win_rate"
 
 
@@ -39,7 +37,7 @@ study = Study(
         replayed("replay", 1.0),
         replayed("shuffled by 4", 4.0),
         replayed("shuffled by 125", 125.0),
-        Arm("shuffled", {"source": Replay(RECORDED, shuffle_window=UNIFORM)}),
+        Arm("shuffled", {"source": paper.shuffled()}),
         Arm("offline", {"source": Offline()}),
     ),
     axes=paper.grid("paper"),
