@@ -37,8 +37,8 @@ class Draws:
 class Judgement:
     """A verdict with the numbers behind it.
 
-    `estimate` is the median, `interval` the rule's central interval, and `probability` that of the
-    rule's condition.
+    `estimate` is the median, `interval` the rule's central interval if it has a width, and
+    `probability` that of the rule's condition.
     """
 
     verdict: Verdict
@@ -116,7 +116,8 @@ class Rule:
         if values.size > 1 and not draws.exact:
             tail = (1 - self.mass) / 2
             low, high = np.quantile(values, [tail, 1 - tail])
-            interval = (float(low), float(high))
+            # Draws that do not differ are a bound, such as that of a peak beyond the last checkpoint.
+            interval = (float(low), float(high)) if low < high else None
         if values.size > 1 or (values.size and draws.exact):
             probability = float(np.mean(self.holds(values)))
         verdict: Verdict = "undecided"

@@ -116,7 +116,7 @@ class ShareOfGap(Estimand):
     `top` and `bottom` are the arms with and without what is to be explained; the candidate has the
     explanation only. 1: all of the gap, 0: nothing. `measure` is "matched" (mean win rate over the
     range of KL that all three share) or "peak". Where top does not beat bottom for certain there is
-    no gap to share; the interval is shown, and decides nothing.
+    no gap to share, and no estimate: a ratio to what may be nothing can be anything.
     """
 
     from_curves: ClassVar[bool] = True
@@ -149,11 +149,9 @@ class ShareOfGap(Estimand):
         sure = float(np.mean(whole > 0))
         details["gap_probability"] = sure
         reason = evidence.caveat(arms)
-        if not reason and sure < 0.95:
-            reason = (
-                f"there is no gap to share: P({self.top} > {self.bottom}) is {sure:.2f}, "
-                "needed is 0.95"
-            )
+        if sure < 0.95:
+            none = f"there is no gap to share: P({self.top} > {self.bottom}) is {sure:.2f}, needed is 0.95"
+            return Draws(label, unit, reason=reason or none, details=details)
         return Draws(label, unit, part / whole, reason, details, open=bound)
 
     def _bounds(self, top: Peak, bottom: Peak, candidate: Peak) -> dict[Side, str]:

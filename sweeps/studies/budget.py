@@ -35,7 +35,7 @@ study = Study(
     base=paper.EXPERIMENT,
     arms=(
         Arm("offline", {"source": Offline(), **SCARCE}),
-        Arm("online by proxy", {"source": Online(), **SCARCE}),
+        Arm("online by proxy", {"source": Online(), **SCARCE}, paper.RATE),
         Arm(
             "labels for fresh samples",
             {"source": Online(), "teacher": "golden", **SCARCE},

@@ -1,7 +1,8 @@
 """Do better classifiers make better writers (arXiv 2405.08448, section 5.3, figures 6 to 8, appendix E)?
 
-A policy classifies a pair by the sign of h, its log-ratio against SFT on one response less that on the other. Two
-arms at the base configuration are also measured on ten windows of the recorded online stream, beside the proxy.
+A policy classifies a pair by the sign of h, its log-ratio against SFT on one response less that on the other. Online
+is at the base configuration, like the stream that it records; two arms there are also measured on ten windows of that
+stream, beside the proxy. Pairs of online and offline runs have the same rate, beta and seed.
 """
 
 from sweeps import paper
@@ -24,7 +25,7 @@ study = Study(
     background=__doc__ or "",
     base=paper.EXPERIMENT,
     arms=(
-        Arm("online", {"source": Online()}),
+        Arm("online", {"source": Online()}, paper.BASE),
         Arm("offline", {"source": Offline()}),
         Arm("online, on the stream", {"source": Online(), **ON_STREAM}, paper.BASE),
         Arm("offline, on the stream", {"source": Offline(), **ON_STREAM}, paper.BASE),

@@ -31,11 +31,11 @@ study = Study(
     title="One exact piece at a time",
     question="How much of the gap comes from the proxy, how much from the data's support, how much from the network?",
     background=__doc__ or "",
-    base=paper.EXPERIMENT,
+    base=paper.LISTED,
     arms=(
-        Arm("online", {"source": Online()}),
+        Arm("online", {"source": Online()}, paper.RATE),
         Arm("offline", {"source": Offline()}),
-        Arm("online, golden teacher", {"source": Online(), "teacher": "golden"}),
+        Arm("online, golden teacher", {"source": Online(), "teacher": "golden"}, paper.RATE),
         Arm(
             "offline, full support",
             {"source": Offline(), "data.pairs": PAIRS, "data.temperature": 1.5},

@@ -18,7 +18,7 @@ study = Study(
     question="Does sampling pairs from the policy beat learning from a fixed data set, at the same KL budget?",
     background=paper.__doc__ or "",
     base=paper.EXPERIMENT,
-    arms=(Arm("online", {"source": Online()}), Arm("offline", {"source": Offline()})),
+    arms=(Arm("online", {"source": Online()}, paper.RATE), Arm("offline", {"source": Offline()})),
     axes=paper.grid("paper"),
     claims=(
         Claim(

@@ -28,7 +28,7 @@ LABELERS = (
 )
 _BETAS = {
     "smoke": (paper.BASE_BETA,),
-    "laptop": (0.03, paper.BASE_BETA),
+    "laptop": (0.01, 0.03, paper.BASE_BETA),
     "paper": (0.01, 0.03, paper.BASE_BETA, 0.3),
 }
 

@@ -2,7 +2,7 @@
 
 Only the policy grows. Proxy and golden baseline keep the smallest size, as in the paper, which scales policies under
 one proxy and one opponent; each policy size has its own SFT policy, so KL is to that. As in the paper the recipe is
-not tuned anew: larger policies take fewer settings.
+not tuned anew: all arms are run at the base rate, at its beta and at a smaller one, which takes online past its peak.
 """
 
 from envs.chat import Chat
@@ -48,8 +48,8 @@ study = Study(
     background=__doc__ or "",
     base=paper.EXPERIMENT,
     arms=(
-        Arm("online", {"source": Online()}, paper.BASE),
-        Arm("shuffled", {"source": paper.shuffled()}),
+        Arm("online", {"source": Online()}),
+        Arm("shuffled", {"source": paper.shuffled(paper.recorded())}),
         Arm("offline", {"source": Offline()}),
     ),
     axes=axes("paper"),

@@ -37,7 +37,7 @@ study = Study(
         replayed("replay", 1.0),
         replayed("shuffled by 4", 4.0),
         replayed("shuffled by 125", 125.0),
-        Arm("shuffled", {"source": paper.shuffled()}),
+        Arm("shuffled", {"source": paper.shuffled(RECORDED)}),
         Arm("offline", {"source": Offline()}),
     ),
     axes=paper.grid("paper"),

@@ -27,11 +27,11 @@ PROMPTS = 512
 FULL, NARROW = 1.0, 0.2
 _SUPPORT = {
     "smoke": (FULL, NARROW),
-    "laptop": (FULL, 0.7, 0.4, NARROW),
+    "laptop": (FULL, 0.5, NARROW),
     "paper": (FULL, 0.95, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4, 0.3, NARROW),
 }
-_PAIRS = {"smoke": 4096, "laptop": 131072, "paper": 262144}
-_BATCH = {"smoke": 32, "laptop": 256, "paper": 512}
+_PAIRS = {"smoke": 4096, "laptop": 262144, "paper": 262144}
+_BATCH = {"smoke": 32, "laptop": 512, "paper": 512}
 
 
 def axes(size: str) -> Grid:
@@ -59,9 +59,8 @@ study = Study(
     question="Does offline IPO find the optimum that theory gives it, and what if the data leave responses out?",
     background=__doc__ or "",
     base=config.replace_all(
-        paper.EXPERIMENT,
+        paper.LISTED,
         {
-            "task": Enumerable(),
             "tabular": True,
             "source": Offline(),
             "loss.beta": BETA,
