@@ -1,8 +1,11 @@
 """Words and pieces of pages: numbers as read aloud, sentences, tables; everything from data is escaped."""
 
 import html
+import inspect
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NewType
+
+from markdown_it import MarkdownIt
 
 Html = NewType("Html", str)
 """Text in which everything that came from data is escaped."""
@@ -10,6 +13,8 @@ Html = NewType("Html", str)
 VERDICTS = ("reproduced", "contradicted", "undecided")
 SYMBOLS = {"reproduced": "●", "contradicted": "■", "undecided": "○"}
 """A shape for each verdict, so that nothing depends on colour."""
+# Pages load nothing from elsewhere, so there are no images.
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}).disable("image")
 
 
 def escape(value: Any) -> str:
@@ -111,10 +116,9 @@ def paragraph(sentences: Sequence[str]) -> Html:
     return Html(f"<p>{escape(' '.join(sentences))}</p>") if sentences else Html("")
 
 
-def paragraphs(text: str) -> Html:
-    """Text whose paragraphs are parted by empty lines."""
-    parts = (" ".join(part.split()) for part in text.split("\n\n"))
-    return join(f"<p>{escape(part)}</p>" for part in parts if part)
+def written(text: str) -> Html:
+    """A text in Markdown, such as a docstring; tags in it are shown as they stand, and images as links."""
+    return Html(_MARKDOWN.render(inspect.cleandoc(text)))
 
 
 def link(target: str, text: str) -> Html:

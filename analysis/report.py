@@ -14,6 +14,7 @@ from analysis.figures.exhibits import exhibits
 from analysis.load import Collection, load_all
 from analysis.prose import slug
 from analysis.site import chapter, index, methods, provenance, study
+from analysis.site import verdicts as ranking
 from analysis.site.chapter import Chapter
 from analysis.site.page import Place, unwritable, write_whole
 from sweeps.provenance import source_hash
@@ -53,7 +54,7 @@ def verdicts(directory: Path) -> list[dict[str, Any]]:
     if known.is_file() and key.is_file() and key.read_text() == fingerprint(collection):
         return json.loads(known.read_text(encoding="utf-8"))
     gathered = [chapter.gather(results, directory) for results in collection.studies]
-    return [dict(entry) for one in gathered for entry in one.entries]
+    return _entries(gathered)
 
 
 def fingerprint(collection: Collection) -> str:
@@ -68,12 +69,18 @@ def fingerprint(collection: Collection) -> str:
     return digest.hexdigest()
 
 
+def _entries(chapters: Sequence[Chapter]) -> list[dict[str, Any]]:
+    """The verdicts of all chapters, by claim: C1, C2 and so on."""
+    entries = [dict(entry) for one in chapters for entry in one.entries]
+    return sorted(entries, key=lambda row: ranking.rank(row["claim"]))
+
+
 def _write(folder: Path, chapters: Sequence[Chapter], collection: Collection) -> list[Path]:
     """Write all pages, figures and verdicts.json; the paths of what was written."""
     places = [Place("index.html", "Scoreboard")]
     places += [Place(study.file_name(one), one.results.name) for one in chapters]
     places += [Place("methods.html", "Methods"), Place("provenance.html", "Provenance")]
-    entries = [entry for one in chapters for entry in one.entries]
+    entries = _entries(chapters)
     written = []
     for one in chapters:
         shown = exhibits(one.material)

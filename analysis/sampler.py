@@ -2,9 +2,12 @@
 
 Neal 2011 (arXiv 1206.1901). Momenta are preconditioned by the curvature at the mode, then by the
 sample covariance of the warm-up; all chains take the same number of leapfrog steps, so that one
-batched gradient serves them all. The loop runs on the host and calls one compiled function: it
-compiles several times faster than a sampler that is compiled as a whole, and for gradients of a
-millisecond nothing is lost.
+batched gradient serves them all. The loop runs on the host and calls one compiled function.
+
+Why not NumPyro's samplers, with which it is tested to agree: on a study's posterior of 16 scales
+this one took 12 s with compiling and 3 s without for an effective sample size of 2,190, NumPyro's
+NUTS 46 s and 18 s for 1,150, its HMC 20 s and 10 s for 320 (8 vectorised chains of 500 draws, side
+by side on two shared cores). A report makes half a dozen such fits, a calibration hundreds.
 """
 
 from collections.abc import Callable

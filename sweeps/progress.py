@@ -46,6 +46,9 @@ class Meter:
     def stage(self, text: str) -> None:
         """See `Progress`."""
         self.text = text
+        if not self.steps_done:
+            # What came before the first run says nothing about its speed.
+            self._recent = deque([(self._clock(), 0)])
 
     def advance(self, run_steps: int) -> None:
         """See `Progress`."""

@@ -3,8 +3,12 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+import numpyro
+import numpyro.distributions as dist
 import pandas as pd
 import pytest
+from numpyro.diagnostics import effective_sample_size
+from numpyro.infer import MCMC, NUTS, init_to_median
 from scipy import optimize, special, stats
 
 from analysis import frontier, hierarchy, posterior, sampler
@@ -247,6 +251,42 @@ def test_sampler_on_a_skewed_density_with_known_moments():
     np.testing.assert_allclose(flat.mean(axis=0), mean, atol=0.03)
     np.testing.assert_allclose(np.cov(flat.T)[:2, :2], np.linalg.inv(precision), atol=0.06)
     assert flat[:, 2].var() == pytest.approx(special.polygamma(1, shape), rel=0.06)
+
+
+def test_scales_agree_with_numpyro():
+    """The same posterior by NumPyro's NUTS, with the priors written out: nine means within four standard errors, which
+    correct samplers miss with probability 6e-4 at a random key."""
+    points = on_device(small_points())
+    names = [name for name in hierarchy.PRIORS if not name.startswith("group_")]
+    nothing = {
+        "group_start": jnp.zeros(()),
+        "group_shared": jnp.zeros(2),
+        "group_arm": jnp.zeros(2),
+    }
+
+    def model():
+        found = {}
+        for name in names:
+            prior = dist.LogNormal(np.log(hierarchy.PRIORS[name][0]), hierarchy.SCALE_LOG_SD)
+            shape = () if name.endswith("_start") else (2,)
+            found[name] = numpyro.sample(name, prior.expand(shape).to_event(len(shape)))
+        whole = hierarchy.Scales(**found, **nothing, noise=jnp.ones(1))
+        numpyro.factor("logits", hierarchy.log_marginal(points, whole))
+
+    # NumPyro's sampler mixes dtypes of its own.
+    with jax.numpy_dtype_promotion("standard"):
+        kernel = NUTS(model, init_strategy=init_to_median, max_tree_depth=6)
+        chains = MCMC(kernel, num_warmup=300, num_samples=1000, progress_bar=False)
+        chains.run(jax.random.PRNGKey(0))
+    theirs = {name: np.asarray(draws) for name, draws in chains.get_samples().items()}
+    fit, diagnostics = posterior.sample(small_points())
+    assert diagnostics.trouble() == ""
+    for name in names:
+        own = np.log(np.asarray(getattr(fit.scales, name))).reshape(diagnostics.draws, -1)
+        other = np.log(theirs[name]).reshape(len(own) // 4, -1)
+        ess = [np.asarray(effective_sample_size(part[None])) for part in (own, other)]
+        error = np.sqrt(own.var(axis=0) / ess[0] + other.var(axis=0) / ess[1])
+        assert np.all(np.abs(own.mean(axis=0) - other.mean(axis=0)) < 4 * error), name
 
 
 @pytest.mark.parametrize(

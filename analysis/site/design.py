@@ -14,11 +14,11 @@ from analysis.prose import (
     listed,
     number,
     paragraph,
-    paragraphs,
     percent,
     plural,
     section,
     table,
+    written,
 )
 from sweeps.store import FACTS
 
@@ -47,7 +47,7 @@ _MOST_WORLDS = 60
 
 def background(results: Results) -> Html:
     """What the study says of itself at length."""
-    return section("background", "Background", paragraphs(str(results.study.get("background", ""))))
+    return section("background", "Background", written(str(results.study.get("background", ""))))
 
 
 def design(results: Results) -> Html:

@@ -17,12 +17,12 @@ from analysis.prose import (
     escape,
     heading,
     join,
-    paragraphs,
     pill,
     section,
     sentence,
     slug,
     table,
+    written,
 )
 
 PAPER = tuple(f"C{number}" for number in range(1, 18))
@@ -182,7 +182,7 @@ def _age(rows: Sequence[Entry]) -> str:
 
 def _note(rows: Sequence[Entry]) -> Html:
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
-    return join(paragraphs(note).replace("<p>", '<p class="note">') for note in notes)
+    return join(written(note).replace("<p>", '<p class="note">') for note in notes)
 
 
 def _outcome(row: Entry) -> str:

@@ -1,0 +1,35 @@
+"""What a running sweep tells about its time."""
+
+from sweeps.progress import Meter
+
+
+class Clock:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+def test_time_left_is_that_of_runs_not_of_what_came_before_them():
+    """Ten minutes of stages, then 100 of 400 run-steps in ten seconds: thirty more are left."""
+    clock = Clock()
+    meter = Meter(runs=4, run_steps=400, clock=clock)
+    meter.stage("building sft for 2 worlds")
+    assert meter.left is None
+    clock.now = 600.0
+    meter.stage("chunk 1 of 4 (online)")
+    clock.now = 610.0
+    meter.advance(100)
+    meter.finished(1, 0)
+    assert meter.left == 30.0
+    assert (
+        meter.status()
+        == "1/4 runs, 10 run-steps/s, 10:10 elapsed, 0:30 left, chunk 1 of 4 (online)"
+    )
+    meter.stage("chunk 2 of 4 (offline)")
+    assert meter.left == 30.0
+    clock.now = 620.0
+    meter.advance(200)
+    assert meter.rate == 15.0
