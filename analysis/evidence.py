@@ -112,10 +112,11 @@ class TaskEvidence:
         found = self._frontiers
         return _with_curves(details, found[0], arms) if len(found) == 1 else details
 
-    def last(self, metric: str, arm: str) -> Mapping[Unit, float]:
+    def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
         """The metric at the last checkpoint of the arm's runs, diverged ones left out.
 
-        Keys are comparable between arms: settings that only one arm has are not part of them.
+        Keys can be compared between the arms `among` which this one is: they hold the settings
+        that all of these have.
         "best_win_rate" is the best of a run's trained checkpoints (it grows with their number, so
         compare runs that were evaluated equally often).
         """
@@ -123,7 +124,7 @@ class TaskEvidence:
         if metric == "best_win_rate":
             trained = self._trained(self.pool.arms).groupby(["arm", "run"])["win_rate"].max()
             rows = rows.join(trained.rename(metric), on=["arm", "run"])
-        axes = self._axes(self.pool.arms)
+        axes = self._axes(tuple(among) or (arm,))
         rows = rows[(rows["arm"] == arm) & (rows["diverged_step"] < 0)]
         if metric not in rows:
             raise Unanswerable(f"the results have no metric {metric}")
@@ -253,7 +254,7 @@ class TypicalEvidence:
             }
         }
 
-    def last(self, metric: str, arm: str) -> Mapping[Unit, float]:
+    def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
         raise Unanswerable(_NO_RUNS)
 
     def checkpoints(

@@ -84,7 +84,7 @@ class Results:
         """The claims with their rules as stored before the run. Raises InvalidInput.
 
         A user's study may define estimands of its own: if a stored one is unknown, the study's file
-        is imported, which makes them known. The stored rules still apply.
+        is imported, which makes them known.
         """
         stored = self.study.get("claims", ())
         try:

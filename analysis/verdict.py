@@ -1,5 +1,7 @@
-"""Verdicts: every claim of a study, on every task, by the rules written before the run."""
+"""Verdicts: every claim of a study, on every task, by the rules of its file, and by those stored before the run where
+the two differ."""
 
+import dataclasses
 import math
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -42,11 +44,20 @@ def decide(
     entries = []
     for claim, stored in paired(results):
         newer = stored is None or tests_of(stored) != tests_of(claim)
+        lacking = sum(results.missing.get(arm, 0) for arm in claim.arms_used())
         for task, own in (tasks | pooled if claim.from_curves else tasks).items():
-            ruling = claim.judge(own)
+            ruling = _held_back(claim.judge(own), lacking)
             before = stored.judge(own).verdict if newer and stored is not None else None
             entries.append(entry(claim, task, ruling, newer, before))
     return entries
+
+
+def _held_back(ruling: Ruling, lacking: int) -> Ruling:
+    """The ruling, undecided while runs are missing: those that are there may be no fair sample of the settings."""
+    if not lacking:
+        return ruling
+    reason = f"{lacking} planned runs of its arms are missing"
+    return dataclasses.replace(ruling, verdict="undecided", reason=reason)
 
 
 def paired(results: Results) -> Iterator[tuple[Claim, Claim | None]]:

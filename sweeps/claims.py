@@ -3,7 +3,7 @@
 A `Claim` is a conjunction of tests. A `Test` names an estimand (`sweeps.estimands`), which turns
 evidence into posterior draws of one effect, and a rule (`sweeps.rules`), which turns draws into a
 verdict. Everything here describes itself as JSON (`describe`) and is rebuilt from it (`from_dict`),
-so that the rules stored before a run are the rules that judge it.
+so that the rules stored before a run can judge it, beside those that its study has since come to have.
 """
 
 import dataclasses

@@ -1,6 +1,7 @@
 """What the subcommands of ``testbed`` do with their options. Slow imports wait until a command needs them."""
 
 import argparse
+import contextlib
 import importlib.util
 import socket
 import subprocess
@@ -209,16 +210,15 @@ def _require_free(port: int) -> None:
 
 def _require_results(directory: Path) -> None:
     """Refuse a directory without results; load the studies' files, which may define kinds of their own."""
-    from sweeps.store import Store, study_directories
+    from sweeps.store import readable_stores
     from sweeps.study import load_study
 
-    stores = [Store.open(place) for place in study_directories(directory) or [directory]]
-    if not any(store.finished() for store in stores):
-        raise InvalidInput(f"{directory} holds no finished run: run the study again to finish one")
-    for store in stores:
+    for store in readable_stores(directory):
         file = store.header.get("file")
         if file and Path(file).is_file():
-            load_study(file)
+            # A file that no longer loads is told of in the report, which judges by the stored rules.
+            with contextlib.suppress(InvalidInput):
+                load_study(file)
 
 
 def _console() -> "Console":

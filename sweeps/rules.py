@@ -208,13 +208,20 @@ class Same(Rule):
         return f"|effect| ≤ {self.rope:g}", f"|effect| > {self.rope:g}"
 
 
-RULES: Mapping[str, type[Rule]] = {kind.__name__: kind for kind in (More, NoMore, Same)}
+def descendants(base: type) -> list[type]:
+    """All subclasses, those of subclasses included."""
+    own = base.__subclasses__()
+    return own + [kind for child in own for kind in descendants(child)]
 
 
 def rule_from_dict(data: Mapping[str, Any]) -> Rule:
-    """The rule that `describe` wrote. Raises InvalidInput for an unknown kind."""
+    """The rule that `describe` wrote; "kind" is looked up among the subclasses of Rule.
+
+    Raises InvalidInput for a kind that no imported module defines.
+    """
     fields = dict(data)
     name = fields.pop("kind")
-    if name not in RULES:
-        raise InvalidInput(f"rule kind is {name}: allowed are {', '.join(RULES)}")
-    return RULES[name](**fields)
+    kinds = {kind.__name__: kind for kind in descendants(Rule)}
+    if name not in kinds:
+        raise InvalidInput(f"rule kind is {name}: allowed are {', '.join(kinds)}")
+    return kinds[name](**fields)

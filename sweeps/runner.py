@@ -20,7 +20,7 @@ from rich.table import Table
 
 from sweeps import provenance, tensorboard
 from sweeps.progress import Progress, display, duration
-from sweeps.store import FACTS, MEASURED, Store, study_directories
+from sweeps.store import FACTS, MEASURED, Store, readable_stores, study_directories
 from sweeps.study import Point, Selection
 from testbed import config
 from testbed.errors import InvalidInput
@@ -192,7 +192,7 @@ def finish(directory: Path, console: Console, report: Callable[[Path], Path]) ->
     verdicts = read_verdicts(directory)
     if verdicts:
         console.print(verdict_table(verdicts))
-    tables = [Store.open(place).read() for place in study_directories(directory)]
+    tables = [store.read() for store in readable_stores(directory)]
     results = pd.concat([table.drop_duplicates("run") for table in tables]).drop_duplicates("run")
     diverged = np.count_nonzero(results["diverged_step"] >= 0)
     say(console, f"Runs        {len(results)}, of which {diverged} diverged")
@@ -212,9 +212,8 @@ def mirror(directory: Path, single_runs: bool = False) -> Path:
             verdicts=[row for row in verdicts if row.get("study", name) == name],
             single_runs=single_runs,
         )
-        for store in map(Store.open, study_directories(directory))
+        for store in readable_stores(directory)
         for name in [store.header["study"]]
-        if store.finished()
     ]
     if len(logs) > 1:
         return directory

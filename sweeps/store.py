@@ -208,6 +208,26 @@ def study_directories(directory: Path) -> list[Path]:
     return sorted(path.parent for path in directory.glob("*/study.json"))
 
 
+def readable_stores(directory: Path) -> list[Store]:
+    """The stores of a results directory that hold finished runs and can be read, by name.
+
+    Raises InvalidInput, with what is wrong with the first, if there are none.
+    """
+    found, problems = [], []
+    for place in study_directories(directory) or [directory]:
+        try:
+            store = Store.open(place)
+            if store.finished():
+                store.read()
+                found.append(store)
+        except InvalidInput as problem:
+            problems.append(problem)
+    if not found:
+        finish = f"{directory} holds no finished run: run the study again to finish one"
+        raise problems[0] if problems else InvalidInput(finish)
+    return found
+
+
 def value_in(described: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path of a described config; a module gives its kind; None if absent."""
     value: Any = described

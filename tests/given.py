@@ -31,7 +31,7 @@ class Given:
     def gap(self, first, second, also=()):
         return self.peak(first).value - self.peak(second).value
 
-    def last(self, metric, arm):
+    def last(self, metric, arm, among=()):
         return self.finals[metric, arm]
 
     def checkpoints(self, columns, arms):

@@ -67,6 +67,22 @@ def test_same_wants_nearly_all_draws_inside():
     assert judge([0.5, -0.5], rule).probability == 1.0
 
 
+class Less(More):
+    """A user's own rule: beyond the rope on the other side."""
+
+    def holds(self, values):
+        return values < -self.rope
+
+
+def test_a_users_own_rule_is_read_back():
+    assert rule_from_dict(Less(0.1).describe()) == Less(0.1)
+
+
+def test_draws_without_a_width_have_no_interval():
+    assert judge([0.5] * 100).interval is None
+    assert judge([0.5] * 100).estimate == 0.5
+
+
 def test_rule_reports_median_and_matching_interval():
     judgement = judge(np.arange(101.0))
     assert judgement.estimate == 50.0

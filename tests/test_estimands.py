@@ -144,6 +144,18 @@ def test_a_peak_out_of_reach_supports_one_side_only(estimand, late, verdict):
         assert judgement.reason.startswith(f"peak not reached: {late}")
 
 
+@pytest.mark.parametrize(("rising", "verdict"), [(5, "contradicted"), (6, "undecided")])
+def test_a_twentieth_of_rising_draws_holds_a_contradiction_back(rising, verdict):
+    """x is 0.4 below y, but with more than 5 of 100 draws still rising its peak may be anywhere."""
+    low = constant_peak(0.1, 0.05, 0.05)
+    low.interior[:rising] = False
+    peaks = {"x": low, "y": constant_peak(0.5, 0.1, 0.2)}
+    estimand = PeakDifference("x", "y")
+    assert RULE.judge(estimand.draws(Given(peaks))).verdict == verdict
+    ended = dataclasses.replace(estimand, final=("x",))
+    assert RULE.judge(ended.draws(Given(peaks))).verdict == "contradicted"
+
+
 def test_a_curve_that_falls_from_the_start_contradicts():
     falling = dataclasses.replace(constant_peak(0.3, 0.3, 0.1), interior=np.zeros(100, dtype=bool))
     assert falling.place == "start"

@@ -137,10 +137,29 @@ def test_diverged_runs_are_counted_and_left_out(table):
 def test_settings_of_one_arm_only_do_not_prevent_pairing(table):
     table = table.assign(refresh=np.where(table["arm"] == "online", 5.0, np.nan))
     evidence = verdict.gather(results(HEADER, table))["Neural"]
-    shared = (
-        evidence.last("win_rate", "online").keys() & evidence.last("win_rate", "offline").keys()
-    )
-    assert len(shared) == 18
+    online, offline = (evidence.last("win_rate", arm, ARMS) for arm in ARMS)
+    assert len(online.keys() & offline.keys()) == 18
+
+
+def test_a_third_arm_without_a_setting_does_not_blur_the_pairing_of_two(table):
+    """The third arm has no `setting`; the first two are paired at each of its six values all the same."""
+    third = table[(table["arm"] == "online") & (table["setting"] == 0)]
+    third = third.assign(arm="third", setting=np.nan, run="third " + third["run"])
+    evidence = verdict.gather(results(HEADER, pd.concat([table, third])))["Neural"]
+    paired = PairedDifference("win_rate", "online", "offline").draws(evidence)
+    assert paired.details["pairs"] == 18
+    assert len(evidence.last("win_rate", "online", ("online", "third"))) == 3
+
+
+def test_missing_runs_leave_the_claims_of_their_arms_undecided(table):
+    have = {arm: sorted(set(table.loc[table["arm"] == arm, "run"])) for arm in ARMS}
+    planned = {**have, "offline": [*have["offline"], "a run that was stopped"]}
+    whole = verdict.decide(results({**HEADER, "planned": have}, table))
+    part = verdict.decide(results({**HEADER, "planned": planned}, table))
+    assert {row["verdict"] for row in whole} == {"reproduced"}
+    assert {row["verdict"] for row in part} == {"undecided"}
+    assert part[0]["reason"] == "1 planned runs of its arms are missing"
+    assert part[0]["estimate"] == whole[0]["estimate"]
 
 
 def test_runs_of_different_length_are_one_trajectory(table):

@@ -25,7 +25,7 @@ from analysis.site.study import file_name
 _LEGEND = (
     "● reproduced: the effect is what the claim says with a probability of at least 95%; "
     "■ contradicted: it is not, with that probability; ○ undecided: neither. Numbers are posterior "
-    "medians with 90% intervals, of the effect that decides. Rules were fixed before the runs; "
+    "medians with 90% intervals, of the effect that decides. Rules were fixed before the runs, or are marked as newer; "
     "a contradicted claim is a finding about this simulation. “All tasks” is a typical task."
 )
 
@@ -73,7 +73,7 @@ def _head(
     kicker = f"Preset {listed(list(presets))} · {listed(tasks)}"
     lead = (
         "Claims about online and offline alignment, measured in simulation and decided by rules "
-        "that were written down before the runs."
+        "that are written down before the runs."
     )
     trouble = ""
     if problems:

@@ -34,6 +34,7 @@ from sweeps.estimands.levels import (
     RelativeTrend,
     RelativeTrendDifference,
 )
+from sweeps.rules import descendants
 from testbed.errors import InvalidInput
 
 __all__ = [
@@ -73,18 +74,13 @@ def estimand_from_dict(data: Mapping[str, Any]) -> Estimand:
 
     Raises InvalidInput for a kind that no imported module defines.
     """
-    kinds = {kind.__name__: kind for kind in _descendants(Estimand)}
+    kinds = {kind.__name__: kind for kind in descendants(Estimand)}
     kind = kinds.get(data["kind"])
     if kind is None:
         raise InvalidInput(
             f"estimand kind is {data['kind']}: allowed are {', '.join(sorted(kinds))}"
         )
     return kind(**{name: _from_data(value) for name, value in data.items() if name != "kind"})
-
-
-def _descendants(base: type) -> list[type]:
-    children = base.__subclasses__()
-    return children + [deeper for child in children for deeper in _descendants(child)]
 
 
 def _from_data(value: Any) -> Any:

@@ -67,6 +67,12 @@ class Peak:
         return "end" if np.mean(self.end >= self.start) >= 0.5 else "start"
 
     @property
+    def unreached(self) -> bool:
+        """Whether a verdict must reckon with a higher peak beyond the observed range: as soon as a twentieth of the
+        draws are still rising at its end."""
+        return self.outside()[1]
+
+    @property
     def log_kl(self) -> np.ndarray:
         """log KL at the peak, no lower than that of the nearest trained checkpoint."""
         return 2 * np.log(np.maximum(self.root_kl, self.nearest))
@@ -103,8 +109,11 @@ class Evidence(Protocol):
         """Peaks, ranges, seeds, runs and diverged runs of these arms, JSON-able."""
         ...
 
-    def last(self, metric: str, arm: str) -> Mapping[Unit, float]:
-        """A metric or fact at the last checkpoint of every run of the arm that did not diverge."""
+    def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
+        """A metric or fact at the last checkpoint of every run of the arm that did not diverge.
+
+        A run's key holds the settings that all arms `among` which it is compared have.
+        """
         ...
 
     def checkpoints(

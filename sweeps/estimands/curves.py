@@ -33,7 +33,7 @@ class InteriorMaximum(Estimand):
         details = evidence.describe_curves(self.arms)
         for arm, margin in zip(self.arms, margins, strict=True):
             details["arms"][arm]["margin"] = float(np.median(margin))
-        unreached = [arm for arm, peak in zip(self.arms, peaks, strict=True) if peak.place == "end"]
+        unreached = [arm for arm, peak in zip(self.arms, peaks, strict=True) if peak.unreached]
         bound: dict[Side, str] = {"higher": _unreached(unreached[0])} if unreached else {}
         values = np.min(margins, axis=0)
         return Draws(label, unit, values, evidence.caveat(self.arms), details, open=bound)
@@ -62,12 +62,14 @@ class PeakDifference(Estimand):
     """Peak win rate of the first arm minus the second's, each inside its own range (C3).
 
     Where an arm's peak was not reached its best observed win rate is a lower bound, and a verdict
-    that a higher peak could overturn is not given.
+    that a higher peak could overturn is not given. Arms in `final` can go no further than they
+    were observed to, because a budget ends there: their best is their peak.
     """
 
     from_curves: ClassVar[bool] = True
     first: str
     second: str
+    final: tuple[str, ...] = ()
 
     def words(self) -> tuple[str, str]:
         return f"peak win rate, {self.first} − {self.second}", "probability"
@@ -77,9 +79,9 @@ class PeakDifference(Estimand):
         first, second = evidence.peak(self.first), evidence.peak(self.second)
         details = evidence.describe_curves((self.first, self.second))
         bound: dict[Side, str] = {}
-        if first.place == "end":
+        if first.unreached and self.first not in self.final:
             bound["higher"] = _unreached(self.first)
-        if second.place == "end":
+        if second.unreached and self.second not in self.final:
             bound["lower"] = _unreached(self.second)
         values = first.value - second.value
         return Draws(label, unit, values, evidence.caveat(self.arms_used()), details, open=bound)
@@ -166,7 +168,7 @@ class ShareOfGap(Estimand):
         return {
             "higher" if up else "lower": _unreached(arm)
             for arm, peak, up in moves
-            if peak.place == "end"
+            if peak.unreached
         }
 
 

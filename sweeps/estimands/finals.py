@@ -38,7 +38,7 @@ class PairedDifference(Estimand):
     def _measure(self, evidence: Evidence) -> Draws:
         label, unit = self.words()
         arms = (self.first, self.second)
-        first, second = (evidence.last(self.metric, arm) for arm in arms)
+        first, second = (evidence.last(self.metric, arm, arms) for arm in arms)
         pairs = {run: first[run] - second[run] for run in first.keys() & second.keys()}
         if not pairs:
             raise Unanswerable(

@@ -12,7 +12,7 @@ import dataclasses
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import MatchedGap, ShareOfGap
-from sweeps.grid import product
+from sweeps.grid import Axis, Grid, product
 from sweeps.rules import More, Same
 from sweeps.study import Arm, Study
 from testbed.losses.best_of_two import BestOfTwo
@@ -51,10 +51,23 @@ def generality(name: str, first: str, second: str, words: str) -> Claim:
     )
 
 
+def rates(size: str) -> Grid:
+    """The common rates, and that of the recorded run: there the replay differs from it in order alone."""
+    common = paper.rates(size)
+    return Axis("optimiser.learning_rate", (BO2_RATE, *common.values("optimiser.learning_rate")))
+
+
+def grid(size: str) -> Grid:
+    """Tasks, these rates, betas."""
+    return product(paper.tasks(size), rates(size), paper.betas(size))
+
+
 def bo2_only(size: str) -> paper.Preset:
     """The arms of Best-of-2 alone, which has no beta to sweep."""
-    axes = product(paper.tasks(size), paper.rates(size))
-    return dataclasses.replace(paper.preset(size, "source.recorded", axes=axes), arms=BO2_ARMS)
+    return dataclasses.replace(
+        paper.preset(size, "source.recorded", axes=product(paper.tasks(size), rates(size))),
+        arms=BO2_ARMS,
+    )
 
 
 study = Study(
@@ -78,7 +91,7 @@ study = Study(
         Arm("GRPO", {"source": Online(), "loss": Grpo()}),
         Arm("offline IPO", {"source": Offline(), "loss": paper.LOSS}),
     ),
-    axes=paper.grid("paper"),
+    axes=grid("paper"),
     claims=(
         Claim(
             "C13",
@@ -105,8 +118,9 @@ study = Study(
         "smoke": bo2_only("smoke"),
         "laptop": bo2_only("laptop"),
         "losses": dataclasses.replace(
-            paper.preset("laptop", "source.recorded"), note="All losses at laptop size."
+            paper.preset("laptop", "source.recorded", axes=grid("laptop")),
+            note="All losses at laptop size.",
         ),
-        "paper": paper.preset("paper", "source.recorded"),
+        "paper": paper.preset("paper", "source.recorded", axes=grid("paper")),
     },
 )

@@ -1,9 +1,9 @@
 """Which piece is the culprit? The exact one is swapped in, one at a time (question B4).
 
 In a world that can be listed three approximations can be taken away: the proxy (the golden reward labels what online
-writes), the narrow data (offline gets sixteen times as many pairs from a flatter data policy, so that nearly every
-response is among them) and the network (the policy is a table of all responses, from the very same SFT policy). Each
-swap is measured against the plain arm by the same golden baseline.
+writes), the narrow data (offline gets as many pairs from a flatter data policy: three for each response that there
+is, so that nearly all are among them) and the network (the policy is a table of all responses, from the very same SFT
+policy). All arms share the writers' texts, the SFT policy and the golden baseline.
 """
 
 from envs.enumerable import Enumerable
@@ -13,10 +13,12 @@ from sweeps.estimands import PeakDifference, ShareOfGap
 from sweeps.grid import Axis, Grid, product
 from sweeps.rules import More
 from sweeps.study import Arm, Study
+from testbed import config
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 
-PAIRS = 65536
+#: Pairs for 64 prompts of 341 responses, and one epoch of SFT and a few of the proxy on them.
+PLENTY = {"data.pairs": 65536, "sft.steps": 2000, "proxy.fit.steps": 2400}
 #: A table's logits are its parameters, each moved at its own visits only: at a network's rates it stays at SFT.
 TABLE = {"optimiser.learning_rate": 0.03}
 
@@ -31,14 +33,14 @@ study = Study(
     title="One exact piece at a time",
     question="How much of the gap comes from the proxy, how much from the data's support, how much from the network?",
     background=__doc__ or "",
-    base=paper.LISTED,
+    base=config.replace_all(paper.LISTED, PLENTY),
     arms=(
         Arm("online", {"source": Online()}, paper.RATE),
         Arm("offline", {"source": Offline()}),
         Arm("online, golden teacher", {"source": Online(), "teacher": "golden"}, paper.RATE),
         Arm(
             "offline, full support",
-            {"source": Offline(), "data.pairs": PAIRS, "data.temperature": 1.5},
+            {"source": Offline(), "data.temperature": 1.5},
         ),
         Arm("online, table", {"source": Online(), "tabular": True}, TABLE),
         Arm("offline, table", {"source": Offline(), "tabular": True}, TABLE),

@@ -28,15 +28,20 @@ LABELERS = (
 )
 _BETAS = {
     "smoke": (paper.BASE_BETA,),
-    "laptop": (0.01, 0.03, paper.BASE_BETA),
+    "laptop": (0.03, paper.BASE_BETA),
     "paper": (0.01, 0.03, paper.BASE_BETA, 0.3),
 }
 
 
 def axes(size: str) -> Grid:
-    """Tasks, labelers and betas, at the base rate."""
+    """Tasks, labelers, rates and betas."""
     labelers = LABELERS[:2] if size == "smoke" else LABELERS
-    return product(paper.tasks(size), Axis("labeler", labelers), Axis("loss.beta", _BETAS[size]))
+    return product(
+        paper.tasks(size),
+        Axis("labeler", labelers),
+        paper.rates(size),
+        Axis("loss.beta", _BETAS[size]),
+    )
 
 
 study = Study(
@@ -45,7 +50,7 @@ study = Study(
     question="Does online beat offline whoever labels the data?",
     background=__doc__ or "",
     base=paper.EXPERIMENT,
-    arms=(Arm("online", {"source": Online()}), Arm("offline", {"source": Offline()})),
+    arms=(Arm("online", {"source": Online()}, paper.RATE), Arm("offline", {"source": Offline()})),
     axes=axes("paper"),
     strata=("labeler",),
     claims=(

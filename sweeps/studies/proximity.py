@@ -29,7 +29,7 @@ study = Study(
     background=__doc__ or "",
     base=paper.EXPERIMENT,
     arms=(
-        Arm("online", {"source": Online()}, paper.BASE),
+        Arm("online", {"source": Online()}, paper.RATE),
         Arm("D_golden", {"source": Offline()}),
         written("SFT vs early", 0.0, EARLY),
         written("early vs late", EARLY, LATE),

@@ -21,7 +21,7 @@ study = Study(
     background=__doc__ or "",
     base=paper.EXPERIMENT,
     arms=(
-        Arm("online", {"source": Online()}, paper.BASE),
+        Arm("online", {"source": Online()}, paper.RATE),
         Arm("offline", {"source": Offline()}),
         Arm("final policy's data", {"source": Generated(1.0, 1.0, recorded=paper.recorded())}),
     ),

@@ -2,7 +2,8 @@
 
 Only the policy grows. Proxy and golden baseline keep the smallest size, as in the paper, which scales policies under
 one proxy and one opponent; each policy size has its own SFT policy, so KL is to that. As in the paper the recipe is
-not tuned anew: all arms are run at the base rate, at its beta and at a smaller one, which takes online past its peak.
+not tuned anew. All arms are also run at a smaller beta, which takes online past its peak, and what learns offline at
+higher rates.
 """
 
 from envs.chat import Chat
@@ -30,15 +31,25 @@ _BETAS = {
     "laptop": (0.03, paper.BASE_BETA),
     "paper": (0.03, paper.BASE_BETA),
 }
+_RATES = {
+    "smoke": (paper.BASE_RATE,),
+    "laptop": (paper.BASE_RATE, 1e-3),
+    "paper": (paper.BASE_RATE, 1e-3, 3e-3),
+}
 #: The three tasks of the paper's figures 10 and 11.
 _TASKS = Axis("task", (Summarize(), Helpful(), Chat()))
 
 
 def axes(size: str) -> Grid:
-    """Tasks, policy sizes and betas, at the base rate."""
+    """Tasks, policy sizes, rates and betas."""
     ladder = tuple(SIZES[name] for name in _LADDER[size])
     tasks = _TASKS if size == "paper" else paper.tasks(size)
-    return product(tasks, Axis("model", ladder), Axis("loss.beta", _BETAS[size]))
+    return product(
+        tasks,
+        Axis("model", ladder),
+        Axis("optimiser.learning_rate", _RATES[size]),
+        Axis("loss.beta", _BETAS[size]),
+    )
 
 
 study = Study(
@@ -48,7 +59,7 @@ study = Study(
     background=__doc__ or "",
     base=paper.EXPERIMENT,
     arms=(
-        Arm("online", {"source": Online()}),
+        Arm("online", {"source": Online()}, paper.RATE),
         Arm("shuffled", {"source": paper.shuffled(paper.recorded())}),
         Arm("offline", {"source": Offline()}),
     ),
