@@ -53,8 +53,8 @@ def generality(name: str, first: str, second: str, words: str) -> Claim:
 
 def rates(size: str) -> Grid:
     """The common rates, and that of the recorded run: there the replay differs from it in order alone."""
-    common = paper.rates(size)
-    return Axis("optimiser.learning_rate", (BO2_RATE, *common.values("optimiser.learning_rate")))
+    common = paper.rates(size).values("optimiser.learning_rate")
+    return Axis("optimiser.learning_rate", tuple(dict.fromkeys((BO2_RATE, *common))))
 
 
 def grid(size: str) -> Grid:

@@ -34,7 +34,7 @@ _BETAS = {
 _RATES = {
     "smoke": (paper.BASE_RATE,),
     "laptop": (paper.BASE_RATE, 1e-3),
-    "paper": (paper.BASE_RATE, 1e-3, 3e-3),
+    "paper": (paper.BASE_RATE, 1e-3),
 }
 #: The three tasks of the paper's figures 10 and 11.
 _TASKS = Axis("task", (Summarize(), Helpful(), Chat()))
