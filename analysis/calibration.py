@@ -100,7 +100,7 @@ def simulate(
                 speed = truth.reach[arm] * (setting + 1) / settings * np.exp(0.1 * rng.normal())
                 d = speed * np.linspace(0, 1, evaluations + 1) ** 0.6
                 noise = truth.checkpoint * rng.normal(size=d.shape) * (d > 0)
-                noise += truth.run * rng.normal() * np.asarray(hierarchy.shift(jnp.asarray(d)))
+                noise += truth.run * rng.normal() * np.asarray(hierarchy.growth(jnp.asarray(d)))
                 rate = expit(start + rise(a, b, d) + noise)
                 rows.append(
                     pd.DataFrame(

@@ -90,13 +90,14 @@ class TaskEvidence:
         return found[0]
 
     def caveat(self, arms: Sequence[str]) -> str:
-        """Why no verdict may rest on the curves: too few seeds, or a fit that failed."""
+        """Why no verdict may rest on the curves: too few seeds, a fit that failed, curves that miss their points."""
         for fit in self._frontiers:
             rows = fit.cleaned.trained
             for arm in arms:
                 if rows.loc[rows["arm"] == arm, "seed"].nunique() < 2:
                     return f"only one seed in arm {arm}: the seed is the unit of replication"
-        return self._frontiers[0].diagnostics.trouble()
+        problems = [fit.trouble(arms) for fit in self._frontiers]
+        return next(filter(None, problems), "")
 
     def peak(self, arm: str) -> Peak:
         """Peak of the arm's typical curve inside its observed range."""

@@ -19,6 +19,8 @@ from analysis import hierarchy, posterior
 from analysis.load import Column, Table
 from sweeps.estimands import Peak, Unanswerable
 
+MISFIT = 0.05
+"""Largest mean distance of a fifth of an arm's checkpoints from its curve that a verdict may rest on."""
 MIN_CHECKPOINTS = 6
 """Fewest trained checkpoints (at three or more distinct KL) that an arm needs for a curve."""
 
@@ -140,6 +142,21 @@ class Frontier:
         shares = [share for share in np.array_split(np.arange(len(rows)), bins) if share.size]
         worst = max(shares, key=lambda share: abs(residual[share].mean()))
         return float(residual[worst].mean()), float(rows["d"].to_numpy()[worst].mean())
+
+    def trouble(self, arms: Sequence[str]) -> str:
+        """Why no verdict may rest on the curves of these arms, in one clause, or ""."""
+        problem = self.diagnostics.trouble()
+        for arm in arms:
+            if problem or arm not in self.arms:
+                continue
+            points, d = self.misfit(arm)
+            if abs(points) > MISFIT:
+                problem = (
+                    f"the curve of arm {arm} misses a fifth of its checkpoints, around a KL of "
+                    f"{d**2:.2g}, by {100 * abs(points):.0f} points on average, allowed are "
+                    f"{100 * MISFIT:.0f}"
+                )
+        return problem
 
 
 Reals = np.ndarray | np.floating | float
@@ -305,8 +322,7 @@ def _unit(cells: Sequence[Cleaned]) -> float:
 def _scales(scales: hierarchy.Scales, group: int, arms: list[int], groups: int) -> dict[str, Any]:
     """Draws of the scales as they hold for one group and its arms."""
     found = {name: draws for name, draws in scales._asdict().items() if name != "noise"}
-    for name in ("run", "checkpoint"):
-        found[name] = found[name][:, arms] * scales.noise[:, [group]]
+    found["checkpoint"] = scales.checkpoint[:, arms] * scales.noise[:, [group]]
     return {name: own for name, own in found.items() if groups > 1 or not name.startswith("group_")}
 
 

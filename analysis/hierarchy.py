@@ -15,14 +15,19 @@ Levels. Checkpoint, run, seed, group and population are nested, each a draw arou
                  With one group there is no such level, and the population is the group's.
     seed         the same again, around the group. All arms of a seed share c: at d = 0 every policy
                  is SFT. Seeds of different groups are different replicates.
-    run          one hyper-parameter setting in one seed: a shift of its own, so the checkpoints of a
-                 run are correlated, that grows from 0 at d = 0 to its full size (`shift`) and no
-                 further; runs that differ only in their number of steps are one
-    checkpoint   a residual (per arm) plus the binomial noise of the measured win rate
+    run          one hyper-parameter setting in one seed; runs that differ only in their number of
+                 steps are one
+    checkpoint   a residual (per arm), which grows from 0 at d = 0 to its full size (`growth`), plus
+                 the binomial noise of the measured win rate
 
-A run gets a shift rather than coefficients of its own because settings reach different distances:
-with free slopes, the curve of a typical run is an extrapolation where only a few settings go, and
-passes far from every checkpoint there. A bounded shift ties the curve to the checkpoints at each d.
+What is asked is the win rate that a KL budget buys, over all settings that were run: the curve
+through the cloud of all checkpoints. It is not that of a typical run. Settings that go far in KL
+also win less at equal KL than those that stay near, so along each run the win rate rises faster
+than the cloud does, and an effect of each run's own, which takes up the difference, leaves a curve
+that passes above every checkpoint at the far end. So runs have no effects. Instead the checkpoints
+of a run, being correlated, count as one observation: each of n enters the likelihood with weight
+1 / n (a composite likelihood; Varin, Reid and Firth 2011). That is exact for checkpoints that agree
+in all but binomial noise, and otherwise errs on the side of wider intervals.
 
 The evaluation prompts of a seed are fixed, so part of the binomial noise is common to its
 checkpoints: that part falls into the seed's effects, and counting it as independent errs on the
@@ -59,12 +64,11 @@ PRIORS: dict[str, tuple[float, str]] = {
     "seed_start": (0.3, "SFT's log-odds, between seeds"),
     "seed_shared": (0.2, "curve coefficients, between seeds, all arms alike"),
     "seed_arm": (0.15, "curve coefficients, between seeds, one arm"),
-    "run": (0.2, "log-odds far from SFT, between runs of a seed"),
-    "checkpoint": (0.1, "residual of a checkpoint"),
+    "checkpoint": (0.25, "residual of a checkpoint far from SFT"),
 }
 """Median of each scale's log-normal prior, in logits, and what the scale is of."""
 NOISE_LOG_SD = 0.5
-"""Prior log standard deviation, around none, of how much noisier a group's runs and checkpoints are than others'."""
+"""Prior log standard deviation, around none, of how much noisier a group's checkpoints are than others'."""
 
 
 class Points(NamedTuple):
@@ -104,7 +108,7 @@ class Information(NamedTuple):
 class Scales(NamedTuple):
     """Standard deviations of the levels, in logits; index 0 of "coefficient" is a, 1 is b.
 
-    `noise` multiplies `run` and `checkpoint` in each group.
+    `noise` multiplies `checkpoint` in each group.
     """
 
     group_start: Float[Array, ""]
@@ -113,7 +117,6 @@ class Scales(NamedTuple):
     seed_start: Float[Array, ""]
     seed_shared: Float[Array, " coefficient"]
     seed_arm: Float[Array, " coefficient"]
-    run: Float[Array, " arm"]
     checkpoint: Float[Array, " arm"]
     noise: Float[Array, " group"]
 
@@ -124,8 +127,8 @@ def basis(x: Float[Array, "*shape"]) -> Float[Array, "*shape 3"]:
     return jnp.stack([jnp.ones_like(x), x, -x * jnp.log(safe)], axis=-1)
 
 
-def shift(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """How much of a run's shift is in effect: 0 at SFT, 63% at a third of the typical distance."""
+def growth(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
+    """Share of the residual that a checkpoint has: 0 at SFT, 63% at a third of the typical distance."""
     return -jnp.expm1(-3.0 * x)
 
 
@@ -155,26 +158,21 @@ def absorb(information: Information, factor: Float[Array, "*batch effect latent"
 
 
 def run_information(points: Points, scales: Scales) -> Information:
-    """What each run says about its seed's (c, a, b) in its arm, run effects integrated out."""
-    columns = jnp.concatenate(
-        [basis(points.x), shift(points.x)[..., None], points.logit[..., None]], axis=-1
-    )
-    rows, cols = np.triu_indices(5)
+    """What each run says about its seed's (c, a, b) in its arm: its checkpoints as one observation."""
+    columns = jnp.concatenate([basis(points.x), points.logit[..., None]], axis=-1)
+    rows, cols = np.triu_indices(4)
     # Constant across draws, so the compiler lifts it out of the sampling loop.
     products = columns[..., rows] * columns[..., cols]
     noise = points.seed @ (points.group @ scales.noise)
-    residual = (points.arm @ scales.checkpoint) * noise
-    weight = points.mask / (points.variance + (residual**2)[:, None])
-    sums = jnp.einsum("re,ref->rf", weight, products)
-    symmetric = np.zeros((5, 5), dtype=int)
+    residual = ((points.arm @ scales.checkpoint) * noise)[:, None] * growth(points.x)
+    variance = points.variance + residual**2
+    share = points.mask / jnp.maximum(jnp.sum(points.mask, axis=1), 1.0)[:, None]
+    sums = jnp.einsum("re,ref->rf", share / variance, products)
+    symmetric = np.zeros((4, 4), dtype=int)
     symmetric[rows, cols] = symmetric[cols, rows] = np.arange(len(rows))
     table = sums[:, symmetric]
-    logdet = -jnp.sum(points.mask * jnp.log(jnp.where(points.mask > 0, weight, 1.0)), axis=1)
-    own = Information(table[:, :4, :4], table[:, :4, 4], table[:, 4, 4], logdet)
-    sd = (points.arm @ scales.run) * noise
-    rest = absorb(own, jnp.eye(4)[:, 3:] * sd[:, None, None])
-    # What is left of the run's own shift, now that it is integrated out, is its mean: nothing.
-    return Information(rest.G[:, :3, :3], rest.h[:, :3], rest.q, rest.logdet)
+    logdet = jnp.sum(share * jnp.log(variance), axis=1)
+    return Information(table[:, :3, :3], table[:, :3, 3], table[:, 3, 3], logdet)
 
 
 def arm_information(points: Points, scales: Scales) -> Information:
@@ -272,10 +270,10 @@ def population_information(points: Points, scales: Scales) -> Information:
 
 
 def log_marginal(points: Points, scales: Scales) -> Float[Array, ""]:
-    """log p(logits | scales), all effects integrated out."""
+    """log p(logits | scales), all effects integrated out; a run counts as one observation."""
     rest = population_information(points, scales)
     rest = absorb(rest, POPULATION_SD * jnp.eye(rest.h.shape[-1]))
-    count = jnp.sum(points.mask) + jnp.sum(points.sft_mask)
+    count = jnp.sum(jnp.any(points.mask > 0, axis=1)) + jnp.sum(points.sft_mask)
     return -0.5 * (rest.q + rest.logdet + count * jnp.log(2 * jnp.pi))
 
 
@@ -313,7 +311,7 @@ def parts(points: Points) -> dict[str, int]:
     """Scales that are to be sampled, and of how many numbers each consists."""
     arms, groups = points.arm.shape[1], points.group.shape[1]
     counts = {name: 1 if name.endswith("_start") else 2 for name in PRIORS}
-    counts |= {"run": arms, "checkpoint": arms}
+    counts["checkpoint"] = arms
     if groups > 1:
         return counts | {"noise": groups}
     return {name: count for name, count in counts.items() if not name.startswith("group_")}

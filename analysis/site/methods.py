@@ -28,10 +28,12 @@ from analysis.site.page import Place, document, navigation
 MODEL = (
     "Win rate is modelled on the logit scale as c + d (α − β log d) with d = √KL, the form that Gao "
     "et al. (2023) found for reward under optimisation. Tasks (and the levels of what makes a world "
-    "of its own, such as the policy’s size), seeds, runs and checkpoints are nested levels of "
-    "variation, the arms of a seed start from the same SFT policy, and the binomial noise of each "
-    "win rate is known. Curves, peaks and gaps are those of a typical seed of a task; under “all "
-    "tasks”, those of a typical task. None is read outside the range in which an arm was observed.",
+    "of its own, such as the policy’s size), seeds and checkpoints are nested levels of variation, "
+    "the arms of a seed start from the same SFT policy, and the binomial noise of each win rate is "
+    "known. All checkpoints of one run count as one observation. Curves, peaks and gaps are those "
+    "of a typical seed of a task; under “all tasks”, those of a typical task. None is read outside "
+    "the range in which an arm was observed, and none decides if it misses a fifth of its arm’s "
+    "checkpoints by more than five points on average.",
     "Differences of last checkpoints are averaged within a seed; the seeds are the sample of a "
     "Student t posterior. A seed counts once, however many settings and checkpoints it has.",
 )
