@@ -334,6 +334,7 @@ def _joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
         "note": new.get("note", ""),
         "seeds": max(old["seeds"], new["seeds"]),
         "arms": {**old["arms"], **new["arms"]},
+        "fixed": {**old.get("fixed", {}), **new.get("fixed", {})},
         "axes": axes,
         "sessions": [*old.get("sessions", []), _session(new)],
     }

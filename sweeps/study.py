@@ -153,6 +153,11 @@ class Selection:
                 arm.name: {path: _spelt(value) for path, value in arm.settings.items()}
                 for arm in self.arms
             },
+            "fixed": {
+                arm.name: {path: _spelt(value) for path, value in arm.fixed.items()}
+                for arm in self.arms
+                if arm.fixed
+            },
             "axes": {
                 path: [_spelt(value) for value in self.axes.values(path)]
                 for path in self.axes.paths
@@ -205,6 +210,12 @@ class Study:
             for arm in claim.arms_used():
                 if arm not in names:
                     raise config.unknown(f"arm in claim {claim.id}", arm, names)
+        grids = [self.axes, *(chosen.axes for chosen in self.presets.values() if chosen.axes)]
+        swept = sorted({path for grid in grids for path in grid.paths})
+        for arm in self.arms:
+            for path in arm.fixed:
+                if path not in swept:
+                    raise config.unknown(f"path that arm {arm.name} keeps fixed", path, swept)
         for preset, chosen in self.presets.items():
             for path in chosen.settings:
                 if any(own.startswith(f"{path}.") for arm in self.arms for own in arm.settings):

@@ -1,5 +1,6 @@
 """Studies: presets, arms, axes and settings make the right points; bad ones are refused."""
 
+import dataclasses
 import textwrap
 from pathlib import Path
 from typing import Any
@@ -414,3 +415,9 @@ def test_the_tandem_replays_the_very_run_of_its_online_arm() -> None:
     recorded = replay.experiment.source.recorded_run
     assert config.describe(recorded.run.train()) == config.describe(online.experiment.train)
     assert recorded.run.steps == online.experiment.steps
+
+
+def test_a_fixed_path_that_nothing_sweeps_is_refused():
+    arms = (Arm("online", {}, {"optimizer.learning_rate": 1e-3}),)
+    with pytest.raises(InvalidInput, match=r"path that arm online keeps fixed.*optimizer"):
+        dataclasses.replace(load_study("gap"), arms=arms, claims=())

@@ -53,16 +53,17 @@ def background(results: Results) -> Html:
 def design(results: Results) -> Html:
     """Arms, axes, seeds and preset, in words and as tables; the base config."""
     study = results.study
-    arms, axes = study.get("arms", {}), study.get("axes", {})
+    arms, axes, kept = (study.get(name, {}) for name in ("arms", "axes", "fixed"))
     swept = [f"{path} at {plural(len(values), 'value')}" for path, values in axes.items()]
     seeds = study.get("seeds", "?")
     words = [
         f"{plural(len(arms), 'arm')}"
         + (f", each with {listed(swept)}" if swept else "")
+        + (", but for what it keeps fixed" if swept and kept else "")
         + f", on {plural(seeds, 'seed') if isinstance(seeds, int) else f'{seeds} seeds'} "
         f"(each redraws world, data and training). Preset {study.get('preset', '?')}."
     ]
-    rows = [(arm, _spelt(settings)) for arm, settings in arms.items()]
+    rows = [(arm, _spelt(settings), _spelt(kept.get(arm, {}))) for arm, settings in arms.items()]
     pairs = [(path, ", ".join(map(str, values))) for path, values in axes.items()]
     given = [(path, str(value)) for path, value in study.get("settings", {}).items()]
     base = escape(json.dumps(study.get("base", {}), indent=2))
@@ -70,7 +71,7 @@ def design(results: Results) -> Html:
         "design",
         "What was run",
         paragraph(words),
-        table(("arm", "what it changes in the base configuration"), rows),
+        table(("arm", "what it changes in the base configuration", "what it keeps fixed"), rows),
         table(("axis", "values"), pairs) if pairs else "",
         details("What the preset and the command set", table(("path", "value"), given))
         if given
