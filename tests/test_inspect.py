@@ -46,6 +46,7 @@ from sweeps.inspection import (
     WRITERS,
     Inspection,
 )
+from sweeps.study import load_study
 from testbed.environment import World
 from testbed.errors import InvalidInput
 from testbed.ground import GroundConfig
@@ -320,7 +321,8 @@ def test_settings_reach_the_experiment() -> None:
     assert own.labeler == BradleyTerry(temperature=0.25)
     assert own.seed == 7
     assert (own.data.pairs, own.sft.steps) == (512, inspection.QUICK["sft.steps"])
-    assert inspection.configure("neural", [], 0, quick=False).data.pairs == 4096
+    whole = inspection.configure("neural", [], 0, quick=False)
+    assert whole.data.pairs == load_study("gap").base.data.pairs
 
 
 def test_an_unreachable_dial_is_told() -> None:
