@@ -52,7 +52,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
 def as_markdown(entries: Sequence[Entry]) -> str:
     """Claims by tasks as a table, and a sentence for each verdict that is not "reproduced"."""
     tasks = verdicts.tasks(entries)
-    order = sorted(entries, key=lambda row: (verdicts.rank(row["claim"]), row["study"]))
+    order = verdicts.ordered(entries)
     keys = list(dict.fromkeys((row["claim"], row["study"]) for row in order))
     by_place = {(row["claim"], row["study"], row["task"]): row for row in entries}
     several = len({study for _, study in keys}) > 1

@@ -7,7 +7,7 @@ the size of a typical change of log-odds), a = unit (alpha - beta log unit) and 
 
     logit w = c + x (a - b log x),    maximum where log x = a / b - 1 (if b > 0).
 
-Levels. Checkpoint, run, seed, group and population are nested, each a draw around the level above:
+Levels. Checkpoint, run, seed, group and population are nested; all but runs are draws around the level above:
 
     population   m = (c, a_1..a_A, b_1..b_A)                       A arms
     group        a task, or a task at one level of a path that changes its world (a "stratum"): c
@@ -24,10 +24,10 @@ What is asked is the win rate that a KL budget buys, over all settings that were
 through the cloud of all checkpoints. It is not that of a typical run. Settings that go far in KL
 also win less at equal KL than those that stay near, so along each run the win rate rises faster
 than the cloud does, and an effect of each run's own, which takes up the difference, leaves a curve
-that passes above every checkpoint at the far end. So runs have no effects. Instead the checkpoints
+that passes well above the checkpoints at the far end. So runs have no effects. Instead the checkpoints
 of a run, being correlated, count as one observation: each of n enters the likelihood with weight
-1 / n (a composite likelihood; Varin, Reid and Firth 2011). That is exact for checkpoints that agree
-in all but binomial noise, and otherwise errs on the side of wider intervals.
+1 / n (a composite likelihood; Varin, Reid and Firth 2011). That is exact for checkpoints whose
+residuals are one and the same, and otherwise errs on the side of wider intervals.
 
 The evaluation prompts of a seed are fixed, so part of the binomial noise is common to its
 checkpoints: that part falls into the seed's effects, and counting it as independent errs on the

@@ -14,9 +14,9 @@ from analysis.figures.exhibits import exhibits
 from analysis.load import Collection, load_all
 from analysis.prose import slug
 from analysis.site import chapter, index, methods, provenance, study
-from analysis.site import verdicts as ranking
 from analysis.site.chapter import Chapter
 from analysis.site.page import Place, unwritable, write_whole
+from analysis.site.verdicts import ordered
 from sweeps.provenance import source_hash
 
 FOLDER = "report"
@@ -71,8 +71,7 @@ def fingerprint(collection: Collection) -> str:
 
 def _entries(chapters: Sequence[Chapter]) -> list[dict[str, Any]]:
     """The verdicts of all chapters, by claim: C1, C2 and so on."""
-    entries = [dict(entry) for one in chapters for entry in one.entries]
-    return sorted(entries, key=lambda row: ranking.rank(row["claim"]))
+    return [dict(entry) for entry in ordered([row for one in chapters for row in one.entries])]
 
 
 def _write(folder: Path, chapters: Sequence[Chapter], collection: Collection) -> list[Path]:

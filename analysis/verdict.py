@@ -47,7 +47,7 @@ def decide(
         lacking = sum(results.missing.get(arm, 0) for arm in claim.arms_used())
         for task, own in (tasks | pooled if claim.from_curves else tasks).items():
             ruling = _held_back(claim.judge(own), lacking)
-            before = stored.judge(own).verdict if newer and stored is not None else None
+            before = _held_back(stored.judge(own), lacking).verdict if newer and stored else None
             entries.append(entry(claim, task, ruling, newer, before))
     return entries
 

@@ -210,10 +210,10 @@ def _require_free(port: int) -> None:
 
 def _require_results(directory: Path) -> None:
     """Refuse a directory without results; load the studies' files, which may define kinds of their own."""
-    from sweeps.store import readable_stores
+    from sweeps.store import read_stores
     from sweeps.study import load_study
 
-    for store in readable_stores(directory):
+    for store, _ in read_stores(directory):
         file = store.header.get("file")
         if file and Path(file).is_file():
             # A file that no longer loads is told of in the report, which judges by the stored rules.

@@ -20,7 +20,7 @@ from rich.table import Table
 
 from sweeps import provenance, tensorboard
 from sweeps.progress import Progress, display, duration
-from sweeps.store import FACTS, MEASURED, Store, readable_stores, study_directories
+from sweeps.store import FACTS, MEASURED, Store, read_stores, study_directories
 from sweeps.study import Point, Selection
 from testbed import config
 from testbed.errors import InvalidInput
@@ -192,7 +192,7 @@ def finish(directory: Path, console: Console, report: Callable[[Path], Path]) ->
     verdicts = read_verdicts(directory)
     if verdicts:
         console.print(verdict_table(verdicts))
-    tables = [store.read() for store in readable_stores(directory)]
+    tables = [table for _, table in read_stores(directory)]
     results = pd.concat([table.drop_duplicates("run") for table in tables]).drop_duplicates("run")
     diverged = np.count_nonzero(results["diverged_step"] >= 0)
     say(console, f"Runs        {len(results)}, of which {diverged} diverged")
@@ -205,14 +205,14 @@ def mirror(directory: Path, single_runs: bool = False) -> Path:
     verdicts = read_verdicts(directory)
     logs = [
         tensorboard.write(
-            store.read(),
+            table,
             store.header,
             store.directory,
             figures=sorted((directory / "report" / "figures").glob(f"{name}-*.png")),
             verdicts=[row for row in verdicts if row.get("study", name) == name],
             single_runs=single_runs,
         )
-        for store in readable_stores(directory)
+        for store, table in read_stores(directory)
         for name in [store.header["study"]]
     ]
     if len(logs) > 1:

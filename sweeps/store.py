@@ -208,8 +208,8 @@ def study_directories(directory: Path) -> list[Path]:
     return sorted(path.parent for path in directory.glob("*/study.json"))
 
 
-def readable_stores(directory: Path) -> list[Store]:
-    """The stores of a results directory that hold finished runs and can be read, by name.
+def read_stores(directory: Path) -> list[tuple[Store, pd.DataFrame]]:
+    """The stores of a results directory that hold finished runs and can be read, by name, with their tables.
 
     Raises InvalidInput, with what is wrong with the first, if there are none.
     """
@@ -217,9 +217,9 @@ def readable_stores(directory: Path) -> list[Store]:
     for place in study_directories(directory) or [directory]:
         try:
             store = Store.open(place)
-            if store.finished():
-                store.read()
-                found.append(store)
+            table = store.read()
+            if not table.empty:
+                found.append((store, table))
         except InvalidInput as problem:
             problems.append(problem)
     if not found:

@@ -44,6 +44,11 @@ def rank(claim: str) -> tuple[int, str, int, str]:
     return (0 if base(claim) in PAPER else 1, letters, int(digits or 0), claim)
 
 
+def ordered(entries: Sequence[Entry]) -> list[Entry]:
+    """Verdicts by claim, then by study."""
+    return sorted(entries, key=lambda row: (rank(row["claim"]), row["study"]))
+
+
 def tasks(entries: Sequence[Entry]) -> list[str]:
     """Tasks in alphabetical order, the typical one last."""
     return sorted({row["task"] for row in entries}, key=lambda task: (task == ALL_TASKS, task))
@@ -67,13 +72,12 @@ def anchor(row: Entry) -> str:
 def scoreboard(entries: Sequence[Entry]) -> Html:
     """Claims by tasks: each cell a shape, a word and a number, linked to the study's page."""
     columns = tasks(entries)
-    order = sorted(entries, key=lambda row: rank(row["claim"]))
-    keys = list(dict.fromkeys((row["claim"], row["study"]) for row in order))
+    keys = list(dict.fromkeys((row["claim"], row["study"]) for row in ordered(entries)))
     several = len({study for _, study in keys}) > 1
     head = "".join(f"<th>{escape(task)}</th>" for task in columns)
     lines, group = [], ""
     for claim, study in keys:
-        own = [row for row in order if (row["claim"], row["study"]) == (claim, study)]
+        own = [row for row in entries if (row["claim"], row["study"]) == (claim, study)]
         kind = "Claims of the paper" if base(claim) in PAPER else "Questions beyond the paper"
         if kind != group:
             group = kind

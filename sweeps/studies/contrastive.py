@@ -27,7 +27,7 @@ from testbed.sources.online import Online
 
 BO2 = BestOfTwo()
 #: A third of the base rate. Nothing holds Best-of-2 to SFT: online at the base rate it was 1 to 3 nats away after 100
-#: steps and 50 after 800, and shared no range of KL with offline, which never left the first nat.
+#: steps and 50 after 800, and shared no range of KL with offline, which hardly left the first nat.
 BO2_RATE = 1e-4
 BO2_RECORDED = paper.recorded(BO2, BO2_RATE)
 BO2_ARMS = ("online Bo2", "shuffled Bo2", "offline Bo2")

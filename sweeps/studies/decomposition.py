@@ -17,7 +17,7 @@ from testbed import config
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 
-#: Pairs for 64 prompts of 341 responses, and one epoch of SFT and a few of the proxy on them.
+#: Pairs for 64 prompts of 341 responses, and two epochs of SFT and of the proxy on them.
 PLENTY = {"data.pairs": 65536, "sft.steps": 2000, "proxy.fit.steps": 2400}
 #: A table's logits are its parameters, each moved at its own visits only: at a network's rates it stays at SFT.
 TABLE = {"optimiser.learning_rate": 0.03}
