@@ -38,16 +38,16 @@ class Truth:
 
     start: float = -1.6
     a: tuple[float, ...] = (1.9, 1.5)
-    b: tuple[float, ...] = (1.5, 1.4)
+    b: tuple[float, ...] = (0.85, 0.8)
     reach: tuple[float, ...] = (3.0, 3.0)
     seed_start: float = 0.3
-    seed_shared: float = 0.2
+    seed_shared: float = 0.1
     seed_arm: float = 0.1
     run: float = 0.2
     checkpoint: float = 0.1
     arms: tuple[str, ...] = ("online", "offline")
     group_start: float = 0.4
-    group_shared: float = 0.4
+    group_shared: float = 0.25
     group_arm: float = 0.15
 
     def win_rate(self, arm: int, d: np.ndarray) -> np.ndarray:
@@ -124,11 +124,11 @@ def simulate(
 SCENARIOS: Mapping[str, Truth] = {
     "a clear gap": Truth(
         a=(2.0, 1.4, 1.7),
-        b=(1.5, 1.4, 1.45),
+        b=(0.8, 0.75, 0.78),
         reach=(3.0, 3.0, 3.0),
         arms=("online", "offline", "between"),
     ),
-    "a slight gap": Truth(a=(1.9, 1.8), b=(1.45, 1.45)),
+    "a slight gap": Truth(a=(1.9, 1.8), b=(0.8, 0.8)),
 }
 """The third arm of the first closes about half of the gap; that of the second is two or three points."""
 

@@ -168,9 +168,9 @@ def expit(x: Reals) -> np.ndarray:
 
 
 def rise(a: Reals, b: Reals, x: Reals) -> np.ndarray:
-    """x (a - b log x), which is 0 at x = 0. Gao et al. 2023, their RL form."""
+    """x (a - b (x - 1)), the change of log-odds at x; see `analysis.hierarchy`."""
     x = np.asarray(x)
-    return np.asarray(x * (a - b * np.log(np.where(x > 0, x, 1.0))))
+    return np.asarray(x * (a - b * (x - 1)))
 
 
 def maximum(
@@ -178,11 +178,11 @@ def maximum(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Argmax of `rise` on [start, end], and whether it lies strictly inside.
 
-    For b > 0 the curve is concave with its top where log x = a/b - 1; for b <= 0 it has none, and
-    the better end is the maximum.
+    For b > 0 the curve is concave with its top at (1 + a / b) / 2; for b <= 0 it has none, and the
+    better end is the maximum.
     """
-    with np.errstate(divide="ignore", over="ignore", invalid="ignore"):
-        top = np.exp(np.where(b > 0, a / b - 1, 0.0))
+    with np.errstate(divide="ignore", invalid="ignore"):
+        top = np.where(b > 0, (1 + a / b) / 2, 0.0)
     interior = (b > 0) & (top > start) & (top < end)
     ends = np.where(
         rise(a, b, np.full_like(a, start)) >= rise(a, b, np.full_like(a, end)), start, end

@@ -26,8 +26,8 @@ from analysis.site.chapter import Chapter
 from analysis.site.page import Place, document, navigation
 
 MODEL = (
-    "Win rate is modelled on the logit scale as c + d (α − β log d) with d = √KL, the form that Gao "
-    "et al. (2023) found for reward under optimisation. Tasks (and the levels of what makes a world "
+    "Win rate is modelled on the logit scale as c + d (α − β d) with d = √KL, the simpler of the two "
+    "forms that Gao et al. (2023) found for reward under optimisation. Tasks (and the levels of what makes a world "
     "of its own, such as the policy’s size), seeds and checkpoints are nested levels of variation, "
     "the arms of a seed start from the same SFT policy, and the binomial noise of each win rate is "
     "known. All checkpoints of one run count as one observation. Curves, peaks and gaps are those "
