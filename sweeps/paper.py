@@ -11,7 +11,9 @@ Studies that start from `EXPERIMENT` and sweep `axes` share stages and runs: wha
   at laptop size: with betas down to 0.03 its win rate was still rising at the end of its range of KL. Ten times the
   rate takes it twice as far and over its peak, and was given up: at equal KL such runs win up to 20 points less than
   those of the other rates, so that no one curve describes them.
-- **Steps**: the paper's 4000 of its online run are 1000 here (800 at laptop size), its 800 are a fifth of these.
+- **Steps**: the paper's 4000 of its online run are 1000 here (800 at laptop size), its 800 are a fifth of these. The
+  paper runs offline learning five times as long as well. So do the studies of its peaks, where it goes furthest (the
+  highest rate and the lowest betas): in as many steps as online it was still rising at the end of its range of KL.
 - **Data**: as many pairs as half to two thirds of what an online run writes; the paper's 128,000 stand to some
   90,000 of its summarisation task. SFT and proxy see each as often as they would see the 4096 of the default.
   The paper takes D_golden to be like pairs of SFT samples (section 6). Checked on a quarter of the data, one seed:
@@ -27,7 +29,7 @@ were given up because very short responses, then single repeated tokens, beat ne
 weight of variety is set so that no trivial answer passes the writers' 99th percentile.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any
 
@@ -100,6 +102,9 @@ _BETAS = {
     "laptop": (0.01, 0.03, BASE_BETA),
     "paper": (0.01, 0.03, BASE_BETA, 0.3),
 }
+#: Settings at which what learns offline is also run `LONGER` times as long: highest rate, lowest betas.
+_LONG_BETAS = {"smoke": (), "laptop": (0.01,), "paper": (0.01, 0.03, BASE_BETA)}
+LONGER = 5
 _STEPS = {"smoke": 100, "laptop": 800, "paper": 1000}
 _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "smoke": {
@@ -154,19 +159,45 @@ def grid(size: str) -> Grid:
     return product(tasks(size), rates(size), betas(size))
 
 
-def preset(size: str, *runs: str, axes: Grid | None = None, **changes: Any) -> Preset:
+def preset(
+    size: str,
+    *runs: str,
+    axes: Grid | None = None,
+    longer: Sequence[str] = (),
+    **changes: Any,
+) -> Preset:
     """A preset of a size.
 
     ``runs`` are the paths of recorded runs in the arms (``source.recorded``), which are as long as the online runs;
-    ``axes`` replaces `grid`; ``changes`` (``__`` for a dot) are further settings.
+    ``axes`` replaces `grid`; arms in ``longer`` run some settings `LONGER` times as long besides; ``changes`` (``__``
+    for a dot) are further settings.
     """
     steps = _STEPS[size]
     lengths = {f"{path}.run.steps": steps for path in runs}
     further = {name.replace("__", "."): value for name, value in changes.items()}
     settings = {**_SETTINGS[size], "steps": steps, "baseline.steps": steps, **lengths, **further}
-    return Preset(settings, grid(size) if axes is None else axes, _SEEDS[size], _NOTES[size])
+    swept = grid(size) if axes is None else axes
+    further: dict[str, Grid] = {}
+    if longer and _LONG_BETAS[size]:
+        swept = product(swept, Axis("steps", (steps,)))
+        further = dict.fromkeys(longer, _long(size, swept))
+    return Preset(settings, swept, _SEEDS[size], _NOTES[size], further=further)
 
 
-def presets(*runs: str, axes: Callable[[str], Grid] = grid) -> Mapping[str, Preset]:
+def _long(size: str, swept: Grid) -> Grid:
+    """Longer runs of a size, on all tasks that are swept."""
+    return product(
+        Axis("task", swept.values("task")),
+        Axis("optimiser.learning_rate", (max(_RATES[size]),)),
+        Axis("loss.beta", _LONG_BETAS[size]),
+        Axis("steps", (LONGER * _STEPS[size],)),
+    )
+
+
+def presets(
+    *runs: str, axes: Callable[[str], Grid] = grid, longer: Sequence[str] = ()
+) -> Mapping[str, Preset]:
     """The three sizes, each with its axes; see `preset`."""
-    return MappingProxyType({size: preset(size, *runs, axes=axes(size)) for size in PRESETS})
+    return MappingProxyType(
+        {size: preset(size, *runs, axes=axes(size), longer=longer) for size in PRESETS}
+    )

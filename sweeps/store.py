@@ -335,6 +335,7 @@ def _joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
         "seeds": max(old["seeds"], new["seeds"]),
         "arms": {**old["arms"], **new["arms"]},
         "fixed": {**old.get("fixed", {}), **new.get("fixed", {})},
+        "further": {**old.get("further", {}), **new.get("further", {})},
         "axes": axes,
         "sessions": [*old.get("sessions", []), _session(new)],
     }

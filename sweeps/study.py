@@ -6,6 +6,7 @@ A study is a Python file with a module attribute ``study``, in `sweeps.studies` 
 import functools
 import importlib
 import importlib.util
+import itertools
 import pkgutil
 import sys
 import traceback
@@ -40,6 +41,7 @@ class Preset:
     """A size of the study: changes to the base config, axes instead of the study's, seeds.
 
     ``arms`` are the arms that run, all if there are none; claims about others are left out.
+    ``further`` holds settings that single arms run besides the axes, on the same paths.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -47,6 +49,7 @@ class Preset:
     seeds: int = 3
     note: str = ""
     arms: tuple[str, ...] = ()
+    further: Mapping[str, Grid] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -68,7 +71,8 @@ class Point:
 class Selection:
     """What one command asks for: the study with a preset and the command line applied.
 
-    ``axes`` is the swept grid, ``settings`` what the command line changes apart from it.
+    ``axes`` is the swept grid, ``further`` what single arms run besides, ``settings`` what the
+    command line changes apart from both.
     """
 
     study: "Study"
@@ -76,6 +80,7 @@ class Selection:
     seeds: int
     settings: Mapping[str, Any]
     axes: Grid
+    further: Mapping[str, Grid]
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -97,7 +102,7 @@ class Selection:
     def _points(self) -> tuple[Point, ...]:
         found: dict[tuple[str, str], Point] = {}
         for arm in self.arms:
-            for setting in self.axes:
+            for setting in itertools.chain(self.axes, self.further.get(arm.name, ())):
                 configured = self.experiment(arm, setting)
                 swept = [path for path in setting if _reached(configured, {}, path)]
                 stored = {path: _spelt(config.get(configured, path)) for path in swept}
@@ -162,6 +167,10 @@ class Selection:
                 path: [_spelt(value) for value in self.axes.values(path)]
                 for path in self.axes.paths
             },
+            "further": {
+                arm: [{path: _spelt(value) for path, value in row.items()} for row in grid]
+                for arm, grid in self.further.items()
+            },
             "planned": self._planned(),
             "claims": [claim.describe() for claim in self.claims],
         }
@@ -220,9 +229,16 @@ class Study:
             for path in chosen.settings:
                 if any(own.startswith(f"{path}.") for arm in self.arms for own in arm.settings):
                     self._refuse_reserved(path)
-            for arm in chosen.arms:
+            for arm in [*chosen.arms, *chosen.further]:
                 if arm not in names:
                     raise config.unknown(f"arm in preset {preset}", arm, names)
+            paths = (self.axes if chosen.axes is None else chosen.axes).paths
+            for arm, grid in chosen.further.items():
+                if set(grid.paths) != set(paths):
+                    raise InvalidInput(
+                        f"what arm {arm} runs besides in preset {preset} must give the axes' paths "
+                        f"{', '.join(paths)}, got {', '.join(grid.paths)}"
+                    )
             selection = self.select(preset)
             for arm in selection.arms:
                 selection.experiment(arm, next(iter(selection.axes)))
@@ -263,12 +279,18 @@ class Study:
         if both:
             raise InvalidInput(f"{both.pop()} is both set and swept: give one of --set and --axis")
         grid = self.axes if chosen.axes is None else chosen.axes
+        running = {arm: own for arm, own in chosen.further.items() if arm in (chosen.arms or [arm])}
         fixed = {path: [settings.pop(path)] for path in list(settings) if path in grid.paths}
-        for path in [*settings, *fixed, *axes]:
+        changed = [*settings, *fixed, *axes]
+        for path in changed:
             self._refuse_reserved(path)
-            grid = grid.without(path)
         added = [Axis(path, values) for path, values in (fixed | axes).items()]
-        return Selection(self, name, count, settings, product(grid, *added))
+
+        def applied(grid: Grid) -> Grid:
+            return product(functools.reduce(Grid.without, changed, grid), *added)
+
+        further = {arm: applied(own) for arm, own in running.items()}
+        return Selection(self, name, count, settings, applied(grid), further)
 
     def select_texts(
         self,

@@ -184,7 +184,9 @@ def directory(tmp_path_factory):
     wide = wide_rows()
     arms = [f"arm {index}" for index in range(9)]
     axes = {"policy.model": list(MODELS), "data.coverage": [0.1, 0.5, 1.0]}
-    write(path / "beta", header("beta", WIDE, arms, wide, strata=["policy.model"], axes=axes), wide)
+    besides = [{"policy.model": model, "data.coverage": 2.0} for model in MODELS]
+    world = {"strata": ["policy.model"], "axes": axes, "further": {"arm 3": besides}}
+    write(path / "beta", header("beta", WIDE, arms, wide, **world), wide)
     (path / "gamma").mkdir()
     (path / "gamma" / "study.json").write_text('{"schema": 99}')
     assert report.build(path) == path / "report" / "index.html"
@@ -302,6 +304,11 @@ def test_study_page_tells_rules_runs_and_cost(directory, pages):
     table = curve_rows()
     steps = int(table["step"].max())
     assert f"Neural online {32 * steps:,} 0 {700 * steps:,}" in page
+
+
+def test_what_one_arm_runs_besides_the_axes_is_told(pages):
+    page = text_of(pages["beta.html"])
+    assert "arm 3 source = arm 3 nothing data.coverage = 2.0 arm 4" in page
 
 
 def test_methods_and_provenance_tell_of_every_study(pages):

@@ -204,6 +204,30 @@ def test_an_arm_keeps_what_it_fixes_and_lacks_what_it_has_not() -> None:
         study(axes=product(AXES, Axis("source.fractoin", (0.5,))))
 
 
+def test_an_arm_may_run_settings_besides_the_axes() -> None:
+    further = {"offline": product(Axis("rate", (0.1,)), Axis("loss.beta", (0.5,)))}
+    presets = {"laptop": Preset(further=further, seeds=2)}
+    one = study(axes=product(Axis("rate", (0.1, 0.2)), Axis("loss.beta", (1.0,))), presets=presets)
+    points = one.points()
+    assert sum(p.arm == "online" for p in points) == 4
+    besides = [p for p in points if p.arm == "offline" and p.settings["loss.beta"] == 0.5]
+    assert [(p.seed, p.experiment.rate, p.experiment.loss.beta) for p in besides] == [
+        (0, 0.1, 0.5),
+        (1, 0.1, 0.5),
+    ]
+    described = one.select().describe()
+    assert described["axes"] == {"rate": [0.1, 0.2], "loss.beta": [1.0]}
+    assert described["further"] == {"offline": [{"rate": 0.1, "loss.beta": 0.5}]}
+    assert len(described["planned"]["offline"]) == 6
+    # The command line's values hold for these settings as well; what has become equal runs once.
+    assert {p.experiment.loss.beta for p in one.points(settings={"loss.beta": 3.0})} == {3.0}
+    assert len(one.points(settings={"loss.beta": 3.0})) == 8
+    assert len(one.points(axes={"loss.beta": (1.0, 2.0), "rate": (0.1,)})) == 8
+    for wrong in ({"ofline": further["offline"]}, {"offline": Axis("rate", (0.1,))}):
+        with pytest.raises(InvalidInput, match="offline"):
+            study(axes=AXES, presets={"laptop": Preset(further=wrong)})
+
+
 def test_a_preset_may_run_some_arms_and_change_fields_inside_their_modules() -> None:
     presets = {
         "laptop": Preset(seeds=2),

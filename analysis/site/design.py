@@ -53,17 +53,20 @@ def background(results: Results) -> Html:
 def design(results: Results) -> Html:
     """Arms, axes, seeds and preset, in words and as tables; the base config."""
     study = results.study
-    arms, axes, kept = (study.get(name, {}) for name in ("arms", "axes", "fixed"))
+    arms, axes, kept, further = (study.get(k, {}) for k in ("arms", "axes", "fixed", "further"))
     swept = [f"{path} at {plural(len(values), 'value')}" for path, values in axes.items()]
     seeds = study.get("seeds", "?")
     words = [
         f"{plural(len(arms), 'arm')}"
         + (f", each with {listed(swept)}" if swept else "")
-        + (", but for what it keeps fixed" if swept and kept else "")
+        + (", but for what it keeps fixed or runs besides" if swept and (kept or further) else "")
         + f", on {plural(seeds, 'seed') if isinstance(seeds, int) else f'{seeds} seeds'} "
         f"(each redraws world, data and training). Preset {study.get('preset', '?')}."
     ]
-    rows = [(arm, _spelt(settings), _spelt(kept.get(arm, {}))) for arm, settings in arms.items()]
+    rows = [
+        (arm, _spelt(settings), _spelt(kept.get(arm, {})), _besides(further.get(arm, ()), axes))
+        for arm, settings in arms.items()
+    ]
     pairs = [(path, ", ".join(map(str, values))) for path, values in axes.items()]
     given = [(path, str(value)) for path, value in study.get("settings", {}).items()]
     base = escape(json.dumps(study.get("base", {}), indent=2))
@@ -71,7 +74,15 @@ def design(results: Results) -> Html:
         "design",
         "What was run",
         paragraph(words),
-        table(("arm", "what it changes in the base configuration", "what it keeps fixed"), rows),
+        table(
+            (
+                "arm",
+                "what it changes in the base configuration",
+                "what it keeps fixed",
+                "what it runs besides",
+            ),
+            rows,
+        ),
         table(("axis", "values"), pairs) if pairs else "",
         details("What the preset and the command set", table(("path", "value"), given))
         if given
@@ -82,6 +93,18 @@ def design(results: Results) -> Html:
 
 def _spelt(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{path} = {value}" for path, value in settings.items()) or "nothing"
+
+
+def _besides(settings: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> str:
+    """The settings that one arm runs besides the axes; paths on which they take the axes' values are left out."""
+    columns = {path: list(dict.fromkeys(own[path] for own in settings)) for path in axes}
+    return _spelt(
+        {
+            path: ", ".join(map(str, own))
+            for path, own in columns.items()
+            if own not in ([], axes[path])
+        }
+    )
 
 
 def worlds(results: Results) -> Html:

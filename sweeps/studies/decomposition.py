@@ -72,5 +72,5 @@ study = Study(
             "A golden teacher that adds at most two percentage points.",
         ),
     ),
-    presets=paper.presets(axes=axes),
+    presets=paper.presets(axes=axes, longer=("offline", "offline, full support", "offline, table")),
 )

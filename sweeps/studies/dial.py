@@ -60,5 +60,5 @@ study = Study(
             "A peak more than two percentage points below online's.",
         ),
     ),
-    presets=paper.presets(),
+    presets=paper.presets(longer=("offline", "samples of SFT")),
 )

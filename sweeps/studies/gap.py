@@ -41,5 +41,5 @@ study = Study(
             "A peak at most two percentage points above offline's.",
         ),
     ),
-    presets=paper.presets(),
+    presets=paper.presets(longer=("offline",)),
 )

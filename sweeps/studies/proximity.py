@@ -55,5 +55,7 @@ study = Study(
             "A peak nearer to that of D_golden than to online's.",
         ),
     ),
-    presets=paper.presets("source.recorded"),
+    presets=paper.presets(
+        "source.recorded", longer=("D_golden", "SFT vs early", "early vs late", "late vs late")
+    ),
 )

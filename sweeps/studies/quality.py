@@ -41,5 +41,5 @@ study = Study(
             "A peak nearer to offline's on D_golden than to online's.",
         ),
     ),
-    presets=paper.presets("source.recorded"),
+    presets=paper.presets("source.recorded", longer=("offline", "final policy's data")),
 )
