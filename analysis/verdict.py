@@ -43,7 +43,7 @@ def decide(
         pooled = {ALL_TASKS: TypicalEvidence(pool, evidence)}
     entries = []
     for claim, stored in paired(results):
-        newer = stored is None or tests_of(stored) != tests_of(claim)
+        newer = stored is None or not stored.decides_like(claim)
         lacking = sum(results.missing.get(arm, 0) for arm in claim.arms_used())
         for task, own in (tasks | pooled if claim.from_curves else tasks).items():
             ruling = _held_back(claim.judge(own), lacking)
@@ -73,11 +73,6 @@ def paired(results: Results) -> Iterator[tuple[Claim, Claim | None]]:
     for name, claim in present.items():
         if name not in stored:
             yield claim, None
-
-
-def tests_of(claim: Claim) -> list[dict[str, Any]]:
-    """What decides a claim, without its words."""
-    return [test.describe() for test in claim.tests]
 
 
 def entry(

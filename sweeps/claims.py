@@ -115,6 +115,10 @@ class Claim:
             "note": self.note,
         }
 
+    def decides_like(self, other: "Claim") -> bool:
+        """Whether both have the same tests, whatever their words."""
+        return [test.describe() for test in self.tests] == [test.describe() for test in other.tests]
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Claim":
         """The claim that `describe` wrote. Raises InvalidInput for missing or unknown parts."""

@@ -19,6 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from sweeps import provenance, tensorboard
+from sweeps.claims import Claim
 from sweeps.progress import Progress, display, duration
 from sweeps.store import FACTS, MEASURED, Store, read_stores, study_directories
 from sweeps.study import Point, Selection
@@ -367,9 +368,21 @@ def _changes(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]
             "the code has changed since this store was begun; its finished runs are kept. "
             "Choose another --out for results of one version."
         )
-    if stored["claims"] != present["claims"]:
+    if _decided_otherwise(stored["claims"], present["claims"]):
         notes.append(
             "the study's claims have changed since this store was begun; the report marks every verdict by a rule "
             "that is newer than its data, and gives the one by the stored rule beside it."
         )
     return notes
+
+
+def _decided_otherwise(
+    stored: Sequence[Mapping[str, Any]], present: Sequence[Mapping[str, Any]]
+) -> bool:
+    """Whether a claim has come, gone or changed its tests. Stored ones are read first: a field that a rule or estimand
+    has gained since, with a default, changes nothing."""
+    try:
+        old, new = ({c["id"]: Claim.from_dict(c) for c in claims} for claims in (stored, present))
+    except InvalidInput:
+        return True
+    return old.keys() != new.keys() or not all(new[name].decides_like(old[name]) for name in old)

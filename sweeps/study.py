@@ -27,8 +27,9 @@ from testbed.errors import InvalidInput
 class Arm:
     """One side of a comparison: a name and what it changes in the base config.
 
-    ``fixed`` holds swept paths that this arm keeps at one value. A swept path that an arm's config
-    does not have (a loss without a beta) is left out for that arm.
+    ``fixed`` holds swept paths that this arm keeps at one value, unless the command line sets that
+    path. A swept path that an arm's config does not have (a loss without a beta) is left out for
+    that arm.
     """
 
     name: str
@@ -71,8 +72,8 @@ class Point:
 class Selection:
     """What one command asks for: the study with a preset and the command line applied.
 
-    ``axes`` is the swept grid, ``further`` what single arms run besides, ``settings`` what the
-    command line changes apart from both.
+    ``axes`` is the swept grid, ``further`` what single arms run besides, ``fixed`` what each arm
+    keeps of it, ``settings`` what the command line changes apart from these.
     """
 
     study: "Study"
@@ -81,6 +82,7 @@ class Selection:
     settings: Mapping[str, Any]
     axes: Grid
     further: Mapping[str, Grid]
+    fixed: Mapping[str, Mapping[str, Any]]
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -122,7 +124,8 @@ class Selection:
         change the number of evaluations and leave the steps they must divide to an axis.
         """
         study = self.study
-        own = {**setting, **{path: arm.fixed[path] for path in setting if path in arm.fixed}}
+        fixed = self.fixed.get(arm.name, {})
+        own = {path: fixed.get(path, value) for path, value in setting.items()}
         merged = study.layered(arm, self.preset, {**own, **self.settings})
         kept = {
             path: value
@@ -159,9 +162,8 @@ class Selection:
                 for arm in self.arms
             },
             "fixed": {
-                arm.name: {path: _spelt(value) for path, value in arm.fixed.items()}
-                for arm in self.arms
-                if arm.fixed
+                arm: {path: _spelt(value) for path, value in fixed.items()}
+                for arm, fixed in self.fixed.items()
             },
             "axes": {
                 path: [_spelt(value) for value in self.axes.values(path)]
@@ -264,8 +266,9 @@ class Study:
     ) -> Selection:
         """Apply a preset, then single settings, then further axes.
 
-        A setting of a swept path fixes that axis; an axis replaces the study's axis of that path
-        or adds one. Raises `InvalidInput` for unknown names, values out of range, seeds < 1.
+        A setting of a swept path fixes that axis in all arms; an axis replaces the study's axis of
+        that path, for arms that sweep it, or adds one. Raises `InvalidInput` for unknown names,
+        values out of range, seeds < 1.
         """
         name = self.default if preset is None else preset
         if name not in self.presets:
@@ -279,18 +282,27 @@ class Study:
         if both:
             raise InvalidInput(f"{both.pop()} is both set and swept: give one of --set and --axis")
         grid = self.axes if chosen.axes is None else chosen.axes
-        running = {arm: own for arm, own in chosen.further.items() if arm in (chosen.arms or [arm])}
-        fixed = {path: [settings.pop(path)] for path in list(settings) if path in grid.paths}
-        changed = [*settings, *fixed, *axes]
+        pinned = {path: [settings.pop(path)] for path in list(settings) if path in grid.paths}
+        changed = [*settings, *pinned, *axes]
         for path in changed:
             self._refuse_reserved(path)
-        added = [Axis(path, values) for path, values in (fixed | axes).items()]
+        added = [Axis(path, values) for path, values in (pinned | axes).items()]
 
         def applied(grid: Grid) -> Grid:
             return product(functools.reduce(Grid.without, changed, grid), *added)
 
-        further = {arm: applied(own) for arm, own in running.items()}
-        return Selection(self, name, count, settings, applied(grid), further)
+        arms = [arm for arm in self.arms if arm.name in (chosen.arms or [arm.name])]
+        further = {
+            arm.name: applied(chosen.further[arm.name])
+            for arm in arms
+            if arm.name in chosen.further
+        }
+        fixed = {
+            arm.name: {path: value for path, value in arm.fixed.items() if path not in pinned}
+            for arm in arms
+            if set(arm.fixed) - set(pinned)
+        }
+        return Selection(self, name, count, settings, applied(grid), further, fixed)
 
     def select_texts(
         self,

@@ -1,5 +1,6 @@
 """Running a study: skip what is stored, store chunk by chunk, show progress and results."""
 
+import copy
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -340,3 +341,17 @@ def test_a_terminal_gets_a_bar() -> None:
         shown.finished(1, 0)
     assert "1/2 runs" in terminal.file.getvalue()  # type: ignore[attr-defined]
     assert isinstance(display(2, 100, Console(file=io.StringIO())), LogDisplay)
+
+
+def test_a_claim_has_changed_if_its_tests_have_and_not_if_a_default_field_was_added() -> None:
+    present = [CLAIM.describe()]
+    older = copy.deepcopy(present)
+    del older[0]["tests"][0]["rule"]["confidence"]
+    older[0]["text"] = "other words"
+    assert not runner._decided_otherwise(older, present)
+    older[0]["tests"][0]["rule"]["rope"] = 0.02
+    assert runner._decided_otherwise(older, present)
+    assert runner._decided_otherwise([], present)
+    unknown = copy.deepcopy(present)
+    unknown[0]["tests"][0]["rule"]["kind"] = "Gone"
+    assert runner._decided_otherwise(unknown, present)

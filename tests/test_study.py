@@ -200,6 +200,13 @@ def test_an_arm_keeps_what_it_fixes_and_lacks_what_it_has_not() -> None:
         p.run for p in points if p.arm == "online"
     }
     assert len(shared) == 4
+    # The command line's axis is for arms that sweep it, its value for all.
+    one = study(arms=arms, axes=axes, claims=())
+    swept = one.points(seeds=1, axes={"rate": (0.3, 0.4)})
+    assert {p.experiment.rate for p in swept if p.arm == "fixed"} == {0.01}
+    assert one.select(axes={"rate": (0.3,)}).describe()["fixed"] == {"fixed": {"rate": 0.01}}
+    assert {p.experiment.rate for p in one.points(settings={"rate": 0.3})} == {0.3}
+    assert one.select(settings={"rate": 0.3}).describe()["fixed"] == {}
     with pytest.raises(InvalidInput, match="fractoin"):
         study(axes=product(AXES, Axis("source.fractoin", (0.5,))))
 
