@@ -131,14 +131,16 @@ def plan(points: Sequence[Point]) -> Plan:
     chunks.sort(key=lambda chunk: -chunk.points[0].experiment.steps)
     owners = {GroundConfig.of(point.experiment): point.experiment for point in points}
     lacking = _lacking_stages(owners)
-    kinds = {
-        (name, jax.tree.structure(GroundConfig.of(owner))) for name, owner, _ in lacking.values()
-    }
+    kinds: dict[Any, list[float]] = defaultdict(list)
+    for name, owner, needed in lacking.values():
+        kinds[name, jax.tree.structure(GroundConfig.of(owner))].append(needed)
+    # Of each kind as many at a time as there are devices; the last of them may be fewer.
+    waves = (math.ceil(len(own) / len(devices)) * max(own) for own in kinds.values())
     return Plan(
         tuple(chunks),
         tuple(owners),
         len(lacking),
-        math.fsum(needed for *_, needed in lacking.values()) / peak,
+        math.fsum(waves) * len(devices) / peak,
         COMPILING * (len(groups) + len(kinds)) / cores(),
     )
 

@@ -1,5 +1,6 @@
 """What a running sweep shows: runs done, run-steps a second, elapsed, time left, current stage."""
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable
@@ -96,7 +97,8 @@ class Meter:
 
 
 class LogDisplay(Meter):
-    """Plain lines for logs: one now and then, at most one in `LOG_INTERVAL` seconds."""
+    """Plain lines for logs: one now and then, at most one in `LOG_INTERVAL` seconds; what begins in between is told
+    after that time, if it still goes on."""
 
     def __init__(
         self,
@@ -108,12 +110,19 @@ class LogDisplay(Meter):
         super().__init__(runs, run_steps, clock)
         self._console = console
         self._shown: float | None = None
+        self._told = ""
+        self._lock = threading.Lock()
+        self._left = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> "LogDisplay":
         self._show()
+        self._ticker.start()
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._left.set()
+        self._ticker.join()
         self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
 
     def stage(self, text: str) -> None:
@@ -126,11 +135,17 @@ class LogDisplay(Meter):
         super().advance(run_steps)
         self._show()
 
+    def _tick(self) -> None:
+        while not self._left.wait(1.0):
+            if self.text != self._told:
+                self._show()
+
     def _show(self) -> None:
-        now = self._clock()
-        if self._shown is None or now - self._shown >= LOG_INTERVAL:
-            self._shown = now
-            self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
+        with self._lock:
+            now = self._clock()
+            if self._shown is None or now - self._shown >= LOG_INTERVAL:
+                self._shown, self._told = now, self.text
+                self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
 
 
 class TerminalDisplay(Meter):

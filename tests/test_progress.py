@@ -1,6 +1,11 @@
 """What a running sweep tells about its time."""
 
-from sweeps.progress import Meter
+import io
+import time
+
+from rich.console import Console
+
+from sweeps.progress import LogDisplay, Meter
 
 
 class Clock:
@@ -33,3 +38,18 @@ def test_time_left_is_that_of_runs_not_of_what_came_before_them():
     clock.now = 620.0
     meter.advance(200)
     assert meter.rate == 15.0
+
+
+def test_a_log_tells_what_began_between_two_lines():
+    """A stage that begins one second after a line is told when ten have passed, though nobody reports again."""
+    clock, out = Clock(), io.StringIO()
+    with LogDisplay(4, 400, Console(file=out, width=200), clock) as log:
+        clock.now = 1.0
+        log.stage("building recorded for 2 worlds")
+        assert "recorded" not in out.getvalue()
+        clock.now = 11.0
+        deadline = time.monotonic() + 30
+        while "recorded" not in out.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert out.getvalue().count("building recorded") == 1
+        assert "0:11 elapsed, building recorded for 2 worlds" in out.getvalue()
