@@ -51,7 +51,7 @@ class Cleaned:
 
     @property
     def trained(self) -> Table:
-        """Checkpoints after the first step, each policy once."""
+        """Checkpoints after the first step."""
         return self.rows[self.rows["evaluation"] > 0]
 
     @property
@@ -194,7 +194,8 @@ def clean(table: Table) -> Cleaned:
     """Checkpoints that can enter a fit, from one task's rows; what is left out is counted.
 
     Left out: rows from a run's divergence on, rows without a finite KL and a win rate in [0, 1],
-    and repeats of one policy (a shorter run is often the beginning of a longer one).
+    and repeats of one measurement (a shorter run is often the beginning of a longer one, and
+    evaluated on the same samples).
     """
     left_out: Counter[str] = Counter()
     diverged = (table["diverged_step"] >= 0) & (table["step"] >= table["diverged_step"])
@@ -207,7 +208,7 @@ def clean(table: Table) -> Cleaned:
     rows = rows[usable].assign(d=lambda kept: np.sqrt(kept["kl"].clip(lower=0.0)))
     same = rows.assign(kl=rows["kl"].round(6)).duplicated(["arm", "seed", "step", "win_rate", "kl"])
     repeated = same & (rows["evaluation"] > 0)
-    left_out["repeats of the same policy"] = int(repeated.sum())
+    left_out["repeats of the same measurement"] = int(repeated.sum())
     return Cleaned(rows[~repeated], {reason: n for reason, n in left_out.items() if n})
 
 

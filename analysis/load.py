@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 
 from sweeps.claims import Claim
@@ -60,6 +61,18 @@ class Results:
             arm: sum((arm, run) not in have for run in runs) for arm, runs in planned.items()
         }
         return {arm: count for arm, count in lacking.items() if count}
+
+    @property
+    def on_axes(self) -> Table:
+        """Rows without what single arms run besides the axes."""
+        besides = np.zeros(len(self.table), dtype=bool)
+        for arm, settings in self.study.get("further", {}).items():
+            for own in settings:
+                same = self.table["arm"] == arm
+                for path in own.keys() & set(self.table.columns):
+                    same &= self.table[path] == own[path]
+                besides |= same.to_numpy()
+        return self.table[~besides]
 
     @property
     def tasks(self) -> tuple[str, ...]:

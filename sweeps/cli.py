@@ -146,7 +146,7 @@ def _add_run(subcommands: Any) -> None:
         metavar="PATH=VALUE",
         action="append",
         default=[],
-        help="change one field of the config; on a swept path: fix that axis, in all arms. Repeatable",
+        help="change one field of the config; on a swept path: fix that axis. Repeatable",
     )
     run.add_argument(
         "--axis",

@@ -53,6 +53,9 @@ def _run(studies: "Sequence[Study]", options: argparse.Namespace, name: str) -> 
     presets = dict.fromkeys(selection.preset for selection in selections)
     directory = options.out or Path("results") / f"{name}-{'-'.join(presets)}"
     console = _console()
+    for selection in selections:
+        for note in selection.notes():
+            console.print(f"Note: {selection.study.name}: {note}", style="yellow", markup=False)
     if options.dry_run:
         runner.show_plan(selections, directory, console, population)
         return 0

@@ -12,8 +12,9 @@ Studies that start from `EXPERIMENT` and sweep `axes` share stages and runs: wha
   rate takes it twice as far and over its peak, and was given up: at equal KL such runs win up to 20 points less than
   those of the other rates, so that no one curve describes them.
 - **Steps**: the paper's 4000 of its online run are 1000 here (800 at laptop size), its 800 are a fifth of these. The
-  paper runs offline learning five times as long as well. So do the studies of its peaks, where it goes furthest (the
-  highest rate and the lowest betas): in as many steps as online it was still rising at the end of its range of KL.
+  paper runs offline learning five times as long as well. Where offline peaks are asked for (`gap`, `quality`,
+  `proximity`, `dial`, `decomposition`) it is so here, at the highest rate and the lowest beta (the three lowest in the
+  paper's size): in as many steps as online it was still rising at the end of its range of KL.
 - **Data**: as many pairs as half to two thirds of what an online run writes; the paper's 128,000 stand to some
   90,000 of its summarisation task. SFT and proxy see each as often as they would see the 4096 of the default.
   The paper takes D_golden to be like pairs of SFT samples (section 6). Checked on a quarter of the data, one seed:
@@ -174,8 +175,8 @@ def preset(
     """
     steps = _STEPS[size]
     lengths = {f"{path}.run.steps": steps for path in runs}
-    further = {name.replace("__", "."): value for name, value in changes.items()}
-    settings = {**_SETTINGS[size], "steps": steps, "baseline.steps": steps, **lengths, **further}
+    changed = {name.replace("__", "."): value for name, value in changes.items()}
+    settings = {**_SETTINGS[size], "steps": steps, "baseline.steps": steps, **lengths, **changed}
     swept = grid(size) if axes is None else axes
     further: dict[str, Grid] = {}
     if longer and _LONG_BETAS[size]:

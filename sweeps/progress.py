@@ -112,7 +112,7 @@ class LogDisplay(Meter):
         self._shown: float | None = None
         self._told = ""
         self._lock = threading.Lock()
-        self._left = threading.Event()
+        self._closed = threading.Event()
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> "LogDisplay":
@@ -121,7 +121,7 @@ class LogDisplay(Meter):
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._left.set()
+        self._closed.set()
         self._ticker.join()
         self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
 
@@ -136,7 +136,7 @@ class LogDisplay(Meter):
         self._show()
 
     def _tick(self) -> None:
-        while not self._left.wait(1.0):
+        while not self._closed.wait(1.0):
             if self.text != self._told:
                 self._show()
 

@@ -335,10 +335,19 @@ def _joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
         "seeds": max(old["seeds"], new["seeds"]),
         "arms": {**old["arms"], **new["arms"]},
         "fixed": {**old.get("fixed", {}), **new.get("fixed", {})},
-        "further": {**old.get("further", {}), **new.get("further", {})},
+        "further": _united(old.get("further", {}), new.get("further", {})),
         "axes": axes,
         "sessions": [*old.get("sessions", []), _session(new)],
     }
+
+
+def _united(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The settings of each arm in either."""
+    found = {arm: list(settings) for arm, settings in old.items()}
+    for arm, settings in new.items():
+        have = found.setdefault(arm, [])
+        have += [own for own in settings if own not in have]
+    return found
 
 
 def _base(header: Mapping[str, Any]) -> dict[str, Any]:

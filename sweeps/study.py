@@ -27,9 +27,9 @@ from testbed.errors import InvalidInput
 class Arm:
     """One side of a comparison: a name and what it changes in the base config.
 
-    ``fixed`` holds swept paths that this arm keeps at one value, unless the command line sets that
-    path. A swept path that an arm's config does not have (a loss without a beta) is left out for
-    that arm.
+    ``fixed`` holds swept paths that this arm keeps at one value, whatever the axes or the command
+    line say. A swept path that an arm's config does not have (a loss without a beta) is left out
+    for that arm.
     """
 
     name: str
@@ -42,7 +42,8 @@ class Preset:
     """A size of the study: changes to the base config, axes instead of the study's, seeds.
 
     ``arms`` are the arms that run, all if there are none; claims about others are left out.
-    ``further`` holds settings that single arms run besides the axes, on the same paths.
+    ``further`` holds settings that single arms run besides the axes, on the same paths. An axis or
+    a value from the command line takes the place of theirs too.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -72,8 +73,8 @@ class Point:
 class Selection:
     """What one command asks for: the study with a preset and the command line applied.
 
-    ``axes`` is the swept grid, ``further`` what single arms run besides, ``fixed`` what each arm
-    keeps of it, ``settings`` what the command line changes apart from these.
+    ``axes`` is the swept grid and ``further`` what single arms run besides; ``given`` are the swept
+    paths that the command line sets or sweeps, ``settings`` what it changes apart from them.
     """
 
     study: "Study"
@@ -82,7 +83,7 @@ class Selection:
     settings: Mapping[str, Any]
     axes: Grid
     further: Mapping[str, Grid]
-    fixed: Mapping[str, Mapping[str, Any]]
+    given: tuple[str, ...]
 
     @property
     def arms(self) -> tuple[Arm, ...]:
@@ -124,8 +125,7 @@ class Selection:
         change the number of evaluations and leave the steps they must divide to an axis.
         """
         study = self.study
-        fixed = self.fixed.get(arm.name, {})
-        own = {path: fixed.get(path, value) for path, value in setting.items()}
+        own = {path: arm.fixed.get(path, value) for path, value in setting.items()}
         merged = study.layered(arm, self.preset, {**own, **self.settings})
         kept = {
             path: value
@@ -162,20 +162,37 @@ class Selection:
                 for arm in self.arms
             },
             "fixed": {
-                arm: {path: _spelt(value) for path, value in fixed.items()}
-                for arm, fixed in self.fixed.items()
+                arm.name: {path: _spelt(value) for path, value in arm.fixed.items()}
+                for arm in self.arms
+                if arm.fixed
             },
             "axes": {
                 path: [_spelt(value) for value in self.axes.values(path)]
                 for path in self.axes.paths
             },
-            "further": {
-                arm: [{path: _spelt(value) for path, value in row.items()} for row in grid]
-                for arm, grid in self.further.items()
-            },
+            "further": {arm.name: own for arm in self.arms if (own := self._besides(arm))},
             "planned": self._planned(),
             "claims": [claim.describe() for claim in self.claims],
         }
+
+    def _besides(self, arm: Arm) -> list[dict[str, Any]]:
+        """What an arm runs besides the axes, as stored."""
+
+        def stored(setting: Mapping[str, Any]) -> dict[str, Any]:
+            return {path: _spelt(arm.fixed.get(path, value)) for path, value in setting.items()}
+
+        swept = [stored(setting) for setting in self.axes]
+        further = [stored(setting) for setting in self.further.get(arm.name, ())]
+        return [own for own in further if own not in swept]
+
+    def notes(self) -> list[str]:
+        """What to tell somebody whose command sets or sweeps a path that an arm keeps fixed."""
+        return [
+            f"arm {arm.name} keeps {path} at {_spelt(arm.fixed[path])}, as its study says"
+            for arm in self.arms
+            for path in self.given
+            if path in arm.fixed
+        ]
 
     def _planned(self) -> dict[str, list[str]]:
         """Ids of the runs by arm."""
@@ -243,7 +260,9 @@ class Study:
                     )
             selection = self.select(preset)
             for arm in selection.arms:
-                selection.experiment(arm, next(iter(selection.axes)))
+                for grid in [selection.axes, selection.further.get(arm.name, ())]:
+                    for setting in itertools.islice(grid, 1):
+                        selection.experiment(arm, setting)
 
     @property
     def judges_paper(self) -> bool:
@@ -266,8 +285,8 @@ class Study:
     ) -> Selection:
         """Apply a preset, then single settings, then further axes.
 
-        A setting of a swept path fixes that axis in all arms; an axis replaces the study's axis of
-        that path, for arms that sweep it, or adds one. Raises `InvalidInput` for unknown names,
+        A setting of a swept path fixes that axis; an axis replaces the study's axis of that path
+        or adds one. Arms keep what is ``fixed`` in them. Raises `InvalidInput` for unknown names,
         values out of range, seeds < 1.
         """
         name = self.default if preset is None else preset
@@ -291,18 +310,9 @@ class Study:
         def applied(grid: Grid) -> Grid:
             return product(functools.reduce(Grid.without, changed, grid), *added)
 
-        arms = [arm for arm in self.arms if arm.name in (chosen.arms or [arm.name])]
-        further = {
-            arm.name: applied(chosen.further[arm.name])
-            for arm in arms
-            if arm.name in chosen.further
-        }
-        fixed = {
-            arm.name: {path: value for path, value in arm.fixed.items() if path not in pinned}
-            for arm in arms
-            if set(arm.fixed) - set(pinned)
-        }
-        return Selection(self, name, count, settings, applied(grid), further, fixed)
+        further = {arm: applied(own) for arm, own in chosen.further.items()}
+        given = tuple(pinned | axes)
+        return Selection(self, name, count, settings, applied(grid), further, given)
 
     def select_texts(
         self,

@@ -343,7 +343,7 @@ def test_clean_counts_what_it_leaves_out(table):
     assert cleaned.left_out == {
         "after divergence": 4,
         "without KL, win rate or prompts": 2,
-        "repeats of the same policy": 4,
+        "repeats of the same measurement": 4,
     }
     assert len(cleaned.rows) == len(table) - 4 - 2 + 1  # the prefix keeps its evaluation of SFT
 

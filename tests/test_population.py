@@ -332,6 +332,24 @@ def test_an_arm_that_replays_in_order_is_the_online_arm() -> None:
     assert generated[-1]["labels_bought"] > 0 == generated[-1]["judgements"]
 
 
+def test_the_forecast_counts_how_many_worlds_are_built_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """One world more than there are devices takes twice as long as one alone."""
+    monkeypatch.setattr(population, "matrix_peak", lambda: 1e9)
+    monkeypatch.setattr(population, "cache_directory", lambda: tmp_path)
+    devices = jax.device_count()
+    seconds = {
+        count: plan(
+            [Point(str(s), "arm", s, {}, experiment(seed=s)) for s in range(count)]
+        ).stage_seconds
+        for count in (1, devices, devices + 1)
+    }
+    assert seconds[1] > 0
+    assert seconds[devices] == pytest.approx(seconds[1])
+    assert seconds[devices + 1] == pytest.approx(2 * seconds[1])
+
+
 def test_data_of_any_two_checkpoints_share_a_program() -> None:
     pairs = ((0.0, 0.2), (0.2, 1.0), (1.0, 1.0))
     runs = [experiment(source=Generated(first, second)) for first, second in pairs]

@@ -15,7 +15,7 @@ import analysis
 from analysis import export, report
 from analysis.calibration import Truth, simulate
 from analysis.figures import material, style
-from analysis.load import results
+from analysis.load import Results, results
 from analysis.prose import amount, number, slug
 from analysis.site import chapter, verdicts
 from sweeps.claims import Claim, Test
@@ -185,6 +185,9 @@ def directory(tmp_path_factory):
     arms = [f"arm {index}" for index in range(9)]
     axes = {"policy.model": list(MODELS), "data.coverage": [0.1, 0.5, 1.0]}
     besides = [{"policy.model": model, "data.coverage": 2.0} for model in MODELS]
+    besides.append(
+        {"policy.model": next(iter(MODELS))}
+    )  # joined from a plan without the other axis
     world = {"strata": ["policy.model"], "axes": axes, "further": {"arm 3": besides}}
     write(path / "beta", header("beta", WIDE, arms, wide, **world), wide)
     (path / "gamma").mkdir()
@@ -304,6 +307,16 @@ def test_study_page_tells_rules_runs_and_cost(directory, pages):
     table = curve_rows()
     steps = int(table["step"].max())
     assert f"Neural online {32 * steps:,} 0 {700 * steps:,}" in page
+
+
+def test_rows_on_the_axes_lack_what_one_arm_runs_besides():
+    rows = pd.DataFrame(
+        {"arm": ["a", "a", "b", "b"], "rate": [0.1, 0.2, 0.1, 0.2], "steps": [5, 9, 9, 5]}
+    )
+    besides = {"a": [{"rate": 0.2, "steps": 9}], "b": [{"rate": 0.2, "steps": 9}]}
+    kept = Results({"further": besides}, rows).on_axes
+    assert list(kept.index) == [0, 2, 3]
+    assert len(Results({}, rows).on_axes) == 4
 
 
 def test_what_one_arm_runs_besides_the_axes_is_told(pages):

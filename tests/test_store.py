@@ -117,6 +117,17 @@ def test_joining_keeps_what_was_fixed_before_the_run(tmp_path: Path) -> None:
         assert store.header["seeds"] == 5
 
 
+def test_joining_unites_what_arms_run_besides_the_axes(tmp_path: Path) -> None:
+    first = HEADER | {"further": {"offline": [{"rate": 0.1, "steps": 500}]}}
+    second = HEADER | {"further": {"offline": [{"rate": 0.2}], "online": [{"rate": 0.2}]}}
+    for header in (HEADER, first, second, first):
+        Store.create_or_open(tmp_path, header).close()
+    assert Store.open(tmp_path).header["further"] == {
+        "offline": [{"rate": 0.1, "steps": 500}, {"rate": 0.2}],
+        "online": [{"rate": 0.2}],
+    }
+
+
 def test_infinite_values_of_an_axis(tmp_path: Path) -> None:
     header = HEADER | {"axes": {"source.refresh": [1.0, math.inf]}}
     with Store.create_or_open(tmp_path, header) as store:

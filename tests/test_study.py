@@ -200,13 +200,12 @@ def test_an_arm_keeps_what_it_fixes_and_lacks_what_it_has_not() -> None:
         p.run for p in points if p.arm == "online"
     }
     assert len(shared) == 4
-    # The command line's axis is for arms that sweep it, its value for all.
+    # Also against the command line, which is told so.
     one = study(arms=arms, axes=axes, claims=())
-    swept = one.points(seeds=1, axes={"rate": (0.3, 0.4)})
-    assert {p.experiment.rate for p in swept if p.arm == "fixed"} == {0.01}
-    assert one.select(axes={"rate": (0.3,)}).describe()["fixed"] == {"fixed": {"rate": 0.01}}
-    assert {p.experiment.rate for p in one.points(settings={"rate": 0.3})} == {0.3}
-    assert one.select(settings={"rate": 0.3}).describe()["fixed"] == {}
+    assert one.select().notes() == []
+    for selection in (one.select(axes={"rate": (0.3, 0.4)}), one.select(settings={"rate": 0.3})):
+        assert {p.experiment.rate for p in selection.points() if p.arm == "fixed"} == {0.01}
+        assert selection.notes() == ["arm fixed keeps rate at 0.01, as its study says"]
     with pytest.raises(InvalidInput, match="fractoin"):
         study(axes=product(AXES, Axis("source.fractoin", (0.5,))))
 
@@ -226,6 +225,7 @@ def test_an_arm_may_run_settings_besides_the_axes() -> None:
     assert described["axes"] == {"rate": [0.1, 0.2], "loss.beta": [1.0]}
     assert described["further"] == {"offline": [{"rate": 0.1, "loss.beta": 0.5}]}
     assert len(described["planned"]["offline"]) == 6
+    assert one.select(axes={"loss.beta": (0.5, 1.0)}).describe()["further"] == {}
     # The command line's values hold for these settings as well; what has become equal runs once.
     assert {p.experiment.loss.beta for p in one.points(settings={"loss.beta": 3.0})} == {3.0}
     assert len(one.points(settings={"loss.beta": 3.0})) == 8
@@ -233,6 +233,15 @@ def test_an_arm_may_run_settings_besides_the_axes() -> None:
     for wrong in ({"ofline": further["offline"]}, {"offline": Axis("rate", (0.1,))}):
         with pytest.raises(InvalidInput, match="offline"):
             study(axes=AXES, presets={"laptop": Preset(further=wrong)})
+    odd = {"a": Axis("steps", (7,))}
+    with pytest.raises(InvalidInput, match="multiple of 5, got 7"):
+        study(
+            base=Even(),
+            arms=(Arm("a", {}),),
+            axes=Axis("steps", (5,)),
+            claims=(),
+            presets={"laptop": Preset(further=odd)},
+        )
 
 
 def test_a_preset_may_run_some_arms_and_change_fields_inside_their_modules() -> None:

@@ -298,7 +298,7 @@ def _points(material: Material, columns: tuple[str, str], every: bool) -> Table:
 
 
 def _logprob(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    table = material.results.table
+    table = material.results.on_axes
     metrics = [name for name in learning.LOGPROBS if name in table and table[name].notna().any()]
     if not metrics:
         return

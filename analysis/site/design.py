@@ -97,7 +97,9 @@ def _spelt(settings: Mapping[str, Any]) -> str:
 
 def _besides(settings: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> str:
     """The settings that one arm runs besides the axes; paths on which they take the axes' values are left out."""
-    columns = {path: list(dict.fromkeys(own[path] for own in settings)) for path in axes}
+    columns = {
+        path: list(dict.fromkeys(own[path] for own in settings if path in own)) for path in axes
+    }
     return _spelt(
         {
             path: ", ".join(map(str, own))
