@@ -186,12 +186,13 @@ class Selection:
         return [own for own in further if own not in swept]
 
     def notes(self) -> list[str]:
-        """What to tell somebody whose command sets or sweeps a path that an arm keeps fixed."""
+        """What to tell somebody whose command gives other values to a path that an arm keeps fixed."""
         return [
             f"arm {arm.name} keeps {path} at {_spelt(arm.fixed[path])}, as its study says"
             for arm in self.arms
             for path in self.given
             if path in arm.fixed
+            and [_spelt(value) for value in self.axes.values(path)] != [_spelt(arm.fixed[path])]
         ]
 
     def _planned(self) -> dict[str, list[str]]:

@@ -203,6 +203,7 @@ def test_an_arm_keeps_what_it_fixes_and_lacks_what_it_has_not() -> None:
     # Also against the command line, which is told so.
     one = study(arms=arms, axes=axes, claims=())
     assert one.select().notes() == []
+    assert one.select(settings={"rate": 0.01}).notes() == []
     for selection in (one.select(axes={"rate": (0.3, 0.4)}), one.select(settings={"rate": 0.3})):
         assert {p.experiment.rate for p in selection.points() if p.arm == "fixed"} == {0.01}
         assert selection.notes() == ["arm fixed keeps rate at 0.01, as its study says"]
