@@ -130,7 +130,7 @@ SCENARIOS: Mapping[str, Truth] = {
     ),
     "a slight gap": Truth(a=(1.9, 1.8), b=(0.8, 0.8)),
 }
-"""The third arm of the first closes about half of the gap; that of the second is two or three points."""
+"""The third arm of the first closes about half of the gap; that of the second is three or four points."""
 
 
 def replicate(

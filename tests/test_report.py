@@ -286,12 +286,16 @@ def test_scoreboard_says_verdicts_in_shape_word_and_number(directory, pages):
     assert len(set(shapes)) == 3
 
 
-def test_what_is_missing_is_told(pages):
+def test_what_is_missing_is_told(directory, pages):
     index, page = text_of(pages["index.html"]), text_of(pages["alpha.html"])
     assert "alpha lacks 1 of its planned runs" in index
     assert "1 planned run (1 of arm online)" in page
     assert "1 run that the study did not plan" in page
     assert "schema 99" in index
+    own = {
+        run for name in ("alpha", "beta") for run in analysis.load(directory / name).table["run"]
+    }
+    assert f"{len(own)} runs, 1 diverged" in index
     assert "no study here asks: C1, C3, C4" in index
 
 

@@ -60,8 +60,14 @@ def page(
 def _head(
     chapters: Sequence[Chapter], entries: Sequence[Mapping[str, Any]], problems: Sequence[str]
 ) -> Html:
-    runs = sum(len(chapter.results.runs()) for chapter in chapters)
-    lost = sum(int((chapter.results.runs()["diverged_step"] >= 0).sum()) for chapter in chapters)
+    # Studies, and arms of one, share runs: each counts once.
+    ends = [chapter.results.runs() for chapter in chapters]
+    each = {
+        run: step
+        for own in ends
+        for run, step in zip(own["run"], own["diverged_step"], strict=True)
+    }
+    runs, lost = len(each), sum(step >= 0 for step in each.values())
     tasks = sorted({task for chapter in chapters for task in chapter.results.tasks})
     presets = dict.fromkeys(str(chapter.results.study.get("preset", "?")) for chapter in chapters)
     items = verdicts.tally_items(entries)
