@@ -319,10 +319,6 @@ def _joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
     _refuse_difference(directory, "", _base(old), _base(new))
     for arm in sorted(old["arms"].keys() & new["arms"].keys()):
         _refuse_difference(directory, f"arm {arm}: ", old["arms"][arm], new["arms"][arm])
-    axes = {path: list(values) for path, values in old["axes"].items()}
-    for path, values in new["axes"].items():
-        have = axes.setdefault(path, [])
-        have += [value for value in values if value not in have]
     was, now = old.get("planned", {}), new.get("planned", {})
     planned = {
         arm: list(dict.fromkeys([*was.get(arm, ()), *now.get(arm, ())])) for arm in {**was, **now}
@@ -336,17 +332,17 @@ def _joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> 
         "arms": {**old["arms"], **new["arms"]},
         "fixed": {**old.get("fixed", {}), **new.get("fixed", {})},
         "further": _united(old.get("further", {}), new.get("further", {})),
-        "axes": axes,
+        "axes": _united(old["axes"], new["axes"]),
         "sessions": [*old.get("sessions", []), _session(new)],
     }
 
 
 def _united(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """The settings of each arm in either."""
-    found = {arm: list(settings) for arm, settings in old.items()}
-    for arm, settings in new.items():
-        have = found.setdefault(arm, [])
-        have += [own for own in settings if own not in have]
+    """The items of either by name, each once: an axis's values, what an arm runs besides."""
+    found = {name: list(items) for name, items in old.items()}
+    for name, items in new.items():
+        have = found.setdefault(name, [])
+        have += [item for item in items if item not in have]
     return found
 
 
