@@ -55,13 +55,15 @@ class Reader(eqx.Module):
         causal, diagonal = jnp.tri(size, dtype=bool)[None], jnp.eye(size, dtype=bool)[None]
         # A padded query may see itself alone: nobody reads it, and its softmax stays finite.
         mask = (causal & jnp.concatenate(valid, axis=1)[:, None]) | diagonal
-        marks = jnp.repeat(self.marks, np.asarray(widths), axis=0, total_repeat_length=size)
+        # Each token as it is marked in each part: so few that the trunk may treat them as its vocabulary.
+        marked = self.marks[:, None] + self.trunk.embedding[None]
+        part = np.repeat(np.arange(len(widths)), widths)
         hidden, _ = self.trunk.hidden(
-            tokens,
+            part[None] * self.trunk.vocabulary + tokens,
             jnp.concatenate(positions, axis=1),
             mask,
-            extra=jnp.broadcast_to(marks, (n, *marks.shape)),
             skip=size - 1,
+            table=marked.reshape(-1, marked.shape[-1]),
         )
         return hidden[:, 0] @ self.readout
 

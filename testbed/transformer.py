@@ -181,45 +181,48 @@ class Block(eqx.Module):
             config=config,
         )
 
+    def project(self, x: Float[Array, "rows width"]) -> tuple[Array, Array, Array]:
+        """Queries, keys and values, each (rows, heads * size), of which a row knows nothing but itself. Three products,
+        not one: splitting a joint one costs more in its gradient than it saves."""
+        normed = rms_norm(x, self.attention_norm, self.config.norm_epsilon)
+        projected = (normed @ self.query, normed @ self.key, normed @ self.value)
+        if self.biases is None:
+            return projected
+        query, key, value = (x + b[None] for x, b in zip(projected, self.biases, strict=True))
+        return query, key, value
+
     def __call__(
         self,
         x: Float[Array, "rows width"],
+        projected: tuple[Array, Array, Array],
         rotary: tuple[Array, Array],
         mask: Bool[Array, "n time keys"],
         cache: Cache | None = None,
         offset: Int[Array, ""] | int = 0,
         skip: int = 0,
     ) -> tuple[Float[Array, "kept width"], Cache]:
-        """Apply the block to ``n * time`` rows. With a cache, new keys and values are written from
-        ``offset`` on and all of its positions are attended to, as far as ``mask`` allows. The first
+        """Apply the block to ``n * time`` rows, given also as `project`ed. With a cache, new keys and values are
+        written from ``offset`` on and all of its positions are attended to, as far as ``mask`` allows. The first
         ``skip`` positions give keys and values only."""
         n, time, _ = mask.shape
-        epsilon = self.config.norm_epsilon
-        normed = rms_norm(x, self.attention_norm, epsilon)
-        keys, values = self._heads(normed, 1, n), self._heads(normed, 2, n)
-        keys = rotate(keys, *rotary)
+        queries, keys, values = projected
+        keys, values = rotate(self._heads(keys, n), *rotary), self._heads(values, n)
         if cache is not None:
             keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, offset, axis=2)
             values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, offset, axis=2)
         if skip:
-            x, normed = (_behind(a.reshape(n, time, -1), skip) for a in (x, normed))
+            x, queries = (_behind(a.reshape(n, time, -1), skip) for a in (x, queries))
             rotary, mask = (rotary[0][:, skip:], rotary[1][:, skip:]), mask[:, skip:]
-        queries = rotate(self._heads(normed, 0, n), *rotary) * self.config.head_size**-0.5
+        queries = rotate(self._heads(queries, n), *rotary) * self.config.head_size**-0.5
         x = x + self._attend(queries, keys, values, mask) @ self.attention_out
-        inner = rms_norm(x, self.mlp_norm, epsilon)
+        inner = rms_norm(x, self.mlp_norm, self.config.norm_epsilon)
         mixed = (jax.nn.silu(inner @ self.gate) * (inner @ self.up)) @ self.down
         return x + mixed, Cache(keys, values)
 
-    def _heads(self, rows: Array, which: int, n: int) -> Float[Array, "n heads time size"]:
-        """Queries (``which`` 0), keys (1) or values (2) of normalised rows. Three products, not
-        one: splitting a joint one costs more in its gradient than it saves."""
-        projected = rows @ (self.query, self.key, self.value)[which]
-        if self.biases is not None:
-            projected = projected + self.biases[which][None]
-        split = projected.reshape(
-            n, -1, projected.shape[-1] // self.config.head_size, self.config.head_size
-        )
-        return split.swapaxes(1, 2)
+    def _heads(self, rows: Array, n: int) -> Float[Array, "n heads time size"]:
+        """Queries, keys or values of rows, head by head."""
+        size = self.config.head_size
+        return rows.reshape(n, -1, rows.shape[-1] // size, size).swapaxes(1, 2)
 
     def _attend(
         self,
@@ -278,15 +281,20 @@ class Transformer(eqx.Module):
         offset: Int[Array, ""] | int = 0,
         extra: Float[Array, "*n time width"] | None = None,
         skip: int = 0,
+        table: Float[Array, "entries width"] | None = None,
     ) -> tuple[Float[Array, "*n kept width"], tuple[Cache, ...]]:
         """Final normalised hidden states, and every block's keys and values.
 
-        ``caches`` has the same leading axes as ``tokens``; ``extra`` is added to the embeddings. The
-        states of the first ``skip`` positions are not wanted: the last block spares their queries
-        and its MLP."""
-        lead = tokens.shape[:-1]
-        x = self.embedding[tokens]
-        x = (x if extra is None else x + extra).reshape(-1, self.config.width)
+        ``caches`` has the same leading axes as ``tokens``, which are embedded by ``table``, by default
+        `embedding`; ``extra`` is added. The states of the first ``skip`` positions are not wanted: the
+        last block spares their queries and its MLP."""
+        lead, table = tokens.shape[:-1], self.embedding if table is None else table
+        rows = tokens.reshape(-1)
+        x = table[rows]
+        # Of a small table every row is projected once, instead of once for each position where it stands.
+        shared = extra is None and table.shape[0] <= rows.shape[0]
+        first = jax.tree.map(lambda a: a[rows], self.blocks[0].project(table)) if shared else None
+        x = x if extra is None else x + extra.reshape(x.shape)
         mask = mask.reshape(-1, *mask.shape[-2:])
         # Positions stay below the number of keys, so a table of that length holds every angle.
         table = rotary_angles(
@@ -300,7 +308,8 @@ class Transformer(eqx.Module):
             if caches is not None:
                 cache = jax.tree.map(lambda a: a.reshape(-1, *a.shape[-3:]), caches[index])
             last = index == len(self.blocks) - 1
-            x, cache = block(x, rotary, mask, cache, offset, skip if last else 0)
+            projected = first if index == 0 and first is not None else block.project(x)
+            x, cache = block(x, projected, rotary, mask, cache, offset, skip if last else 0)
             written.append(jax.tree.map(lambda a: a.reshape(*lead, *a.shape[1:]), cache))
         x = rms_norm(x, self.norm, self.config.norm_epsilon)
         return x.reshape(*lead, -1, self.config.width), tuple(written)
