@@ -15,8 +15,8 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
-from sweeps import population
 from sweeps.grid import product
+from sweeps.grounds import Grounds
 from sweeps.progress import Progress
 from sweeps.runtime import cache_directory
 from sweeps.study import Arm, Preset, Study, load_study
@@ -220,7 +220,9 @@ def inspect(experiment: Experiment, quick: bool, progress: Progress) -> Inspecti
     """
     ground = GroundConfig.of(experiment)
     cache = Cache(cache_directory() / "stages")
-    made = population.build_stages([ground], cache, progress, _BUILT)[ground]
+    grounds = Grounds(cache, progress)
+    grounds.prepare([ground], _BUILT)
+    made = grounds.made(ground, _BUILT)
     progress.stage("sampling")
     world, _, golden_facts = made["golden"]
     (sft, sft_facts), (proxy, proxy_facts) = made["sft"], made["proxy"]

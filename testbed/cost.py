@@ -15,8 +15,8 @@ from testbed.sources.online import Online
 from testbed.train import OnlineRun
 from testbed.transformer import TransformerConfig
 
-#: Copies of the parameters a run holds: policy, gradient, two moments, the update in flight, reference, proxy.
-COPIES = 7
+#: Copies of the parameters a run holds: policy, two moments, gradient, the update in flight.
+COPIES = 5
 #: Floats per token and width that a block keeps for its backward pass, roughly.
 ACTIVATIONS = 24
 
@@ -107,11 +107,9 @@ def flops(experiment: Experiment) -> Flops:
     return Flops(update * experiment.batch_size, measured)
 
 
-def total_flops(experiment: Experiment) -> float:
-    """Needed operations of a whole run."""
-    part = flops(experiment)
-    evaluations = experiment.evaluation.points + 1
-    return part.update * experiment.steps + part.evaluation * evaluations
+def total(part: Flops, steps: int, points: int) -> float:
+    """Needed operations of a whole run of so many steps, with so many evaluations after the first."""
+    return part.update * steps + part.evaluation * (points + 1)
 
 
 def stage_flops(experiment: Experiment) -> dict[str, float]:
@@ -142,8 +140,17 @@ def _online(experiment: Experiment, run: OnlineRun) -> float:
     return flops(config.replace_all(experiment, {"source": Online(), **parts})).update * run.steps
 
 
-def footprint(experiment: Experiment) -> int:
-    """Bytes that one run holds at its peak, roughly: parameters, data, activations of an update or an evaluation."""
+class Footprint(NamedTuple):
+    """Bytes: of what runs in one world share, of what each run keeps, and of what it needs while it computes."""
+
+    world: int
+    run: int
+    work: int
+
+
+def footprint(experiment: Experiment) -> Footprint:
+    """What one run holds, roughly: data and networks of its world; its policy with gradient and moments; activations of
+    an update or an evaluation."""
     task, model, evaluation = experiment.task, experiment.model, experiment.evaluation
     tokens = task.prompt_length + 2 * task.response_length
     data = experiment.data.pairs * (tokens + 8)
@@ -152,10 +159,13 @@ def footprint(experiment: Experiment) -> int:
         data += run.steps * run.batch_size * (tokens / 4 + 8)
     if evaluation.stream is not None:
         data += WINDOWS * WINDOW * (tokens + 8)
-    data += 2 * listed(experiment)
     activations = tokens * (model.layers * ACTIVATIONS * model.width + 4 * task.vocabulary)
     # An evaluation keeps nothing for a backward pass, but its caches and two models' logits.
     cache = 2 * tokens * model.layers * model.width
     measured = evaluation.prompts * (cache + tokens * (8 * model.width + 4 * task.vocabulary))
-    parameters = COPIES * model.parameters(task.vocabulary)
-    return 4 * int(parameters + data + max(experiment.batch_size * activations, measured))
+    parameters = model.parameters(task.vocabulary)
+    shared = parameters + experiment.proxy_model.parameters(task.vocabulary)
+    work = max(experiment.batch_size * activations, measured) + 2 * listed(experiment)
+    return Footprint(
+        4 * int(data + shared + listed(experiment)), 4 * COPIES * parameters, 4 * int(work)
+    )

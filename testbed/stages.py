@@ -296,7 +296,7 @@ STAGES = (
     Stage("proxy", ("data",), ("proxy_model", "proxy.pairwise", "proxy.fit"), train_proxy),
     Stage("baseline", ("golden",), ("baseline", "prompts"), train_baseline),
     Stage("optimum", ("start", "data"), ("optimum_beta",), find_optimum, "optimum_beta"),
-    Stage("recorded", ("start", "proxy"), ("recorded",), record, "recorded"),
+    Stage("recorded", ("start", "scores", "proxy"), ("recorded",), record, "recorded"),
     Stage("stream", ("recorded",), (), cut_windows, "stream"),
     Stage("prepared", ("recorded",), ("source",), prepare, "source"),
 )

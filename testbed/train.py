@@ -188,11 +188,12 @@ def advance(
     start: Int[Array, ""],
     steps: Int[Array, ""],
 ) -> TrainState:
-    """``steps`` gradient steps from step ``start`` on. Both are arguments of the compiled program, the same for all
-    runs of a stack, so one program serves runs of every length; 0 steps are allowed."""
+    """``steps`` gradient steps from step ``start`` on. Both are arguments of the compiled program, so one program
+    serves runs of every length; 0 steps are allowed. Runs of a stack share ``steps``, and have a ``start`` each."""
     state = eqx.tree_at(lambda s: (s.loss, s.gradient_norm), state, (jnp.zeros(()), jnp.zeros(())))
+    # Counted from 0: with bounds of each run's own, a batched loop would select between old and new states every step.
     state = jax.lax.fori_loop(
-        start, start + steps, lambda step, s: update(config, supply, s, key, step), state
+        0, steps, lambda done, s: update(config, supply, s, key, start + done), state
     )
     means = (state.loss / steps, state.gradient_norm / steps)
     return eqx.tree_at(lambda s: (s.loss, s.gradient_norm), state, means)

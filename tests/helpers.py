@@ -3,6 +3,7 @@
 import atexit
 import functools
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
-from sweeps import population
+from sweeps.grounds import Grounds
 from testbed import decode, logprob, train
 from testbed.config import replace, replace_all
 from testbed.data import DataSpec
@@ -265,4 +266,14 @@ def cache_directory() -> Path:
 def grounds() -> dict[GroundConfig, Ground]:
     """What `GROUNDED` stand on, both made at once on the two devices of the test run."""
     configs = [GroundConfig.of(run) for run in GROUNDED]
-    return population.build_grounds(configs, Cache(cache_directory()), Silence())
+    return built(configs, Cache(cache_directory()), Silence())
+
+
+def built(
+    configs: Iterable[GroundConfig], cache: Cache, progress: Any
+) -> dict[GroundConfig, Ground]:
+    """Grounds by config."""
+    made = Grounds(cache, progress)
+    configs = list(configs)
+    made.prepare(configs)
+    return {config: made[config] for config in configs}

@@ -31,7 +31,8 @@ from helpers import (
 from analysis import inspect as page
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
-from sweeps import catalogue, cli, inspection, population, runtime
+from sweeps import catalogue, cli, inspection, runtime
+from sweeps.grounds import Grounds
 from sweeps.inspection import (
     BEST,
     BEST_OF,
@@ -162,7 +163,7 @@ def test_the_golden_baseline_is_not_built() -> None:
     own = experiment(seed=5)
     cache = Cache(cache_directory())
     config = GroundConfig.of(own)
-    made = population.build_stages([config], cache, progress, inspection._BUILT)[config]
+    made = Grounds(cache, progress).made(config, inspection._BUILT)
     assert set(made) == {"world", "sft", "base", "golden", "pool", "data", "proxy"}
     assert not any("baseline" in stage for stage in progress.stages)
 
@@ -171,7 +172,7 @@ def test_examples_are_what_the_world_says_of_their_words() -> None:
     mine = found()
     config = GroundConfig.of(mine.experiment)
     cache = Cache(cache_directory() / "stages")
-    made = population.build_stages([config], cache, Silence(), inspection._BUILT)[config]
+    made = Grounds(cache, Silence()).made(config, inspection._BUILT)
     reward = functools.partial(jax.jit(World.reward), made["golden"][0])
     assert len(mine.examples) == SHOWN
     words = mine.experiment.task.words()
@@ -294,7 +295,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_mistakes_are_one_sentence_before_anything_compiles(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(population, "build_stages", None)
+    monkeypatch.setattr(inspection, "Grounds", None)
     assert "unknown kind for task 'sumarize': did you mean 'Summarize'?" in refused(
         capsys, "sumarize"
     )

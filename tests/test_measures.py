@@ -4,6 +4,7 @@ import functools
 from typing import Any
 
 import equinox as eqx
+import helpers
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -14,7 +15,6 @@ from training import STEPS, made
 from envs.enumerable import Enumerable
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.labelers.skips import Skips
-from sweeps import population
 from testbed import cost, exact, metrics
 from testbed.enumeration import all_prompts, all_responses, prompt_index, response_index
 from testbed.errors import InvalidInput
@@ -146,7 +146,7 @@ def listed(**changes: Any) -> Any:
 
 def built(run: Any) -> Ground:
     config = GroundConfig.of(run)
-    return population.build_grounds([config], Cache(cache_directory()), Silence())[config]
+    return helpers.built([config], Cache(cache_directory()), Silence())[config]
 
 
 @functools.cache

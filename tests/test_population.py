@@ -1,6 +1,8 @@
 """Stacked runs against the same runs alone, padding, repeatability, and what shares a compiled program."""
 
 import functools
+import operator
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -8,13 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import GROUNDED, Silence, cache_directory, experiment, grounds
+from helpers import GROUNDED, Silence, built, cache_directory, experiment, grounds
 
 from envs.enumerable import Enumerable
-from sweeps import population, runtime
-from sweeps.population import Chunk, compile_key, plan
+from sweeps import devices, population, runtime
+from sweeps import plan as planning
+from sweeps.grounds import Grounds
+from sweeps.plan import Chunk, Layout, compile_key, plan
 from sweeps.study import Point
-from testbed import config, logprob, metrics, train
+from testbed import config, cost, logprob, metrics, stages, train
+from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
 from testbed.ground import GroundConfig
 from testbed.losses.dpo import Dpo
@@ -45,11 +50,28 @@ def points() -> list[Point]:
     ]
 
 
+def chunk(runs: list[Point], rows: int = 2, lanes: int = 2, stacks: bool = False) -> Chunk:
+    """Runs in slots on the two devices of the test run."""
+    owned = [GroundConfig.of(run.experiment) for run in runs]
+    worlds = list(dict.fromkeys(owned))
+    owners = tuple(map(worlds.index, owned))
+    return Chunk(tuple(runs), tuple(worlds), owners, Layout(rows, lanes), 0, 2, stacks, None)
+
+
+def taken(made: Chunk, standing: Any, progress: Any) -> tuple[list[dict[str, Any]], int]:
+    """The rows of a chunk one by one, and how many of its runs diverged."""
+    columns, diverged = population.run_chunk(made, standing, progress)
+    return one_by_one(columns), diverged
+
+
+def one_by_one(columns: dict[str, Any]) -> list[dict[str, Any]]:
+    return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+
+
 @functools.cache
 def stacked() -> tuple[list[dict[str, Any]], int, Silence]:
     progress = Silence()
-    chunk = Chunk(tuple(points()), 0, 2, 2, None)
-    return *population.run_chunk(chunk, grounds(), progress), progress
+    return *taken(chunk(points()), grounds(), progress), progress
 
 
 @functools.cache
@@ -88,7 +110,11 @@ _measure = jax.jit(metrics.evaluate)
 def expect_alone(rows: list[dict[str, Any]], which: int) -> None:
     """The rows of one run of a stack agree with that run alone."""
     mine = [row for row in rows if row["run"] == points()[which].run]
-    for row, expected in zip(mine, alone(which), strict=True):
+    if mine[0]["diverged_step"] >= 0:
+        # A frozen policy is measured once more, not at every evaluation.
+        assert {**mine[2], "evaluation": 1, "step": 3} == mine[1]
+        mine = mine[:2]
+    for row, expected in zip(mine, alone(which), strict=False):
         # Bits of the parameters may differ in another program.
         for name in expected.keys() - {"policy_checksum"}:
             value = expected[name]
@@ -136,55 +162,190 @@ def test_a_diverged_run_is_kept_marked_and_frozen() -> None:
 
 def test_two_invocations_agree_bit_for_bit() -> None:
     rows, _, _ = stacked()
-    again, _ = population.run_chunk(Chunk(tuple(points()), 0, 2, 2, None), grounds(), Silence())
+    again, _ = taken(chunk(points()), grounds(), Silence())
     assert [row.keys() for row in again] == [row.keys() for row in rows]
     for row, other in zip(rows, again, strict=True):
         for name in row:
             assert row[name] == other[name] or (np.isnan(row[name]) and np.isnan(other[name])), name
 
 
-def test_a_plan_runs_to_its_rows(monkeypatch: pytest.MonkeyPatch) -> None:
-    """`execute` with the cache that already holds the stages: the same rows as the chunk by itself."""
-    monkeypatch.setattr(population, "CPU_STACK", 2)
-    monkeypatch.setenv("TESTBED_CACHE", str(cache_directory().parent / "unused"))
-    monkeypatch.setattr(population, "cache_directory", lambda: cache_directory() / "execute")
-    (cache_directory() / "execute").mkdir()
+@pytest.fixture
+def shared_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """The user's cache directory, with the stages that the tests have made."""
     grounds()
-    (cache_directory() / "execute" / "stages").symlink_to(cache_directory())
+    (tmp_path / "stages").symlink_to(cache_directory())
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_a_plan_runs_to_its_rows() -> None:
+    """`execute` with the cache that already holds the stages: the same rows as the chunk by itself."""
     made = plan(points())
-    assert [(len(c.points), c.stack, c.devices) for c in made.chunks] == [(3, 2, 2)]
+    assert [(len(c.points), c.layout, c.stack, c.devices) for c in made.chunks] == [
+        (3, (2, 2), 2, 2)
+    ]
     assert made.chunks[0].steps == 18
     assert made.chunks[0].bytes > 0
     assert len(made.grounds) == 2
     [row] = made.describe()
-    assert (row["runs"], row["steps"], row["stack x devices"]) == (3, 6, "2 x 2")
+    assert (row["runs"], row["steps"], row["worlds x runs"]) == (3, 6, "2 x 2")
     progress, delivered = Silence(), []
-    population.execute(made, delivered.append, progress)
+    spent = population.execute(made, delivered.append, progress)
     assert not any("building" in text for text in progress.stages)
     assert (progress.runs, progress.diverged, progress.steps) == (3, 1, 18)
-    rows, _, _ = stacked()
-    [found] = delivered
-    assert [(row["run"], row["kl"], row["win_rate"]) for row in found] == [
-        (row["run"], row["kl"], row["win_rate"]) for row in rows
+    assert spent.bytes > 0 == spent.shrunk
+    expect_rows(delivered, stacked()[0])
+
+
+def expect_rows(delivered: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
+    """The same runs with the same results, in whatever order."""
+    found = [row for columns in delivered for row in one_by_one(columns)]
+    order = operator.itemgetter("run", "evaluation")
+    for row, other in zip(sorted(found, key=order), sorted(rows, key=order), strict=True):
+        for name in row.keys() - {"run", "stack", "policy_checksum"}:
+            np.testing.assert_allclose(row[name], other[name], rtol=1e-5, atol=1e-5, err_msg=name)
+
+
+@pytest.mark.usefixtures("shared_cache")
+def test_a_device_that_runs_out_of_memory_is_given_less(monkeypatch: pytest.MonkeyPatch) -> None:
+    """XLA's own account of two lanes a device, and one byte less than that as the limit: one lane at a time is run, and
+    the results are those of two."""
+    made = plan(points())
+    [two] = made.chunks
+    parts, _ = population._asked(two, grounds()[two.grounds[0]])
+    needed = max(devices.needed_memory(population._compile(*part)) or 0 for part in parts)
+    monkeypatch.setenv(devices.LIMIT, str(needed - 1))
+    progress, delivered = Silence(), []
+    spent = population.execute(made, delivered.append, progress)
+    assert spent.shrunk == 1
+    assert any("out of memory: 2 instead of 4 runs" in text for text in progress.stages)
+    assert 0 < spent.bytes / 2 < needed
+    assert {row["stack"] for row in one_by_one(delivered[0])} == {1}
+    expect_rows(delivered, stacked()[0])
+    monkeypatch.setenv(devices.LIMIT, "10kB")
+    with pytest.raises(InvalidInput, match="too little memory for one run of online"):
+        population.execute(made, delivered.append, progress)
+
+
+def test_errors_of_memory_are_told_from_others() -> None:
+    class Failing:
+        def __getitem__(self, config: Any) -> Any:
+            raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.")
+
+    with pytest.raises(devices.OutOfMemory, match="12 bytes"):
+        population.run_chunk(chunk(points()), Failing(), Silence())
+    with pytest.raises(KeyError):
+        population.run_chunk(chunk(points()), {}, Silence())
+
+
+@pytest.mark.parametrize("text", ["", "lots", "-3", "0", "6 XB"])
+def test_a_memory_limit_is_a_size(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setenv(devices.LIMIT, text)
+    if not text:
+        assert devices.memory_limit() > 1e8
+        return
+    with pytest.raises(InvalidInput, match="must be a size"):
+        devices.memory_limit()
+
+
+def test_slots_are_taken_by_the_next_runs() -> None:
+    """Seven runs of two lengths and two worlds, one of which diverges at once, through two slots: the results of each
+    are those that it has among others."""
+    runs = points() + [
+        point(config.replace_all(GROUNDED[seed], {"optimiser.learning_rate": rate, **length}))
+        for seed, rate in ((0, 1e-2), (1, 3e-3))
+        for length in ({}, {"steps": 3, "evaluation.points": 1})
     ]
+    assert len({compile_key(run.experiment) for run in runs}) == 1
+    few, wide = Silence(), Silence()
+    found, diverged = taken(chunk(runs, lanes=1), grounds(), few)
+    others, _ = taken(chunk(runs, lanes=4), grounds(), wide)
+    assert diverged == 1
+    assert few.steps == wide.steps == 5 * 6 + 2 * 3
+    assert [row["run"] for row in found] == [row["run"] for row in others]
+    assert sum(row["evaluation"] == 2 for row in found) == 5
+    for row, other in zip(found, others, strict=True):
+        for name in row.keys() - {"run", "stack", "policy_checksum"}:
+            np.testing.assert_allclose(row[name], other[name], rtol=1e-5, atol=1e-5, err_msg=name)
+    mine = [row for row in found if row["run"] in {p.run for p in points()}]
+    for which in range(3):
+        expect_alone(mine, which)
 
 
-def test_uneven_counts_are_cut_into_equal_chunks() -> None:
-    """Five runs of one shape on two devices, one lane each: three chunks, the last one short."""
+def test_runs_are_cut_into_chunks_of_whole_slots(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Five worlds on two devices, the longer runs first: one chunk a length, or three where a chunk is short."""
     runs = [point(experiment(seed=seed, steps=steps)) for steps in (2, 4) for seed in range(5)]
-    made = plan(runs)
-    sizes = [(chunk.points[0].experiment.steps, len(chunk.points)) for chunk in made.chunks]
-    assert sizes == [(4, 2), (4, 2), (4, 1), (2, 2), (2, 2), (2, 1)]
-    assert {chunk.stack for chunk in made.chunks} == {1}
-    planned = [p.run for chunk in made.chunks for p in chunk.points]
-    assert sorted(planned) == sorted(p.run for p in runs)
-    assert len({chunk.group for chunk in made.chunks}) == 1
+
+    def cut() -> list[tuple[int, int]]:
+        made = plan(runs)
+        planned = [p.run for part in made.chunks for p in part.points]
+        assert sorted(planned) == sorted(p.run for p in runs)
+        assert {part.layout for part in made.chunks} == {(2, 1)}
+        assert len({part.group for part in made.chunks}) == 1
+        return [(part.points[0].experiment.steps, len(part.points)) for part in made.chunks]
+
+    assert cut() == [(4, 5), (2, 5)]
+    monkeypatch.setattr(planning, "CHUNK_SECONDS", 0.0)
+    assert cut() == [(4, 2), (4, 2), (4, 1), (2, 2), (2, 2), (2, 1)]
+
+
+GPU = devices.Machine("gpu", 4, 100e9, 1e13)
+
+
+def test_a_gpu_takes_all_runs_of_a_world_side_by_side() -> None:
+    """Six worlds of 9 and 3 runs on four devices: two worlds on each, nine runs of each, what a world has is counted
+    once for all of them; with little memory fewer runs, then fewer worlds."""
+    runs = [
+        point(experiment(seed=seed, optimiser__learning_rate=1e-3 * (1 + k)))
+        for seed in range(6)
+        for k in range(9 if seed % 2 else 3)
+    ]
+    [made] = plan(runs, GPU).chunks
+    assert made.layout == (8, 9)
+    assert (made.stack, made.devices, len(made.points), len(made.grounds)) == (18, 4, 36, 6)
+    needs = cost.footprint(runs[0].experiment)
+    assert made.bytes == 4 * (2 * needs.world + 18 * (needs.run + needs.work))
+    little = 2 * needs.world + 6 * (needs.run + needs.work)
+    assert plan(runs, GPU._replace(memory=little)).chunks[0].layout == (8, 3)
+    least = needs.world + needs.run + needs.work
+    assert plan(runs, GPU._replace(memory=least)).chunks[0].layout == (4, 1)
+    assert plan(runs, GPU._replace(memory=1.0)).chunks[0].layout == (4, 1)
+
+
+def test_slots_are_halved_lanes_first() -> None:
+    sizes, layout = [], Layout(8, 5)
+    while layout is not None:
+        sizes.append(tuple(layout))
+        layout = layout.halved(4)
+    assert sizes == [(8, 5), (8, 3), (8, 2), (8, 1), (4, 1)]
+
+
+def test_worlds_that_do_not_fit_in_memory_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With room for one result only, every ground is what it is with room for all."""
+    grounds()
+    small = Grounds(Cache(cache_directory()), Silence(), kept=1)
+    for config_ in map(GroundConfig.of, GROUNDED):
+        jax.tree.map(np.testing.assert_array_equal, small[config_], grounds()[config_])
+        assert len(small._kept) == 1
+
+
+def test_a_result_that_the_cache_has_lost_is_made_again(tmp_path: Path) -> None:
+    grounds()
+    for file in cache_directory().glob("*.pickle"):
+        shutil.copy(file, tmp_path)
+    one = GroundConfig.of(GROUNDED[0])
+    (tmp_path / f"{stages.fingerprints(one)['golden']}.pickle").unlink()
+    progress = Silence()
+    again = Grounds(Cache(tmp_path), progress)[one]
+    jax.tree.map(np.testing.assert_array_equal, again.world, grounds()[one].world)
+    assert Cache(tmp_path).holds(stages.fingerprints(one)["golden"])
 
 
 SAME_PROGRAM = {
     "loss__beta": 0.7,
     "optimiser__learning_rate": 0.5,
     "steps": 12,
+    "evaluation__points": 1,
     "seed": 9,
     "sft__steps": 61,
     "proxy__fit__steps": 7,
@@ -199,6 +360,8 @@ OTHER_PROGRAM = {
     "batch_size": 4,
     "model__width": 32,
     "evaluation__prompts": 12,
+    "evaluation__kl_prompts": 5,
+    "evaluation__pairs": 9,
     "data__pairs": 64,
     "proxy__pairwise": False,
 }
@@ -218,7 +381,7 @@ def test_stages_that_are_there_are_not_made_again() -> None:
     progress = Silence()
     configs = [GroundConfig.of(run) for run in GROUNDED]
     grounds()
-    again = population.build_grounds(configs, Cache(cache_directory()), progress)
+    again = built(configs, Cache(cache_directory()), progress)
     assert progress.stages == []
     jax.tree.map(np.testing.assert_array_equal, again[configs[0]], grounds()[configs[0]])
 
@@ -229,14 +392,13 @@ def test_lanes_of_a_vmap_equal_the_same_runs_alone(monkeypatch: pytest.MonkeyPat
     grounds()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     programs = (
-        population.spread,
+        devices.spread,
         population._training_program,
         population._measuring_program,
     )
     for program in programs:
         program.cache_clear()
-    chunk = Chunk(tuple(points()), 0, 2, 2, None)
-    rows, diverged = population.run_chunk(chunk, grounds(), Silence())
+    rows, diverged = taken(chunk(points(), stacks=True), grounds(), Silence())
     for program in programs:
         program.cache_clear()
     assert diverged == 1
@@ -265,11 +427,8 @@ def rows_of(*sources: AbstractSource) -> list[list[dict[str, Any]]]:
 def rows_made(runs: list[Experiment]) -> tuple[list[list[dict[str, Any]]], dict]:
     """The rows of runs, and what they stand on."""
     cache = Cache(cache_directory())
-    made = population.build_grounds([GroundConfig.of(run) for run in runs], cache, Silence())
-    rows = [
-        population.run_chunk(Chunk((point(run),), 0, 1, 2, None), made, Silence())[0]
-        for run in runs
-    ]
+    made = built([GroundConfig.of(run) for run in runs], cache, Silence())
+    rows = [taken(chunk([point(run)], lanes=1), made, Silence())[0] for run in runs]
     return rows, made
 
 
@@ -336,18 +495,18 @@ def test_the_forecast_counts_how_many_worlds_are_built_at_a_time(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """One world more than there are devices takes twice as long as one alone."""
-    monkeypatch.setattr(population, "matrix_peak", lambda: 1e9)
-    monkeypatch.setattr(population, "cache_directory", lambda: tmp_path)
-    devices = jax.device_count()
+    monkeypatch.setattr(devices, "matrix_peak", lambda: 1e9)
+    monkeypatch.setattr(planning, "cache_directory", lambda: tmp_path)
+    count_of_devices = jax.device_count()
     seconds = {
         count: plan(
             [Point(str(s), "arm", s, {}, experiment(seed=s)) for s in range(count)]
         ).stage_seconds
-        for count in (1, devices, devices + 1)
+        for count in (1, count_of_devices, count_of_devices + 1)
     }
     assert seconds[1] > 0
-    assert seconds[devices] == pytest.approx(seconds[1])
-    assert seconds[devices + 1] == pytest.approx(2 * seconds[1])
+    assert seconds[count_of_devices] == pytest.approx(seconds[1])
+    assert seconds[count_of_devices + 1] == pytest.approx(2 * seconds[1])
 
 
 def test_data_of_any_two_checkpoints_share_a_program() -> None:
@@ -366,9 +525,9 @@ def test_a_policy_of_another_size_meets_the_same_data_proxy_and_opponent() -> No
     configs = [GroundConfig.of(run) for run in (small, large)]
     grounds()
     progress = Silence()
-    made = population.build_grounds(configs, Cache(cache_directory()), progress)
-    built = [text.split()[1] for text in progress.stages]
-    assert built == ["sft", "start", "scores"]
+    made = built(configs, Cache(cache_directory()), progress)
+    names = [text.split()[1] for text in progress.stages]
+    assert names == ["sft", "start", "scores"]
     own, other = made[configs[0]], made[configs[1]]
     for part in ("world", "proxy", "opponent"):
         jax.tree.map(np.testing.assert_array_equal, getattr(own, part), getattr(other, part))
