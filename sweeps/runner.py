@@ -4,24 +4,24 @@ Everything here is host orchestration; the computing is `sweeps.population`'s.
 """
 
 import contextlib
-import functools
 import json
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 from rich.console import Console
 from rich.table import Table
 
 from sweeps import provenance, tensorboard
+from sweeps.blocks import column
 from sweeps.claims import Claim
 from sweeps.progress import Progress, display, duration
-from sweeps.store import FACTS, MEASURED, Store, read_stores, study_directories
+from sweeps.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
 from sweeps.study import Point, Selection
 from testbed import config
 from testbed.errors import InvalidInput
@@ -91,36 +91,64 @@ class Engine(Protocol):
         """Group points by what they compile to, and place them on devices."""
         ...
 
-    def execute(self, plan: Any, on_rows: Callable[[list[Row]], None], progress: Progress) -> None:
-        """Run a plan; hand over the rows of each chunk as it finishes."""
+    def execute(self, plan: Any, on_rows: Callable[[Rows], None], progress: Progress) -> Any:
+        """Run a plan; hand over the rows of each chunk as it finishes.
+
+        ``on_rows`` takes rows as columns: a mapping from a column's name to its values, one entry a row (a run and an
+        evaluation) and as many in every column; numpy arrays are cheapest, lists will do. ``run`` (text),
+        ``evaluation`` and ``step`` (whole numbers) must be there; further columns are those of
+        `sweeps.blocks.MEASURED` and any whose name begins with `sweeps.blocks.FACTS`. What was not measured is NaN, or
+        None in a list, or no column at all. Runs come in any order, each with all its rows in one call: a run of which
+        a row is stored counts as complete. Which study, arm, seed, setting and config a run belongs to is added here.
+        Each call is stored as it comes, and is on disk when ``on_rows`` returns; it raises `InvalidInput` if the disk
+        refuses. A run that no study lacks any more is passed over.
+        """
         ...
 
 
-@dataclass(frozen=True)
 class Book:
-    """One study under way: what it plans, and where its results go."""
+    """One study under way: what it plans, what of it is not stored yet, and where its results go.
 
-    points: Sequence[Point]
-    store: Store
+    The store is read once, here; whatever is stored later must come through `put`.
+    """
 
-    @functools.cached_property
-    def names(self) -> dict[str, list[Row]]:
-        """By run, the identity of each arm that it belongs to."""
-        found: dict[str, list[Row]] = {}
-        for point in self.points:
-            found.setdefault(point.run, []).append(identity(point, self.store.header["study"]))
-        return found
+    def __init__(self, points: Sequence[Point], store: Store) -> None:
+        self.points, self.store = points, store
+        held = store.held()
+        self._lacking: dict[str, list[Point]] = {}
+        for point in points:
+            if (point.arm, point.run) not in held:
+                self._lacking.setdefault(point.run, []).append(point)
 
-    def lacking(self) -> set[str]:
-        """Runs that are not stored yet for every arm that they belong to."""
-        held = self.store.held()
-        return {point.run for point in self.points if (point.arm, point.run) not in held}
+    def lacking(self) -> Set[str]:
+        """Runs that are not stored yet for every arm that they belong to; changes as rows are stored."""
+        return self._lacking.keys()
 
-    def put(self, rows: Iterable[Row]) -> None:
-        """Store the rows of runs that it plans, once for every arm that a run belongs to."""
-        own = [{**row, **name} for row in rows for name in self.names.get(row["run"], ())]
-        if own:
-            self.store.append(own)
+    def put(self, rows: Rows) -> None:
+        """Store the rows (see `Engine.execute`) of runs that are lacking, once for every arm that lacks them."""
+        encoded = pa.array(rows["run"], pa.string()).dictionary_encode()
+        runs, owner = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
+        lacking = [self._lacking.get(run, []) for run in runs]
+        points = [point for own in lacking for point in own]
+        if not points:
+            return
+        index, which = _spread(np.array(list(map(len, lacking))), owner)
+        name = self.store.header["study"]
+        self.store.append(
+            {name: column(name, values).take(index) for name, values in rows.items()}
+            | {name: values.take(which) for name, values in identities(points, name).items()}
+        )
+        for run in runs:
+            self._lacking.pop(run, None)
+
+
+def _spread(copies: np.ndarray, owner: np.ndarray) -> tuple[pa.Array, pa.Array]:
+    """Each row as often as its owner has copies: which rows, and which of all owners' copies in a line each is for."""
+    times = copies[owner]
+    index = np.repeat(np.arange(len(owner)), times)
+    turn = np.arange(len(index)) - np.repeat(np.cumsum(times) - times, times)
+    first = np.cumsum(copies) - copies
+    return pa.array(index), pa.array(first[owner[index]] + turn)
 
 
 def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selection]:
@@ -310,7 +338,7 @@ def _execute(books: Sequence[Book], console: Console, engine: Engine) -> None:
     show_cost(plan, console)
     steps = sum(chunk.steps for chunk in plan.chunks)
 
-    def on_rows(rows: list[Row]) -> None:
+    def on_rows(rows: Rows) -> None:
         for book in books:
             book.put(rows)
 
@@ -329,30 +357,38 @@ def _lacking(books: Iterable[Book]) -> set[str]:
 def _exchange(books: Sequence[Book]) -> None:
     """Give each study, and each arm, the runs it plans that are stored for another: it was begun later, or a kill came
     between the two."""
-    wanted = [book.lacking() for book in books]
     for giver in books:
         have = giver.store.finished()
-        if not any(lacking & have for lacking in wanted):
+        if not any(have & book.lacking() for book in books):
             continue
         table = giver.store.read().drop_duplicates(["run", "evaluation"])
         known = [name for name in table if name in MEASURED or name.startswith(FACTS)]
-        for taker, lacking in zip(books, wanted, strict=True):
-            taker.put(
-                table.loc[table["run"].isin(sorted(lacking & have)), known].to_dict("records")
-            )
-            lacking -= have
+        for taker in books:
+            own = table[table["run"].isin(sorted(have & taker.lacking()))]
+            taker.put({name: own[name].array for name in known})
 
 
-def identity(point: Point, study: str) -> Row:
-    """The columns of a run's rows that say which run of which study it is."""
+def identities(points: Sequence[Point], study: str) -> dict[str, pa.Array]:
+    """The columns that say which run of which study a row is of, one entry a point."""
+    swept = dict.fromkeys(path for point in points for path in point.settings)
+    texts = pa.array([config.canonical(point.experiment) for point in points])
     return {
-        "study": study,
-        "arm": point.arm,
-        "task": config.flatten(point.experiment).get("task", study),
-        "seed": point.seed,
-        "config": config.canonical(point.experiment),
-        **point.settings,
+        "study": column("study", [study] * len(points)),
+        "arm": column("arm", [point.arm for point in points]),
+        "task": column("task", [_task(point, study) for point in points]),
+        "seed": column("seed", [point.seed for point in points]),
+        "config": pa.DictionaryArray.from_arrays(np.arange(len(points), dtype=np.int32), texts),
+        **{path: column(path, [point.settings.get(path) for point in points]) for path in swept},
     }
+
+
+def _task(point: Point, study: str) -> str:
+    """What the experiment calls its task; the study's name if it has none."""
+    try:
+        task = config.get(point.experiment, "task")
+    except InvalidInput:
+        return study
+    return task if isinstance(task, str) else type(task).__name__
 
 
 def _distinct(points: Iterable[Point]) -> list[Point]:

@@ -161,7 +161,7 @@ def wide_rows():
 
 def write(directory, head, table):
     with Store.create_or_open(directory, head) as store:
-        store.append(table.to_dict("records"))
+        store.append(table.to_dict("list"))
     return directory
 
 

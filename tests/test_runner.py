@@ -13,6 +13,7 @@ import pytest
 from rich.console import Console
 
 from sweeps import runner
+from sweeps.blocks import Rows, columns
 from sweeps.claims import Claim, Test
 from sweeps.estimands import MatchedGap
 from sweeps.grid import Axis
@@ -84,7 +85,7 @@ class Sums:
     def execute(
         self,
         plan: SumPlan,
-        on_rows: Callable[[list[dict[str, Any]]], None],
+        on_rows: Callable[[Rows], None],
         progress: Progress,
     ) -> None:
         for chunk in plan.chunks:
@@ -94,7 +95,7 @@ class Sums:
             progress.advance(chunk.steps)
             self.executed += [point.run for point in chunk.points]
             if not self.drop:
-                on_rows([row for point in chunk.points for row in self.rows(point)])
+                on_rows(columns(row for point in chunk.points for row in self.rows(point)))
             progress.finished(len(chunk.points), 0)
 
     def rows(self, point: Point) -> list[dict[str, Any]]:

@@ -17,7 +17,8 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 
-from sweeps.store import METRICS, SCHEMA, Store, value_in
+from sweeps.blocks import columns, value_in
+from sweeps.store import METRICS, SCHEMA, Store
 from testbed.errors import InvalidInput
 
 HEADER: dict[str, Any] = {
@@ -51,10 +52,10 @@ def test_round_trip_and_resume(tmp_path: Path) -> None:
     with Store.create_or_open(tmp_path / "out", HEADER) as store:
         assert store.finished() == set()
         assert store.read().empty
-        store.append(rows("b", seed=1) + rows("a"))
+        store.append(columns(rows("b", seed=1) + rows("a")))
     with Store.create_or_open(tmp_path / "out", HEADER) as store:
         assert store.finished() == {"a", "b"}
-        store.append(rows("c"))
+        store.append(columns(rows("c")))
     table = Store.open(tmp_path / "out").read()
     assert list(table["run"]) == list("aaacccbbb")
     assert list(table["evaluation"]) == [0, 1, 2] * 3
@@ -67,32 +68,32 @@ def test_round_trip_and_resume(tmp_path: Path) -> None:
 
 def test_repeated_rows_count_once(tmp_path: Path) -> None:
     with Store.create_or_open(tmp_path, HEADER) as store:
-        first = store.append(rows("a"))
-        assert store.append(rows("a")) == first  # same content, same name
-        store.append(rows("a") + rows("b"))
+        first = store.append(columns(rows("a")))
+        assert store.append(columns(rows("a"))) == first  # same content, same name
+        store.append(columns(rows("a") + rows("b")))
         # One experiment may serve two arms.
-        store.append(rows("a", arm="offline"))
+        store.append(columns(rows("a", arm="offline")))
         assert len(list((tmp_path / "blocks").iterdir())) == 3
         assert len(store.read()) == 9
 
 
 def test_files_are_as_documented(tmp_path: Path) -> None:
     with Store.create_or_open(tmp_path, HEADER) as store:
-        path = store.append(rows("a") * 100)
+        path = store.append(columns(rows("a") * 100))
     group = pq.ParquetFile(path).metadata.row_group(0)
-    columns = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
-    assert {column.compression for column in columns.values()} == {"ZSTD"}
-    assert "BYTE_STREAM_SPLIT" in columns["kl"].encodings
-    assert "RLE_DICTIONARY" in columns["config"].encodings
+    stored = {group.column(i).path_in_schema: group.column(i) for i in range(group.num_columns)}
+    assert {column.compression for column in stored.values()} == {"ZSTD"}
+    assert "BYTE_STREAM_SPLIT" in stored["kl"].encodings
+    assert "RLE_DICTIONARY" in stored["config"].encodings
     assert sorted(file.name for file in tmp_path.iterdir()) == [".lock", "blocks", "study.json"]
 
 
 def test_an_axis_added_later_is_filled_in_from_configs(tmp_path: Path) -> None:
     with Store.create_or_open(tmp_path, HEADER) as store:
-        store.append(rows("a"))
+        store.append(columns(rows("a")))
     later = HEADER | {"axes": {"loss.beta": [2.0], "steps": [100, 200], "loss": ["Ipo", "Dpo"]}}
     with Store.create_or_open(tmp_path, later) as store:
-        store.append(rows("b", **{"steps": 200, "loss.beta": 2.0, "loss": "Dpo"}))
+        store.append(columns(rows("b", **{"steps": 200, "loss.beta": 2.0, "loss": "Dpo"})))
         assert store.header["axes"]["loss.beta"] == [0.1, 1.0, 2.0]
     table = Store.open(tmp_path).read()
     assert list(table["steps"]) == [100] * 3 + [200] * 3
@@ -131,7 +132,7 @@ def test_joining_unites_what_arms_run_besides_the_axes(tmp_path: Path) -> None:
 def test_infinite_values_of_an_axis(tmp_path: Path) -> None:
     header = HEADER | {"axes": {"source.refresh": [1.0, math.inf]}}
     with Store.create_or_open(tmp_path, header) as store:
-        store.append(rows("a", **{"source.refresh": math.inf}))
+        store.append(columns(rows("a", **{"source.refresh": math.inf})))
     with Store.create_or_open(tmp_path, header) as store:
         assert store.header["axes"] == {"source.refresh": [1.0, "inf"]}
         assert list(store.read()["source.refresh"]) == [math.inf] * 3
@@ -177,7 +178,7 @@ def test_refuses_directories_that_are_not_ours(tmp_path: Path) -> None:
 
 def test_refuses_other_schemas_and_damage(tmp_path: Path) -> None:
     with Store.create_or_open(tmp_path, HEADER) as store:
-        block = store.append(rows("a"))
+        block = store.append(columns(rows("a")))
     block.write_bytes(block.read_bytes()[:100])
     with pytest.raises(InvalidInput, match="is damaged: delete it"):
         Store.open(tmp_path).read()
@@ -195,11 +196,11 @@ def test_one_writer_at_a_time(tmp_path: Path) -> None:
     with Store.create_or_open(tmp_path, HEADER) as store:
         with pytest.raises(InvalidInput, match="in use by another"):
             Store.create_or_open(tmp_path, HEADER)
-        store.append(rows("a"))
+        store.append(columns(rows("a")))
         assert Store.open(tmp_path).finished() == {"a"}  # readers need no lock
     Store.create_or_open(tmp_path, HEADER).close()
     with pytest.raises(ValueError, match="opened to read"):
-        Store.open(tmp_path).append(rows("b"))
+        Store.open(tmp_path).append(columns(rows("b")))
 
 
 def test_a_disk_error_leaves_nothing_of_the_block(
@@ -212,14 +213,15 @@ def test_a_disk_error_leaves_nothing_of_the_block(
         with monkeypatch.context() as patch:
             patch.setattr(os, "replace", full)
             with pytest.raises(InvalidInput, match="No space left on device"):
-                store.append(rows("a"))
+                store.append(columns(rows("a")))
         assert list((tmp_path / "blocks").iterdir()) == []
-        store.append(rows("a"))
+        store.append(columns(rows("a")))
         assert store.finished() == {"a"}
 
 
 WRITER = textwrap.dedent("""
     import sys
+    from sweeps.blocks import columns
     from sweeps.store import METRICS, Store
     from test_store_rows import HEADER
     k = int(sys.argv[2])
@@ -229,11 +231,11 @@ WRITER = textwrap.dedent("""
         while True:
             k += 1
             run = f"{k:016x}"
-            store.append([
+            store.append(columns(
                 {"run": run, "arm": "online", "seed": k, "evaluation": e, "config": "{}"}
                 | {metric: e / (k + 1) for metric in METRICS}
                 for e in range(200)
-            ])
+            ))
 """)
 
 

@@ -1,0 +1,104 @@
+"""What `study.json` says: the study as it was planned, and the sessions that ran it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sweeps import files
+from sweeps.blocks import value_in
+from testbed.errors import InvalidInput
+
+SCHEMA = 2
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The header of a store. Raises `InvalidInput` if it is unreadable or of another schema."""
+    path = directory / "study.json"
+    try:
+        header = json.loads(path.read_text())
+    except (OSError, ValueError) as problem:
+        raise InvalidInput(f"{path} is not readable as JSON: restore it or delete it") from problem
+    schema = header.get("schema") if isinstance(header, dict) else None
+    if schema != SCHEMA:
+        raise InvalidInput(
+            f"{path} has schema {schema}, this version reads and writes schema {SCHEMA}: "
+            "use the version that wrote it, or another --out"
+        )
+    return header
+
+
+def write(directory: Path, header: Mapping[str, Any]) -> None:
+    """Replace the header of a store."""
+    text = json.dumps(header, indent=2, allow_nan=False) + "\n"
+    files.write(directory / "study.json", text.encode(), directory / "study.json.tmp")
+
+
+def session(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What one invocation leaves of itself in the header."""
+    names = ("preset", "seeds", "axes", "source", "versions", "machine", "created", "command")
+    return {name: header[name] for name in names if name in header}
+
+
+def joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The header of a store that a further invocation joins, or `InvalidInput`."""
+    if old.get("study") != new.get("study"):
+        raise InvalidInput(
+            f"output directory {directory} holds study '{old.get('study')}', this command runs "
+            f"'{new.get('study')}': choose another --out"
+        )
+    _refuse_difference(directory, "", _base(old), _base(new))
+    for arm in sorted(old["arms"].keys() & new["arms"].keys()):
+        _refuse_difference(directory, f"arm {arm}: ", old["arms"][arm], new["arms"][arm])
+    was, now = old.get("planned", {}), new.get("planned", {})
+    planned = {
+        arm: list(dict.fromkeys([*was.get(arm, ()), *now.get(arm, ())])) for arm in {**was, **now}
+    }
+    return {
+        **old,
+        "planned": planned,
+        "preset": new["preset"],
+        "note": new.get("note", ""),
+        "seeds": max(old["seeds"], new["seeds"]),
+        "arms": {**old["arms"], **new["arms"]},
+        "fixed": {**old.get("fixed", {}), **new.get("fixed", {})},
+        "further": _united(old.get("further", {}), new.get("further", {})),
+        "axes": _united(old["axes"], new["axes"]),
+        "sessions": [*old.get("sessions", []), session(new)],
+    }
+
+
+def _united(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The items of either by name, each once: an axis's values, what an arm runs besides."""
+    found = {name: list(items) for name, items in old.items()}
+    for name, items in new.items():
+        have = found.setdefault(name, [])
+        have += [item for item in items if item not in have]
+    return found
+
+
+def _base(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The base config, with the settings of fields that only an arm's modules have."""
+    settings = header.get("settings", {})
+    beside = {path: settings[path] for path in settings if value_in(header["base"], path) is None}
+    return {**header["base"], **beside}
+
+
+def _leaves(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        return {prefix.rstrip("."): data}
+    leaves: dict[str, Any] = {}
+    for name, value in data.items():
+        leaves |= _leaves(value, prefix if name == "kind" else f"{prefix}{name}.")
+    return leaves
+
+
+def _refuse_difference(directory: Path, prefix: str, old: Any, new: Any) -> None:
+    have, want = _leaves(old), _leaves(new)
+    for path in sorted(have.keys() | want.keys()):
+        if have.get(path) != want.get(path):
+            raise InvalidInput(
+                f"output directory {directory} holds runs with {prefix}{path}="
+                f"{have.get(path, 'nothing')}, this command has {want.get(path, 'nothing')}: "
+                "choose another --out"
+            )
