@@ -73,8 +73,13 @@ def _united(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> dict[
     found = {name: list(items) for name, items in old.items()}
     for name, items in new.items():
         have = found.setdefault(name, [])
-        have += [item for item in items if item not in have]
+        known = set(map(_hashable, have))
+        have += [item for item in items if _hashable(item) not in known]
     return found
+
+
+def _hashable(item: Any) -> Any:
+    return frozenset(item.items()) if isinstance(item, Mapping) else item
 
 
 def _base(header: Mapping[str, Any]) -> dict[str, Any]:

@@ -364,8 +364,8 @@ def _exchange(books: Sequence[Book]) -> None:
         table = giver.store.read().drop_duplicates(["run", "evaluation"])
         known = [name for name in table if name in MEASURED or name.startswith(FACTS)]
         for taker in books:
-            own = table[table["run"].isin(sorted(have & taker.lacking()))]
-            taker.put({name: own[name].array for name in known})
+            own: Any = table[table["run"].isin(sorted(have & taker.lacking()))]
+            taker.put({name: own[name].to_numpy() for name in known})
 
 
 def identities(points: Sequence[Point], study: str) -> dict[str, pa.Array]:

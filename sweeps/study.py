@@ -11,7 +11,7 @@ import pkgutil
 import sys
 import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -19,188 +19,12 @@ from typing import Any
 import sweeps.studies
 from sweeps.claims import Claim
 from sweeps.grid import Axis, Grid, product
+from sweeps.selection import Arm, Point, Preset, Selection, layered
 from testbed import config
 from testbed.errors import InvalidInput
 
-
-@dataclass(frozen=True)
-class Arm:
-    """One side of a comparison: a name and what it changes in the base config.
-
-    ``fixed`` holds swept paths that this arm keeps at one value, whatever the axes or the command
-    line say. A swept path that an arm's config does not have (a loss without a beta) is left out
-    for that arm.
-    """
-
-    name: str
-    settings: Mapping[str, Any]
-    fixed: Mapping[str, Any] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Preset:
-    """A size of the study: changes to the base config, axes instead of the study's, seeds.
-
-    ``arms`` are the arms that run, all if there are none; claims about others are left out.
-    ``further`` holds settings that single arms run besides the axes, on the same paths. An axis or
-    a value from the command line takes the place of theirs too.
-    """
-
-    settings: Mapping[str, Any] = field(default_factory=dict)
-    axes: Grid | None = None
-    seeds: int = 3
-    note: str = ""
-    arms: tuple[str, ...] = ()
-    further: Mapping[str, Grid] = field(default_factory=dict)
-
-
-@dataclass(frozen=True)
-class Point:
-    """One run of a study. ``run`` is the experiment's fingerprint, seed included.
-
-    ``settings`` maps each swept path to its value as stored in the results: a scalar, or the text
-    of a module.
-    """
-
-    run: str
-    arm: str
-    seed: int
-    settings: Mapping[str, Any]
-    experiment: Any
-
-
-@dataclass(frozen=True)
-class Selection:
-    """What one command asks for: the study with a preset and the command line applied.
-
-    ``axes`` is the swept grid and ``further`` what single arms run besides; ``given`` are the swept
-    paths that the command line sets or sweeps, ``settings`` what it changes apart from them.
-    """
-
-    study: "Study"
-    preset: str
-    seeds: int
-    settings: Mapping[str, Any]
-    axes: Grid
-    further: Mapping[str, Grid]
-    given: tuple[str, ...]
-
-    @property
-    def arms(self) -> tuple[Arm, ...]:
-        """The arms that run."""
-        names = self.study.presets[self.preset].arms
-        return tuple(arm for arm in self.study.arms if not names or arm.name in names)
-
-    @property
-    def claims(self) -> tuple[Claim, ...]:
-        """The claims about arms that run."""
-        names = {arm.name for arm in self.arms}
-        return tuple(claim for claim in self.study.claims if names.issuperset(claim.arms_used()))
-
-    def points(self) -> list[Point]:
-        """All runs: arm by arm, setting by setting, seed by seed; equal experiments once an arm."""
-        return list(self._points)
-
-    @functools.cached_property
-    def _points(self) -> tuple[Point, ...]:
-        found: dict[tuple[str, str], Point] = {}
-        for arm in self.arms:
-            for setting in itertools.chain(self.axes, self.further.get(arm.name, ())):
-                configured = self.experiment(arm, setting)
-                swept = [path for path in setting if _reached(configured, {}, path)]
-                stored = {path: _spelt(config.get(configured, path)) for path in swept}
-                for seed in range(self.seeds):
-                    experiment = config.replace(configured, "seed", seed)
-                    run = config.fingerprint(experiment)
-                    point = Point(run, arm.name, seed, stored, experiment)
-                    found.setdefault((arm.name, run), point)
-        return tuple(found.values())
-
-    def experiment(self, arm: Arm, setting: Mapping[str, Any]) -> Any:
-        """The config of one arm at one setting.
-
-        Arm, preset, then axes with what the arm keeps fixed, and command line; a preset may so
-        change fields inside the arm's modules, but nothing that the arm says itself. Paths that
-        only other arms have are left out. Only the result is checked, not each layer: a preset may
-        change the number of evaluations and leave the steps they must divide to an axis.
-        """
-        study = self.study
-        own = {path: arm.fixed.get(path, value) for path, value in setting.items()}
-        merged = study.layered(arm, self.preset, {**own, **self.settings})
-        kept = {
-            path: value
-            for path, value in merged.items()
-            if _reached(study.base, merged, path)
-            or not any(
-                _reached(study.base, study.layered(other, self.preset, own), path)
-                for other in study.arms
-            )
-        }
-        return config.replace_all(study.base, kept)
-
-    def describe(self) -> dict[str, Any]:
-        """The study as JSON-able data: what `study.json` says of it."""
-        study = self.study
-        base = config.describe(study.base)
-        base.pop("seed", None)
-        changes = _layered(study.presets[self.preset].settings, self.settings)
-        for path in sorted(changes, key=lambda path: path.count(".")):
-            _put(base, path, changes[path])
-        return {
-            "study": study.name,
-            "title": study.title,
-            "question": study.question,
-            "background": study.background,
-            "strata": list(study.strata),
-            "preset": self.preset,
-            "note": study.presets[self.preset].note,
-            "seeds": self.seeds,
-            "base": base,
-            "settings": {path: _spelt(value) for path, value in changes.items()},
-            "arms": {
-                arm.name: {path: _spelt(value) for path, value in arm.settings.items()}
-                for arm in self.arms
-            },
-            "fixed": {
-                arm.name: {path: _spelt(value) for path, value in arm.fixed.items()}
-                for arm in self.arms
-                if arm.fixed
-            },
-            "axes": {
-                path: [_spelt(value) for value in self.axes.values(path)]
-                for path in self.axes.paths
-            },
-            "further": {arm.name: own for arm in self.arms if (own := self._besides(arm))},
-            "planned": self._planned(),
-            "claims": [claim.describe() for claim in self.claims],
-        }
-
-    def _besides(self, arm: Arm) -> list[dict[str, Any]]:
-        """What an arm runs besides the axes, as stored."""
-
-        def stored(setting: Mapping[str, Any]) -> dict[str, Any]:
-            return {path: _spelt(arm.fixed.get(path, value)) for path, value in setting.items()}
-
-        swept = [stored(setting) for setting in self.axes]
-        further = [stored(setting) for setting in self.further.get(arm.name, ())]
-        return [own for own in further if own not in swept]
-
-    def notes(self) -> list[str]:
-        """What to tell somebody whose command gives other values to a path that an arm keeps fixed."""
-        return [
-            f"arm {arm.name} keeps {path} at {_spelt(arm.fixed[path])}, as its study says"
-            for arm in self.arms
-            for path in self.given
-            if path in arm.fixed
-            and [_spelt(value) for value in self.axes.values(path)] != [_spelt(arm.fixed[path])]
-        ]
-
-    def _planned(self) -> dict[str, list[str]]:
-        """Ids of the runs by arm."""
-        planned: dict[str, list[str]] = {arm.name: [] for arm in self.arms}
-        for point in self._points:
-            planned[point.arm].append(point.run)
-        return planned
+__all__ = ["Arm", "Point", "Preset", "Selection", "Study"]
+__all__ += ["list_studies", "load_study", "split_values", "study_names"]
 
 
 @dataclass(frozen=True)
@@ -275,7 +99,7 @@ class Study:
         own = arm.settings
         chosen = self.presets[preset].settings
         sizes = {path: value for path, value in chosen.items() if path not in own}
-        return _layered(own, sizes, settings)
+        return layered(own, sizes, settings)
 
     def select(
         self,
@@ -371,47 +195,6 @@ class Study:
             raise InvalidInput(
                 f"{path} cannot be set or swept: it is what tells the arms {', '.join(arms)} apart"
             )
-
-
-def _layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in layers as one: a later layer's whole module undoes earlier settings inside it."""
-    merged: dict[str, Any] = {}
-    for layer in layers:
-        kept = {
-            path: value
-            for path, value in merged.items()
-            if not any(path.startswith(f"{whole}.") for whole in layer)
-        }
-        merged = {**kept, **layer}
-    return merged
-
-
-def _reached(base: Any, changes: Mapping[str, Any], path: str) -> bool:
-    """Whether the config has a field at ``path`` after these changes, of which only whole modules matter."""
-    above = [own for own in changes if path.startswith(f"{own}.")]
-    root = max(above, key=len, default="")
-    module = changes[root] if root else base
-    try:
-        config.get(module, path.removeprefix(f"{root}."))
-    except InvalidInput:
-        return False
-    return True
-
-
-def _spelt(value: Any) -> bool | int | float | str | None:
-    """A value as the results table holds it: a scalar or nothing, or text for anything else."""
-    plain = value is None or isinstance(value, bool | int | float | str)
-    return value if plain else config.spell(value)
-
-
-def _put(described: dict[str, Any], path: str, value: Any) -> None:
-    """Change a described config; a path that it does not have is left out."""
-    *parents, name = path.split(".")
-    for parent in parents:
-        described = described.get(parent, {}) if isinstance(described, dict) else {}
-    if isinstance(described, dict) and name in described:
-        is_module = isinstance(described[name], dict)
-        described[name] = config.describe(value) if is_module else value
 
 
 def split_values(text: str) -> list[str]:

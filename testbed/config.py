@@ -10,12 +10,9 @@ import ast
 import dataclasses
 import difflib
 import functools
-import hashlib
 import importlib
 import inspect
 import itertools
-import json
-import math
 import pkgutil
 import types
 import typing
@@ -23,73 +20,40 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import equinox as eqx
-import jaxtyping
-import numpy as np
 
 from testbed.errors import InvalidInput
+from testbed.forms import (
+    alternatives,
+    canonical,
+    coerce,
+    current,
+    default_of,
+    describe,
+    expected,
+    field_names,
+    fields_of,
+    fingerprint,
+    flatten,
+    jsonable,
+    names_of,
+    read,
+    scalar_type,
+    spell,
+    type_hints,
+)
 
-_type_hints = functools.cache(typing.get_type_hints)
-
-
-def describe(module: eqx.Module) -> dict[str, Any]:
-    """JSON-able canonical form: ``{"kind": "Ipo", "beta": 0.1, ...}``; see `jsonable`."""
-    return {"kind": type(module).__name__} | {
-        name: jsonable(_current(module, name)) for name in field_names(module)
-    }
-
-
-def flatten(module: eqx.Module) -> dict[str, Any]:
-    """Dotted path -> scalar; a nested module also gives ``path -> kind``, a tuple its text."""
-    flat: dict[str, Any] = {}
-    for name in field_names(module):
-        value = _current(module, name)
-        if isinstance(value, eqx.Module):
-            flat[name] = type(value).__name__
-            flat |= {f"{name}.{path}": leaf for path, leaf in flatten(value).items()}
-        else:
-            flat[name] = spell(value) if isinstance(value, tuple) else value
-    return flat
-
-
-def canonical(thing: Any) -> str:
-    """Canonical JSON of a module or of JSON-able data: sorted keys, shortest exact floats."""
-    return json.dumps(jsonable(thing), sort_keys=True, separators=(",", ":"), allow_nan=False)
-
-
-def fingerprint(*things: Any) -> str:
-    """16 hexadecimal characters: sha256 of the canonical JSON of modules or JSON-able data."""
-    return hashlib.sha256(canonical(list(things)).encode()).hexdigest()[:16]
-
-
-def spell(value: Any) -> str:
-    """The text that `parse` reads back: ``0.1``, ``true``, ``Ipo(beta=0.1)``.
-
-    Fields that have their default are left out.
-    """
-    if isinstance(value, eqx.Module):
-        given = {
-            field.name: item
-            for field in _fields(type(value))
-            if (item := _current(value, field.name)) != _default(field)
-        }
-        arguments = ", ".join(
-            f"{name}={item!r}" if isinstance(item, str) else f"{name}={spell(item)}"
-            for name, item in given.items()
-        )
-        return type(value).__name__ + (f"({arguments})" if arguments else "")
-    if isinstance(value, bool):
-        return str(value).lower()
-    if isinstance(value, tuple):
-        return f"({', '.join(map(spell, value))}{',' * (len(value) == 1)})"
-    return str(value)
+__all__ = ["admits", "canonical", "describe", "field_names", "fingerprint", "flatten", "get"]
+__all__ += ["jsonable", "members", "parse", "parts", "replace", "replace_all", "spell", "unknown"]
+__all__ += ["varied"]
 
 
 def get(module: eqx.Module, path: str) -> Any:
     """The value at ``path``, normalised. Raises `InvalidInput` for an unknown field."""
     value: Any = module
     for depth, name in enumerate(path.split(".")):
-        _require_field(value, name, path, depth)
-        value = _current(value, name)
+        if name not in _known(type(value)):
+            raise _no_field(value, name, path, depth)
+        value = current(value, name)
     return value
 
 
@@ -102,26 +66,99 @@ def replace(module: Any, path: str, value: Any) -> Any:
     return replace_all(module, {path: value})
 
 
-def replace_all(module: Any, settings: Mapping[str, Any], _prefix: str = "") -> Any:
+def replace_all(
+    module: Any, settings: Mapping[str, Any], made: dict[Any, Any] | None = None, _prefix: str = ""
+) -> Any:
     """`replace` for several paths at once: every module is rebuilt, and so checked, once.
 
-    A setting of a whole module (``loss``) comes before settings of its fields (``loss.beta``).
+    A setting of a whole module (``loss``) comes before settings of its fields (``loss.beta``). Calls that share
+    ``made``, empty at first, share the modules inside their results that come out of the same changes.
     """
     if not settings:
         return module
-    whole: dict[str, Any] = {}
+    kind = type(module)
+    changes: dict[str, Any] = {}
     inside: dict[str, dict[str, Any]] = {}
     for path, value in settings.items():
         name, _, rest = path.partition(".")
-        _require_field(module, name, _prefix + path, _prefix.count("."))
+        if name not in _known(kind):
+            raise _no_field(module, name, _prefix + path, _prefix.count("."))
         if rest:
             inside.setdefault(name, {})[rest] = value
         else:
-            whole[name] = _coerce(_type_hints(type(module))[name], value, _prefix + name)
-    arguments = {name: getattr(module, name) for name in field_names(module)} | whole
+            changes[name] = coerce(type_hints(kind)[name], value, _prefix + name)
     for name, deeper in inside.items():
-        arguments[name] = replace_all(arguments[name], deeper, f"{_prefix}{name}.")
-    return _construct(type(module), arguments, _prefix.rstrip("."))
+        old = changes[name] if name in changes else read(module, name)
+        key = (id(old), *((path, _mark(value)) for path, value in deeper.items()))
+        if made is None or key not in made:
+            new = replace_all(old, deeper, made, f"{_prefix}{name}.")
+            if made is None:
+                changes[name] = new
+                continue
+            # What the key names by identity is kept, so that nothing else gets it.
+            made[key] = new, old, tuple(deeper.values())
+        changes[name] = made[key][0]
+    return _rebuilt(module, changes, _prefix.rstrip("."))
+
+
+def varied(module: Any, name: str, value: Any) -> Any:
+    """A copy with another value in one field, without the module's own checks.
+
+    For thousands of copies of a module that was checked with values on either side. Raises `InvalidInput` for a value
+    of another type.
+    """
+    return _copied(module, {name: coerce(type_hints(type(module))[name], value, name)})
+
+
+def _mark(value: Any) -> Any:
+    """What tells values apart: 1, 1.0 and True are equal and are not the same."""
+    return repr(value) if isinstance(value, bool | int | float | str | None) else id(value)
+
+
+def _rebuilt(module: Any, changes: Mapping[str, Any], path: str) -> Any:
+    """A module with some fields changed, checked as its constructor would."""
+    kind = type(module)
+    checks = _checks(kind)
+    if checks is None:
+        fields = {name: read(module, name) for name in names_of(kind)}
+        return _construct(kind, {**fields, **changes}, path)
+    made = _copied(module, changes)
+    try:
+        for check in checks:
+            check(made)
+    except InvalidInput as error:
+        if not path:
+            raise
+        raise InvalidInput(f"{path}: {error}") from error
+    return made
+
+
+def _copied(module: Any, changes: Mapping[str, Any]) -> Any:
+    made = object.__new__(type(module))
+    for name in names_of(type(module)):
+        value = changes[name] if name in changes else read(module, name)
+        object.__setattr__(made, name, value)
+    return made
+
+
+@functools.cache
+def _checks(kind: type) -> tuple[Callable[[Any], None], ...] | None:
+    """The checks that the constructor of a class of plain fields makes once they are set; None if it does more.
+
+    `equinox.Module` sets a dataclass's fields as they are given, then runs ``__check_init__`` of the class and of those
+    above it; doing just that takes a tenth of its time.
+    """
+    fields = dataclasses.fields(kind)
+    plain = all(field.init and "converter" not in field.metadata for field in fields)
+    code = getattr(kind.__init__, "__code__", None)
+    generated = (
+        code is not None and code.co_filename == "<string>"
+    )  # where dataclasses write theirs
+    if not plain or not generated or hasattr(kind, "__post_init__"):
+        return None
+    return tuple(
+        vars(base)["__check_init__"] for base in kind.__mro__ if "__check_init__" in vars(base)
+    )
 
 
 def parse(module: eqx.Module, path: str, text: str) -> Any:
@@ -134,12 +171,13 @@ def parse(module: eqx.Module, path: str, text: str) -> Any:
     """
     parent_path, _, name = path.rpartition(".")
     parent = get(module, parent_path) if parent_path else module
-    _require_field(parent, name, path, path.count("."))
-    annotation = _type_hints(type(parent))[name]
+    if name not in _known(type(parent)):
+        raise _no_field(parent, name, path, path.count("."))
+    annotation = type_hints(type(parent))[name]
     base = _module_type(annotation)
     text = text.strip()
     if base is None:
-        return _coerce(annotation, _literal(annotation, text), path)
+        return coerce(annotation, _literal(annotation, text), path)
     if _means_none(annotation, text):
         return None
     kinds = _kinds(base, getattr(parent, name))
@@ -178,8 +216,8 @@ def _modules(package: str | types.ModuleType) -> list[types.ModuleType]:
 def parts(kind: type) -> list[type]:
     """Classes of configs that a class's fields hold, at any depth, and that belong to no family."""
     found: dict[type, None] = {}
-    for field in _fields(kind):
-        part = _module_type(_type_hints(kind)[field.name])
+    for field in fields_of(kind):
+        part = _module_type(type_hints(kind)[field.name])
         if part is not None and getattr(part, "family", None) is None:
             found |= dict.fromkeys([part, *parts(part)])
     return list(found)
@@ -187,7 +225,7 @@ def parts(kind: type) -> list[type]:
 
 def admits(kind: type, name: str) -> str:
     """What a field of a config class takes, in words."""
-    return _expected(_type_hints(kind)[name])
+    return expected(type_hints(kind)[name])
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InvalidInput:
@@ -199,52 +237,24 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InvalidInput:
     return InvalidInput(f"unknown {what} '{name}': {hint}known: {', '.join(known) or 'none'}")
 
 
-def field_names(module: Any) -> list[str]:
-    """Names of a module's fields in the order of declaration."""
-    return [field.name for field in _fields(type(module))]
-
-
 @functools.cache
-def _fields(kind: type) -> tuple[dataclasses.Field, ...]:
-    return tuple(field for field in dataclasses.fields(kind) if field.init)
+def _known(kind: type) -> frozenset[str]:
+    """Names of the fields of a class; none if it is not one of modules."""
+    return frozenset(names_of(kind) if issubclass(kind, eqx.Module) else ())
 
 
-def _default(field: dataclasses.Field) -> Any:
-    if field.default_factory is not dataclasses.MISSING:
-        return field.default_factory()
-    return field.default
-
-
-def _require_field(module: Any, name: str, path: str, depth: int) -> None:
-    """Refuse the segment number ``depth`` of ``path`` unless ``module`` has such a field."""
+def _no_field(module: Any, name: str, path: str, depth: int) -> InvalidInput:
+    """The error for the segment number ``depth`` of ``path``, a field that ``module`` does not have."""
     if not isinstance(module, eqx.Module):
         parent = ".".join(path.split(".")[:depth])
-        raise InvalidInput(f"unknown field '{path}': '{parent}' is {spell(module)}, without fields")
-    if name in field_names(module):
-        return
+        return InvalidInput(
+            f"unknown field '{path}': '{parent}' is {spell(module)}, without fields"
+        )
     deeper = [known for known in flatten(module) if known.endswith("." + name)]
     before = "".join(segment + "." for segment in path.split(".")[:depth])
     if deeper:
-        raise InvalidInput(f"unknown field '{path}': did you mean '{before}{deeper[0]}'?")
-    tried = before + name
-    raise unknown("field", tried, [before + known for known in field_names(module)])
-
-
-def _current(module: Any, name: str) -> Any:
-    return _coerce(_type_hints(type(module))[name], getattr(module, name), name)
-
-
-def jsonable(value: Any) -> Any:
-    """Modules described, tuples as lists, infinities and NaN (which JSON lacks) as text."""
-    if isinstance(value, eqx.Module):
-        return describe(value)
-    if isinstance(value, Mapping):
-        return {str(key): jsonable(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [jsonable(item) for item in value]
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    return value
+        return InvalidInput(f"unknown field '{path}': did you mean '{before}{deeper[0]}'?")
+    return unknown("field", before + name, [before + known for known in field_names(module)])
 
 
 def _construct(kind: type, arguments: Mapping[str, Any], path: str) -> Any:
@@ -264,7 +274,7 @@ def _is_abstract(kind: type) -> bool:
 
 def _module_type(annotation: Any) -> type | None:
     """The module class that a field is declared to hold, if it is one."""
-    for option in _options(annotation):
+    for option in alternatives(annotation):
         if inspect.isclass(option) and issubclass(option, eqx.Module):
             return option
     return None
@@ -281,7 +291,7 @@ def _kinds(base: type, present: Any = None) -> dict[str, type]:
 
 def _means_none(annotation: Any, text: str) -> bool:
     """Whether ``text`` says that a field holds nothing, and it may."""
-    return type(None) in _options(annotation) and text.casefold() == "none"
+    return type(None) in alternatives(annotation) and text.casefold() == "none"
 
 
 def _built(node: ast.AST | None, text: str, kinds: Mapping[str, type], path: str) -> Any:
@@ -305,8 +315,8 @@ def _built(node: ast.AST | None, text: str, kinds: Mapping[str, type], path: str
     }
     missing = [
         field.name
-        for field in _fields(kind)
-        if _default(field) is dataclasses.MISSING and field.name not in arguments
+        for field in fields_of(kind)
+        if default_of(field) is dataclasses.MISSING and field.name not in arguments
     ]
     if missing:
         raise InvalidInput(f"{path}: {kind.__name__} needs {', '.join(missing)}, got '{text}'")
@@ -315,10 +325,10 @@ def _built(node: ast.AST | None, text: str, kinds: Mapping[str, type], path: str
 
 def _argument(kind: type, keyword: ast.keyword, path: str) -> Any:
     name = str(keyword.arg)
-    names = [field.name for field in _fields(kind)]
+    names = [field.name for field in fields_of(kind)]
     if name not in names:
         raise unknown(f"field of {kind.__name__}", name, names)
-    annotation = _type_hints(kind)[name]
+    annotation = type_hints(kind)[name]
     base = _module_type(annotation)
     text = ast.unparse(keyword.value)
     if base is not None:
@@ -326,18 +336,18 @@ def _argument(kind: type, keyword: ast.keyword, path: str) -> Any:
             return None
         return _built(keyword.value, text, _kinds(base), path)
     if isinstance(keyword.value, ast.Name):
-        return _coerce(annotation, _literal(annotation, text), path)
+        return coerce(annotation, _literal(annotation, text), path)
     try:
-        return _coerce(annotation, ast.literal_eval(keyword.value), path)
+        return coerce(annotation, ast.literal_eval(keyword.value), path)
     except ValueError as error:
         if isinstance(error, InvalidInput):
             raise
-        raise InvalidInput(f"{path} must be {_expected(annotation)}, got '{text}'") from error
+        raise InvalidInput(f"{path} must be {expected(annotation)}, got '{text}'") from error
 
 
 def _literal(annotation: Any, text: str) -> Any:
     """Text to a Python value, guided by what the annotation admits; unreadable text stays text."""
-    options = [_scalar_type(option) for option in _options(annotation)]
+    options = [scalar_type(option) for option in alternatives(annotation)]
     if bool in options and text.casefold() in ("true", "false"):
         return text.casefold() == "true"
     if type(None) in options and text.casefold() == "none":
@@ -351,84 +361,3 @@ def _literal(annotation: Any, text: str) -> Any:
         except (ValueError, SyntaxError):
             continue
     return text
-
-
-def _options(annotation: Any) -> tuple[Any, ...]:
-    """The alternatives of a union; one alternative otherwise."""
-    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return typing.get_args(annotation)
-    return (annotation,)
-
-
-def _scalar_type(option: Any) -> Any:
-    """float, int or bool for a jaxtyping array of that kind (a traced leaf); else itself."""
-    if inspect.isclass(option) and issubclass(option, jaxtyping.AbstractArray):
-        dtypes = getattr(option, "dtypes", ())
-        for kind, marker in ((float, "float32"), (int, "int32"), (bool, "bool")):
-            if marker in dtypes:
-                return kind
-    return option
-
-
-def _coerce(annotation: Any, value: Any, path: str) -> Any:
-    """``value`` normalised to the annotation (1 is 1.0 in a float field), or `InvalidInput`."""
-    if hasattr(value, "dtype") and np.ndim(value) == 0:
-        array = np.asarray(value)
-        # Through the shortest text, so that float32(0.1) is 0.1 and not 0.10000000149.
-        value = float(str(array[()])) if array.dtype.kind == "f" else array.item()
-    for option in _preferred(annotation):
-        accepted, result = _match(option, value, path)
-        if accepted:
-            return result
-    raise InvalidInput(f"{path} must be {_expected(annotation)}, got {_shown(value)}")
-
-
-@functools.cache
-def _preferred(annotation: Any) -> tuple[Any, ...]:
-    """The scalar types that an annotation admits, float first: it takes whole numbers too."""
-    options = dict.fromkeys(map(_scalar_type, _options(annotation)))
-    return tuple(sorted(options, key=lambda option: option is not float))
-
-
-def _match(option: Any, value: Any, path: str) -> tuple[bool, Any]:
-    """Whether one alternative of an annotation admits ``value``, and the normalised value."""
-    origin = typing.get_origin(option)
-    if option is Any:
-        return True, value
-    if option is float:
-        number = isinstance(value, int | float) and not isinstance(value, bool)
-        return number, float(value) + 0.0 if number else None  # + 0.0 turns -0.0 into 0.0
-    if option is int:
-        return isinstance(value, int) and not isinstance(value, bool), value
-    if origin is typing.Literal:
-        return value in typing.get_args(option), value
-    if origin is tuple or option is tuple:
-        if not isinstance(value, tuple | list):
-            return False, None
-        inner = typing.get_args(option) or (Any, ...)
-        if inner[-1] is Ellipsis:
-            inner = (inner[0],) * len(value)
-        if len(inner) != len(value):
-            return False, None
-        pairs = zip(inner, value, strict=True)
-        return True, tuple(_coerce(kind, item, path) for kind, item in pairs)
-    return inspect.isclass(option) and isinstance(value, option), value
-
-
-def _expected(annotation: Any) -> str:
-    """What an annotation admits, in words."""
-    words = {float: "a number", int: "a whole number", bool: "true or false", str: "text"}
-    parts = []
-    for option in dict.fromkeys(_scalar_type(option) for option in _options(annotation)):
-        if typing.get_origin(option) is typing.Literal:
-            parts.append("one of " + ", ".join(map(str, typing.get_args(option))))
-        elif option is type(None):
-            parts.append("none")
-        else:
-            name = option.__name__ if inspect.isclass(option) else str(option)
-            parts.append(words.get(option, name))
-    return " or ".join(parts)
-
-
-def _shown(value: Any) -> str:
-    return spell(value) if isinstance(value, eqx.Module | int | float) else repr(value)

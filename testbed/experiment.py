@@ -112,7 +112,8 @@ class Experiment(eqx.Module):
     seed: int = 0
 
     def __check_init__(self) -> None:
-        self.loss.refuse(self.source)
+        # Called on the class: equinox makes a module of a bound method, which takes longer than all of this.
+        type(self.loss).refuse(self.loss, self.source)
         if not 0 <= self.seed < 2**31:
             raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
         if self.tabular and not self.task.enumerable:
@@ -143,21 +144,7 @@ class Experiment(eqx.Module):
                 raise InvalidInput(
                     f"{name} must be between 1 and data.pairs={self.data.pairs}, got {value}"
                 )
-        self._check_evaluation(recorded)
-
-    def _check_evaluation(self, recorded: Any) -> None:
-        """Refuse to measure what the task does not have, or the stream of another run than the source's."""
-        stream, beta = self.evaluation.stream, self.evaluation.optimum_beta
-        if beta is not None and not self.task.enumerable:
-            raise InvalidInput(
-                f"evaluation.optimum_beta must be none for a task that cannot be enumerated, got {beta} "
-                f"with {type(self.task).__name__}"
-            )
-        if stream and recorded and config.describe(stream) != config.describe(recorded):
-            raise InvalidInput(
-                f"evaluation.stream must be the run that source draws on, {config.spell(recorded)}, "
-                f"got {config.spell(stream)}"
-            )
+        _check_evaluation(self.evaluation, self.task, recorded)
 
     @property
     def recorded(self) -> Recorded | None:
@@ -179,4 +166,19 @@ class Experiment(eqx.Module):
             self.batch_size,
             self.reference,
             self.teacher,
+        )
+
+
+def _check_evaluation(evaluation: EvaluationConfig, task: AbstractTask, recorded: Any) -> None:
+    """Refuse to measure what the task does not have, or the stream of another run than the source's."""
+    stream, beta = evaluation.stream, evaluation.optimum_beta
+    if beta is not None and not task.enumerable:
+        raise InvalidInput(
+            f"evaluation.optimum_beta must be none for a task that cannot be enumerated, got {beta} "
+            f"with {type(task).__name__}"
+        )
+    if stream and recorded and config.canonical(stream) != config.canonical(recorded):
+        raise InvalidInput(
+            f"evaluation.stream must be the run that source draws on, {config.spell(recorded)}, "
+            f"got {config.spell(stream)}"
         )

@@ -1,5 +1,7 @@
 """Configs as data: canonical forms, changes through constructors, parsing of command-line text."""
 
+import hashlib
+import json
 import sys
 import textwrap
 from pathlib import Path
@@ -139,6 +141,94 @@ def test_fingerprint_is_fixed_for_good(losses: Any) -> None:
     assert config.fingerprint(losses.Ipo()) == "b6be84bdbe15fd94"
     assert config.canonical(losses.Dpo(1e-7)) == '{"beta":1e-07,"kind":"Dpo"}'
     assert config.canonical(losses.Dpo(float("inf"))) == '{"beta":"inf","kind":"Dpo"}'
+
+
+def plain(*things: Any) -> str:
+    """The fingerprint as it is defined: described from the top, without anything remembered."""
+    text = json.dumps(
+        config.jsonable(list(things)), sort_keys=True, separators=(",", ":"), allow_nan=False
+    )
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+class Odd(eqx.Module):
+    """Fields whose values are normalised, or are written in ways of their own."""
+
+    anything: Any = -0.0
+    either: int | float = 1
+    number: float = -0.0
+    flag: bool | None = None
+    text: str = 'a "quoted" ü'
+    pair: tuple[float, ...] = (1, -0.0)
+    kind: str = "a field, not the class"
+
+
+def test_the_canonical_text_is_that_of_the_description(losses: Any) -> None:
+    for thing in (
+        Odd(),
+        Odd(2**70, 0.5, float("nan"), True, "", ()),
+        Odd(np.float32(0.1), np.float32(0.1), jnp.float32(0.1), False),
+        experiment(losses),
+        experiment(losses, rate=jnp.float32(0.1), name="x", widths=[3]),
+        {"b": Odd(), 1: [Odd(), None, float("-inf")], "a": (1, 1.0, True)},
+    ):
+        for _ in range(2):  # the second time from what is remembered
+            assert config.fingerprint(thing, thing) == plain(thing, thing)
+            assert config.fingerprint([thing]) == plain([thing])
+    with pytest.raises(InvalidInput, match="loss must be AbstractLoss, got Shape"):
+        config.canonical(type(experiment(losses))(loss=Shape()))
+
+
+def test_arrays_that_may_change_are_read_anew(losses: Any) -> None:
+    beta = np.array(0.1)
+    small = experiment(losses, loss=losses.Ipo(beta))
+    before = config.fingerprint(small)
+    beta[...] = 0.2
+    assert config.fingerprint(small) == plain(small) != before
+
+
+def test_replace_all_shares_what_comes_of_the_same_changes(losses: Any) -> None:
+    small, made = experiment(losses), {}
+    one, same, other, whole = (
+        config.replace_all(small, {"loss.beta": beta, "steps": steps}, made)
+        for beta, steps in ((0.2, 1), (0.2, 2), (1, 1), (1.0, 1))
+    )
+    assert one.loss is same.loss
+    assert one.loss is not other.loss
+    assert whole.loss == other.loss
+    assert isinstance(other.loss.beta, float)
+    assert one.model is small.model
+    with pytest.raises(InvalidInput, match="loss: beta must be > 0, got -1"):
+        config.replace_all(small, {"loss.beta": -1}, made)
+
+
+def test_a_rebuilt_module_is_as_its_constructor_makes_it(losses: Any) -> None:
+    class Converted(eqx.Module):
+        rate: float = eqx.field(converter=lambda value: 2 * value, default=1.0)
+
+    class Derived(Shape):
+        depth: int = 1
+        area: int = eqx.field(init=False)
+
+        def __post_init__(self) -> None:
+            self.area = self.width * self.depth
+
+    small = experiment(losses)
+    for module, path, value in (
+        (small, "rate", 0.5),
+        (small, "loss.beta", 0.5),
+        (Converted(), "rate", 3.0),
+        (Derived(), "width", 4),
+    ):
+        changed = config.replace(module, path, value)
+        fields = {name: getattr(changed, name) for name in config.field_names(changed)}
+        if isinstance(module, Converted):
+            fields["rate"] = value
+        assert changed == type(module)(**fields)
+        assert vars(changed).keys() == vars(type(module)(**fields)).keys()
+    assert config.varied(small, "steps", 7) == config.replace(small, "steps", 7)
+    with pytest.raises(InvalidInput, match=r"steps must be a whole number, got 1\.5"):
+        config.varied(small, "steps", 1.5)
 
 
 def test_replace_at_any_depth(losses: Any) -> None:

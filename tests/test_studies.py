@@ -1,7 +1,11 @@
 """Every study that comes with the testbed, found by walking the package, keeps the family's rules."""
 
+import hashlib
+import itertools
+import json
 from collections import Counter
 
+import equinox as eqx
 import jax
 import pytest
 
@@ -66,6 +70,29 @@ def test_every_preset_can_be_built_and_judges_something(study: Study) -> None:
         for arm in study.presets[name].further:
             longest = max(point.experiment.steps for point in points if point.arm == arm)
             assert longest == paper.LONGER * study.presets[name].settings["steps"]
+
+
+def test_points_are_as_made_one_by_one_and_share_their_parts(study: Study) -> None:
+    """The way of thousands of points gives what single changes give, through the constructors."""
+    selection = study.select("smoke", seeds=3)
+    points = selection.points()
+    for point in points:
+        experiment = point.experiment
+        fields = {name: getattr(experiment, name) for name in config.field_names(experiment)}
+        assert type(experiment)(**fields) == experiment
+        text = json.dumps(
+            config.jsonable([experiment]), sort_keys=True, separators=(",", ":"), allow_nan=False
+        )
+        assert point.run == hashlib.sha256(text.encode()).hexdigest()[:16]
+        assert experiment.seed == point.seed
+        assert point.settings.keys() <= set(selection.axes.paths)
+        for path, value in point.settings.items():
+            found = config.get(experiment, path)
+            assert value == (config.spell(found) if isinstance(found, eqx.Module) else found)
+    for arm, name in itertools.product(selection.arms, config.field_names(points[0].experiment)):
+        values = [getattr(point.experiment, name) for point in points if point.arm == arm.name]
+        if isinstance(values[0], eqx.Module):
+            assert len(set(map(id, values))) == len({config.canonical(value) for value in values})
 
 
 def test_studies_of_the_paper_share_runs_and_stages() -> None:
