@@ -15,7 +15,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from throughput import WORKLOADS, experiment, lane, pin
+from throughput import WORKLOADS, experiment, pin, world
 
 #: Evaluations of a loss and its gradient in one timed call: a single one is too short to time.
 EVALUATIONS = 2000
@@ -80,7 +80,8 @@ def training(workload: str, changes: dict[str, Any], steps: int) -> Callable[[],
     from testbed import train
     from testbed.config import replace_all
 
-    config, supply = lane(replace_all(experiment(workload, "online", False), changes), 0)
+    run = replace_all(experiment(workload, "online"), changes)
+    config, supply = run.train, world(run, 0)
     advance = jax.jit(train.advance, donate_argnums=2)
     state, done = jax.jit(train.init)(config, supply), 0
 

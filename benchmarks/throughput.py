@@ -1,15 +1,19 @@
-"""How fast a policy trains: run-steps a second against the machine's own matrix-product peak.
+"""How fast policies train: run-steps a second against the machine's own matrix-product peak.
 
-    uv run python benchmarks/throughput.py --workload S --mode offline --seconds 20
+    uv run python benchmarks/throughput.py                                  # every workload, mode and stack size
+    uv run python benchmarks/throughput.py --workload S --mode offline --stack 1 --seconds 20
 
 Rates of machines, and of one shared machine an hour later, do not compare. What does is the ratio of both numbers
-measured side by side: run-steps per second per GFLOP/s of float32 matrix-product peak, and the share of that peak that
-the needed floating-point operations make up. Each repeat measures the peak, then the training, then the peak again;
-medians over repeats are quoted.
+measured side by side: run-steps per second per GFLOP/s of float32 matrix-product peak of the devices used, and the
+share of that peak that the needed floating-point operations make up. Each repeat measures the peak, then the training,
+then the peak again; medians over repeats are quoted. On a GPU the share of its measured memory bandwidth stands beside
+it that the bytes make up which a compiled step reads and writes, by XLA's account; a CPU's caches hold all of them.
 """
 
 import argparse
+import functools
 import json
+import math
 import os
 import statistics
 import sys
@@ -21,7 +25,19 @@ WORKLOADS = {
     "S": {"width": 64, "layers": 2, "heads": 4},
     "M": {"width": 256, "layers": 4, "heads": 8},
 }
+MODES = ("offline", "online")
+#: Stack sizes of the whole table, by platform: a CPU takes one run after the other anyway.
+STACKS = {"cpu": (1, 8), "gpu": (1, 16, 256, 1024, 4096)}
 REPEATS = 5
+SHOWN = {
+    "run_steps_per_second": "run-steps/s",
+    "tokens_per_second": "tokens/s",
+    "achieved_gflops": "GFLOP/s",
+    "share_of_peak": "of peak",
+    "share_of_bandwidth": "of bandwidth",
+    "run_steps_per_second_per_peak_gflops": "per peak GFLOP/s",
+    "memory_mb": "MB",
+}
 
 
 def arguments() -> argparse.Namespace:
@@ -29,12 +45,12 @@ def arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--workload", choices=sorted(WORKLOADS), default="S")
-    parser.add_argument("--mode", choices=["offline", "online"], default="offline")
+    parser.add_argument("--workload", choices=sorted(WORKLOADS), help="(default: each)")
+    parser.add_argument("--mode", choices=MODES, help="(default: each)")
+    parser.add_argument("--stack", type=int, help="runs at once (default: a range)")
     parser.add_argument("--pointwise", action="store_true", help="score with a pointwise proxy")
-    parser.add_argument("--stack", type=int, default=1, help="runs at once (default 1)")
     parser.add_argument(
-        "--devices", type=int, default=1, help="CPU cores used, one XLA device each"
+        "--devices", type=int, default=1, help="CPU cores used, one XLA device each (default 1)"
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="measured time (default 20)")
     parser.add_argument("--json", type=Path, help="also write every figure to this file")
@@ -43,12 +59,14 @@ def arguments() -> argparse.Namespace:
 
 def pin(devices: int) -> None:
     """Give this process as many cores as devices, before jax starts its threads."""
+    from sweeps import runtime
+
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:devices])
-    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    runtime.configure()
 
 
-def experiment(workload: str, mode: str, pointwise: bool) -> Any:
+def experiment(workload: str, mode: str, pointwise: bool = False) -> Any:
     """The workload's config: vocabulary 64, prompt 8, response 16, 32 pairs a step, AdamW."""
     from envs.labelers.bradley_terry import BradleyTerry
     from envs.neural import Neural
@@ -71,8 +89,8 @@ def experiment(workload: str, mode: str, pointwise: bool) -> Any:
     )
 
 
-def lane(config: Any, seed: int) -> tuple[Any, Any]:
-    """One run's train config and supply: random networks and random data, full-length responses."""
+def world(config: Any, seed: Any) -> Any:
+    """What runs learn from: random networks and random data, full-length responses."""
     import jax
     import jax.numpy as jnp
 
@@ -99,88 +117,188 @@ def lane(config: Any, seed: int) -> tuple[Any, Any]:
     )
     model = Transformer.init(keys[3], config.model, task.vocabulary)
     proxy = config.proxy.init(keys[4], config.model, task.vocabulary)
-    data = Dataset(pairs, logprob.score_pairs(model, pairs), jnp.ones(count))
-    return config.train, Supply(data, model, proxy)
+    return Supply(Dataset(pairs, logprob.score_pairs(model, pairs), jnp.ones(count)), model, proxy)
 
 
-def measure(options: argparse.Namespace) -> dict[str, Any]:
-    """Run the workload; every figure."""
+def ground(config: Any, seed: Any) -> Any:
+    """All that runs stand on: `world`, and something to measure policies by. One program: call it compiled."""
     import jax
     import jax.numpy as jnp
-    import numpy as np
 
-    from sweeps import population, provenance
-    from testbed import cost, train
+    from testbed.ground import Ground
+    from testbed.metrics import Opponent
 
-    config = experiment(options.workload, options.mode, options.pointwise)
-    needed = cost.flops(config).update
-    lanes = [lane(config, seed) for seed in range(options.stack)]
-    stacked = jax.tree.map(lambda *x: np.stack([np.asarray(a) for a in x]), *lanes)
-    keys = np.arange(options.stack)
+    supply = world(config, seed)
+    drawn = config.task.world(jax.random.key(seed))
+    count, pairs = config.evaluation.prompts, supply.data.pairs
+    prompts, answers = jax.tree.map(lambda x: x[:count], (pairs.prompt, pairs.winner))
+    opponent = Opponent(prompts, answers, jnp.zeros(count))
+    return Ground(drawn, supply.reference, supply.data, supply.teacher, opponent, {})
 
-    def advance(state: Any, run: Any, seed: Any, start: Any, steps: Any) -> Any:
-        config, supply = run
-        return train.advance(config, supply, state, jax.random.key(seed), start, steps)
 
-    start = population.spread(lambda run: train.init(*run))
-    program = population.compiled(advance, shared=2, donate=(0,))
-    clock = time.perf_counter()
-    state = program(start(stacked), stacked, keys, jnp.asarray(0), jnp.asarray(1))
-    jax.block_until_ready(state)
-    compiled = time.perf_counter() - clock
+def bandwidth() -> float:
+    """Measured rate at which one device reads and writes its memory, bytes a second: the best of a few passes over an
+    array that no cache holds."""
+    import jax
+    import jax.numpy as jnp
 
-    def timed(steps: int) -> float:
-        nonlocal state
+    big = jnp.ones(2**29)
+    add = jax.jit(lambda x: x + 1.0)
+    jax.block_until_ready(add(big))
+    best = math.inf
+    for _ in range(5):
         clock = time.perf_counter()
-        state = program(state, stacked, keys, jnp.asarray(1), jnp.asarray(steps))
-        jax.block_until_ready(state)
+        jax.block_until_ready(add(big))
+        best = min(best, time.perf_counter() - clock)
+    return 2 * big.nbytes / best
+
+
+class Training:
+    """A stack of runs of one world on each device, ready to be trained on."""
+
+    def __init__(self, config: Any, stack: int) -> None:
+        """``stack`` runs, over all devices. Compiles, and takes the first step."""
+        import jax
+        import numpy as np
+
+        from sweeps import devices
+        from sweeps.devices import Along
+        from testbed import train
+
+        def advance(state: Any, config: Any, seed: Any, supply: Any, start: Any, steps: Any) -> Any:
+            return train.advance(config, supply, state, jax.random.key(seed), start, steps)
+
+        count = jax.device_count()
+        lanes, rows, everywhere = Along.LANES, Along.ROWS, Along.ALL
+        shape = (count, stack // count)
+        drawn = jax.jit(functools.partial(world, config))
+        supplies = [drawn(seed) for seed in range(count)]
+        self._rows = devices.place(devices.stacked(supplies))
+        runs = [(config.train, seed) for seed in range(stack)]
+        self._lanes = devices.place(devices.stacked(runs, *shape))
+        begin = devices.compiled(lambda run, supply: train.init(run[0], supply), (lanes, rows))
+        program = devices.compiled(
+            advance, (lanes, lanes, lanes, rows, everywhere, everywhere), donate=(0,)
+        )
+        self._state = begin(self._lanes, self._rows)
+        clock = time.perf_counter()
+        numbers = (np.int32(0), np.int32(1))
+        compiled = program.lower(self._state, *self._lanes, self._rows, *numbers).compile()
+        self.memory = (devices.needed_memory(compiled) or 0) * count
+        # A loop whose length is an argument is counted once: a step of every run of a device.
+        self.bytes = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0) * count
+        self._program, self._np = program, np
+        self.seconds(1)
+        self.first_call = time.perf_counter() - clock
+
+    def seconds(self, steps: int) -> float:
+        """Train every run for so many steps; the seconds it took."""
+        import jax
+
+        count = self._np.int32(steps)
+        clock = time.perf_counter()
+        self._state = self._program(self._state, *self._lanes, self._rows, self._np.int32(1), count)
+        jax.block_until_ready(self._state)
         return time.perf_counter() - clock
 
-    timed(5)
-    steps = max(1, round(options.seconds / REPEATS / (timed(5) / 5)))
+    def finite(self) -> bool:
+        """Whether no run has diverged."""
+        import jax
+
+        return bool(self._np.all(jax.device_get(self._state.diverged_step) < 0))
+
+
+def measure(options: argparse.Namespace, workload: str, mode: str, stack: int) -> dict[str, Any]:
+    """Run one workload; every figure."""
+    import jax
+
+    from sweeps import devices
+    from testbed import cost
+
+    config = experiment(workload, mode, options.pointwise)
+    needed = cost.flops(config).update
+    training = Training(config, stack)
+    training.seconds(5)
+    steps = max(1, round(options.seconds / REPEATS / (training.seconds(5) / 5)))
+    count = jax.device_count()
     rates, peaks = [], []
     for _ in range(REPEATS):
-        before = population.matrix_peak()
-        rates.append(steps * options.stack / timed(steps))
-        peaks.append(max(before, population.matrix_peak()) / 1e9)
-    per_gflops = [rate / peak / options.devices for rate, peak in zip(rates, peaks, strict=True)]
-    if not jax.tree.all(jax.tree.map(lambda x: bool(jnp.all(jnp.isfinite(x))), state.policy)):
-        raise SystemExit("the policy diverged: this is no measurement")
-    rate, peak = statistics.median(rates), statistics.median(peaks)
+        before = devices.matrix_peak()
+        rates.append(steps * stack / training.seconds(steps))
+        peaks.append(max(before, devices.matrix_peak()) / 1e9)
+    if not training.finite():
+        raise SystemExit("a policy diverged: this is no measurement")
+    # On a CPU the peak is that of one product on all cores that the process has.
+    total = 1 if jax.default_backend() == "cpu" else count
+    per_gflops = [rate / peak / total for rate, peak in zip(rates, peaks, strict=True)]
+    rate, peak = statistics.median(rates), statistics.median(peaks) * total
+    moving = None if jax.default_backend() == "cpu" else bandwidth() * total
     return {
-        "workload": options.workload,
-        "mode": options.mode,
+        "workload": workload,
+        "mode": mode,
         "proxy": "pointwise" if options.pointwise else "pairwise",
-        "stack": options.stack,
-        "devices": options.devices,
+        "stack": stack,
+        "devices": count,
         "steps_timed": steps * REPEATS,
-        "first_call_seconds": compiled,
+        "first_call_seconds": training.first_call,
         "needed_mflop_per_step": needed / 1e6,
         "peak_gflops": peak,
         "achieved_gflops": rate * needed / 1e9,
         "run_steps_per_second": rate,
         "run_steps_per_second_per_peak_gflops": statistics.median(per_gflops),
         "lowest_and_highest": [min(per_gflops), max(per_gflops)],
-        "share_of_peak": rate * needed / 1e9 / peak / options.devices,
+        "share_of_peak": rate * needed / 1e9 / peak,
+        "bandwidth_gb_per_second": moving and moving / 1e9,
+        "share_of_bandwidth": moving and training.bytes / stack * rate / moving,
         "tokens_per_second": rate * 2 * config.batch_size * config.task.response_length,
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
+        "memory_mb": training.memory / 1e6,
+        "device_peak_memory_mb": (devices.peak_memory() or 0) / 1e6 or None,
     }
+
+
+def cases(options: argparse.Namespace) -> list[tuple[str, str, int]]:
+    """What to measure: workload, mode and stack size."""
+    import jax
+
+    count = jax.device_count()
+    sizes = STACKS.get(jax.default_backend(), STACKS["gpu"])
+    stacks = [options.stack] if options.stack else [max(size, count) for size in sizes]
+    if any(stack < 1 or stack % count for stack in stacks):
+        sys.exit(f"--stack must be a positive multiple of the {count} devices")
+    return [
+        (workload, mode, stack)
+        for workload in (
+            [options.workload] if options.workload else sorted(WORKLOADS, reverse=True)
+        )
+        for mode in ([options.mode] if options.mode else MODES)
+        for stack in stacks
+    ]
 
 
 def main() -> None:
     """Measure and print a table."""
     options = arguments()
-    if options.stack < 1 or options.devices < 1 or options.stack % options.devices:
-        sys.exit(f"--stack must be a positive multiple of --devices={options.devices}")
+    if options.devices < 1:
+        sys.exit("--devices must be at least 1")
     pin(options.devices)
-    figures = measure(options)
-    for name, value in figures.items():
-        if isinstance(value, float):
-            value = f"{value:.4g}"
-        print(f"{name:38s} {value}")
+    from sweeps import provenance
+
+    print(f"{'workload':16s}{'stack':>6s}" + "".join(f"{name:>18s}" for name in SHOWN.values()))
+    found = []
+    for workload, mode, stack in cases(options):
+        figures = measure(options, workload, mode, stack)
+        found.append(figures)
+        cells = "".join(
+            "                 -" if figures[name] is None else f"{figures[name]:18.4g}"
+            for name in SHOWN
+        )
+        print(f"{workload + ' ' + mode:16s}{stack:6d}{cells}", flush=True)
+    if len(found) == 1:
+        for name, value in found[0].items():
+            print(f"{name:38s} {f'{value:.4g}' if isinstance(value, float) else value}")
     if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+        origin = {"machine": provenance.machine(), "versions": provenance.versions()}
+        options.json.write_text(json.dumps({**origin, "figures": found}, indent=1))
 
 
 if __name__ == "__main__":

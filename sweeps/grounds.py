@@ -7,6 +7,7 @@ with the number of worlds.
 import functools
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Protocol
 
 import jax
 from jaxtyping import PyTree
@@ -23,6 +24,14 @@ STAGE_NAMES = tuple(stage.name for stage in STAGES)
 _BY_NAME = {stage.name: stage for stage in STAGES}
 #: Bytes of stage results that are kept in memory.
 KEPT = 1_000_000_000
+
+
+class Standing(Protocol):
+    """Grounds by config: `Grounds`, or a mapping of ones that are made."""
+
+    def __getitem__(self, config: GroundConfig, /) -> Ground:
+        """The ground of a config."""
+        ...
 
 
 class Grounds:

@@ -19,7 +19,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from sweeps import devices
 from sweeps.devices import Along, OutOfMemory
-from sweeps.grounds import Grounds
+from sweeps.grounds import Grounds, Standing
 from sweeps.plan import Chunk, Layout, Plan, compile_key, plan
 from sweeps.progress import Progress
 from sweeps.runtime import cache_directory, cores, make_room
@@ -113,7 +113,7 @@ class Programs:
     """The training and measuring programs of chunks, compiled ahead of need in threads, a core each: XLA leaves Python
     free meanwhile. A program is kept while the next chunks need it."""
 
-    def __init__(self, grounds: Grounds) -> None:
+    def __init__(self, grounds: Standing) -> None:
         self._grounds = grounds
         self._pool = ThreadPoolExecutor(cores())
         self._made: dict[Any, Future[Any]] = {}
@@ -201,11 +201,11 @@ class Lane(NamedTuple):
 
 
 def run_chunk(
-    chunk: Chunk, grounds: Any, progress: Progress, programs: Compiled | None = None
+    chunk: Chunk, grounds: Standing, progress: Progress, programs: Compiled | None = None
 ) -> tuple[Rows, int]:
     """Train and evaluate the runs of a chunk; their rows, column by column, and how many diverged.
 
-    ``grounds`` gives the `Ground` of a config. Raises `OutOfMemory` if a device has too little memory.
+    Raises `OutOfMemory` if a device has too little memory.
     """
     make_room()
     try:
@@ -217,7 +217,7 @@ def run_chunk(
 class _Slots:
     """The runs of a chunk on their way through its slots."""
 
-    def __init__(self, chunk: Chunk, grounds: Any, progress: Progress) -> None:
+    def __init__(self, chunk: Chunk, grounds: Standing, progress: Progress) -> None:
         self.chunk, self.progress = chunk, progress
         self.grounds = [grounds[config] for config in chunk.grounds]
         first = chunk.points[0].experiment

@@ -1,0 +1,147 @@
+"""How long a small sweep takes from nothing: a new process, imports, tracing, compiling, training, measuring.
+
+    uv run python benchmarks/startup.py                     # 8 runs of 400 offline steps of workload S on all cores
+
+Each repeat starts a process with an empty compilation cache (cold) and then one with the cache that the first has left
+(warm). Quoted are medians of training steps of all runs divided by the whole time of the process, and that rate divided
+by the machine's float32 matrix-product peak, which the process measures at its end (not counted).
+"""
+
+import argparse
+import functools
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--workload", choices=["M", "S"], default="S")
+    parser.add_argument("--mode", choices=["offline", "online"], default="offline")
+    parser.add_argument("--runs", type=int, default=8, help="(default 8)")
+    parser.add_argument("--steps", type=int, default=400, help="of each run (default 400)")
+    parser.add_argument("--repeats", type=int, default=3, help="(default 3)")
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
+    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def sweep(options: argparse.Namespace) -> dict[str, Any]:
+    """Take the runs through the engine, as a study does, in a world of random networks; when each part was done."""
+    from sweeps import runtime
+
+    runtime.configure()
+    import jax
+    from throughput import experiment, ground
+
+    from sweeps import devices, plan, population, provenance
+    from sweeps.study import Point
+    from testbed.config import replace_all
+    from testbed.ground import GroundConfig
+
+    measured = {"points": 1, "prompts": 64, "kl_prompts": 64, "pairs": 64}
+    changes = {f"evaluation.{name}": value for name, value in measured.items()}
+    base = replace_all(experiment(options.workload, options.mode), changes)
+    runs = [
+        replace_all(base, {"steps": options.steps, "optimiser.learning_rate": 1e-4 * (1 + k)})
+        for k in range(options.runs)
+    ]
+    points = [Point(str(k), "arm", 0, {}, run) for k, run in enumerate(runs)]
+    imported = time.time()
+    made = jax.device_get(jax.jit(functools.partial(ground, base))(0))
+    drawn = time.time()
+
+    standing, silence = {GroundConfig.of(run): made for run in runs}, Silence()
+    with population.Programs(standing) as programs:
+        chunks = plan.plan(points, devices.Machine.here()).chunks
+        finite = 0
+        for number, chunk in enumerate(chunks):
+            compiled = programs.of(chunks[number:])
+            _, diverged = population.run_chunk(chunk, standing, silence, compiled)
+            finite += len(chunk.points) - diverged
+    done = time.time()
+    if finite < options.runs:
+        raise SystemExit("a policy diverged: this is no measurement")
+    return {
+        "imported": imported,
+        "drawn": drawn,
+        "done": done,
+        "devices": chunks[0].devices,
+        "peak_gflops": devices.matrix_peak() / 1e9,
+        "machine": provenance.machine(),
+        "versions": provenance.versions(),
+    }
+
+
+class Silence:
+    """A progress that shows nothing."""
+
+    def stage(self, text: str) -> None:
+        """See `sweeps.progress.Progress`."""
+
+    def advance(self, run_steps: int) -> None:
+        """See `sweeps.progress.Progress`."""
+
+    def finished(self, runs: int, diverged: int) -> None:
+        """See `sweeps.progress.Progress`."""
+
+
+def timed(options: argparse.Namespace, cache: str) -> dict[str, Any]:
+    """One process of its own; its figures."""
+    command = [sys.executable, __file__, "--child"]
+    for name in ("workload", "mode", "runs", "steps"):
+        command += [f"--{name}", str(getattr(options, name))]
+    begun = time.time()
+    environment = os.environ | {"TESTBED_CACHE": cache}
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if ended.returncode:
+        sys.exit(ended.stderr or ended.stdout)
+    found = json.loads(ended.stdout.splitlines()[-1])
+    seconds = found["done"] - begun
+    rate = options.runs * options.steps / seconds
+    return {
+        "seconds": seconds,
+        "seconds_importing": found["imported"] - begun,
+        "seconds_training": found["done"] - found["drawn"],
+        "run_steps_per_second": rate,
+        "run_steps_per_second_per_peak_gflops": rate / found["peak_gflops"],
+        "peak_gflops": found["peak_gflops"],
+        **{name: found[name] for name in ("devices", "machine", "versions")},
+    }
+
+
+def main() -> None:
+    """Measure and print a table."""
+    options = arguments()
+    if options.child:
+        print(json.dumps(sweep(options)))
+        return
+    tables: dict[str, list[dict[str, Any]]] = {"cold": [], "warm": []}
+    for _ in range(options.repeats):
+        with tempfile.TemporaryDirectory() as cache:
+            for found in tables.values():
+                found.append(timed(options, cache))
+    names = [name for name, value in tables["cold"][0].items() if isinstance(value, float)]
+    print(f"{options.runs} runs of {options.steps} steps, {options.workload} {options.mode}")
+    print(f"{'':38s}{'cold':>12s}{'warm':>12s}")
+    medians = {
+        kind: {name: statistics.median(one[name] for one in found) for name in names}
+        for kind, found in tables.items()
+    }
+    for name in names:
+        print(f"{name:38s}{medians['cold'][name]:12.4g}{medians['warm'][name]:12.4g}")
+    if options.json:
+        options.json.write_text(json.dumps({"medians": medians, "repeats": tables}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
