@@ -10,6 +10,7 @@ from typing import Any
 from analysis import report
 from analysis.prose import SYMBOLS, amount, between
 from analysis.site import verdicts
+from sweeps.store import Store
 from testbed.errors import InvalidInput
 
 Entry = Mapping[str, Any]
@@ -19,15 +20,15 @@ COLUMNS: Sequence[str] = (
 )  # fmt: skip
 
 
-def render(directory: Path, form: str) -> str:
+def render(directory: Path, form: str, opened: Sequence[tuple[Store, Any]] = ()) -> str:
     """The scoreboard of a results directory as "json", "csv" or "markdown", ending in a newline.
 
-    Analyses anew only what `report.build` has not analysed already. Raises InvalidInput for another
-    form, or a directory without results.
+    Analyses anew only what `report.build` has not analysed already; ``opened`` is as there. Raises
+    InvalidInput for another form, or a directory without results.
     """
     if form not in FORMS:
         raise InvalidInput(f"format is {form}: allowed are {', '.join(FORMS)}")
-    return FORMS[form](report.verdicts(Path(directory)))
+    return FORMS[form](report.verdicts(Path(directory), opened))
 
 
 def as_json(entries: Sequence[Entry]) -> str:

@@ -5,7 +5,7 @@ A directory holds one study (``study.json`` and ``blocks/``), or one such direct
 
 import dataclasses
 import functools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -55,7 +55,7 @@ class Results:
     @functools.cached_property
     def missing(self) -> dict[str, int]:
         """Planned runs without rows, counted by arm; arms that lack none are left out."""
-        have = set(zip(self.table["arm"], self.table["run"], strict=True))
+        have = set(_stretches(self.table)[0])
         planned = self.study.get("planned", {})
         lacking = {
             arm: sum((arm, run) not in have for run in runs) for arm, runs in planned.items()
@@ -164,8 +164,8 @@ class Collection:
     problems: tuple[str, ...] = ()
 
 
-def load_all(directory: Path | str) -> Collection:
-    """Read a results directory of one study or of several.
+def load_all(directory: Path | str, opened: Sequence[tuple[Store, Table]] = ()) -> Collection:
+    """Read a results directory of one study or of several; ``opened`` are stores that `read_stores` has read.
 
     A study that cannot be read, has no finished run yet, lacks some, or holds runs that it did not plan is named among
     the problems; what can be read is. Raises InvalidInput if there is not one study with a finished run.
@@ -173,9 +173,10 @@ def load_all(directory: Path | str) -> Collection:
     directory = Path(directory)
     places = study_directories(directory) or [directory]
     studies, problems = [], []
+    known = {store.directory: (store, table) for store, table in opened}
     for place in places:
         try:
-            one = load(place)
+            one = load(place, known.get(place))
         except InvalidInput as problem:
             if len(places) == 1:
                 raise
@@ -204,14 +205,16 @@ def _shortcomings(results: Results) -> list[str]:
     return found
 
 
-def load(directory: Path | str) -> Results:
-    """Read the results directory of one study.
+def load(directory: Path | str, opened: tuple[Store, Table] | None = None) -> Results:
+    """Read the results directory of one study, or take its store and table as `read_stores` gave them.
 
     Metrics that no run has are added as columns of NaN; runs that the study did not plan are left out. Raises
     InvalidInput if the directory is missing, was not written by a run, was written by another schema, or holds no rows.
     """
-    store = Store.open(directory)
-    table = store.read()
+    if opened is None:
+        store = Store.open(directory)
+        opened = store, store.read()
+    store, table = opened
     if table.empty:
         raise InvalidInput(
             f"{directory} holds no finished runs yet: complete the `testbed run` that began it"
@@ -220,15 +223,26 @@ def load(directory: Path | str) -> Results:
     if missing:
         raise InvalidInput(f"the results in {directory} lack the columns {', '.join(missing)}")
     planned = {(arm, run) for arm, runs in store.header.get("planned", {}).items() for run in runs}
+    foreign = 0
     if planned:
-        known = [pair in planned for pair in zip(table["arm"], table["run"], strict=True)]
-        foreign = int(table.loc[[not own for own in known], "run"].nunique())
-        table = table[known]
+        runs, lengths = _stretches(table)
+        known = [pair in planned for pair in runs]
+        if not all(known):
+            foreign = len({run for own, (_, run) in zip(known, runs, strict=True) if not own})
+            table = table[np.repeat(known, lengths)]
         if table.empty:
             raise InvalidInput(f"{directory} holds no run that its study planned")
-    else:
-        foreign = 0
     return results(store.header, table, Path(directory), foreign)
+
+
+def _stretches(table: Table) -> tuple[list[tuple[str, str]], np.ndarray]:
+    """Arm and run of each stretch of rows that have them in common, and the stretches' lengths: a run's rows follow one
+    another in a store's table."""
+    pairs = table[["arm", "run"]]
+    begins = (pairs != pairs.shift()).any(axis=1).to_numpy()
+    first = np.flatnonzero(begins)
+    found = zip(*(pairs[name].iloc[first].tolist() for name in pairs), strict=True)
+    return list(found), np.diff(np.append(first, len(table)))
 
 
 def results(

@@ -18,19 +18,22 @@ from analysis.site.chapter import Chapter
 from analysis.site.page import Place, unwritable, write_whole
 from analysis.site.verdicts import ordered
 from sweeps.provenance import source_hash
+from sweeps.store import Store
 
 FOLDER = "report"
 _OURS = ("*.html", "figures/*.png", "figures/*.svg", "figures/*.csv")
 
 
-def build(directory: Path) -> Path:
+def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
     """Analyse a results directory; writes its site into DIR/report. Returns the path of index.html.
+
+    ``opened`` are its stores as `sweeps.store.read_stores` has read them; otherwise they are read here.
 
     The same results give the same files, byte for byte, with the same library versions. Raises
     InvalidInput if the directory holds no results or cannot be written.
     """
     directory = Path(directory)
-    collection = load_all(directory)
+    collection = load_all(directory, opened)
     chapters = [chapter.gather(results, directory) for results in collection.studies]
     folder = directory / FOLDER
     try:
@@ -44,11 +47,11 @@ def build(directory: Path) -> Path:
     return folder / "index.html"
 
 
-def verdicts(directory: Path) -> list[dict[str, Any]]:
+def verdicts(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[dict[str, Any]]:
     """All verdicts of a results directory, each with its study; what `build` has found if it is of
     these results, rules and code. Raises InvalidInput if the directory holds no results.
     """
-    collection = load_all(directory)
+    collection = load_all(directory, opened)
     known = directory / FOLDER / "verdicts.json"
     key = directory / FOLDER / ".verdicts.key"
     if known.is_file() and key.is_file() and key.read_text() == fingerprint(collection):

@@ -6,7 +6,7 @@ column, each a numpy array, an arrow array or a list. `None` and absent columns 
 
 import io
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +68,8 @@ _KINDS: dict[str, pa.DataType] = {
     **dict.fromkeys(METRICS, pa.float64()),
     "config": _CONFIG,
 }
+_DICTIONARIES = [*TEXTS, "config"]
+_ORDER = ("arm", "seed", "run", "evaluation")
 _NEEDED = ("run", "arm", "seed", "evaluation", "config")
 
 
@@ -127,27 +129,103 @@ def encode(table: pa.Table) -> bytes:
 
 
 def decode(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A block's table, or some columns of it. Raises `InvalidInput` if the file is damaged."""
+    """A block's table, or some columns of it, texts as dictionaries.
+
+    Raises `InvalidInput` if the file is damaged, `FileNotFoundError` if there is none.
+    """
     try:
-        return pq.ParquetFile(path).read(columns=columns)
+        try:
+            file = pq.ParquetFile(path, read_dictionary=_DICTIONARIES, memory_map=True)
+        except KeyError:  # it lacks one of them
+            file = pq.ParquetFile(path, memory_map=True)
+        return file.read(columns=columns, use_threads=False)
+    except FileNotFoundError:
+        raise
     except (pa.ArrowInvalid, OSError) as problem:
         raise InvalidInput(
             f"block {path} of the results is damaged: delete it and run the same command again"
         ) from problem
 
 
+def joined(tables: Iterable[pa.Table]) -> pa.Table:
+    """Tables of blocks as one: repeated rows once, ordered by arm, seed, run and evaluation."""
+    table = pa.concat_tables(map(_with_dictionaries, tables), promote_options="permissive")
+    table = table.unify_dictionaries()
+    key = _key(table, _ORDER)
+    if np.all(key[1:] > key[:-1]):
+        return table
+    order = np.argsort(key, kind="stable")
+    key = key[order]
+    order = order[np.concatenate([[True], key[1:] > key[:-1]])]
+    return pa.table({name: _taken(table.column(name), order) for name in table.column_names})
+
+
+def runs(tables: Iterable[pa.Table]) -> set[tuple[str, str]]:
+    """The pairs of arm and run that tables of blocks hold."""
+    found: set[tuple[str, str]] = set()
+    for table in tables:
+        pairs = _with_dictionaries(table.select(["arm", "run"])).unify_dictionaries()
+        pairs = pairs.combine_chunks()
+        _, first = np.unique(_key(pairs, ("arm", "run")), return_index=True)
+        found.update(zip(*(column.take(first).to_pylist() for column in pairs), strict=True))
+    return found
+
+
+def _with_dictionaries(table: pa.Table) -> pa.Table:
+    """A table whose columns of `TEXTS` are dictionaries, as `decode` makes them."""
+    for number, name in enumerate(table.column_names):
+        if name in TEXTS and not pa.types.is_dictionary(table.schema.field(name).type):
+            values = table.column(name).dictionary_encode()
+            table = table.set_column(number, name, values)
+    return table
+
+
+def _key(table: pa.Table, names: Sequence[str]) -> np.ndarray:
+    """One whole number a row, ordered and equal as the rows are by some columns of texts or whole numbers."""
+    key, size = np.zeros(len(table), np.int64), 1
+    for name in names:
+        values = table.column(name)
+        if pa.types.is_dictionary(values.type):
+            array = values.combine_chunks()
+            texts = array.dictionary.to_numpy(zero_copy_only=False)
+            rank = np.empty(len(texts), np.int64)
+            rank[np.argsort(texts)] = np.arange(len(texts))
+            codes, count = rank[array.indices.to_numpy()], len(texts)
+        else:
+            codes = values.to_numpy()
+            codes = codes - codes.min(initial=0)
+            count = int(codes.max(initial=0)) + 1
+        if size * count >= 2**63:
+            kept, key = np.unique(key, return_inverse=True)
+            size = len(kept)
+        key, size = key * count + codes, size * count
+    return key
+
+
+def _taken(values: pa.ChunkedArray, order: np.ndarray) -> pa.Array | pa.ChunkedArray:
+    """Rows of a column in an order; numpy takes numbers several times as fast as arrow."""
+    if values.null_count or not (
+        pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
+    ):
+        return values.combine_chunks().take(pa.array(order))
+    return pa.array(values.to_numpy()[order])
+
+
 def long(tables: Iterable[pa.Table], axes: Iterable[str]) -> pd.DataFrame:
-    """Blocks as one table: repeated rows once, ordered by arm, seed, run and evaluation, and without gaps in ``axes``
-    that configs can fill."""
+    """Blocks as the long table: repeated rows once, ordered by arm, seed, run and evaluation, and without gaps in
+    ``axes`` that configs can fill."""
     tables = list(tables)
     if not tables:
         return pd.DataFrame({name: [] for name in (*TEXTS, *COUNTS, "config", *METRICS)})
-    table = pa.concat_tables(tables, promote_options="permissive")
-    frame = table.unify_dictionaries().to_pandas(integer_object_nulls=True)
-    key = ["arm", "seed", "run", "evaluation"]
-    frame = frame.drop_duplicates(subset=key).sort_values(key, kind="stable", ignore_index=True)
+    table = joined(tables)
+    del tables
+    for number, name in enumerate(table.column_names):
+        if name in TEXTS:
+            table = table.set_column(number, name, table.column(name).cast(pa.string()))
+    frame = table.to_pandas(integer_object_nulls=True, split_blocks=True)
+    described: dict[int, Any] = {}
     for path in axes:
-        frame[path] = _filled(frame, path)
+        frame[path] = _filled(frame, path, described)
     return frame
 
 
@@ -161,14 +239,19 @@ def value_in(described: Mapping[str, Any], path: str) -> Any:
     return value["kind"] if isinstance(value, Mapping) else value
 
 
-def _filled(frame: pd.DataFrame, path: str) -> pd.Series:
-    """The column of a swept path, with gaps filled from the configs."""
-    values = list(frame[path]) if path in frame else [None] * len(frame)
-    gaps = pd.isna(pd.Series(values, dtype=object)).to_numpy()
-    known: dict[str, Any] = {}
-    for row in gaps.nonzero()[0]:
-        text = str(frame["config"].iat[row])
-        if text not in known:
-            known[text] = value_in(json.loads(text), path)
-        values[row] = known[text]
-    return pd.Series(values, index=frame.index, dtype=None if len(frame) else object)
+def _filled(frame: pd.DataFrame, path: str, described: dict[int, Any]) -> pd.Series:
+    """The column of a swept path, with gaps filled from the configs; ``described`` keeps those that were read."""
+    column: Any = frame[path] if path in frame else pd.Series(None, frame.index, dtype=object)
+    gaps = column.isna().to_numpy()
+    configs = frame["config"].cat
+    codes = np.asarray(configs.codes)[gaps]
+    found: dict[int, Any] = {}
+    for code in np.unique(codes).tolist():
+        if code not in described:
+            described[code] = json.loads(configs.categories[code])
+        found[code] = value_in(described[code], path)
+    if column.dtype != object and all(value is None for value in found.values()):
+        return column
+    values = column.astype(object).to_numpy(copy=True)
+    values[gaps] = [found[code] for code in codes.tolist()]
+    return pd.Series(values.tolist(), index=frame.index, dtype=None if len(frame) else object)

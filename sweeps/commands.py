@@ -76,16 +76,16 @@ def _run(studies: "Sequence[Study]", options: argparse.Namespace, name: str) -> 
 def report(options: argparse.Namespace) -> int:
     """Analyse results anew; print the scoreboard in a form for programs and papers, or write pages."""
     runtime.configure()
-    _require_results(options.directory)
+    opened = _require_results(options.directory)
     if options.format != "html":
         from analysis import export
 
-        sys.stdout.write(export.render(options.directory, options.format))
+        sys.stdout.write(export.render(options.directory, options.format, opened))
         return 0
     from analysis import report as pages
     from sweeps import runner
 
-    runner.finish(options.directory, _console(), pages.build)
+    runner.finish(options.directory, _console(), pages.build, opened)
     return 0
 
 
@@ -179,10 +179,10 @@ def _size(study: Any, preset: str) -> int:
 
 def tensorboard(options: argparse.Namespace) -> int:
     """Write TensorBoard's logs, and start it if it is installed."""
-    _require_results(options.directory)
+    opened = _require_results(options.directory)
     from sweeps import runner
 
-    logs = runner.mirror(options.directory, options.runs)
+    logs = runner.mirror(options.directory, opened, options.runs)
     if importlib.util.find_spec("tensorboard") is None:
         print(
             f"testbed: TensorBoard is not installed: run `uv run --extra tensorboard testbed "
@@ -211,17 +211,20 @@ def _require_free(port: int) -> None:
             ) from problem
 
 
-def _require_results(directory: Path) -> None:
-    """Refuse a directory without results; load the studies' files, which may define kinds of their own."""
+def _require_results(directory: Path) -> list[tuple[Any, Any]]:
+    """Refuse a directory without results; load the studies' files, which may define kinds of their own. Its stores as
+    `read_stores` gives them."""
     from sweeps.store import read_stores
     from sweeps.study import load_study
 
-    for store, _ in read_stores(directory):
+    opened = read_stores(directory)
+    for store, _ in opened:
         file = store.header.get("file")
         if file and Path(file).is_file():
             # A file that no longer loads is told of in the report, which judges by the stored rules.
             with contextlib.suppress(InvalidInput):
                 load_study(file)
+    return opened
 
 
 def _console() -> "Console":

@@ -1,37 +1,77 @@
 """What `study.json` says: the study as it was planned, and the sessions that ran it."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from sweeps import files
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from sweeps import blocks, files
 from sweeps.blocks import value_in
 from testbed.errors import InvalidInput
 
-SCHEMA = 2
+#: 3: the ids of the planned runs are in a file of their own. Stores of schema 2, which had them in `study.json`, can be
+#: read, and joined, which makes them ones of schema 3.
+SCHEMA = 3
+_READABLE = (2, SCHEMA)
+#: Arm and id of every planned run; `study.json` says how many they are.
+PLANNED = "planned.parquet"
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """The header of a store. Raises `InvalidInput` if it is unreadable or of another schema."""
+    """The header of a store: what `study.json` says, with the ids of the planned runs by arm.
+
+    Raises `InvalidInput` if it is unreadable or of another schema.
+    """
     path = directory / "study.json"
     try:
         header = json.loads(path.read_text())
     except (OSError, ValueError) as problem:
         raise InvalidInput(f"{path} is not readable as JSON: restore it or delete it") from problem
     schema = header.get("schema") if isinstance(header, dict) else None
-    if schema != SCHEMA:
+    if schema not in _READABLE:
         raise InvalidInput(
             f"{path} has schema {schema}, this version reads and writes schema {SCHEMA}: "
             "use the version that wrote it, or another --out"
         )
+    if schema == SCHEMA and "planned" in header:
+        header["planned"] = _read_planned(directory / PLANNED, header["planned"])
     return header
 
 
 def write(directory: Path, header: Mapping[str, Any]) -> None:
-    """Replace the header of a store."""
+    """Replace what `study.json` says, but not the ids of the planned runs; see `write_planned`."""
+    if "planned" in header:
+        header = {**header, "planned": {arm: len(ids) for arm, ids in header["planned"].items()}}
     text = json.dumps(header, indent=2, allow_nan=False) + "\n"
     files.write(directory / "study.json", text.encode(), directory / "study.json.tmp")
+
+
+def write_planned(directory: Path, header: Mapping[str, Any]) -> None:
+    """Replace the ids of the planned runs. To be called before `write`: ids too many do less harm than ids too few."""
+    if "planned" in header:
+        planned = header["planned"]
+        counts = [len(ids) for ids in planned.values()]
+        arms = pa.array(list(planned), pa.string()).take(np.repeat(np.arange(len(counts)), counts))
+        runs = [run for ids in planned.values() for run in ids]
+        data = blocks.encode(pa.table({"arm": arms, "run": pa.array(runs, pa.string())}))
+        files.write(directory / PLANNED, data, directory / f"{PLANNED}.tmp")
+
+
+def _read_planned(path: Path, arms: Iterable[str]) -> dict[str, list[str]]:
+    try:
+        table = pq.ParquetFile(path).read()
+    except (pa.ArrowInvalid, OSError) as problem:
+        raise InvalidInput(
+            f"{path} is not readable: delete it and `study.json`, and run the same command again"
+        ) from problem
+    planned: dict[str, list[str]] = {arm: [] for arm in arms}
+    for arm, run in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        planned.setdefault(arm, []).append(run)
+    return planned
 
 
 def session(header: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,6 +96,7 @@ def joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> d
     }
     return {
         **old,
+        "schema": SCHEMA,
         "planned": planned,
         "preset": new["preset"],
         "note": new.get("note", ""),

@@ -27,6 +27,10 @@ from testbed import config
 from testbed.errors import InvalidInput
 
 Row = dict[str, Any]
+#: A store and its table, as `read_stores` gives them.
+Opened = tuple[Store, pd.DataFrame]
+#: Analyses the results in a directory, whose stores have been read; the path of the page.
+Report = Callable[[Path, Sequence[Opened]], Path]
 
 
 @runtime_checkable
@@ -173,7 +177,7 @@ def run(
     selections: Sequence[Selection],
     directory: Path,
     console: Console,
-    report: Callable[[Path], Path],
+    report: Report,
     engine: Engine,
     origins: Sequence[Mapping[str, Any]] = (),
 ) -> None:
@@ -208,20 +212,27 @@ def run(
             say(console, f"{len(ids - left)} of {len(ids)} runs are saved in {directory}")
             raise
         for book in books:
+            book.store.merge()
             book.store.note(seconds=round(time.monotonic() - start, 1))
         finish(directory, console, report)
     say(console, f"Wall time {duration(time.monotonic() - start)}")
 
 
-def finish(directory: Path, console: Console, report: Callable[[Path], Path]) -> None:
-    """Analyse results, write the report and TensorBoard's logs, and show the verdicts."""
+def finish(
+    directory: Path, console: Console, report: Report, opened: Sequence[Opened] | None = None
+) -> None:
+    """Analyse results, write the report and TensorBoard's logs, and show the verdicts.
+
+    ``opened`` are the stores as `read_stores` gives them, if they have been read.
+    """
     say(console, "Analysing")
-    page = report(directory)
-    mirror(directory)
+    opened = read_stores(directory) if opened is None else opened
+    page = report(directory, opened)
+    mirror(directory, opened)
     verdicts = read_verdicts(directory)
     if verdicts:
         console.print(verdict_table(verdicts))
-    tables = [table for _, table in read_stores(directory)]
+    tables: list[Any] = [table[["run", "diverged_step"]] for _, table in opened]
     results = pd.concat([table.drop_duplicates("run") for table in tables]).drop_duplicates("run")
     diverged = np.count_nonzero(results["diverged_step"] >= 0)
     say(console, f"Runs        {len(results)}, of which {diverged} diverged")
@@ -229,7 +240,7 @@ def finish(directory: Path, console: Console, report: Callable[[Path], Path]) ->
     say(console, f"TensorBoard testbed tensorboard {directory}")
 
 
-def mirror(directory: Path, single_runs: bool = False) -> Path:
+def mirror(directory: Path, opened: Sequence[Opened], single_runs: bool = False) -> Path:
     """Write TensorBoard's logs of each study of a results directory; the directory to give to TensorBoard."""
     verdicts = read_verdicts(directory)
     logs = [
@@ -241,7 +252,7 @@ def mirror(directory: Path, single_runs: bool = False) -> Path:
             verdicts=[row for row in verdicts if row.get("study", name) == name],
             single_runs=single_runs,
         )
-        for store, table in read_stores(directory)
+        for store, table in opened
         for name in [store.header["study"]]
     ]
     if len(logs) > 1:

@@ -5,25 +5,33 @@ temporary name, flushed to disk and renamed, and are named by their content, so 
 killed at any moment leaves whole blocks only. One process writes at a time; any number may read.
 """
 
+import contextlib
 import hashlib
 import io
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+import pyarrow as pa
 
 from sweeps import blocks, files
 from sweeps import header as headers
 from sweeps.blocks import COUNTS, FACTS, MEASURED, METRICS, TEXTS, Rows
 from sweeps.header import SCHEMA
+from sweeps.runtime import cores
 from testbed import config
 from testbed.errors import InvalidInput
 
 __all__ = ["COUNTS", "FACTS", "MEASURED", "METRICS", "SCHEMA", "TEXTS", "Rows", "Store"]
 __all__ += ["read_stores", "study_directories"]
 
-_OURS = {".lock", "study.json.tmp"}
+#: Blocks of fewer rows are merged until there are as many: 10^4 runs are then a few dozen files.
+MERGED_ROWS = 32_768
+#: Blocks of fewer bytes that an earlier session has left, if they are many, are merged too.
+_SMALL_BYTES, _MANY = 2**20, 16
+_OURS = {".lock", "study.json.tmp", headers.PLANNED, f"{headers.PLANNED}.tmp"}
 
 
 class Store:
@@ -33,6 +41,7 @@ class Store:
         self.directory = directory
         self.header = header
         self._lock = lock
+        self._small: dict[Path, pa.Table] = {}
 
     @classmethod
     def create_or_open(cls, directory: Path | str, header: Mapping[str, Any]) -> "Store":
@@ -60,6 +69,7 @@ class Store:
             (directory / "blocks").mkdir(exist_ok=True)
             for left_over in (directory / "blocks").glob(".*.tmp"):
                 left_over.unlink()
+            headers.write_planned(directory, merged)
             headers.write(directory, merged)
         except OSError as problem:
             lock.close()
@@ -67,7 +77,13 @@ class Store:
         except BaseException:
             lock.close()
             raise
-        return cls(directory, merged, lock)
+        store = cls(directory, merged, lock)
+        try:
+            store._merge_old()
+        except BaseException:
+            store.close()
+            raise
+        return store
 
     @classmethod
     def open(cls, directory: Path | str) -> "Store":
@@ -80,8 +96,9 @@ class Store:
         return cls(directory, headers.read(directory), None)
 
     def close(self) -> None:
-        """Let other processes write."""
+        """Merge what is left to merge, and let other processes write."""
         if self._lock is not None:
+            self.merge()
             self._lock.close()
             self._lock = None
 
@@ -101,11 +118,46 @@ class Store:
     def append(self, rows: Rows) -> Path:
         """Write rows (see `sweeps.blocks`) as one block, whole or not at all. Returns its path.
 
-        Raises `InvalidInput` if the disk refuses; nothing of the block is left then.
+        Blocks of few rows are merged now and then; see `merge`. Raises `InvalidInput` if the disk refuses; nothing of
+        the block is left then.
         """
         if self._lock is None:
             raise ValueError("this store was opened to read")
-        data = blocks.encode(blocks.typed(rows))
+        table = blocks.typed(rows)
+        path = self._write(table)
+        if len(table) < MERGED_ROWS:
+            self._small[path] = table
+            if sum(map(len, self._small.values())) >= MERGED_ROWS:
+                self.merge()
+        return path
+
+    def merge(self) -> None:
+        """Put the blocks of few rows that were appended into one: thousands of files take long to read.
+
+        The merged block is on disk before the others go, so that a kill leaves rows twice at worst, which count once;
+        who reads meanwhile finds them in one place or the other. If the disk refuses, they stay as they are.
+        """
+        small, self._small = self._small, {}
+        if len(small) < 2:
+            return
+        with contextlib.suppress(InvalidInput):
+            merged = self._write(blocks.joined(small.values()))
+            for path in small.keys() - {merged}:
+                path.unlink(missing_ok=True)
+
+    def _merge_old(self) -> None:
+        """Merge small blocks that earlier sessions have left, if they are many."""
+        paths = [path for path in self._paths() if path.stat().st_size < _SMALL_BYTES]
+        if len(paths) < _MANY:
+            return
+        for path in paths:
+            self._small[path] = blocks.decode(path)
+            if sum(map(len, self._small.values())) >= MERGED_ROWS:
+                self.merge()
+        self.merge()
+
+    def _write(self, table: pa.Table) -> Path:
+        data = blocks.encode(table)
         name = hashlib.sha256(data).hexdigest()[:16]
         path = self.directory / "blocks" / f"{name}.parquet"
         try:
@@ -120,11 +172,7 @@ class Store:
 
     def held(self) -> set[tuple[str, str]]:
         """Of which arms which runs are stored."""
-        pairs: set[tuple[str, str]] = set()
-        for path in self._paths():
-            columns = blocks.decode(path, ["arm", "run"])
-            pairs.update(zip(*(columns.column(n).to_pylist() for n in ("arm", "run")), strict=True))
-        return pairs
+        return blocks.runs(self._tables(["arm", "run"]))
 
     def read(self) -> pd.DataFrame:
         """The long table: repeated rows once, in a fixed order.
@@ -132,8 +180,20 @@ class Store:
         Swept paths that a block does not have as a column (an axis that was added later) are
         filled in from its configs.
         """
-        paths = self._paths()
-        return blocks.long(map(blocks.decode, paths), self.header.get("axes", {}))
+        return blocks.long(self._tables(), self.header.get("axes", {}))
+
+    def _tables(self, columns: list[str] | None = None) -> list[pa.Table]:
+        """Every block's table, in the order of names."""
+        known: dict[Path, pa.Table] = {}
+        with ThreadPoolExecutor(cores()) as pool:
+            # Who writes may add or merge blocks meanwhile: what was read is whole if it is still what there is.
+            while list(known) != (paths := self._paths()):
+                new = [path for path in paths if path not in known]
+                with contextlib.suppress(FileNotFoundError):
+                    read = pool.map(lambda path: blocks.decode(path, columns), new)
+                    known |= dict(zip(new, read, strict=True))
+                    known = {path: known[path] for path in paths}
+        return list(known.values())
 
     def _paths(self) -> list[Path]:
         return sorted((self.directory / "blocks").glob("[!.]*.parquet"))
