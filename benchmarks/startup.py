@@ -66,8 +66,8 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
         finite = 0
         for number, chunk in enumerate(chunks):
             compiled = programs.of(chunks[number:])
-            _, diverged = population.run_chunk(chunk, standing, silence, compiled)
-            finite += len(chunk.points) - diverged
+            outcome = population.run_chunk(chunk, standing, silence, compiled)
+            finite += len(chunk.points) - outcome.diverged
     done = time.time()
     if finite < options.runs:
         raise SystemExit("a policy diverged: this is no measurement")

@@ -34,7 +34,7 @@ from testbed.stages import Cache
 from testbed.streams import Stream, stream
 from testbed.train import TrainConfig, TrainState
 
-__all__ = ["Spent", "compile_key", "execute", "plan", "run_chunk"]
+__all__ = ["Outcome", "Spent", "compile_key", "execute", "plan", "run_chunk"]
 
 #: What a slot does in a call: nothing, begin a run, or train it on.
 IDLE, BEGIN, TRAIN = range(3)
@@ -43,11 +43,13 @@ Rows = dict[str, Any]
 
 @dataclass
 class Spent:
-    """What an execution took: seconds for stages and for runs, the most bytes that a program needs on all devices
-    together, and how often a chunk was given fewer slots because memory ran out."""
+    """What an execution took: seconds for stages and for runs, and of these how many the devices were computing; the
+    most bytes that a program needs on all devices together; how often a chunk was given fewer slots because memory ran
+    out."""
 
     stage_seconds: float = 0.0
     run_seconds: float = 0.0
+    busy_seconds: float = 0.0
     bytes: int = 0
     shrunk: int = 0
 
@@ -69,7 +71,7 @@ def execute(plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> 
             progress.stage(f"chunk {number} of {len(plan.chunks)} ({chunk.label})")
             try:
                 made = programs.of([chunk for _, chunk in waiting])
-                rows, diverged = run_chunk(chunk, grounds, progress, made)
+                outcome = run_chunk(chunk, grounds, progress, made)
             except OutOfMemory as problem:
                 smaller = _smaller(chunk, problem)
                 spent.shrunk += 1
@@ -82,8 +84,9 @@ def execute(plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> 
                     for k, c in waiting
                 )
                 continue
-            on_rows(rows)
-            progress.finished(len(chunk.points), diverged)
+            on_rows(outcome.rows)
+            progress.finished(len(chunk.points), outcome.diverged)
+            spent.busy_seconds += outcome.seconds
             spent.bytes = max(spent.bytes, made.bytes * chunk.devices)
             waiting.popleft()
     spent.run_seconds = time.monotonic() - clock
@@ -200,10 +203,18 @@ class Lane(NamedTuple):
     mode: Any
 
 
+class Outcome(NamedTuple):
+    """Of a chunk: its rows, column by column; how many runs diverged; seconds that the devices were computing."""
+
+    rows: Rows
+    diverged: int
+    seconds: float
+
+
 def run_chunk(
     chunk: Chunk, grounds: Standing, progress: Progress, programs: Compiled | None = None
-) -> tuple[Rows, int]:
-    """Train and evaluate the runs of a chunk; their rows, column by column, and how many diverged.
+) -> Outcome:
+    """Train and evaluate the runs of a chunk.
 
     Raises `OutOfMemory` if a device has too little memory.
     """
@@ -230,13 +241,14 @@ class _Slots:
         self.index = np.zeros(tuple(chunk.layout), np.int32)
         self.worlds = np.full(chunk.layout.rows, -1)
 
-    def through(self, programs: Compiled | None) -> tuple[Rows, int]:
-        """Take all runs through; their rows, and how many diverged."""
+    def through(self, programs: Compiled | None) -> Outcome:
+        """Take all runs through."""
         parts, columns = _asked(self.chunk, self.grounds[0])
         train_on, measure = programs[:2] if programs else (program for program, _ in parts)
         state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), parts[0][1][0])
         state = devices.place(state)
         table = _Table(self.chunk, columns, self.grounds)
+        busy = 0.0
         moved, (config, seed), (supply, yardstick) = self._fill(), (None, None), (None, None)
         while np.any(self.runs >= 0):
             if moved.runs:
@@ -247,14 +259,16 @@ class _Slots:
             mode = np.where(live, np.where(self.index > 0, TRAIN, BEGIN), IDLE).astype(np.int32)
             lane = Lane(seed, *devices.place((self.index, mode)))
             steps = self.every * int(np.any(mode == TRAIN))
+            clock = time.monotonic()
             state = train_on(state, config, lane, supply, np.int32(self.every), np.int32(steps))
             found = jax.device_get(measure(_measured_part(state), lane, yardstick))
+            busy += time.monotonic() - clock
             done, spared = table.put(self.runs, self.index, found)
             self.progress.advance(self.every * (int(np.sum(mode == TRAIN)) + spared))
             self.runs[done] = -1
             self.index += 1
             moved = self._fill()
-        return table.rows(), table.diverged
+        return Outcome(table.rows(), table.diverged, busy)
 
     def _fill(self) -> "_Moved":
         """Give free slots the next runs of their worlds, and free rows the worlds with most runs waiting."""

@@ -60,8 +60,9 @@ def chunk(runs: list[Point], rows: int = 2, lanes: int = 2, stacks: bool = False
 
 def taken(made: Chunk, standing: Any, progress: Any) -> tuple[list[dict[str, Any]], int]:
     """The rows of a chunk one by one, and how many of its runs diverged."""
-    columns, diverged = population.run_chunk(made, standing, progress)
-    return one_by_one(columns), diverged
+    outcome = population.run_chunk(made, standing, progress)
+    assert outcome.seconds > 0
+    return one_by_one(outcome.rows), outcome.diverged
 
 
 def one_by_one(columns: dict[str, Any]) -> list[dict[str, Any]]:

@@ -1,0 +1,251 @@
+"""What many devices, many processes and many runs cost.
+
+    uv run python benchmarks/scaling.py                              # all three tables
+    uv run python benchmarks/scaling.py --part runs --runs 10000
+
+devices: 8 runs of workload S, offline, in a process with 1, 2, 4 and 8 forced host devices: run-steps a second, and how
+many times those of one device on one core. processes: 1 to N processes of one core each, side by side. runs: so many
+tiny runs through the whole path, from the plan to the summary: what the host takes for each run beyond the time in
+which the devices compute, worlds are made and curves are fitted, and the most memory that the process has held by the
+end of the runs.
+"""
+
+import argparse
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+PARTS = ("devices", "processes", "runs")
+STACK, REPEATS = 8, 5
+
+
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--part", choices=PARTS, help="(default: each)")
+    parser.add_argument("--runs", type=int, default=10_000, help="tiny runs (default 10000)")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of a repeat (default 5)")
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def train(devices: int, cores: int, first: int, seconds: float) -> list[float]:
+    """Run-steps a second of each repeat, in a process of its own; called in a child."""
+    allowed = sorted(os.sched_getaffinity(0))
+    os.sched_setaffinity(0, allowed[first % len(allowed) :][:cores])
+    os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
+    from sweeps import runtime
+
+    runtime.configure()
+    from throughput import Training, experiment
+
+    training = Training(experiment("S", "offline"), STACK)
+    steps = max(1, round(seconds / (training.seconds(5) / 5)))
+    print("ready", flush=True)
+    sys.stdin.readline()
+    return [steps * STACK / training.seconds(steps) for _ in range(REPEATS)]
+
+
+def rates(configurations: list[tuple[int, int, int]], seconds: float) -> float:
+    """Run-steps a second of processes side by side: devices, cores and first core of each. Medians, summed."""
+    children = []
+    for devices, cores, first in configurations:
+        command = [sys.executable, __file__, "--seconds", str(seconds)]
+        command += ["--child", f"{devices},{cores},{first}"]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        children.append(subprocess.Popen(command, **pipes))
+    for child in children:
+        assert child.stdout
+        child.stdout.readline()
+    for child in children:
+        assert child.stdin
+        child.stdin.write("go\n")
+        child.stdin.flush()
+    found = [child.communicate()[0] for child in children]
+    return sum(statistics.median(json.loads(text.splitlines()[-1])) for text in found)
+
+
+def by_devices(seconds: float) -> list[dict[str, Any]]:
+    """Forced host devices in one process on all cores; the first row is one device on one core."""
+    cores = len(os.sched_getaffinity(0))
+    rows = []
+    for devices, own in ((1, 1), (1, cores), (2, cores), (4, cores), (8, cores)):
+        rate = rates([(devices, own, 0)], seconds)
+        one = rows[0]["run_steps_per_second"] if rows else rate
+        ratio = {"times_one_core": rate / one}
+        rows.append({"devices": devices, "cores": own, "run_steps_per_second": rate} | ratio)
+    return rows
+
+
+def by_processes(seconds: float) -> list[dict[str, Any]]:
+    """Processes of one core and one device each."""
+    rows = []
+    for count in range(1, len(os.sched_getaffinity(0)) + 1):
+        rate = rates([(1, 1, first) for first in range(count)], seconds)
+        one = rows[0]["run_steps_per_second"] if rows else rate
+        rows.append({"processes": count, "run_steps_per_second": rate, "times_one": rate / one})
+    return rows
+
+
+def tiny_study(runs: int) -> Any:
+    """Two worlds of next to nothing, and two steps of training at each of so many learning rates."""
+    from envs.labelers.bradley_terry import BradleyTerry
+    from envs.neural import Neural
+    from sweeps.grid import Axis
+    from sweeps.study import Arm, Preset, Study
+    from testbed.data import DataSpec
+    from testbed.experiment import EvaluationConfig, Experiment
+    from testbed.optimiser import FitConfig
+    from testbed.proxies import ProxyConfig
+    from testbed.sources.offline import Offline
+    from testbed.train import OnlineRun
+    from testbed.transformer import TransformerConfig
+
+    base = Experiment(
+        task=Neural(vocabulary=8, prompt_length=4, response_length=4),
+        labeler=BradleyTerry(),
+        model=TransformerConfig(width=8, layers=1, heads=1, key_value_heads=1),
+        source=Offline(),
+        data=DataSpec(pairs=64, held_out=64),
+        sft=FitConfig(steps=5, batch_size=8),
+        proxy=ProxyConfig(fit=FitConfig(steps=5, batch_size=8)),
+        baseline=OnlineRun(steps=5),
+        evaluation=EvaluationConfig(points=1, prompts=8, kl_prompts=8, pairs=8),
+        steps=2,
+        batch_size=4,
+    )
+    rates = [1e-5 * (1 + k) for k in range(runs // 2)]
+    arms = (Arm("offline", {}),)
+    grid = Axis("optimiser.learning_rate", rates)
+    return Study(
+        "tiny",
+        "Tiny runs",
+        "What does a run cost?",
+        base,
+        arms,
+        grid,
+        (),
+        {"all": Preset(seeds=2)},
+        "all",
+    )
+
+
+def many_runs(count: int) -> dict[str, Any]:
+    """So many tiny runs from the plan to the page; called in a child."""
+    from sweeps import runtime
+
+    runtime.configure()
+    from rich.console import Console
+
+    from analysis import report
+    from sweeps import population, runner
+
+    analysing = resident = 0.0
+    took = population.Spent()
+
+    class Engine:
+        """The engine, remembering what it took."""
+
+        def plan(self, points: Any) -> Any:
+            """See `population.plan`."""
+            return population.plan(points)
+
+        def execute(self, plan: Any, on_rows: Any, progress: Any) -> population.Spent:
+            """See `population.execute`."""
+            nonlocal took, resident
+            took = population.execute(plan, on_rows, progress)
+            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+            return took
+
+    def analysed(directory: Path) -> Path:
+        nonlocal analysing
+        begun = time.perf_counter()
+        page = report.build(directory)
+        analysing = time.perf_counter() - begun
+        return page
+
+    begun = time.perf_counter()
+    selection = tiny_study(count).select()
+    selection.points()
+    pointed = time.perf_counter()
+    with tempfile.TemporaryDirectory() as scratch:
+        console = Console(file=open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
+        runner.run([selection], Path(scratch) / "out", console, analysed, Engine())
+    ended = time.perf_counter()
+    elsewhere = took.stage_seconds + took.busy_seconds + analysing
+    return {
+        "runs": count,
+        "seconds": ended - begun,
+        "seconds_for_points": pointed - begun,
+        "seconds_for_worlds": took.stage_seconds,
+        "seconds_in_runs": took.run_seconds,
+        "seconds_computing": took.busy_seconds,
+        "seconds_analysing": analysing,
+        "host_ms_a_run": 1e3 * (ended - begun - elsewhere) / count,
+        "host_ms_a_run_while_running": 1e3 * (took.run_seconds - took.busy_seconds) / count,
+        "resident_mb": resident,
+    }
+
+
+def by_runs(count: int) -> list[dict[str, Any]]:
+    """A tenth as many runs, then all: what grows with their number, and what does not."""
+    rows = []
+    with tempfile.TemporaryDirectory() as cache:
+        for runs in (count // 10, count // 10, count):
+            command = [sys.executable, __file__, "--child", str(runs)]
+            environment = os.environ | {"TESTBED_CACHE": cache}
+            ended = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=False
+            )
+            if ended.returncode:
+                sys.exit(ended.stderr)
+            rows.append(json.loads(ended.stdout.splitlines()[-1]))
+    # The first only filled the cache of compiled programs.
+    return rows[1:]
+
+
+def table(title: str, rows: list[dict[str, Any]]) -> None:
+    """Print rows of equal keys."""
+    print(f"\n{title}\n" + "".join(f"{name:>29s}" for name in rows[0]))
+    for row in rows:
+        print("".join(f"{value:29.4g}" for value in row.values()))
+
+
+def main() -> None:
+    """Measure and print tables."""
+    options = arguments()
+    if options.child:
+        numbers = [int(text) for text in options.child.split(",")]
+        figures = (
+            many_runs(numbers[0])
+            if len(numbers) == 1
+            else train(numbers[0], numbers[1], numbers[2], options.seconds)
+        )
+        print(json.dumps(figures))
+        return
+    from sweeps import provenance
+
+    found = {}
+    for part in [options.part] if options.part else PARTS:
+        if part == "runs":
+            found[part] = by_runs(options.runs)
+        else:
+            found[part] = {"devices": by_devices, "processes": by_processes}[part](options.seconds)
+        table(part, found[part])
+    if options.json:
+        origin = {"machine": provenance.machine(), "versions": provenance.versions()}
+        options.json.write_text(json.dumps({**origin, **found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
