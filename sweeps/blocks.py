@@ -87,8 +87,8 @@ def column(name: str, values: Any) -> pa.Array:
         return values if kind in (None, values.type) else values.cast(kind)
     if hasattr(values, "dtype") and np.asarray(values).dtype != object:
         values = np.asarray(values)
-        if kind is None and values.dtype.kind == "f":
-            kind = pa.float64()
+        if kind is None:
+            kind = {"f": pa.float64(), "i": pa.int64()}.get(values.dtype.kind)
     else:
         values = [_plain(value) for value in values]
         if kind is None and any(isinstance(value, float) for value in values):

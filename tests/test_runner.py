@@ -1,6 +1,7 @@
 """Running a study: skip what is stored, store chunk by chunk, show progress and results."""
 
 import copy
+import dataclasses
 import io
 import json
 from collections.abc import Callable, Sequence
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import equinox as eqx
+import numpy as np
 import pytest
 from rich.console import Console
 
@@ -21,6 +23,7 @@ from sweeps.progress import LogDisplay, Meter, Progress, TerminalDisplay, displa
 from sweeps.rules import More
 from sweeps.store import Store
 from sweeps.study import Arm, Point, Preset, Study
+from testbed import config
 from testbed.errors import InvalidInput
 
 
@@ -180,6 +183,44 @@ def test_a_run_that_serves_two_arms_is_computed_once(tmp_path: Path) -> None:
     run(tmp_path, engine, twins)
     assert len(engine.executed) == 2
     assert len(Store.open(tmp_path).read()) == 2 * 2 * 3
+
+
+def test_a_book_knows_what_is_stored_without_reading_it_again(tmp_path: Path) -> None:
+    twins = named(
+        "twins", Arm("online", {}), Arm("offline", {"gain": 1.0}), Arm("far", {"gain": 3.0})
+    )
+    selection, engine = twins.select(seeds=2), Sums()
+    points = selection.points()
+    with Store.create_or_open(tmp_path, selection.describe()) as store:
+        book = runner.Book(points, store)
+        shared, own = points[0], next(point for point in points if point.arm == "far")
+        foreign = dataclasses.replace(own, run="of another study")
+        for chunk in ([shared, own, foreign], [shared], points[::-1], points):
+            rows = columns(row for point in chunk for row in engine.rows(point))
+            # As lists, and as arrays of numpy.
+            book.put(rows)
+            again = runner.Book(points, store)
+            assert set(book.lacking()) == set(again.lacking())
+            book.put({name: np.array(values) for name, values in rows.items()})
+            assert set(book.lacking()) == set(runner.Book(points, store).lacking())
+        assert not book.lacking()
+        assert len(list((tmp_path / "blocks").iterdir())) == 2
+        table = store.read()
+    assert len(table) == 3 * len(points)
+    for point in points:
+        rows = table[(table["run"] == point.run) & (table["arm"] == point.arm)]
+        assert [row["win_rate"] for row in engine.rows(point)] == list(rows["win_rate"])
+        assert set(rows["rate"]) == {point.settings["rate"]}
+        assert set(rows["seed"]) == {point.seed}
+        assert set(rows["config"]) == {config.canonical(point.experiment)}
+
+
+def test_results_are_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads = []
+    read = Store.read
+    monkeypatch.setattr(Store, "read", lambda store: reads.append(store) or read(store))
+    run(tmp_path, Sums())
+    assert len(reads) == 1
 
 
 def test_runs_without_rows_are_an_error(tmp_path: Path) -> None:

@@ -14,9 +14,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from sweeps import blocks
 from sweeps.blocks import columns, value_in
 from sweeps.store import METRICS, SCHEMA, Store
 from testbed.errors import InvalidInput
@@ -75,6 +77,176 @@ def test_repeated_rows_count_once(tmp_path: Path) -> None:
         store.append(columns(rows("a", arm="offline")))
         assert len(list((tmp_path / "blocks").iterdir())) == 3
         assert len(store.read()) == 9
+
+
+def test_columns_are_stored_as_given(tmp_path: Path) -> None:
+    """Arrays of numpy and arrow, lists, gaps: what `read` gives is what `append` got."""
+    given: dict[str, Any] = {
+        "run": np.array(["a", "a", "b"], dtype=object),
+        "arm": pa.array(["online"] * 3).dictionary_encode(),
+        "study": ["small"] * 3,
+        "seed": np.zeros(3, np.int32),
+        "evaluation": [0, 1, 0],
+        "config": pa.array(["{}", "{}", '{"seed": 1}']),
+        "kl": np.array([0.1, np.nan, 3.0], np.float32),
+        "win_rate": [None, 0.5, 1],
+        "entropy": np.array([1, 2, 3]),
+        "loss.beta": [1, 0.5, None],
+        "ground.parameters": np.array([7.0, 7.0, 8.0]),
+        "flag": [True, None, False],
+        "whole": np.array([1, 2, 3], np.int16),
+    }
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        path = store.append(given)
+    table = Store.open(tmp_path).read()
+    assert list(table["run"]) == ["a", "a", "b"]
+    for name, kind in (("kl", np.float64), ("win_rate", np.float64), ("entropy", np.float64)):
+        assert table[name].dtype == kind
+        np.testing.assert_array_equal(table[name], np.array(given[name], np.float64))
+    np.testing.assert_array_equal(table["loss.beta"], [1.0, 0.5, np.nan])
+    assert table["whole"].dtype.kind == "i"
+    assert list(table["flag"]) == [True, None, False]
+    assert table["config"].dtype == "category"
+    # Rows that come one by one are the same.
+    again = columns(pq.read_table(path).to_pylist())
+    same(blocks.long([blocks.typed(again)], ()), table[list(given)])
+    with pytest.raises(ValueError, match=r"rows lack the columns \['config'\]"):
+        blocks.typed({name: given[name] for name in given if name != "config"})
+    with pytest.raises(ValueError, match="equally long"):
+        blocks.typed(given | {"kl": [1.0]})
+
+
+def same(left: pd.DataFrame, right: pd.DataFrame) -> None:
+    """Equal, but for the order in which categories were met."""
+    pd.testing.assert_frame_equal(left, right, check_categorical=False)
+
+
+def many(count: int, **changes: Any) -> list[list[dict[str, Any]]]:
+    """The rows of runs of two arms and three seeds, run by run in no order."""
+    arms = ("online", "offline")
+    made = [rows(f"{k:04x}", arms[k % 2], k % 3, kl=k / 7, **changes) for k in range(count)]
+    return random.Random(0).sample(made, count)
+
+
+def test_many_blocks_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    parts = many(40)
+    later = [[row | {"ground.new": 1.0, "loss.beta": 2} for row in part] for part in parts[20:]]
+    for part in parts[:20]:
+        for row in part:
+            del row["loss.beta"]  # filled in from the config
+    whole = [row for part in (*parts[:20], *later) for row in part]
+    with Store.create_or_open(tmp_path / "one", HEADER) as store:
+        store.append(columns(whole))
+    expected = Store.open(tmp_path / "one").read()
+    monkeypatch.setattr("sweeps.store.MERGED_ROWS", 30)
+    with Store.create_or_open(tmp_path / "many", HEADER) as store:
+        for part in (*parts[:20], *later, *parts[:5]):
+            store.append(columns(part))
+            held = store.held()
+        assert held == Store.open(tmp_path / "one").held()
+        # Ten runs of three rows are merged whenever there are so many.
+        assert len(list((tmp_path / "many" / "blocks").iterdir())) == 4 + 5
+        table = Store.open(tmp_path / "many").read()
+        same(table[expected.columns], expected)
+    assert len(list((tmp_path / "many" / "blocks").iterdir())) == 5
+    table = Store.open(tmp_path / "many").read()
+    same(table[expected.columns], expected)
+    assert expected["loss.beta"].isin([0.1, 2.0]).all()
+    order = expected[["arm", "seed", "run", "evaluation"]]
+    assert order.equals(order.drop_duplicates().sort_values(list(order), ignore_index=True))
+
+
+def test_a_kill_while_merging_loses_and_doubles_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    store = Store.create_or_open(tmp_path, HEADER)
+    for part in many(20):
+        store.append(columns(part))
+    expected = store.read()
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", killed)
+        with pytest.raises(KeyboardInterrupt):
+            store.merge()
+    store.close()
+    assert len(list((tmp_path / "blocks").iterdir())) == 21
+    same(Store.open(tmp_path).read(), expected)
+    Store.create_or_open(tmp_path, HEADER).close()  # merges what the other left
+    assert len(list((tmp_path / "blocks").iterdir())) == 1
+    same(Store.open(tmp_path).read(), expected)
+
+
+def test_a_full_disk_leaves_blocks_unmerged(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        for part in many(3):
+            store.append(columns(part))
+        with monkeypatch.context() as patch:
+            patch.setattr(os, "replace", full)
+            store.merge()
+    assert len(list((tmp_path / "blocks").iterdir())) == 3
+    assert len(Store.open(tmp_path).read()) == 9
+
+
+def test_reading_while_blocks_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decode, todo = blocks.decode, [lambda: writer.merge(), lambda: writer.append(late)]
+
+    def meanwhile(*arguments: Any) -> Any:
+        if todo:
+            todo.pop()()
+        return decode(*arguments)
+
+    late = columns(rows("late"))
+    with Store.create_or_open(tmp_path, HEADER) as writer:
+        for part in many(8):
+            writer.append(columns(part))
+        monkeypatch.setattr(blocks, "decode", meanwhile)
+        table = Store.open(tmp_path).read()
+    monkeypatch.setattr(blocks, "decode", decode)
+    same(table, Store.open(tmp_path).read())
+    assert len(table) == 27
+
+
+PLANNED = {"online": ["b", "a"], "offline": []}
+
+
+def test_planned_runs_are_counted_in_the_header_and_listed_beside_it(tmp_path: Path) -> None:
+    with Store.create_or_open(tmp_path, HEADER | {"planned": PLANNED}) as store:
+        store.note(seconds=1.0)
+        assert store.header["planned"] == PLANNED
+    assert json.loads((tmp_path / "study.json").read_text())["planned"] == {
+        "online": 2,
+        "offline": 0,
+    }
+    more = HEADER | {"planned": {"online": ["c", "a"], "third": ["d"]}}
+    Store.create_or_open(tmp_path, more).close()
+    assert Store.open(tmp_path).header["planned"] == {
+        "online": ["b", "a", "c"],
+        "offline": [],
+        "third": ["d"],
+    }
+    (tmp_path / "planned.parquet").unlink()
+    with pytest.raises(InvalidInput, match=r"planned\.parquet is not readable"):
+        Store.open(tmp_path)
+
+
+def test_stores_of_the_schema_before_are_read_and_joined(tmp_path: Path) -> None:
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        store.append(columns(rows("a")))
+    study = tmp_path / "study.json"
+    old = json.loads(study.read_text()) | {"schema": 2, "planned": PLANNED}
+    study.write_text(json.dumps(old))
+    assert Store.open(tmp_path).header["planned"] == PLANNED
+    assert Store.open(tmp_path).finished() == {"a"}
+    Store.create_or_open(tmp_path, HEADER | {"planned": {"online": ["c"]}}).close()
+    assert json.loads(study.read_text())["schema"] == SCHEMA
+    assert Store.open(tmp_path).header["planned"] == {"online": ["b", "a", "c"], "offline": []}
 
 
 def test_files_are_as_documented(tmp_path: Path) -> None:
