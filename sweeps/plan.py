@@ -8,6 +8,7 @@ import dataclasses
 import functools
 import itertools
 import math
+import os
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -19,12 +20,13 @@ from sweeps.devices import Machine
 from sweeps.runtime import cache_directory, cores
 from sweeps.study import Point
 from testbed import config, cost, stages
+from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
 from testbed.ground import GroundConfig
 from testbed.stages import Cache
 
-#: Seconds that a chunk should take: what a crash can lose.
-CHUNK_SECONDS = 30.0
+#: Seconds that a chunk should take, which is what a crash can lose, and the variable that says otherwise.
+CHUNK_SECONDS, CHUNK_VARIABLE = 30.0, "TESTBED_CHUNK_SECONDS"
 #: Seconds from one evaluation to the next below which a CPU takes several runs a call: each costs the host a few ms.
 ROUND_SECONDS = 0.05
 #: Most runs of a chunk, and most slots of a device that computes them side by side, or one after the other.
@@ -175,6 +177,18 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
     )
 
 
+def chunk_seconds() -> float:
+    """Seconds that a chunk should take. Raises `InvalidInput` if the user's number cannot be read."""
+    text = os.environ.get(CHUNK_VARIABLE, "")
+    try:
+        chosen = float(text) if text else CHUNK_SECONDS
+    except ValueError:
+        chosen = math.nan
+    if not 0 <= chosen < math.inf:
+        raise InvalidInput(f"{CHUNK_VARIABLE} must be a number of seconds, got '{text}'")
+    return chosen
+
+
 def compile_key(experiment: Experiment) -> tuple[Any, ...]:
     """What must agree for two runs to share a compiled program: everything static but how long anything is trained."""
     return _compile_key(experiment, jax.tree.structure)
@@ -249,7 +263,7 @@ def _cut(
     """Chunks of a group, in each of which the worlds have runs alike in number, so that slots stay busy."""
     layout = _layout(members, machine, rate)
     mean = math.fsum(member.flops for member in members) / len(members) / rate
-    size = layout.slots * math.ceil(CHUNK_SECONDS / max(mean * layout.slots, 1e-9))
+    size = layout.slots * math.ceil(chunk_seconds() / max(mean * layout.slots, 1e-9))
     size = max(layout.slots, min(size, MOST_RUNS // layout.slots * layout.slots))
     ordered = list(_interleaved(members, layout.rows))
     # Of equal size: no chunk of leftovers that leaves most slots empty.

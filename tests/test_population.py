@@ -286,8 +286,12 @@ def test_runs_are_cut_into_chunks_of_whole_slots(monkeypatch: pytest.MonkeyPatch
         return [(part.points[0].experiment.steps, len(part.points)) for part in made.chunks]
 
     assert cut() == [(4, 5), (2, 5)]
-    monkeypatch.setattr(planning, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setenv(planning.CHUNK_VARIABLE, "0")
     assert cut() == [(4, 2), (4, 2), (4, 1), (2, 2), (2, 2), (2, 1)]
+    for text in ("soon", "-1", "inf"):
+        monkeypatch.setenv(planning.CHUNK_VARIABLE, text)
+        with pytest.raises(InvalidInput, match="must be a number of seconds"):
+            cut()
 
 
 GPU = devices.Machine("gpu", 4, 100e9, 1e13)
