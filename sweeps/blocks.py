@@ -89,7 +89,7 @@ def column(name: str, values: Any) -> pa.Array:
         values = np.asarray(values)
         if kind is None:
             kind = {"f": pa.float64(), "i": pa.int64()}.get(values.dtype.kind)
-    else:
+    elif kind != pa.string():
         values = [_plain(value) for value in values]
         if kind is None and any(isinstance(value, float) for value in values):
             kind = pa.float64()

@@ -1,0 +1,186 @@
+"""What a sweep costs the host besides computing: points, rows, blocks, opening; by the number of runs.
+
+    uv run python benchmarks/host.py --runs 1000 10000 100000
+
+Each number of runs is measured in a process of its own, so that its memory is its own. Times are of one shared machine
+and do not compare between machines; that they stay the same a run, and that memory hardly grows, does.
+"""
+
+import argparse
+import contextlib
+import io
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+#: Evaluations a run while runs are stored, and where their results are opened.
+STORED, OPENED = 11, 50
+#: Most runs whose rows are written to be opened: 10^4 runs of 50 evaluations are 200 MB of random numbers.
+MOST_OPENED = 10_000
+FACTS = 20
+
+
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--runs", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="numbers of runs"
+    )
+    parser.add_argument("--seeds", type=int, default=8, help="seeds a setting (default 8)")
+    parser.add_argument("--block", type=int, default=1024, help="runs a block (default 1024)")
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
+    return parser.parse_args()
+
+
+def selection(runs: int, seeds: int) -> Any:
+    """A random search by two arms over learning rate and beta."""
+    import dataclasses
+    import math
+
+    from sweeps.grid import LogUniform, random
+    from sweeps.study import Preset, load_study
+
+    swept = {"optimiser.learning_rate": LogUniform(1e-4, 1e-2), "loss.beta": LogUniform(0.01, 1.0)}
+    study = load_study("gap")
+    arms = [dataclasses.replace(arm, fixed={}) for arm in study.arms]
+    grid = random(math.ceil(runs / seeds / len(arms)), 0, **swept)
+    return dataclasses.replace(
+        study, arms=tuple(arms), axes=grid, presets={"laptop": Preset(seeds=seeds)}
+    ).select()
+
+
+def rows(points: list[Any], evaluations: int) -> dict[str, Any]:
+    """What an engine delivers of some runs: random numbers in every column."""
+    import numpy as np
+
+    from sweeps.blocks import FACTS as PREFIX
+    from sweeps.blocks import METRICS
+
+    generator = np.random.default_rng(0)
+    run = np.repeat(np.arange(len(points)), evaluations)
+    evaluation = np.tile(np.arange(evaluations), len(points))
+    counts = {"diverged_step": -1, "prompts": 512, "stack": 64, "devices": 1}
+    facts = [f"{PREFIX}fact_{number}" for number in range(FACTS)]
+    return {
+        "run": np.array([point.run for point in points], dtype=object)[run],
+        "evaluation": evaluation,
+        "step": 100 * evaluation,
+        **{name: np.full(len(run), value) for name, value in counts.items()},
+        **{name: generator.normal(size=len(run)) for name in METRICS},
+        **{name: generator.normal(size=len(points))[run] for name in facts},
+    }
+
+
+def resident() -> float:
+    """MB of memory that the process holds now."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * resource.getpagesize() / 1e6
+
+
+@contextlib.contextmanager
+def timed(found: dict[str, Any], name: str, each: int = 0) -> Iterator[None]:
+    """Put the seconds that a block takes into ``found``, or the milliseconds for each of some."""
+    clock = time.perf_counter()
+    yield
+    seconds = time.perf_counter() - clock
+    found[name] = seconds * 1e3 / each if each else seconds
+
+
+def stored(
+    found: dict[str, Any], chosen: Any, directory: Path, evaluations: int, block: int, most: int
+) -> None:
+    """Store rows of the first runs block by block, as a command does; times of what is done besides making rows."""
+    from sweeps.runner import Book
+    from sweeps.store import Store
+
+    points = chosen.points()
+    with Store.create_or_open(directory, {**chosen.describe(), "source": "benchmark"}) as store:
+        with timed(found, "book_seconds"):
+            book = Book(points, store)
+        seconds, kept = 0.0, points[:most]
+        for start in range(0, len(kept), block):
+            part = rows(kept[start : start + block], evaluations)
+            clock = time.perf_counter()
+            book.put(part)
+            seconds += time.perf_counter() - clock
+            if start == 0:
+                found["stored_first_mb"] = resident()
+        with timed(found, "merge_seconds"):
+            store.merge()
+        with timed(found, "lacking_seconds"):
+            lacking = len(book.lacking())
+    if lacking != len({point.run for point in points[most:]}):
+        raise SystemExit(f"{lacking} runs are lacking: this is no measurement")
+    found["put_ms_per_run"] = (seconds + found.pop("merge_seconds")) * 1e3 / len(kept)
+
+
+def measure(runs: int, seeds: int, block: int) -> dict[str, Any]:
+    """Every figure for one number of runs."""
+    from analysis.load import load_all
+    from sweeps.store import Store, read_stores
+
+    found: dict[str, Any] = {}
+    chosen = selection(runs, seeds)
+    found["before_mb"] = resident()
+    with timed(found, "points_seconds"):
+        points = chosen.points()
+    found |= {"runs": len(points), "points_us_per_run": found["points_seconds"] / len(points) * 1e6}
+    found["points_mb"] = resident() - found["before_mb"]
+    with timed(found, "describe_seconds"):
+        chosen.describe()
+    with tempfile.TemporaryDirectory() as folder:
+        directory = Path(folder) / "stored"
+        stored(found, chosen, directory, STORED, block, len(points))
+        found["stored_growth_mb"] = resident() - found.pop("stored_first_mb")
+        found["study_json_kb"] = (directory / "study.json").stat().st_size / 1e3
+        with timed(found, "resume_seconds"):
+            Store.open(directory).held()
+        opened = Path(folder) / "opened"
+        with contextlib.redirect_stdout(io.StringIO()):
+            stored({}, chosen, opened, OPENED, block, MOST_OPENED)
+        with timed(found, "open_seconds"):
+            tables = read_stores(opened)
+        with timed(found, "open_for_report_seconds"):
+            load_all(opened, tables)
+        found["opened_rows"] = len(tables[0][1])
+    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return found
+
+
+def apart(runs: int, options: argparse.Namespace) -> dict[str, Any]:
+    """`measure` in a process of its own."""
+    command = [sys.executable, __file__, "--alone", "--runs", str(runs)]
+    command += ["--seeds", str(options.seeds), "--block", str(options.block)]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    return json.loads(done.stdout)
+
+
+def main() -> None:
+    """Measure and print a table, a column a number of runs."""
+    options = arguments()
+    if min(*options.runs, options.seeds, options.block, 1) < 1:
+        sys.exit("--runs, --seeds and --block must be at least 1")
+    if options.alone:
+        print(json.dumps(measure(options.runs[0], options.seeds, options.block)))
+        return
+    from sweeps import provenance
+
+    figures = [apart(runs, options) for runs in options.runs]
+    for name in figures[0]:
+        print(f"{name:28s}", *(f"{one[name]:>12,.4g}" for one in figures))
+    if options.json:
+        facts = {"machine": provenance.machine(), "versions": provenance.versions()}
+        options.json.write_text(json.dumps({"figures": figures, **facts}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
