@@ -297,7 +297,7 @@ def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout
         seconds = first.flops / evaluations / (rate / machine.devices)
         # Where worlds are fewer than devices, each is on several.
         copies = math.ceil(machine.devices / len(counts))
-        useful = max(1, math.ceil(ROUND_SECONDS / seconds))
+        useful = max(1, math.ceil(min(ROUND_SECONDS, chunk_seconds()) / seconds))
         rows, lanes = 1, min(math.ceil(most / copies), useful, CPU_LANES)
     layout: Layout | None = Layout(rows * machine.devices, lanes)
     while _memory(needs, layout, machine.devices, machine.stacks) > machine.memory:

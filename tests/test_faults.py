@@ -64,14 +64,14 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-#: `testbed run faults.py --out OUT` without the analysis, which comes after everything that is tested here; it says which
-#: runs are stored as soon as they are.
+#: `testbed run faults.py --out OUT` without the analysis, which comes after everything that is tested here; it says
+#: which runs are stored as soon as they are.
 DRIVER = """
 import sys
 import sweeps.cli
 from analysis import report
 from sweeps import runner
-report.build = lambda directory: directory
+report.build = lambda directory, *_: directory
 put = runner.Book.put
 
 def told(book, rows):
