@@ -167,10 +167,10 @@ def many_runs(count: int) -> dict[str, Any]:
             resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
             return took
 
-    def analysed(directory: Path) -> Path:
+    def analysed(directory: Path, opened: Any) -> Path:
         nonlocal analysing
         begun = time.perf_counter()
-        page = report.build(directory)
+        page = report.build(directory, opened)
         analysing = time.perf_counter() - begun
         return page
 

@@ -92,7 +92,8 @@ def report(options: argparse.Namespace) -> int:
 def inspect(options: argparse.Namespace) -> int:
     """Show what a task looks like."""
     runtime.configure()
-    from sweeps import inspection, provenance, runner
+    from sweeps import inspection, provenance
+    from sweeps.printing import say
     from sweeps.progress import display
 
     experiment = inspection.configure(options.task, options.set, options.seed, options.quick)
@@ -108,8 +109,8 @@ def inspect(options: argparse.Namespace) -> int:
     page = pages.build(found, directory, origin)
     pages.show(found, console)
     console.print()
-    runner.say(console, f"Page        {page}")
-    runner.say(console, f"Figure      {directory / 'figures' / 'inspect.png'}")
+    say(console, f"Page        {page}")
+    say(console, f"Figure      {directory / 'figures' / 'inspect.png'}")
     return 0
 
 
@@ -126,7 +127,7 @@ def _require_writable(directory: Path) -> None:
 def listing(options: argparse.Namespace) -> int:
     """Show studies, or what configs are made of."""
     runtime.configure()
-    from sweeps import runner
+    from sweeps.printing import rich_table
 
     if options.what != "studies":
         _list_family(options.what)
@@ -146,7 +147,7 @@ def listing(options: argparse.Namespace) -> int:
         }
         for study in list_studies()
     ]
-    console.print(runner.rich_table(rows, "Studies (* default preset)"))
+    console.print(rich_table(rows, "Studies (* default preset)"))
     return 0
 
 

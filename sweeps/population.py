@@ -9,7 +9,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -19,6 +18,7 @@ from jaxtyping import Array, PRNGKeyArray, PyTree
 
 from sweeps import devices
 from sweeps.devices import Along, OutOfMemory
+from sweeps.engine import Spent
 from sweeps.grounds import Grounds, Standing
 from sweeps.plan import Chunk, Layout, Plan, compile_key, plan
 from sweeps.progress import Progress
@@ -34,24 +34,11 @@ from testbed.stages import Cache
 from testbed.streams import Stream, stream
 from testbed.train import TrainConfig, TrainState
 
-__all__ = ["Outcome", "Spent", "compile_key", "execute", "plan", "run_chunk"]
+__all__ = ["Outcome", "compile_key", "execute", "plan", "run_chunk"]
 
 #: What a slot does in a call: nothing, begin a run, or train it on.
 IDLE, BEGIN, TRAIN = range(3)
 Rows = dict[str, Any]
-
-
-@dataclass
-class Spent:
-    """What an execution took: seconds for stages and for runs, and of these how many the devices were computing; the
-    most bytes that a program needs on all devices together; how often a chunk was given fewer slots because memory ran
-    out."""
-
-    stage_seconds: float = 0.0
-    run_seconds: float = 0.0
-    busy_seconds: float = 0.0
-    bytes: int = 0
-    shrunk: int = 0
 
 
 def execute(plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> Spent:

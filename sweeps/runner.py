@@ -5,22 +5,22 @@ Everything here is host orchestration; the computing is `sweeps.population`'s.
 
 import contextlib
 import json
-import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
 import pandas as pd
 import pyarrow as pa
 from rich.console import Console
-from rich.table import Table
 
 from sweeps import provenance, tensorboard
 from sweeps.blocks import column
 from sweeps.claims import Claim
-from sweeps.progress import Progress, display, duration
+from sweeps.engine import Engine
+from sweeps.printing import rich_table, say, show_cost, show_spent, verdict_table
+from sweeps.progress import display, duration
 from sweeps.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
 from sweeps.study import Point, Selection
 from testbed import config
@@ -31,83 +31,6 @@ Row = dict[str, Any]
 Opened = tuple[Store, pd.DataFrame]
 #: Analyses the results in a directory, whose stores have been read; the path of the page.
 Report = Callable[[Path, Sequence[Opened]], Path]
-
-
-@runtime_checkable
-class Chunk(Protocol):
-    """Runs that are compiled and executed together, as far as the runner looks at them."""
-
-    @property
-    def steps(self) -> int:
-        """Training steps, summed over runs."""
-        ...
-
-    @property
-    def bytes(self) -> int:
-        """Predicted peak memory."""
-        ...
-
-    @property
-    def devices(self) -> int:
-        """Devices that it is spread over."""
-        ...
-
-    @property
-    def seconds(self) -> float | None:
-        """Predicted time, if it can be told."""
-        ...
-
-
-@runtime_checkable
-class Plan(Protocol):
-    """What will be executed, in order."""
-
-    @property
-    def chunks(self) -> Sequence[Chunk]:
-        """One after the other; rows arrive and are stored chunk by chunk."""
-        ...
-
-    @property
-    def stages(self) -> int:
-        """Long stages before training that are not made yet."""
-        ...
-
-    @property
-    def stage_seconds(self) -> float:
-        """Predicted time of these."""
-        ...
-
-    @property
-    def compile_seconds(self) -> float:
-        """Predicted time of compiling, where nothing is compiled yet."""
-        ...
-
-    def describe(self) -> list[Row]:
-        """Rows of the table that ``--dry-run`` shows."""
-        ...
-
-
-@runtime_checkable
-class Engine(Protocol):
-    """What a runner needs of `sweeps.population`."""
-
-    def plan(self, points: list[Point]) -> Plan:
-        """Group points by what they compile to, and place them on devices."""
-        ...
-
-    def execute(self, plan: Any, on_rows: Callable[[Rows], None], progress: Progress) -> Any:
-        """Run a plan; hand over the rows of each chunk as it finishes.
-
-        ``on_rows`` takes rows as columns: a mapping from a column's name to its values, one entry a row (a run and an
-        evaluation) and as many in every column; numpy arrays are cheapest, lists will do. ``run`` (text),
-        ``evaluation`` and ``step`` (whole numbers) must be there; further columns are those of
-        `sweeps.blocks.MEASURED` and any whose name begins with `sweeps.blocks.FACTS`. What was not measured is NaN, or
-        None in a list, or no column at all. Runs come in any order, each with all its rows in one call: a run of which
-        a row is stored counts as complete. Which study, arm, seed, setting and config a run belongs to is added here.
-        Each call is stored as it comes, and is on disk when ``on_rows`` returns; it raises `InvalidInput` if the disk
-        refuses. A run that no study lacks any more is passed over.
-        """
-        ...
 
 
 class Book:
@@ -282,57 +205,10 @@ def show_plan(
     say(console, f"Results    {directory}")
 
 
-def show_cost(plan: Plan, console: Console) -> None:
-    """Print what a plan will take."""
-    chunks = plan.chunks
-    memory = max((chunk.bytes for chunk in chunks), default=0)
-    times = [chunk.seconds for chunk in chunks]
-    known = [seconds for seconds in times if seconds is not None]
-    runs = duration(math.fsum(known)) if len(known) == len(times) else "not known beforehand"
-    say(console, f"Chunks     {len(chunks)}")
-    say(console, f"Devices    {max((chunk.devices for chunk in chunks), default=0)}")
-    say(console, f"Run-steps  {sum(chunk.steps for chunk in chunks):,}")
-    say(console, f"Memory     {memory / 1e9:.2f} GB at most at a time, predicted")
-    before, compiling = duration(plan.stage_seconds), duration(plan.compile_seconds)
-    say(console, f"Stages     {plan.stages} to build before the runs")
-    say(console, f"Time       {runs} for the runs, {before} for the stages, predicted")
-    say(
-        console,
-        f"           and up to {compiling} of compiling the first time; the analysis comes after",
-    )
-
-
 def read_verdicts(directory: Path) -> list[Row]:
     """The verdicts that the analysis wrote; none before it has run."""
     path = directory / "report" / "verdicts.json"
     return json.loads(path.read_text()) if path.is_file() else []
-
-
-def verdict_table(verdicts: Iterable[Mapping[str, Any]]) -> Table:
-    """Claims, verdicts, estimates and intervals for the terminal."""
-    table = Table(title="Verdicts", title_justify="left")
-    for name in ("claim", "task", "verdict", "estimate", "interval"):
-        table.add_column(name, justify="right" if name == "estimate" else "left")
-    colours = {"reproduced": "green", "contradicted": "red", "undecided": "yellow"}
-    for verdict in verdicts:
-        cells = tensorboard.verdict_cells(verdict)
-        table.add_row(*cells, style=colours.get(cells[2], ""))
-    return table
-
-
-def rich_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Rows of equal keys as a table."""
-    table = Table(title=title, title_justify="left")
-    for name in rows[0] if rows else ():
-        table.add_column(str(name))
-    for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
-    return table
-
-
-def say(console: Console, text: str) -> None:
-    """One line, whatever the width, so that paths can be copied."""
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _execute(books: Sequence[Book], console: Console, engine: Engine) -> None:
@@ -354,7 +230,8 @@ def _execute(books: Sequence[Book], console: Console, engine: Engine) -> None:
             book.put(rows)
 
     with display(len(todo), steps, console) as shown:
-        engine.execute(plan, on_rows, shown)
+        spent = engine.execute(plan, on_rows, shown)
+    show_spent(plan, spent, console)
     missing = _lacking(books)
     if missing:
         raise RuntimeError(f"{len(missing)} runs delivered no rows, for example {min(missing)}")

@@ -297,11 +297,11 @@ class Transformer(eqx.Module):
         x = x if extra is None else x + extra.reshape(x.shape)
         mask = mask.reshape(-1, *mask.shape[-2:])
         # Positions stay below the number of keys, so a table of that length holds every angle.
-        table = rotary_angles(
+        cos, sin = rotary_angles(
             jnp.arange(mask.shape[-1]), self.config.head_size, self.config.rope_base
         )
         flat = positions.reshape(-1, positions.shape[-1])
-        rotary = (table[0][flat], table[1][flat])
+        rotary = (cos[flat], sin[flat])
         written = []
         for index, block in enumerate(self.blocks):
             cache = None

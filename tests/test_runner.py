@@ -17,8 +17,10 @@ from rich.console import Console
 from sweeps import runner
 from sweeps.blocks import Rows, columns
 from sweeps.claims import Claim, Test
+from sweeps.engine import Engine, Spent
 from sweeps.estimands import MatchedGap
 from sweeps.grid import Axis
+from sweeps.printing import show_spent
 from sweeps.progress import LogDisplay, Meter, Progress, TerminalDisplay, display, duration
 from sweeps.rules import More
 from sweeps.store import Store
@@ -90,7 +92,7 @@ class Sums:
         plan: SumPlan,
         on_rows: Callable[[Rows], None],
         progress: Progress,
-    ) -> None:
+    ) -> Spent:
         for chunk in plan.chunks:
             if len(self.executed) >= self.stop_after:
                 raise KeyboardInterrupt
@@ -100,6 +102,7 @@ class Sums:
             if not self.drop:
                 on_rows(columns(row for point in chunk.points for row in self.rows(point)))
             progress.finished(len(chunk.points), 0)
+        return Spent(run_seconds=2.0, busy_seconds=1.5)
 
     def rows(self, point: Point) -> list[dict[str, Any]]:
         config = point.experiment
@@ -134,7 +137,7 @@ def test_a_study_from_plan_to_verdicts(tmp_path: Path) -> None:
     engine = Sums()
     text = run(tmp_path, engine)
     assert len(engine.executed) == 8
-    assert isinstance(engine, runner.Engine)
+    assert isinstance(engine, Engine)
     for part in ("8/8 runs", "C2", "undecided", "-1 to 1", "index.html", "testbed tensorboard"):
         assert part in text
     table = Store.open(tmp_path).read()
@@ -327,6 +330,16 @@ def test_the_plan_is_shown_without_touching_the_disk(tmp_path: Path) -> None:
         assert part in first
     assert "8, of which 4 are stored" in rest
     assert "8, of which 8 are stored" in nothing
+
+
+def test_predictions_stand_beside_the_truth() -> None:
+    console = Console(file=io.StringIO(), width=120)
+    spent = Spent(30.0, 20.0, 15.0, 20_000_000, shrunk=2)
+    show_spent(Sums().plan(STUDY.select().points()), spent, console)
+    said = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "0:20 for the runs (0:12 predicted), 0:30 for the stages (1:01 predicted)" in said
+    assert "busy 75% of the time" in said
+    assert "0.02 GB (0.01 GB predicted); memory ran out 2 times" in said
 
 
 class Clock:
