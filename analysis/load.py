@@ -74,16 +74,16 @@ class Results:
                 besides |= same.to_numpy()
         return self.table[~besides]
 
-    @property
+    @functools.cached_property
     def tasks(self) -> tuple[str, ...]:
         """Tasks in alphabetical order."""
         return tuple(sorted(self.table["task"].unique()))
 
-    @property
+    @functools.cached_property
     def arms(self) -> tuple[str, ...]:
         """Arms in the study's order; arms that only the table knows come last."""
         named = tuple(self.study.get("arms", ()))
-        return named + tuple(sorted(set(self.table["arm"]) - set(named)))
+        return named + tuple(sorted(set(self.table["arm"].unique()) - set(named)))
 
     @property
     def axes(self) -> tuple[str, ...]:
@@ -124,12 +124,18 @@ class Results:
 
     def runs(self) -> Table:
         """One row per run: its last row."""
+        return self._runs.copy(deep=False)
+
+    @functools.cached_property
+    def _runs(self) -> Table:
         return last_rows(self.table)
 
 
 def last_rows(table: Table) -> Table:
-    """The row of the last evaluation of every run of every arm."""
-    return table.sort_values("evaluation").groupby(["task", "arm", "run"], sort=True).tail(1)
+    """The row of the last evaluation of every run of every arm, ordered by evaluation."""
+    keys = table[["task", "arm", "run", "evaluation"]].reset_index(drop=True)
+    last = keys.sort_values("evaluation").groupby(["task", "arm", "run"], sort=False).tail(1)
+    return table.iloc[last.index]
 
 
 def units(rows: Table, axes: tuple[str, ...]) -> list[Unit]:
