@@ -57,7 +57,7 @@ class Reader(eqx.Module):
         mask = (causal & jnp.concatenate(valid, axis=1)[:, None]) | diagonal
         # Each token as it is marked in each part: so few that the trunk may treat them as its vocabulary.
         marked = self.marks[:, None] + self.trunk.embedding[None]
-        part = jnp.asarray(np.repeat(np.arange(len(widths)), widths))
+        part = jnp.asarray(np.repeat(np.arange(len(widths), dtype=np.int32), widths))
         hidden, _ = self.trunk.hidden(
             part[None] * self.trunk.vocabulary + tokens,
             jnp.concatenate(positions, axis=1),

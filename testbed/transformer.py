@@ -134,6 +134,29 @@ def _softmax_backward(y: Array, g: Array) -> tuple[Array]:
 softmax.defvjp(_softmax_forward, _softmax_backward)
 
 
+@jax.custom_vjp
+def swiglu(
+    gate: Float[Array, "rows hidden"], up: Float[Array, "rows hidden"]
+) -> Float[Array, "rows hidden"]:
+    """silu(gate) * up (arXiv 2002.05202). For its gradient it keeps the sigmoid alone; the library keeps, and so writes
+    and reads, silu(gate) too."""
+    return _swiglu_forward(gate, up)[0]
+
+
+def _swiglu_forward(gate: Array, up: Array) -> tuple[Array, tuple[Array, ...]]:
+    opened = jax.nn.sigmoid(gate)
+    return gate * opened * up, (gate, up, opened)
+
+
+def _swiglu_backward(kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
+    gate, up, opened = kept
+    passed = g * opened
+    return up * passed * (1.0 + gate * (1.0 - opened)), gate * passed
+
+
+swiglu.defvjp(_swiglu_forward, _swiglu_backward)
+
+
 class Cache(eqx.Module):
     """Keys and values of one block for every position written so far."""
 
@@ -216,7 +239,7 @@ class Block(eqx.Module):
         queries = rotate(self._heads(queries, n), *rotary) * self.config.head_size**-0.5
         x = x + self._attend(queries, keys, values, mask) @ self.attention_out
         inner = rms_norm(x, self.mlp_norm, self.config.norm_epsilon)
-        mixed = (jax.nn.silu(inner @ self.gate) * (inner @ self.up)) @ self.down
+        mixed = swiglu(inner @ self.gate, inner @ self.up) @ self.down
         return x + mixed, Cache(keys, values)
 
     def _heads(self, rows: Array, n: int) -> Float[Array, "n heads time size"]:
@@ -288,31 +311,43 @@ class Transformer(eqx.Module):
         ``caches`` has the same leading axes as ``tokens``, which are embedded by ``table``, by default
         `embedding`; ``extra`` is added. The states of the first ``skip`` positions are not wanted: the
         last block spares their queries and its MLP."""
-        lead, table = tokens.shape[:-1], self.embedding if table is None else table
-        rows = tokens.reshape(-1)
-        x = table[rows]
-        # Of a small table every row is projected once, instead of once for each position where it stands.
-        shared = extra is None and table.shape[0] <= rows.shape[0]
-        first = jax.tree.map(lambda a: a[rows], self.blocks[0].project(table)) if shared else None
-        x = x if extra is None else x + extra.reshape(x.shape)
+        lead = tokens.shape[:-1]
+        x, projected = self._embedded(tokens.reshape(-1), table, extra)
         mask = mask.reshape(-1, *mask.shape[-2:])
         # Positions stay below the number of keys, so a table of that length holds every angle.
-        cos, sin = rotary_angles(
+        angles = rotary_angles(
             jnp.arange(mask.shape[-1]), self.config.head_size, self.config.rope_base
         )
         flat = positions.reshape(-1, positions.shape[-1])
-        rotary = (cos[flat], sin[flat])
+        rotary = (angles[0][flat], angles[1][flat])
         written = []
         for index, block in enumerate(self.blocks):
             cache = None
             if caches is not None:
                 cache = jax.tree.map(lambda a: a.reshape(-1, *a.shape[-3:]), caches[index])
             last = index == len(self.blocks) - 1
-            projected = first if index == 0 and first is not None else block.project(x)
+            projected = projected if index == 0 else block.project(x)
             x, cache = block(x, projected, rotary, mask, cache, offset, skip if last else 0)
             written.append(jax.tree.map(lambda a: a.reshape(*lead, *a.shape[1:]), cache))
         x = rms_norm(x, self.norm, self.config.norm_epsilon)
         return x.reshape(*lead, -1, self.config.width), tuple(written)
+
+    def _embedded(
+        self,
+        rows: Int[Array, " rows"],
+        table: Float[Array, "entries width"] | None,
+        extra: Float[Array, "*n width"] | None,
+    ) -> tuple[Float[Array, "rows width"], tuple[Array, Array, Array]]:
+        """Embeddings of tokens, and what the first block projects them to. Of a table with fewer entries than there are
+        rows every entry is projected once, and the gradient is summed by entry before it is multiplied."""
+        table = self.embedding if table is None else table
+        x, project = table[rows], self.blocks[0].project
+        if extra is not None:
+            x = x + extra.reshape(x.shape)
+        elif table.shape[0] <= rows.shape[0]:
+            query, key, value = project(table)
+            return x, (query[rows], key[rows], value[rows])
+        return x, project(x)
 
     def logits(self, hidden: Float[Array, "*n width"]) -> Float[Array, "*n vocabulary"]:
         """Next-token logits of hidden states, divided by the policy's temperature."""

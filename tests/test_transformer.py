@@ -10,7 +10,15 @@ import reference
 from helpers import CONFIG, VOCABULARY, model
 
 from testbed.errors import InvalidInput
-from testbed.transformer import MASKED, SIZES, Transformer, TransformerConfig, rms_norm, softmax
+from testbed.transformer import (
+    MASKED,
+    SIZES,
+    Transformer,
+    TransformerConfig,
+    rms_norm,
+    softmax,
+    swiglu,
+)
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
@@ -86,6 +94,45 @@ def test_softmax_and_its_gradient_equal_the_library() -> None:
     np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-7)
     np.testing.assert_allclose(pull(g)[0], expected_pull(g)[0], rtol=1e-5, atol=1e-6)
     assert np.all(value[1, 2:] == 0.0)
+
+
+def test_swiglu_and_its_gradient_equal_the_library() -> None:
+    """Also under a `jax.vmap`, and where the sigmoid is 0 or 1 to the last bit."""
+    rng = np.random.default_rng(0)
+    gate, up, g = (jnp.asarray(x, jnp.float32) for x in rng.standard_normal((3, 2, 5, 7)))
+    gate = gate.at[0, 0].set(jnp.linspace(-120.0, 120.0, 7))
+
+    def library(gate: jax.Array, up: jax.Array) -> jax.Array:
+        return jax.nn.silu(gate) * up
+
+    value, pull = jax.vjp(jax.vmap(swiglu), gate, up)
+    expected, expected_pull = jax.vjp(library, gate, up)
+    np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-7)
+    for found, wanted in zip(pull(g), expected_pull(g), strict=True):
+        np.testing.assert_allclose(found, wanted, rtol=1e-5, atol=1e-6)
+
+
+def test_a_table_of_few_rows_equals_the_same_rows_given_as_many() -> None:
+    """Whether a table is projected row by row or position by position depends on its length alone: rows that no
+    token names change neither states nor gradients."""
+    net = model(4)
+    tokens = jnp.stack([jnp.roll(TOKENS, k) for k in range(3)])
+    index = jnp.arange(len(TOKENS))
+    positions = jnp.broadcast_to(index, tokens.shape)
+    mask = jnp.broadcast_to(index[:, None] >= index[None], (*tokens.shape, len(TOKENS)))
+
+    def total(net: Transformer, table: jax.Array) -> jax.Array:
+        return jnp.sum(net.hidden(tokens, positions, mask, table=table)[0] ** 3)
+
+    short = net.embedding
+    long = jnp.concatenate([short, jnp.ones((tokens.size, short.shape[1]))])
+    assert short.shape[0] <= tokens.size < long.shape[0]
+    value, slopes = jax.value_and_grad(total, argnums=(0, 1))(net, short)
+    expected, wanted = jax.value_and_grad(total, argnums=(0, 1))(net, long)
+    assert float(value) == pytest.approx(float(expected), rel=1e-5)
+    np.testing.assert_allclose(slopes[1], wanted[1][: short.shape[0]], rtol=1e-4, atol=1e-4)
+    for found, other in zip(*map(jax.tree.leaves, (slopes[0], wanted[0])), strict=True):
+        np.testing.assert_allclose(found, other, rtol=1e-4, atol=1e-4)
 
 
 def test_rms_norm_by_hand() -> None:
