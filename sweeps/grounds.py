@@ -7,7 +7,7 @@ with the number of worlds.
 import functools
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 from jaxtyping import PyTree
@@ -26,6 +26,7 @@ _BY_NAME = {stage.name: stage for stage in STAGES}
 KEPT = 1_000_000_000
 
 
+@runtime_checkable
 class Standing(Protocol):
     """Grounds by config: `Grounds`, or a mapping of ones that are made."""
 
