@@ -153,8 +153,11 @@ def test_two_drivers_do_not_share_a_directory(place: Path) -> None:
     while not (place / "shared" / "study.json").is_file():
         assert first.poll() is None
         time.sleep(0.05)
+    # The first is made to wait where it is.
+    first.send_signal(signal.SIGSTOP)
     second = begin(place, "shared")
     _, wrong = second.communicate(timeout=600)
+    first.send_signal(signal.SIGCONT)
     assert second.returncode == 2
     assert "is in use by another `testbed run`" in wrong
     first.communicate(timeout=600)
@@ -165,9 +168,9 @@ def test_two_drivers_do_not_share_a_directory(place: Path) -> None:
 FULL = """
 set -u
 mount -t tmpfs -o size={small} none small || exit 77
-{command} --out small/out; echo "status $?"
+{command} small/out; echo "status $?"
 mount -o remount,size=64m small
-{command} --out small/out; echo "status $?"
+{command} small/out; echo "status $?"
 cp -r small/out full
 """
 
@@ -177,7 +180,7 @@ def test_a_full_disk_is_told_and_the_same_command_goes_on(place: Path) -> None:
     if shutil.which("unshare") is None:
         pytest.skip("unshare is not installed")
     (place / "small").mkdir()
-    words = " ".join(command("")[:-2])
+    words = " ".join(command("")[:-1])
     ended = subprocess.run(
         [
             "unshare",
