@@ -66,11 +66,12 @@ class Store:
                         f"(it holds {foreign[0]}): choose another --out"
                     )
                 merged = {"schema": headers.SCHEMA, **header, "sessions": [headers.session(header)]}
+            headers.write_planned(directory, merged)
+            headers.write(directory, merged)
+            # Last: blocks without `study.json` would be somebody else's to the next session.
             (directory / "blocks").mkdir(exist_ok=True)
             for left_over in (directory / "blocks").glob(".*.tmp"):
                 left_over.unlink()
-            headers.write_planned(directory, merged)
-            headers.write(directory, merged)
         except OSError as problem:
             lock.close()
             raise files.unwritable(directory, problem) from problem

@@ -348,6 +348,34 @@ def test_refuses_directories_that_are_not_ours(tmp_path: Path) -> None:
         Store.create_or_open("/proc/testbed", HEADER)
 
 
+@pytest.mark.parametrize("step", range(5))
+def test_a_store_that_was_hardly_begun_is_begun_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """The process ends before one of the changes on disk that make a store."""
+    left, header = iter(range(step)), HEADER | {"planned": {"online": ["a"]}}
+
+    def until_then(function: Any) -> Any:
+        def change(*arguments: Any, **options: Any) -> Any:
+            if next(left, None) is None:
+                raise KeyboardInterrupt
+            return function(*arguments, **options)
+
+        return change
+
+    with monkeypatch.context() as patch:
+        for place, name in [(os, "replace"), (Path, "mkdir")]:
+            patch.setattr(place, name, until_then(getattr(place, name)))
+        if step < 4:
+            with pytest.raises(KeyboardInterrupt):
+                Store.create_or_open(tmp_path / "out", header)
+        else:
+            Store.create_or_open(tmp_path / "out", header).close()  # four changes are all
+    with Store.create_or_open(tmp_path / "out", header) as store:
+        store.append(columns(rows("a")))
+    assert Store.open(tmp_path / "out").finished() == {"a"}
+
+
 def test_refuses_other_schemas_and_damage(tmp_path: Path) -> None:
     with Store.create_or_open(tmp_path, HEADER) as store:
         block = store.append(columns(rows("a")))
