@@ -7,7 +7,7 @@ to the next, one measures it; then runs that are complete or have diverged leave
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 
@@ -44,40 +44,66 @@ Rows = dict[str, Any]
 def execute(plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> Spent:
     """Build what the runs stand on, then run chunk after chunk; ``on_rows`` gets each chunk's rows when it is done.
 
-    A chunk for which a device has too little memory is begun again with half as many slots, and so are those like it.
     Raises `InvalidInput` if one run alone does not fit.
     """
-    spent, clock = Spent(), time.monotonic()
+    clock = time.monotonic()
     grounds = Grounds(Cache(cache_directory() / "stages"), progress)
     grounds.prepare(plan.grounds)
-    spent.stage_seconds, clock = time.monotonic() - clock, time.monotonic()
-    waiting = deque(enumerate(plan.chunks, start=1))
-    with Programs(grounds) as programs:
-        while waiting:
-            number, chunk = waiting[0]
-            progress.stage(f"chunk {number} of {len(plan.chunks)} ({chunk.label})")
-            try:
-                made = programs.of([chunk for _, chunk in waiting])
-                outcome = run_chunk(chunk, grounds, progress, made)
-            except OutOfMemory as problem:
-                smaller = _smaller(chunk, problem)
-                spent.shrunk += 1
-                progress.stage(
-                    f"out of memory: {smaller.slots} instead of {chunk.layout.slots} runs at a time"
-                )
-                alike = (chunk.group, chunk.layout)
-                waiting = deque(
-                    (k, c.within(smaller) if (c.group, c.layout) == alike else c)
-                    for k, c in waiting
-                )
-                continue
+    stage_seconds, clock = time.monotonic() - clock, time.monotonic()
+    with Host(grounds, progress) as host:
+        for number, chunk in enumerate(plan.chunks):
+            progress.stage(f"chunk {number + 1} of {len(plan.chunks)} ({chunk.label})")
+            outcome = host.run(plan.chunks[number:])
             on_rows(outcome.rows)
             progress.finished(len(chunk.points), outcome.diverged)
-            spent.busy_seconds += outcome.seconds
-            spent.bytes = max(spent.bytes, made.bytes * chunk.devices)
-            waiting.popleft()
-    spent.run_seconds = time.monotonic() - clock
-    return spent
+    host.spent.stage_seconds = stage_seconds
+    host.spent.run_seconds = time.monotonic() - clock
+    return host.spent
+
+
+class Host:
+    """The devices of this process, which take chunk after chunk; ``spent`` says what that took.
+
+    A chunk for which a device has too little memory is begun again with half as many slots, and so are those like it.
+    """
+
+    def __init__(self, grounds: Standing, progress: Progress) -> None:
+        self.spent = Spent()
+        self._grounds, self._progress = grounds, progress
+        self._programs = Programs(grounds)
+        self._smaller: dict[tuple[int, Layout], Layout] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._programs.__exit__(*error)
+
+    def run(self, chunks: Sequence[Chunk]) -> "Outcome":
+        """What comes of the first chunk; the programs of those behind it are begun meanwhile. Raises `InvalidInput` if
+        one run alone does not fit."""
+        while True:
+            chunk = self._fitting(chunks[0])
+            try:
+                made = self._programs.of(map(self._fitting, chunks))
+                outcome = run_chunk(chunk, self._grounds, self._progress, made)
+            except OutOfMemory as problem:
+                smaller = _smaller(chunk, problem)
+                self._smaller[chunk.group, chunk.layout] = smaller
+                self.spent.shrunk += 1
+                self._progress.stage(
+                    f"out of memory: {smaller.slots} instead of {chunk.layout.slots} runs at a time"
+                )
+                continue
+            self.spent.busy_seconds += outcome.seconds
+            self.spent.bytes = max(self.spent.bytes, made.bytes * chunk.devices)
+            return outcome
+
+    def _fitting(self, chunk: Chunk) -> Chunk:
+        """The chunk in as many slots as memory has room for, as far as that is known."""
+        while (chunk.group, chunk.layout) in self._smaller:
+            chunk = chunk.within(self._smaller[chunk.group, chunk.layout])
+        return chunk
 
 
 def _smaller(chunk: Chunk, problem: OutOfMemory) -> Layout:
@@ -114,7 +140,7 @@ class Programs:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
-    def of(self, chunks: Sequence[Chunk]) -> Compiled:
+    def of(self, chunks: Iterable[Chunk]) -> Compiled:
         """Those of the first chunk, when they are compiled; those of as many chunks behind it as there are cores are
         begun. Raises `OutOfMemory` if they need more than a device may use."""
         make_room()
@@ -137,7 +163,7 @@ class Programs:
         return Compiled(first, second, columns, needed)
 
 
-def _different(chunks: Sequence[Chunk], most: int) -> list[Chunk]:
+def _different(chunks: Iterable[Chunk], most: int) -> list[Chunk]:
     """The first chunks that differ in group or slots: others share their programs."""
     found: dict[Any, Chunk] = {}
     for chunk in chunks:
