@@ -23,6 +23,7 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
+from sweeps import runtime
 from testbed.errors import InvalidInput
 
 #: The variable that limits the memory that a chunk may take on each device: ``6GB``, ``500MB`` or bytes.
@@ -176,7 +177,7 @@ def memory_limit() -> float:
         return float(found[1]) * 1000 ** " kMGT".index(found[2] or " ")
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return host_memory() * MEMORY_SHARE / jax.device_count()
+        return host_memory() * MEMORY_SHARE * runtime.share() / jax.device_count()
     return (device.memory_stats() or {}).get("bytes_limit", 8e9) * MEMORY_SHARE
 
 

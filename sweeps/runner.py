@@ -24,7 +24,7 @@ from sweeps.progress import display, duration
 from sweeps.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
 from sweeps.study import Point, Selection
 from testbed import config
-from testbed.errors import InvalidInput
+from testbed.errors import InvalidInput, Unfinished
 
 Row = dict[str, Any]
 #: A store and its table, as `read_stores` gives them.
@@ -129,7 +129,7 @@ def run(
                 console.print(f"Note: {header['study']}: {warning}", style="yellow", markup=False)
         try:
             _execute(books, console, engine)
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Unfinished):
             ids = {point.run for book in books for point in book.points}
             left = _lacking(books)
             say(console, f"{len(ids - left)} of {len(ids)} runs are saved in {directory}")

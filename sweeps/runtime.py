@@ -11,6 +11,8 @@ from pathlib import Path
 #: Memory maps of a process at which compiled programs are let go: half of what Linux allows by default.
 MOST_MAPS = 32_000
 _DEVICES = "xla_force_host_platform_device_count"
+#: Cores that `configure` was given for this process.
+_given: list[int] = []
 
 
 def cache_directory() -> Path:
@@ -20,18 +22,31 @@ def cache_directory() -> Path:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Cores that this process may use: those that `configure` was given, or all that the system allows."""
+    return _given[-1] if _given else _allowed()
+
+
+def share() -> float:
+    """Share of the machine's cores that this process may use."""
+    return min(1.0, cores() / _allowed())
+
+
+def _allowed() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
-def configure() -> None:
-    """Set XLA's devices and jax's compilation cache, unless the user has set them already.
+def configure(cores_here: int | None = None) -> None:
+    """Set XLA's devices and jax's compilation cache, unless the user has set them already. ``cores_here`` are the cores
+    of a process that shares the machine with others: they count more than what it inherits from its parent.
 
     Independent runs go faster on one CPU device per core than on one device of many cores.
     """
     flags = os.environ.get("XLA_FLAGS", "")
+    if cores_here is not None:
+        _given.append(cores_here)
+        flags = " ".join(flag for flag in flags.split() if _DEVICES not in flag)
     if _DEVICES not in flags:
         os.environ["XLA_FLAGS"] = f"{flags} --{_DEVICES}={cores()}".strip()
     settings = {
@@ -45,6 +60,13 @@ def configure() -> None:
     if "jax" in sys.modules:
         # jax reads these variables when it is imported, XLA_FLAGS only at its first computation.
         _tell(chosen)
+
+
+def leave_accelerators() -> None:
+    """Let this process compute on the CPU alone: accelerators are for others. Call it before jax computes anything."""
+    import jax
+
+    jax.config.update("jax_platforms", "cpu")
 
 
 def make_room(most: int = MOST_MAPS) -> bool:

@@ -7,3 +7,10 @@ class InvalidInput(ValueError):
     The message is one sentence that names the field, its value and what is allowed. The
     command line prints it and exits with status 2.
     """
+
+
+class Unfinished(Exception):
+    """Work that could not be completed for reasons outside of its config.
+
+    The message says what is missing and why. The command line prints it and exits with status 1.
+    """
