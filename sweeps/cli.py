@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from sweeps import commands
-from testbed.errors import InvalidInput
+from testbed.errors import InvalidInput, Unfinished
 
+EXIT_UNFINISHED = 1
 EXIT_BAD_INPUT = 2
 EXIT_INTERRUPTED = 130
 
@@ -25,6 +26,7 @@ examples:
   testbed run gap --axis "loss=Ipo(beta=0.1),Dpo(beta=0.1)"
   testbed run my_study.py                      a study of your own
   testbed run tandem quality scale             several as one: what they share is done once
+  testbed run gap --cluster ray://auto         on all hosts of a Ray cluster
 
 The same command resumes after an interruption: finished runs are in DIR and are not repeated.
 An unknown path or kind is answered with the nearest one there is.
@@ -88,7 +90,7 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status.
 
-    0 done, 2 bad input (one sentence on standard error), 130 interrupted.
+    0 done, 1 not all could be done, 2 bad input (one sentence on standard error), 130 interrupted.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
     options = parser().parse_args(words)
@@ -98,6 +100,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except InvalidInput as problem:
         print(f"testbed: {problem}", file=sys.stderr)
         return EXIT_BAD_INPUT
+    except Unfinished as problem:
+        print(f"testbed: {problem}", file=sys.stderr)
+        return EXIT_UNFINISHED
     except KeyboardInterrupt:
         print(f"Interrupted. To go on: {options.command_line}", file=sys.stderr)
         return EXIT_INTERRUPTED
@@ -165,6 +170,18 @@ def _add_size(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", metavar="P", help="the studies' size; see `testbed list`")
     command.add_argument("--seeds", metavar="N", type=_whole, help="repetitions (seeds 0 to N-1)")
     command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
+    command.add_argument(
+        "--cluster",
+        metavar="ADDRESS",
+        help="run on a Ray cluster: ray (one on this machine), ray://auto (the one this host belongs "
+        "to) or ray://HOST:PORT; see docs/cluster.md",
+    )
+    command.add_argument(
+        "--workers",
+        metavar="N",
+        type=_whole,
+        help="with --cluster: workers that share each host's devices (default: 1)",
+    )
 
 
 def _add_reproduce(subcommands: Any) -> None:

@@ -16,6 +16,7 @@ from testbed.errors import InvalidInput
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sweeps.runner import Engine
     from sweeps.study import Study
 
 REPRODUCED = "laptop"
@@ -23,7 +24,7 @@ REPRODUCED = "laptop"
 
 def run(options: argparse.Namespace) -> int:
     """Run studies, or finish ones that were interrupted."""
-    runtime.configure()
+    _configure(options)
     from sweeps.study import load_study
 
     studies = [load_study(name) for name in options.study]
@@ -32,7 +33,7 @@ def run(options: argparse.Namespace) -> int:
 
 def reproduce(options: argparse.Namespace) -> int:
     """Run every study that judges a claim of the paper."""
-    runtime.configure()
+    _configure(options)
     from sweeps.study import list_studies
 
     options.preset = options.preset or REPRODUCED
@@ -41,10 +42,30 @@ def reproduce(options: argparse.Namespace) -> int:
     return _run(studies, options, "reproduce")
 
 
+def _configure(options: argparse.Namespace) -> None:
+    runtime.configure()
+    if options.cluster is not None:
+        # Workers on this machine own its GPUs.
+        runtime.leave_accelerators()
+
+
+def _engine(options: argparse.Namespace) -> "contextlib.AbstractContextManager[Engine]":
+    """What runs the plan: this process, or a cluster."""
+    from sweeps import population
+
+    if options.cluster is not None:
+        from sweeps.cluster import Cluster
+
+        return Cluster(options.cluster, 1 if options.workers is None else options.workers)
+    if options.workers is not None:
+        raise InvalidInput("--workers needs --cluster: it says how many workers share a host")
+    return contextlib.nullcontext(population)
+
+
 def _run(studies: "Sequence[Study]", options: argparse.Namespace, name: str) -> int:
     if options.seeds is not None and options.seeds < 1:
         raise InvalidInput(f"--seeds must be at least 1, got {options.seeds}")
-    from sweeps import population, runner
+    from sweeps import runner
 
     selections = [
         study.select_texts(options.preset, options.seeds, options.set, options.axis)
@@ -57,7 +78,8 @@ def _run(studies: "Sequence[Study]", options: argparse.Namespace, name: str) -> 
         for note in selection.notes():
             console.print(f"Note: {selection.study.name}: {note}", style="yellow", markup=False)
     if options.dry_run:
-        runner.show_plan(selections, directory, console, population)
+        with _engine(options) as engine:
+            runner.show_plan(selections, directory, console, engine)
         return 0
     from analysis import report as pages
 
@@ -69,7 +91,8 @@ def _run(studies: "Sequence[Study]", options: argparse.Namespace, name: str) -> 
         }
         for file in files
     ]
-    runner.run(selections, directory, console, pages.build, population, origins)
+    with _engine(options) as engine:
+        runner.run(selections, directory, console, pages.build, engine, origins)
     return 0
 
 

@@ -1,0 +1,332 @@
+"""The execution of a plan on a Ray cluster: one worker a host, which takes chunk after chunk.
+
+Ray starts the workers, says when one is lost and carries what they send. Who does what is decided here: an item of
+`sweeps.work` goes to a worker, and back to the queue when its worker is lost. Worlds are built by the workers, and sent
+to those that have other caches. Rows come back to this process, which alone writes the store: no shared file system is
+needed, and a chunk that was done twice counts once.
+"""
+
+import dataclasses
+import logging
+import math
+import os
+import socket
+import time
+import warnings
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, Self
+
+import jax
+
+from sweeps import devices, runtime
+from sweeps import plan as planning
+from sweeps.crew import PATIENCE, Crew, Hand, Lost, names
+from sweeps.plan import Chunk, Plan
+from sweeps.population import Spent
+from sweeps.progress import Progress
+from sweeps.store import Rows
+from sweeps.study import Point
+from sweeps.work import ATTEMPTS, Item, Work
+from sweeps.worker import About, Done, Problem, Told
+from testbed import stages
+from testbed.errors import InvalidInput, Unfinished
+from testbed.ground import GroundConfig
+
+#: Port of the server by which a process outside of a Ray cluster reaches it.
+CLIENT_PORT = 10001
+#: Packages that workers get from this process, whatever their hosts have.
+_SENT = ("testbed", "envs", "sweeps")
+#: Failures that a message spells out.
+_SPELT_OUT = 10
+
+
+class Cluster:
+    """A `sweeps.runner.Engine`. Connects when there is something to plan, and lets the cluster go when that is done.
+
+    ``address`` is ``ray`` for a Ray of its own on this machine, ``ray://auto`` for the cluster that this host belongs
+    to (or that RAY_ADDRESS names), ``ray://HOST:PORT`` for the client server of any other. ``workers`` share a host.
+    Raises `InvalidInput` if Ray is not installed or the address is none.
+    """
+
+    def __init__(self, address: str, workers: int = 1, patience: float = PATIENCE) -> None:
+        if workers < 1:
+            raise InvalidInput(f"--workers must be at least 1, got {workers}")
+        self._address, self._workers, self._patience = _checked(address), workers, patience
+        self._ray = _ray()
+        self.crew: Crew | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def plan(self, points: list[Point]) -> Plan:
+        """Group points and cut them into chunks that fit a worker; predicted times are those of all workers together.
+
+        Raises `InvalidInput` if the cluster cannot be reached, `Unfinished` if it has no room for a worker.
+        """
+        if self.crew is None:
+            self._connect()
+            self.crew = Crew(self._ray, self._workers, self._patience)
+        made = planning.plan(points, self.crew.machine())
+        count = len(self.crew.hands)
+        chunks = (
+            dataclasses.replace(chunk, seconds=chunk.seconds and chunk.seconds / count)
+            for chunk in made.chunks
+        )
+        seconds = made.stage_seconds / count
+        return dataclasses.replace(made, chunks=tuple(chunks), stage_seconds=seconds)
+
+    def execute(self, plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> Spent:
+        """Build worlds and run chunks on the workers; ``on_rows`` gets each chunk's rows as they come.
+
+        Raises `Unfinished` at the end if chunks were given up, at once if no worker is left, and `InvalidInput` at once
+        if a config cannot be used.
+        """
+        if self.crew is None:
+            raise RuntimeError("a plan is executed by the cluster that made it")
+        try:
+            return _Sweep(plan, self.crew, on_rows, progress).complete()
+        finally:
+            self.close()
+
+    def close(self) -> None:
+        """Let the workers and the cluster go."""
+        crew, self.crew = self.crew, None
+        if crew is not None:
+            crew.close()
+            self._ray.shutdown()
+
+    def _connect(self) -> None:
+        """Raises `InvalidInput` if there is no cluster."""
+        own = {"num_cpus": runtime.cores(), "include_dashboard": False}
+        package = Path(__file__).parent.parent
+        limit = os.environ.get(devices.LIMIT)
+        environment = {
+            "py_modules": [str(package / name) for name in _SENT],
+            "excludes": ["__pycache__"],
+            "env_vars": {devices.LIMIT: limit} if limit else {},
+        }
+        try:
+            with warnings.catch_warnings():
+                # A Ray of our own is forked and at once replaced, which jax cannot know.
+                warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")
+                self._ray.init(
+                    self._address,
+                    runtime_env=environment,
+                    log_to_driver=False,
+                    logging_level=logging.ERROR,
+                    **(own if self._address == "local" else {}),
+                )
+        except (ConnectionError, TimeoutError, RuntimeError, ValueError) as problem:
+            said = str(problem).strip().splitlines() or [type(problem).__name__]
+            where = self._address if self._address.startswith("ray:") else f"ray://{self._address}"
+            raise InvalidInput(f"--cluster {where} cannot be reached: {said[0][:200]}") from problem
+
+
+def _checked(address: str) -> str:
+    """What Ray calls the address."""
+    scheme, _, rest = address.partition("://")
+    if scheme != "ray" or (not rest and address != "ray"):
+        raise InvalidInput(f"--cluster must be ray, ray://auto or ray://HOST:PORT, got '{address}'")
+    if not rest:
+        return "local"
+    if rest == "auto":
+        return "auto"
+    host, _, port = rest.partition(":")
+    port = port or str(CLIENT_PORT)
+    if not host or not port.isdigit():
+        raise InvalidInput(f"--cluster must be ray, ray://auto or ray://HOST:PORT, got '{address}'")
+    try:
+        # Ray itself would try for minutes.
+        socket.create_connection((host, int(port)), timeout=10.0).close()
+    except (OSError, OverflowError) as problem:
+        raise InvalidInput(
+            f"--cluster {address} cannot be reached ({problem}): on the head of the cluster, `ray start --head` starts "
+            f"a server for clients at port {CLIENT_PORT}"
+        ) from problem
+    return f"ray://{host}:{port}"
+
+
+def _ray() -> Any:
+    """The engine. Raises `InvalidInput` if it is not installed."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Else `uv run` here would mean an upload of the working directory and a `uv run` for every worker.
+    os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+    try:
+        import ray
+        import ray.exceptions
+    except ImportError as problem:
+        raise InvalidInput(
+            "--cluster needs Ray, which is not installed: run `uv sync --extra cluster`"
+        ) from problem
+    return ray
+
+
+class _Sweep:
+    """One plan on its way through the workers."""
+
+    def __init__(
+        self, plan: Plan, crew: Crew, on_rows: Callable[[Rows], None], progress: Progress
+    ) -> None:
+        self._crew, self._on_rows, self._progress = crew, on_rows, progress
+        size = max((hand.about.devices for hand in crew.hands if hand.about), default=1)
+        self._items = _items(plan, size, len(crew.hands))
+        self._work = Work(self._items)
+        self._send = False
+        self._sent: dict[GroundConfig, Any] = {}
+        self._spent = Spent()
+
+    def complete(self) -> Spent:
+        """Do everything, bar what is given up."""
+        clock = built = time.monotonic()
+        while not self._work.over:
+            self._crew.muster()
+            for hand in self._crew.ready:
+                if hand.item is None:
+                    self._give(hand)
+            for hand, event in self._crew.events():
+                if hand.item and isinstance(event, Done) and not _is_chunk(hand.item):
+                    built = time.monotonic()
+                self._hear(hand, event)
+            self._progress.stage(self._picture())
+        if self._work.failures:
+            raise Unfinished(self._complaint())
+        self._spent.stage_seconds, self._spent.run_seconds = built - clock, time.monotonic() - built
+        return self._spent
+
+    def _give(self, hand: Hand) -> None:
+        """The next item for an idle worker, if there is one."""
+        others = {other.kind for other in self._crew.hands if other.item and other is not hand}
+        item = self._work.next(hand.kind, others)
+        if item is None:
+            return
+        self._work.begin(item)
+        if _is_chunk(item):
+            coming = self._work.next(item.kind, others)
+            ahead = [coming.content] if coming and _is_chunk(coming) else []
+            needed = [*item.content.grounds, *(chunk.grounds[0] for chunk in ahead)]
+            sent = {config: self._sent[config] for config in needed if config in self._sent}
+            self._crew.give(hand, item, "run", 1, [item.content, *ahead], sent)
+            return
+        # Once caches differ, what one host makes goes to all.
+        self._send |= len({one.about.cache for one in self._crew.ready if one.about}) > 1
+        configs = item.content
+        _, *made = self._crew.give(hand, item, "build", 1 + len(configs), configs, self._send)
+        if self._send:
+            self._sent |= dict(zip(configs, made, strict=True))
+
+    def _hear(self, hand: Hand, event: Any) -> None:
+        """Take in what a worker says."""
+        item = hand.item
+        if isinstance(event, Told):
+            before = hand.steps
+            hand.told = event
+            self._progress.advance(hand.steps - before)
+        elif isinstance(event, Lost):
+            error = f"the worker on {hand.name} was lost: {event.error}"
+            self._failed(hand, error)
+            self._crew.dismiss(hand, event.error)
+        elif isinstance(event, Problem):
+            if event.invalid:
+                raise InvalidInput(event.error)
+            self._failed(hand, event.error)
+        elif isinstance(event, Done) and item:
+            if _is_chunk(item):
+                self._store(hand, item.content, event)
+            self._work.finish(item)
+            hand.item = None
+        else:
+            assert isinstance(event, About)
+
+    def _store(self, hand: Hand, chunk: Chunk, done: Done) -> None:
+        self._on_rows(done.rows)
+        self._progress.advance(chunk.steps - hand.steps)
+        self._progress.finished(len(chunk.points), done.diverged)
+        self._spent.busy_seconds += done.seconds
+        self._spent.bytes = max(self._spent.bytes, done.bytes)
+        self._spent.shrunk += done.shrunk
+
+    def _failed(self, hand: Hand, error: str) -> None:
+        """Its item, if it had one, goes back to the queue or is given up; its steps do not count."""
+        if hand.item:
+            self._progress.advance(-hand.steps)
+            self._work.fail(hand.item, error)
+            hand.item = None
+
+    def _picture(self) -> str:
+        """What goes on, in a line."""
+        crew, parts = self._crew, []
+        for hand in crew.hands:
+            if hand.item:
+                telling = hand.told.number == hand.item.number and not _is_chunk(hand.item)
+                text = (telling and hand.told.text) or hand.item.label
+                parts.append(f"{hand.name}: {text}")
+        starting = len(crew.hands) - len(crew.ready)
+        rest = [
+            names(parts),
+            f"{starting} workers starting" if starting else "",
+            f"lost: {names(crew.lost)}" if crew.lost else "",
+            f"{len(self._work.failures)} given up" if self._work.failures else "",
+        ]
+        return "; ".join(filter(None, rest)) or "waiting"
+
+    def _complaint(self) -> str:
+        failed = [failure for failure in self._work.failures if _is_chunk(failure.item)]
+        chunks = sum(map(_is_chunk, self._items))
+        lines = [
+            f"{failure.item.label}, {len(failure.item.content.points)} runs: {failure.error}"
+            for failure in failed[:_SPELT_OUT]
+        ]
+        if len(failed) > _SPELT_OUT:
+            lines.append(f"and {len(failed) - _SPELT_OUT} more")
+        return "\n  ".join(
+            [
+                f"{len(failed)} of {chunks} chunks failed {ATTEMPTS} times, the others are saved; the same command "
+                "tries them again",
+                *lines,
+            ]
+        )
+
+
+def _is_chunk(item: Item) -> bool:
+    return isinstance(item.content, Chunk)
+
+
+def _items(plan: Plan, devices: int, workers: int) -> list[Item]:
+    """Worlds to build, those first that are needed first, then chunks. What ``plan.grounds`` has and no chunk needs is
+    not built."""
+    needed = dict.fromkeys(config for chunk in plan.chunks for config in chunk.grounds)
+    items, where = [], {}
+    batches = list(_batches(needed, devices, workers))
+    for number, (kind, batch) in enumerate(batches):
+        label = f"worlds {number + 1} of {len(batches)}"
+        items.append(Item(number, label, tuple(batch), ("worlds", kind)))
+        where |= dict.fromkeys(batch, number)
+    for place, chunk in enumerate(plan.chunks):
+        label = f"chunk {place + 1} of {len(plan.chunks)} ({chunk.label})"
+        needs = frozenset(where[config] for config in chunk.grounds)
+        kind = (chunk.group, chunk.layout)
+        items.append(Item(len(batches) + place, label, chunk, kind, needs))
+    return items
+
+
+def _batches(
+    configs: Iterable[GroundConfig], devices: int, workers: int
+) -> Iterator[tuple[Any, Sequence[GroundConfig]]]:
+    """Worlds for a worker each: those that share long stages together, and as many alike as it has devices, or fewer
+    where workers would be left without."""
+    families: dict[str, list[GroundConfig]] = defaultdict(list)
+    for config in configs:
+        families[stages.fingerprints(config)["world"]].append(config)
+    alike: dict[Any, list[list[GroundConfig]]] = defaultdict(list)
+    for family in families.values():
+        alike[frozenset(map(jax.tree.structure, family))].append(family)
+    for kind, own in alike.items():
+        size = max(1, min(devices, math.ceil(len(own) / workers)))
+        for start in range(0, len(own), size):
+            together = own[start : start + size]
+            yield kind, [config for family in together for config in family]

@@ -1,0 +1,258 @@
+"""The workers of a Ray cluster: one or more a host, started where there is room, replaced when they are lost."""
+
+import math
+import time
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from sweeps import provenance
+from sweeps.devices import Machine
+from sweeps.work import ATTEMPTS, Item
+from sweeps.worker import About, Problem, Told, UserModule, Worker
+from testbed.errors import InvalidInput, Unfinished
+
+#: Seconds between two looks for hosts that have room for a worker.
+LOOK = 2.0
+#: Seconds without any worker after which it is given up.
+PATIENCE = 120.0
+#: What has been told of no work.
+NOTHING = Told(-1, 0, "")
+#: Threads of a worker apart from the one that works: they answer how far it is.
+_TALK = "talk"
+
+
+class Place(NamedTuple):
+    """Where a worker runs: a host by Ray's name for it, and which of the host's workers it is."""
+
+    node: str
+    slot: int
+
+
+class Lost(NamedTuple):
+    """A worker has died, alone or with its host."""
+
+    error: str
+
+
+@dataclass(eq=False)
+class Hand:
+    """A worker as its driver sees it: it is starting until it has said what it is, and idle without an item."""
+
+    actor: Any
+    place: Place
+    name: str
+    start: Any
+    about: About | None = None
+    item: Item | None = None
+    #: Kind of the latest item; reference to what comes of the present one; to what is told of it.
+    kind: Any = None
+    work: Any = None
+    talk: Any = None
+    told: Told = NOTHING
+
+    @property
+    def steps(self) -> int:
+        """Steps that it has told of its present item."""
+        return self.told.steps if self.item and self.told.number == self.item.number else 0
+
+
+class Crew:
+    """The workers of a cluster. ``ray`` is the engine, connected; ``share`` workers share a host."""
+
+    def __init__(self, ray: Any, share: int, patience: float = PATIENCE) -> None:
+        self.hands: list[Hand] = []
+        self.lost: list[str] = []
+        self._ray, self._share, self._patience = ray, share, patience
+        self._actor = ray.remote(concurrency_groups={_TALK: 1})(Worker)
+        self._modules = UserModule.all()
+        self._versions = provenance.versions()
+        self._accelerated = any(_count(node, "GPU") for node in self._nodes())
+        self._failed: Counter[str] = Counter()
+        self._error = ""
+        self._look = self._seen = time.monotonic()
+
+    @property
+    def ready(self) -> list[Hand]:
+        """Workers that have started."""
+        return [hand for hand in self.hands if hand.about]
+
+    def muster(self) -> None:
+        """Start workers where there is room. Raises `Unfinished` if there is none for long, or none can be started."""
+        now = time.monotonic()
+        if self.ready:
+            self._seen = now
+        if now >= self._look:
+            self._look = now + LOOK
+            held = {hand.place for hand in self.hands}
+            nodes = [node for node in self._nodes() if self._failed[node["NodeID"]] < ATTEMPTS]
+            for node in nodes:
+                places = (Place(node["NodeID"], slot) for slot in range(self._share))
+                self.hands += [self._start(node, place) for place in places if place not in held]
+            if not self.hands and self._error:
+                raise Unfinished(f"no worker can be started on any host: {self._error}")
+        if now - self._seen > self._patience:
+            raise Unfinished(
+                f"the cluster has had no worker for {self._patience:.0f} seconds: {self._absence()}"
+            )
+
+    def _absence(self) -> str:
+        if self.hands:
+            return "its hosts do not begin any (are their CPUs or GPUs in use?)"
+        return "it has no host with CPUs or GPUs left"
+
+    def machine(self) -> Machine:
+        """What a plan must know of the hosts: one of them, when it has started."""
+        while not self.ready:
+            self.muster()
+            for hand, event in self.events():
+                if isinstance(event, Lost):
+                    self.dismiss(hand, event.error)
+        hand = self.ready[0]
+        try:
+            found = self._ray.get(hand.actor.machine.remote())
+        except self._ray.exceptions.RayActorError as problem:
+            self.dismiss(hand, _reason(problem))
+            return self.machine()
+        if isinstance(found, Problem):
+            raise _raised(found)
+        return found
+
+    def give(self, hand: Hand, item: Item, method: str, returns: int, *arguments: Any) -> list[Any]:
+        """Let an idle worker do an item: references to what the method returns, the first of which is waited for."""
+        call = getattr(hand.actor, method).options(num_returns=returns)
+        found = call.remote(item.number, *arguments)
+        references = found if returns > 1 else [found]
+        hand.item, hand.kind, hand.work = item, item.kind, references[0]
+        hand.talk = hand.talk or self._ask(hand)
+        return references
+
+    def events(self, timeout: float = 1.0) -> Iterator[tuple[Hand, Any]]:
+        """What workers have to say: `About` when they start, `Told` now and then, `Lost` at their end, and what has
+        come of their items. Waits if there is nothing."""
+        asked = {
+            reference: hand
+            for hand in self.hands
+            for reference in (hand.start, hand.work, hand.talk)
+            if reference is not None
+        }
+        if not asked:
+            time.sleep(timeout)
+            return
+        ready, _ = self._ray.wait(list(asked), timeout=timeout)
+        if ready:
+            ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=0)
+        for reference in ready:
+            hand = asked[reference]
+            if hand in self.hands:
+                yield from ((hand, event) for event in self._heard(hand, reference))
+
+    def _heard(self, hand: Hand, reference: Any) -> list[Any]:
+        """What a reference has brought."""
+        errors = self._ray.exceptions
+        try:
+            found = self._ray.get(reference)
+        except errors.RayTaskError as problem:
+            # It could not read its arguments, or not send its answer.
+            said = str(problem.cause or problem).strip().splitlines() or [""]
+            found = Problem(f"{type(problem.cause).__name__}: {said[-1][:300]}", invalid=False)
+        except errors.RayError as problem:
+            return [Lost(_reason(problem))]
+        if reference is hand.start:
+            return self._started(hand, found)
+        if reference is hand.talk:
+            hand.talk = None if hand.item is None else self._ask(hand)
+            return [found] if isinstance(found, Told) else []
+        hand.work = None
+        return [found]
+
+    def _started(self, hand: Hand, found: About | Problem) -> list[Any]:
+        if isinstance(found, Problem):
+            if found.invalid:
+                raise _raised(found)
+            return [Lost(found.error)]
+        for name, version in found.versions.items():
+            if name != "python" and version != self._versions[name]:
+                raise InvalidInput(
+                    f"host {found.host} has {name} {version}, this process {self._versions[name]}: "
+                    "install the same versions on every host"
+                )
+        hand.about, hand.start = found, None
+        self._failed[hand.place.node] = 0
+        return [found]
+
+    def dismiss(self, hand: Hand, error: str) -> None:
+        """Forget a worker that is lost."""
+        self.hands.remove(hand)
+        self.lost.append(hand.name)
+        if hand.about is None:
+            self._failed[hand.place.node] += 1
+            self._error = error
+        self._look = time.monotonic()
+        self._ray.kill(hand.actor)
+
+    def close(self) -> None:
+        """Let all workers go."""
+        while self.hands:
+            self._ray.kill(self.hands.pop().actor)
+
+    def _ask(self, hand: Hand) -> Any:
+        return hand.actor.told.options(concurrency_group=_TALK).remote()
+
+    def _nodes(self) -> list[dict[str, Any]]:
+        """Hosts that may have workers: where any has GPUs, those that have."""
+        kind = "GPU" if getattr(self, "_accelerated", False) else "CPU"
+        nodes = self._ray.nodes()
+        return [
+            node
+            for node in nodes
+            if node["Alive"] and (_count(node, kind) or (kind == "CPU" and _count(node, "GPU")))
+        ]
+
+    def _start(self, node: dict[str, Any], place: Place) -> Hand:
+        from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+        host, cpus, gpus = node["NodeManagerHostname"], _count(node, "CPU"), _count(node, "GPU")
+        cores = max(1, int(cpus // self._share))
+        if self._accelerated and gpus < self._share:
+            raise InvalidInput(
+                f"--workers {self._share} are more than the {gpus:.0f} GPUs of host {host}: each needs one at least"
+            )
+        part = cpus / self._share
+        needs = (
+            {"num_cpus": 0, "num_gpus": gpus // self._share}
+            if self._accelerated
+            # Ray shares whole processors, or parts of a single one.
+            else {"num_cpus": math.floor(part) or math.floor(part * 1000) / 1000}
+        )
+        actor = self._actor.options(
+            max_restarts=0,
+            max_task_retries=0,
+            scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),
+            **needs,
+        ).remote(cores, self._accelerated)
+        name = host if self._share == 1 else f"{host}/{place.slot + 1}"
+        return Hand(actor, place, name, actor.begin.remote(self._modules))
+
+
+def _count(node: dict[str, Any], kind: str) -> float:
+    return node["Resources"].get(kind, 0.0)
+
+
+def _raised(problem: Problem) -> Exception:
+    return InvalidInput(problem.error) if problem.invalid else Unfinished(problem.error)
+
+
+def _reason(problem: Exception) -> str:
+    """Why a worker died, in Ray's words: what follows the names of the actor."""
+    lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
+    why = next((line for line in lines if " because " in line), lines[0] if lines else "")
+    return why.partition(" because ")[2][:200] or why[:200]
+
+
+def names(hands: Sequence[str], most: int = 4) -> str:
+    """Some of many names."""
+    shown = list(dict.fromkeys(hands))
+    more = f" and {len(shown) - most} more" if len(shown) > most else ""
+    return ", ".join(shown[:most]) + more

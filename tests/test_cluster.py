@@ -1,0 +1,387 @@
+"""Plans on a cluster: the results of one process, whatever is killed meanwhile. Real processes, on this machine."""
+
+import functools
+import os
+import signal
+import socket
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from helpers import Silence, experiment
+
+from sweeps import cli, cluster, crew, population, runtime, worker
+from sweeps import plan as planning
+from sweeps.cluster import Cluster
+from sweeps.devices import Machine
+from sweeps.store import Store
+from sweeps.study import Point
+from sweeps.work import Item, Work
+from testbed import config
+from testbed.errors import InvalidInput, Unfinished
+from testbed.ground import GroundConfig
+
+ray = pytest.importorskip("ray")
+pytestmark = pytest.mark.filterwarnings(
+    # Ray starts processes by fork, and leaves files and sockets of theirs to the garbage collector.
+    r"ignore:os\.fork\(\) was called",
+    "ignore:unclosed:ResourceWarning",
+    "ignore:subprocess .* is still running:ResourceWarning",
+)
+STEPS = 1500
+
+
+class Hosts:
+    """A cluster of two simulated hosts of two cores, with caches of their own."""
+
+    def __init__(self, directory: Path) -> None:
+        from ray.cluster_utils import Cluster as Simulated
+
+        self._directory = directory
+        self._cluster = Simulated(initialize_head=True, head_node_args={"num_cpus": 0})
+        self.nodes = [self.add() for _ in range(2)]
+        self.address = self._cluster.address
+
+    def add(self) -> Any:
+        cache = self._directory / str(len(list(self._directory.iterdir())))
+        cache.mkdir()
+        return self._cluster.add_node(num_cpus=2, env_vars={"TESTBED_CACHE": str(cache)})
+
+    def lose(self) -> None:
+        """A host goes, with all its processes."""
+        self._cluster.remove_node(self.nodes.pop(), allow_graceful=False)
+
+    def close(self) -> None:
+        self._cluster.shutdown()
+
+
+@pytest.fixture(scope="module")
+def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        # What a study file imports must be there on the hosts, here `helpers`.
+        paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
+        # A lost host is noticed soon.
+        patch.setenv("RAY_health_check_period_ms", "1000")
+        patch.setenv("RAY_health_check_failure_threshold", "3")
+        found = Hosts(tmp_path_factory.mktemp("hosts"))
+        patch.setenv("RAY_ADDRESS", found.address)
+        yield found
+        found.close()
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As many runs in a chunk as there are devices."""
+    monkeypatch.setattr(planning, "CHUNK_SECONDS", 0.0)
+    monkeypatch.setattr(planning, "CPU_LANES", 1)
+
+
+@functools.cache
+def points() -> list[Point]:
+    """Five runs in two worlds: chunks of two, two and one."""
+    length = {"steps": STEPS, "evaluation__points": 20}
+    runs = [
+        experiment(seed=seed, optimiser__learning_rate=rate, **length)
+        for seed, rate in ((0, 1e-4), (0, 2e-4), (1, 1e-4), (1, 2e-4), (1, 3e-4))
+    ]
+    return [Point(config.fingerprint(run), "online", run.seed, {}, run) for run in runs]
+
+
+Results = dict[tuple[str, int], dict[str, Any]]
+
+
+def by_run(delivered: list[dict[str, Any]]) -> Results:
+    """Rows by run and evaluation."""
+    rows = [
+        dict(zip(columns, row, strict=True))
+        for columns in delivered
+        for row in zip(*columns.values(), strict=True)
+    ]
+    return {(row["run"], row["evaluation"]): row for row in rows}
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Results:
+    """What this process makes of them."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTBED_CACHE", str(tmp_path_factory.mktemp("local")))
+        patch.setattr(planning, "CHUNK_SECONDS", 0.0)
+        patch.setattr(planning, "CPU_LANES", 1)
+        delivered: list[dict[str, Any]] = []
+        population.execute(population.plan(points()), delivered.append, Silence())
+        return by_run(delivered)
+
+
+class Disturbed(Silence):
+    """A progress display by which something happens once, in the middle of a chunk."""
+
+    def __init__(self, happen: Callable[[], Any]) -> None:
+        super().__init__()
+        self._happen, self.happened = happen, False
+
+    def advance(self, run_steps: int) -> None:
+        super().advance(run_steps)
+        if run_steps > 0 and not self.happened:
+            self.happened = True
+            self._happen()
+
+
+def executed(engine: Cluster, progress: Silence) -> Results:
+    plan = engine.plan(points())
+    assert [len(chunk.points) for chunk in plan.chunks] == [2, 2, 1]
+    delivered: list[dict[str, Any]] = []
+    engine.execute(plan, delivered.append, progress)
+    return by_run(delivered)
+
+
+def expect_equal(found: Results, expected: Results) -> None:
+    assert found.keys() == expected.keys()
+    for key, row in found.items():
+        for name in row.keys() - {"run", "policy_checksum"}:
+            np.testing.assert_allclose(
+                row[name], expected[key][name], rtol=1e-4, atol=1e-4, err_msg=name
+            )
+
+
+def busy_pid(engine: Cluster) -> int:
+    """The process of a worker that is in the middle of a chunk."""
+    assert engine.crew is not None
+    [first, *_] = [hand for hand in engine.crew.hands if hand.steps]
+    assert first.about is not None
+    return first.about.pid
+
+
+@pytest.mark.slow
+def test_two_hosts_make_what_one_process_makes(hosts: Hosts, undisturbed: Results) -> None:
+    """Each with a cache of its own: worlds are sent from one to the other."""
+    progress = Silence()
+    with Cluster("ray://auto") as engine:
+        expect_equal(executed(engine, progress), undisturbed)
+        assert engine.crew is None
+    assert progress.steps == 5 * STEPS
+    assert progress.runs == 5
+    assert any(text.count("chunk") == 2 for text in progress.stages)
+
+
+@pytest.mark.slow
+def test_a_killed_workers_chunk_is_run_again(hosts: Hosts, undisturbed: Results) -> None:
+    with Cluster("ray://auto") as engine:
+        progress = Disturbed(lambda: os.kill(busy_pid(engine), signal.SIGKILL))
+        expect_equal(executed(engine, progress), undisturbed)
+    assert progress.happened
+    assert any("lost: " in text for text in progress.stages)
+    assert progress.steps == 5 * STEPS
+
+
+@pytest.mark.slow
+def test_a_lost_hosts_chunk_is_run_elsewhere(hosts: Hosts, undisturbed: Results) -> None:
+    progress = Disturbed(hosts.lose)
+    with Cluster("ray://auto") as engine:
+        expect_equal(executed(engine, progress), undisturbed)
+    assert any("lost: " in text for text in progress.stages)
+    assert progress.steps == 5 * STEPS
+
+
+STUDY = textwrap.dedent('''
+    """A loss that fails while a file is there."""
+    from pathlib import Path
+
+    from helpers import experiment
+    from sweeps.grid import Axis
+    from sweeps.study import Arm, Preset, Study
+    from testbed.losses.base import AbstractLoss
+    from testbed.losses.ipo import Ipo
+
+    class Trap(AbstractLoss):
+        """Something, or an error."""
+
+        beta: float = 0.1
+
+        def __call__(self, pair):
+            if Path({trap!r}).exists():
+                raise FileExistsError("the trap is closed")
+            return pair.margin() ** 2
+
+    study = Study("traps", "Traps", "?", experiment(),
+                  (Arm("good", {{"loss": Ipo()}}), Arm("bad", {{"loss": Trap()}})),
+                  Axis("optimiser.learning_rate", (1e-4, 2e-4)), (), {{"laptop": Preset(seeds=1)}})
+''')
+
+
+@pytest.mark.slow
+def test_a_chunk_that_fails_three_times_is_reported_and_the_rest_is_saved(
+    hosts: Hosts,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The loss is one of a user's study file, which only this process can read."""
+    monkeypatch.setattr(runtime, "configure", lambda: None)
+    trap, study, out = tmp_path / "trap", tmp_path / "traps.py", tmp_path / "out"
+    trap.touch()
+    study.write_text(STUDY.format(trap=str(trap)))
+    command = ["run", str(study), "--cluster", "ray://auto", "--out", str(out)]
+    assert cli.main(command) == 1
+    told = capsys.readouterr()
+    assert "1 of 2 chunks failed 3 times, the others are saved" in told.err
+    assert "(bad), 2 runs: FileExistsError: the trap is closed (traps.py:" in told.err
+    assert "2 of 4 runs are saved" in told.out
+    assert set(Store.open(out).read()["arm"]) == {"good"}
+    trap.unlink()
+    assert cli.main(command) == 0
+    assert "4 runs, 2 of them stored already" in capsys.readouterr().out
+    assert set(Store.open(out).read()["arm"]) == {"good", "bad"}
+
+
+def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
+    """The one line of a command that must exit with status 2."""
+    status = cli.main(["run", "gap", "--preset", "smoke", "--dry-run", *words])
+    error = capsys.readouterr().err
+    assert status == 2
+    assert error.count("\n") == 1
+    return error
+
+
+def test_mistakes_in_addresses(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(runtime, "configure", lambda: None)
+    for address in ("slurm", "ray:", "ray://", "ray://host:port", "ray://:10001"):
+        assert f"ray://HOST:PORT, got '{address}'" in refused(capsys, "--cluster", address)
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        address = f"ray://localhost:{free.getsockname()[1]}"
+        assert f"--cluster {address} cannot be reached" in refused(capsys, "--cluster", address)
+    assert "--workers must be at least 1, got 0" in refused(
+        capsys, "--cluster", "ray", "--workers", "0"
+    )
+    assert "--workers needs --cluster" in refused(capsys, "--workers", "2")
+    monkeypatch.setitem(sys.modules, "ray", None)
+    assert "uv sync --extra cluster" in refused(capsys, "--cluster", "ray")
+
+
+def items(*kinds: str, needs: dict[int, set[int]] | None = None) -> list[Item]:
+    wanted = needs or {}
+    return [
+        Item(number, f"item {number}", None, kind, frozenset(wanted.get(number, ())))
+        for number, kind in enumerate(kinds)
+    ]
+
+
+def began(work: Work, *arguments: Any) -> Item:
+    item = work.next(*arguments)
+    assert item is not None
+    work.begin(item)
+    return item
+
+
+def test_workers_stay_with_what_they_have_compiled() -> None:
+    work = Work(items("a", "b", "a", "b", "a"))
+    first = began(work)
+    second = began(work, None, {"a"})
+    assert (first.number, second.number) == (0, 1)
+    assert began(work, "b", {"a"}).number == 3
+    assert began(work, "b", {"a"}).number == 2
+    assert began(work, "b").number == 4
+    assert work.next("a") is None
+    assert not work.over
+
+
+def test_items_wait_for_what_they_need() -> None:
+    work = Work(items("worlds", "a", "b", needs={1: {0}}))
+    worlds = began(work)
+    assert began(work).number == 2
+    assert work.next() is None
+    work.finish(worlds)
+    assert began(work).number == 1
+
+
+def test_what_fails_is_tried_three_times_before_others() -> None:
+    work = Work(items("a", "b"))
+    for attempt in range(3):
+        item = began(work, "b" if attempt else None)
+        assert item.number == 0
+        assert work.fail(item, f"error {attempt}") == (attempt == 2)
+    assert [(failure.item.number, failure.error) for failure in work.failures] == [(0, "error 2")]
+    work.finish(began(work))
+    assert work.over
+
+
+def test_what_needs_an_item_that_was_given_up_is_given_up_too() -> None:
+    work = Work(items("worlds", "a", "b", needs={1: {0}}))
+    for _ in range(3):
+        work.fail(began(work), "no memory")
+    assert work.failures[1] == (items("", "a", needs={1: {0}})[1], "item 0 failed: no memory")
+    assert began(work).number == 2
+
+
+def test_worlds_that_share_stages_are_built_together() -> None:
+    """Three worlds, of one of which there are two kinds of labels, for two workers of two devices."""
+    runs = [experiment(seed=seed) for seed in range(3)]
+    runs.append(experiment(seed=1, labeler__temperature=1.0))
+    grounds = [GroundConfig.of(run) for run in runs]
+    batches = [batch for _, batch in cluster._batches(grounds, 2, 2)]
+    assert batches == [[grounds[0], grounds[1], grounds[3]], [grounds[2]]]
+    assert [len(batch) for _, batch in cluster._batches(grounds, 2, 3)] == [1, 2, 1]
+    assert [len(batch) for _, batch in cluster._batches(grounds, 1, 1)] == [1, 2, 1]
+
+
+def test_a_chunk_fits_itself_to_other_devices() -> None:
+    machine = Machine("cpu", 3, 1e9, 1e11)
+    [first, *_] = planning.plan(points(), machine).chunks
+    assert (first.layout, first.devices) == ((3, 1), 3)
+    fitted = worker._fitted(first)
+    assert jax.device_count() == 2
+    assert (fitted.layout, fitted.devices, fitted.points) == ((4, 1), 2, first.points)
+
+
+def test_an_error_is_told_in_a_line_with_its_place() -> None:
+    def fail() -> None:
+        jax.numpy.zeros(3) + jax.numpy.zeros(4)
+
+    def refuse() -> None:
+        raise InvalidInput("steps must be > 0")
+
+    found = worker._attempt(fail)
+    assert not found.invalid
+    assert found.error.startswith("TypeError: ")
+    assert "(test_cluster.py:" in found.error
+    assert "\n" not in found.error
+    assert worker._attempt(refuse) == ("steps must be > 0", True)
+
+
+def test_a_worker_has_the_cores_it_is_given() -> None:
+    program = (
+        "from sweeps import runtime, devices\nruntime.configure(3)\nimport jax\n"
+        "print(jax.device_count(), runtime.cores(), devices.memory_limit() * 3)"
+    )
+    inherited = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    words = [sys.executable, "-c", program]
+    done = subprocess.run(words, capture_output=True, text=True, check=True, env=inherited)
+    count, cores, memory = done.stdout.split()
+    assert (int(count), int(cores)) == (3, 3)
+    assert float(memory) > 0
+
+
+class Empty:
+    """A Ray without hosts."""
+
+    def remote(self, **options: Any) -> Callable[[type], type]:
+        return lambda made: made
+
+    def nodes(self) -> list[Any]:
+        return []
+
+
+def test_a_cluster_without_workers_is_told() -> None:
+    found = crew.Crew(Empty(), 1, patience=-1.0)
+    with pytest.raises(Unfinished, match="no host with CPUs or GPUs left"):
+        found.muster()
