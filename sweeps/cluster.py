@@ -10,7 +10,9 @@ import dataclasses
 import logging
 import math
 import os
+import shutil
 import socket
+import tempfile
 import time
 import warnings
 from collections import defaultdict
@@ -103,17 +105,21 @@ class Cluster:
     def _connect(self) -> None:
         """Raises `InvalidInput` if there is no cluster."""
         own = {"num_cpus": runtime.cores(), "include_dashboard": False}
-        package = Path(__file__).parent.parent
         limit = os.environ.get(devices.LIMIT)
-        environment = {
-            "py_modules": [str(package / name) for name in _SENT],
-            "excludes": ["__pycache__"],
-            "env_vars": {devices.LIMIT: limit} if limit else {},
-        }
         try:
-            with warnings.catch_warnings():
+            with warnings.catch_warnings(), tempfile.TemporaryDirectory() as directory:
+                # Side by side, as they are here: the addresses of stages depend on the code of two of them.
+                for name in _SENT:
+                    source = Path(__file__).parent.parent / name
+                    unread = shutil.ignore_patterns("__pycache__")
+                    shutil.copytree(source, Path(directory) / name, ignore=unread)
+                environment = {
+                    "working_dir": directory,
+                    "env_vars": {devices.LIMIT: limit} if limit else {},
+                }
                 # A Ray of our own is forked and at once replaced, which jax cannot know.
                 warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")
+                warnings.filterwarnings("ignore", message="Ray Client connection timed out")
                 self._ray.init(
                     self._address,
                     runtime_env=environment,
@@ -124,7 +130,10 @@ class Cluster:
         except (ConnectionError, TimeoutError, RuntimeError, ValueError) as problem:
             said = str(problem).strip().splitlines() or [type(problem).__name__]
             where = self._address if self._address.startswith("ray:") else f"ray://{self._address}"
-            raise InvalidInput(f"--cluster {where} cannot be reached: {said[0][:200]}") from problem
+            raise InvalidInput(
+                f"--cluster {where} cannot be reached: {said[0][:200]} (if it has token authentication, RAY_AUTH_MODE "
+                "and RAY_AUTH_TOKEN must be set here as they are there)"
+            ) from problem
 
 
 def _checked(address: str) -> str:

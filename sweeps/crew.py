@@ -19,8 +19,8 @@ LOOK = 2.0
 PATIENCE = 120.0
 #: What has been told of no work.
 NOTHING = Told(-1, 0, "")
-#: Threads of a worker apart from the one that works: they answer how far it is.
-_TALK = "talk"
+#: Threads of a worker: one works, one answers how far it is.
+_THREADS = 2
 
 
 class Place(NamedTuple):
@@ -65,7 +65,7 @@ class Crew:
         self.hands: list[Hand] = []
         self.lost: list[str] = []
         self._ray, self._share, self._patience = ray, share, patience
-        self._actor = ray.remote(concurrency_groups={_TALK: 1})(Worker)
+        self._actor = ray.remote(Worker)
         self._modules = UserModule.all()
         self._versions = provenance.versions()
         self._accelerated = any(_count(node, "GPU") for node in self._nodes())
@@ -125,7 +125,7 @@ class Crew:
         found = call.remote(item.number, *arguments)
         references = found if returns > 1 else [found]
         hand.item, hand.kind, hand.work = item, item.kind, references[0]
-        hand.talk = hand.talk or self._ask(hand)
+        hand.talk = hand.talk or hand.actor.told.remote()
         return references
 
     def events(self, timeout: float = 1.0) -> Iterator[tuple[Hand, Any]]:
@@ -149,7 +149,7 @@ class Crew:
                 yield from ((hand, event) for event in self._heard(hand, reference))
 
     def _heard(self, hand: Hand, reference: Any) -> list[Any]:
-        """What a reference has brought."""
+        """What a reference has brought. References are compared, not identified: a client of Ray copies them."""
         errors = self._ray.exceptions
         try:
             found = self._ray.get(reference)
@@ -159,10 +159,10 @@ class Crew:
             found = Problem(f"{type(problem.cause).__name__}: {said[-1][:300]}", invalid=False)
         except errors.RayError as problem:
             return [Lost(_reason(problem))]
-        if reference is hand.start:
+        if reference == hand.start:
             return self._started(hand, found)
-        if reference is hand.talk:
-            hand.talk = None if hand.item is None else self._ask(hand)
+        if reference == hand.talk:
+            hand.talk = None if hand.item is None else hand.actor.told.remote()
             return [found] if isinstance(found, Told) else []
         hand.work = None
         return [found]
@@ -197,9 +197,6 @@ class Crew:
         while self.hands:
             self._ray.kill(self.hands.pop().actor)
 
-    def _ask(self, hand: Hand) -> Any:
-        return hand.actor.told.options(concurrency_group=_TALK).remote()
-
     def _nodes(self) -> list[dict[str, Any]]:
         """Hosts that may have workers: where any has GPUs, those that have."""
         kind = "GPU" if getattr(self, "_accelerated", False) else "CPU"
@@ -227,6 +224,7 @@ class Crew:
             else {"num_cpus": math.floor(part) or math.floor(part * 1000) / 1000}
         )
         actor = self._actor.options(
+            max_concurrency=_THREADS,
             max_restarts=0,
             max_task_retries=0,
             scheduling_strategy=NodeAffinitySchedulingStrategy(place.node, soft=False),

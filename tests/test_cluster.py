@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,10 @@ from testbed import config
 from testbed.errors import InvalidInput, Unfinished
 from testbed.ground import GroundConfig
 
-ray = pytest.importorskip("ray")
+# Nobody else on the network may use the hosts of these tests: they have a token of their own. Ray reads it once, when
+# it is imported.
+os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings(
     # Ray starts processes by fork, and leaves files and sockets of theirs to the garbage collector.
     r"ignore:os\.fork\(\) was called",
@@ -35,6 +39,11 @@ pytestmark = pytest.mark.filterwarnings(
     "ignore:subprocess .* is still running:ResourceWarning",
 )
 STEPS = 1500
+
+
+def addresses(directory: Path) -> set[str]:
+    """Of the stages in caches below a directory."""
+    return {file.stem for file in directory.rglob("stages/*.pickle")}
 
 
 class Hosts:
@@ -59,6 +68,10 @@ class Hosts:
 
     def close(self) -> None:
         self._cluster.shutdown()
+
+    def stages(self) -> set[str]:
+        """Addresses of what they have built."""
+        return addresses(self._directory)
 
 
 @pytest.fixture(scope="module")
@@ -109,10 +122,15 @@ def by_run(delivered: list[dict[str, Any]]) -> Results:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Results:
+def local_cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("local")
+
+
+@pytest.fixture(scope="module")
+def undisturbed(local_cache: Path) -> Results:
     """What this process makes of them."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("TESTBED_CACHE", str(tmp_path_factory.mktemp("local")))
+        patch.setenv("TESTBED_CACHE", str(local_cache))
         patch.setattr(planning, "CHUNK_SECONDS", 0.0)
         patch.setattr(planning, "CPU_LANES", 1)
         delivered: list[dict[str, Any]] = []
@@ -160,12 +178,16 @@ def busy_pid(engine: Cluster) -> int:
 
 
 @pytest.mark.slow
-def test_two_hosts_make_what_one_process_makes(hosts: Hosts, undisturbed: Results) -> None:
-    """Each with a cache of its own: worlds are sent from one to the other."""
+def test_two_hosts_make_what_one_process_makes(
+    hosts: Hosts, undisturbed: Results, local_cache: Path
+) -> None:
+    """Each with a cache of its own: worlds are sent from one to the other. The code is this process's, so that what is
+    built is found at the same addresses."""
     progress = Silence()
     with Cluster("ray://auto") as engine:
         expect_equal(executed(engine, progress), undisturbed)
         assert engine.crew is None
+    assert hosts.stages() == addresses(local_cache)
     assert progress.steps == 5 * STEPS
     assert progress.runs == 5
     assert any(text.count("chunk") == 2 for text in progress.stages)
@@ -374,8 +396,8 @@ def test_a_worker_has_the_cores_it_is_given() -> None:
 class Empty:
     """A Ray without hosts."""
 
-    def remote(self, **options: Any) -> Callable[[type], type]:
-        return lambda made: made
+    def remote(self, made: type) -> type:
+        return made
 
     def nodes(self) -> list[Any]:
         return []
