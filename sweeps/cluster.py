@@ -25,8 +25,8 @@ import jax
 from sweeps import devices, runtime
 from sweeps import plan as planning
 from sweeps.crew import PATIENCE, Crew, Hand, Lost, names
+from sweeps.engine import Spent
 from sweeps.plan import Chunk, Plan
-from sweeps.population import Spent
 from sweeps.progress import Progress
 from sweeps.store import Rows
 from sweeps.study import Point
