@@ -54,6 +54,8 @@ def configure(cores_here: int | None = None) -> None:
         # Small programs count too: a study compiles dozens of them.
         "jax_persistent_cache_min_compile_time_secs": "0.1",
         "jax_persistent_cache_min_entry_size_bytes": "-1",
+        # GPUs else round the factors of float32 products; networks state their own, see `testbed.arithmetic`.
+        "jax_default_matmul_precision": "highest",
     }
     chosen = {name: value for name, value in settings.items() if name.upper() not in os.environ}
     os.environ.update({name.upper(): value for name, value in chosen.items()})

@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from testbed.arithmetic import Precision, contract, dtype, linear
 from testbed.errors import InvalidInput
 
 #: Attention logit of an invisible key: finite, so that a row that sees nothing has no NaN in its gradient.
@@ -28,6 +29,7 @@ class TransformerConfig(eqx.Module):
         mlp_width: hidden units of SwiGLU; 0 means 8/3 of ``width``, rounded up to a multiple of 8, which costs the
             floating-point operations of a plain MLP four times as wide.
         temperature: divides the logits in sampling and scoring alike: it belongs to the policy.
+        precision: of matrix products; parameters stay float32. bfloat16 is for GPUs: it halves what a product reads.
     """
 
     width: int = eqx.field(static=True, default=64)
@@ -40,6 +42,7 @@ class TransformerConfig(eqx.Module):
     tied: bool = eqx.field(static=True, default=False)
     attention_bias: bool = eqx.field(static=True, default=False)
     temperature: float = eqx.field(static=True, default=1.0)
+    precision: Precision = eqx.field(static=True, default="float32")
 
     def __check_init__(self) -> None:
         for name in ("width", "layers", "heads", "key_value_heads"):
@@ -208,11 +211,14 @@ class Block(eqx.Module):
         """Queries, keys and values, each (rows, heads * size), of which a row knows nothing but itself. Three products,
         not one: splitting a joint one costs more in its gradient than it saves."""
         normed = rms_norm(x, self.attention_norm, self.config.norm_epsilon)
-        projected = (normed @ self.query, normed @ self.key, normed @ self.value)
+        query, key, value = (
+            linear(normed, weight, self.config.precision)
+            for weight in (self.query, self.key, self.value)
+        )
         if self.biases is None:
-            return projected
-        query, key, value = (x + b[None] for x, b in zip(projected, self.biases, strict=True))
-        return query, key, value
+            return query, key, value
+        for_query, for_key, for_value = (bias[None] for bias in self.biases)
+        return query + for_query, key + for_key, value + for_value
 
     def __call__(
         self,
@@ -229,7 +235,9 @@ class Block(eqx.Module):
         ``skip`` positions give keys and values only."""
         n, time, _ = mask.shape
         queries, keys, values = projected
-        keys, values = rotate(self._heads(keys, n), *rotary), self._heads(values, n)
+        precision, kind = self.config.precision, dtype(self.config.precision)
+        keys = rotate(self._heads(keys, n), *rotary).astype(kind)
+        values = self._heads(values, n).astype(kind)
         if cache is not None:
             keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, offset, axis=2)
             values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, offset, axis=2)
@@ -237,10 +245,12 @@ class Block(eqx.Module):
             x, queries = (_behind(a.reshape(n, time, -1), skip) for a in (x, queries))
             rotary, mask = (rotary[0][:, skip:], rotary[1][:, skip:]), mask[:, skip:]
         queries = rotate(self._heads(queries, n), *rotary) * self.config.head_size**-0.5
-        x = x + self._attend(queries, keys, values, mask) @ self.attention_out
+        mixed = self._attend(queries, keys, values, mask)
+        x = x + linear(mixed, self.attention_out, precision, jnp.float32)
         inner = rms_norm(x, self.mlp_norm, self.config.norm_epsilon)
-        mixed = swiglu(inner @ self.gate, inner @ self.up) @ self.down
-        return x + mixed, Cache(keys, values)
+        opened = swiglu(*(linear(inner, weight, precision) for weight in (self.gate, self.up)))
+        x = x + contract("rh,hw->rw", opened, self.down, precision, jnp.float32)
+        return x, Cache(keys, values)
 
     def _heads(self, rows: Array, n: int) -> Float[Array, "n heads time size"]:
         """Queries, keys or values of rows, head by head."""
@@ -258,9 +268,10 @@ class Block(eqx.Module):
         group = self.config.heads // self.config.key_value_heads
         if group > 1:
             keys, values = (jnp.repeat(a, group, axis=1) for a in (keys, values))
-        logits = jnp.einsum("nhqd,nhkd->nhqk", queries, keys)
+        precision = self.config.precision
+        logits = contract("nhqd,nhkd->nhqk", queries, keys, precision, jnp.float32)
         weights = softmax(jnp.where(mask[:, None], logits, MASKED))
-        mixed = jnp.einsum("nhqk,nhkd->nhqd", weights, values).swapaxes(1, 2)
+        mixed = contract("nhqk,nhkd->nhqd", weights, values, precision).swapaxes(1, 2)
         return mixed.reshape(-1, self.config.width)
 
 
@@ -352,7 +363,9 @@ class Transformer(eqx.Module):
     def logits(self, hidden: Float[Array, "*n width"]) -> Float[Array, "*n vocabulary"]:
         """Next-token logits of hidden states, divided by the policy's temperature."""
         head = self.embedding.T if self.head is None else self.head
-        logits = (hidden.reshape(-1, self.config.width) @ head).reshape(*hidden.shape[:-1], -1)
+        rows = hidden.reshape(-1, self.config.width)
+        logits = linear(rows, head, self.config.precision, jnp.float32)
+        logits = logits.reshape(*hidden.shape[:-1], -1)
         return logits if self.config.temperature == 1.0 else logits / self.config.temperature
 
     def __call__(self, tokens: Int[Array, "*n time"]) -> Float[Array, "*n time vocabulary"]:

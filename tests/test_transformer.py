@@ -127,8 +127,8 @@ def test_a_table_of_few_rows_equals_the_same_rows_given_as_many() -> None:
     short = net.embedding
     long = jnp.concatenate([short, jnp.ones((tokens.size, short.shape[1]))])
     assert short.shape[0] <= tokens.size < long.shape[0]
-    value, slopes = jax.value_and_grad(total, argnums=(0, 1))(net, short)
-    expected, wanted = jax.value_and_grad(total, argnums=(0, 1))(net, long)
+    both = jax.jit(jax.value_and_grad(total, argnums=(0, 1)))
+    (value, slopes), (expected, wanted) = both(net, short), both(net, long)
     assert float(value) == pytest.approx(float(expected), rel=1e-5)
     np.testing.assert_allclose(slopes[1], wanted[1][: short.shape[0]], rtol=1e-4, atol=1e-4)
     for found, other in zip(*map(jax.tree.leaves, (slopes[0], wanted[0])), strict=True):

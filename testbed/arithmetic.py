@@ -1,0 +1,93 @@
+"""Matrix products of the networks, in a stated precision: every one of them says what it is rounded to.
+
+Parameters, norms, softmaxes, losses and the optimiser are float32 whatever the precision.
+"""
+
+import functools
+from typing import Literal, TypeAlias, get_args
+
+import jax
+import jax.numpy as jnp
+from jax.typing import DTypeLike
+from jaxtyping import Array, Float
+
+#: What the factors of a matrix product are rounded to: float32 not at all; tensorfloat32 to the 10 bits of mantissa
+#: that an NVIDIA GPU's matrix units read of a float32, elsewhere not at all; bfloat16 to its 7, and so are products
+#: that are kept for the backward pass. Sums are float32.
+Precision: TypeAlias = Literal["float32", "tensorfloat32", "bfloat16"]
+PRECISIONS: tuple[str, ...] = get_args(Precision)
+
+
+def dtype(precision: Precision) -> DTypeLike:
+    """Type of the factors."""
+    return jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
+def contract(
+    spec: str, left: Array, right: Array, precision: Precision, out: DTypeLike | None = None
+) -> Array:
+    """`jnp.einsum` of two factors, which comes out as their type, or as ``out``. Every index stands in two places.
+
+    Its gradients are products of the same precision: the library's would mix types where ``out`` is another."""
+    kind = dtype(precision)
+    limit = {"float32": jax.lax.Precision.HIGHEST, "tensorfloat32": jax.lax.Precision.HIGH}
+    factors = (left.astype(kind), right.astype(kind))
+    return jnp.einsum(
+        spec, *factors, precision=limit.get(precision), preferred_element_type=out or kind
+    )
+
+
+def _contract_forward(
+    spec: str, left: Array, right: Array, precision: Precision, out: DTypeLike | None
+) -> tuple[Array, tuple[Array, Array]]:
+    return contract(spec, left, right, precision, out), (left, right)
+
+
+def _contract_backward(
+    spec: str, precision: Precision, _: DTypeLike | None, kept: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
+    factors, whole = spec.split("->")
+    first, second = factors.split(",")
+    left, right = kept
+    return (
+        contract(f"{whole},{second}->{first}", g, right, precision, left.dtype),
+        contract(f"{whole},{first}->{second}", g, left, precision, right.dtype),
+    )
+
+
+contract.defvjp(_contract_forward, _contract_backward)
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
+def linear(
+    x: Float[Array, "rows width"],
+    weight: Float[Array, "width out"],
+    precision: Precision = "float32",
+    out: DTypeLike | None = None,
+) -> Float[Array, "rows out"]:
+    """x @ weight, as the type of the factors or as ``out``.
+
+    Its gradient by the weight is the product of a transposed copy: XLA's CPU backend takes a product whose left side it
+    must read by columns half as fast, and would do without the copy if there were no barrier."""
+    return contract("rw,wo->ro", x, weight, precision, out)
+
+
+def _linear_forward(
+    x: Array, weight: Array, precision: Precision, out: DTypeLike | None
+) -> tuple[Array, tuple[Array, Array]]:
+    return linear(x, weight, precision, out), (x, weight)
+
+
+def _linear_backward(
+    precision: Precision, _: DTypeLike | None, kept: tuple[Array, Array], g: Array
+) -> tuple[Array, Array]:
+    x, weight = kept
+    turned = jax.lax.optimization_barrier(x.astype(dtype(precision)).T)
+    return (
+        contract("ro,wo->rw", g, weight, precision, x.dtype),
+        contract("wr,ro->wo", turned, g, precision, weight.dtype),
+    )
+
+
+linear.defvjp(_linear_forward, _linear_backward)

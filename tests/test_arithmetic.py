@@ -1,0 +1,123 @@
+"""The precision of matrix products: as stated, in every product of a run, and no more of the run than its products."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from helpers import experiment, supply
+from jax.extend.core import jaxprs_in_params
+
+from testbed import config, decode, logprob, train
+from testbed.arithmetic import PRECISIONS, Precision, contract, linear
+from testbed.sources.base import Supply
+from testbed.transformer import Transformer, TransformerConfig
+
+KEY = jax.random.key(0)
+
+
+def net(precision: Precision) -> Transformer:
+    """The same parameters whatever the precision."""
+    shape = TransformerConfig(16, 2, 2, 1, attention_bias=True, precision=precision)
+    return Transformer.init(jax.random.key(3), shape, 7)
+
+
+def products(jaxpr: Any) -> Iterator[Any]:
+    """Every matrix product of a program, those of its loops and functions included."""
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from products(inner)
+
+
+def update(precision: Precision) -> tuple[Any, train.TrainState, Supply]:
+    """One online step of policies of a precision, judged by a network of the same."""
+    given = supply()
+    e = config.replace_all(experiment(), {"model.precision": precision})
+    policy = jax.tree.map(jnp.copy, Transformer.init(KEY, e.model, given.reference.vocabulary))
+    teacher = e.proxy.init(KEY, e.model, given.reference.vocabulary)
+    given = Supply(given.data, policy, teacher, given.prepared)
+    plan = train.TrainConfig(e.source, e.loss, e.optimiser, e.batch_size)
+    state = train.init(plan, given)
+
+    def step(state: train.TrainState, given: Supply) -> train.TrainState:
+        return train.update(plan, given, state, KEY, jnp.asarray(0))
+
+    return step, state, given
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_every_product_of_an_online_step_is_in_the_stated_precision(precision: Precision) -> None:
+    """Forward, backward, sampling and judging. The reader's read-out alone, one vector, is left at the default."""
+    step, state, given = update(precision)
+    found = list(products(jax.make_jaxpr(step)(state, given).jaxpr))
+    wide = [one for one in found if all(x.aval.ndim > 1 for x in one.invars)]
+    assert len(wide) > 50
+    for one in wide:
+        types = {x.aval.dtype.name for x in one.invars}
+        assert types == {"bfloat16" if precision == "bfloat16" else "float32"}
+        limits = set(one.params["precision"] or (None,))
+        if precision == "float32":
+            assert limits == {jax.lax.Precision.HIGHEST}
+        elif precision == "tensorfloat32":
+            assert limits == {jax.lax.Precision.HIGH}
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_parameters_and_moments_stay_float32(precision: Precision) -> None:
+    step, state, given = update(precision)
+    after = jax.jit(step)(state, given)
+    kinds = {x.dtype.name for x in jax.tree.leaves((after.policy, after.optimiser))}
+    assert kinds <= {"float32", "int32"}
+    assert int(after.diverged_step) == -1
+    assert not np.array_equal(after.policy.embedding, state.policy.embedding)
+
+
+def test_bfloat16_scores_and_gradients_are_close_and_others_equal() -> None:
+    """bfloat16 has 8 bits: products of a few layers are off by a few parts in 256. tensorfloat32 is float32 on a
+    CPU."""
+    prompts, pairs = supply().data.pairs.prompt, supply().data.pairs
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), pairs.winner, pairs.loser)
+
+    def total(policy: Transformer) -> jax.Array:
+        return jnp.mean(logprob.score(policy, prompts, both))
+
+    results = {p: jax.jit(jax.value_and_grad(total))(net(p)) for p in PRECISIONS}
+    value, gradient = results["float32"]
+    for precision, (near, slope) in results.items():
+        size = 3e-2 if precision == "bfloat16" else 1e-6
+        np.testing.assert_allclose(near, value, rtol=size)
+        norm = float(jnp.sqrt(sum(jnp.sum(x * x) for x in jax.tree.leaves(gradient))))
+        for found, exact in zip(jax.tree.leaves(slope), jax.tree.leaves(gradient), strict=True):
+            assert found.dtype == jnp.float32
+            assert float(jnp.linalg.norm(found - exact)) < size * norm
+    assert float(results["bfloat16"][0]) != float(value)
+
+
+def test_sampling_and_scoring_agree_in_bfloat16() -> None:
+    """Log-probabilities of what was sampled with a cache, and of the same tokens in one pass."""
+    policy, prompts = net("bfloat16"), supply().data.pairs.prompt
+    keys = jax.random.split(KEY, prompts.length.shape[0])
+    drawn = jax.jit(lambda p: decode.sample(p, prompts, keys, 4, 2))(policy)
+    scored = jax.jit(logprob.score_tokens)(policy, prompts, drawn.response)
+    np.testing.assert_allclose(drawn.logprobs, scored, atol=5e-2)
+
+
+def test_linear_by_hand() -> None:
+    """What bfloat16 cannot hold is rounded away, in the factors and nowhere else."""
+    x = jnp.asarray([[1.0, 2.0], [3.0, 1.0 + 2.0**-10]])
+    weight = jnp.asarray([[1.0, 0.5], [2.0**-9 + 2.0, 4.0]])
+    np.testing.assert_array_equal(linear(x, weight), np.asarray(x) @ np.asarray(weight))
+    rounded = np.array([[1.0, 2.0], [3.0, 1.0]]) @ np.array([[1.0, 0.5], [2.0, 4.0]])
+    np.testing.assert_array_equal(linear(x, weight, "bfloat16", jnp.float32), rounded)
+
+    value, pull = jax.vjp(linear, x, weight)
+    g = jnp.asarray([[1.0, -1.0], [0.25, 2.0]])
+    by_x, by_weight = pull(g)
+    np.testing.assert_allclose(by_x, g @ weight.T, rtol=1e-6)
+    np.testing.assert_allclose(by_weight, x.T @ g, rtol=1e-6)
+    assert value.shape == (2, 2)
+    assert contract("rw,wo->ro", x, weight, "bfloat16").dtype == jnp.bfloat16
