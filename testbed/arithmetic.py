@@ -3,7 +3,6 @@
 Parameters, norms, softmaxes, losses and the optimiser are float32 whatever the precision.
 """
 
-import functools
 from typing import Literal, TypeAlias, get_args
 
 import jax
@@ -23,8 +22,7 @@ def dtype(precision: Precision) -> DTypeLike:
     return jnp.bfloat16 if precision == "bfloat16" else jnp.float32
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(0, 3, 4))
-def contract(
+def _contract(
     spec: str, left: Array, right: Array, precision: Precision, out: DTypeLike | None = None
 ) -> Array:
     """`jnp.einsum` of two factors, which comes out as their type, or as ``out``. Every index stands in two places.
@@ -36,6 +34,10 @@ def contract(
     return jnp.einsum(
         spec, *factors, precision=limit.get(precision), preferred_element_type=out or kind
     )
+
+
+#: See `_contract`.
+contract = jax.custom_vjp(_contract, nondiff_argnums=(0, 3, 4))
 
 
 def _contract_forward(
@@ -59,8 +61,7 @@ def _contract_backward(
 contract.defvjp(_contract_forward, _contract_backward)
 
 
-@functools.partial(jax.custom_vjp, nondiff_argnums=(2, 3))
-def linear(
+def _linear(
     x: Float[Array, "rows width"],
     weight: Float[Array, "width out"],
     precision: Precision = "float32",
@@ -71,6 +72,10 @@ def linear(
     Its gradient by the weight is the product of a transposed copy: XLA's CPU backend takes a product whose left side it
     must read by columns half as fast, and would do without the copy if there were no barrier."""
     return contract("rw,wo->ro", x, weight, precision, out)
+
+
+#: See `_linear`.
+linear = jax.custom_vjp(_linear, nondiff_argnums=(2, 3))
 
 
 def _linear_forward(

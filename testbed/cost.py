@@ -1,7 +1,8 @@
 """What a run needs, counted from its config: floating-point operations and bytes.
 
-Matrix products only, two operations a multiply-add; a backward pass costs twice the forward. Plans and benchmarks
-share these counts, so a benchmark's "needed" operations are the plan's.
+Matrix products only, two operations a multiply-add; a backward pass costs twice the forward. What a batch shares is
+counted for batches of an update's size. Plans and benchmarks share these counts, so a benchmark's "needed" operations
+are the plan's.
 """
 
 from typing import NamedTuple
@@ -34,15 +35,21 @@ def forward(
     keys: Number,
     vocabulary: int = 0,
     wanted: Number | None = None,
+    looked_up: Number | None = None,
 ) -> float:
     """Forward pass over ``rows`` tokens that see ``keys`` keys each, with logits over ``vocabulary`` at
-    the last ``wanted`` of them (default: all). The last block gives only keys and values of the others."""
+    the last ``wanted`` of them (default: all). The last block gives only keys and values of the others. The first
+    block's queries, keys and values are products of ``looked_up`` embeddings (default: one each row) if those are fewer
+    than the rows."""
     wanted = rows if wanted is None else wanted
-    projected = (model.heads + 2 * model.key_value_heads) * model.head_size
-    block = model.width * (projected + model.width + 3 * model.hidden) + 2 * keys * model.width
-    spared = block - 2 * model.key_value_heads * model.head_size * model.width
-    head = wanted * model.width * vocabulary
-    return 2.0 * (rows * model.layers * block - (rows - wanted) * spared + head)
+    looked_up = rows if looked_up is None else min(rows, looked_up)
+    asking = model.width**2
+    projecting = asking + 2 * model.key_value_heads * model.head_size * model.width
+    further = model.width * (model.width + 3 * model.hidden) + 2 * keys * model.width
+    later = model.layers - 1
+    spared = (rows - wanted) * (further + asking * min(1, later))
+    blocks = (looked_up + later * rows) * projecting + model.layers * rows * further - spared
+    return 2.0 * (blocks + wanted * model.width * vocabulary)
 
 
 def score(experiment: Experiment, count: int = 2) -> float:
@@ -50,7 +57,8 @@ def score(experiment: Experiment, count: int = 2) -> float:
     task = experiment.task
     context, segments = task.prompt_length - 1, count * task.response_length
     keys = context + task.response_length / 2
-    return forward(experiment.model, context + segments, keys, task.vocabulary, segments)
+    table = task.vocabulary / experiment.batch_size
+    return forward(experiment.model, context + segments, keys, task.vocabulary, segments, table)
 
 
 def sample(experiment: Experiment, count: Number) -> float:
@@ -58,8 +66,10 @@ def sample(experiment: Experiment, count: Number) -> float:
     task = experiment.task
     context, response = task.prompt_length - 1, task.response_length
     rows = count * response
-    decoding = forward(experiment.model, rows, context + response / 2, task.vocabulary)
-    return decoding + forward(experiment.model, context, context / 2, wanted=0)
+    table = task.vocabulary / experiment.batch_size
+    keys = context + response / 2
+    decoding = forward(experiment.model, rows, keys, task.vocabulary, looked_up=response * table)
+    return decoding + forward(experiment.model, context, context / 2, wanted=0, looked_up=table)
 
 
 def judge(experiment: Experiment) -> float:
@@ -67,7 +77,11 @@ def judge(experiment: Experiment) -> float:
     task = experiment.task
     responses = 2 if experiment.proxy.pairwise else 1
     tokens = task.prompt_length + responses * task.response_length + 1
-    return 2 * forward(experiment.proxy_model, tokens, tokens / 2, vocabulary=1, wanted=1)
+    # Each token as it is marked in each part, for two readings each.
+    table = (responses + 2) * task.vocabulary / (2 * experiment.batch_size)
+    return 2 * forward(
+        experiment.proxy_model, tokens, tokens / 2, vocabulary=1, wanted=1, looked_up=table
+    )
 
 
 def classified(experiment: Experiment) -> int:

@@ -207,13 +207,17 @@ class Block(eqx.Module):
             config=config,
         )
 
-    def project(self, x: Float[Array, "rows width"]) -> tuple[Array, Array, Array]:
-        """Queries, keys and values, each (rows, heads * size), of which a row knows nothing but itself. Three products,
-        not one: splitting a joint one costs more in its gradient than it saves."""
+    def project(
+        self, x: Float[Array, "rows width"], n: int = 1, skip: int = 0
+    ) -> tuple[Array, Array, Array]:
+        """Queries, keys and values, each (rows, heads * size), of which a row knows nothing but itself. The first
+        ``skip`` of each of ``n`` sequences have no query. Three products, not one: splitting a joint one costs more in
+        its gradient than it saves."""
         normed = rms_norm(x, self.attention_norm, self.config.norm_epsilon)
+        asking = _behind(normed, n, skip)
         query, key, value = (
-            linear(normed, weight, self.config.precision)
-            for weight in (self.query, self.key, self.value)
+            linear(rows, weight, self.config.precision)
+            for rows, weight in ((asking, self.query), (normed, self.key), (normed, self.value))
         )
         if self.biases is None:
             return query, key, value
@@ -232,8 +236,8 @@ class Block(eqx.Module):
     ) -> tuple[Float[Array, "kept width"], Cache]:
         """Apply the block to ``n * time`` rows, given also as `project`ed. With a cache, new keys and values are
         written from ``offset`` on and all of its positions are attended to, as far as ``mask`` allows. The first
-        ``skip`` positions give keys and values only."""
-        n, time, _ = mask.shape
+        ``skip`` positions give keys and values only, and have no query."""
+        n = mask.shape[0]
         queries, keys, values = projected
         precision, kind = self.config.precision, dtype(self.config.precision)
         keys = rotate(self._heads(keys, n), *rotary).astype(kind)
@@ -241,9 +245,8 @@ class Block(eqx.Module):
         if cache is not None:
             keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, offset, axis=2)
             values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, offset, axis=2)
-        if skip:
-            x, queries = (_behind(a.reshape(n, time, -1), skip) for a in (x, queries))
-            rotary, mask = (rotary[0][:, skip:], rotary[1][:, skip:]), mask[:, skip:]
+        x, mask = _behind(x, n, skip), mask[:, skip:]
+        rotary = (rotary[0][:, skip:], rotary[1][:, skip:])
         queries = rotate(self._heads(queries, n), *rotary) * self.config.head_size**-0.5
         mixed = self._attend(queries, keys, values, mask)
         x = x + linear(mixed, self.attention_out, precision, jnp.float32)
@@ -336,9 +339,12 @@ class Transformer(eqx.Module):
             cache = None
             if caches is not None:
                 cache = jax.tree.map(lambda a: a.reshape(-1, *a.shape[-3:]), caches[index])
-            last = index == len(self.blocks) - 1
-            projected = projected if index == 0 else block.project(x)
-            x, cache = block(x, projected, rotary, mask, cache, offset, skip if last else 0)
+            spared = skip if index == len(self.blocks) - 1 else 0
+            if index > 0:
+                projected = block.project(x, mask.shape[0], spared)
+            else:
+                projected = (_behind(projected[0], mask.shape[0], spared), *projected[1:])
+            x, cache = block(x, projected, rotary, mask, cache, offset, spared)
             written.append(jax.tree.map(lambda a: a.reshape(*lead, *a.shape[1:]), cache))
         x = rms_norm(x, self.norm, self.config.norm_epsilon)
         return x.reshape(*lead, -1, self.config.width), tuple(written)
@@ -376,9 +382,11 @@ class Transformer(eqx.Module):
         return self.logits(self.hidden(tokens, positions, mask)[0])
 
 
-def _behind(x: Float[Array, "n time width"], skip: int) -> Float[Array, "rows width"]:
-    """Rows of the positions from ``skip`` on; `split`, because its gradient is a concatenation."""
-    return jnp.split(x, [skip], axis=1)[1].reshape(-1, x.shape[-1])
+def _behind(x: Float[Array, "rows width"], n: int, skip: int) -> Float[Array, "kept width"]:
+    """Of ``n`` sequences the rows from ``skip`` on; `split`, because its gradient is a concatenation."""
+    if not skip:
+        return x
+    return jnp.split(x.reshape(n, -1, x.shape[-1]), [skip], axis=1)[1].reshape(-1, x.shape[-1])
 
 
 def _normal(key: PRNGKeyArray, shape: tuple[int, int]) -> Array:
