@@ -29,8 +29,9 @@ from testbed.errors import InvalidInput, Unfinished
 from testbed.ground import GroundConfig
 
 # Nobody else on the network may use the hosts of these tests: they have a token of their own. Ray reads it once, when
-# it is imported.
+# it is imported, and also that it is not to start workers by `uv run`, which `sweeps.cluster` says when it imports it.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 pytest.importorskip("ray")
 pytestmark = pytest.mark.filterwarnings(
     # Ray starts processes by fork, and leaves files and sockets of theirs to the garbage collector.
