@@ -50,6 +50,11 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--stack", type=int, help="runs at once (default: a range)")
     parser.add_argument("--pointwise", action="store_true", help="score with a pointwise proxy")
     parser.add_argument(
+        "--precision",
+        default="float32",
+        help="of matrix products: float32 (default), tensorfloat32, bfloat16; the peak stays float32's",
+    )
+    parser.add_argument(
         "--devices", type=int, default=1, help="CPU cores used, one XLA device each (default 1)"
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="measured time (default 20)")
@@ -214,8 +219,10 @@ def measure(options: argparse.Namespace, workload: str, mode: str, stack: int) -
 
     from sweeps import devices
     from testbed import cost
+    from testbed.config import replace
 
     config = experiment(workload, mode, options.pointwise)
+    config = replace(config, "model.precision", options.precision)
     needed = cost.flops(config).update
     training = Training(config, stack)
     training.seconds(5)
@@ -236,6 +243,7 @@ def measure(options: argparse.Namespace, workload: str, mode: str, stack: int) -
     return {
         "workload": workload,
         "mode": mode,
+        "precision": options.precision,
         "proxy": "pointwise" if options.pointwise else "pairwise",
         "stack": stack,
         "devices": count,
