@@ -52,10 +52,25 @@ def _contract_backward(
     factors, whole = spec.split("->")
     first, second = factors.split(",")
     left, right = kept
-    return (
-        contract(f"{whole},{second}->{first}", g, right, precision, left.dtype),
-        contract(f"{whole},{first}->{second}", g, left, precision, right.dtype),
-    )
+    by_left = contract(f"{whole},{second}->{first}", g, right, precision, left.dtype)
+    if len(second) == 2:
+        return by_left, contract(f"{whole},{first}->{second}", g, left, precision, right.dtype)
+    return by_left, _gathered({whole: g, first: left}, second, precision, right.dtype)
+
+
+def _gathered(
+    factors: dict[str, Array], wanted: str, precision: Precision, out: DTypeLike
+) -> Array:
+    """The product, over their rows, of two stacks of matrices: ``nhqk`` and ``nhqd`` make ``nhkd``, say.
+
+    Both would be read by columns, which XLA's CPU backend does half as fast. So the smaller one is copied, turned; the
+    barriers keep XLA from turning it back."""
+    (few, small), (many, large) = sorted(factors.items(), key=lambda factor: factor[1].size)
+    turned = jax.lax.optimization_barrier(small.astype(dtype(precision)).swapaxes(-1, -2))
+    across = few[:-2] + few[-1]
+    made = f"{across}{many[-1]}"
+    product = contract(f"{across}{few[-2]},{many}->{made}", turned, large, precision, out)
+    return product if made == wanted else jax.lax.optimization_barrier(product).swapaxes(-1, -2)
 
 
 contract.defvjp(_contract_forward, _contract_backward)

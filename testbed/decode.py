@@ -7,6 +7,7 @@ same tokens; a test holds the two together.
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import TypeAlias
 
@@ -93,11 +94,20 @@ def uniform(key: PRNGKeyArray, step: Int[Array, ""]) -> Float[Array, ""]:
 
 
 def draw(number: Float[Array, ""], logits: Float[Array, " vocabulary"]) -> Int[Array, ""]:
-    """One token from next-token logits, by inverting the cumulative distribution at a uniform number.
+    """One token from next-token logits, by inverting the cumulative distribution at a uniform number: first the block
+    of tokens that it falls into, then the token, so that running sums are short ones.
 
     One random number a token: the Gumbel-max trick needs one for each entry of the vocabulary, and their
     generation and logarithms cost more than the small networks here. Probabilities below 2^-23 are not told apart.
     """
-    cumulative = jnp.cumsum(jnp.exp(logits - jnp.max(logits)))
-    token = jnp.sum(cumulative <= number * cumulative[-1])
-    return jnp.minimum(token, logits.shape[0] - 1).astype(jnp.int32)
+    vocabulary = logits.shape[0]
+    size = math.isqrt(vocabulary - 1) + 1
+    weights = jnp.exp(logits - jnp.max(logits))
+    blocks = jnp.pad(weights, (0, size * size - vocabulary)).reshape(size, size)
+    ends = jnp.cumsum(jnp.sum(blocks, axis=1))
+    sought = number * ends[-1]
+    block = jnp.minimum(jnp.sum(ends <= sought), size - 1)
+    begin = jnp.where(block > 0, ends[block - 1], 0.0)
+    place = jnp.sum(begin + jnp.cumsum(blocks[block]) <= sought)
+    token = block * size + jnp.minimum(place, size - 1)
+    return jnp.minimum(token, vocabulary - 1).astype(jnp.int32)

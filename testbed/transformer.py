@@ -118,20 +118,22 @@ def rotate(x: Float[Array, "n heads time size"], cos: Array, sin: Array) -> Arra
 
 
 @jax.custom_vjp
-def softmax(x: Float[Array, "*n keys"]) -> Float[Array, "*n keys"]:
-    """Softmax over the last axis. Its gradient is spelt out because the library's compiles to a reduction that
-    costs XLA's CPU backend a tenth of a training step; a test compares the two."""
+def softmax(x: Float[Array, "*n keys"], mask: Bool[Array, "*#n keys"]) -> Float[Array, "*n keys"]:
+    """Softmax over those keys of the last axis that ``mask`` allows; over all of them if there is none. Its gradient is
+    spelt out: the library's compiles to a reduction that costs XLA's CPU backend a tenth of a training step, and masks
+    once more what is zero already. A test compares the two."""
+    x = jnp.where(mask, x, MASKED)
     unnormalised = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
     return unnormalised / jnp.sum(unnormalised, axis=-1, keepdims=True)
 
 
-def _softmax_forward(x: Array) -> tuple[Array, Array]:
-    y = softmax(x)
+def _softmax_forward(x: Array, mask: Array) -> tuple[Array, Array]:
+    y = softmax(x, mask)
     return y, y
 
 
-def _softmax_backward(y: Array, g: Array) -> tuple[Array]:
-    return (y * (g - jnp.sum(y * g, axis=-1, keepdims=True)),)
+def _softmax_backward(y: Array, g: Array) -> tuple[Array, None]:
+    return y * (g - jnp.sum(y * g, axis=-1, keepdims=True)), None
 
 
 softmax.defvjp(_softmax_forward, _softmax_backward)
@@ -273,7 +275,7 @@ class Block(eqx.Module):
             keys, values = (jnp.repeat(a, group, axis=1) for a in (keys, values))
         precision = self.config.precision
         logits = contract("nhqd,nhkd->nhqk", queries, keys, precision, jnp.float32)
-        weights = softmax(jnp.where(mask[:, None], logits, MASKED))
+        weights = softmax(logits, mask[:, None])
         mixed = contract("nhqk,nhkd->nhqd", weights, values, precision).swapaxes(1, 2)
         return mixed.reshape(-1, self.config.width)
 

@@ -1,5 +1,6 @@
 """The precision of matrix products: as stated, in every product of a run, and no more of the run than its products."""
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -121,3 +122,38 @@ def test_linear_by_hand() -> None:
     np.testing.assert_allclose(by_weight, x.T @ g, rtol=1e-6)
     assert value.shape == (2, 2)
     assert contract("rw,wo->ro", x, weight, "bfloat16").dtype == jnp.bfloat16
+
+
+@pytest.mark.parametrize(("queries", "keys", "size"), [(5, 4, 2), (3, 4, 6), (4, 4, 4)])
+def test_gradients_of_stacked_products_equal_the_library(
+    queries: int, keys: int, size: int
+) -> None:
+    """Whichever factor is the smaller one, which is the one that is copied; second derivatives too."""
+    rng = np.random.default_rng(1)
+    a, b, w = (
+        jnp.asarray(rng.standard_normal((2, 3, *shape)), jnp.float32)
+        for shape in ((queries, size), (keys, size), (queries, keys))
+    )
+
+    def weighed(product: Any, spec: str, left: jax.Array, right: jax.Array) -> jax.Array:
+        return jnp.sum(jnp.sin(product(spec, left, right)))
+
+    def ours(spec: str, left: jax.Array, right: jax.Array) -> jax.Array:
+        return contract(spec, left, right, "float32", None)
+
+    for spec, left, right in (("nhqd,nhkd->nhqk", a, b), ("nhqk,nhkd->nhqd", w, b)):
+        found, expected = (
+            jax.grad(functools.partial(weighed, product, spec), argnums=(0, 1))(left, right)
+            for product in (ours, jnp.einsum)
+        )
+        for one, other in zip(found, expected, strict=True):
+            np.testing.assert_allclose(one, other, rtol=1e-5, atol=1e-5)
+
+        def slope(
+            product: Any, x: jax.Array, spec: str = spec, left: jax.Array = left
+        ) -> jax.Array:
+            by_right = jax.grad(functools.partial(weighed, product, spec), argnums=1)
+            return jnp.sum(by_right(left, x) ** 2)
+
+        second, wanted = (jax.grad(functools.partial(slope, p))(right) for p in (ours, jnp.einsum))
+        np.testing.assert_allclose(second, wanted, rtol=1e-4, atol=1e-4)

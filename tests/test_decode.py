@@ -1,6 +1,7 @@
 """Sampling: its log-probabilities, its frequencies, prompts of different lengths, ends and truncation."""
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import reference
@@ -9,6 +10,7 @@ from helpers import sample as decode_sample
 from scipy import stats
 
 from testbed import logprob
+from testbed.decode import draw
 from testbed.types import Prompt, Response
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
@@ -116,3 +118,18 @@ def test_keys_decide() -> None:
     changed = decode_sample(net, given, mixed, time=TIME, count=COUNT).response.tokens
     np.testing.assert_array_equal(changed[: N // 2], first[: N // 2])
     assert np.mean(np.asarray(changed[N // 2 :]) != np.asarray(first[N // 2 :])) > 0.3
+
+
+@pytest.mark.parametrize("vocabulary", [1, 2, 4, 5, 50, 1000])
+def test_a_number_finds_the_token_whose_share_it_falls_into(vocabulary: int) -> None:
+    """Against float64 sums; numbers within rounding of a boundary may fall to either side."""
+    rng = np.random.default_rng(vocabulary)
+    logits = 3.0 * rng.standard_normal(vocabulary).astype(np.float32)
+    numbers = rng.random(500).astype(np.float32)
+    numbers[:2] = 0.0, np.float32(1.0 - 2.0**-24)
+    found = np.asarray(jax.vmap(draw, (0, None))(jnp.asarray(numbers), jnp.asarray(logits)))
+    ends = np.cumsum(np.exp(logits.astype(np.float64)))
+    ends /= ends[-1]
+    begins = np.append(0.0, ends[:-1])
+    assert np.all(begins[found] <= numbers + 1e-6)
+    assert np.all(numbers <= ends[found] + 1e-6)

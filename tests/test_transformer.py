@@ -84,16 +84,24 @@ def test_causal_by_gradient() -> None:
 
 
 def test_softmax_and_its_gradient_equal_the_library() -> None:
+    """Of the keys that the mask allows; its second axis is that of heads, which share a mask."""
     rng = np.random.default_rng(0)
-    x = 5.0 * rng.standard_normal((4, 6)).astype(np.float32)
-    x[1, 2:] = MASKED
-    x[2, :] = MASKED
-    x, g = jnp.asarray(x), jnp.asarray(rng.standard_normal(x.shape).astype(np.float32))
-    value, pull = jax.vjp(softmax, x)
-    expected, expected_pull = jax.vjp(jax.nn.softmax, x)
+    x = jnp.asarray(5.0 * rng.standard_normal((2, 3, 4, 6)), jnp.float32)
+    mask = np.ones((2, 1, 4, 6), dtype=bool)
+    mask[0, 0, 1, 2:] = False
+    mask[1, 0, 2] = False
+    g = rng.standard_normal(x.shape).astype(np.float32)
+    g[1, :, 2] = 0.0  # nobody reads what sees nothing
+
+    def library(x: jax.Array) -> jax.Array:
+        return jax.nn.softmax(jnp.where(mask, x, MASKED))
+
+    value, pull = jax.vjp(lambda x: softmax(x, jnp.asarray(mask)), x)
+    expected, expected_pull = jax.vjp(library, x)
     np.testing.assert_allclose(value, expected, rtol=1e-6, atol=1e-7)
-    np.testing.assert_allclose(pull(g)[0], expected_pull(g)[0], rtol=1e-5, atol=1e-6)
-    assert np.all(value[1, 2:] == 0.0)
+    np.testing.assert_allclose(pull(jnp.asarray(g))[0], expected_pull(g)[0], rtol=1e-5, atol=1e-6)
+    assert np.all(value[0, :, 1, 2:] == 0.0)
+    np.testing.assert_allclose(value[1, :, 2], 1 / 6, rtol=1e-6)
 
 
 def test_swiglu_and_its_gradient_equal_the_library() -> None:
