@@ -1,0 +1,1 @@
+"""Pretrained decoders: their weights in `testbed.transformer.Transformer`, and their tokenizers."""
