@@ -84,19 +84,14 @@ class TransformerConfig(eqx.Module):
             )
         if self.mlp_width < 0:
             raise InvalidInput(f"mlp_width must be 0 (default ratio) or more, got {self.mlp_width}")
-        self._check_kinds()
+        if self.output_bias and self.mlp != "gelu":
+            raise InvalidInput(f"output_bias goes with mlp=gelu, got output_bias with {self.mlp}")
+        self._check_positions()
         for name in ("rope_base", "norm_epsilon", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInput(f"{name} must be > 0 and finite, got {getattr(self, name)}")
 
-    def _check_kinds(self) -> None:
-        for name, known in (("norm", ("rms", "layer")), ("mlp", ("swiglu", "gelu"))):
-            if getattr(self, name) not in known:
-                raise InvalidInput(
-                    f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'"
-                )
-        if self.output_bias and self.mlp != "gelu":
-            raise InvalidInput(f"output_bias goes with mlp=gelu, got output_bias with {self.mlp}")
+    def _check_positions(self) -> None:
         if self.learned_positions < 0:
             raise InvalidInput(
                 f"learned_positions must be 0 (rotary) or more, got {self.learned_positions}"
@@ -369,7 +364,7 @@ class Transformer(eqx.Module):
         last block spares their queries and its MLP."""
         lead = tokens.shape[:-1]
         if self.positions is not None:
-            # Not a number where the table ends: a clamped position would pass for another one.
+            # Not a number behind the table's end: a clamped position would pass for another one.
             placed = self.positions.at[positions].get(mode="fill", fill_value=jnp.nan)
             extra = placed if extra is None else placed + extra
         x, projected = self._embedded(tokens.reshape(-1), table, extra)
@@ -429,7 +424,14 @@ class Transformer(eqx.Module):
         return logits if self.config.temperature == 1.0 else logits / self.config.temperature
 
     def __call__(self, tokens: Int[Array, "*n time"]) -> Float[Array, "*n time vocabulary"]:
-        """Next-token logits at every position under a causal mask."""
+        """Next-token logits at every position under a causal mask. Raises `InvalidInput` if there are more positions
+        than were learned."""
+        room = self.config.learned_positions
+        if room and tokens.shape[-1] > room:
+            raise InvalidInput(
+                f"a sequence must have at most {room} tokens, for which positions were learned, "
+                f"got {tokens.shape[-1]}"
+            )
         index = jnp.arange(tokens.shape[-1])
         positions = jnp.broadcast_to(index, tokens.shape)
         mask = jnp.broadcast_to(index[:, None] >= index[None], (*tokens.shape, tokens.shape[-1]))

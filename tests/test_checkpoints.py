@@ -179,7 +179,7 @@ def test_gguf_files(tmp_path: Path) -> None:
     refused(written(path, "falcon"), str(path), "'falcon'")
     refused(written(path, "llama"), str(path), "heads")
     shape = {"embedding_length": 8, "head_count": 2}
-    refused(written(path, "llama", **shape), str(path), "intermediate_size")
+    refused(written(path, "llama", **shape), str(path), "num_hidden_layers")
     refused(written(path, "llama", **shape, expert_count=2), str(path), "expert_count")
     refused(written(path, "llama", **shape, rope_dimension_count=2), str(path), "2 in rotations")
     yarn = gguf.RopeScalingType.YARN

@@ -11,7 +11,7 @@ import pytest
 import safetensors.numpy
 from test_cost import weighted
 
-from testbed import cost, decode, logprob
+from testbed import config, cost, decode, logprob
 from testbed.errors import InvalidInput
 from testbed.llm import load
 from testbed.positions import Llama3Scaling
@@ -95,14 +95,15 @@ def test_a_copy_of_the_embedding_may_be_stored_as_the_head(tmp_path: Path) -> No
 def test_a_window_as_long_as_the_context_is_none(tmp_path: Path) -> None:
     made = tmp_path / "qwen2"
     shutil.copytree(SOURCES["qwen2"], made)
-    config = json.loads((made / "config.json").read_text())
+    fields = json.loads((made / "config.json").read_text())
     window = {"use_sliding_window": True, "max_window_layers": 0, "sliding_window": 64}
-    del config["layer_types"]
-    (made / "config.json").write_text(json.dumps(config | window))
+    del fields["layer_types"]
+    (made / "config.json").write_text(json.dumps(fields | window))
     tokens, wanted = expected("qwen2")
     np.testing.assert_allclose(logprobs(load(made)[0], tokens), wanted, atol=1e-4)
 
 
+@pytest.mark.slow
 @every
 def test_cached_decoding_equals_teacher_forcing(name: str) -> None:
     """Prompts of different lengths, padded on the right; and the short ones give alone what they give among others."""
@@ -126,27 +127,30 @@ def test_cached_decoding_equals_teacher_forcing(name: str) -> None:
 @every
 def test_parameters_and_operations_are_counted_exactly(name: str) -> None:
     model, _ = load(SOURCES[name])
-    config, vocabulary, rows = model.config, model.vocabulary, 20
-    counted = config.parameters(vocabulary)
+    shape, vocabulary, rows = model.config, model.vocabulary, 20
+    counted = shape.parameters(vocabulary)
     assert sum(leaf.size for leaf in jax.tree.leaves(model)) == counted
-    drawn = jax.eval_shape(lambda: Transformer.init(jax.random.key(0), config, vocabulary))
+    drawn = jax.eval_shape(lambda: Transformer.init(jax.random.key(0), shape, vocabulary))
     assert jax.tree.structure(drawn) == jax.tree.structure(model)
     assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, model)
     program = jax.make_jaxpr(lambda m: m(jnp.zeros(rows, jnp.int32)))(model)
-    assert weighted(program.jaxpr) == cost.forward(config, rows, 0, vocabulary)
+    assert weighted(program.jaxpr) == cost.forward(shape, rows, 0, vocabulary)
 
 
 def test_attention_is_counted_by_the_width_of_the_heads() -> None:
-    config = TransformerConfig(width=8, layers=3, heads=2, key_value_heads=1, head_width=10)
-    difference = cost.forward(config, 5, 7) - cost.forward(config, 5, 0)
+    shape = TransformerConfig(width=8, layers=3, heads=2, key_value_heads=1, head_width=10)
+    difference = cost.forward(shape, 5, 7) - cost.forward(shape, 5, 0)
     assert difference == 2 * 3 * 5 * 2 * 7 * 20
 
 
-def test_a_position_beyond_the_learned_ones_is_not_a_number() -> None:
+def test_positions_beyond_the_learned_ones_are_refused_or_not_a_number() -> None:
     model, _ = load(SOURCES["gpt2"])
-    found = model(jnp.zeros(65, jnp.int32))
-    assert np.all(np.isfinite(found[:64]))
-    assert np.all(np.isnan(found[64]))
+    with pytest.raises(InvalidInput, match=r"at most 64 tokens, .* got 65"):
+        model(jnp.zeros(65, jnp.int32))
+    token, mask = jnp.zeros(1, jnp.int32), jnp.ones((1, 1), bool)
+    for place, finite in ((63, True), (64, False)):
+        states, _ = model.hidden(token, jnp.array([place]), mask)
+        assert bool(jnp.all(jnp.isfinite(states))) == finite
 
 
 def test_scaled_frequencies_by_hand() -> None:
@@ -163,8 +167,6 @@ def test_scaled_frequencies_by_hand() -> None:
     [
         ({"head_width": 7}, "head_width"),
         ({"head_width": -2}, "head_width"),
-        ({"norm": "batch"}, "norm"),
-        ({"mlp": "relu"}, "mlp"),
         ({"output_bias": True}, "output_bias"),
         ({"learned_positions": -1}, "learned_positions"),
         ({"learned_positions": 8, "rope_scaling": Llama3Scaling()}, "rope_scaling"),
@@ -174,6 +176,17 @@ def test_bad_shapes_are_refused_in_one_sentence(fields: dict, named: str) -> Non
     with pytest.raises(InvalidInput, match=named) as refused:
         TransformerConfig(**fields)
     assert "\n" not in str(refused.value)
+
+
+def test_kinds_and_scalings_in_words() -> None:
+    plain = TransformerConfig()
+    scaling = config.parse(plain, "rope_scaling", "Llama3Scaling(factor=32.0)")
+    changed = config.replace_all(plain, {"rope_scaling": scaling, "norm": "layer", "mlp": "gelu"})
+    assert changed.rope_scaling == Llama3Scaling(factor=32.0)
+    assert changed.hidden == 4 * changed.width
+    for name, known in (("norm", "rms"), ("mlp", "swiglu")):
+        with pytest.raises(InvalidInput, match=f"{name} must be .*{known}.* got 'batch'"):
+            config.replace(plain, name, "batch")
 
 
 @pytest.mark.parametrize(
