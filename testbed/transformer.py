@@ -237,8 +237,8 @@ class Block(eqx.Module):
         return query, key, value
 
     def _normed(self, rows: Float[Array, "rows all"], scale: Float[Array, " size"]) -> Array:
-        """RMSNorm of each head of queries or keys."""
-        heads = rows.reshape(-1, self.config.head_size)
+        """RMSNorm of each head of queries or keys, in float32 like every norm."""
+        heads = rows.reshape(-1, self.config.head_size).astype(jnp.float32)
         return rms_norm(heads, scale, self.config.norm_epsilon).reshape(rows.shape)
 
     def __call__(
