@@ -11,6 +11,7 @@ import numpy as np
 from jaxtyping import Array, Float, Int, Key
 
 from testbed import decode, exact, logprob
+from testbed.activations import MASKED
 from testbed.enumeration import (
     all_prompts,
     all_responses,
@@ -21,7 +22,6 @@ from testbed.enumeration import (
 from testbed.environment import AbstractTask
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.transformer import MASKED
 from testbed.types import END_TOKEN, Prompt, Response
 
 

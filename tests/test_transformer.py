@@ -9,16 +9,10 @@ import pytest
 import reference
 from helpers import CONFIG, VOCABULARY, model
 
+from testbed.activations import MASKED, softmax, swiglu
 from testbed.errors import InvalidInput
-from testbed.transformer import (
-    MASKED,
-    SIZES,
-    Transformer,
-    TransformerConfig,
-    rms_norm,
-    softmax,
-    swiglu,
-)
+from testbed.norms import rms_norm
+from testbed.transformer import SIZES, Transformer, TransformerConfig
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 
