@@ -210,12 +210,13 @@ class _Sweep:
     def _give(self, hand: Hand) -> None:
         """The next item for an idle worker, if there is one."""
         others = {other.kind for other in self._crew.hands if other.item and other is not hand}
-        item = self._work.next(hand.kind, others)
+        where = hand.place.node, {other.place.node for other in self._crew.ready}
+        item = self._work.next(hand.kind, others, *where)
         if item is None:
             return
         self._work.begin(item)
         if _is_chunk(item):
-            coming = self._work.next(item.kind, others)
+            coming = self._work.next(item.kind, others, *where)
             ahead = [coming.content] if coming and _is_chunk(coming) else []
             needed = [*item.content.grounds, *(chunk.grounds[0] for chunk in ahead)]
             sent = {config: self._sent[config] for config in needed if config in self._sent}
@@ -237,7 +238,7 @@ class _Sweep:
             self._progress.advance(hand.steps - before)
         elif isinstance(event, Lost):
             error = f"the worker on {hand.name} was lost: {event.error}"
-            self._failed(hand, error)
+            self._failed(hand, error, event.with_host)
             self._crew.dismiss(hand, event.error)
         elif isinstance(event, Problem):
             if event.invalid:
@@ -259,11 +260,12 @@ class _Sweep:
         self._spent.bytes = max(self._spent.bytes, done.bytes)
         self._spent.shrunk += done.shrunk
 
-    def _failed(self, hand: Hand, error: str) -> None:
+    def _failed(self, hand: Hand, error: str, with_host: bool = False) -> None:
         """Its item, if it had one, goes back to the queue or is given up; its steps do not count."""
         if hand.item:
             self._progress.advance(-hand.steps)
-            self._work.fail(hand.item, error)
+            put = self._work.lose if with_host else self._work.fail
+            put(hand.item, error, hand.place.node)
             hand.item = None
 
     def _picture(self) -> str:

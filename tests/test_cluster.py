@@ -340,6 +340,32 @@ def test_what_fails_is_tried_three_times_before_others() -> None:
     assert work.over
 
 
+def test_what_failed_is_tried_elsewhere_where_there_is_an_elsewhere() -> None:
+    """A broken host that fails at once, beside a good one that is busy: no item is tried on it twice."""
+    work, hosts = Work(items("a", "a")), {"broken", "good"}
+    first = began(work, None, (), "broken", hosts)
+    work.fail(first, "no disk", "broken")
+    second = began(work, None, (), "broken", hosts)
+    assert second.number == 1
+    work.fail(second, "no disk", "broken")
+    assert work.next(None, (), "broken", hosts) is None
+    assert began(work, None, (), "good", hosts).number == 1
+    # The good one is lost: there is no elsewhere any more.
+    assert began(work, None, (), "broken", {"broken"}).number == 0
+    assert work.failures == []
+
+
+def test_the_loss_of_a_host_is_no_attempt_unless_it_goes_on() -> None:
+    """Ten hosts may go; an item that then takes further hosts with it has three more."""
+    work = Work(items("a", "b"))
+    for _ in range(10):
+        item = began(work)
+        assert item.number == 0
+        assert not work.lose(item, "lost")
+    assert [work.lose(began(work), "lost") for _ in range(3)] == [False, False, True]
+    assert work.failures[0].error == "lost"
+
+
 def test_what_needs_an_item_that_was_given_up_is_given_up_too() -> None:
     work = Work(items("worlds", "a", "b", needs={1: {0}}))
     for _ in range(3):
@@ -405,8 +431,21 @@ class Empty:
     def nodes(self) -> list[Any]:
         return []
 
+    def kill(self, actor: Any) -> None:
+        """There is nothing to kill."""
+
 
 def test_a_cluster_without_workers_is_told() -> None:
     found = crew.Crew(Empty(), 1, patience=-1.0)
     with pytest.raises(Unfinished, match="no host with CPUs or GPUs left"):
         found.muster()
+
+
+def test_a_host_may_come_back_after_the_last_one_was_lost_while_a_worker_was_starting() -> None:
+    """What went wrong in starting says nothing of a cluster whose hosts are gone: patience has the last word."""
+    found = crew.Crew(Empty(), 1, patience=60.0)
+    starting = crew.Hand(None, crew.Place("node", 0), "host", None)
+    found.hands.append(starting)
+    found.dismiss(starting, "its node has died")
+    found.muster()
+    assert found.lost == ["host"]
