@@ -54,7 +54,8 @@ class Hand:
     work: Any = None
     talk: Any = None
     told: Told = NOTHING
-    #: When it last said anything, or was asked.
+    #: When it was given its item, and when it last said anything since.
+    given: float = 0.0
     heard: float = 0.0
 
     @property
@@ -142,7 +143,8 @@ class Crew:
         references = found if returns > 1 else [found]
         hand.item, hand.kind, hand.work = item, item.kind, references[0]
         # What was told of the same item at an earlier attempt holds no more.
-        hand.told, hand.heard = NOTHING, time.monotonic()
+        hand.told, hand.given = NOTHING, time.monotonic()
+        hand.heard = hand.given
         hand.talk = hand.talk or hand.actor.told.remote()
         return references
 
