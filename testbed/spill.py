@@ -56,9 +56,10 @@ def record(
         with contextlib.ExitStack() as opened:
             files: list[BinaryIO] = []
             for start, count in _parts(steps, room):
-                begun = jnp.asarray(start)
-                state = eqx.tree_at(lambda s: s.source.recording.start, state, begun)
-                state = _advance(config, supply, state, key, begun, jnp.asarray(count))
+                # Two arrays: that of the state is donated.
+                here = jnp.asarray(start)
+                state = eqx.tree_at(lambda s: s.source.recording.start, state, here)
+                state = _advance(config, supply, state, key, jnp.asarray(start), jnp.asarray(count))
                 leaves = jax.device_get(_leaves(state.source.recording))
                 if not files:
                     files = [
