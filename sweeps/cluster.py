@@ -15,7 +15,7 @@ import socket
 import tempfile
 import time
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Self
@@ -24,7 +24,7 @@ import jax
 
 from sweeps import devices, runtime
 from sweeps import plan as planning
-from sweeps.crew import PATIENCE, Crew, Hand, Lost, names
+from sweeps.crew import PATIENCE, SILENCE, Crew, Hand, Lost, names
 from sweeps.engine import Spent
 from sweeps.plan import Chunk, Plan
 from sweeps.progress import Progress
@@ -48,14 +48,22 @@ class Cluster:
     """A `sweeps.runner.Engine`. Connects when there is something to plan, and lets the cluster go when that is done.
 
     ``address`` is ``ray`` for a Ray of its own on this machine, ``ray://auto`` for the cluster that this host belongs
-    to (or that RAY_ADDRESS names), ``ray://HOST:PORT`` for the client server of any other. ``workers`` share a host.
+    to (or that RAY_ADDRESS names), ``ray://HOST:PORT`` for the client server of any other. ``workers`` share a host;
+    ``patience`` and ``silence`` are those of `Crew`.
+
     Raises `InvalidInput` if Ray is not installed or the address is none.
     """
 
-    def __init__(self, address: str, workers: int = 1, patience: float = PATIENCE) -> None:
+    def __init__(
+        self,
+        address: str,
+        workers: int = 1,
+        patience: float = PATIENCE,
+        silence: float = SILENCE,
+    ) -> None:
         if workers < 1:
             raise InvalidInput(f"--workers must be at least 1, got {workers}")
-        self._address, self._workers, self._patience = _checked(address), workers, patience
+        self._address, self._crew = _checked(address), (workers, patience, silence)
         self._ray = _ray()
         self.crew: Crew | None = None
 
@@ -72,7 +80,7 @@ class Cluster:
         """
         if self.crew is None:
             self._connect()
-            self.crew = Crew(self._ray, self._workers, self._patience)
+            self.crew = Crew(self._ray, *self._crew)
         made = planning.plan(points, self.crew.machine())
         count = len(self.crew.hands)
         chunks = (
@@ -183,39 +191,52 @@ class _Sweep:
     ) -> None:
         self._crew, self._on_rows, self._progress = crew, on_rows, progress
         size = max((hand.about.devices for hand in crew.hands if hand.about), default=1)
-        self._items = _items(plan, size, len(crew.hands))
+        self._items = _items(plan, size, max(1, len(crew.hands)))
         self._work = Work(self._items)
         self._send = False
         self._sent: dict[GroundConfig, Any] = {}
+        #: How many chunks that are not done yet stand on each world.
+        self._wanted = Counter(config for chunk in plan.chunks for config in chunk.grounds)
         self._spent = Spent()
 
     def complete(self) -> Spent:
         """Do everything, bar what is given up."""
-        clock = built = time.monotonic()
+        clock = before = time.monotonic()
+        worked = 0.0
         while not self._work.over:
             self._crew.muster()
             for hand in self._crew.ready:
                 if hand.item is None:
                     self._give(hand)
             for hand, event in self._crew.events():
-                if hand.item and isinstance(event, Done) and not _is_chunk(hand.item):
-                    built = time.monotonic()
                 self._hear(hand, event)
             self._progress.stage(self._picture())
+            now = time.monotonic()
+            worked += len(self._crew.ready) * (now - before)
+            before = now
         if self._work.failures:
             raise Unfinished(self._complaint())
-        self._spent.stage_seconds, self._spent.run_seconds = built - clock, time.monotonic() - built
+        self._share_out(before - clock, worked)
         return self._spent
+
+    def _share_out(self, seconds: float, worked: float) -> None:
+        """Of the time that it took, what went into stages and what devices were computing: the shares that these have
+        of the time of all workers, who do both side by side."""
+        spent, part = self._spent, seconds / max(worked, 1e-9)
+        spent.stage_seconds = min(seconds, spent.stage_seconds * part)
+        spent.run_seconds = seconds - spent.stage_seconds
+        spent.busy_seconds = min(spent.run_seconds, spent.busy_seconds * part)
 
     def _give(self, hand: Hand) -> None:
         """The next item for an idle worker, if there is one."""
         others = {other.kind for other in self._crew.hands if other.item and other is not hand}
-        item = self._work.next(hand.kind, others)
+        where = hand.place.node, {other.place.node for other in self._crew.ready}
+        item = self._work.next(hand.kind, others, *where)
         if item is None:
             return
         self._work.begin(item)
         if _is_chunk(item):
-            coming = self._work.next(item.kind, others)
+            coming = self._work.next(item.kind, others, *where)
             ahead = [coming.content] if coming and _is_chunk(coming) else []
             needed = [*item.content.grounds, *(chunk.grounds[0] for chunk in ahead)]
             sent = {config: self._sent[config] for config in needed if config in self._sent}
@@ -237,7 +258,7 @@ class _Sweep:
             self._progress.advance(hand.steps - before)
         elif isinstance(event, Lost):
             error = f"the worker on {hand.name} was lost: {event.error}"
-            self._failed(hand, error)
+            self._failed(hand, error, event.with_host)
             self._crew.dismiss(hand, event.error)
         elif isinstance(event, Problem):
             if event.invalid:
@@ -246,6 +267,9 @@ class _Sweep:
         elif isinstance(event, Done) and item:
             if _is_chunk(item):
                 self._store(hand, item.content, event)
+                self._release(item.content)
+            else:
+                self._spent.stage_seconds += time.monotonic() - hand.given
             self._work.finish(item)
             hand.item = None
         else:
@@ -259,11 +283,19 @@ class _Sweep:
         self._spent.bytes = max(self._spent.bytes, done.bytes)
         self._spent.shrunk += done.shrunk
 
-    def _failed(self, hand: Hand, error: str) -> None:
+    def _release(self, chunk: Chunk) -> None:
+        """Let worlds go that no further chunk stands on: those that were sent lie in the memory of the cluster."""
+        self._wanted -= Counter(chunk.grounds)
+        for config in chunk.grounds:
+            if not self._wanted[config]:
+                self._sent.pop(config, None)
+
+    def _failed(self, hand: Hand, error: str, with_host: bool = False) -> None:
         """Its item, if it had one, goes back to the queue or is given up; its steps do not count."""
         if hand.item:
             self._progress.advance(-hand.steps)
-            self._work.fail(hand.item, error)
+            put = self._work.lose if with_host else self._work.fail
+            put(hand.item, error, hand.place.node)
             hand.item = None
 
     def _picture(self) -> str:

@@ -19,6 +19,8 @@ LOOK = 2.0
 PATIENCE = 120.0
 #: What has been told of no work.
 NOTHING = Told(-1, 0, "")
+#: Seconds without a word from a worker that should tell every second how far it is, after which it counts as hung.
+SILENCE = 300.0
 #: Threads of a worker: one works, one answers how far it is.
 _THREADS = 2
 
@@ -34,6 +36,7 @@ class Lost(NamedTuple):
     """A worker has died, alone or with its host."""
 
     error: str
+    with_host: bool = False
 
 
 @dataclass(eq=False)
@@ -51,6 +54,9 @@ class Hand:
     work: Any = None
     talk: Any = None
     told: Told = NOTHING
+    #: When it was given its item, and when it last said anything since.
+    given: float = 0.0
+    heard: float = 0.0
 
     @property
     def steps(self) -> int:
@@ -59,12 +65,15 @@ class Hand:
 
 
 class Crew:
-    """The workers of a cluster. ``ray`` is the engine, connected; ``share`` workers share a host."""
+    """The workers of a cluster. ``ray`` is the engine, connected; ``share`` workers share a host. ``patience`` are the
+    seconds without any worker, ``silence`` those without a word from one that works, after which they are given up."""
 
-    def __init__(self, ray: Any, share: int, patience: float = PATIENCE) -> None:
+    def __init__(
+        self, ray: Any, share: int, patience: float = PATIENCE, silence: float = SILENCE
+    ) -> None:
         self.hands: list[Hand] = []
         self.lost: list[str] = []
-        self._ray, self._share, self._patience = ray, share, patience
+        self._ray, self._share, self._patience, self._silence = ray, share, patience, silence
         self._actor = ray.remote(Worker)
         self._modules = UserModule.all()
         self._versions = provenance.versions()
@@ -86,11 +95,14 @@ class Crew:
         if now >= self._look:
             self._look = now + LOOK
             held = {hand.place for hand in self.hands}
-            nodes = [node for node in self._nodes() if self._failed[node["NodeID"]] < ATTEMPTS]
+            nodes = self._nodes()
             for node in nodes:
-                places = (Place(node["NodeID"], slot) for slot in range(self._share))
-                self.hands += [self._start(node, place) for place in places if place not in held]
-            if not self.hands and self._error:
+                if self._failed[node["NodeID"]] < ATTEMPTS:
+                    places = (Place(node["NodeID"], slot) for slot in range(self._share))
+                    free = (place for place in places if place not in held)
+                    self.hands += [self._start(node, place) for place in free]
+            # Without any host, one may still come.
+            if nodes and not self.hands:
                 raise Unfinished(f"no worker can be started on any host: {self._error}")
         if now - self._seen > self._patience:
             raise Unfinished(
@@ -103,21 +115,26 @@ class Crew:
         return "it has no host with CPUs or GPUs left"
 
     def machine(self) -> Machine:
-        """What a plan must know of the hosts: one of them, when it has started."""
-        while not self.ready:
-            self.muster()
-            for hand, event in self.events():
-                if isinstance(event, Lost):
-                    self.dismiss(hand, event.error)
-        hand = self.ready[0]
-        try:
-            found = self._ray.get(hand.actor.machine.remote())
-        except self._ray.exceptions.RayActorError as problem:
-            self.dismiss(hand, _reason(problem))
-            return self.machine()
-        if isinstance(found, Problem):
-            raise _raised(found)
-        return found
+        """What a plan must know of the hosts: one of them, when it has started. Raises `Unfinished` if workers cannot
+        tell."""
+        error = ""
+        for _ in range(ATTEMPTS):
+            while not self.ready:
+                self.muster()
+                for hand, event in self.events():
+                    if isinstance(event, Lost):
+                        self.dismiss(hand, event.error)
+            hand = self.ready[0]
+            try:
+                found = self._ray.get(hand.actor.machine.remote(), timeout=self._silence)
+            except self._ray.exceptions.RayError as problem:
+                error = _reason(problem)
+                self.dismiss(hand, error)
+                continue
+            if isinstance(found, Problem):
+                raise _raised(found)
+            return found
+        raise Unfinished(f"no worker can tell what its host has: {error}")
 
     def give(self, hand: Hand, item: Item, method: str, returns: int, *arguments: Any) -> list[Any]:
         """Let an idle worker do an item: references to what the method returns, the first of which is waited for."""
@@ -125,12 +142,15 @@ class Crew:
         found = call.remote(item.number, *arguments)
         references = found if returns > 1 else [found]
         hand.item, hand.kind, hand.work = item, item.kind, references[0]
+        # What was told of the same item at an earlier attempt holds no more.
+        hand.told, hand.given = NOTHING, time.monotonic()
+        hand.heard = hand.given
         hand.talk = hand.talk or hand.actor.told.remote()
         return references
 
     def events(self, timeout: float = 1.0) -> Iterator[tuple[Hand, Any]]:
         """What workers have to say: `About` when they start, `Told` now and then, `Lost` at their end, and what has
-        come of their items. Waits if there is nothing."""
+        come of their items. Waits if there is nothing. One that works and has long been silent counts as lost."""
         asked = {
             reference: hand
             for hand in self.hands
@@ -145,8 +165,13 @@ class Crew:
             ready, _ = self._ray.wait(list(asked), num_returns=len(asked), timeout=0)
         for reference in ready:
             hand = asked[reference]
+            hand.heard = time.monotonic()
             if hand in self.hands:
                 yield from ((hand, event) for event in self._heard(hand, reference))
+        now = time.monotonic()
+        for hand in [hand for hand in self.hands if hand.item]:
+            if now - hand.heard > self._silence:
+                yield hand, Lost(f"it has not said a word for {self._silence:.0f} seconds")
 
     def _heard(self, hand: Hand, reference: Any) -> list[Any]:
         """What a reference has brought. References are compared, not identified: a client of Ray copies them."""
@@ -158,7 +183,7 @@ class Crew:
             said = str(problem.cause or problem).strip().splitlines() or [""]
             found = Problem(f"{type(problem.cause).__name__}: {said[-1][:300]}", invalid=False)
         except errors.RayError as problem:
-            return [Lost(_reason(problem))]
+            return [Lost(_reason(problem), with_host=self._gone(hand.place.node))]
         if reference == hand.start:
             return self._started(hand, found)
         if reference == hand.talk:
@@ -196,6 +221,9 @@ class Crew:
         """Let all workers go."""
         while self.hands:
             self._ray.kill(self.hands.pop().actor)
+
+    def _gone(self, node: str) -> bool:
+        return not any(one["NodeID"] == node and one["Alive"] for one in self._ray.nodes())
 
     def _nodes(self) -> list[dict[str, Any]]:
         """Hosts that may have workers: where any has GPUs, those that have."""

@@ -1,6 +1,7 @@
 """Files of an output directory: written whole or not at all, by one process at a time."""
 
 import contextlib
+import errno
 import fcntl
 import io
 import os
@@ -20,6 +21,9 @@ def lock(directory: Path) -> io.IOBase:
         fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as problem:
         held.close()
+        if problem.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            # A file system without locks: two commands could not be told from one.
+            raise unwritable(directory, problem) from problem
         raise InvalidInput(
             f"output directory {directory} is in use by another `testbed run`: wait for it, or "
             "choose another --out"
@@ -47,8 +51,13 @@ def write(path: Path, data: bytes, temporary: Path) -> None:
         with contextlib.suppress(OSError):
             temporary.unlink()
         raise
-    directory = os.open(path.parent, os.O_RDONLY)
+    settle(path.parent)
+
+
+def settle(directory: Path) -> None:
+    """See to it that what a directory lists survives a power cut."""
+    held = os.open(directory, os.O_RDONLY)
     try:
-        os.fsync(directory)
+        os.fsync(held)
     finally:
-        os.close(directory)
+        os.close(held)

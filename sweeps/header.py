@@ -30,7 +30,9 @@ def read(directory: Path) -> dict[str, Any]:
     try:
         header = json.loads(path.read_text())
     except (OSError, ValueError) as problem:
-        raise InvalidInput(f"{path} is not readable as JSON: restore it or delete it") from problem
+        raise InvalidInput(
+            f"{path} is not readable as JSON: restore it, or choose another --out"
+        ) from problem
     schema = header.get("schema") if isinstance(header, dict) else None
     if schema not in _READABLE:
         raise InvalidInput(
@@ -66,7 +68,7 @@ def _read_planned(path: Path, arms: Iterable[str]) -> dict[str, list[str]]:
         table = pq.ParquetFile(path).read()
     except (pa.ArrowInvalid, OSError) as problem:
         raise InvalidInput(
-            f"{path} is not readable: delete it and `study.json`, and run the same command again"
+            f"{path} is not readable: restore it, or choose another --out"
         ) from problem
     planned: dict[str, list[str]] = {arm: [] for arm in arms}
     for arm, run in zip(*(column.to_pylist() for column in table.columns), strict=True):

@@ -21,7 +21,8 @@ from sweeps.runtime import cache_directory, cores
 from sweeps.study import Point
 from testbed import config, cost, stages
 from testbed.errors import InvalidInput
-from testbed.experiment import Experiment
+from testbed.experiment import EvaluationConfig, Experiment
+from testbed.forms import read
 from testbed.ground import GroundConfig
 from testbed.stages import Cache
 
@@ -61,7 +62,8 @@ class Layout(NamedTuple):
 class Chunk:
     """Runs of one compile key with evaluations equally far apart, executed together.
 
-    ``owners`` says in which of the ``grounds`` each run stands, ``seconds`` is the predicted time.
+    ``owners`` says in which of the ``grounds`` each run stands, ``seconds`` is the predicted time, ``longest`` are the
+    operations of its longest run.
     """
 
     points: tuple[Point, ...]
@@ -72,6 +74,7 @@ class Chunk:
     devices: int
     stacks: bool
     seconds: float | None
+    longest: float = 0.0
 
     @property
     def label(self) -> str:
@@ -155,13 +158,15 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
         e = point.experiment
         group = register.group(e)
         member = _Member(point, register.ground(e), register.flops(e, group))
-        groups[group, e.steps // e.evaluation.points].append(member)
+        every = read(e, "steps") // read(read(e, "evaluation"), "points")
+        groups[group, every].append(member)
     chunks = [
         chunk
         for (group, _), members in groups.items()
         for chunk in _cut(members, group, register, machine, rate)
     ]
-    chunks.sort(key=lambda chunk: -max(point.experiment.steps for point in chunk.points))
+    # Stable: chunks of a group stay together, so that they find its programs compiled.
+    chunks.sort(key=lambda chunk: -chunk.longest)
     lacking = _lacking_stages(register.owners)
     kinds: dict[Any, list[float]] = defaultdict(list)
     for name, owner, needed in lacking.values():
@@ -191,14 +196,32 @@ def chunk_seconds() -> float:
 
 def compile_key(experiment: Experiment) -> tuple[Any, ...]:
     """What must agree for two runs to share a compiled program: everything static but how long anything is trained."""
-    return _compile_key(experiment, jax.tree.structure)
+    return _compile_key(experiment, jax.tree.structure, _measured)
 
 
-def _compile_key(e: Experiment, structure: Callable[[Any], Any]) -> tuple[Any, ...]:
-    trained, measured = (e.source, e.loss, e.optimiser, e.reference), e.evaluation
-    parts = (*trained, e.task, e.model, e.proxy_model, measured.stream, measured.optimum_beta)
-    counts = (e.batch_size, e.data.pairs, measured.prompts, measured.kl_prompts, measured.pairs)
-    return *map(structure, parts), *counts, e.teacher, e.tabular, e.proxy.pairwise
+def _compile_key(
+    e: Experiment, structure: Callable[[Any], Any], measured: Callable[[Any], Any]
+) -> tuple[Any, ...]:
+    parts = (read(e, name) for name in _TRAINED)
+    data, proxy = read(read(e, "data"), "pairs"), read(read(e, "proxy"), "pairwise")
+    model, other = read(e, "model"), read(read(e, "proxy"), "model")
+    own = read(e, "batch_size"), data, read(e, "teacher"), read(e, "tabular"), proxy
+    return (
+        *map(structure, parts),
+        structure(model),
+        structure(other or model),
+        measured(read(e, "evaluation")),
+        *own,
+    )
+
+
+_TRAINED = ("source", "loss", "optimiser", "reference", "task")
+
+
+def _measured(evaluation: EvaluationConfig) -> Any:
+    """What a compile key says of an evaluation."""
+    e = evaluation
+    return jax.tree.structure((e.stream, e.optimum_beta)), e.prompts, e.kl_prompts, e.pairs
 
 
 class _Once:
@@ -215,6 +238,9 @@ class _Once:
         return self._known[id(thing)][0]
 
 
+_GROUND = ("task", "labeler", "model", "sft", "data", "proxy", "baseline", "baseline_model")
+
+
 class _Register:
     """Groups, grounds and costs of experiments, numbered as they come."""
 
@@ -229,20 +255,25 @@ class _Register:
         self._grounds: dict[Any, int] = {}
         self._costs: dict[Any, tuple[cost.Flops, Any]] = {}
         self._structure, self._text = _Once(jax.tree.structure), _Once(config.canonical)
-        self._made_by = _Once(lambda source: (source.preparation, source.recorded_run))
-        self._measured = _Once(lambda one: (one.stream, one.optimum_beta, one.prompts))
+        self._compiled = _Once(_measured)
+        self._made_by = _Once(
+            lambda source: config.canonical([source.preparation, source.recorded_run])
+        )
+        self._measured = _Once(
+            lambda one: config.canonical([one.stream, one.optimum_beta, one.prompts])
+        )
 
     def group(self, experiment: Experiment) -> int:
         """Number of its compile key."""
-        key = _compile_key(experiment, self._structure)
+        key = _compile_key(experiment, self._structure, self._compiled)
         return self.groups.setdefault(key, len(self.groups))
 
     def ground(self, experiment: Experiment) -> int:
         """Number of its ground: what `GroundConfig.of` reads, as text."""
-        e, text = experiment, self._text
-        made = (*self._made_by(e.source), *self._measured(e.evaluation))
-        parts = (e.task, e.labeler, e.model, e.sft, e.data, e.proxy, e.baseline, e.baseline_model)
-        key = (*map(text, (*parts, *made)), e.tabular, e.seed)
+        e = experiment
+        made = self._made_by(read(e, "source")), self._measured(read(e, "evaluation"))
+        parts = (self._text(read(e, name)) for name in _GROUND)
+        key = (*parts, *made, read(e, "tabular"), read(e, "seed"))
         if key not in self._grounds:
             self._grounds[key] = len(self.owners)
             self.owners.append(e)
@@ -250,17 +281,19 @@ class _Register:
 
     def flops(self, experiment: Experiment, group: int) -> float:
         """Predicted operations of the whole run."""
-        e = experiment
-        key = (group, id(e.source))
+        source, points = read(experiment, "source"), read(read(experiment, "evaluation"), "points")
+        key = (group, id(source))
         if key not in self._costs:
-            self._costs[key] = cost.flops(e), e.source
-        return cost.total(self._costs[key][0], e.steps, e.evaluation.points)
+            self._costs[key] = cost.flops(experiment), source
+        return cost.total(self._costs[key][0], read(experiment, "steps"), points)
 
 
 def _cut(
     members: Sequence[_Member], group: int, register: _Register, machine: Machine, rate: float
 ) -> Iterator[Chunk]:
-    """Chunks of a group, in each of which the worlds have runs alike in number, so that slots stay busy."""
+    """Chunks of a group, in each of which the worlds have runs alike in number, so that slots stay busy; the longest
+    runs come first, so that no slot is left alone with one at the end."""
+    members = sorted(members, key=lambda member: -member.flops)
     layout = _layout(members, machine, rate)
     mean = math.fsum(member.flops for member in members) / len(members) / rate
     size = layout.slots * math.ceil(chunk_seconds() / max(mean * layout.slots, 1e-9))
@@ -270,16 +303,18 @@ def _cut(
     count = math.ceil(len(ordered) / size)
     size = math.ceil(len(ordered) / count / layout.slots) * layout.slots
     for part in _batched(ordered, size):
-        numbers = list(dict.fromkeys(member.ground for member in part))
+        worlds = dict.fromkeys(member.ground for member in part)
+        place = {number: index for index, number in enumerate(worlds)}
         yield Chunk(
             tuple(member.point for member in part),
-            tuple(register.grounds[number] for number in numbers),
-            tuple(numbers.index(member.ground) for member in part),
+            tuple(register.grounds[number] for number in worlds),
+            tuple(place[member.ground] for member in part),
             layout,
             group,
             machine.devices,
             machine.stacks,
             math.fsum(member.flops for member in part) / rate,
+            max(member.flops for member in part),
         )
 
 

@@ -7,7 +7,7 @@ to the next, one measures it; then runs that are complete or have diverged leave
 import functools
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 
@@ -232,9 +232,11 @@ def run_chunk(
     Raises `OutOfMemory` if a device has too little memory.
     """
     make_room()
+    slots = _Slots(chunk, grounds, progress)
     try:
-        return _Slots(chunk, grounds, progress).through(programs)
+        return slots.through(programs)
     except Exception as problem:
+        slots.undo()
         raise _as_memory(problem) from problem
 
 
@@ -243,12 +245,17 @@ class _Slots:
 
     def __init__(self, chunk: Chunk, grounds: Standing, progress: Progress) -> None:
         self.chunk, self.progress = chunk, progress
-        self.grounds = [grounds[config] for config in chunk.grounds]
+        # Worlds are read when a row takes them, and let go when it takes another: a chunk may have thousands. Of all
+        # that were read their facts are kept.
+        self.standing, self.held = grounds, dict[int, Ground]()
+        self.facts: dict[int, dict[str, Any]] = {}
+        self.steps = 0
         first = chunk.points[0].experiment
         self.every = first.steps // first.evaluation.points
         self.queues = [deque[int]() for _ in chunk.grounds]
         for run, owner in enumerate(chunk.owners):
             self.queues[owner].append(run)
+        self.waiting = np.array([len(queue) for queue in self.queues])
         # The run in each slot, -1 for none, and the evaluation it comes to; the world of each row.
         self.runs = np.full(tuple(chunk.layout), -1)
         self.index = np.zeros(tuple(chunk.layout), np.int32)
@@ -256,11 +263,11 @@ class _Slots:
 
     def through(self, programs: Compiled | None) -> Outcome:
         """Take all runs through."""
-        parts, columns = _asked(self.chunk, self.grounds[0])
+        parts, columns = _asked(self.chunk, self.standing[self.chunk.grounds[0]])
         train_on, measure = programs[:2] if programs else (program for program, _ in parts)
         state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), parts[0][1][0])
         state = devices.place(state)
-        table = _Table(self.chunk, columns, self.grounds)
+        table = _Table(self.chunk, columns)
         busy = 0.0
         moved, (config, seed), (supply, yardstick) = self._fill(), (None, None), (None, None)
         while np.any(self.runs >= 0):
@@ -277,27 +284,35 @@ class _Slots:
             found = jax.device_get(measure(_measured_part(state), lane, yardstick))
             busy += time.monotonic() - clock
             done, spared = table.put(self.runs, self.index, found)
-            self.progress.advance(self.every * (int(np.sum(mode == TRAIN)) + spared))
+            self._advance(self.every * (int(np.sum(mode == TRAIN)) + spared))
             self.runs[done] = -1
             self.index += 1
             moved = self._fill()
-        return Outcome(table.rows(), table.diverged, busy)
+        return Outcome(table.rows(self.facts), table.diverged, busy)
+
+    def undo(self) -> None:
+        """Take back what was told of progress: the runs will begin again."""
+        self._advance(-self.steps)
+
+    def _advance(self, steps: int) -> None:
+        self.steps += steps
+        self.progress.advance(steps)
 
     def _fill(self) -> "_Moved":
         """Give free slots the next runs of their worlds, and free rows the worlds with most runs waiting."""
         runs, worlds = self.runs.copy(), self.worlds.copy()
         for row, slots in enumerate(self.runs):
             held = self.worlds[row]
-            if np.all(slots < 0) and (held < 0 or not self.queues[held]):
+            if np.all(slots < 0) and (held < 0 or not self.waiting[held]):
                 # Of equally long queues that of a world which no other row has.
-                waiting = [
-                    (len(own), world not in self.worlds) for world, own in enumerate(self.queues)
-                ]
-                best = max(range(len(waiting)), key=waiting.__getitem__)
-                self.worlds[row] = best if self.queues[best] or held < 0 else held
-            queue = self.queues[self.worlds[row]]
-            for slot in np.flatnonzero(slots < 0)[: len(queue)]:
-                slots[slot], self.index[row, slot] = queue.popleft(), 0
+                wanted = 2 * self.waiting + 1
+                wanted[self.worlds[self.worlds >= 0]] -= 1
+                best = int(np.argmax(wanted))
+                self.worlds[row] = best if self.waiting[best] or held < 0 else held
+            world = self.worlds[row]
+            for slot in np.flatnonzero(slots < 0)[: self.waiting[world]]:
+                slots[slot], self.index[row, slot] = self.queues[world].popleft(), 0
+                self.waiting[world] -= 1
         return _Moved(not np.array_equal(runs, self.runs), not np.array_equal(worlds, self.worlds))
 
     def _lanes(self) -> tuple[TrainConfig, Any]:
@@ -308,8 +323,14 @@ class _Slots:
 
     def _rows(self) -> tuple[Supply, Yardstick]:
         """Supply and yardstick of each row's world, on the devices."""
-        first = self.chunk.points[0].experiment
-        owned = [self.grounds[world] for world in self.worlds]
+        first, configs = self.chunk.points[0].experiment, self.chunk.grounds
+        worlds = dict.fromkeys(self.worlds.tolist())
+        self.held = {
+            world: self.held[world] if world in self.held else self.standing[configs[world]]
+            for world in worlds
+        }
+        self.facts |= {world: dict(self.held[world].facts) for world in worlds}
+        owned = [self.held[world] for world in self.worlds.tolist()]
         rows = [(one.supply(first.teacher), one.yardstick(first.evaluation)) for one in owned]
         return devices.place(devices.stacked(rows))
 
@@ -324,10 +345,8 @@ class _Moved(NamedTuple):
 class _Table:
     """What was measured of the runs of a chunk, as it comes in."""
 
-    def __init__(
-        self, chunk: Chunk, columns: dict[str, np.dtype], grounds: Sequence[Ground]
-    ) -> None:
-        self._chunk, self._columns, self._grounds = chunk, columns, grounds
+    def __init__(self, chunk: Chunk, columns: dict[str, np.dtype]) -> None:
+        self._chunk, self._columns = chunk, columns
         self._points = np.array([p.experiment.evaluation.points for p in chunk.points])
         size = (len(chunk.points), int(self._points.max()) + 1, len(columns))
         self._values = np.full(size, np.nan)
@@ -357,14 +376,14 @@ class _Table:
         done[live] = frozen | (here == self._points[run])
         return done, int(np.sum((self._points[run] - here)[frozen]))
 
-    def rows(self) -> Rows:
-        """One entry a run and evaluation in every column, run by run."""
+    def rows(self, known: Mapping[int, Any]) -> Rows:
+        """One entry a run and evaluation in every column, run by run; ``known`` are the facts of every world."""
         chunk, points = self._chunk, self._chunk.points
         counts = self._points + 1
         evaluation = np.concatenate([np.arange(count) for count in counts])
         run = np.repeat(np.arange(len(points)), counts)
         every = points[0].experiment.steps // points[0].experiment.evaluation.points
-        facts = [self._grounds[owner].facts for owner in chunk.owners]
+        facts = [known[owner] for owner in chunk.owners]
         measured = self._values[run, evaluation].T
         return {
             "run": np.array([point.run for point in points], dtype=object)[run],

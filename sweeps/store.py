@@ -70,6 +70,7 @@ class Store:
             headers.write(directory, merged)
             # Last: blocks without `study.json` would be somebody else's to the next session.
             (directory / "blocks").mkdir(exist_ok=True)
+            files.settle(directory)
             for left_over in (directory / "blocks").glob(".*.tmp"):
                 left_over.unlink()
         except OSError as problem:

@@ -13,6 +13,7 @@ from testbed import config
 from testbed.data import DataSpec
 from testbed.environment import AbstractTask
 from testbed.errors import InvalidInput
+from testbed.forms import read
 from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig, OptimiserConfig
@@ -112,39 +113,41 @@ class Experiment(eqx.Module):
     seed: int = 0
 
     def __check_init__(self) -> None:
-        # Called on the class: equinox makes a module of a bound method, which takes longer than all of this.
-        type(self.loss).refuse(self.loss, self.source)
-        if not 0 <= self.seed < 2**31:
-            raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
-        if self.tabular and not self.task.enumerable:
+        # Read as they are, and called on the class: equinox looks for methods first and makes modules of them, which
+        # takes longer than all of this, and 10^5 runs are checked one by one.
+        source, steps, seed = (read(self, name) for name in ("source", "steps", "seed"))
+        loss, task, evaluation = (read(self, name) for name in ("loss", "task", "evaluation"))
+        type(loss).refuse(loss, source)
+        if not 0 <= seed < 2**31:
+            raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {seed}")
+        if read(self, "tabular") and not task.enumerable:
             raise InvalidInput(
                 f"tabular must be false for a task that cannot be enumerated, got {self.tabular} "
-                f"with {type(self.task).__name__}"
+                f"with {type(task).__name__}"
             )
-        points = self.evaluation.points
-        if self.steps < points or self.steps % points:
+        points = read(evaluation, "points")
+        if steps < points or steps % points:
             raise InvalidInput(
-                f"steps must be a positive multiple of evaluation.points={points}, got {self.steps}"
+                f"steps must be a positive multiple of evaluation.points={points}, got {steps}"
             )
+        stream, recorded = read(evaluation, "stream"), source.recorded_run
         needed = {
-            "batch_size": self.batch_size,
-            "sft.batch_size": self.sft.batch_size,
-            "baseline.batch_size": self.baseline.batch_size,
-            "proxy.fit.batch_size": self.proxy.fit.batch_size,
-            "evaluation.prompts": self.evaluation.prompts,
-            "evaluation.pairs": self.evaluation.pairs,
+            "batch_size": read(self, "batch_size"),
+            "sft.batch_size": read(read(self, "sft"), "batch_size"),
+            "baseline.batch_size": read(read(self, "baseline"), "batch_size"),
+            "proxy.fit.batch_size": read(read(read(self, "proxy"), "fit"), "batch_size"),
+            "evaluation.prompts": read(evaluation, "prompts"),
+            "evaluation.pairs": read(evaluation, "pairs"),
         }
-        recorded = self.source.recorded_run
         if recorded is not None:
             needed["source.recorded.run.batch_size"] = recorded.run.batch_size
-        if self.evaluation.stream is not None:
-            needed["evaluation.stream.run.batch_size"] = self.evaluation.stream.run.batch_size
+        if stream is not None:
+            needed["evaluation.stream.run.batch_size"] = stream.run.batch_size
+        pairs = read(read(self, "data"), "pairs")
         for name, value in needed.items():
-            if not 1 <= value <= self.data.pairs:
-                raise InvalidInput(
-                    f"{name} must be between 1 and data.pairs={self.data.pairs}, got {value}"
-                )
-        _check_evaluation(self.evaluation, self.task, recorded)
+            if not 1 <= value <= pairs:
+                raise InvalidInput(f"{name} must be between 1 and data.pairs={pairs}, got {value}")
+        _check_evaluation(evaluation, task, recorded)
 
     @property
     def recorded(self) -> Recorded | None:
@@ -171,7 +174,7 @@ class Experiment(eqx.Module):
 
 def _check_evaluation(evaluation: EvaluationConfig, task: AbstractTask, recorded: Any) -> None:
     """Refuse to measure what the task does not have, or the stream of another run than the source's."""
-    stream, beta = evaluation.stream, evaluation.optimum_beta
+    stream, beta = read(evaluation, "stream"), read(evaluation, "optimum_beta")
     if beta is not None and not task.enumerable:
         raise InvalidInput(
             f"evaluation.optimum_beta must be none for a task that cannot be enumerated, got {beta} "

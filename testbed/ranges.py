@@ -1,6 +1,7 @@
 """Hyper-parameters that know what they admit: a field of a config, its range, and the check of all of them."""
 
 import dataclasses
+import functools
 import math
 from typing import Any, NamedTuple
 
@@ -61,10 +62,17 @@ def admitted(field: dataclasses.Field) -> Range | None:
 
 def check(config: eqx.Module) -> None:
     """Refuse values out of range. Raises `InvalidInput`."""
-    for field in dataclasses.fields(config):
-        allowed, value = admitted(field), getattr(config, field.name, None)
-        if allowed is not None and value not in allowed:
+    for name, allowed in _ranges(type(config)):
+        value = object.__getattribute__(config, name)
+        if value not in allowed:
             # Of whole numbers it goes without saying.
             open_ended = isinstance(value, float) and math.isinf(allowed.high)
             finite = " and finite" if open_ended and math.isfinite(allowed.low) else ""
-            raise InvalidInput(f"{field.name} must be {allowed}{finite}, got {value}")
+            raise InvalidInput(f"{name} must be {allowed}{finite}, got {value}")
+
+
+@functools.cache
+def _ranges(kind: type) -> tuple[tuple[str, Range], ...]:
+    """The fields of a class that have a range."""
+    found = ((field.name, admitted(field)) for field in dataclasses.fields(kind))
+    return tuple((name, allowed) for name, allowed in found if allowed is not None)

@@ -4,12 +4,13 @@ Host orchestration. The numbers are those of `testbed.sources.record.Record` and
 last bit: the same steps with the same keys, only cut into parts.
 """
 
+import contextlib
 import dataclasses
 import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import equinox as eqx
 import jax
@@ -41,28 +42,41 @@ def record(
     """Train for so many steps and write the stream of pairs into ``directory``, ``room`` steps at a time.
 
     The directory can be read once all of it is written. Raises `InvalidInput` if it holds a recording already, or if
-    ``steps`` or ``room`` is below 1.
+    ``steps`` or ``room`` is below 1, or if the disk refuses.
     """
     if steps < 1 or room < 1:
         raise InvalidInput(f"steps and room must be at least 1, got {steps} and {room}")
     if (directory / _INDEX).exists():
         raise InvalidInput(f"directory {directory} holds a recording already: choose another")
-    directory.mkdir(parents=True, exist_ok=True)
     source = Record(config.source, min(room, steps))
     config = dataclasses.replace(config, source=source)
     state = _init(config, supply)
-    files: list[np.memmap] = []
-    for start, count in _parts(steps, room):
-        state = eqx.tree_at(lambda s: s.source.recording.start, state, jnp.asarray(start))
-        state = _advance(config, supply, state, key, jnp.asarray(start), jnp.asarray(count))
-        leaves = jax.device_get(_leaves(state.source.recording))
-        if not files:
-            files = [_create(directory, i, (steps, *x.shape[1:]), x) for i, x in enumerate(leaves)]
-        for file, part in zip(files, leaves, strict=True):
-            file[start : start + count] = part[:count]
-    for file in files:
-        file.flush()
-    _write_index(directory, {"files": len(files), "steps": steps})
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        with contextlib.ExitStack() as opened:
+            files: list[BinaryIO] = []
+            for start, count in _parts(steps, room):
+                # Two arrays: that of the state is donated.
+                here = jnp.asarray(start)
+                state = eqx.tree_at(lambda s: s.source.recording.start, state, here)
+                state = _advance(config, supply, state, key, jnp.asarray(start), jnp.asarray(count))
+                leaves = jax.device_get(_leaves(state.source.recording))
+                if not files:
+                    files = [
+                        opened.enter_context(_create(directory, i, (steps, *x.shape[1:]), x))
+                        for i, x in enumerate(leaves)
+                    ]
+                for file, part in zip(files, leaves, strict=True):
+                    file.write(part[:count].tobytes())
+            for file in files:
+                file.flush()
+                os.fsync(file.fileno())
+        _write_index(directory, {"files": len(files), "steps": steps})
+    except OSError as problem:
+        raise InvalidInput(
+            f"directory {directory} cannot be written ({problem.strerror or problem}): make room there, or choose "
+            "another"
+        ) from problem
     return state
 
 
@@ -140,11 +154,13 @@ def _file(directory: Path, number: int) -> Path:
     return directory / f"{number:02d}.npy"
 
 
-def _create(directory: Path, number: int, shape: tuple[int, ...], like: np.ndarray) -> np.memmap:
-    """An array on disk."""
-    return np.lib.format.open_memmap(
-        _file(directory, number), mode="w+", dtype=like.dtype, shape=shape
-    )
+def _create(directory: Path, number: int, shape: tuple[int, ...], like: np.ndarray) -> BinaryIO:
+    """A file for an array, to be written from its beginning on. Not a map into memory: where the disk is full, writing
+    to that would end the process."""
+    file = _file(directory, number).open("wb")
+    described = {"descr": np.lib.format.dtype_to_descr(like.dtype), "shape": shape}
+    np.lib.format.write_array_header_1_0(file, {**described, "fortran_order": False})
+    return file
 
 
 def _write_index(directory: Path, index: dict[str, int]) -> None:

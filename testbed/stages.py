@@ -25,7 +25,7 @@ from testbed import config, decode, enumeration, exact, logprob, recorded, train
 from testbed.collect import Corpus, Written, balanced, collect, described, label, make_pool, write
 from testbed.data import Pool, refuse_unreached
 from testbed.environment import World
-from testbed.errors import InvalidInput
+from testbed.errors import InvalidInput, Unfinished
 from testbed.ground import Ground, GroundConfig
 from testbed.logprob import Policy
 from testbed.metrics import Opponent, Optimum, agreement, numbered
@@ -363,14 +363,24 @@ class Cache:
             return pickle.load(file)
 
     def save(self, address: str, result: PyTree) -> None:
-        """Keep a result; arrays are stored as numpy's."""
-        self.directory.mkdir(parents=True, exist_ok=True)
+        """Keep a result; arrays are stored as numpy's. Raises `Unfinished` if the disk refuses, and leaves nothing."""
         content = pickle.dumps(jax.device_get(result))
-        with tempfile.NamedTemporaryFile(dir=self.directory, delete=False) as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(file.name, self._path(address))
+        try:
+            self.directory.mkdir(parents=True, exist_ok=True)
+            with tempfile.NamedTemporaryFile(dir=self.directory, delete=False) as file:
+                try:
+                    file.write(content)
+                    file.flush()
+                    os.fsync(file.fileno())
+                    os.replace(file.name, self._path(address))
+                except BaseException:
+                    os.unlink(file.name)
+                    raise
+        except OSError as problem:
+            raise Unfinished(
+                f"cache {self.directory} cannot be written ({problem.strerror or problem}): make room there, or set "
+                "TESTBED_CACHE to another directory, and run the same command again"
+            ) from problem
 
     def _path(self, address: str) -> Path:
         return self.directory / f"{address}.pickle"

@@ -1,9 +1,11 @@
 """Models, prompts and responses that the tests of the core share, so that each program compiles once."""
 
 import atexit
+import contextlib
 import functools
+import resource
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -219,6 +221,17 @@ class Silence:
     def finished(self, runs: int, diverged: int) -> None:
         self.runs += runs
         self.diverged += diverged
+
+
+@contextlib.contextmanager
+def files_of_at_most(size: int) -> Iterator[None]:
+    """No file that this process writes meanwhile may be longer."""
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def _net(width: int, layers: int = 1) -> TransformerConfig:

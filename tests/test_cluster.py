@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 import textwrap
+import types
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -158,7 +159,8 @@ def executed(engine: Cluster, progress: Silence) -> Results:
     plan = engine.plan(points())
     assert [len(chunk.points) for chunk in plan.chunks] == [2, 2, 1]
     delivered: list[dict[str, Any]] = []
-    engine.execute(plan, delivered.append, progress)
+    spent = engine.execute(plan, delivered.append, progress)
+    assert 0 < spent.busy_seconds <= spent.run_seconds
     return by_run(delivered)
 
 
@@ -171,12 +173,12 @@ def expect_equal(found: Results, expected: Results) -> None:
             )
 
 
-def kill_busy(engine: Cluster) -> bool:
-    """SIGKILL for the process of a worker that is in the middle of a chunk, if there is one."""
+def signal_busy(engine: Cluster, what: int) -> bool:
+    """A signal for the process of a worker that is in the middle of a chunk, if there is one."""
     assert engine.crew is not None
     busy = [hand.about.pid for hand in engine.crew.hands if hand.steps and hand.about]
     for pid in busy[:1]:
-        os.kill(pid, signal.SIGKILL)
+        os.kill(pid, what)
     return bool(busy)
 
 
@@ -199,7 +201,18 @@ def test_two_hosts_make_what_one_process_makes(
 @pytest.mark.slow
 def test_a_killed_workers_chunk_is_run_again(hosts: Hosts, undisturbed: Results) -> None:
     with Cluster("ray://auto") as engine:
-        progress = Disturbed(lambda: kill_busy(engine))
+        progress = Disturbed(lambda: signal_busy(engine, signal.SIGKILL))
+        expect_equal(executed(engine, progress), undisturbed)
+    assert progress.happened
+    assert any("lost: " in text for text in progress.stages)
+    assert progress.steps == 5 * STEPS
+
+
+@pytest.mark.slow
+def test_a_worker_that_hangs_counts_as_lost(hosts: Hosts, undisturbed: Results) -> None:
+    """It is stopped, so that it neither works nor dies; nobody waits for it for ever."""
+    with Cluster("ray://auto", silence=20.0) as engine:
+        progress = Disturbed(lambda: signal_busy(engine, signal.SIGSTOP))
         expect_equal(executed(engine, progress), undisturbed)
     assert progress.happened
     assert any("lost: " in text for text in progress.stages)
@@ -340,6 +353,32 @@ def test_what_fails_is_tried_three_times_before_others() -> None:
     assert work.over
 
 
+def test_what_failed_is_tried_elsewhere_where_there_is_an_elsewhere() -> None:
+    """A broken host that fails at once, beside a good one that is busy: no item is tried on it twice."""
+    work, hosts = Work(items("a", "a")), {"broken", "good"}
+    first = began(work, None, (), "broken", hosts)
+    work.fail(first, "no disk", "broken")
+    second = began(work, None, (), "broken", hosts)
+    assert second.number == 1
+    work.fail(second, "no disk", "broken")
+    assert work.next(None, (), "broken", hosts) is None
+    assert began(work, None, (), "good", hosts).number == 1
+    # The good one is lost: there is no elsewhere any more.
+    assert began(work, None, (), "broken", {"broken"}).number == 0
+    assert work.failures == []
+
+
+def test_the_loss_of_a_host_is_no_attempt_unless_it_goes_on() -> None:
+    """Ten hosts may go; an item that then takes further hosts with it has three more."""
+    work = Work(items("a", "b"))
+    for _ in range(10):
+        item = began(work)
+        assert item.number == 0
+        assert not work.lose(item, "lost")
+    assert [work.lose(began(work), "lost") for _ in range(3)] == [False, False, True]
+    assert work.failures[0].error == "lost"
+
+
 def test_what_needs_an_item_that_was_given_up_is_given_up_too() -> None:
     work = Work(items("worlds", "a", "b", needs={1: {0}}))
     for _ in range(3):
@@ -405,8 +444,99 @@ class Empty:
     def nodes(self) -> list[Any]:
         return []
 
+    def kill(self, actor: Any) -> None:
+        """There is nothing to kill."""
+
 
 def test_a_cluster_without_workers_is_told() -> None:
     found = crew.Crew(Empty(), 1, patience=-1.0)
     with pytest.raises(Unfinished, match="no host with CPUs or GPUs left"):
         found.muster()
+
+
+class Answering(Empty):
+    """A Ray in which a worker has answered everything that it was asked."""
+
+    exceptions = types.SimpleNamespace(RayTaskError=KeyError, RayError=LookupError)
+
+    def wait(self, asked: list[Any], **_: Any) -> tuple[list[Any], list[Any]]:
+        return asked, []
+
+    def get(self, reference: Any, **_: Any) -> Any:
+        return reference
+
+
+class Method:
+    """A method of a worker that has its answer at once."""
+
+    def __init__(self, answer: Any) -> None:
+        self._answer = answer
+
+    def options(self, **_: Any) -> "Method":
+        return self
+
+    def remote(self, *_: Any) -> Any:
+        return self._answer
+
+
+def test_what_was_told_of_an_earlier_attempt_is_forgotten() -> None:
+    """Else its steps would count as steps of the present attempt, which never does them again."""
+    found = crew.Crew(Answering(), 1)
+    actor = types.SimpleNamespace(run=Method("done"), told=Method(worker.Told(0, 70, "")))
+    hand = crew.Hand(actor, crew.Place("node", 0), "host", None)
+    found.hands.append(hand)
+    [item] = items("a")
+    found.give(hand, item, "run", 1)
+    hand.told = worker.Told(0, 70, "")
+    assert hand.steps == 70
+    found.give(hand, item, "run", 1)
+    assert hand.steps == 0
+
+
+def test_a_worker_without_a_word_is_lost() -> None:
+    found = crew.Crew(Answering(), 1, silence=-1.0)
+    actor = types.SimpleNamespace(told=Method(None))
+    hand = crew.Hand(actor, crew.Place("node", 0), "host", None, item=items("a")[0])
+    hand.talk = worker.Told(0, 70, "")
+    found.hands.append(hand)
+    told, lost = [event for _, event in found.events()]
+    assert told == worker.Told(0, 70, "")
+    assert lost == crew.Lost("it has not said a word for -1 seconds")
+
+
+def test_workers_that_die_when_they_are_asked_what_they_have_are_not_replaced_for_ever() -> None:
+    class Dying(Answering):
+        def get(self, reference: Any, **_: Any) -> Any:
+            raise LookupError("it died because its driver is broken")
+
+    found = crew.Crew(Dying(), 1)
+    about = worker.About(1, "host", 1, "", {})
+    actor = types.SimpleNamespace(machine=Method(None))
+    for slot in range(5):
+        found.hands.append(crew.Hand(actor, crew.Place("node", slot), "host", None, about))
+    with pytest.raises(Unfinished, match="can tell what its host has: its driver is broken"):
+        found.machine()
+    assert len(found.hands) == 2
+
+
+def test_worlds_are_let_go_when_no_chunk_needs_them_any_more() -> None:
+    plan = planning.plan(points(), Machine("cpu", 2, 1e9, 1e11))
+    sweep = cluster._Sweep(plan, crew.Crew(Empty(), 1), lambda rows: None, Silence())
+    sweep._sent = {config: "reference" for chunk in plan.chunks for config in chunk.grounds}
+    assert len(sweep._sent) == 2
+    left = []
+    for chunk in plan.chunks:
+        sweep._release(chunk)
+        left.append(len(sweep._sent))
+    assert left[-1] == 0
+    assert left == sorted(left, reverse=True)
+
+
+def test_a_host_may_come_back_after_the_last_one_was_lost_while_a_worker_was_starting() -> None:
+    """What went wrong in starting says nothing of a cluster whose hosts are gone: patience has the last word."""
+    found = crew.Crew(Empty(), 1, patience=60.0)
+    starting = crew.Hand(None, crew.Place("node", 0), "host", None)
+    found.hands.append(starting)
+    found.dismiss(starting, "its node has died")
+    found.muster()
+    assert found.lost == ["host"]

@@ -1,5 +1,6 @@
 """Stacked runs against the same runs alone, padding, repeatability, and what shares a compiled program."""
 
+import dataclasses
 import functools
 import operator
 import shutil
@@ -273,6 +274,61 @@ def test_slots_are_taken_by_the_next_runs() -> None:
         expect_alone(mine, which)
 
 
+class Counting:
+    """Worlds that are made, and which were read when so many steps were done."""
+
+    def __init__(self, progress: Silence) -> None:
+        self._progress, self.read = progress, []
+
+    def __getitem__(self, config: GroundConfig) -> Any:
+        self.read.append((int(config.seed), self._progress.steps))
+        return grounds()[config]
+
+
+def test_worlds_are_read_when_their_turn_comes() -> None:
+    """Four worlds, which are two in turn, through two rows: the third and fourth are not in memory with the others."""
+    good, _, other = points()
+    runs = [
+        point(config.replace(run.experiment, "optimiser.learning_rate", rate))
+        for rate in (1e-3, 2e-3)
+        for run in (good, other)
+    ]
+    two = chunk(runs, lanes=1)
+    four = dataclasses.replace(two, grounds=(*two.grounds, *two.grounds), owners=(0, 1, 2, 3))
+    progress = Silence()
+    worlds = Counting(progress)
+    found, _ = taken(four, worlds, progress)
+    assert worlds.read[1:] == [(0, 0), (1, 0), (0, 12), (1, 12)]
+    assert len(found) == 4 * 3
+    again, _ = taken(two, grounds(), Silence())
+    for row, expected in zip(found, again, strict=True):
+        np.testing.assert_allclose(row["kl"], expected["kl"], rtol=1e-5, atol=1e-5)
+
+
+def test_steps_of_a_chunk_that_ran_out_of_memory_do_not_count() -> None:
+    """The device says so when a second world is put on it: what was told of the first is taken back."""
+    good, _, other = points()
+    two = chunk([good, other], rows=1, lanes=1)
+
+    class Full(Counting):
+        def __getitem__(self, config: GroundConfig) -> Any:
+            if self._progress.steps:
+                raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.")
+            return grounds()[config]
+
+    progress = Silence()
+    two = dataclasses.replace(
+        two,
+        points=two.points * 2,
+        grounds=two.grounds * 2,
+        owners=(0, 1, 2, 3),
+        layout=Layout(2, 1),
+    )
+    with pytest.raises(devices.OutOfMemory):
+        population.run_chunk(two, Full(progress), progress)
+    assert progress.steps == 0
+
+
 def test_runs_are_cut_into_chunks_of_whole_slots(monkeypatch: pytest.MonkeyPatch) -> None:
     """Five worlds on two devices, the longer runs first: one chunk a length, or three where a chunk is short."""
     runs = [point(experiment(seed=seed, steps=steps)) for steps in (2, 4) for seed in range(5)]
@@ -292,6 +348,24 @@ def test_runs_are_cut_into_chunks_of_whole_slots(monkeypatch: pytest.MonkeyPatch
         monkeypatch.setenv(planning.CHUNK_VARIABLE, text)
         with pytest.raises(InvalidInput, match="must be a number of seconds"):
             cut()
+
+
+def test_long_runs_come_first_within_a_chunk_too() -> None:
+    """Evaluations are equally far apart, so that they share a chunk: no slot is left alone with a long run."""
+    lengths = (2, 4, 8, 2)
+    runs = [
+        point(experiment(seed=0, steps=n, evaluation__points=n // 2, loss__beta=0.1 * (1 + k)))
+        for k, n in enumerate(lengths)
+    ]
+    [made] = plan(runs).chunks
+    assert [p.experiment.steps for p in made.points] == [8, 4, 2, 2]
+
+
+def test_chunks_of_the_longest_runs_come_first_by_time_not_by_steps() -> None:
+    small = [point(experiment(seed=0, steps=4))]
+    large = [point(experiment(seed=0, steps=2, model__width=64))]
+    made = plan([*small, *large])
+    assert [chunk.points[0].experiment.steps for chunk in made.chunks] == [2, 4]
 
 
 GPU = devices.Machine("gpu", 4, 100e9, 1e13)

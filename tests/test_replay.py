@@ -1,6 +1,7 @@
 """Recorded runs: the tandem identity bit for bit, recordings, replays in other orders, and data from checkpoints."""
 
 import functools
+from pathlib import Path
 from typing import Any
 
 import equinox as eqx
@@ -12,6 +13,7 @@ from helpers import (
     BATCH,
     PAIRS,
     cut,
+    files_of_at_most,
     score_pairs,
     shallow,
     sum_reward,
@@ -137,6 +139,19 @@ def test_a_stream_on_disk_replays_like_one_in_memory(tmp_path, window: float) ->
         spill.record(plan(Online()), supply(), KEY, STEPS, tmp_path / "stream")
     with pytest.raises(InvalidInput, match="steps must be between 1 and the recorded 10"):
         spill.replay(config, supply(), KEY, stored, STEPS + 1)
+
+
+def test_a_disk_that_is_full_while_a_stream_is_recorded_is_told(tmp_path: Path) -> None:
+    """What a quota does; a map into memory would end the process where the disk is full. No recording is left."""
+    spill.record(plan(Online()), supply(), KEY, STEPS, tmp_path / "compiled", room=4)
+    directory = tmp_path / "stream"
+    with (
+        files_of_at_most(100),
+        pytest.raises(InvalidInput, match=r"stream cannot be written \(File too large\)"),
+    ):
+        spill.record(plan(Online()), supply(), KEY, STEPS, directory, room=4)
+    with pytest.raises(InvalidInput, match="holds no finished recording"):
+        spill.read(directory)
 
 
 def test_a_recording_holds_what_was_learnt_from() -> None:

@@ -11,13 +11,14 @@ from helpers import (
     cache_directory,
     cut,
     experiment,
+    files_of_at_most,
     grounds,
     score_pairs,
 )
 from helpers import sample as decode_sample
 
 from testbed import stages
-from testbed.errors import InvalidInput
+from testbed.errors import InvalidInput, Unfinished
 from testbed.experiment import Experiment
 from testbed.ground import Ground, GroundConfig
 from testbed.losses.dpo import Dpo
@@ -147,6 +148,13 @@ def test_a_failed_save_leaves_nothing_to_load(tmp_path) -> None:
     with pytest.raises((AttributeError, TypeError)):
         cache.save("a" * 16, {"unpicklable": lambda: None})
     assert cache.load("a" * 16) is None
+
+
+def test_a_full_disk_under_the_cache_is_told_and_nothing_is_left(tmp_path) -> None:
+    cache = Cache(tmp_path)
+    with files_of_at_most(100), pytest.raises(Unfinished, match=r"cannot be written \(File too"):
+        cache.save("a" * 16, {"x": np.zeros(1000)})
+    assert list(tmp_path.iterdir()) == []
 
 
 def grounds_of(which: int) -> Ground:

@@ -1,5 +1,7 @@
 """The results store: round trips, resuming, refusals, and survival of kills."""
 
+import errno
+import fcntl
 import json
 import math
 import os
@@ -232,7 +234,7 @@ def test_planned_runs_are_counted_in_the_header_and_listed_beside_it(tmp_path: P
         "third": ["d"],
     }
     (tmp_path / "planned.parquet").unlink()
-    with pytest.raises(InvalidInput, match=r"planned\.parquet is not readable"):
+    with pytest.raises(InvalidInput, match=r"planned\.parquet is not readable: restore it, or"):
         Store.open(tmp_path)
 
 
@@ -388,8 +390,19 @@ def test_refuses_other_schemas_and_damage(tmp_path: Path) -> None:
         with pytest.raises(InvalidInput, match=f"has schema 99, this version .*schema {SCHEMA}"):
             access(tmp_path)
     study.write_text("{")
-    with pytest.raises(InvalidInput, match="not readable as JSON"):
+    with pytest.raises(InvalidInput, match="not readable as JSON: restore it, or choose another"):
         Store.open(tmp_path)
+
+
+def test_a_file_system_without_locks_is_not_taken_for_another_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InvalidInput, match=r"cannot be written \(No locks available\)"):
+        Store.create_or_open(tmp_path, HEADER)
 
 
 def test_one_writer_at_a_time(tmp_path: Path) -> None:
