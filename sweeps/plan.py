@@ -198,7 +198,14 @@ def _compile_key(e: Experiment, structure: Callable[[Any], Any]) -> tuple[Any, .
     trained, measured = (e.source, e.loss, e.optimiser, e.reference), e.evaluation
     parts = (*trained, e.task, e.model, e.proxy_model, measured.stream, measured.optimum_beta)
     counts = (e.batch_size, e.data.pairs, measured.prompts, measured.kl_prompts, measured.pairs)
-    return *map(structure, parts), *counts, e.teacher, e.tabular, e.proxy.pairwise
+    return (
+        *map(structure, parts),
+        *counts,
+        e.teacher,
+        e.tabular,
+        structure(e.lora),
+        e.proxy.pairwise,
+    )
 
 
 class _Once:
@@ -242,7 +249,7 @@ class _Register:
         e, text = experiment, self._text
         made = (*self._made_by(e.source), *self._measured(e.evaluation))
         parts = (e.task, e.labeler, e.model, e.sft, e.data, e.proxy, e.baseline, e.baseline_model)
-        key = (*map(text, (*parts, *made)), e.tabular, e.seed)
+        key = (*map(text, (*parts, *made)), e.tabular, text(e.lora), e.seed)
         if key not in self._grounds:
             self._grounds[key] = len(self.owners)
             self.owners.append(e)
