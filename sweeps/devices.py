@@ -1,10 +1,10 @@
 """Devices: how functions of one run are compiled for many, what fits, how fast it is.
 
-The only module that knows about devices. Runs are stacked twice: *lanes* share a world, *rows* are worlds. Rows are
-spread over a mesh of devices, ``jit(shard_map(rows(lanes(function))))``, with no communication between them. Within a
-device both stacks are a `jax.vmap` where batched products are cheap (GPU), and a `jax.lax.map` where they are not: a
-CPU runs one lane after the other at full speed, one XLA device per core. What belongs to a world is not copied for its
-lanes.
+The only module that knows about devices, but for `sweeps.sharding`, which cuts one run up. Runs are stacked twice:
+*lanes* share a world, *rows* are worlds. Rows are spread over a mesh of devices,
+``jit(shard_map(rows(lanes(function))))``, with no communication between them. Within a device both stacks are a
+`jax.vmap` where batched products are cheap (GPU), and a `jax.lax.map` where they are not: a CPU runs one lane after the
+other at full speed, one XLA device per core. What belongs to a world is not copied for its lanes.
 """
 
 import enum
@@ -119,13 +119,19 @@ def _each(function: Callable[..., PyTree], mapped: Sequence[bool]) -> Callable[.
 
 
 def stacked(parts: Sequence[PyTree], *shape: int) -> PyTree:
-    """Pytrees of equal structure as one of numpy arrays; ``shape`` folds the new axis, the last part fills it up."""
+    """Pytrees of equal structure as one of numpy arrays; ``shape`` folds the new axis, the last part fills it up. What
+    stands in the parts more than once is stacked once."""
     size = math.prod(shape) if shape else len(parts)
     padded = [*parts, *[parts[-1]] * (size - len(parts))]
 
+    made: dict[tuple[int, ...], np.ndarray] = {}
+
     def stack(*leaves: Any) -> np.ndarray:
-        arrays = np.stack([as_array(leaf) for leaf in leaves])
-        return arrays.reshape(*(shape or (size,)), *arrays.shape[1:])
+        key = tuple(map(id, leaves))
+        if key not in made:
+            arrays = np.stack([as_array(leaf) for leaf in leaves])
+            made[key] = arrays.reshape(*(shape or (size,)), *arrays.shape[1:])
+        return made[key]
 
     return jax.tree.map(stack, *padded)
 
@@ -138,8 +144,10 @@ def as_array(leaf: Any) -> np.ndarray:
 
 
 def place(rows: PyTree) -> PyTree:
-    """Rows on their devices."""
-    return jax.device_put(rows, over_devices())
+    """Rows on their devices; an array that stands in them more than once is there once."""
+    leaves, structure = jax.tree.flatten(rows)
+    held = jax.device_put({id(leaf): leaf for leaf in leaves}, over_devices())
+    return jax.tree.unflatten(structure, [held[id(leaf)] for leaf in leaves])
 
 
 def shapes(part: PyTree, *lead: int) -> PyTree:

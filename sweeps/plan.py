@@ -215,7 +215,7 @@ def _compile_key(
     )
 
 
-_TRAINED = ("source", "loss", "optimiser", "reference", "task")
+_TRAINED = ("source", "loss", "optimiser", "reference", "task", "lora")
 
 
 def _measured(evaluation: EvaluationConfig) -> Any:
@@ -238,7 +238,9 @@ class _Once:
         return self._known[id(thing)][0]
 
 
-_GROUND = ("task", "labeler", "model", "sft", "data", "proxy", "baseline", "baseline_model")
+_GROUND = (
+    *("task", "labeler", "model", "lora", "sft", "data", "proxy", "baseline", "baseline_model"),
+)
 
 
 class _Register:

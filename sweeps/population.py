@@ -33,6 +33,7 @@ from testbed.sources.base import Supply
 from testbed.stages import Cache
 from testbed.streams import Stream, stream
 from testbed.train import TrainConfig, TrainState
+from testbed.trained import rebuilt
 
 __all__ = ["Outcome", "compile_key", "execute", "plan", "run_chunk"]
 
@@ -432,15 +433,15 @@ def _train_on(
 
 
 class Learnt(NamedTuple):
-    """Of a `TrainState` what is measured: the policy, and what training says of itself. Apart from training, measuring
-    is one program for all sources and losses."""
+    """Of a `TrainState` what is measured: what is trained of the policy, and what training says of itself. Apart from
+    training, measuring is one program for all sources and losses."""
 
     policy: Policy
     numbers: dict[str, Any]
 
 
 def _measured_part(state: TrainState) -> Learnt:
-    """The policy; means since the last evaluation; what was consumed in all; where it diverged."""
+    """What is trained of the policy; means since the last evaluation; what was consumed in all; where it diverged."""
     ledger = state.ledger
     numbers = {
         "train_loss": state.loss,
@@ -469,7 +470,8 @@ def _measure(learnt: Learnt, lane: Lane, yardstick: Yardstick) -> Array:
 def _columns(learnt: Learnt, lane: Lane, yardstick: Yardstick) -> dict[str, Array]:
     """What is measured of a run, by name, in alphabetical order: so a compiled program hands dictionaries back."""
     key = jax.random.fold_in(stream(_key(lane.seed), Stream.EVALUATION), lane.index)
-    columns = metrics.evaluate(learnt.policy, yardstick, key).columns | learnt.numbers
+    policy = rebuilt(learnt.policy, yardstick.reference)
+    columns = metrics.evaluate(policy, yardstick, key).columns | learnt.numbers
     return dict(sorted(columns.items()))
 
 

@@ -5,6 +5,7 @@ Parameters, norms, softmaxes, losses and the optimiser are float32 whatever the 
 
 from typing import Literal, TypeAlias, get_args
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jax.typing import DTypeLike
@@ -76,30 +77,62 @@ def _gathered(
 contract.defvjp(_contract_forward, _contract_backward)
 
 
-def _linear(
+class LowRank(eqx.Module):
+    """A weight that is held fixed, and a product of low rank that is added to it and trained: W + scale A B (Hu et al.
+    2021, arXiv 2106.09685, section 4.1, with the transposes of its A and B).
+
+    Attributes:
+        weight: W. It never has a gradient. down: A. up: B.
+        scale: the paper's alpha / rank.
+    """
+
+    weight: Float[Array, "width out"]
+    down: Float[Array, "width rank"]
+    up: Float[Array, "rank out"]
+    scale: float = eqx.field(static=True)
+
+    def merged(self, precision: Precision = "float32") -> Float[Array, "width out"]:
+        """The sum, as one weight."""
+        added = contract("wr,ro->wo", self.down, self.up, precision, jnp.float32)
+        return self.weight + self.scale * added
+
+
+def linear(
     x: Float[Array, "rows width"],
-    weight: Float[Array, "width out"],
+    weight: Float[Array, "width out"] | LowRank,
     precision: Precision = "float32",
     out: DTypeLike | None = None,
+    turn: bool = True,
 ) -> Float[Array, "rows out"]:
     """x @ weight, as the type of the factors or as ``out``.
 
-    Its gradient by the weight is the product of a transposed copy: XLA's CPU backend takes a product whose left side it
-    must read by columns half as fast, and would do without the copy if there were no barrier."""
+    With ``turn`` its gradient by the weight is the product of a transposed copy: XLA's CPU backend takes a product
+    whose left side it must read by columns half as fast, and would do without the copy if there were no barrier. Of a
+    `LowRank` weight it is x W + scale (x A) B: two small products more, and no gradient by W, which costs as much as
+    x W itself."""
+    if isinstance(weight, LowRank):
+        fixed = _fixed(x, weight.weight, precision, out)
+        added = contract("rw,wk->rk", x, weight.down, precision)
+        return fixed + weight.scale * contract("rk,ko->ro", added, weight.up, precision, out)
+    if turn:
+        return _turned(x, weight, precision, out)
     return contract("rw,wo->ro", x, weight, precision, out)
 
 
-#: See `_linear`.
-linear = jax.custom_vjp(_linear, nondiff_argnums=(2, 3))
+def _by_rows(x: Array, weight: Array, precision: Precision, out: DTypeLike | None) -> Array:
+    return contract("rw,wo->ro", x, weight, precision, out)
 
 
-def _linear_forward(
+_turned = jax.custom_vjp(_by_rows, nondiff_argnums=(2, 3))
+
+
+def _turned_forward(
     x: Array, weight: Array, precision: Precision, out: DTypeLike | None
 ) -> tuple[Array, tuple[Array, Array]]:
-    return linear(x, weight, precision, out), (x, weight)
+    return _turned(x, weight, precision, out), (x, weight)
 
 
-def _linear_backward(
+def _turned_backward(
     precision: Precision, _: DTypeLike | None, kept: tuple[Array, Array], g: Array
 ) -> tuple[Array, Array]:
     x, weight = kept
@@ -110,4 +143,23 @@ def _linear_backward(
     )
 
 
-linear.defvjp(_linear_forward, _linear_backward)
+_turned.defvjp(_turned_forward, _turned_backward)
+
+#: The product with a weight that has no gradient: nothing of ``x`` is kept for it.
+_fixed = jax.custom_vjp(_by_rows, nondiff_argnums=(2, 3))
+
+
+def _fixed_forward(
+    x: Array, weight: Array, precision: Precision, out: DTypeLike | None
+) -> tuple[Array, tuple[Array, Array]]:
+    return _fixed(x, weight, precision, out), (weight, jnp.zeros((), x.dtype))
+
+
+def _fixed_backward(
+    precision: Precision, _: DTypeLike | None, kept: tuple[Array, Array], g: Array
+) -> tuple[Array, None]:
+    weight, like = kept
+    return contract("ro,wo->rw", g, weight, precision, like.dtype), None
+
+
+_fixed.defvjp(_fixed_forward, _fixed_backward)

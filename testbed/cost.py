@@ -1,15 +1,18 @@
 """What a run needs, counted from its config: floating-point operations and bytes.
 
-Matrix products only, two operations a multiply-add; a backward pass costs twice the forward. What a batch shares is
+Matrix products only, two operations a multiply-add; a backward pass costs twice the forward, less what is not trained
+(`learn`). What a batch shares is
 counted for batches of an update's size. Plans and benchmarks share these counts, so a benchmark's "needed" operations
 are the plan's.
 """
 
+import math
 from typing import NamedTuple
 
 from testbed import config
 from testbed.enumeration import count_prompts, count_responses
 from testbed.experiment import Experiment
+from testbed.lora import Lora, shapes
 from testbed.ranges import Number
 from testbed.recording import WINDOW, WINDOWS
 from testbed.sources.online import Online
@@ -20,6 +23,8 @@ from testbed.transformer import TransformerConfig
 COPIES = 5
 #: Floats per token and width that a block keeps for its backward pass, roughly.
 ACTIVATIONS = 24
+#: Products of a block in the order in which they follow from one another.
+ORDER = (("query", "key", "value"), ("attention_out",), ("gate", "up"), ("down",))
 
 
 class Flops(NamedTuple):
@@ -53,24 +58,99 @@ def forward(
     return 2.0 * (blocks + wanted * model.width * vocabulary)
 
 
-def score(experiment: Experiment, count: int = 2) -> float:
-    """Forward pass over ``count`` responses to one prompt, whose context is run once."""
-    task = experiment.task
+class Passed(NamedTuple):
+    """Rows that a pass over texts takes: all, those whose logits are wanted, and embeddings that are looked up."""
+
+    rows: Number
+    wanted: Number
+    looked_up: Number
+
+    def through(self, name: str, number: int, layers: int) -> Number:
+        """Those that a weight of block ``number`` is multiplied by; see `forward`."""
+        if number == 0 and name in ORDER[0]:
+            return min(self.rows, self.looked_up)
+        return self.wanted if number == layers - 1 and name not in ("key", "value") else self.rows
+
+
+def adapters(model: TransformerConfig, lora: Lora, passed: Passed) -> float:
+    """Forward pass through adapters alone."""
+    return sum(
+        2.0 * lora.rank * sum(shapes(model)[name]) * passed.through(name, number, model.layers)
+        for number in range(model.layers)
+        for name in lora.weights
+    )
+
+
+def _scored(experiment: Experiment, count: int) -> tuple[Passed, float, float]:
+    """Rows of ``count`` responses to one prompt, whose context is run once; the forward pass over them without
+    adapters, and that through adapters."""
+    task, model, lora = experiment.task, experiment.model, experiment.lora
     context, segments = task.prompt_length - 1, count * task.response_length
     keys = context + task.response_length / 2
-    table = task.vocabulary / experiment.batch_size
-    return forward(experiment.model, context + segments, keys, task.vocabulary, segments, table)
+    passed = Passed(context + segments, segments, task.vocabulary / experiment.batch_size)
+    plain = forward(model, passed.rows, keys, task.vocabulary, *passed[1:])
+    return passed, plain, 0.0 if lora is None else adapters(model, lora, passed)
+
+
+def score(experiment: Experiment, count: int = 2) -> float:
+    """Forward pass over ``count`` responses to one prompt."""
+    _, plain, added = _scored(experiment, count)
+    return plain + added
+
+
+def learn(experiment: Experiment, count: int = 2) -> float:
+    """Forward and backward pass over ``count`` responses to one prompt. Of a product with a weight that is not trained,
+    the gradient by the weight is spared, and of those before the first adapter all gradients."""
+    passed, plain, added = _scored(experiment, count)
+    model, lora = experiment.model, experiment.lora
+    again = 0.0
+    if model.checkpointing:
+        again = plain + added - _kept(experiment, passed)
+    if lora is None:
+        return 3.0 * plain + again
+    first = next(i for i, names in enumerate(ORDER) if set(names) & set(lora.weights))
+    spared = 0.0
+    for place, names in enumerate(ORDER[: first + 1]):
+        for name in names:
+            (width, out), rows = shapes(model)[name], passed.through(name, 0, model.layers)
+            ranked = lora.rank if place == first and name in lora.weights else 0
+            spared += 2.0 * rows * width * (out + ranked)
+    return 2.0 * plain + 3.0 * added - spared + again
+
+
+def _kept(experiment: Experiment, passed: Passed) -> float:
+    """Forward products that a checkpointed backward pass does not make again: logits, what the first block projects,
+    and what comes last in a block."""
+    model, lora = experiment.model, experiment.lora
+    total = 2.0 * passed.wanted * model.width * experiment.task.vocabulary
+    for number in range(model.layers):
+        for name in ORDER[-1] if number else ORDER[0] + ORDER[-1]:
+            (width, out), rows = shapes(model)[name], passed.through(name, number, model.layers)
+            ranked = lora.rank if lora is not None and name in lora.weights else 0
+            before = width * ranked if name in ORDER[0] else 0
+            total += 2.0 * rows * (width * out + before + ranked * out)
+    return total
 
 
 def sample(experiment: Experiment, count: Number) -> float:
-    """Sampling ``count`` responses to one prompt."""
+    """Sampling ``count`` responses to one prompt. Adapters are merged once for the batch."""
     task = experiment.task
     context, response = task.prompt_length - 1, task.response_length
     rows = count * response
     table = task.vocabulary / experiment.batch_size
     keys = context + response / 2
     decoding = forward(experiment.model, rows, keys, task.vocabulary, looked_up=response * table)
-    return decoding + forward(experiment.model, context, context / 2, wanted=0, looked_up=table)
+    reading = forward(experiment.model, context, context / 2, wanted=0, looked_up=table)
+    return decoding + reading + _merging(experiment) / experiment.batch_size
+
+
+def _merging(experiment: Experiment) -> float:
+    """Adding the adapters to their weights."""
+    lora, model = experiment.lora, experiment.model
+    if lora is None:
+        return 0.0
+    sizes = sum(math.prod(shapes(model)[name]) for name in lora.weights)
+    return 2.0 * model.layers * lora.rank * sizes
 
 
 def judge(experiment: Experiment) -> float:
@@ -103,7 +183,7 @@ def listed(experiment: Experiment) -> int:
 def flops(experiment: Experiment) -> Flops:
     """Needed operations of a run's parts."""
     request = experiment.loss.request(experiment.batch_size)
-    update = 3 * score(experiment, request.responses)
+    update = learn(experiment, request.responses)
     written, judged = experiment.source.work(request)
     if written:
         # Of what was written, all that is learnt from is scored under the reference.
@@ -111,7 +191,7 @@ def flops(experiment: Experiment) -> Flops:
         update += sample(experiment, written) + judged * judge(experiment) + reference
     fresh = experiment.loss.fresh
     if fresh:
-        update += sample(experiment, fresh) + 4 * score(experiment, fresh)
+        update += sample(experiment, fresh) + learn(experiment, fresh) + score(experiment, fresh)
     evaluation, scoring = experiment.evaluation, score(experiment)
     measured = (
         evaluation.prompts * (sample(experiment, 1) + judge(experiment))
@@ -131,11 +211,11 @@ def stage_flops(experiment: Experiment) -> dict[str, float]:
     """Needed operations of the stages before training that take long, by their names; the others count as nothing."""
     e, shape = experiment, experiment.baseline_model or experiment.model
     based = config.replace_all(
-        e, {"model": shape, "tabular": False, "evaluation.optimum_beta": None}
+        e, {"model": shape, "tabular": False, "lora": None, "evaluation.optimum_beta": None}
     )
     found = {
         "base": _fit(based),
-        "sft": _fit(e),
+        "sft": _fit(config.replace(e, "lora", None)),
         "proxy": 3 * judge(e) * e.proxy.fit.batch_size * e.proxy.fit.steps,
         "baseline": _online(based, e.baseline),
     }
@@ -146,7 +226,7 @@ def stage_flops(experiment: Experiment) -> dict[str, float]:
 
 def _fit(experiment: Experiment) -> float:
     """Supervised fine-tuning on both responses of every pair."""
-    return 3 * score(experiment) * experiment.sft.batch_size * experiment.sft.steps
+    return learn(experiment) * experiment.sft.batch_size * experiment.sft.steps
 
 
 def _online(experiment: Experiment, run: OnlineRun) -> float:
@@ -174,13 +254,22 @@ def footprint(experiment: Experiment) -> Footprint:
         data += run.steps * run.batch_size * (tokens / 4 + 8)
     if evaluation.stream is not None:
         data += WINDOWS * WINDOW * (tokens + 8)
-    activations = tokens * (model.layers * ACTIVATIONS * model.width + 4 * task.vocabulary)
+    kept = ACTIVATIONS + model.layers if model.checkpointing else model.layers * ACTIVATIONS
+    activations = tokens * (kept * model.width + 4 * task.vocabulary)
     # An evaluation keeps nothing for a backward pass, but its caches and two models' logits.
     cache = 2 * tokens * model.layers * model.width
     measured = evaluation.prompts * (cache + tokens * (8 * model.width + 4 * task.vocabulary))
     parameters = model.parameters(task.vocabulary)
+    changed, copied = parameters, 0
+    if experiment.lora is not None:
+        changed = experiment.lora.parameters(model)
+        parameters += changed
+        # Sampling merges, for each run that samples, what has adapters.
+        copied = model.layers * sum(
+            math.prod(shapes(model)[name]) for name in experiment.lora.weights
+        )
     shared = parameters + experiment.proxy_model.parameters(task.vocabulary)
-    work = max(experiment.batch_size * activations, measured) + 2 * listed(experiment)
+    work = max(experiment.batch_size * activations, measured) + 2 * listed(experiment) + copied
     return Footprint(
-        4 * int(data + shared + listed(experiment)), 4 * COPIES * parameters, 4 * int(work)
+        4 * int(data + shared + listed(experiment)), 4 * COPIES * changed, 4 * int(work)
     )

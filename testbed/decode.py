@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from testbed import logprob
+from testbed.lora import merged
 from testbed.transformer import Cache, Transformer
 from testbed.types import Prompt, Response, closed
 
@@ -56,7 +57,9 @@ def write(
     """`sample` from the next-token logits that are combined from those of several transformers.
 
     Every position is sampled and what follows the end token is cut: a fixed number of steps costs less than asking
-    every sequence whether it is done. Each prompt is run once."""
+    every sequence whether it is done. Each prompt is run once. Adapters are merged before the loop: a token at a time,
+    their small products take longer than one large one."""
+    models = tuple(map(merged, models))
     keys = jax.vmap(lambda key: jax.random.split(key, count))(keys).reshape(-1)
     caches = tuple(prefill(model, prompts, time) for model in models)
     # One row a response from here on: a fixed leading axis spares the loop from reshaping its caches.

@@ -14,6 +14,7 @@ from testbed.data import DataSpec
 from testbed.environment import AbstractTask
 from testbed.errors import InvalidInput
 from testbed.forms import read
+from testbed.lora import Lora
 from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig, OptimiserConfig
@@ -80,6 +81,7 @@ class Experiment(eqx.Module):
             ``proxy.model`` says otherwise.
         tabular: the policy is optimised as a table of all responses, starting from the very same SFT policy; for tasks
             that can be enumerated.
+        lora: only adapters of low rank are trained of it, and its other weights stay those of the SFT policy.
         sft: supervised fine-tuning on both responses of every pair. data: size of the data. proxy: the proxy.
         baseline: the opponent in the win rate: online, labelled by the golden reward itself, at the base configuration.
         baseline_model: its shape; none: the policy's. With a shape of its own, everything but the policy's start stands
@@ -97,6 +99,7 @@ class Experiment(eqx.Module):
     labeler: AbstractLabeler
     model: TransformerConfig = SIZES["XS"]
     tabular: bool = eqx.field(static=True, default=False)
+    lora: Lora | None = None
     sft: FitConfig = FitConfig(steps=1000, batch_size=64, optimiser=OptimiserConfig(2e-3))
     data: DataSpec = DataSpec()
     proxy: ProxyConfig = ProxyConfig()
@@ -125,6 +128,10 @@ class Experiment(eqx.Module):
                 f"tabular must be false for a task that cannot be enumerated, got {self.tabular} "
                 f"with {type(task).__name__}"
             )
+        if self.lora is not None:
+            if self.tabular:
+                raise InvalidInput("lora must be none for a tabular policy, which has no weights")
+            self.lora.refuse(self.model)
         points = read(evaluation, "points")
         if steps < points or steps % points:
             raise InvalidInput(

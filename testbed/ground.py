@@ -10,6 +10,7 @@ from testbed.data import DataSpec
 from testbed.environment import AbstractTask, World
 from testbed.experiment import EvaluationConfig, Experiment
 from testbed.logprob import Policy
+from testbed.lora import Lora
 from testbed.metrics import Opponent, Optimum, Yardstick
 from testbed.optimiser import FitConfig
 from testbed.preference import AbstractLabeler, AbstractPreference, GoldenPreference
@@ -39,6 +40,7 @@ class GroundConfig(eqx.Module):
     source: AbstractSource | None
     prompts: int = eqx.field(static=True)
     tabular: bool = eqx.field(static=True)
+    lora: Lora | None
     seed: int
 
     @classmethod
@@ -60,6 +62,7 @@ class GroundConfig(eqx.Module):
             e.source.preparation,
             e.evaluation.prompts,
             e.tabular,
+            e.lora,
             e.seed,
         )
 

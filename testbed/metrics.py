@@ -16,6 +16,7 @@ from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.recording import Windows
 from testbed.sources.base import Dataset
 from testbed.streams import Stream, stream
+from testbed.trained import trained
 from testbed.types import Prompt, Response, Scalar
 
 
@@ -77,7 +78,7 @@ class Metrics(eqx.Module):
         self_accuracy: the same on two samples of the policy.
         winner_logprob_change, loser_logprob_change: of D_golden's responses against SFT, nats a response.
         entropy: of the next token along the policy's own samples, nats a token. length: tokens a response.
-        policy_checksum: of all bits of the policy's parameters (`checksum`).
+        policy_checksum: of all bits of the policy's trained parameters (`checksum`).
         stream_accuracy: as data_accuracy, in each window of an online run's stream (arXiv 2405.08448, figure 6).
         optimum_distance: mean total variation between policy and exact IPO optimum; optimum_kl: KL(policy || optimum)
             in nats a response.
@@ -216,7 +217,7 @@ def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> Metrics:
         loser_logprob_change=jnp.mean(loser[:count]),
         entropy=jnp.mean(own.entropy[:, 0]),
         length=jnp.mean(first.length.astype(jnp.float32)),
-        policy_checksum=checksum(policy),
+        policy_checksum=checksum(trained(policy)),
         stream_accuracy=None if by.stream is None else by.stream.accuracy(h[count:]),
         optimum_distance=distance,
         optimum_kl=divergence,

@@ -16,6 +16,7 @@ from testbed.sources.base import Supply, write_pairs
 from testbed.sources.online import Online
 from testbed.sources.record import Record
 from testbed.train import OnlineRun, Teacher
+from testbed.trained import trained
 
 
 class Recorded(eqx.Module):
@@ -52,8 +53,8 @@ class Recorded(eqx.Module):
 
 
 class Made(eqx.Module):
-    """A recorded run: its stream of pairs (None if it does not learn from pairs), and the policies at
-    `Recorded.stages` (leading axis). Frozen from ``diverged_step`` on, if it is not -1."""
+    """A recorded run: its stream of pairs (None if it does not learn from pairs), and what is
+    trained of the policies at `Recorded.stages` (leading axis). Frozen from ``diverged_step`` on, if it is not -1."""
 
     recording: Recording | None
     policies: Policy
@@ -97,7 +98,7 @@ def make(recorded: Recorded, supply: Supply, golden: GoldenPreference, key: PRNG
     def stages(first: Array, later: Array) -> Array:
         return jnp.concatenate([first[None], later[:kept]])
 
-    policies = jax.tree.map(stages, supply.reference, policies)
+    policies = jax.tree.map(stages, trained(supply.reference), policies)
     recording = None
     if recorded.has_stream:
         recording = state.source.recording.with_golden(golden, supply)

@@ -16,7 +16,8 @@ from testbed.ranges import hyper
 
 
 class AbstractReference(eqx.Module):
-    """How the reference policy moves; it starts as the SFT policy."""
+    """How the reference policy moves; it starts as the SFT policy. Of a policy with adapters these move, and nothing
+    else."""
 
     family: ClassVar[str] = "testbed.references"
 

@@ -28,6 +28,7 @@ from testbed.environment import World
 from testbed.errors import InvalidInput, Unfinished
 from testbed.ground import Ground, GroundConfig
 from testbed.logprob import Policy
+from testbed.lora import adapted
 from testbed.metrics import Opponent, Optimum, agreement, numbered
 from testbed.optimiser import fit
 from testbed.preference import GoldenPreference
@@ -82,8 +83,10 @@ def _fine_tuned(
 
 
 def start_policy(ground: GroundConfig, made: Mapping[str, PyTree]) -> Policy:
-    """Where policy optimisation starts, and its reference: the SFT policy, or the same as a table."""
+    """Where policy optimisation starts, and its reference: the SFT policy, or the same as a table or with adapters."""
     sft, _ = made["sft"]
+    if ground.lora is not None:
+        return adapted(stream(ground.key, Stream.ADAPTERS), sft, ground.lora)
     return tabulated(sft, ground.task) if ground.tabular else sft
 
 
@@ -194,7 +197,7 @@ def train_baseline(
     prompts = jax.tree.map(lambda x: x[: ground.prompts], corpus.prompts)
     keys = jax.random.split(stream(key, Stream.BASELINE_RESPONSES), ground.prompts)
     time = ground.task.response_length
-    answers = decode.sample(state.policy, prompts, keys, time, count=1).response
+    answers = decode.sample(train.present(supply, state), prompts, keys, time, count=1).response
     answers = jax.tree.map(lambda x: x[:, 0], answers)
     reward = jax.vmap(world.reward)(prompts, answers)
     facts = {"baseline_reward": jnp.mean(reward), "baseline_diverged_step": state.diverged_step}
@@ -287,7 +290,7 @@ STAGES = (
         "world", (), ("task", "data.pairs", "data.held_out", "data.candidates", "seed"), draw_world
     ),
     Stage("sft", ("world",), ("model", "sft"), fine_tune),
-    Stage("start", ("sft",), ("tabular",), start_policy),
+    Stage("start", ("sft",), ("tabular", "lora"), start_policy),
     Stage("base", ("world",), ("base_model", "sft"), fine_tune_base, like="sft"),
     Stage("golden", ("base",), (), standardise),
     Stage("pool", ("golden",), ("data.dialled", "data.mixed", "data.rows"), gather),

@@ -36,6 +36,7 @@ class Stream(enum.IntEnum):
     REUSED = 19
     SHUFFLE = 20
     FRESH = 21
+    ADAPTERS = 22
 
 
 def stream(key: PRNGKeyArray, name: Stream) -> PRNGKeyArray:

@@ -16,6 +16,7 @@ from testbed.ranges import check, hyper
 from testbed.references import AbstractReference, Fixed
 from testbed.sources.base import AbstractSource, Ledger, Supply
 from testbed.sources.online import Online
+from testbed.trained import rebuilt, trained
 
 #: Who judges what sources have written: the learned proxy, or the golden reward itself, without noise.
 Teacher: TypeAlias = Literal["proxy", "golden"]
@@ -66,10 +67,11 @@ class OnlineRun(eqx.Module):
 class TrainState(eqx.Module):
     """A policy optimisation under way.
 
-    ``critic`` are parameters of the loss or method that are trained along, ``reference`` the reference policy if it
-    moves, ``ledger`` what was consumed. ``diverged_step`` is the first step whose loss, gradient or parameters were not
-    finite, -1 if there is none; from then on the policy is frozen as it was before, and consumes nothing. ``loss`` and
-    ``gradient_norm`` are means since the last evaluation.
+    ``policy`` and ``reference`` hold what is trained of a policy (`testbed.trained`), which is all of it unless it has
+    adapters; `present` is the whole. ``critic`` are parameters of the loss or method that are trained along,
+    ``reference`` is there if it moves, ``ledger`` what was consumed. ``diverged_step`` is the first step whose loss,
+    gradient or parameters were not finite, -1 if there is none; from then on the policy is frozen as it was before, and
+    consumes nothing. ``loss`` and ``gradient_norm`` are means since the last evaluation.
     """
 
     policy: Policy
@@ -87,15 +89,18 @@ def init(config: TrainConfig, supply: Supply) -> TrainState:
     """Start from a copy of the reference: a donated state must not share its buffers."""
 
     def copy() -> Policy:
-        return jax.tree.map(jnp.copy, supply.reference)
+        return jax.tree.map(jnp.copy, trained(supply.reference))
+
+    def whole() -> Policy:
+        return rebuilt(copy(), supply.reference)
 
     policy: Any = copy()  # optax's annotations admit nested containers of arrays, not modules
-    critic = config.loss.critic(policy)
+    critic = config.loss.critic(whole())
     return TrainState(
         policy=policy,
         critic=critic,
         optimiser=config.optimiser.transform().init((policy, critic)),
-        source=config.source.init(supply, copy(), config.loss.request(config.batch_size)),
+        source=config.source.init(supply, whole(), config.loss.request(config.batch_size)),
         reference=copy() if config.reference.moves else None,
         ledger=Ledger.zero(),
         diverged_step=jnp.asarray(-1, dtype=jnp.int32),
@@ -120,11 +125,17 @@ def update(
     return learn(config, held_to(supply, state), state, batch, step)
 
 
+def present(supply: Supply, state: TrainState) -> Policy:
+    """The whole policy of the moment."""
+    return rebuilt(state.policy, supply.reference)
+
+
 def held_to(supply: Supply, state: TrainState) -> Supply:
     """The supply with the reference policy of the moment."""
     if state.reference is None:
         return supply
-    return Supply(supply.data, state.reference, supply.teacher, supply.prepared, fixed=False)
+    reference = rebuilt(state.reference, supply.reference)
+    return Supply(supply.data, reference, supply.teacher, supply.prepared, fixed=False)
 
 
 def draw(
@@ -138,10 +149,10 @@ def draw(
     if state.reference is not None:
         reference = config.reference.next(state.reference, state.policy, step)
         state = eqx.tree_at(lambda s: s.reference, state, reference)
-    supply = held_to(supply, state)
+    supply, policy = held_to(supply, state), present(supply, state)
     request = config.loss.request(config.batch_size)
-    batch, source = config.source.draw(state.source, supply, state.policy, request, key, step)
-    batch = config.loss.prepare(batch, supply, state.policy, key, step)
+    batch, source = config.source.draw(state.source, supply, policy, request, key, step)
+    batch = config.loss.prepare(batch, supply, policy, key, step)
     return batch, eqx.tree_at(lambda s: s.source, state, source)
 
 
@@ -150,9 +161,9 @@ def learn(
 ) -> TrainState:
     """Move policy and critic down the gradient of a batch's mean loss, unless it is not finite."""
 
-    def loss(trained: tuple[Policy, PyTree]) -> Float[Array, ""]:
-        policy, critic = trained
-        return config.loss.value(policy, critic, supply, batch)
+    def loss(moving: tuple[Policy, PyTree]) -> Float[Array, ""]:
+        part, critic = moving
+        return config.loss.value(rebuilt(part, supply.reference), critic, supply, batch)
 
     old: Any = (state.policy, state.critic)
     value, gradient = jax.value_and_grad(loss)(old)

@@ -9,6 +9,7 @@ folded into the rows of two-dimensional matrix products, whose gradients XLA com
 those of the three-dimensional ones `jax.vmap` makes.
 """
 
+import functools
 import math
 from typing import Literal, Self
 
@@ -18,7 +19,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from testbed.activations import gelu, softmax, swiglu
-from testbed.arithmetic import Precision, contract, dtype, linear
+from testbed.arithmetic import LowRank, Precision, contract, dtype, linear
 from testbed.errors import InvalidInput
 from testbed.norms import LayerNorm, Norm, normalise, rms_norm
 from testbed.positions import Llama3Scaling, rotary_angles, rotate
@@ -41,6 +42,8 @@ class TransformerConfig(eqx.Module):
         output_bias: of attention's output and of both layers of a "gelu" MLP.
         learned_positions: room of a table of positions that is added to the embeddings; 0 means rotary positions.
         rope_scaling: of rotary frequencies.
+        checkpointing: keep of each block only its input for the backward pass, which computes the rest again: a third
+            more products for less memory (Chen et al. 2016, arXiv 1604.06174).
     """
 
     width: int = eqx.field(static=True, default=64)
@@ -61,6 +64,7 @@ class TransformerConfig(eqx.Module):
     output_bias: bool = eqx.field(static=True, default=False)
     learned_positions: int = eqx.field(static=True, default=0)
     rope_scaling: Llama3Scaling | None = None
+    checkpointing: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self) -> None:
         for name in ("width", "layers", "heads", "key_value_heads"):
@@ -168,21 +172,22 @@ class OutputBiases(eqx.Module):
 
 
 class Block(eqx.Module):
-    """One pre-norm block: attention, then the MLP, which has no ``gate`` if it is not SwiGLU."""
+    """One pre-norm block: attention, then the MLP, which has no ``gate`` if it is not SwiGLU. Matrices may have
+    adapters (`testbed.lora`)."""
 
     attention_norm: Norm
-    query: Float[Array, "width q_width"]
-    key: Float[Array, "width kv_width"]
-    value: Float[Array, "width kv_width"]
+    query: Float[Array, "width q_width"] | LowRank
+    key: Float[Array, "width kv_width"] | LowRank
+    value: Float[Array, "width kv_width"] | LowRank
     biases: (
         tuple[Float[Array, " q_width"], Float[Array, " kv_width"], Float[Array, " kv_width"]] | None
     )
     head_norms: tuple[Float[Array, " size"], Float[Array, " size"]] | None
-    attention_out: Float[Array, "q_width width"]
+    attention_out: Float[Array, "q_width width"] | LowRank
     mlp_norm: Norm
-    gate: Float[Array, "width hidden"] | None
-    up: Float[Array, "width hidden"]
-    down: Float[Array, "hidden width"]
+    gate: Float[Array, "width hidden"] | LowRank | None
+    up: Float[Array, "width hidden"] | LowRank
+    down: Float[Array, "hidden width"] | LowRank
     output_biases: OutputBiases | None
     config: TransformerConfig
 
@@ -279,7 +284,7 @@ class Block(eqx.Module):
         else:
             closed = linear(inner, self.up, precision)
             opened = gelu(closed if biases is None else closed + biases.up[None])
-        out = contract("rh,hw->rw", opened, self.down, precision, jnp.float32)
+        out = linear(opened, self.down, precision, jnp.float32, turn=False)
         return out if biases is None else out + biases.down[None]
 
     def _heads(self, rows: Array, n: int) -> Float[Array, "n heads time size"]:
@@ -373,11 +378,13 @@ class Transformer(eqx.Module):
             if caches is not None:
                 cache = jax.tree.map(lambda a: a.reshape(-1, *a.shape[-3:]), caches[index])
             spared = skip if index == len(self.blocks) - 1 else 0
-            if index > 0:
-                projected = block.project(x, mask.shape[0], spared)
-            else:
-                projected = (_behind(projected[0], mask.shape[0], spared), *projected[1:])
-            x, cache = block(x, projected, rotary, mask, cache, offset, spared)
+            given = None
+            if index == 0:
+                given = (_behind(projected[0], mask.shape[0], spared), *projected[1:])
+            apply = functools.partial(_applied, offset=offset, skip=spared)
+            if self.config.checkpointing and caches is None:
+                apply = jax.checkpoint(apply)
+            x, cache = apply(block, x, given, rotary, mask, cache)
             written.append(jax.tree.map(lambda a: a.reshape(*lead, *a.shape[1:]), cache))
         x = normalise(x, self.norm, self.config.norm_epsilon)
         return x.reshape(*lead, -1, self.config.width), tuple(written)
@@ -433,6 +440,22 @@ class Transformer(eqx.Module):
         positions = jnp.broadcast_to(index, tokens.shape)
         mask = jnp.broadcast_to(index[:, None] >= index[None], (*tokens.shape, tokens.shape[-1]))
         return self.logits(self.hidden(tokens, positions, mask)[0])
+
+
+def _applied(
+    block: Block,
+    x: Float[Array, "rows width"],
+    projected: tuple[Array, Array, Array] | None,
+    rotary: tuple[Array, Array],
+    mask: Bool[Array, "n time keys"],
+    cache: Cache | None,
+    offset: Int[Array, ""] | int,
+    skip: int,
+) -> tuple[Float[Array, "kept width"], Cache]:
+    """`Block.__call__` of rows that it projects itself, if they are not given as projected."""
+    if projected is None:
+        projected = block.project(x, mask.shape[0], skip)
+    return block(x, projected, rotary, mask, cache, offset, skip)
 
 
 def _behind(x: Float[Array, "rows width"], n: int, skip: int) -> Float[Array, "kept width"]:

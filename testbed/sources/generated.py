@@ -25,6 +25,7 @@ from testbed.sources.base import (
     from_data,
 )
 from testbed.streams import Stream, stream
+from testbed.trained import rebuilt
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar
 
 
@@ -126,7 +127,8 @@ class Generated(AbstractSource):
         """A response to each of the data's prompts by the policy at a share of the run. The share is traced: data of
         any two checkpoints are written by one compiled program."""
         which = jnp.argmin(jnp.abs(jnp.asarray(self.recorded.stages) - share))
-        author = jax.tree.map(lambda x: x[which], given.made.policies)
+        part = jax.tree.map(lambda x: x[which], given.made.policies)
+        author = rebuilt(part, given.supply.reference)
         prompts, time = given.supply.data.pairs.prompt, given.supply.response_length
 
         def one(asked: tuple[Prompt, PRNGKeyArray]) -> Response:

@@ -7,6 +7,7 @@ from testbed.logprob import Policy
 from testbed.ranges import hyper
 from testbed.sources.base import AbstractSource, Request, Rows, Supply
 from testbed.sources.online import Online
+from testbed.trained import rebuilt, trained
 
 
 class Snapshot(AbstractSource):
@@ -27,8 +28,8 @@ class Snapshot(AbstractSource):
         return True
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> tuple[Rows, Policy]:
-        """The order of prompts, and the copy."""
-        return Online().init(supply, policy, request), policy
+        """The order of prompts, and the copy, of what is trained."""
+        return Online().init(supply, policy, request), trained(policy)
 
     def draw(
         self,
@@ -41,6 +42,8 @@ class Snapshot(AbstractSource):
     ) -> tuple[PyTree, tuple[Rows, Policy]]:
         """Take a copy if one is due, and have the texts of this step written by it."""
         rows, copy = state
-        copy = jax.lax.cond(step % self.refresh_every == 0, lambda: policy, lambda: copy)
-        texts, rows = Online().draw(rows, supply, copy, request, key, step)
+        part = trained(policy)
+        copy = jax.lax.cond(step % self.refresh_every == 0, lambda: part, lambda: copy)
+        writer = rebuilt(copy, supply.reference)
+        texts, rows = Online().draw(rows, supply, writer, request, key, step)
         return texts, (rows, copy)

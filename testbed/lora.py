@@ -1,0 +1,125 @@
+"""Adapters of low rank on a transformer's weights: what they are put on, how they start, how they are taken in.
+
+A policy with adapters is a `Transformer` like any other, some of whose weights are `testbed.arithmetic.LowRank`; what
+of it is trained, `testbed.trained` says.
+"""
+
+import functools
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, PRNGKeyArray
+
+from testbed import ranges
+from testbed.arithmetic import LowRank
+from testbed.errors import InvalidInput
+from testbed.ranges import hyper
+from testbed.transformer import Block, Transformer, TransformerConfig
+
+#: Weights of a block that may have an adapter, by letter.
+TARGETS: dict[str, str] = {
+    "q": "query",
+    "k": "key",
+    "v": "value",
+    "o": "attention_out",
+    "g": "gate",
+    "u": "up",
+    "d": "down",
+}
+
+
+class Lora(eqx.Module):
+    """Only a product of low rank is trained of some weights of every block, W + (alpha / rank) A B, and nothing of the
+    others (Hu et al. 2021, arXiv 2106.09685, section 4).
+
+    Attributes:
+        rank: of the products.
+        targets: which weights, a letter each: ``q``, ``k``, ``v`` and ``o`` of attention (query, key, value, out),
+            ``g``, ``u`` and ``d`` of the MLP (gate, up, down). ``qv`` is the paper's.
+        alpha: strength of the products, over their rank.
+    """
+
+    rank: int = hyper(8, least=1, static=True)
+    targets: str = eqx.field(static=True, default="qv")
+    alpha: float = hyper(16.0, above=0, static=True)
+
+    def __check_init__(self) -> None:
+        ranges.check(self)
+        chosen = set(self.targets)
+        if not chosen or not chosen <= TARGETS.keys() or len(chosen) < len(self.targets):
+            raise InvalidInput(
+                f"targets must be one or more different letters of {''.join(TARGETS)}, got '{self.targets}'"
+            )
+
+    @property
+    def weights(self) -> tuple[str, ...]:
+        """Fields of a `Block` that have an adapter."""
+        return tuple(TARGETS[letter] for letter in TARGETS if letter in self.targets)
+
+    def refuse(self, model: TransformerConfig) -> None:
+        """Raise `InvalidInput` for targets that the model lacks, or a rank that is more than they can have."""
+        known = shapes(model)
+        for name in self.weights:
+            if name not in known:
+                raise InvalidInput(
+                    f"targets must be weights that the model has, got {name} for {model.mlp} MLPs"
+                )
+        most = min(min(known[name]) for name in self.weights)
+        if self.rank > most:
+            raise InvalidInput(
+                f"rank must be at most {most}, the smallest side of the targets' weights, got {self.rank}"
+            )
+
+    def parameters(self, model: TransformerConfig) -> int:
+        """Number of trained parameters."""
+        known = shapes(model)
+        return model.layers * self.rank * sum(sum(known[name]) for name in self.weights)
+
+
+@functools.cache
+def shapes(model: TransformerConfig) -> dict[str, tuple[int, int]]:
+    """Shapes (in, out) of the weights that a block has, by field."""
+    block = jax.eval_shape(lambda: Block.init(jax.random.key(0), model))
+    weights = ((name, getattr(block, name)) for name in TARGETS.values())
+    return {name: weight.shape for name, weight in weights if weight is not None}
+
+
+def adapted(key: PRNGKeyArray, model: Transformer, config: Lora) -> Transformer:
+    """The same policy with adapters that change nothing yet: A is normal of variance 1/fan-in, B is 0.
+
+    The paper says "random Gaussian"; its authors' code and PEFT draw A from the uniform distribution of variance
+    1/(3 fan-in). Adapters that the model has already are merged into its weights. Raises `InvalidInput` if the rank is
+    more than the weights can have."""
+    config.refuse(model.config)
+    model = merged(model)
+
+    def block(number: int, old: Block) -> Block:
+        own = jax.random.fold_in(key, number)
+        for place, name in enumerate(TARGETS.values()):
+            if name in config.weights:
+                weight = _low_rank(jax.random.fold_in(own, place), getattr(old, name), config)
+                old = eqx.tree_at(lambda b, name=name: getattr(b, name), old, weight)
+        return old
+
+    blocks = tuple(block(number, old) for number, old in enumerate(model.blocks))
+    return eqx.tree_at(lambda m: m.blocks, model, blocks)
+
+
+def _low_rank(key: PRNGKeyArray, weight: Array, config: Lora) -> LowRank:
+    width, out = weight.shape
+    down = width**-0.5 * jax.random.normal(key, (width, config.rank))
+    return LowRank(weight, down, jnp.zeros((config.rank, out)), config.alpha / config.rank)
+
+
+def merged(model: Transformer) -> Transformer:
+    """The same policy without adapters: each is added to its weight. One without any is returned as it is.
+
+    In bfloat16 the sum is rounded where its products are made, and with it what is smaller than 1/256 of a weight."""
+    precision = model.config.precision
+
+    def one(node: Any) -> Any:
+        return node.merged(precision) if isinstance(node, LowRank) else node
+
+    return jax.tree.map(one, model, is_leaf=lambda node: isinstance(node, LowRank))
