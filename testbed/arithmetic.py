@@ -111,7 +111,7 @@ def linear(
     `LowRank` weight it is x W + scale (x A) B: two small products more, and no gradient by W, which costs as much as
     x W itself."""
     if isinstance(weight, LowRank):
-        fixed = _fixed(x, weight.weight, precision, out)
+        fixed = _fixed(x, weight.weight, precision, out, x.dtype)
         added = contract("rw,wk->rk", x, weight.down, precision)
         return fixed + weight.scale * contract("rk,ko->ro", added, weight.up, precision, out)
     if turn:
@@ -145,21 +145,27 @@ def _turned_backward(
 
 _turned.defvjp(_turned_forward, _turned_backward)
 
-#: The product with a weight that has no gradient: nothing of ``x`` is kept for it.
-_fixed = jax.custom_vjp(_by_rows, nondiff_argnums=(2, 3))
+
+def _by_rows_of(
+    x: Array, weight: Array, precision: Precision, out: DTypeLike | None, _: DTypeLike
+) -> Array:
+    return contract("rw,wo->ro", x, weight, precision, out)
+
+
+#: The product with a weight that has no gradient: of ``x``, nothing but its type is kept.
+_fixed = jax.custom_vjp(_by_rows_of, nondiff_argnums=(2, 3, 4))
 
 
 def _fixed_forward(
-    x: Array, weight: Array, precision: Precision, out: DTypeLike | None
-) -> tuple[Array, tuple[Array, Array]]:
-    return _fixed(x, weight, precision, out), (weight, jnp.zeros((), x.dtype))
+    x: Array, weight: Array, precision: Precision, out: DTypeLike | None, kind: DTypeLike
+) -> tuple[Array, Array]:
+    return _fixed(x, weight, precision, out, kind), weight
 
 
 def _fixed_backward(
-    precision: Precision, _: DTypeLike | None, kept: tuple[Array, Array], g: Array
+    precision: Precision, _: DTypeLike | None, kind: DTypeLike, weight: Array, g: Array
 ) -> tuple[Array, None]:
-    weight, like = kept
-    return contract("ro,wo->rw", g, weight, precision, like.dtype), None
+    return contract("ro,wo->rw", g, weight, precision, kind), None
 
 
 _fixed.defvjp(_fixed_forward, _fixed_backward)

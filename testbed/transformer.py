@@ -446,7 +446,7 @@ def _applied(
     block: Block,
     x: Float[Array, "rows width"],
     projected: tuple[Array, Array, Array] | None,
-    rotary: tuple[Array, Array],
+    rotary: tuple[Array, Array] | None,
     mask: Bool[Array, "n time keys"],
     cache: Cache | None,
     offset: Int[Array, ""] | int,

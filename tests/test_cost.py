@@ -9,9 +9,13 @@ import jax.numpy as jnp
 import pytest
 from helpers import experiment
 from jax.extend.core import jaxprs_in_params
+from jax.interpreters.partial_eval import dce_jaxpr
 
 from testbed import cost, decode, logprob
+from testbed.config import replace
 from testbed.experiment import Experiment
+from testbed.lora import Lora, adapted
+from testbed.trained import rebuilt, trained
 from testbed.transformer import Transformer
 from testbed.types import Prompt, Response
 
@@ -51,7 +55,11 @@ def without_attention(
 @pytest.fixture(params=[1, 3], ids=["one block", "three blocks"])
 def parts(request: pytest.FixtureRequest) -> tuple[Experiment, Transformer, Prompt, Response]:
     """A run, its policy, and a batch of texts."""
-    e = experiment(model__layers=request.param)
+    return batch(experiment(model__layers=request.param))
+
+
+def batch(e: Experiment) -> tuple[Experiment, Transformer, Prompt, Response]:
+    """A run, a policy of its shape, and a batch of texts."""
     n, task = e.batch_size, e.task
     policy = Transformer.init(KEY, e.model, task.vocabulary)
     prompts = Prompt(jnp.ones((n, task.prompt_length), jnp.int32), jnp.full(n, task.prompt_length))
@@ -83,3 +91,66 @@ def test_judging(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     program = jax.make_jaxpr(judge.margin)(prompts, first, second)
     expected = without_attention(cost.judge, e, monkeypatch)
     assert weighted(program.jaxpr) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize("targets", ["qv", "qkvogud", "od"])
+@pytest.mark.parametrize("checkpointing", [False, True])
+@pytest.mark.parametrize("layers", [1, 3])
+def test_learning_with_adapters(
+    targets: str, checkpointing: bool, layers: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Forward, backward, and again where nothing was kept: what is read of no weight's gradient is not computed."""
+    lora = Lora(rank=2, targets=targets)
+    e = experiment(model__layers=layers, model__checkpointing=checkpointing, lora=lora)
+    _, policy, prompts, responses = batch(e)
+    policy = adapted(KEY, policy, lora)
+    expected = without_attention(lambda e: cost.learn(e, 2), e, monkeypatch)
+    assert learnt(policy, prompts, responses) == pytest.approx(expected)
+    scored = jax.make_jaxpr(logprob.score)(policy, prompts, responses)
+    expected = without_attention(cost.score, e, monkeypatch)
+    assert weighted(scored.jaxpr) == pytest.approx(expected)
+    assert cost.learn(e) < cost.learn(replace(e, "lora", None))
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_learning_all_parameters(
+    parts: Any, checkpointing: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    e = replace(parts[0], "model.checkpointing", checkpointing)
+    _, policy, prompts, responses = batch(e)
+    expected = without_attention(lambda e: cost.learn(e, 2), e, monkeypatch)
+    assert learnt(policy, prompts, responses) == pytest.approx(expected)
+
+
+def learnt(policy: Transformer, prompts: Prompt, responses: Response) -> float:
+    """Operations of a pass forward and back by what is trained, as far as its results depend on them."""
+
+    def loss(part: Any, whole: Transformer) -> jax.Array:
+        return jnp.sum(logprob.score(rebuilt(part, whole), prompts, responses))
+
+    program = jax.make_jaxpr(jax.value_and_grad(loss))(trained(policy), policy)
+    needed, _ = dce_jaxpr(program.jaxpr, [True] * len(program.jaxpr.outvars))
+    return weighted(needed)
+
+
+def test_adapters_are_merged_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    lora = Lora(rank=2, targets="qd")
+    e = experiment(model__layers=3, lora=lora)
+    _, policy, prompts, _ = batch(e)
+    keys = jax.random.split(KEY, e.batch_size)
+    time = e.task.response_length
+    policy = adapted(KEY, policy, lora)
+    program = jax.make_jaxpr(lambda p: decode.sample(p, prompts, keys, time, 2))(policy)
+    expected = without_attention(lambda e: cost.sample(e, 2), e, monkeypatch)
+    assert weighted(program.jaxpr) == pytest.approx(expected)
+
+
+def test_a_run_holds_what_it_trains() -> None:
+    """Of a policy with adapters they are all that a run has for itself; its world has the rest once."""
+    lora = Lora(rank=2, targets="qv")
+    plain = experiment()
+    own, other = (cost.footprint(x) for x in (replace(plain, "lora", lora), plain))
+    assert own.run == 4 * cost.COPIES * lora.parameters(plain.model)
+    assert own.world == other.world + 4 * lora.parameters(plain.model)
+    less = cost.footprint(replace(experiment(model__layers=8), "model.checkpointing", True))
+    assert less.work < cost.footprint(experiment(model__layers=8)).work
