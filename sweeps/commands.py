@@ -222,6 +222,21 @@ def tensorboard(options: argparse.Namespace) -> int:
         return 0
 
 
+def llm(options: argparse.Namespace) -> int:
+    """Download what pretrained models need, or check what is there."""
+    runtime.configure()
+    # Preparing computes next to nothing.
+    runtime.leave_accelerators()
+    from sweeps.printing import say
+    from testbed.llm import fetch
+
+    console = _console()
+    say(console, f"Model       {fetch.smollm2(loud=True)}")
+    fetch.verify()
+    say(console, f"Ratings     {fetch.ratings(loud=True)}")
+    return 0
+
+
 def _require_free(port: int) -> None:
     if not 0 <= port < 2**16:
         raise InvalidInput(f"--port must be from 0 to 65535, got {port}")

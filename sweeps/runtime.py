@@ -8,17 +8,13 @@ import os
 import sys
 from pathlib import Path
 
+from testbed.places import cache_directory
+
 #: Memory maps of a process at which compiled programs are let go: half of what Linux allows by default.
 MOST_MAPS = 32_000
 _DEVICES = "xla_force_host_platform_device_count"
 #: Cores that `configure` was given for this process.
 _given: list[int] = []
-
-
-def cache_directory() -> Path:
-    """Where compiled programs and shared stages are kept: ``$TESTBED_CACHE``, or under ~/.cache."""
-    chosen = os.environ.get("TESTBED_CACHE")
-    return Path(chosen) if chosen else Path.home() / ".cache" / "alignment-testbed"
 
 
 def cores() -> int:

@@ -43,9 +43,10 @@ def forward(
     than the rows."""
     wanted = rows if wanted is None else wanted
     looked_up = rows if looked_up is None else min(rows, looked_up)
-    asking = model.width**2
-    projecting = asking + 2 * model.key_value_heads * model.head_size * model.width
-    further = model.width * (model.width + 3 * model.hidden) + 2 * keys * model.width
+    asking = model.query_width * model.width
+    projecting = asking + 2 * model.key_width * model.width
+    further = asking + model.mlp_products * model.hidden * model.width
+    further += 2 * keys * model.query_width
     later = model.layers - 1
     spared = (rows - wanted) * (further + asking * min(1, later))
     blocks = (looked_up + later * rows) * projecting + model.layers * rows * further - spared

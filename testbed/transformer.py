@@ -1,21 +1,27 @@
 """One decoder-only transformer for policies, writers, rewards, proxies and real checkpoints.
 
 Pre-norm blocks with RMSNorm (arXiv 1910.07467), rotary positions (2104.09864, half-split layout), grouped-query
-attention (2305.13245) and SwiGLU (2002.05202). The one part of the system that takes batches natively instead of being
-written for one example: every leading axis is folded into the rows of two-dimensional matrix products, whose
-gradients XLA computes 1.6 times as fast on a CPU as those of the three-dimensional ones `jax.vmap` makes.
+attention (2305.13245) and SwiGLU (2002.05202). What pretrained families have instead or besides, such as GPT-2's
+LayerNorm and learned positions, are fields of the config; see `testbed.llm`.
+
+The one part of the system that takes batches natively instead of being written for one example: every leading axis is
+folded into the rows of two-dimensional matrix products, whose gradients XLA computes 1.6 times as fast on a CPU as
+those of the three-dimensional ones `jax.vmap` makes.
 """
 
 import math
-from typing import Self
+from typing import Literal, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from testbed.activations import gelu, softmax, swiglu
 from testbed.arithmetic import Precision, contract, dtype, linear
 from testbed.errors import InvalidInput
+from testbed.norms import LayerNorm, Norm, normalise, rms_norm
+from testbed.positions import Llama3Scaling, rotary_angles, rotate
 
 #: Attention logit of an invisible key: finite, so that a row that sees nothing has no NaN in its gradient.
 MASKED = -1e30
@@ -26,10 +32,18 @@ class TransformerConfig(eqx.Module):
 
     Attributes:
         width: residual stream. heads: query heads. key_value_heads: key and value heads (divides ``heads``).
-        mlp_width: hidden units of SwiGLU; 0 means 8/3 of ``width``, rounded up to a multiple of 8, which costs the
-            floating-point operations of a plain MLP four times as wide.
+        mlp_width: hidden units; 0 means four times ``width`` and for SwiGLU 8/3 of it, rounded up to a multiple of 8,
+            which costs the same floating-point operations.
+        attention_bias: of queries, keys and values.
         temperature: divides the logits in sampling and scoring alike: it belongs to the policy.
         precision: of matrix products; parameters stay float32. bfloat16 is for GPUs: it halves what a product reads.
+        head_width: of one attention head; 0 means ``width / heads``.
+        head_norms: RMSNorm of every query and key head (as Qwen3 has it).
+        norm: "rms", or "layer" for LayerNorm with a shift (as GPT-2 has it).
+        mlp: "swiglu", or "gelu" for two layers without a gate (as GPT-2 has them).
+        output_bias: of attention's output and of both layers of a "gelu" MLP.
+        learned_positions: room of a table of positions that is added to the embeddings; 0 means rotary positions.
+        rope_scaling: of rotary frequencies.
     """
 
     width: int = eqx.field(static=True, default=64)
@@ -43,12 +57,19 @@ class TransformerConfig(eqx.Module):
     attention_bias: bool = eqx.field(static=True, default=False)
     temperature: float = eqx.field(static=True, default=1.0)
     precision: Precision = eqx.field(static=True, default="float32")
+    head_width: int = eqx.field(static=True, default=0)
+    head_norms: bool = eqx.field(static=True, default=False)
+    norm: Literal["rms", "layer"] = eqx.field(static=True, default="rms")
+    mlp: Literal["swiglu", "gelu"] = eqx.field(static=True, default="swiglu")
+    output_bias: bool = eqx.field(static=True, default=False)
+    learned_positions: int = eqx.field(static=True, default=0)
+    rope_scaling: Llama3Scaling | None = None
 
     def __check_init__(self) -> None:
         for name in ("width", "layers", "heads", "key_value_heads"):
             if getattr(self, name) < 1:
                 raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        if self.width % (2 * self.heads):
+        if self.head_width == 0 and self.width % (2 * self.heads):
             raise InvalidInput(
                 f"heads must divide width into heads of even size (rotary positions turn pairs), "
                 f"got heads={self.heads} for width={self.width}"
@@ -57,28 +78,72 @@ class TransformerConfig(eqx.Module):
             raise InvalidInput(
                 f"key_value_heads must divide heads={self.heads}, got {self.key_value_heads}"
             )
+        if self.head_width < 0 or self.head_width % 2:
+            raise InvalidInput(
+                f"head_width must be 0 (width / heads) or even and positive, got {self.head_width}"
+            )
         if self.mlp_width < 0:
             raise InvalidInput(f"mlp_width must be 0 (default ratio) or more, got {self.mlp_width}")
+        self._check_kinds()
         for name in ("rope_base", "norm_epsilon", "temperature"):
             if not 0 < getattr(self, name) < math.inf:
                 raise InvalidInput(f"{name} must be > 0 and finite, got {getattr(self, name)}")
 
+    def _check_kinds(self) -> None:
+        for name, known in (("norm", ("rms", "layer")), ("mlp", ("swiglu", "gelu"))):
+            if getattr(self, name) not in known:
+                raise InvalidInput(
+                    f"{name} must be one of {', '.join(known)}, got '{getattr(self, name)}'"
+                )
+        if self.output_bias and self.mlp != "gelu":
+            raise InvalidInput(f"output_bias goes with mlp=gelu, got output_bias with {self.mlp}")
+        if self.learned_positions < 0:
+            raise InvalidInput(
+                f"learned_positions must be 0 (rotary) or more, got {self.learned_positions}"
+            )
+        if self.learned_positions and self.rope_scaling is not None:
+            raise InvalidInput(
+                "rope_scaling is of rotary positions, and goes with learned_positions=0, "
+                f"got {self.learned_positions}"
+            )
+
     @property
     def head_size(self) -> int:
         """Width of one attention head."""
-        return self.width // self.heads
+        return self.head_width or self.width // self.heads
+
+    @property
+    def query_width(self) -> int:
+        """Width of all query heads together."""
+        return self.heads * self.head_size
+
+    @property
+    def key_width(self) -> int:
+        """Width of all key heads together, and of all value heads."""
+        return self.key_value_heads * self.head_size
 
     @property
     def hidden(self) -> int:
-        """Hidden units of the SwiGLU layer."""
-        return self.mlp_width or 8 * math.ceil(self.width / 3)
+        """Hidden units of the MLP."""
+        usual = 8 * math.ceil(self.width / 3) if self.mlp == "swiglu" else 4 * self.width
+        return self.mlp_width or usual
+
+    @property
+    def mlp_products(self) -> int:
+        """Matrices of the MLP, each of ``width * hidden`` weights."""
+        return 3 if self.mlp == "swiglu" else 2
 
     def parameters(self, vocabulary: int) -> int:
         """Number of parameters of a `Transformer` of this shape."""
-        projected = (self.heads + 2 * self.key_value_heads) * self.head_size
-        block = self.width * (projected + self.width + 3 * self.hidden + 2)
+        projected = self.query_width + 2 * self.key_width
+        norm = self.width * (2 if self.norm == "layer" else 1)
+        block = self.width * (projected + self.query_width + self.mlp_products * self.hidden)
+        block += 2 * norm
         block += projected if self.attention_bias else 0
-        return self.layers * block + self.width + vocabulary * self.width * (1 if self.tied else 2)
+        block += 2 * self.width + self.hidden if self.output_bias else 0
+        block += 2 * self.head_size if self.head_norms else 0
+        tables = vocabulary * (1 if self.tied else 2) + self.learned_positions
+        return self.layers * block + norm + tables * self.width
 
 
 def _size(width: int, layers: int, heads: int) -> TransformerConfig:
@@ -95,71 +160,6 @@ SIZES: dict[str, TransformerConfig] = {
 }
 
 
-def rms_norm(x: Float[Array, "rows width"], scale: Float[Array, " width"], epsilon: float) -> Array:
-    """Divide by the root mean square over the last axis and scale (arXiv 1910.07467, eq. 4)."""
-    return x * jax.lax.rsqrt(jnp.mean(x * x, axis=-1, keepdims=True) + epsilon) * scale[None]
-
-
-def rotary_angles(
-    positions: Int[Array, " time"], head_size: int, base: float
-) -> tuple[Float[Array, "time size"], Float[Array, "time size"]]:
-    """Cosine and signed sine of position times inverse frequency (arXiv 2104.09864, eq. 15), for both halves."""
-    frequency = base ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
-    angle = positions.astype(jnp.float32)[:, None] * frequency[None]
-    cos, sin = jnp.cos(angle), jnp.sin(angle)
-    return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
-
-
-def rotate(x: Float[Array, "n heads time size"], cos: Array, sin: Array) -> Array:
-    """Turn the pairs (x_i, x_{i+size/2}) of every head by their position's angles.
-
-    Written with a roll: (l, r) cos + (-r, l) sin is one fused loop, two concatenated halves are not."""
-    return x * cos[:, None] + jnp.roll(x, x.shape[-1] // 2, axis=-1) * sin[:, None]
-
-
-@jax.custom_vjp
-def softmax(x: Float[Array, "*n keys"]) -> Float[Array, "*n keys"]:
-    """Softmax over the last axis. Its gradient is spelt out because the library's compiles to a reduction that
-    costs XLA's CPU backend a tenth of a training step; a test compares the two."""
-    unnormalised = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
-    return unnormalised / jnp.sum(unnormalised, axis=-1, keepdims=True)
-
-
-def _softmax_forward(x: Array) -> tuple[Array, Array]:
-    y = softmax(x)
-    return y, y
-
-
-def _softmax_backward(y: Array, g: Array) -> tuple[Array]:
-    return (y * (g - jnp.sum(y * g, axis=-1, keepdims=True)),)
-
-
-softmax.defvjp(_softmax_forward, _softmax_backward)
-
-
-@jax.custom_vjp
-def swiglu(
-    gate: Float[Array, "rows hidden"], up: Float[Array, "rows hidden"]
-) -> Float[Array, "rows hidden"]:
-    """silu(gate) * up (arXiv 2002.05202). For its gradient it keeps the sigmoid alone; the library keeps, and so writes
-    and reads, silu(gate) too."""
-    return _swiglu_forward(gate, up)[0]
-
-
-def _swiglu_forward(gate: Array, up: Array) -> tuple[Array, tuple[Array, ...]]:
-    opened = jax.nn.sigmoid(gate)
-    return gate * opened * up, (gate, up, opened)
-
-
-def _swiglu_backward(kept: tuple[Array, ...], g: Array) -> tuple[Array, Array]:
-    gate, up, opened = kept
-    passed = g * opened
-    return up * passed * (1.0 + gate * (1.0 - opened)), gate * passed
-
-
-swiglu.defvjp(_swiglu_forward, _swiglu_backward)
-
-
 class Cache(eqx.Module):
     """Keys and values of one block for every position written so far."""
 
@@ -167,43 +167,57 @@ class Cache(eqx.Module):
     values: Float[Array, "*n kv capacity size"]
 
 
-class Block(eqx.Module):
-    """One pre-norm block: attention, then SwiGLU."""
+class OutputBiases(eqx.Module):
+    """Biases of the projections behind attention's heads and of an MLP without a gate."""
 
-    attention_norm: Float[Array, " width"]
-    query: Float[Array, "width width"]
+    attention_out: Float[Array, " width"]
+    up: Float[Array, " hidden"]
+    down: Float[Array, " width"]
+
+
+class Block(eqx.Module):
+    """One pre-norm block: attention, then the MLP, which has no ``gate`` if it is not SwiGLU."""
+
+    attention_norm: Norm
+    query: Float[Array, "width q_width"]
     key: Float[Array, "width kv_width"]
     value: Float[Array, "width kv_width"]
     biases: (
-        tuple[Float[Array, " width"], Float[Array, " kv_width"], Float[Array, " kv_width"]] | None
+        tuple[Float[Array, " q_width"], Float[Array, " kv_width"], Float[Array, " kv_width"]] | None
     )
-    attention_out: Float[Array, "width width"]
-    mlp_norm: Float[Array, " width"]
-    gate: Float[Array, "width hidden"]
+    head_norms: tuple[Float[Array, " size"], Float[Array, " size"]] | None
+    attention_out: Float[Array, "q_width width"]
+    mlp_norm: Norm
+    gate: Float[Array, "width hidden"] | None
     up: Float[Array, "width hidden"]
     down: Float[Array, "hidden width"]
+    output_biases: OutputBiases | None
     config: TransformerConfig
 
     @classmethod
     def init(cls, key: PRNGKeyArray, config: TransformerConfig) -> Self:
         """Normal weights of variance 1/fan-in; what adds to the residual stream is scaled by depth."""
         width, hidden = config.width, config.hidden
-        kv_width = config.key_value_heads * config.head_size
+        q_width, kv_width, size = config.query_width, config.key_width, config.head_size
         k_query, k_key, k_value, k_out, k_gate, k_up, k_down = jax.random.split(key, 7)
         residual = 1.0 / math.sqrt(2 * config.layers)
         return cls(
-            attention_norm=jnp.ones(width),
-            query=_normal(k_query, (width, width)),
+            attention_norm=_norm(config),
+            query=_normal(k_query, (width, q_width)),
             key=_normal(k_key, (width, kv_width)),
             value=_normal(k_value, (width, kv_width)),
-            biases=(jnp.zeros(width), jnp.zeros(kv_width), jnp.zeros(kv_width))
+            biases=(jnp.zeros(q_width), jnp.zeros(kv_width), jnp.zeros(kv_width))
             if config.attention_bias
             else None,
-            attention_out=residual * _normal(k_out, (width, width)),
-            mlp_norm=jnp.ones(width),
-            gate=_normal(k_gate, (width, hidden)),
+            head_norms=(jnp.ones(size), jnp.ones(size)) if config.head_norms else None,
+            attention_out=residual * _normal(k_out, (q_width, width)),
+            mlp_norm=_norm(config),
+            gate=_normal(k_gate, (width, hidden)) if config.mlp == "swiglu" else None,
             up=_normal(k_up, (width, hidden)),
             down=residual * _normal(k_down, (hidden, width)),
+            output_biases=OutputBiases(jnp.zeros(width), jnp.zeros(hidden), jnp.zeros(width))
+            if config.output_bias
+            else None,
             config=config,
         )
 
@@ -213,47 +227,68 @@ class Block(eqx.Module):
         """Queries, keys and values, each (rows, heads * size), of which a row knows nothing but itself. The first
         ``skip`` of each of ``n`` sequences have no query. Three products, not one: splitting a joint one costs more in
         its gradient than it saves."""
-        normed = rms_norm(x, self.attention_norm, self.config.norm_epsilon)
+        normed = normalise(x, self.attention_norm, self.config.norm_epsilon)
         asking = _behind(normed, n, skip)
         query, key, value = (
             linear(rows, weight, self.config.precision)
             for rows, weight in ((asking, self.query), (normed, self.key), (normed, self.value))
         )
-        if self.biases is None:
-            return query, key, value
-        for_query, for_key, for_value = (bias[None] for bias in self.biases)
-        return query + for_query, key + for_key, value + for_value
+        if self.biases is not None:
+            for_query, for_key, for_value = (bias[None] for bias in self.biases)
+            query, key, value = query + for_query, key + for_key, value + for_value
+        if self.head_norms is not None:
+            for_queries, for_keys = self.head_norms
+            query, key = self._normed(query, for_queries), self._normed(key, for_keys)
+        return query, key, value
+
+    def _normed(self, rows: Float[Array, "rows all"], scale: Float[Array, " size"]) -> Array:
+        """RMSNorm of each head of queries or keys."""
+        heads = rows.reshape(-1, self.config.head_size)
+        return rms_norm(heads, scale, self.config.norm_epsilon).reshape(rows.shape)
 
     def __call__(
         self,
         x: Float[Array, "rows width"],
         projected: tuple[Array, Array, Array],
-        rotary: tuple[Array, Array],
+        rotary: tuple[Array, Array] | None,
         mask: Bool[Array, "n time keys"],
         cache: Cache | None = None,
         offset: Int[Array, ""] | int = 0,
         skip: int = 0,
     ) -> tuple[Float[Array, "kept width"], Cache]:
-        """Apply the block to ``n * time`` rows, given also as `project`ed. With a cache, new keys and values are
-        written from ``offset`` on and all of its positions are attended to, as far as ``mask`` allows. The first
-        ``skip`` positions give keys and values only, and have no query."""
+        """Apply the block to ``n * time`` rows, given also as `project`ed; ``rotary`` turns them, unless ``x`` says
+        where they stand. With a cache, new keys and values are written from ``offset`` on and all of its positions are
+        attended to, as far as ``mask`` allows. The first ``skip`` positions give keys and values only, and have no
+        query."""
         n = mask.shape[0]
         queries, keys, values = projected
         precision, kind = self.config.precision, dtype(self.config.precision)
-        keys = rotate(self._heads(keys, n), *rotary).astype(kind)
+        keys = rotate(self._heads(keys, n), rotary).astype(kind)
         values = self._heads(values, n).astype(kind)
         if cache is not None:
             keys = jax.lax.dynamic_update_slice_in_dim(cache.keys, keys, offset, axis=2)
             values = jax.lax.dynamic_update_slice_in_dim(cache.values, values, offset, axis=2)
         x, mask = _behind(x, n, skip), mask[:, skip:]
-        rotary = (rotary[0][:, skip:], rotary[1][:, skip:])
-        queries = rotate(self._heads(queries, n), *rotary) * self.config.head_size**-0.5
+        if rotary is not None:
+            rotary = (rotary[0][:, skip:], rotary[1][:, skip:])
+        queries = rotate(self._heads(queries, n), rotary) * self.config.head_size**-0.5
         mixed = self._attend(queries, keys, values, mask)
         x = x + linear(mixed, self.attention_out, precision, jnp.float32)
-        inner = rms_norm(x, self.mlp_norm, self.config.norm_epsilon)
-        opened = swiglu(*(linear(inner, weight, precision) for weight in (self.gate, self.up)))
-        x = x + contract("rh,hw->rw", opened, self.down, precision, jnp.float32)
-        return x, Cache(keys, values)
+        if self.output_biases is not None:
+            x = x + self.output_biases.attention_out[None]
+        return x + self._mlp(x), Cache(keys, values)
+
+    def _mlp(self, x: Float[Array, "rows width"]) -> Float[Array, "rows width"]:
+        """What the MLP adds to the residual stream."""
+        precision, biases = self.config.precision, self.output_biases
+        inner = normalise(x, self.mlp_norm, self.config.norm_epsilon)
+        if self.gate is not None:
+            opened = swiglu(*(linear(inner, weight, precision) for weight in (self.gate, self.up)))
+        else:
+            closed = linear(inner, self.up, precision)
+            opened = gelu(closed if biases is None else closed + biases.up[None])
+        out = contract("rh,hw->rw", opened, self.down, precision, jnp.float32)
+        return out if biases is None else out + biases.down[None]
 
     def _heads(self, rows: Array, n: int) -> Float[Array, "n heads time size"]:
         """Queries, keys or values of rows, head by head."""
@@ -275,7 +310,7 @@ class Block(eqx.Module):
         logits = contract("nhqd,nhkd->nhqk", queries, keys, precision, jnp.float32)
         weights = softmax(jnp.where(mask[:, None], logits, MASKED))
         mixed = contract("nhqk,nhkd->nhqd", weights, values, precision).swapaxes(1, 2)
-        return mixed.reshape(-1, self.config.width)
+        return mixed.reshape(-1, self.config.query_width)
 
 
 class Transformer(eqx.Module):
@@ -286,8 +321,9 @@ class Transformer(eqx.Module):
     """
 
     embedding: Float[Array, "vocabulary width"]
+    positions: Float[Array, "room width"] | None
     blocks: tuple[Block, ...]
-    norm: Float[Array, " width"]
+    norm: Norm
     head: Float[Array, "width vocabulary"] | None
     config: TransformerConfig
 
@@ -296,10 +332,16 @@ class Transformer(eqx.Module):
         """Random parameters; see `Block.init`."""
         k_embed, k_head, *k_blocks = jax.random.split(key, 2 + config.layers)
         embedding = jax.random.normal(k_embed, (vocabulary, config.width))
+        spread = config.width**-0.5 if config.tied else 1.0
+        positions = None
+        if config.learned_positions:
+            shape = (config.learned_positions, config.width)
+            positions = spread * jax.random.normal(jax.random.fold_in(key, 0), shape)
         return cls(
-            embedding=embedding * (config.width**-0.5 if config.tied else 1.0),
+            embedding=embedding * spread,
+            positions=positions,
             blocks=tuple(Block.init(k, config) for k in k_blocks),
-            norm=jnp.ones(config.width),
+            norm=_norm(config),
             head=None if config.tied else _normal(k_head, (config.width, vocabulary)),
             config=config,
         )
@@ -326,14 +368,13 @@ class Transformer(eqx.Module):
         `embedding`; ``extra`` is added. The states of the first ``skip`` positions are not wanted: the
         last block spares their queries and its MLP."""
         lead = tokens.shape[:-1]
+        if self.positions is not None:
+            # Not a number where the table ends: a clamped position would pass for another one.
+            placed = self.positions.at[positions].get(mode="fill", fill_value=jnp.nan)
+            extra = placed if extra is None else placed + extra
         x, projected = self._embedded(tokens.reshape(-1), table, extra)
         mask = mask.reshape(-1, *mask.shape[-2:])
-        # Positions stay below the number of keys, so a table of that length holds every angle.
-        angles = rotary_angles(
-            jnp.arange(mask.shape[-1]), self.config.head_size, self.config.rope_base
-        )
-        flat = positions.reshape(-1, positions.shape[-1])
-        rotary = (angles[0][flat], angles[1][flat])
+        rotary = self._rotary(positions.reshape(-1, positions.shape[-1]), mask.shape[-1])
         written = []
         for index, block in enumerate(self.blocks):
             cache = None
@@ -346,8 +387,21 @@ class Transformer(eqx.Module):
                 projected = (_behind(projected[0], mask.shape[0], spared), *projected[1:])
             x, cache = block(x, projected, rotary, mask, cache, offset, spared)
             written.append(jax.tree.map(lambda a: a.reshape(*lead, *a.shape[1:]), cache))
-        x = rms_norm(x, self.norm, self.config.norm_epsilon)
+        x = normalise(x, self.norm, self.config.norm_epsilon)
         return x.reshape(*lead, -1, self.config.width), tuple(written)
+
+    def _rotary(
+        self, positions: Int[Array, "n time"], keys: int
+    ) -> tuple[Float[Array, "n time size"], Float[Array, "n time size"]] | None:
+        """Angles of positions, as cosine and sine; None if positions are learned."""
+        if self.positions is not None:
+            return None
+        config = self.config
+        # Positions stay below the number of keys, so a table of that length holds every angle.
+        angles = rotary_angles(
+            jnp.arange(keys), config.head_size, config.rope_base, config.rope_scaling
+        )
+        return angles[0][positions], angles[1][positions]
 
     def _embedded(
         self,
@@ -387,6 +441,11 @@ def _behind(x: Float[Array, "rows width"], n: int, skip: int) -> Float[Array, "k
     if not skip:
         return x
     return jnp.split(x.reshape(n, -1, x.shape[-1]), [skip], axis=1)[1].reshape(-1, x.shape[-1])
+
+
+def _norm(config: TransformerConfig) -> Norm:
+    scale = jnp.ones(config.width)
+    return scale if config.norm == "rms" else LayerNorm(scale, jnp.zeros(config.width))
 
 
 def _normal(key: PRNGKeyArray, shape: tuple[int, int]) -> Array:

@@ -1,0 +1,103 @@
+"""Checkpoints as Hugging Face writes them: ``config.json`` beside one or several safetensors files."""
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from testbed.errors import InvalidInput
+from testbed.llm.optional import package
+
+CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
+#: Types of tensors that are read, by their names in a safetensors file.
+TYPES = ("F32", "F16", "BF16", "F64")
+
+
+@dataclasses.dataclass(frozen=True)
+class Checkpoint:
+    """Weights and what they are weights of.
+
+    Attributes:
+        path: the file or directory that refusals name.
+        config: the fields of ``config.json``.
+        shapes: of every tensor, by its name.
+        read: one tensor, as float32.
+    """
+
+    path: Path
+    config: Mapping[str, Any]
+    shapes: Mapping[str, tuple[int, ...]]
+    read: Callable[[str], np.ndarray]
+
+
+def read_directory(directory: Path) -> Checkpoint:
+    """The checkpoint in a directory; tensors are read when they are asked for.
+
+    Raises `InvalidInput` for a file that is missing or is not whole."""
+    config = read_json(directory / CONFIG)
+    opened: dict[str, tuple[Path, Any]] = {}
+    shapes: dict[str, tuple[int, ...]] = {}
+    for path, promised in _files(directory).items():
+        file = _open(path)
+        names = set(file.keys())
+        for name in promised - names:
+            raise InvalidInput(f"{path} holds no tensor {name}, which {INDEX} places there")
+        for name in names:
+            part = file.get_slice(name)
+            opened[name], shapes[name] = (path, file), tuple(part.get_shape())
+
+    def read(name: str) -> np.ndarray:
+        path, file = opened[name]
+        kind = file.get_slice(name).get_dtype()
+        if kind not in TYPES:
+            raise InvalidInput(
+                f"{path}: tensor {name} is of type {kind}; read are {', '.join(TYPES)}"
+            )
+        return np.asarray(file.get_tensor(name)).astype(np.float32)
+
+    return Checkpoint(directory, config, shapes, read)
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """An object of JSON. Raises `InvalidInput` if the file is missing, or holds none."""
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InvalidInput(f"{path} is missing") from None
+    except ValueError as problem:
+        raise InvalidInput(f"{path} is not a whole JSON file ({problem})") from problem
+    if not isinstance(found, dict):
+        raise InvalidInput(f"{path} must hold a JSON object, not {type(found).__name__}")
+    return found
+
+
+def _files(directory: Path) -> dict[Path, set[str]]:
+    """Files with weights, and the names that the index says are in each."""
+    if (directory / WEIGHTS).exists():
+        return {directory / WEIGHTS: set()}
+    if not (directory / INDEX).exists():
+        raise InvalidInput(f"{directory} holds neither {WEIGHTS} nor {INDEX}")
+    places = read_json(directory / INDEX).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise InvalidInput(f"{directory / INDEX} has no weight_map")
+    files: dict[Path, set[str]] = {}
+    for name, file in places.items():
+        # A name of a file beside the index, whatever else is written there.
+        files.setdefault(directory / Path(file).name, set()).add(name)
+    for path in files:
+        if not path.exists():
+            raise InvalidInput(f"{path} is missing, which {INDEX} names")
+    return files
+
+
+def _open(path: Path) -> Any:
+    safetensors = package("safetensors")
+    try:
+        return safetensors.safe_open(path, framework="numpy")
+    except (safetensors.SafetensorError, OSError) as problem:
+        raise InvalidInput(
+            f"{path} is not a whole safetensors file ({problem}): download it again"
+        ) from problem

@@ -1,0 +1,82 @@
+"""Files of distributions on the public package index, without what those distributions depend on.
+
+pip downloads: the one in this environment or, in an environment of uv's, which has none, the one that uv runs beside
+it. Mirrors, proxies and certificates are theirs to know.
+"""
+
+import hashlib
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import NamedTuple
+
+from testbed.errors import InvalidInput, Unfinished
+
+
+class Distribution(NamedTuple):
+    """One file of a release: a wheel, or its source archive; with the file's sha256."""
+
+    name: str
+    version: str
+    sha256: str
+    source: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.version}"
+
+
+def download(wanted: Distribution, directory: Path, loud: bool = False) -> Path:
+    """The distribution's file, downloaded into an empty directory; ``loud``: with pip's own progress on standard error.
+
+    Raises `Unfinished` if it cannot be had, or is not the file whose checksum is known."""
+    kind = ["--no-binary" if wanted.source else "--only-binary", wanted.name]
+    with tempfile.TemporaryDirectory() as scratch:
+        requirement = Path(scratch) / "requirement.txt"
+        requirement.write_text(f"{wanted.name}=={wanted.version} --hash=sha256:{wanted.sha256}\n")
+        words = ["download", "--no-deps", "--require-hashes", *kind, "--requirement", requirement]
+        done = subprocess.run(
+            [*_pip(), *words, "--dest", directory],
+            stdout=sys.stderr if loud else subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    found = list(directory.iterdir())
+    if done.returncode or len(found) != 1:
+        errors = [line for line in done.stderr.splitlines() if line.startswith("ERROR:")]
+        reason = " ".join(errors[-1:]).removeprefix("ERROR:").strip() or "pip gave no reason"
+        if "HASHES" in done.stderr:
+            reason = "its checksum is not the one that is known"
+        raise Unfinished(f"{wanted} could not be downloaded: {reason}")
+    return found[0]
+
+
+def _pip() -> list[str]:
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    uv = os.environ.get("UV") or shutil.which("uv")
+    if uv is None:
+        raise Unfinished(
+            "downloads need pip or uv, and neither is installed: run `python -m ensurepip`"
+        )
+    return [uv, "tool", "run", "--python", sys.executable, "pip"]
+
+
+def require_checksum(path: Path, sha256: str) -> None:
+    """Raise `InvalidInput` if a file's content is another."""
+    found = checksum(path)
+    if found != sha256:
+        raise InvalidInput(
+            f"{path} is damaged: its sha256 is {found} instead of {sha256}; delete it and run "
+            "`testbed llm fetch`"
+        )
+
+
+def checksum(path: Path) -> str:
+    """A file's sha256."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

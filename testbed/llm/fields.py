@@ -1,0 +1,101 @@
+"""Reading a checkpoint strictly: a field or a tensor that is not as it must be is refused by name."""
+
+from collections.abc import Iterable
+from typing import Any
+
+import jax.numpy as jnp
+from jaxtyping import Array
+
+from testbed.errors import InvalidInput
+from testbed.llm.checkpoint import CONFIG, Checkpoint
+
+
+class Fields:
+    """The fields of a checkpoint's config."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self._path = checkpoint.path
+        self._config = checkpoint.config
+
+    def refusal(self, name: str, value: Any, allowed: str) -> InvalidInput:
+        """The error for a field with a value that cannot be used."""
+        place = self._path / CONFIG if self._path.is_dir() else self._path
+        return InvalidInput(f"{place}: {name} must be {allowed}, got {value!r}")
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """A field as it stands; ``default`` if it is missing or null."""
+        found = self._config.get(name)
+        return default if found is None else found
+
+    def whole(self, name: str, default: int | None = None) -> int:
+        """A field that holds a count."""
+        found = self.get(name, default)
+        if isinstance(found, bool) or not isinstance(found, int) or found < 1:
+            raise self.refusal(name, found, "a whole number of at least 1")
+        return found
+
+    def number(self, name: str, default: float) -> float:
+        """A field that holds a positive number."""
+        return self.positive(name, self.get(name, default))
+
+    def positive(self, name: str, found: Any) -> float:
+        """A value of a field, or of a part of it, as a positive number."""
+        if isinstance(found, bool) or not isinstance(found, int | float) or not found > 0:
+            raise self.refusal(name, found, "a number above 0")
+        return float(found)
+
+    def flag(self, name: str, default: bool) -> bool:
+        """A field that is true or false."""
+        found = self.get(name, default)
+        if not isinstance(found, bool):
+            raise self.refusal(name, found, "true or false")
+        return found
+
+    def require(self, name: str, allowed: Iterable[Any], default: Any) -> None:
+        """Refuse another value of a field than those that are computed here."""
+        allowed, found = list(allowed), self.get(name, default)
+        if found not in allowed:
+            raise self.refusal(name, found, " or ".join(repr(value) for value in allowed))
+
+
+class Tensors:
+    """The tensors of a checkpoint, each of which is taken once.
+
+    ``prefix`` stands in front of every name, or of none."""
+
+    def __init__(self, checkpoint: Checkpoint, prefix: str = "") -> None:
+        self._checkpoint = checkpoint
+        found = checkpoint.shapes
+        self._names = {name.removeprefix(prefix): name for name in found}
+        self._taken: set[str] = set()
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._names
+
+    def take(self, name: str, *shape: int) -> Array:
+        """A tensor of a known shape. Raises `InvalidInput` if it is missing or has another."""
+        path = self._checkpoint.path
+        if name not in self._names:
+            raise InvalidInput(f"{path} holds no tensor {name}")
+        stored = self._names[name]
+        found = self._checkpoint.shapes[stored]
+        if found != shape:
+            raise InvalidInput(
+                f"{path}: tensor {stored} must have shape {shape} by the config, got {found}"
+            )
+        self._taken.add(name)
+        return jnp.asarray(self._checkpoint.read(stored))
+
+    def turned(self, name: str, out: int, width: int) -> Array:
+        """A weight that is stored with its outputs first, as it multiplies rows from the right."""
+        return self.take(name, out, width).T
+
+    def require_all_taken(self, ignored: Iterable[str] = ()) -> None:
+        """Refuse tensors that nothing was made of, unless their names end in one of ``ignored``."""
+        ends = tuple(ignored)
+        for name in sorted(self._names.keys() - self._taken):
+            if not (ends and name.endswith(ends)):
+                raise InvalidInput(
+                    f"{self._checkpoint.path} holds a tensor that its architecture has no place "
+                    f"for: {self._names[name]}"
+                )

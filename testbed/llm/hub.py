@@ -1,0 +1,20 @@
+"""Checkpoints of the Hugging Face hub, where there is a way to it."""
+
+from pathlib import Path
+
+from testbed.errors import Unfinished
+from testbed.llm.optional import package
+
+_WANTED = ("*.json", "*.safetensors", "*.jinja")
+
+
+def snapshot(name: str) -> Path:
+    """The directory of a model's newest files, downloaded into the hub's own cache if they are not there.
+
+    Raises `Unfinished` if they cannot be had."""
+    hub = package("huggingface_hub")
+    try:
+        return Path(hub.snapshot_download(name, allow_patterns=list(_WANTED)))
+    except (OSError, ValueError, RuntimeError, hub.errors.HfHubHTTPError) as problem:
+        reason = " ".join(str(problem).split()).rstrip(".")
+        raise Unfinished(f"model {name} could not be downloaded ({reason})") from problem

@@ -1,0 +1,67 @@
+"""Rotary positions, and how their frequencies are stretched for contexts longer than a model was first trained on."""
+
+import math
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from testbed.errors import InvalidInput
+
+
+class Llama3Scaling(eqx.Module):
+    """Slower rotations as Llama 3.1 has them (arXiv 2407.21783, and the model's published code).
+
+    Attributes:
+        factor: divides frequencies of less than ``low`` turns within ``context`` positions; those of more than ``high``
+            stay, and between the two the share that is divided falls linearly in the number of turns.
+        context: positions of the first training.
+    """
+
+    factor: float = eqx.field(static=True, default=8.0)
+    low: float = eqx.field(static=True, default=1.0)
+    high: float = eqx.field(static=True, default=4.0)
+    context: int = eqx.field(static=True, default=8192)
+
+    def __check_init__(self) -> None:
+        if not 1 <= self.factor < math.inf:
+            raise InvalidInput(f"factor must be at least 1 and finite, got {self.factor}")
+        if not 0 < self.low < self.high < math.inf:
+            raise InvalidInput(
+                f"low and high must be 0 < low < high and finite, got {self.low} and {self.high}"
+            )
+        if self.context < 1:
+            raise InvalidInput(f"context must be at least 1, got {self.context}")
+
+    def __call__(self, frequency: Float[Array, " half"]) -> Float[Array, " half"]:
+        """Frequencies (radians a position) as they are used."""
+        turns = self.context * frequency / (2 * math.pi)
+        kept = jnp.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
+        return frequency * (kept + (1.0 - kept) / self.factor)
+
+
+def rotary_angles(
+    positions: Int[Array, " time"],
+    head_size: int,
+    base: float,
+    scaling: Llama3Scaling | None = None,
+) -> tuple[Float[Array, "time size"], Float[Array, "time size"]]:
+    """Cosine and signed sine of position times inverse frequency (arXiv 2104.09864, eq. 15), for both halves."""
+    frequency = base ** (-jnp.arange(0, head_size, 2, dtype=jnp.float32) / head_size)
+    if scaling is not None:
+        frequency = scaling(frequency)
+    angle = positions.astype(jnp.float32)[:, None] * frequency[None]
+    cos, sin = jnp.cos(angle), jnp.sin(angle)
+    return jnp.concatenate([cos, cos], axis=-1), jnp.concatenate([-sin, sin], axis=-1)
+
+
+def rotate(
+    x: Float[Array, "n heads time size"], rotary: tuple[Array, Array] | None
+) -> Float[Array, "n heads time size"]:
+    """Turn the pairs (x_i, x_{i+size/2}) of every head by their position's angles, if there are any.
+
+    Written with a roll: (l, r) cos + (-r, l) sin is one fused loop, two concatenated halves are not."""
+    if rotary is None:
+        return x
+    cos, sin = rotary
+    return x * cos[:, None] + jnp.roll(x, x.shape[-1] // 2, axis=-1) * sin[:, None]
