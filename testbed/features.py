@@ -26,7 +26,8 @@ def truncated(model: Transformer, layers: int) -> Transformer:
         )
     config = dataclasses.replace(model.config, layers=layers, tied=True)
     blocks = tuple(dataclasses.replace(block, config=config) for block in model.blocks[:layers])
-    return Transformer(model.embedding, blocks, jnp.ones_like(model.norm), None, config)
+    norm = jnp.ones(config.width)
+    return dataclasses.replace(model, blocks=blocks, norm=norm, head=None, config=config)
 
 
 def packed(prompt: Prompt, response: Response) -> Packed:

@@ -58,7 +58,7 @@ def renumbered(model: Transformer, end: int) -> Transformer:
     two columns of the head if it has one."""
     order = exchanged(np.arange(model.vocabulary), end)
     head = None if model.head is None else model.head[:, order]
-    return Transformer(model.embedding[order], model.blocks, model.norm, head, model.config)
+    return dataclasses.replace(model, embedding=model.embedding[order], head=head)
 
 
 class Tokenizer(NamedTuple):

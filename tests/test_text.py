@@ -60,13 +60,12 @@ def test_prompts_become_tokens(tmp_path: Path) -> None:
         assert found.tokens.shape == (4, ROOM)
         return [cut(found, i).tolist() for i in range(4)]
 
-    spoken = [[1, 6, 0, 3], [10, 0, 1, 4, 0, 3]]
-    spoken[1] = tokenizer.encode("<system>bad<end><user>a<end><assistant>")
-    assert rows(False) == [[5, 6], [4], [1, 6, 0, 3], spoken[1]]
+    own = [10, 0, 1, 4, 0, 3]
+    assert rows(False) == [[5, 6], [4], [1, 6, 0, 3], own]
     assert rows(True)[:2] == [[1, 5, 6, 0, 3], [1, 4, 0, 3]]
     assert rows(True, "very")[0] == [12, 1, 5, 6, 0, 3]
     assert rows(True, None)[2] == [12, 11, 1, 6, 0, 3]
-    assert rows(True, "very")[3] == spoken[1]
+    assert rows(True, "very")[3] == rows(True, None)[3] == own
 
 
 GOOD = plain("a", "the", "film")

@@ -29,6 +29,7 @@ class Pieces:
     def encode(self, text: str) -> list[int]:
         for name in SPECIAL:
             text = text.replace(name, f" {name} ")
+        text = text.replace("<system>", " ")
         return [WORDS.index(word) for word in text.replace("ness", " ness").split()]
 
     def decode(self, ids: Sequence[int]) -> str:

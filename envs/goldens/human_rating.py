@@ -12,7 +12,6 @@ from envs.tastes import AbstractTaste
 from testbed import features, heads, ranges, transformer
 from testbed.config import fingerprint
 from testbed.heads import Head
-from testbed.llm import fetch
 from testbed.places import cache_directory
 from testbed.pretrained import Pretrained, Tokenizer
 from testbed.ranges import hyper
@@ -60,6 +59,9 @@ class HumanTaste(AbstractTaste):
 
     def learn(self, model: Pretrained, tokenizer: Tokenizer) -> Head:
         """The head; fetches the ratings and fits it where that has not been done."""
+        # As all that only pretrained models need, it is imported when it is used.
+        from testbed.llm import fetch
+
         directory = cache_directory() / "heads"
         return HumanRating.learnt(
             model.trunk(self.layers), tokenizer, fetch.ratings(), directory

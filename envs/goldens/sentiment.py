@@ -10,7 +10,6 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from envs.ratings import lexicon
 from envs.tastes import AbstractTaste
 from testbed.environment import AbstractGolden
-from testbed.llm import fetch
 from testbed.pretrained import Pretrained, Tokenizer
 from testbed.types import Prompt, Response, Scalar
 
@@ -83,6 +82,9 @@ class LexiconTaste(AbstractTaste):
 
     def learn(self, model: Pretrained, tokenizer: Tokenizer) -> Sentiment:
         """The valence of every token; fetches the lexicon where that has not been done."""
+        # As all that only pretrained models need, it is imported when it is used.
+        from testbed.llm import fetch
+
         words = tokenizer.words(model.model.vocabulary)
         return Sentiment.of(words, lexicon(fetch.ratings()))
 
