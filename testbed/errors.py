@@ -9,6 +9,11 @@ class InvalidInput(ValueError):
     """
 
 
+def said(problem: Exception) -> str:
+    """What an error of a library says, on one line and without its full stop, to be quoted in a sentence."""
+    return " ".join(str(problem).split()).rstrip(".")
+
+
 class Unfinished(Exception):
     """Work that could not be completed for reasons outside of its config.
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from testbed.errors import InvalidInput
+from testbed.errors import InvalidInput, said
 from testbed.llm.optional import package
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
@@ -68,7 +68,7 @@ def read_json(path: Path) -> dict[str, Any]:
     except FileNotFoundError:
         raise InvalidInput(f"{path} is missing") from None
     except ValueError as problem:
-        raise InvalidInput(f"{path} is not a whole JSON file ({problem})") from problem
+        raise InvalidInput(f"{path} is not a whole JSON file ({said(problem)})") from problem
     if not isinstance(found, dict):
         raise InvalidInput(f"{path} must hold a JSON object, not {type(found).__name__}")
     return found
@@ -99,5 +99,5 @@ def _open(path: Path) -> Any:
         return safetensors.safe_open(path, framework="numpy")
     except (safetensors.SafetensorError, OSError) as problem:
         raise InvalidInput(
-            f"{path} is not a whole safetensors file ({problem}): download it again"
+            f"{path} is not a whole safetensors file ({said(problem)}): download it again"
         ) from problem

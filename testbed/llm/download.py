@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 from testbed.errors import InvalidInput, Unfinished
 
+_STANDARD_ERROR = 2
+
 
 class Distribution(NamedTuple):
     """One file of a release: a wheel, or its source archive; with the file's sha256."""
@@ -40,7 +42,7 @@ def download(wanted: Distribution, directory: Path, loud: bool = False) -> Path:
         words = ["download", "--no-deps", "--require-hashes", *kind, "--requirement", requirement]
         done = subprocess.run(
             [*_pip(), *words, "--dest", directory],
-            stdout=sys.stderr if loud else subprocess.DEVNULL,
+            stdout=_STANDARD_ERROR if loud else subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             text=True,
             check=False,

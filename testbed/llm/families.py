@@ -51,7 +51,7 @@ def _llama(fields: Fields, **special: Any) -> TransformerConfig:
     fields.require("hidden_act", ("silu", "swish"), "silu")
     fields.require("attention_bias", (False,), False)
     fields.require("mlp_bias", (False,), False)
-    fields.require("partial_rotary_factor", (1, 1.0), 1.0)
+    fields.require("partial_rotary_factor", (1.0,), 1.0)
     width, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
     base, scaling = _rotary(fields)
     size = fields.whole("head_dim", special.pop("head_width", None) or max(1, width // heads))
@@ -104,6 +104,9 @@ def _rotary(fields: Fields) -> tuple[float, Llama3Scaling | None]:
     given = fields.get(name, {})
     if not isinstance(given, dict):
         raise fields.refusal(name, given, "an object")
+    share = given.get("partial_rotary_factor", 1.0)
+    if share != 1.0:
+        raise fields.refusal(f"{name}.partial_rotary_factor", share, "1.0")
     base = given.get("rope_theta", fields.get("rope_theta", 10_000.0))
     base = fields.positive("rope_theta", base)
     kind = given.get("rope_type", given.get("type", "default"))

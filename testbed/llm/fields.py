@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array
 
 from testbed.errors import InvalidInput
@@ -74,6 +75,9 @@ class Tensors:
 
     def take(self, name: str, *shape: int) -> Array:
         """A tensor of a known shape. Raises `InvalidInput` if it is missing or has another."""
+        return jnp.asarray(self._read(name, *shape))
+
+    def _read(self, name: str, *shape: int) -> np.ndarray:
         path = self._checkpoint.path
         if name not in self._names:
             raise InvalidInput(f"{path} holds no tensor {name}")
@@ -84,11 +88,12 @@ class Tensors:
                 f"{path}: tensor {stored} must have shape {shape} by the config, got {found}"
             )
         self._taken.add(name)
-        return jnp.asarray(self._checkpoint.read(stored))
+        return self._checkpoint.read(stored)
 
     def turned(self, name: str, out: int, width: int) -> Array:
         """A weight that is stored with its outputs first, as it multiplies rows from the right."""
-        return self.take(name, out, width).T
+        # Turned before it is the device's: nothing is compiled, and nothing is there twice.
+        return jnp.asarray(np.ascontiguousarray(self._read(name, out, width).T))
 
     def require_all_taken(self, ignored: Iterable[str] = ()) -> None:
         """Refuse tensors that nothing was made of, unless their names end in one of ``ignored``."""

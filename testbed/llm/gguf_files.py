@@ -9,7 +9,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.errors import InvalidInput
+from testbed.errors import InvalidInput, said
 from testbed.llm.checkpoint import Checkpoint
 from testbed.llm.optional import package
 from testbed.llm.tokenizer import Tokenizer, byte_pair_backend
@@ -43,7 +43,7 @@ class GgufFile:
             self._fields = {name: field.contents() for name, field in reader.fields.items()}
         except (ValueError, IndexError, KeyError, OverflowError, OSError) as problem:
             raise InvalidInput(
-                f"{path} is not a whole GGUF file ({problem}): download it again"
+                f"{path} is not a whole GGUF file ({said(problem)}): download it again"
             ) from problem
         self._tensors = {tensor.name: tensor for tensor in reader.tensors}
         found = self.get("general.architecture")

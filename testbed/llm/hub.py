@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from testbed.errors import Unfinished
+from testbed.errors import Unfinished, said
 from testbed.llm.optional import package
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja")
@@ -16,5 +16,4 @@ def snapshot(name: str) -> Path:
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(_WANTED)))
     except (OSError, ValueError, RuntimeError, hub.errors.HfHubHTTPError) as problem:
-        reason = " ".join(str(problem).split()).rstrip(".")
-        raise Unfinished(f"model {name} could not be downloaded ({reason})") from problem
+        raise Unfinished(f"model {name} could not be downloaded ({said(problem)})") from problem

@@ -4,9 +4,9 @@ import datetime
 import importlib.util
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Final, Protocol, TypeAlias
+from typing import Any, Final, TypeAlias
 
-from testbed.errors import InvalidInput, Unfinished
+from testbed.errors import InvalidInput, Unfinished, said
 from testbed.llm.optional import package
 
 #: One turn: ``role`` (system, user or assistant) and ``content``.
@@ -21,14 +21,6 @@ SMOLLM2_TEMPLATE: Final = (
 )
 
 
-class Template(Protocol):
-    """Writes conversations."""
-
-    def render(self, messages: list[Message], system: str | None) -> str:
-        """A conversation up to where the model's answer begins; see `testbed.llm.tokenizer.Tokenizer.chat`."""
-        ...
-
-
 class ChatMl:
     """Turns between ``<|im_start|>`` and ``<|im_end|>``, with a system prompt where none is given."""
 
@@ -36,6 +28,7 @@ class ChatMl:
         self._default = default
 
     def render(self, messages: list[Message], system: str | None) -> str:
+        """A conversation up to where the model's answer begins; see `testbed.llm.tokenizer.Tokenizer.chat`."""
         if messages[:1] and messages[0].get("role") == "system":
             system = "" if system is None else system
         messages = _with_system(messages, self._default if system is None else system)
@@ -51,6 +44,7 @@ class Jinja:
         self._tokens = {"bos_token": bos, "eos_token": eos}
 
     def render(self, messages: list[Message], system: str | None) -> str:
+        """A conversation up to where the model's answer begins; see `testbed.llm.tokenizer.Tokenizer.chat`."""
         if importlib.util.find_spec("jinja2") is None:
             raise Unfinished(
                 f"the chat template of {self._path} needs the package jinja2, which is not "
@@ -73,8 +67,12 @@ class Jinja:
             )
         except (jinja.TemplateError, InvalidInput, TypeError, KeyError) as problem:
             raise InvalidInput(
-                f"the chat template of {self._path} refuses these messages ({problem})"
+                f"the chat template of {self._path} refuses these messages ({said(problem)})"
             ) from problem
+
+
+#: Writes conversations.
+Template: TypeAlias = ChatMl | Jinja
 
 
 def template_of(source: Any, bos: str, eos: str, path: Path) -> Template | None:

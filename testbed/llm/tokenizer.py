@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
-from testbed.errors import InvalidInput
+from testbed.errors import InvalidInput, said
 from testbed.llm.checkpoint import read_json
 from testbed.llm.optional import package
 from testbed.llm.templates import Message, Template, template_of
@@ -54,7 +54,7 @@ class Tokenizer:
         try:
             backend = package("tokenizers").Tokenizer.from_file(str(path))
         except Exception as problem:  # the library raises nothing narrower
-            raise InvalidInput(f"{path} is not a whole tokenizer ({problem})") from problem
+            raise InvalidInput(f"{path} is not a whole tokenizer ({said(problem)})") from problem
         place = directory / SETTINGS
         settings = read_json(place) if place.exists() else {}
         if settings.get("eos_token") is None:
