@@ -37,7 +37,8 @@ class Pieces:
 
     def chat(self, messages: Sequence[Mapping[str, str]], system: str | None = None) -> list[int]:
         """Its own system prompt is ``very fine``."""
-        system = "very fine" if system is None else system
+        if system is None:
+            system = "" if messages[0]["role"] == "system" else "very fine"
         turns = "".join(f"<{m['role']}>{m['content']}<end>" for m in messages)
         return self.encode(f"{system}{turns}<assistant>")
 

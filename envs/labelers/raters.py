@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
+from envs.labelers.bradley_terry import BradleyTerry
 from testbed import ranges
 from testbed.preference import AbstractLabeler, View, decided
 from testbed.ranges import hyper
@@ -39,8 +40,7 @@ class Raters(AbstractLabeler):
         noisy = ndtr(difference / (spread * math.sqrt(2.0 / self.raters)))
         return decided(jnp.where(self.spread > 0, noisy, deterministic))
 
-    @property
-    def temperature(self) -> float:
-        """Of the Bradley-Terry labeler that these are most like: a standard logistic distribution function of x is
-        within 0.01 of Phi(x / 1.702) (Haley 1952)."""
-        return self.spread * math.sqrt(2.0 / self.raters) / 1.702
+    def nearest(self) -> BradleyTerry:
+        """The Bradley-Terry labeler that these are most like: the logistic distribution function of 1.702 x is within
+        0.01 of Phi(x) (Haley 1952)."""
+        return BradleyTerry(self.spread * math.sqrt(2.0 / self.raters) / 1.702)
