@@ -1,4 +1,4 @@
-"""Human writers as a mixture of randomly initialised transformers."""
+"""Human writers: a mixture of randomly initialised transformers, or a pretrained one."""
 
 from typing import Self
 
@@ -9,6 +9,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from testbed import decode, logprob
 from testbed.environment import AbstractWriters
+from testbed.pretrained import Pretrained
 from testbed.streams import Stream, stream
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import END_TOKEN, Prompt, Response, Scalar
@@ -70,3 +71,22 @@ class TransformerWriters(AbstractWriters):
         single = jax.tree.map(lambda x: x[None, None], response)
         each = jax.vmap(lambda model: logprob.score(model, alone, single)[0, 0])(self.models)
         return jax.nn.logsumexp(each) - jnp.log(self.count)
+
+
+class PretrainedWriters(AbstractWriters):
+    """A pretrained transformer; ``time`` is the length limit in tokens."""
+
+    model: Pretrained
+    time: int = eqx.field(static=True)
+
+    def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
+        """Write one response."""
+        alone = jax.tree.map(lambda x: x[None], prompt)
+        drawn = decode.sample(self.model.model, alone, key[None], self.time, count=1).response
+        return jax.tree.map(lambda x: x[0, 0], drawn)
+
+    def log_likelihood(self, prompt: Prompt, response: Response) -> Scalar:
+        """log p(response | prompt) in nats."""
+        alone = jax.tree.map(lambda x: x[None], prompt)
+        single = jax.tree.map(lambda x: x[None, None], response)
+        return logprob.score(self.model.model, alone, single)[0, 0]

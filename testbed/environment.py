@@ -12,7 +12,7 @@ import gymnax
 import jax
 import jax.numpy as jnp
 from gymnax.environments import spaces
-from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from testbed.types import END_TOKEN, Prompt, Response, Scalar
 
@@ -73,6 +73,8 @@ class AbstractTask(eqx.Module):
     #: Whether all responses can be listed and the writers' likelihood is known (`testbed.enumeration`), so that what is
     #: estimated elsewhere is exact.
     enumerable: ClassVar[bool] = False
+    #: Whether worlds stand on a checkpoint, so that `material` loads its weights, and fetches them where it must.
+    checkpointed: ClassVar[bool] = False
 
     vocabulary: eqx.AbstractVar[int]
     prompt_length: eqx.AbstractVar[int]
@@ -81,6 +83,19 @@ class AbstractTask(eqx.Module):
     @abc.abstractmethod
     def world(self, key: PRNGKeyArray) -> World:
         """Draw a world; its reward is not yet standardised over SFT samples."""
+
+    def material(self) -> PyTree:
+        """What every world of the task is made of and no key draws: weights, texts. Loaded on the host; None for
+        nothing."""
+        return None
+
+    def world_on(self, material: PyTree, key: PRNGKeyArray) -> World:
+        """`world` from what `material` gives, as a pure function."""
+        return self.world(key)
+
+    def content(self) -> str:
+        """What identifies the content of files that worlds depend on beside the task's fields; empty for none."""
+        return ""
 
     def words(self) -> tuple[str, ...]:
         """What people read in place of each token id; the end token comes first."""

@@ -71,6 +71,14 @@ class Reader(eqx.Module):
 class AbstractProxy(AbstractPreference):
     """A preference model that can be trained on labelled pairs."""
 
+    @abc.abstractmethod
+    def loss(self, pairs: Pair) -> Float[Array, " n"]:
+        """Cross-entropy (nats) of each label, soft or hard; weights are the caller's."""
+
+
+class AbstractReaderProxy(AbstractProxy):
+    """One that is trained as a whole."""
+
     reader: eqx.AbstractVar[Reader]
 
     @classmethod
@@ -78,12 +86,8 @@ class AbstractProxy(AbstractPreference):
     def init(cls, key: PRNGKeyArray, config: TransformerConfig, vocabulary: int) -> Self:
         """Random parameters; every comparison starts as a fair coin."""
 
-    @abc.abstractmethod
-    def loss(self, pairs: Pair) -> Float[Array, " n"]:
-        """Cross-entropy (nats) of each label, soft or hard; weights are the caller's."""
 
-
-class PairwiseProxy(AbstractProxy):
+class PairwiseProxy(AbstractReaderProxy):
     """r(x, y1, y2) in [0, 1] (arXiv 2405.08448, appendix A): reads prompt, first and second.
 
     Trained in both orders (its eq. 5). A positional bias remains that an online policy would exploit, so a comparison
@@ -119,7 +123,7 @@ class PairwiseProxy(AbstractProxy):
         return 0.5 * (cross_entropy(forward, p) + cross_entropy(-backward, p))
 
 
-class PointwiseProxy(AbstractProxy):
+class PointwiseProxy(AbstractReaderProxy):
     """A Bradley-Terry reward model r(x, y) (Christiano et al. 2017, arXiv 1706.03741, eq. 1)."""
 
     reader: Reader

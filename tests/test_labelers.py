@@ -20,6 +20,7 @@ from envs.labelers.deterministic import Deterministic
 from envs.labelers.flips import Flips
 from envs.labelers.intransitive import Intransitive
 from envs.labelers.myopic import Myopic
+from envs.labelers.raters import Raters
 from envs.labelers.recency import Recency
 from envs.labelers.skips import Skips
 from envs.labelers.soft import Soft
@@ -95,7 +96,10 @@ def turned(labeler: AbstractLabeler) -> AbstractLabeler:
 
 
 def test_the_family_is_complete() -> None:
-    expected = "AnnotatorPool Biased BradleyTerry Deterministic Flips Intransitive Myopic Recency Skips Soft Ties"
+    expected = (
+        "AnnotatorPool Biased BradleyTerry Deterministic Flips Intransitive Myopic Raters Recency Skips "
+        "Soft Ties"
+    )
     assert set(expected.split()) <= set(LABELERS)
 
 
@@ -240,6 +244,9 @@ WORKED: dict[str, tuple[AbstractLabeler, Formula]] = {
         lambda d, a, b: only(sigmoid((0.7 * d + 0.6 * math.sin(phase(a) - phase(b))) / 0.8)),
     ),
     "soft": (Soft(BradleyTerry(0.4)), lambda d, a, b: only(sigmoid(d / 0.4))),
+    # Phi(d / (spread sqrt(2 / raters))), by the error function.
+    "raters": (Raters(0.7), lambda d, a, b: only(0.5 * (1 + math.erf(d / (2 * 0.7))))),
+    "nine raters": (Raters(1.5, 9), lambda d, a, b: only(0.5 * (1 + math.erf(d / (2 * 0.5))))),
 }
 
 
@@ -275,8 +282,18 @@ def test_likelihoods_in_round_numbers() -> None:
     )
 
 
+def test_raters_are_much_like_bradley_terry() -> None:
+    """To within a hundredth, and no closer."""
+    raters = Raters(0.8, 3)
+    found = outcomes(raters, views(0), views(1))
+    other = outcomes(raters.nearest(), views(0), views(1))
+    np.testing.assert_allclose(found, other, atol=0.01)
+    assert np.any(np.abs(np.asarray(found) - other) > 0.005)
+
+
 EQUALS: dict[str, tuple[AbstractLabeler, AbstractLabeler]] = {
     "temperature 0": (BradleyTerry(0.0), Deterministic()),
+    "no spread": (Raters(0.0), Deterministic()),
     "no flips": (Flips(Ties(), 0.0), Ties()),
     "no threshold": (Ties(0.6, 0.0), BradleyTerry(0.6)),
     "no threshold, temperature 0": (Ties(0.0, 0.0), Deterministic()),
@@ -490,6 +507,8 @@ REFUSED: dict[str, tuple[Callable[[], AbstractLabeler], str]] = {
         "scale must be more than 0 (infinite too), got nan",
     ),
     "Biased": (lambda: Biased(length_bias=math.inf), "length_bias must be finite, got inf"),
+    "Raters": (lambda: Raters(spread=-1.0), "spread must be 0 or more and finite, got -1.0"),
+    "no raters": (lambda: Raters(raters=0), "raters must be 1 or more, got 0"),
     "Myopic": (lambda: Myopic(discount=1.5), "discount must be between 0 and 1, got 1.5"),
     "Recency": (lambda: Recency(discount=math.nan), "discount must be between 0 and 1, got nan"),
     "Intransitive": (

@@ -28,6 +28,7 @@ from envs.labelers.bradley_terry import BradleyTerry
 from envs.labelers.flips import Flips
 from envs.labelers.intransitive import Intransitive
 from envs.labelers.myopic import Myopic
+from envs.labelers.raters import Raters
 from envs.labelers.recency import Recency
 from envs.labelers.skips import Skips
 from envs.labelers.ties import Ties
@@ -59,6 +60,7 @@ def positive(median: float, spread: float = 0.5) -> dist.Distribution:
 
 CASES = {
     "BradleyTerry": Case(BradleyTerry(), {"temperature": positive(1.0)}),
+    "Raters": Case(Raters(), {"spread": positive(0.7)}),
     "Flips": Case(
         Flips(),
         {"rate": dist.Uniform(0.0, 0.35), "labeler.temperature": positive(0.7)},

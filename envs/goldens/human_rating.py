@@ -1,0 +1,87 @@
+"""People's ratings of how positive a text is, as a pretrained transformer predicts them."""
+
+import inspect
+from pathlib import Path
+
+from jaxtyping import PRNGKeyArray
+
+from envs import ratings, regression
+from envs.goldens.headed import AbstractHeaded
+from envs.regression import STANDARD, Fitted, Split
+from envs.tastes import AbstractTaste
+from testbed import features, heads, ranges, transformer
+from testbed.config import fingerprint
+from testbed.heads import Head
+from testbed.places import cache_directory
+from testbed.pretrained import Pretrained, Tokenizer
+from testbed.ranges import hyper
+from testbed.stages import Cache
+from testbed.types import Prompt, Response
+
+
+class HumanRating(AbstractHeaded):
+    """A linear function of standardised mean activations, in points of the rating scale from -4 to 4."""
+
+    trunk: Pretrained
+    head: Head
+
+    @classmethod
+    def learnt(
+        cls,
+        trunk: Pretrained,
+        tokenizer: Tokenizer,
+        archive: Path,
+        directory: Path,
+        split: Split = STANDARD,
+        checksum: str = ratings.CHECKSUM,
+    ) -> Fitted:
+        """The head of a trunk, learnt from an archive of this ``checksum`` once and then found in a ``directory`` by
+        content. Raises `InvalidInput` for an archive that cannot be read."""
+        cache, address = Cache(directory), _address(trunk, split, checksum)
+        found = cache.load(address) if cache.holds(address) else None
+        if found is None:
+            found = regression.learn(trunk, tokenizer, ratings.read(archive, checksum), split)
+            cache.save(address, found)
+        return found
+
+
+class HumanTaste(AbstractTaste):
+    """What people call positive, as far as a linear function of activations tells (`HumanRating`).
+
+    Attributes:
+        layers: blocks of the checkpoint that are read.
+    """
+
+    layers: int = hyper(15, least=1, static=True)
+
+    def __check_init__(self) -> None:
+        ranges.check(self)
+
+    def learn(self, model: Pretrained, tokenizer: Tokenizer) -> Head:
+        """The head; fetches the ratings and fits it where that has not been done."""
+        # As all that only pretrained models need, it is imported when it is used.
+        from testbed.llm import fetch
+
+        directory = cache_directory() / "heads"
+        return HumanRating.learnt(
+            model.trunk(self.layers), tokenizer, fetch.ratings(), directory
+        ).head
+
+    def golden(
+        self,
+        key: PRNGKeyArray,
+        model: Pretrained,
+        learnt: Head,
+        prompts: Prompt,
+        samples: Response,
+    ) -> HumanRating:
+        """The same in every world."""
+        return HumanRating(model.trunk(self.layers), learnt)
+
+
+def _address(trunk: Pretrained, split: Split, checksum: str) -> str:
+    """Everything that a learnt head depends on: weights, ratings and code."""
+    modules = (features, heads, transformer, ratings, regression)
+    code = [inspect.getsource(module) for module in modules]
+    layers = trunk.model.config.layers
+    return fingerprint("human rating", *trunk.source, layers, *split, checksum, *code)

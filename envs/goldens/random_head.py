@@ -1,0 +1,77 @@
+"""A random function of a pretrained transformer's activations as golden reward: a taste that nobody designed."""
+
+from typing import Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from envs.goldens.headed import AbstractHeaded
+from envs.tastes import AbstractTaste
+from testbed import ranges
+from testbed.features import one_by_one
+from testbed.heads import Head
+from testbed.pretrained import Pretrained
+from testbed.ranges import hyper
+from testbed.types import Prompt, Response
+
+
+class RandomHead(AbstractHeaded):
+    """A layer of random tanh units on standardised mean activations, read out by random weights (as in
+    `envs.goldens.neural`, on a trunk that knows language; after Gao et al. 2023, arXiv 2210.10760).
+
+    Features are standardised over sampled responses, so tanh saturates outside their range: text unlike any sample is
+    not rewarded without bound.
+    """
+
+    trunk: Pretrained
+    head: Head
+
+    @classmethod
+    def init(
+        cls,
+        key: PRNGKeyArray,
+        trunk: Pretrained,
+        found: Float[Array, "n width"],
+        units: int,
+        gain: float | Array,
+    ) -> Self:
+        """``units`` random units for the features ``found`` of ``n`` samples; ``gain`` is about the standard deviation
+        of what enters them: the larger, the less linear."""
+        k_mix, k_readout = jax.random.split(key)
+        head = Head.init(k_mix, found, units, gain)
+        readout = jax.random.normal(k_readout, (units,)) * units**-0.5
+        return cls(trunk, eqx.tree_at(lambda h: h.readout, head, readout))
+
+
+class RandomTaste(AbstractTaste):
+    """What a random function of activations likes (`RandomHead`), another one in every world.
+
+    Attributes:
+        layers: blocks of the checkpoint that are read.
+        units: width of its random layer. gain: about the standard deviation of what enters its units.
+    """
+
+    layers: int = hyper(15, least=1, static=True)
+    units: int = hyper(64, least=1, static=True)
+    gain: float = hyper(1.0, above=0)
+
+    def __check_init__(self) -> None:
+        ranges.check(self)
+
+    def golden(
+        self,
+        key: PRNGKeyArray,
+        model: Pretrained,
+        learnt: None,
+        prompts: Prompt,
+        samples: Response,
+    ) -> RandomHead:
+        """Draw a head, standardised over the samples."""
+        trunk = model.trunk(self.layers)
+        each = samples.length.shape[1]
+        asked = jax.tree.map(lambda x: jnp.repeat(x, each, axis=0), prompts)
+        texts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), samples)
+        found = one_by_one(trunk.model, asked, texts)
+        return RandomHead.init(key, trunk, found, self.units, self.gain)

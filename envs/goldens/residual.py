@@ -1,0 +1,87 @@
+"""A golden reward without what it owes to length, in standard deviations within a prompt."""
+
+from typing import NamedTuple, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from testbed.environment import AbstractGolden
+from testbed.types import Prompt, Response, Scalar
+
+#: Rewards worked out at a time.
+BATCH = 64
+
+
+class Residual(AbstractGolden):
+    """(golden - slope x length - centre) / scale.
+
+    Attributes:
+        slope: reward a token, 0 to leave length in. centre: mean over samples. scale: standard deviation within prompts
+            of what remains, in the golden's own unit.
+    """
+
+    golden: AbstractGolden
+    slope: Scalar
+    centre: Scalar
+    scale: Scalar
+
+    @classmethod
+    def standardised(
+        cls, golden: AbstractGolden, prompts: Prompt, samples: Response, without_length: bool
+    ) -> Self:
+        """Of ``each`` samples to each of ``n`` prompts: the mean becomes 0, the variance within prompts 1 (a constant
+        reward keeps scale 1), and, if ``without_length``, the least-squares slope on length within prompts 0."""
+        reward, length = rewards(golden, prompts, samples), samples.length.astype(jnp.float32)
+        own = _within(length)
+        slope = jnp.zeros(())
+        if without_length:
+            square = jnp.sum(own**2)
+            product = jnp.sum(own * _within(reward))
+            slope = jnp.where(square > 0, product / jnp.where(square > 0, square, 1.0), 0.0)
+        rest = reward - slope * length
+        spread = jnp.sqrt(jnp.mean(jnp.var(rest, axis=1, ddof=1)))
+        return cls(golden, slope, jnp.mean(rest), jnp.where(spread > 0, spread, 1.0))
+
+    def __call__(self, prompt: Prompt, response: Response) -> Scalar:
+        """What remains, in standard deviations within a prompt."""
+        length = response.length.astype(jnp.float32)
+        return (self.golden(prompt, response) - self.slope * length - self.centre) / self.scale
+
+
+class Measured(NamedTuple):
+    """Of samples' rewards: share of the variance that is within prompts, correlation with length within prompts (0 if
+    either is constant), and the mean best of a prompt's samples in standard deviations above the mean."""
+
+    within_share: Scalar
+    length_correlation: Scalar
+    best: Scalar
+
+
+def measured(reward: Float[Array, "n each"], length: Float[Array, "n each"]) -> Measured:
+    """Of ``each`` samples to each of ``n`` prompts."""
+    total = jnp.var(reward)
+    share = jnp.mean(jnp.var(reward, axis=1, ddof=1)) / jnp.where(total > 0, total, 1.0)
+    x, y = _within(reward), _within(length)
+    size = jnp.sqrt(jnp.sum(x**2) * jnp.sum(y**2))
+    correlation = jnp.sum(x * y) / jnp.where(size > 0, size, 1.0)
+    best = (jnp.mean(jnp.max(reward, axis=1)) - jnp.mean(reward)) / jnp.sqrt(
+        jnp.where(total > 0, total, 1.0)
+    )
+    return Measured(share, correlation, best)
+
+
+@eqx.filter_jit
+def rewards(golden: AbstractGolden, prompts: Prompt, samples: Response) -> Float[Array, "n each"]:
+    """Golden rewards of ``each`` samples to each of ``n`` prompts, some at a time."""
+    n, each = samples.length.shape
+    asked = jax.tree.map(lambda x: jnp.repeat(x, each, axis=0), prompts)
+    texts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), samples)
+    found = jax.lax.map(lambda pair: golden(*pair), (asked, texts), batch_size=BATCH)
+    return found.reshape(n, each)
+
+
+def _within(values: Float[Array, "n each"]) -> Float[Array, "n each"]:
+    """Deviations from each prompt's mean."""
+    return values - jnp.mean(values, axis=1, keepdims=True)

@@ -1,0 +1,100 @@
+"""How positive a text's words are, by a lexicon: cheap, and made for smoke tests."""
+
+from collections.abc import Mapping, Sequence
+from typing import Final, Self
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from envs.ratings import lexicon
+from envs.tastes import AbstractTaste
+from testbed.environment import AbstractGolden
+from testbed.pretrained import Pretrained, Tokenizer
+from testbed.types import Prompt, Response, Scalar
+
+#: As VADER has them: what a negation makes of a valence, how many tokens it reaches, and the square of the sum that is
+#: scored 1/sqrt(2).
+NEGATED: Final = -0.74
+REACH: Final = 3
+HALF: Final = 15.0
+NEGATIONS: Final = frozenset(
+    ("not", "no", "never", "nothing", "neither", "nor", "without", "hardly", "cannot", "'t")
+)
+
+
+class Sentiment(AbstractGolden):
+    """s / sqrt(s^2 + 15), where s sums the valences of a response's different words; between -1 and 1 (after Hutto and
+    Gilbert 2014).
+
+    A word counts if it is one token, is not the beginning of a longer one, and has not been counted: saying it again is
+    worth nothing. One of three tokens before it that negates turns its valence round (times -0.74).
+
+    Attributes:
+        valence: of each token, 0 if it is no word of the lexicon. negation: which tokens negate. inner: which tokens
+            continue a word.
+    """
+
+    valence: Float[Array, " vocabulary"]
+    negation: Bool[Array, " vocabulary"]
+    inner: Bool[Array, " vocabulary"]
+
+    @classmethod
+    def of(cls, words: Sequence[str], lexicon: Mapping[str, float]) -> Self:
+        """From what every token reads as, a leading space included, and the valences of lower-case words."""
+        bare = [word.strip().lower() for word in words]
+        # A token that begins a text has no space in front and is a word for all that: few texts, not worth a rule.
+        starts = [word[:1].isspace() for word in words]
+        return cls(
+            jnp.asarray(
+                [
+                    lexicon.get(word, 0.0) if start else 0.0
+                    for word, start in zip(bare, starts, strict=True)
+                ]
+            ),
+            jnp.asarray([word.replace("’", "'") in NEGATIONS for word in bare]),
+            jnp.asarray(
+                [
+                    word[:1].isalpha() and not start
+                    for word, start in zip(words, starts, strict=True)
+                ]
+            ),
+        )
+
+    def __call__(self, prompt: Prompt, response: Response) -> Scalar:
+        """Compound valence."""
+        tokens, mask = response.tokens, response.mask
+        index = np.arange(tokens.shape[0])
+        going_on = self.inner[jnp.roll(tokens, -1)] & jnp.roll(mask, -1).at[-1].set(False)
+        counted = mask & (self.valence[tokens] != 0) & ~going_on
+        same = (tokens[:, None] == tokens[None]) & counted[None]
+        before = jnp.asarray(index[:, None] > index[None])
+        again = jnp.any(same & before, axis=1)
+        near = before & jnp.asarray(index[:, None] - index[None] <= REACH)
+        negated = jnp.any(near & (self.negation[tokens] & mask)[None], axis=1)
+        worth = self.valence[tokens] * jnp.where(negated, NEGATED, 1.0)
+        total = jnp.sum(jnp.where(counted & ~again, worth, 0.0))
+        return total / jnp.sqrt(total**2 + HALF)
+
+
+class LexiconTaste(AbstractTaste):
+    """Positive words (`Sentiment`) by VADER's lexicon; the checkpoint gives its tokens only."""
+
+    def learn(self, model: Pretrained, tokenizer: Tokenizer) -> Sentiment:
+        """The valence of every token; fetches the lexicon where that has not been done."""
+        # As all that only pretrained models need, it is imported when it is used.
+        from testbed.llm import fetch
+
+        words = tokenizer.words(model.model.vocabulary)
+        return Sentiment.of(words, lexicon(fetch.ratings()))
+
+    def golden(
+        self,
+        key: PRNGKeyArray,
+        model: Pretrained,
+        learnt: Sentiment,
+        prompts: Prompt,
+        samples: Response,
+    ) -> Sentiment:
+        """The same in every world."""
+        return learnt

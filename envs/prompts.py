@@ -1,0 +1,152 @@
+"""Prompts of real text: a small set written for this project, or a file of the user's.
+
+A file holds one JSON object a line: ``{"prompt": "text"}`` or ``{"messages": [{"role": "user", "content": "text"}]}``,
+as usual for conversations. The project's own are 84 openings of reviews, messages and editorials, to be continued, and
+48 requests, to be answered, whose tone can vary. Of any set every fourth prompt is held out, by its place in the file.
+"""
+
+import json
+from pathlib import Path
+from typing import Any, Final, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Bool, PRNGKeyArray
+
+from testbed.environment import AbstractPrompts
+from testbed.errors import InvalidInput
+from testbed.pretrained import Tokenizer
+from testbed.types import END_TOKEN, Prompt
+
+_DATA: Final = Path(__file__).parent / "data"
+#: The project's own, to be continued and to be answered.
+OPENINGS: Final = _DATA / "openings.jsonl"
+REQUESTS: Final = _DATA / "requests.jsonl"
+ROLES: Final = ("system", "user", "assistant")
+#: One prompt of so many is held out.
+HELD_OUT: Final = 4
+
+
+class ListedPrompts(AbstractPrompts):
+    """Each of a list with the same probability; ``prompts`` has a leading axis."""
+
+    prompts: Prompt
+
+    def __call__(self, key: PRNGKeyArray) -> Prompt:
+        """Draw one prompt."""
+        row = jax.random.randint(key, (), 0, self.prompts.length.shape[0])
+        return jax.tree.map(lambda x: x[row], self.prompts)
+
+
+class Read(NamedTuple):
+    """A line of a file: its number, and its text or its conversation."""
+
+    line: int
+    prompt: str | list[dict[str, str]]
+
+
+def own(chat: bool) -> Path:
+    """The file of the project's own prompts."""
+    return REQUESTS if chat else OPENINGS
+
+
+def is_held_out(count: int) -> Bool[np.ndarray, " count"]:
+    """Which of ``count`` prompts are held out."""
+    return np.arange(count) % HELD_OUT == HELD_OUT - 1
+
+
+def read(path: Path) -> list[Read]:
+    """The prompts of a file in its order; empty lines are skipped. Raises `InvalidInput`, naming file and line."""
+    try:
+        lines = path.read_text(encoding="utf-8-sig").split("\n")
+    except OSError as error:
+        raise InvalidInput(f"prompts file {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"prompts file {path} must be UTF-8: {error}") from error
+    found = [
+        Read(number, _prompt(line, f"{path}, line {number}"))
+        for number, line in enumerate(lines, 1)
+        if line.strip()
+    ]
+    if len(found) < HELD_OUT:
+        raise InvalidInput(
+            f"prompts file {path} must hold at least {HELD_OUT} prompts (one in {HELD_OUT} is held "
+            f"out), got {len(found)}"
+        )
+    return found
+
+
+def _prompt(line: str, where: str) -> str | list[dict[str, str]]:
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise InvalidInput(f"{where}: not valid JSON: {error}") from error
+    given = [name for name in ("prompt", "messages") if isinstance(row, dict) and name in row]
+    if len(given) != 1:
+        raise InvalidInput(f"{where}: needs one of 'prompt' and 'messages', got {_short(row)}")
+    value = row[given[0]]
+    if given[0] == "messages":
+        return _messages(value, where)
+    if not isinstance(value, str) or not value.strip():
+        raise InvalidInput(f"{where}: 'prompt' must be text that is not empty, got {_short(value)}")
+    return value
+
+
+def _messages(value: Any, where: str) -> list[dict[str, str]]:
+    if not isinstance(value, list) or not value:
+        raise InvalidInput(f"{where}: 'messages' must be a list of messages, got {_short(value)}")
+    for message in value:
+        content = message.get("content") if isinstance(message, dict) else None
+        if not isinstance(content, str) or not content.strip() or message.get("role") not in ROLES:
+            raise InvalidInput(
+                f"{where}: a message needs a 'role' ({', '.join(ROLES)}) and a 'content' that is not "
+                f"empty, got {_short(message)}"
+            )
+    if value[-1]["role"] != "user":
+        raise InvalidInput(f"{where}: the last message must be the user's, got {_short(value[-1])}")
+    return [{"role": m["role"], "content": m["content"]} for m in value]
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= 60 else text[:57] + "..."
+
+
+class Form(NamedTuple):
+    """How prompts become tokens.
+
+    Attributes:
+        chat: whether a text is a request of a user's, to be answered, and not an opening. system: the system prompt of
+            conversations that have none: empty for none, None for the checkpoint's own. room: tokens of a prompt.
+    """
+
+    chat: bool
+    system: str | None
+    room: int
+
+
+def encoded(path: Path, tokenizer: Tokenizer, form: Form) -> Prompt:
+    """The prompts of a file in its order, padded. Raises `InvalidInput`, naming file and line, for one that has more
+    tokens than there is room for."""
+    rows = [(number, ids(tokenizer, prompt, form)) for number, prompt in read(path)]
+    longest = max(len(own) for _, own in rows)
+    for number, own in rows:
+        if len(own) > form.room:
+            raise InvalidInput(
+                f"{path}, line {number}: the prompt has {len(own)} tokens and prompt_length is "
+                f"{form.room}; the longest prompt of the file has {longest}"
+            )
+    tokens = np.full((len(rows), form.room), END_TOKEN, np.int32)
+    for row, (_, own) in enumerate(rows):
+        tokens[row, : len(own)] = own
+    return Prompt(jnp.asarray(tokens), jnp.asarray([len(own) for _, own in rows], jnp.int32))
+
+
+def ids(tokenizer: Tokenizer, prompt: str | list[dict[str, str]], form: Form) -> list[int]:
+    """Token ids of one prompt."""
+    if isinstance(prompt, str) and not form.chat:
+        return tokenizer.encode(prompt)
+    if isinstance(prompt, str):
+        prompt = [{"role": "user", "content": prompt}]
+    return tokenizer.chat(prompt, None if prompt[0]["role"] == "system" else form.system)

@@ -1,0 +1,134 @@
+"""The text world: English by a pretrained model, rewarded by what a model's activations say of it.
+
+Prompts are openings of reviews, messages and editorials, which are continued, or requests, which are answered. The
+pretrained model itself stands for the human writers. The golden reward is a `envs.tastes.AbstractTaste`, standardised
+within prompts over the model's own samples.
+"""
+
+import hashlib
+import math
+from pathlib import Path
+
+import equinox as eqx
+import jax
+from jaxtyping import PRNGKeyArray, PyTree
+
+from envs import prompts, ratings
+from envs.goldens.human_rating import HumanTaste
+from envs.goldens.residual import Residual
+from envs.prompts import Form, ListedPrompts
+from envs.tastes import AbstractTaste
+from envs.writers import PretrainedWriters
+from testbed import decode
+from testbed.environment import AbstractTask, World
+from testbed.errors import InvalidInput
+from testbed.pretrained import Pretrained, Tokenizer, pretrained
+from testbed.types import Prompt
+
+#: Samples over which a golden reward is standardised: prompts, responses to each.
+STANDARDISING = (64, 8)
+
+
+class Material(eqx.Module):
+    """What text worlds are made of.
+
+    Attributes:
+        model: the checkpoint, renumbered, at the task's temperature. prompts, held_out: of the prompts' file, to draw
+            from and not. learnt: what the golden reward needs.
+    """
+
+    model: Pretrained
+    prompts: Prompt
+    held_out: Prompt
+    learnt: PyTree
+
+
+class Text(AbstractTask):
+    """A world of English.
+
+    Attributes:
+        vocabulary: token ids of the checkpoint, the end token included. prompt_length, response_length: tokens.
+        checkpoint: a name that `testbed.llm.load` knows. temperature: of the policy and of the model as its writers.
+        golden: what is liked. without_length: whether what the reward owes to length is taken out of it.
+        prompts: a JSON Lines file (`envs.prompts`), none for the project's own. chat: whether prompts are requests to
+            be answered, in the checkpoint's form of a conversation, and not openings to be continued. system: the
+            system prompt of conversations without one: empty for none, none for the checkpoint's own.
+    """
+
+    checkpointed = True
+
+    vocabulary: int = eqx.field(static=True, default=49_152)
+    prompt_length: int = eqx.field(static=True, default=24)
+    response_length: int = eqx.field(static=True, default=32)
+    checkpoint: str = eqx.field(static=True, default="smollm2")
+    temperature: float = eqx.field(static=True, default=0.7)
+    golden: AbstractTaste = HumanTaste()
+    without_length: bool = eqx.field(static=True, default=False)
+    prompts: str = eqx.field(static=True, default="")
+    chat: bool = eqx.field(static=True, default=False)
+    system: str | None = eqx.field(static=True, default="")
+
+    def __check_init__(self) -> None:
+        for name, least in (("vocabulary", 2), ("prompt_length", 2), ("response_length", 1)):
+            if getattr(self, name) < least:
+                raise InvalidInput(f"{name} must be at least {least}, got {getattr(self, name)}")
+        if not 0 < self.temperature < math.inf:
+            raise InvalidInput(f"temperature must be > 0 and finite, got {self.temperature}")
+
+    @property
+    def file(self) -> Path:
+        """Where prompts are read from."""
+        return Path(self.prompts) if self.prompts else prompts.own(self.chat)
+
+    def loaded(self) -> tuple[Pretrained, Tokenizer]:
+        """The checkpoint, once a process. Raises `InvalidInput` if its vocabulary is of another size."""
+        model, tokenizer = pretrained(self.checkpoint)
+        found = model.model.vocabulary
+        if found != self.vocabulary:
+            raise InvalidInput(
+                f"vocabulary must be that of checkpoint {self.checkpoint}, {found}, got {self.vocabulary}"
+            )
+        return model.configured(temperature=self.temperature), tokenizer
+
+    def material(self) -> Material:
+        """The checkpoint, prompts, and what the golden reward has learnt; fetched where they are not there yet."""
+        model, tokenizer = self.loaded()
+        form = Form(self.chat, self.system, self.prompt_length)
+        given = prompts.encoded(self.file, tokenizer, form)
+        apart = prompts.is_held_out(given.length.shape[0])
+        drawn, held_out = (
+            jax.tree.map(lambda x, own=own: x[own], given) for own in (~apart, apart)
+        )
+        return Material(model, drawn, held_out, self.golden.learn(model, tokenizer))
+
+    def world(self, key: PRNGKeyArray) -> World:
+        """Draw a world, its golden reward standardised within prompts over the model's samples. Loads the checkpoint:
+        programs take `material` as an argument of `world_on`, because weights inside of them are compiled."""
+        return _drawn(self, self.material(), key)
+
+    def world_on(self, material: Material, key: PRNGKeyArray) -> World:
+        """`world` from the task's `material`."""
+        k_prompts, k_samples, k_golden = jax.random.split(key, 3)
+        source, model = ListedPrompts(material.prompts), material.model
+        count, each = STANDARDISING
+        asked = jax.vmap(source)(jax.random.split(k_prompts, count))
+        keys = jax.random.split(k_samples, count)
+        samples = decode.sample(model.model, asked, keys, self.response_length, each).response
+        golden = self.golden.golden(k_golden, model, material.learnt, asked, samples)
+        golden = Residual.standardised(golden, asked, samples, self.without_length)
+        return World(source, PretrainedWriters(model, self.response_length), golden)
+
+    def words(self) -> tuple[str, ...]:
+        """What each token reads as, a leading space included."""
+        return self.loaded()[1].words(self.vocabulary)
+
+    def content(self) -> str:
+        """Of the prompts' file, the checkpoint and the ratings."""
+        model, _ = self.loaded()
+        digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
+        return f"{digest} {model.source.checksum} {ratings.CHECKSUM}"
+
+
+@eqx.filter_jit
+def _drawn(task: Text, material: Material, key: PRNGKeyArray) -> World:
+    return task.world_on(material, key)

@@ -1,0 +1,74 @@
+"""What a transformer makes of a text: mean activations after its first blocks.
+
+A *trunk* is a transformer cut off behind a block (`truncated`). Its final norm only divides every state by its root
+mean square: the few directions in which pretrained transformers carry activations hundreds of times larger than the
+others, at the first token above all, would else be most of a mean.
+"""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+from testbed.errors import InvalidInput
+from testbed.logprob import Packed
+from testbed.transformer import Transformer
+from testbed.types import END_TOKEN, Prompt, Response, within
+
+
+def truncated(model: Transformer, layers: int) -> Transformer:
+    """The first ``layers`` blocks, and a norm without weights; it shares the arrays it keeps and has no head of its
+    own. Raises `InvalidInput` for more blocks than there are."""
+    if not 1 <= layers <= model.config.layers:
+        raise InvalidInput(
+            f"layers must be between 1 and the {model.config.layers} of the model, got {layers}"
+        )
+    config = dataclasses.replace(model.config, layers=layers, tied=True)
+    blocks = tuple(dataclasses.replace(block, config=config) for block in model.blocks[:layers])
+    norm = jnp.ones(config.width)
+    return dataclasses.replace(model, blocks=blocks, norm=norm, head=None, config=config)
+
+
+def packed(prompt: Prompt, response: Response) -> Packed:
+    """One prompt and one response behind it, both with their padding: positions count tokens of text, and padding is
+    seen by nobody but itself."""
+    width, time = prompt.tokens.shape[0], response.tokens.shape[0]
+    index = jnp.arange(width + time)
+    valid = jnp.concatenate([within(prompt.length, width), response.mask])
+    positions = jnp.concatenate([index[:width], prompt.length + jnp.arange(time)])
+    mask = ((index[:, None] >= index[None]) & valid[None]) | (index[:, None] == index[None])
+    return Packed(jnp.concatenate([prompt.tokens, response.tokens]), positions, mask)
+
+
+def words(response: Response) -> Bool[Array, "*n response"]:
+    """The tokens that a response's features are a mean of: all but padding and the end token, which says that a text is
+    over and not what it is; of an empty response, its end token."""
+    text = response.mask & (response.tokens != END_TOKEN)
+    return jnp.where(jnp.any(text, axis=-1, keepdims=True), text, response.mask)
+
+
+def features(trunk: Transformer, prompts: Prompt, responses: Response) -> Float[Array, "n width"]:
+    """Mean final states of a trunk over the `words` of each of ``n`` responses, read behind their prompts."""
+    states, _ = trunk.hidden(*jax.vmap(packed)(prompts, responses), skip=prompts.tokens.shape[1])
+    weight = words(responses).astype(jnp.float32)
+    total = jnp.einsum("ntw,nt->nw", states, weight)
+    return total / jnp.sum(weight, axis=1, keepdims=True)
+
+
+def one_by_one(
+    trunk: Transformer, prompts: Prompt, responses: Response, batch: int = 64
+) -> Float[Array, "n width"]:
+    """`features` of any number of texts, ``batch`` of them in memory at a time."""
+
+    def one(text: tuple[Prompt, Response]) -> Float[Array, " width"]:
+        return features(trunk, *jax.tree.map(lambda x: x[None], text))[0]
+
+    return jax.lax.map(one, (prompts, responses), batch_size=batch)
+
+
+def alone(texts: Response) -> tuple[Prompt, Response]:
+    """``n`` whole texts as responses to a prompt that says nothing: one end token, which also takes the place of the
+    first token, whose activations are like no other's."""
+    n = texts.length.shape[0]
+    return Prompt(jnp.full((n, 1), END_TOKEN), jnp.ones(n, jnp.int32)), texts

@@ -1,0 +1,199 @@
+"""Pretrained transformers in the testbed's conventions, and a handle on their weights that is stored as a name.
+
+Everywhere here token 0 is the end token (`testbed.types.END_TOKEN`); in a checkpoint it is another one. So ids are
+renumbered: the checkpoint's end token and its token 0 change places, in the weights (`renumbered`) and in the tokenizer
+(`Tokenizer`).
+"""
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple, Protocol, Self, runtime_checkable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Int
+
+from testbed.features import truncated
+from testbed.transformer import Transformer, TransformerConfig
+from testbed.types import END_TOKEN, Response
+
+
+@runtime_checkable
+class Pieces(Protocol):
+    """What is asked of a checkpoint's own tokenizer."""
+
+    @property
+    def end(self) -> int:
+        """Id of the token that ends a text."""
+        ...
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text; what spells a special token is that token. Nothing is added."""
+        ...
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """The text of ids, special tokens spelt out."""
+        ...
+
+    def chat(self, messages: Sequence[Mapping[str, str]], system: str | None = None) -> list[int]:
+        """Ids of a conversation, up to where the model's answer begins; see `testbed.llm.tokenizer.Tokenizer.chat`."""
+        ...
+
+    def words(self) -> tuple[str, ...]:
+        """What each id stands for by itself."""
+        ...
+
+
+def exchanged(ids: Any, end: int) -> Any:
+    """Ids with ``end`` and `END_TOKEN` in each other's place; its own inverse."""
+    ids = np.asarray(ids)
+    return np.where(ids == end, END_TOKEN, np.where(ids == END_TOKEN, end, ids))
+
+
+def renumbered(model: Transformer, end: int) -> Transformer:
+    """The same transformer for ids in which ``end`` and `END_TOKEN` have changed places: two rows of the embedding, and
+    two columns of the head if it has one."""
+    order = exchanged(np.arange(model.vocabulary), end)
+    head = None if model.head is None else model.head[:, order]
+    return dataclasses.replace(model, embedding=model.embedding[order], head=head)
+
+
+class Tokenizer(NamedTuple):
+    """A checkpoint's tokenizer over renumbered ids."""
+
+    pieces: Pieces
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text."""
+        return exchanged(self.pieces.encode(text), self.pieces.end).tolist()
+
+    def decode(self, ids: Sequence[int] | Int[np.ndarray, " token"]) -> str:
+        """The text of ids up to the first end token."""
+        ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+        ended = np.flatnonzero(ids == END_TOKEN)
+        ids = ids[: ended[0]] if ended.size else ids
+        return self.pieces.decode(exchanged(ids, self.pieces.end).tolist())
+
+    def chat(self, messages: Sequence[Mapping[str, str]], system: str | None) -> list[int]:
+        """Ids of a conversation, up to where the model's answer begins; ``system``: the system prompt, empty for none,
+        None for the checkpoint's own."""
+        return exchanged(self.pieces.chat(messages, system), self.pieces.end).tolist()
+
+    def words(self, vocabulary: int) -> tuple[str, ...]:
+        """What each of ``vocabulary`` ids stands for by itself; nothing for one that no token has."""
+        words = self.pieces.words()
+        order = exchanged(np.arange(vocabulary), self.pieces.end).tolist()
+        return tuple(words[i] if i < len(words) else "" for i in order)
+
+    def responses(self, texts: Sequence[str], length: int) -> Response:
+        """Texts as responses: their first ``length`` tokens, with an end token where there is room for one."""
+        tokens = np.full((len(texts), length), END_TOKEN, np.int32)
+        lengths = np.zeros(len(texts), np.int32)
+        for row, text in enumerate(texts):
+            ids = self.encode(text)[:length]
+            tokens[row, : len(ids)] = ids
+            lengths[row] = min(len(ids) + 1, length)
+        return Response(jnp.asarray(tokens), jnp.asarray(lengths))
+
+
+class Source(NamedTuple):
+    """Which checkpoint weights are from: its name, and what identifies its content."""
+
+    checkpoint: str
+    checksum: str
+
+
+class Pretrained(eqx.Module):
+    """A pretrained transformer, whole or its first blocks, that nobody trains.
+
+    It is pickled as the name of its checkpoint; unpickled, it holds the arrays that this process has loaded already, or
+    loads them. Weights that differ from the checkpoint's in a number or shape are pickled as they are.
+    """
+
+    model: Transformer
+    source: Source = eqx.field(static=True)
+
+    def configured(self, **changes: Any) -> Self:
+        """The same weights under other settings: ``temperature``, ``precision``."""
+        return type(self)(_configured(self.model, changes), self.source)
+
+    def trunk(self, layers: int) -> Self:
+        """Its first ``layers`` blocks (`testbed.features.truncated`)."""
+        return type(self)(truncated(self.model, layers), self.source)
+
+    def __reduce__(self) -> tuple:
+        """By name if these are the checkpoint's weights."""
+        known = _MODELS.get(self.source)
+        if known is not None and _alike(self.model, _cut_to(known, self.model.config)):
+            return _restored, (self.source, self.model.config)
+        return type(self), (self.model, self.source)
+
+
+#: What this process has loaded: weights, and tokenizers by the checkpoint's name.
+_MODELS: dict[Source, Transformer] = {}
+_LOADED: dict[str, tuple[Pretrained, Tokenizer]] = {}
+
+
+def pretrained(checkpoint: str) -> tuple[Pretrained, Tokenizer]:
+    """A checkpoint that was `register`ed or that `testbed.llm` knows, renumbered, and its tokenizer; loaded once a
+    process.
+
+    Raises what `testbed.llm.load` raises: `InvalidInput` for an unknown name or a damaged file, `Unfinished` for what
+    cannot be had."""
+    if checkpoint not in _LOADED:
+        # The packages it needs are an extra of this one.
+        from testbed import llm
+
+        register(checkpoint, *llm.load(checkpoint))
+    return _LOADED[checkpoint]
+
+
+def register(checkpoint: str, model: Transformer, pieces: Pieces) -> Pretrained:
+    """Give a model and its tokenizer, in the checkpoint's own numbering, a name in this process."""
+    model = renumbered(jax.tree.map(jnp.asarray, model), pieces.end)
+    source = Source(checkpoint, _checksum(model))
+    handle = Pretrained(_MODELS.setdefault(source, model), source)
+    _LOADED[checkpoint] = handle, Tokenizer(pieces)
+    return handle
+
+
+def _restored(source: Source, config: TransformerConfig) -> Pretrained:
+    if source not in _MODELS:
+        found = pretrained(source.checkpoint)[0].source
+        if found != source:
+            raise LookupError(f"checkpoint {source.checkpoint} has changed since this was stored")
+    return Pretrained(_cut_to(_MODELS[source], config), source)
+
+
+def _cut_to(model: Transformer, config: TransformerConfig) -> Transformer:
+    """A checkpoint's model as `Pretrained.trunk` and `Pretrained.configured` would make it for a config."""
+    if config.layers < model.config.layers:
+        model = truncated(model, config.layers)
+    changes = {"temperature": config.temperature, "precision": config.precision}
+    return _configured(model, changes)
+
+
+def _configured(model: Transformer, changes: dict[str, Any]) -> Transformer:
+    config = dataclasses.replace(model.config, **changes)
+    blocks = tuple(dataclasses.replace(block, config=config) for block in model.blocks)
+    return dataclasses.replace(model, blocks=blocks, config=config)
+
+
+def _alike(model: Transformer, other: Transformer) -> bool:
+    """Whether two transformers are the same to the last bit; it is mostly seen without looking at numbers."""
+    mine, yours = jax.tree.leaves(model), jax.tree.leaves(other)
+    return jax.tree.structure(model) == jax.tree.structure(other) and all(
+        a is b or (a.shape == b.shape and np.array_equal(a, b))
+        for a, b in zip(mine, yours, strict=True)
+    )
+
+
+def _checksum(model: Transformer) -> str:
+    """SHA-256 of all weights."""
+    digest = hashlib.sha256()
+    for leaf in jax.tree.leaves(model):
+        digest.update(np.asarray(leaf).tobytes())
+    return digest.hexdigest()
