@@ -123,6 +123,11 @@ class Experiment(eqx.Module):
         type(loss).refuse(loss, source)
         if not 0 <= seed < 2**31:
             raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {seed}")
+        if task.checkpointed:
+            raise InvalidInput(
+                "task must be one that needs no checkpoint, because studies do not run on pretrained models yet, "
+                f"got {type(task).__name__}"
+            )
         if read(self, "tabular") and not task.enumerable:
             raise InvalidInput(
                 f"tabular must be false for a task that cannot be enumerated, got {self.tabular} "

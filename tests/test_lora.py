@@ -14,8 +14,13 @@ from helpers import (
     CONFIG,
     PAIRS,
     SHALLOW,
+    Silence,
+    advance,
+    built,
+    cache_directory,
     dataset,
     experiment,
+    init,
     model,
     pairs,
     prompts,
@@ -27,11 +32,15 @@ from test_arithmetic import products
 from training import KEY, RATE, STEPS, go, plan, same
 
 from envs.labelers.bradley_terry import BradleyTerry
-from testbed import config, decode, logprob, recorded, train
+from sweeps import population
+from sweeps.plan import Chunk, Layout
+from sweeps.study import Point
+from testbed import config, decode, logprob, metrics, recorded, train
 from testbed.arithmetic import PRECISIONS, LowRank, Precision
 from testbed.config import members, replace
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
+from testbed.ground import GroundConfig
 from testbed.lora import TARGETS, Lora, adapted, merged, shapes
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
@@ -45,6 +54,8 @@ from testbed.sources.online import Online
 from testbed.sources.record import Record
 from testbed.sources.replay import Replay
 from testbed.sources.snapshot import Snapshot
+from testbed.stages import Cache
+from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 from testbed.trained import rebuilt, trained
 from testbed.transformer import Transformer, TransformerConfig
@@ -252,6 +263,38 @@ def test_of_full_rank_they_learn_what_the_weights_can() -> None:
         assert end < 0.6 * start
         ended.append(end)
     assert ended[1] < 2.0 * ended[0]
+
+
+@pytest.mark.slow
+def test_a_study_measures_adapters_with_the_weights_of_their_world() -> None:
+    """Two runs of one world in a stack, each as measured by itself; at the start the KL is 0."""
+    runs = [
+        experiment(lora=Lora(rank=2, targets="qv"), optimiser__learning_rate=rate)
+        for rate in (3e-2, 1e-1)
+    ]
+    owner = GroundConfig.of(runs[0])
+    standing = built([owner], Cache(cache_directory()), Silence())
+    ground, points = (
+        standing[owner],
+        [Point(config.fingerprint(run), "online", 0, {}, run) for run in runs],
+    )
+    assert sum(x.size for x in jax.tree.leaves(trained(ground.sft))) == 2 * (16 + 16) + 2 * (16 + 8)
+    chunk = Chunk(tuple(points), (owner,), (0, 0), Layout(2, 1), 0, 2, False, None)
+    rows = population.run_chunk(chunk, standing, Silence()).rows
+    np.testing.assert_array_equal(rows["kl"][rows["step"] == 0], 0.0)
+    assert np.all(rows["kl"][rows["step"] == 6] > 0.0)
+    key = stream(jax.random.key(0), Stream.TRAINING)
+    supply, yardstick = ground.supply(), ground.yardstick(runs[0].evaluation)
+    for run in runs:
+        state = advance(run.train, supply, init(run.train, supply), key, *map(jnp.asarray, (0, 3)))
+        state = advance(run.train, supply, state, key, *map(jnp.asarray, (3, 3)))
+        fresh = jax.random.fold_in(stream(key, Stream.EVALUATION), 2)
+        found = jax.jit(metrics.evaluate)(train.present(supply, state), yardstick, fresh).columns
+        mine = (rows["run"] == config.fingerprint(run)) & (rows["step"] == 6)
+        for name in found.keys() - {"policy_checksum"}:
+            np.testing.assert_allclose(
+                rows[name][mine], float(found[name]), rtol=1e-4, atol=1e-5, err_msg=name
+            )
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import tiny
-from helpers import cut, prompts, response, responses
+from helpers import cut, experiment, prompts, response, responses
 
 import envs.prompts
 from envs.goldens.length import Length, LengthTaste
@@ -20,7 +20,7 @@ from envs.goldens.residual import Residual, measured, rewards
 from envs.goldens.sentiment import Sentiment
 from envs.prompts import OPENINGS, REQUESTS, Form, is_held_out
 from envs.text import Text
-from testbed.config import fingerprint, parse
+from testbed.config import fingerprint, parse, replace
 from testbed.environment import AbstractGolden
 from testbed.errors import InvalidInput
 from testbed.types import Prompt, Response, Scalar
@@ -281,3 +281,8 @@ def test_content_follows_the_files() -> None:
     before = text.content()
     (directory() / "p.jsonl").write_text('{"prompt": "a"}\n' * 4)
     assert text.content() != before
+
+
+def test_studies_on_text_worlds_are_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(InvalidInput, match="do not run on pretrained models yet, got Text"):
+        replace(experiment(), "task", Text())

