@@ -238,9 +238,7 @@ class _Once:
         return self._known[id(thing)][0]
 
 
-_GROUND = (
-    *("task", "labeler", "model", "lora", "sft", "data", "proxy", "baseline", "baseline_model"),
-)
+_GROUND = ("task", "labeler", "model", "lora", "sft", "data", "proxy", "baseline", "baseline_model")
 
 
 class _Register:

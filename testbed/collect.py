@@ -26,7 +26,7 @@ from testbed.preference import AbstractLabeler, View
 from testbed.sources.base import Dataset
 from testbed.streams import Stream, stream
 from testbed.transformer import Transformer
-from testbed.types import Prompt, Response, Scalar, arrange
+from testbed.types import Prompt, Response, Scalar, arrange, each_with_prompt
 
 #: Prompts on which the coverage of data taken as written is estimated, where it is not exact.
 MEASURED = 128
@@ -236,9 +236,7 @@ def _each_text(
 ) -> PyTree[Array]:
     """A function of prompt and response, of every text (row, text) of every row."""
     rows, count = texts.length.shape
-    repeated = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), prompts)
-    flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), texts)
-    found = long_map(lambda pair: function(*pair), (repeated, flat))
+    found = long_map(lambda pair: function(*pair), each_with_prompt(prompts, texts))
     return jax.tree.map(lambda x: x.reshape(rows, count, *x.shape[1:]), found)
 
 

@@ -1,9 +1,8 @@
 """What a run needs, counted from its config: floating-point operations and bytes.
 
 Matrix products only, two operations a multiply-add; a backward pass costs twice the forward, less what is not trained
-(`learn`). What a batch shares is
-counted for batches of an update's size. Plans and benchmarks share these counts, so a benchmark's "needed" operations
-are the plan's.
+(`learn`). What a batch shares is counted for batches of an update's size. Plans and benchmarks share these counts, so a
+benchmark's "needed" operations are the plan's.
 """
 
 import math

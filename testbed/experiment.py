@@ -123,7 +123,7 @@ class Experiment(eqx.Module):
         type(loss).refuse(loss, source)
         if not 0 <= seed < 2**31:
             raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {seed}")
-        if task.checkpointed:
+        if type(task).checkpointed:
             raise InvalidInput(
                 "task must be one that needs no checkpoint, because studies do not run on pretrained models yet, "
                 f"got {type(task).__name__}"
@@ -133,10 +133,11 @@ class Experiment(eqx.Module):
                 f"tabular must be false for a task that cannot be enumerated, got {self.tabular} "
                 f"with {type(task).__name__}"
             )
-        if self.lora is not None:
+        lora = read(self, "lora")
+        if lora is not None:
             if self.tabular:
                 raise InvalidInput("lora must be none for a tabular policy, which has no weights")
-            self.lora.refuse(self.model)
+            lora.refuse(self.model)
         points = read(evaluation, "points")
         if steps < points or steps % points:
             raise InvalidInput(

@@ -9,6 +9,7 @@ scored like any other token, and also fills the space behind it, so masks come f
 from typing import Final
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int
 
@@ -82,6 +83,15 @@ def closed(tokens: Int[Array, "*n response"]) -> Response:
     """What was written: tokens up to and including the first end token; what stands behind it becomes padding."""
     length = response_length(tokens)
     return Response(jnp.where(within(length, tokens.shape[-1]), tokens, END_TOKEN), length)
+
+
+def each_with_prompt(prompts: Prompt, texts: Response) -> tuple[Prompt, Response]:
+    """``count`` texts to each of ``n`` prompts, (n, count), one behind the other, each with its prompt."""
+    count = texts.length.shape[1]
+    return (
+        jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), prompts),
+        jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), texts),
+    )
 
 
 def arrange(label: Label, prompt: Prompt, first: Response, second: Response) -> Pair:

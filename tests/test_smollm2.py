@@ -59,11 +59,15 @@ def test_cached_decoding_equals_teacher_forcing(smollm2) -> None:
     sample = jax.jit(decode.sample, static_argnums=(3, 4))
     keys = jax.random.split(jax.random.key(0), 2)
     found = sample(model, prompts, keys, 8, 2)
-    forced = jax.jit(logprob.score_tokens)(model, prompts, found.response)
+    score = jax.jit(logprob.score_tokens)
+    forced = score(model, prompts, found.response)
     np.testing.assert_allclose(found.logprobs, forced, atol=1e-4)
-    alone = sample(model, Prompt(rows[:1, :6], prompts.length[:1]), keys[:1], 8, 2)
-    np.testing.assert_array_equal(alone.response.tokens, found.response.tokens[:1])
-    np.testing.assert_allclose(alone.logprobs, found.logprobs[:1], atol=1e-4)
+    # The same texts, not the same draws: among 49,152 shares of a sum rounding alone picks a neighbour now and then.
+    short = Prompt(rows[:1, :6], prompts.length[:1])
+    texts = jax.tree.map(lambda x: x[:1], found.response)
+    np.testing.assert_allclose(score(model, short, texts), found.logprobs[:1], atol=1e-4)
+    alone = sample(model, short, keys[:1], 8, 2)
+    np.testing.assert_allclose(alone.logprobs, score(model, short, alone.response), atol=1e-4)
 
 
 def test_it_answers(smollm2) -> None:

@@ -4,7 +4,6 @@ from typing import Self
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from envs.goldens.headed import AbstractHeaded
@@ -14,7 +13,7 @@ from testbed.features import one_by_one
 from testbed.heads import Head
 from testbed.pretrained import Pretrained
 from testbed.ranges import hyper
-from testbed.types import Prompt, Response
+from testbed.types import Prompt, Response, each_with_prompt
 
 
 class RandomHead(AbstractHeaded):
@@ -70,8 +69,5 @@ class RandomTaste(AbstractTaste):
     ) -> RandomHead:
         """Draw a head, standardised over the samples."""
         trunk = model.trunk(self.layers)
-        each = samples.length.shape[1]
-        asked = jax.tree.map(lambda x: jnp.repeat(x, each, axis=0), prompts)
-        texts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), samples)
-        found = one_by_one(trunk.model, asked, texts)
+        found = one_by_one(trunk.model, *each_with_prompt(prompts, samples))
         return RandomHead.init(key, trunk, found, self.units, self.gain)

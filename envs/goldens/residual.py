@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from testbed.environment import AbstractGolden
-from testbed.types import Prompt, Response, Scalar
+from testbed.types import Prompt, Response, Scalar, each_with_prompt
 
 #: Rewards worked out at a time.
 BATCH = 64
@@ -75,11 +75,9 @@ def measured(reward: Float[Array, "n each"], length: Float[Array, "n each"]) -> 
 @eqx.filter_jit
 def rewards(golden: AbstractGolden, prompts: Prompt, samples: Response) -> Float[Array, "n each"]:
     """Golden rewards of ``each`` samples to each of ``n`` prompts, some at a time."""
-    n, each = samples.length.shape
-    asked = jax.tree.map(lambda x: jnp.repeat(x, each, axis=0), prompts)
-    texts = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), samples)
-    found = jax.lax.map(lambda pair: golden(*pair), (asked, texts), batch_size=BATCH)
-    return found.reshape(n, each)
+    texts = each_with_prompt(prompts, samples)
+    found = jax.lax.map(lambda pair: golden(*pair), texts, batch_size=BATCH)
+    return found.reshape(samples.length.shape)
 
 
 def _within(values: Float[Array, "n each"]) -> Float[Array, "n each"]:
