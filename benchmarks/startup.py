@@ -44,6 +44,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     from throughput import experiment, ground
 
     from sweeps import devices, plan, population, provenance
+    from sweeps.programs import Programs
     from sweeps.study import Point
     from testbed.config import replace_all
     from testbed.ground import GroundConfig
@@ -61,7 +62,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     drawn = time.time()
 
     standing, silence = {GroundConfig.of(run): made for run in runs}, Silence()
-    with population.Programs(standing) as programs:
+    with Programs(standing) as programs:
         chunks = plan.plan(points, devices.Machine.here()).chunks
         finite = 0
         for number, chunk in enumerate(chunks):

@@ -137,10 +137,22 @@ def encoded(path: Path, tokenizer: Tokenizer, form: Form) -> Prompt:
                 f"{path}, line {number}: the prompt has {len(own)} tokens and prompt_length is "
                 f"{form.room}; the longest prompt of the file has {longest}"
             )
-    tokens = np.full((len(rows), form.room), END_TOKEN, np.int32)
-    for row, (_, own) in enumerate(rows):
+    return _padded([own for _, own in rows], form.room)
+
+
+def one(text: str, tokenizer: Tokenizer, form: Form) -> Prompt:
+    """One prompt, padded. Raises `InvalidInput` for an empty one, or one with more tokens than there is room for."""
+    own = ids(tokenizer, text, form) if text.strip() else []
+    if not 0 < len(own) <= form.room:
+        raise InvalidInput(f"a prompt must have 1 to {form.room} tokens, got {len(own)}: '{text}'")
+    return jax.tree.map(lambda x: x[0], _padded([own], form.room))
+
+
+def _padded(rows: list[list[int]], room: int) -> Prompt:
+    tokens = np.full((len(rows), room), END_TOKEN, np.int32)
+    for row, own in enumerate(rows):
         tokens[row, : len(own)] = own
-    return Prompt(jnp.asarray(tokens), jnp.asarray([len(own) for _, own in rows], jnp.int32))
+    return Prompt(jnp.asarray(tokens), jnp.asarray([len(own) for own in rows], jnp.int32))
 
 
 def ids(tokenizer: Tokenizer, prompt: str | list[dict[str, str]], form: Form) -> list[int]:

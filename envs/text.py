@@ -5,12 +5,14 @@ pretrained model itself stands for the human writers. The golden reward is a `en
 within prompts over the model's own samples.
 """
 
+import dataclasses
 import hashlib
 import math
 from pathlib import Path
 
 import equinox as eqx
 import jax
+import numpy as np
 from jaxtyping import PRNGKeyArray, PyTree
 
 from envs import prompts, ratings
@@ -23,10 +25,8 @@ from testbed import decode
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.pretrained import Pretrained, Tokenizer, pretrained
-from testbed.types import Prompt
-
-#: Samples over which a golden reward is standardised: prompts, responses to each.
-STANDARDISING = (64, 8)
+from testbed.transformer import Transformer, TransformerConfig
+from testbed.types import Prompt, Response
 
 
 class Material(eqx.Module):
@@ -56,6 +56,8 @@ class Text(AbstractTask):
     """
 
     checkpointed = True
+    standardised = True
+    standardising = (32, 8)
 
     vocabulary: int = eqx.field(static=True, default=49_152)
     prompt_length: int = eqx.field(static=True, default=24)
@@ -93,8 +95,7 @@ class Text(AbstractTask):
     def material(self) -> Material:
         """The checkpoint, prompts, and what the golden reward has learnt; fetched where they are not there yet."""
         model, tokenizer = self.loaded()
-        form = Form(self.chat, self.system, self.prompt_length)
-        given = prompts.encoded(self.file, tokenizer, form)
+        given = prompts.encoded(self.file, tokenizer, self._form)
         apart = prompts.is_held_out(given.length.shape[0])
         drawn, held_out = (
             jax.tree.map(lambda x, own=own: x[own], given) for own in (~apart, apart)
@@ -110,7 +111,7 @@ class Text(AbstractTask):
         """`world` from the task's `material`."""
         k_prompts, k_samples, k_golden = jax.random.split(key, 3)
         source, model = ListedPrompts(material.prompts), material.model
-        count, each = STANDARDISING
+        count, each = self.standardising
         asked = jax.vmap(source)(jax.random.split(k_prompts, count))
         keys = jax.random.split(k_samples, count)
         samples = decode.sample(model.model, asked, keys, self.response_length, each).response
@@ -118,9 +119,32 @@ class Text(AbstractTask):
         golden = Residual.standardised(golden, asked, samples, self.without_length)
         return World(source, PretrainedWriters(model, self.response_length), golden)
 
+    def policy(self, material: Material) -> Transformer:
+        """The checkpoint."""
+        return material.model.model
+
+    def shape(self, model: TransformerConfig) -> TransformerConfig:
+        """The checkpoint's; loads it."""
+        shape = self.loaded()[0].model.config
+        return dataclasses.replace(
+            shape, checkpointing=model.checkpointing, precision=model.precision
+        )
+
+    def prompt(self, text: str) -> Prompt:
+        """What a person writes, as a prompt. Raises `InvalidInput` for nothing, or more than there is room for."""
+        return prompts.one(text, self.loaded()[1], self._form)
+
+    def text(self, response: Response) -> str:
+        """What one response says."""
+        return self.loaded()[1].decode(np.asarray(response.tokens)[: int(response.length)])
+
     def words(self) -> tuple[str, ...]:
         """What each token reads as, a leading space included."""
         return self.loaded()[1].words(self.vocabulary)
+
+    @property
+    def _form(self) -> Form:
+        return Form(self.chat, self.system, self.prompt_length)
 
     def content(self) -> str:
         """Of the prompts' file, the checkpoint and the ratings."""

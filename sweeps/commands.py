@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeps.runner import Engine
-    from sweeps.study import Study
+    from sweeps.study import Selection
 
 REPRODUCED = "laptop"
 
@@ -25,21 +25,33 @@ REPRODUCED = "laptop"
 def run(options: argparse.Namespace) -> int:
     """Run studies, or finish ones that were interrupted."""
     _configure(options)
-    from sweeps.study import load_study
-
-    studies = [load_study(name) for name in options.study]
-    return _run(studies, options, "-".join(study.name for study in studies))
+    chosen = selections(options)
+    return _run(chosen, options, "-".join(selection.study.name for selection in chosen))
 
 
 def reproduce(options: argparse.Namespace) -> int:
     """Run every study that judges a claim of the paper."""
     _configure(options)
-    from sweeps.study import list_studies
+    return _run(selections(options), options, "reproduce")
 
-    options.preset = options.preset or REPRODUCED
-    studies = [study for study in list_studies() if study.judges_paper]
-    options.study = [study.name for study in studies]
-    return _run(studies, options, "reproduce")
+
+def selections(options: argparse.Namespace) -> "list[Selection]":
+    """What ``run`` or ``reproduce`` is asked for. Raises `InvalidInput`."""
+    from sweeps.study import list_studies, load_study
+
+    if options.seeds is not None and options.seeds < 1:
+        raise InvalidInput(f"--seeds must be at least 1, got {options.seeds}")
+    if options.study is None:
+        studies = [study for study in list_studies() if study.judges_paper]
+    else:
+        studies = [load_study(name) for name in options.study]
+    preset, settings = options.preset, options.set
+    if options.task is not None:
+        preset = preset or _preset_of(options.task)
+        settings = [*settings, f"task={options.task}"]
+    if options.study is None:
+        preset = preset or REPRODUCED
+    return [study.select_texts(preset, options.seeds, settings, options.axis) for study in studies]
 
 
 def _configure(options: argparse.Namespace) -> None:
@@ -62,15 +74,9 @@ def _engine(options: argparse.Namespace) -> "contextlib.AbstractContextManager[E
     return contextlib.nullcontext(population)
 
 
-def _run(studies: "Sequence[Study]", options: argparse.Namespace, name: str) -> int:
-    if options.seeds is not None and options.seeds < 1:
-        raise InvalidInput(f"--seeds must be at least 1, got {options.seeds}")
+def _run(selections: "Sequence[Selection]", options: argparse.Namespace, name: str) -> int:
     from sweeps import runner
 
-    selections = [
-        study.select_texts(options.preset, options.seeds, options.set, options.axis)
-        for study in studies
-    ]
     presets = dict.fromkeys(selection.preset for selection in selections)
     directory = options.out or Path("results") / f"{name}-{'-'.join(presets)}"
     console = _console()
@@ -83,7 +89,7 @@ def _run(studies: "Sequence[Study]", options: argparse.Namespace, name: str) -> 
         return 0
     from analysis import report as pages
 
-    files = [Path(name) for name in options.study]
+    files = [Path(name) for name in options.study or [one.study.name for one in selections]]
     origins = [
         {
             "command": options.command_line,
@@ -94,6 +100,15 @@ def _run(studies: "Sequence[Study]", options: argparse.Namespace, name: str) -> 
     with _engine(options) as engine:
         runner.run(selections, directory, console, pages.build, engine, origins)
     return 0
+
+
+def _preset_of(task: str) -> str | None:
+    """The preset for worlds of a kind, if it is not the studies' own."""
+    from sweeps import language, paper
+    from testbed import config
+
+    kind = type(config.parse(paper.EXPERIMENT, "task", task))
+    return language.SIZES[0] if kind.checkpointed else None
 
 
 def report(options: argparse.Namespace) -> int:
@@ -235,6 +250,60 @@ def llm(options: argparse.Namespace) -> int:
     fetch.verify()
     say(console, f"Ratings     {fetch.ratings(loud=True)}")
     return 0
+
+
+def chat(options: argparse.Namespace) -> int:
+    """Let a trained policy and the one it started from answer, side by side."""
+    runtime.configure()
+    opened = _require_results(options.directory)
+    from rich.table import Table
+
+    from sweeps import chat
+    from sweeps.printing import rich_table
+    from sweeps.progress import display
+
+    console = _console()
+    points = chat.planned(store for store, _ in opened)
+    if options.run is None:
+        rows = [
+            {"run": point.run, "arm": point.arm, "seed": point.seed, **point.settings}
+            for point in points
+        ]
+        console.print(rich_table(rows, "Runs"))
+        return 0
+    point = chat.chosen(points, options.run)
+    with display(0, 0, console) as progress:
+        both = chat.Chat.of(point, progress)
+
+    def answer(text: str) -> None:
+        shown = Table(title=text, title_justify="left", show_lines=True, expand=True)
+        names = ("before", f"after ({point.arm}, seed {point.seed})")
+        for name in names:
+            shown.add_column(name, ratio=1)
+        pair = both(text, options.samples, options.seed)
+        for rows in zip(*pair, strict=True):
+            shown.add_row(*map(_told, rows))
+        console.print(shown)
+
+    for text in options.prompt:
+        answer(text)
+    if not options.prompt:
+        for line in sys.stdin:
+            # What is typed by mistake ends nothing.
+            try:
+                answer(line.rstrip("\n"))
+            except InvalidInput as problem:
+                console.print(str(problem), style="yellow", markup=False)
+    return 0
+
+
+def _told(answer: Any) -> Any:
+    from rich.text import Text
+
+    facts = (
+        f"reward {answer.reward:+.2f}, {answer.length} tokens, log ratio {answer.log_ratio:+.2f}"
+    )
+    return Text.assemble(answer.words.strip(), "\n", (facts, "dim"))
 
 
 def _require_free(port: int) -> None:

@@ -25,6 +25,7 @@ from jaxtyping import Array, PyTree
 
 from sweeps import runtime
 from testbed.errors import InvalidInput
+from testbed.weights import Weight, Weights, sharing
 
 #: The variable that limits the memory that a chunk may take on each device: ``6GB``, ``500MB`` or bytes.
 LIMIT = "TESTBED_DEVICE_MEMORY"
@@ -73,6 +74,12 @@ def mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("worlds",), axis_types=(AxisType.Auto,))
 
 
+@functools.cache
+def everywhere(names: tuple[Weight, ...]) -> Weights:
+    """Arrays of checkpoints, whole on every device: once a process, whatever they are used for."""
+    return jax.device_put(Weights.of(names), NamedSharding(mesh(), PartitionSpec()))
+
+
 def over_devices() -> NamedSharding:
     """One part of the rows after the other on the devices."""
     return NamedSharding(mesh(), PartitionSpec("worlds"))
@@ -81,7 +88,10 @@ def over_devices() -> NamedSharding:
 def compiled(
     function: Callable[..., PyTree], along: Sequence[Along], donate: tuple[int, ...] = ()
 ) -> Any:
-    """A function of one lane, whose arguments are stacked as ``along`` says, for all lanes of all rows."""
+    """A function of one lane, whose arguments are stacked as ``along`` says, for all lanes of all rows. In front of
+    them come the `testbed.weights.Weights` that they leave out."""
+    along = (Along.ALL, *along)
+    function = sharing(function)
     by_lane = _each(function, [axis is Along.LANES for axis in along])
     by_row = _each(by_lane, [axis is not Along.ALL for axis in along])
     over, same = PartitionSpec("worlds"), PartitionSpec()
@@ -91,7 +101,7 @@ def compiled(
         body = jax.shard_map(by_row, mesh=mesh(), in_specs=specs, out_specs=over, check_vma=False)
         return body(*arguments)
 
-    return jax.jit(sharded, donate_argnums=donate)
+    return jax.jit(sharded, donate_argnums=tuple(1 + number for number in donate))
 
 
 @functools.cache
@@ -160,6 +170,13 @@ def shapes(part: PyTree, *lead: int) -> PyTree:
     return jax.tree.map(shape, part)
 
 
+def shapes_of(arrays: PyTree) -> PyTree:
+    """Shapes of arrays that are on the devices, as they lie there."""
+    return jax.tree.map(
+        lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arrays
+    )
+
+
 def needed_memory(program: Any) -> int | None:
     """Bytes that a compiled program needs on each device, by XLA's own account; None where it gives none."""
     found = program.memory_analysis()
@@ -173,6 +190,13 @@ def ran_out(problem: Exception) -> bool:
     """Whether an error says that memory is used up."""
     words = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
     return isinstance(problem, MemoryError) or any(word in str(problem) for word in words)
+
+
+def as_memory(problem: Exception) -> Exception:
+    """The same error, or `OutOfMemory` if that is what it says."""
+    if ran_out(problem):
+        return OutOfMemory(str(problem).splitlines()[0][:200])
+    return problem
 
 
 def memory_limit() -> float:

@@ -1,7 +1,7 @@
 """What runs stand on, found in the cache or made there: stage by stage, as many worlds at a time as there are devices.
 
 Results live on disk and are read when they are needed; only the latest are kept in memory, so that it does not grow
-with the number of worlds.
+with the number of worlds. Weights of checkpoints are left out of all of them (`testbed.weights`).
 """
 
 import functools
@@ -15,7 +15,7 @@ from jaxtyping import PyTree
 from sweeps import devices
 from sweeps.progress import Progress
 from sweeps.runtime import make_room
-from testbed import stages
+from testbed import stages, weights
 from testbed.ground import Ground, GroundConfig
 from testbed.stages import STAGES, Cache, Stage
 
@@ -93,9 +93,13 @@ class Grounds:
         """A stage's results for at most as many configs as there are devices."""
         make_room()
         inputs = [(config, self.made(config, _before(stage.name))) for config in owners.values()]
-        rows = devices.stacked(inputs, jax.device_count())
-        made = jax.device_get(devices.spread(stage.make)(*rows))
-        results = [jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(owners))]
+        if stage.host:
+            results = [weights.left_out(stage.make(*given)) for given in inputs]
+        else:
+            rows = devices.stacked(inputs, jax.device_count())
+            shared = devices.everywhere(weights.missing(inputs))
+            made = jax.device_get(devices.spread(stage.make)(shared, *rows))
+            results = [jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(owners))]
         for (address, config), result in zip(owners.items(), results, strict=True):
             stages.check(config, stage.name, result)
             self._cache.save(address, result)

@@ -44,6 +44,7 @@ from envs.helpful import Helpful
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
 from envs.summarize import Summarize
+from sweeps import language
 from sweeps.grid import Axis, Grid, product
 from sweeps.study import Preset
 from testbed import config
@@ -201,7 +202,9 @@ def _long(size: str, swept: Grid) -> Grid:
 def presets(
     *runs: str, axes: Callable[[str], Grid] = grid, longer: Sequence[str] = ()
 ) -> Mapping[str, Preset]:
-    """The three sizes, each with its axes; see `preset`."""
-    return MappingProxyType(
-        {size: preset(size, *runs, axes=axes(size), longer=longer) for size in PRESETS}
-    )
+    """The three sizes, each with its axes (see `preset`); and those of a pretrained language model, where the axes are
+    the usual ones."""
+    found = {size: preset(size, *runs, axes=axes(size), longer=longer) for size in PRESETS}
+    if axes is grid:
+        found |= {size: language.preset(size, *runs) for size in language.SIZES}
+    return MappingProxyType(found)

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 
 from sweeps.devices import Machine
@@ -203,14 +204,15 @@ def _compile_key(
     e: Experiment, structure: Callable[[Any], Any], measured: Callable[[Any], Any]
 ) -> tuple[Any, ...]:
     parts = (read(e, name) for name in _TRAINED)
-    data, proxy = read(read(e, "data"), "pairs"), read(read(e, "proxy"), "pairwise")
-    model, other = read(e, "model"), read(read(e, "proxy"), "model")
-    own = read(e, "batch_size"), data, read(e, "teacher"), read(e, "tabular"), proxy
+    model, proxy = read(e, "model"), read(e, "proxy")
+    form = type(proxy).form(proxy, model)
+    own = (read(e, name) for name in ("batch_size", "teacher", "tabular"))
     return (
         *map(structure, parts),
         structure(model),
-        structure(other or model),
+        *(structure(part) if isinstance(part, eqx.Module) else part for part in form),
         measured(read(e, "evaluation")),
+        read(read(e, "data"), "pairs"),
         *own,
     )
 

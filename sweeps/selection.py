@@ -1,5 +1,6 @@
 """What one command asks for of a study: its arms at every setting and seed, as runs."""
 
+import dataclasses
 import functools
 import itertools
 from collections.abc import Mapping
@@ -37,7 +38,8 @@ class Preset:
 
     ``arms`` are the arms that run, all if there are none; claims about others are left out.
     ``further`` holds settings that single arms run besides the axes, on the same paths. An axis or
-    a value from the command line takes the place of theirs too.
+    a value from the command line takes the place of theirs too. Where arms keep a path fixed, ``fixed`` may
+    say at which value they do in this size.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -46,6 +48,7 @@ class Preset:
     note: str = ""
     arms: tuple[str, ...] = ()
     further: Mapping[str, Grid] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +84,15 @@ class Selection:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """The arms that run."""
-        names = self.study.presets[self.preset].arms
-        return tuple(arm for arm in self.study.arms if not names or arm.name in names)
+        """The arms that run, with what they keep fixed in this size."""
+        preset = self.study.presets[self.preset]
+
+        def sized(arm: Arm) -> Arm:
+            own = {path: preset.fixed[path] for path in arm.fixed if path in preset.fixed}
+            return dataclasses.replace(arm, fixed={**arm.fixed, **own}) if own else arm
+
+        chosen = (arm for arm in self.study.arms if not preset.arms or arm.name in preset.arms)
+        return tuple(map(sized, chosen))
 
     @property
     def claims(self) -> tuple[Claim, ...]:
@@ -286,5 +295,4 @@ def _put(described: dict[str, Any], path: str, value: Any) -> None:
     for parent in parents:
         described = described.get(parent, {}) if isinstance(described, dict) else {}
     if isinstance(described, dict) and name in described:
-        is_module = isinstance(described[name], dict)
-        described[name] = config.describe(value) if is_module else value
+        described[name] = config.jsonable(value)

@@ -9,6 +9,8 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 #: Examples that one step of a long map over writers or rewards holds in memory.
 CHUNK = 256
+#: Bytes up to which many examples are taken at once, and bytes that are taken at a time if they are more.
+MOST, PORTION = 1_000_000_000, 125_000_000
 
 
 def minibatch(
@@ -38,11 +40,30 @@ def choose(which: Bool[Array, " n"], yes: PyTree, no: PyTree) -> PyTree:
     return jax.tree.map(one, yes, no)
 
 
-def long_map(function: Callable[[PyTree], PyTree[Array]], examples: PyTree) -> PyTree[Array]:
-    """`jax.vmap` in chunks of `CHUNK`. The last is filled up: a shorter one would be compiled once more."""
+def long_map(
+    function: Callable[[PyTree], PyTree[Array]], examples: PyTree, size: int = CHUNK
+) -> PyTree[Array]:
+    """`jax.vmap`, ``size`` examples at a time."""
+    return _in_chunks(jax.vmap(function), examples, size)
+
+
+def in_portions(
+    function: Callable[[PyTree], PyTree[Array]], examples: PyTree, size: int
+) -> PyTree[Array]:
+    """A function of many examples, each of which takes ``size`` bytes: of all at once if that is not more than `MOST`,
+    else of `PORTION` at a time."""
     count = jax.tree.leaves(examples)[0].shape[0]
-    size = min(CHUNK, count)
+    if count * size <= MOST:
+        return function(examples)
+    return _in_chunks(function, examples, max(1, PORTION // size))
+
+
+def _in_chunks(
+    function: Callable[[PyTree], PyTree[Array]], examples: PyTree, size: int
+) -> PyTree[Array]:
+    """The last chunk is filled up: a shorter one would be compiled once more."""
+    count = jax.tree.leaves(examples)[0].shape[0]
+    size = min(size, count)
     chunks = jnp.minimum(jnp.arange(math.ceil(count / size) * size), count - 1).reshape(-1, size)
-    each = jax.vmap(function)
-    found = jax.lax.map(lambda index: each(jax.tree.map(lambda x: x[index], examples)), chunks)
+    found = jax.lax.map(lambda index: function(jax.tree.map(lambda x: x[index], examples)), chunks)
     return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], found)

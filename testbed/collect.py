@@ -215,7 +215,7 @@ def _write(world: World, prompts: Key[Array, " n"], texts: Key[Array, " n"]) -> 
         first, second = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
         return Corpus(prompt, first, second)
 
-    return long_map(one, (prompts, texts))
+    return long_map(one, (prompts, texts), type(world.writers).portion)
 
 
 def _enumerated_pool(task: AbstractTask, world: World, sft: Transformer) -> Pool:

@@ -5,13 +5,17 @@ Matrix products only, two operations a multiply-add; a backward pass costs twice
 benchmark's "needed" operations are the plan's.
 """
 
+import dataclasses
 import math
 from typing import NamedTuple
 
 from testbed import config
+from testbed.collect import MEASURED
 from testbed.enumeration import count_prompts, count_responses
 from testbed.experiment import Experiment
+from testbed.heads import HeadConfig
 from testbed.lora import Lora, shapes
+from testbed.proxies import ProxyConfig
 from testbed.ranges import Number
 from testbed.recording import WINDOW, WINDOWS
 from testbed.sources.online import Online
@@ -83,7 +87,7 @@ def adapters(model: TransformerConfig, lora: Lora, passed: Passed) -> float:
 def _scored(experiment: Experiment, count: int) -> tuple[Passed, float, float]:
     """Rows of ``count`` responses to one prompt, whose context is run once; the forward pass over them without
     adapters, and that through adapters."""
-    task, model, lora = experiment.task, experiment.model, experiment.lora
+    task, model, lora = experiment.task, experiment.shape, experiment.lora
     context, segments = task.prompt_length - 1, count * task.response_length
     keys = context + task.response_length / 2
     passed = Passed(context + segments, segments, task.vocabulary / experiment.batch_size)
@@ -101,7 +105,7 @@ def learn(experiment: Experiment, count: int = 2) -> float:
     """Forward and backward pass over ``count`` responses to one prompt. Of a product with a weight that is not trained,
     the gradient by the weight is spared, and of those before the first adapter all gradients."""
     passed, plain, added = _scored(experiment, count)
-    model, lora = experiment.model, experiment.lora
+    model, lora = experiment.shape, experiment.lora
     again = 0.0
     if model.checkpointing:
         again = plain + added - _kept(experiment, passed)
@@ -120,7 +124,7 @@ def learn(experiment: Experiment, count: int = 2) -> float:
 def _kept(experiment: Experiment, passed: Passed) -> float:
     """Forward products that a checkpointed backward pass does not make again: logits, what the first block projects,
     and what comes last in a block."""
-    model, lora = experiment.model, experiment.lora
+    model, lora = experiment.shape, experiment.lora
     total = 2.0 * passed.wanted * model.width * experiment.task.vocabulary
     for number in range(model.layers):
         for name in ORDER[-1] if number else ORDER[0] + ORDER[-1]:
@@ -138,14 +142,14 @@ def sample(experiment: Experiment, count: Number) -> float:
     rows = count * response
     table = task.vocabulary / experiment.batch_size
     keys = context + response / 2
-    decoding = forward(experiment.model, rows, keys, task.vocabulary, looked_up=response * table)
-    reading = forward(experiment.model, context, context / 2, wanted=0, looked_up=table)
+    decoding = forward(experiment.shape, rows, keys, task.vocabulary, looked_up=response * table)
+    reading = forward(experiment.shape, context, context / 2, wanted=0, looked_up=table)
     return decoding + reading + _merging(experiment) / experiment.batch_size
 
 
 def _merging(experiment: Experiment) -> float:
     """Adding the adapters to their weights."""
-    lora, model = experiment.lora, experiment.model
+    lora, model = experiment.lora, experiment.shape
     if lora is None:
         return 0.0
     sizes = sum(math.prod(shapes(model)[name]) for name in lora.weights)
@@ -154,14 +158,18 @@ def _merging(experiment: Experiment) -> float:
 
 def judge(experiment: Experiment) -> float:
     """One comparison by the proxy: both orders of a pair, or two responses."""
-    task = experiment.task
-    responses = 2 if experiment.proxy.pairwise else 1
+    task, proxy = experiment.task, experiment.proxy
+    if isinstance(proxy, HeadConfig):
+        tokens = task.prompt_length + task.response_length
+        trunk = dataclasses.replace(experiment.shape, layers=proxy.layers)
+        return 2 * forward(trunk, tokens, tokens / 2, wanted=task.response_length)
+    assert isinstance(proxy, ProxyConfig)
+    responses = 2 if proxy.pairwise else 1
     tokens = task.prompt_length + responses * task.response_length + 1
     # Each token as it is marked in each part, for two readings each.
     table = (responses + 2) * task.vocabulary / (2 * experiment.batch_size)
-    return 2 * forward(
-        experiment.proxy_model, tokens, tokens / 2, vocabulary=1, wanted=1, looked_up=table
-    )
+    shape = proxy.model or experiment.shape
+    return 2 * forward(shape, tokens, tokens / 2, vocabulary=1, wanted=1, looked_up=table)
 
 
 def classified(experiment: Experiment) -> int:
@@ -212,15 +220,36 @@ def stage_flops(experiment: Experiment) -> dict[str, float]:
     based = config.replace_all(
         e, {"model": shape, "tabular": False, "lora": None, "evaluation.optimum_beta": None}
     )
-    found = {
-        "base": _fit(based),
-        "sft": _fit(config.replace(e, "lora", None)),
-        "proxy": 3 * judge(e) * e.proxy.fit.batch_size * e.proxy.fit.steps,
-        "baseline": _online(based, e.baseline),
-    }
+    found = {"proxy": _proxy(e), "baseline": _online(based, e.baseline)}
+    if e.task.checkpointed:
+        found |= _written(based)
+    else:
+        found |= {"base": _fit(based), "sft": _fit(config.replace(e, "lora", None))}
     if e.recorded is not None:
         found["recorded"] = _online(e, e.recorded.run)
     return found
+
+
+def _proxy(experiment: Experiment) -> float:
+    """The proxy's training; of a head on a frozen trunk, reading each text once."""
+    if isinstance(experiment.proxy, HeadConfig):
+        return judge(experiment) * experiment.data.pairs
+    fit = experiment.proxy.fit
+    return 3 * judge(experiment) * fit.batch_size * fit.steps
+
+
+def _written(experiment: Experiment) -> dict[str, float]:
+    """What a policy that is no toy samples and scores before anything is trained."""
+    task, data = experiment.task, experiment.data
+    prompts, each = task.standardising
+    rows = min(MEASURED, data.pairs)
+    pairs = data.pairs + data.held_out
+    one = sample(experiment, 1)
+    return {
+        "world": 2 * prompts * each * one + (2 * pairs + rows * data.candidates) * one,
+        "golden": prompts * each * one,
+        "data": pairs * score(experiment),
+    }
 
 
 def _fit(experiment: Experiment) -> float:
@@ -234,6 +263,15 @@ def _online(experiment: Experiment, run: OnlineRun) -> float:
     return flops(config.replace_all(experiment, {"source": Online(), **parts})).update * run.steps
 
 
+def _proxy_parameters(experiment: Experiment) -> int:
+    """Parameters that a proxy does not share with the policy."""
+    proxy, shape = experiment.proxy, experiment.shape
+    if isinstance(proxy, HeadConfig):
+        return 3 * shape.width * max(1, proxy.units)
+    assert isinstance(proxy, ProxyConfig)
+    return (proxy.model or shape).parameters(experiment.task.vocabulary)
+
+
 class Footprint(NamedTuple):
     """Bytes: of what runs in one world share, of what each run keeps, and of what it needs while it computes."""
 
@@ -245,7 +283,7 @@ class Footprint(NamedTuple):
 def footprint(experiment: Experiment) -> Footprint:
     """What one run holds, roughly: data and networks of its world; its policy with gradient and moments; activations of
     an update or an evaluation."""
-    task, model, evaluation = experiment.task, experiment.model, experiment.evaluation
+    task, model, evaluation = experiment.task, experiment.shape, experiment.evaluation
     tokens = task.prompt_length + 2 * task.response_length
     data = experiment.data.pairs * (tokens + 8)
     if experiment.source.recorded_run is not None:
@@ -267,7 +305,7 @@ def footprint(experiment: Experiment) -> Footprint:
         copied = model.layers * sum(
             math.prod(shapes(model)[name]) for name in experiment.lora.weights
         )
-    shared = parameters + experiment.proxy_model.parameters(task.vocabulary)
+    shared = parameters + _proxy_parameters(experiment)
     work = max(experiment.batch_size * activations, measured) + 2 * listed(experiment) + copied
     return Footprint(
         4 * int(data + shared + listed(experiment)), 4 * COPIES * changed, 4 * int(work)

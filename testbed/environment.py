@@ -14,6 +14,8 @@ import jax.numpy as jnp
 from gymnax.environments import spaces
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from testbed.batches import CHUNK
+from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import END_TOKEN, Prompt, Response, Scalar
 
 #: Under vmap, finished episodes are rewarded in at most `MOST_PAYMENTS` equal portions of at least `LEAST_PAID`.
@@ -30,6 +32,9 @@ class AbstractPrompts(eqx.Module):
 
 class AbstractWriters(eqx.Module):
     """The "human writers" whose responses fill the initial data."""
+
+    #: How many prompts they answer at a time, all of them in memory.
+    portion: ClassVar[int] = CHUNK
 
     @abc.abstractmethod
     def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
@@ -75,6 +80,10 @@ class AbstractTask(eqx.Module):
     enumerable: ClassVar[bool] = False
     #: Whether worlds stand on a checkpoint, so that `material` loads its weights, and fetches them where it must.
     checkpointed: ClassVar[bool] = False
+    #: Whether golden rewards come on a scale of their own, and stay on it.
+    standardised: ClassVar[bool] = False
+    #: SFT samples over which the golden reward is standardised, or measured: prompts, responses to each.
+    standardising: ClassVar[tuple[int, int]] = (512, 4)
 
     vocabulary: eqx.AbstractVar[int]
     prompt_length: eqx.AbstractVar[int]
@@ -92,6 +101,14 @@ class AbstractTask(eqx.Module):
     def world_on(self, material: PyTree, key: PRNGKeyArray) -> World:
         """`world` from what `material` gives, as a pure function."""
         return self.world(key)
+
+    def policy(self, material: PyTree) -> Transformer | None:
+        """The policy from which all learning starts, if worlds bring one: it stands where SFT stands elsewhere."""
+        return None
+
+    def shape(self, model: TransformerConfig) -> TransformerConfig:
+        """Shape of the policy, which is asked for as ``model``: of the one that worlds bring, if they do."""
+        return model
 
     def content(self) -> str:
         """What identifies the content of files that worlds depend on beside the task's fields; empty for none."""

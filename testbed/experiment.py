@@ -19,7 +19,7 @@ from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import AbstractLabeler
-from testbed.proxies import ProxyConfig
+from testbed.proxies import AbstractProxyConfig, ProxyConfig
 from testbed.recorded import Recorded
 from testbed.references import AbstractReference, Fixed
 from testbed.sources.base import AbstractSource
@@ -78,7 +78,7 @@ class Experiment(eqx.Module):
 
     Attributes:
         task: the kind of world. labeler: who labels D_golden. model: the policy's shape, and the proxy's unless
-            ``proxy.model`` says otherwise.
+            ``proxy.model`` says otherwise; a task that stands on a checkpoint brings the policy, of its own shape.
         tabular: the policy is optimised as a table of all responses, starting from the very same SFT policy; for tasks
             that can be enumerated.
         lora: only adapters of low rank are trained of it, and its other weights stay those of the SFT policy.
@@ -102,7 +102,7 @@ class Experiment(eqx.Module):
     lora: Lora | None = None
     sft: FitConfig = FitConfig(steps=1000, batch_size=64, optimiser=OptimiserConfig(2e-3))
     data: DataSpec = DataSpec()
-    proxy: ProxyConfig = ProxyConfig()
+    proxy: AbstractProxyConfig = ProxyConfig()
     baseline: OnlineRun = OnlineRun()
     baseline_model: TransformerConfig | None = None
     source: AbstractSource = Online()
@@ -123,11 +123,6 @@ class Experiment(eqx.Module):
         type(loss).refuse(loss, source)
         if not 0 <= seed < 2**31:
             raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {seed}")
-        if type(task).checkpointed:
-            raise InvalidInput(
-                "task must be one that needs no checkpoint, because studies do not run on pretrained models yet, "
-                f"got {type(task).__name__}"
-            )
         if read(self, "tabular") and not task.enumerable:
             raise InvalidInput(
                 f"tabular must be false for a task that cannot be enumerated, got {self.tabular} "
@@ -137,7 +132,9 @@ class Experiment(eqx.Module):
         if lora is not None:
             if self.tabular:
                 raise InvalidInput("lora must be none for a tabular policy, which has no weights")
-            lora.refuse(self.model)
+            # The shape of a checkpoint is not known before it is loaded.
+            if not type(task).checkpointed:
+                lora.refuse(self.model)
         points = read(evaluation, "points")
         if steps < points or steps % points:
             raise InvalidInput(
@@ -168,9 +165,14 @@ class Experiment(eqx.Module):
         return self.source.recorded_run or self.evaluation.stream
 
     @property
-    def proxy_model(self) -> TransformerConfig:
-        """The proxy's shape."""
-        return self.proxy.model or self.model
+    def shape(self) -> TransformerConfig:
+        """The policy's shape: ``model``, unless the task brings the policy."""
+        return self.task.shape(self.model)
+
+    @property
+    def base_shape(self) -> TransformerConfig:
+        """Shape of the SFT policy on which reward, data and baseline stand."""
+        return self.task.shape(self.baseline_model or self.model)
 
     @property
     def train(self) -> TrainConfig:

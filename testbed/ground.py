@@ -14,7 +14,7 @@ from testbed.lora import Lora
 from testbed.metrics import Opponent, Optimum, Yardstick
 from testbed.optimiser import FitConfig
 from testbed.preference import AbstractLabeler, AbstractPreference, GoldenPreference
-from testbed.proxies import ProxyConfig
+from testbed.proxies import AbstractProxyConfig
 from testbed.recorded import Recorded
 from testbed.recording import Windows
 from testbed.sources.base import AbstractSource, Dataset, Supply
@@ -31,7 +31,7 @@ class GroundConfig(eqx.Module):
     model: TransformerConfig
     sft: FitConfig
     data: DataSpec
-    proxy: ProxyConfig
+    proxy: AbstractProxyConfig
     baseline: OnlineRun
     baseline_model: TransformerConfig | None
     recorded: Recorded | None
@@ -50,12 +50,12 @@ class GroundConfig(eqx.Module):
         return cls(
             e.task,
             e.labeler,
-            e.model,
+            e.shape,
             e.sft,
             e.data,
             e.proxy,
             e.baseline,
-            None if e.baseline_model == e.model else e.baseline_model,
+            None if e.base_shape == e.shape else e.base_shape,
             e.recorded,
             e.evaluation.stream,
             e.evaluation.optimum_beta,
@@ -72,9 +72,14 @@ class GroundConfig(eqx.Module):
         return self.baseline_model or self.model
 
     @property
-    def proxy_model(self) -> TransformerConfig:
-        """Shape of the proxy."""
-        return self.proxy.model or self.model
+    def trained_proxy(self) -> tuple[Any, ...]:
+        """What a proxy depends on beside its data."""
+        return *self.proxy.form(self.model), self.proxy.fit
+
+    @property
+    def content(self) -> str | None:
+        """Content of files that worlds depend on; None for none."""
+        return self.task.content() or None
 
     @property
     def key(self) -> PRNGKeyArray:

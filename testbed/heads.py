@@ -2,17 +2,17 @@
 every text are worked out once (`testbed.features`)."""
 
 import dataclasses
-from typing import Self
+from typing import Any, Self
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from testbed.features import features, one_by_one
+from testbed.features import features, one_by_one, truncated
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
-from testbed.pretrained import Pretrained
-from testbed.proxies import AbstractProxy, cross_entropy
+from testbed.proxies import AbstractProxy, AbstractProxyConfig, cross_entropy
+from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, Prompt, Response
 
 
@@ -70,12 +70,12 @@ class HeadProxy(AbstractProxy):
     """A Bradley-Terry reward model r(x, y) (Christiano et al. 2017, arXiv 1706.03741, eq. 1) whose trunk is frozen: a
     head on the mean activations over the response. It is trained by `HeadConfig.train`; `loss` is to measure it."""
 
-    trunk: Pretrained
+    trunk: Transformer
     head: Head
 
     def reward(self, prompts: Prompt, responses: Response) -> Float[Array, " n"]:
         """The head's value of ``n`` responses, in log-odds."""
-        return self.head(jax.lax.stop_gradient(features(self.trunk.model, prompts, responses)))
+        return self.head(jax.lax.stop_gradient(features(self.trunk, prompts, responses)))
 
     def margin(self, prompts: Prompt, first: Response, second: Response) -> Float[Array, " n"]:
         """Difference of rewards, in log-odds."""
@@ -87,8 +87,8 @@ class HeadProxy(AbstractProxy):
         return cross_entropy(margin, pairs.preference)
 
 
-class HeadConfig(eqx.Module):
-    """How a `HeadProxy` is built and trained.
+class HeadConfig(AbstractProxyConfig):
+    """How a `HeadProxy` is built and trained: its trunk are the first blocks of the policy that the data stand on.
 
     Attributes:
         layers: blocks of its trunk. units: hidden units of its head, 0 for a linear one.
@@ -101,8 +101,16 @@ class HeadConfig(eqx.Module):
         steps=600, batch_size=64, optimiser=OptimiserConfig(learning_rate=3e-3, weight_decay=0.1)
     )
 
-    def train(self, key: PRNGKeyArray, trunk: Pretrained, pairs: Pair) -> HeadProxy:
-        """A proxy that has learnt from ``n`` pairs; the trunk runs over each text once."""
+    def form(self, model: TransformerConfig) -> tuple[Any, ...]:
+        """Sizes of trunk and head."""
+        return "head", self.layers, self.units
+
+    def train(
+        self, key: PRNGKeyArray, model: TransformerConfig, sft: Transformer, pairs: Pair
+    ) -> HeadProxy:
+        """A proxy that has learnt from ``n`` pairs; the trunk runs over each text once. Raises `InvalidInput` if the
+        policy has fewer blocks."""
+        trunk = truncated(sft, self.layers)
         return HeadProxy(trunk, self.train_head(key, measure(trunk, pairs)))
 
     def train_head(self, key: PRNGKeyArray, pairs: HeadPairs) -> Head:
@@ -124,9 +132,7 @@ class HeadConfig(eqx.Module):
         return set_to(weights)
 
 
-def measure(trunk: Pretrained, pairs: Pair) -> HeadPairs:
+def measure(trunk: Transformer, pairs: Pair) -> HeadPairs:
     """Features of both responses of ``n`` pairs."""
-    winner, loser = (
-        one_by_one(trunk.model, pairs.prompt, text) for text in (pairs.winner, pairs.loser)
-    )
+    winner, loser = (one_by_one(trunk, pairs.prompt, text) for text in (pairs.winner, pairs.loser))
     return HeadPairs(winner, loser, pairs.preference, pairs.weight)

@@ -10,6 +10,7 @@ registers its own with them.
 """
 
 import functools
+import math
 from typing import NamedTuple, TypeAlias
 
 import equinox as eqx
@@ -17,6 +18,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PyTree
 
+from testbed.batches import in_portions
 from testbed.transformer import Transformer
 from testbed.types import Pair, PairScores, Prompt, Response, within
 
@@ -131,8 +133,16 @@ def score(model: Transformer, prompts: Prompt, responses: Response) -> Float[Arr
 def score_pairs(model: Policy, pairs: Pair) -> PairScores:
     """log pi of both responses of ``n`` pairs (nats, summed over tokens)."""
     both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), pairs.winner, pairs.loser)
-    scores = score(model, pairs.prompt, both)
+    scores = in_portions(
+        lambda texts: score(model, *texts), (pairs.prompt, both), logits_size(model, both)
+    )
     return PairScores(scores[:, 0], scores[:, 1])
+
+
+def logits_size(model: Policy, responses: Response) -> int:
+    """Bytes of the logits for all responses to one prompt; 0 for a policy that is no transformer."""
+    vocabulary = model.vocabulary if isinstance(model, Transformer) else 0
+    return 4 * math.prod(responses.tokens.shape[1:]) * vocabulary
 
 
 @functools.singledispatch

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray, UInt
 
 from testbed import decode, exact, logprob
+from testbed.batches import in_portions
 from testbed.logprob import Policy
 from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.recording import Windows
@@ -160,6 +161,14 @@ class Comparison(eqx.Module):
 
 def compare(policy: Policy, reference: Policy, prompts: Prompt, responses: Response) -> Comparison:
     """Compare two policies on ``count`` responses to each of ``n`` prompts; one pass under each."""
+    return in_portions(
+        lambda texts: _compare(policy, reference, *texts),
+        (prompts, responses),
+        logprob.logits_size(policy, responses),
+    )
+
+
+def _compare(policy: Policy, reference: Policy, prompts: Prompt, responses: Response) -> Comparison:
     ours, theirs = (
         jax.nn.log_softmax(logprob.response_logits(model, prompts, responses), axis=-1)
         for model in (policy, reference)

@@ -1,4 +1,4 @@
-"""Pretrained transformers in the testbed's conventions, and a handle on their weights that is stored as a name.
+"""Pretrained transformers in the testbed's conventions, loaded once a process.
 
 Everywhere here token 0 is the end token (`testbed.types.END_TOKEN`); in a checkpoint it is another one. So ids are
 renumbered: the checkpoint's end token and its token 0 change places, in the weights (`renumbered`) and in the tokenizer
@@ -14,11 +14,14 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Int, PyTree
 
+from testbed import weights
+from testbed.errors import InvalidInput
 from testbed.features import truncated
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
 from testbed.types import END_TOKEN, Response
+from testbed.weights import Source, Weights
 
 
 @runtime_checkable
@@ -99,19 +102,9 @@ class Tokenizer(NamedTuple):
         return Response(jnp.asarray(tokens), jnp.asarray(lengths))
 
 
-class Source(NamedTuple):
-    """Which checkpoint weights are from: its name, and what identifies its content."""
-
-    checkpoint: str
-    checksum: str
-
-
 class Pretrained(eqx.Module):
-    """A pretrained transformer, whole or its first blocks, that nobody trains.
-
-    It is pickled as the name of its checkpoint; unpickled, it holds the arrays that this process has loaded already, or
-    loads them. Weights that differ from the checkpoint's in a number or shape are pickled as they are.
-    """
+    """A pretrained transformer, whole or its first blocks, that nobody trains. What is stored of it leaves its weights
+    out (`testbed.weights`)."""
 
     model: Transformer
     source: Source = eqx.field(static=True)
@@ -124,16 +117,8 @@ class Pretrained(eqx.Module):
         """Its first ``layers`` blocks (`testbed.features.truncated`)."""
         return type(self)(truncated(self.model, layers), self.source)
 
-    def __reduce__(self) -> tuple:
-        """By name if these are the checkpoint's weights."""
-        known = _MODELS.get(self.source)
-        if known is not None and _alike(self.model, _cut_to(known, self.model.config)):
-            return _restored, (self.source, self.model.config)
-        return type(self), (self.model, self.source)
 
-
-#: What this process has loaded: weights, and tokenizers by the checkpoint's name.
-_MODELS: dict[Source, Transformer] = {}
+#: What this process has loaded, by the checkpoint's name.
 _LOADED: dict[str, tuple[Pretrained, Tokenizer]] = {}
 
 
@@ -155,40 +140,28 @@ def register(checkpoint: str, model: Transformer, pieces: Pieces) -> Pretrained:
     """Give a model and its tokenizer, in the checkpoint's own numbering, a name in this process."""
     model = renumbered(jax.tree.map(jnp.asarray, model), pieces.end)
     source = Source(checkpoint, _checksum(model))
-    handle = Pretrained(_MODELS.setdefault(source, model), source)
+    handle = Pretrained(weights.hold(source, model), source)
     _LOADED[checkpoint] = handle, Tokenizer(pieces)
     return handle
 
 
-def _restored(source: Source, config: TransformerConfig) -> Pretrained:
-    if source not in _MODELS:
-        found = pretrained(source.checkpoint)[0].source
-        if found != source:
-            raise LookupError(f"checkpoint {source.checkpoint} has changed since this was stored")
-    return Pretrained(_cut_to(_MODELS[source], config), source)
+def restored(tree: PyTree) -> PyTree:
+    """A stored pytree with the checkpoints' weights that were left out of it; they are loaded where they must be.
 
-
-def _cut_to(model: Transformer, config: TransformerConfig) -> Transformer:
-    """A checkpoint's model as `Pretrained.trunk` and `Pretrained.configured` would make it for a config."""
-    if config.layers < model.config.layers:
-        model = truncated(model, config.layers)
-    changes = {"temperature": config.temperature, "precision": config.precision}
-    return _configured(model, changes)
+    Raises `InvalidInput` if a checkpoint has changed since, and what `pretrained` raises."""
+    names = weights.missing(tree)
+    for source in {name.source for name in names}:
+        if not weights.held(source) and pretrained(source.checkpoint)[0].source != source:
+            raise InvalidInput(
+                f"checkpoint {source.checkpoint} has changed since this was stored: run it again"
+            )
+    return Weights.of(names).put_in(tree)
 
 
 def _configured(model: Transformer, changes: dict[str, Any]) -> Transformer:
     config = dataclasses.replace(model.config, **changes)
     blocks = tuple(dataclasses.replace(block, config=config) for block in model.blocks)
     return dataclasses.replace(model, blocks=blocks, config=config)
-
-
-def _alike(model: Transformer, other: Transformer) -> bool:
-    """Whether two transformers are the same to the last bit; it is mostly seen without looking at numbers."""
-    mine, yours = jax.tree.leaves(model), jax.tree.leaves(other)
-    return jax.tree.structure(model) == jax.tree.structure(other) and all(
-        a is b or (a.shape == b.shape and np.array_equal(a, b))
-        for a, b in zip(mine, yours, strict=True)
-    )
 
 
 def _checksum(model: Transformer) -> str:

@@ -4,7 +4,7 @@ Both are the policies' transformer with a scalar head.
 """
 
 import abc
-from typing import Self, TypeVar
+from typing import Any, ClassVar, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from testbed.optimiser import FitConfig, OptimiserConfig
+from testbed.optimiser import FitConfig, OptimiserConfig, fit
 from testbed.preference import AbstractPreference
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import END_TOKEN, Pair, Prompt, Response, within
@@ -158,7 +158,26 @@ def _joined(first: Text, second: Text) -> Text:
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
 
-class ProxyConfig(eqx.Module):
+class AbstractProxyConfig(eqx.Module):
+    """How a proxy is built and trained, by ``fit``."""
+
+    family: ClassVar[tuple[str, ...]] = ("testbed.proxies", "testbed.heads")
+
+    fit: eqx.AbstractVar[FitConfig]
+
+    @abc.abstractmethod
+    def form(self, model: TransformerConfig) -> tuple[Any, ...]:
+        """What compiled programs that use the proxy depend on, where policies have the shape ``model``."""
+
+    @abc.abstractmethod
+    def train(
+        self, key: PRNGKeyArray, model: TransformerConfig, sft: Transformer, pairs: Pair
+    ) -> AbstractProxy:
+        """A proxy that has learnt from ``n`` pairs, where policies have the shape ``model`` and the data stand on a
+        policy ``sft``."""
+
+
+class ProxyConfig(AbstractProxyConfig):
     """How the proxy is built and trained.
 
     Attributes:
@@ -172,6 +191,22 @@ class ProxyConfig(eqx.Module):
         steps=600, batch_size=64, optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.1)
     )
     model: TransformerConfig | None = None
+
+    def form(self, model: TransformerConfig) -> tuple[Any, ...]:
+        """Its kind and shape."""
+        return self.pairwise, self.model or model
+
+    def train(
+        self, key: PRNGKeyArray, model: TransformerConfig, sft: Transformer, pairs: Pair
+    ) -> PairwiseProxy | PointwiseProxy:
+        """A proxy trained as a whole, from random parameters."""
+        k_init, k_fit = jax.random.split(key)
+        proxy = self.init(k_init, self.model or model, sft.vocabulary)
+
+        def loss(model: AbstractProxy, pairs: Pair) -> Float[Array, " n"]:
+            return pairs.weight * model.loss(pairs)
+
+        return fit(loss, proxy, pairs, self.fit, k_fit)[0]
 
     def init(
         self, key: PRNGKeyArray, config: TransformerConfig, vocabulary: int

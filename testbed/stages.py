@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from testbed import config, decode, enumeration, exact, logprob, recorded, train
+from testbed import config, decode, enumeration, exact, logprob, recorded, train, weights
 from testbed.collect import Corpus, Written, balanced, collect, described, label, make_pool, write
 from testbed.data import Pool, refuse_unreached
 from testbed.environment import World
@@ -41,13 +41,15 @@ from testbed.tabular import tabulated
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, PairScores
 
-#: SFT samples over which the golden reward is standardised: prompts, responses to each.
-STANDARDISING = (512, 4)
+
+def load_material(ground: GroundConfig, made: Mapping[str, PyTree]) -> PyTree:
+    """What worlds are made of that no key draws."""
+    return ground.task.material()
 
 
 def draw_world(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[World, Written]:
     """The world and what its writers wrote."""
-    world = ground.task.world(stream(ground.key, Stream.WORLD))
+    world = ground.task.world_on(made["material"], stream(ground.key, Stream.WORLD))
     return world, write(world, ground.data, *_corpus_keys(ground))
 
 
@@ -55,20 +57,24 @@ def fine_tune(
     ground: GroundConfig, made: Mapping[str, PyTree]
 ) -> tuple[Transformer, dict[str, Array]]:
     """SFT on both of the writers' responses to every prompt (arXiv 2405.08448, appendix C): nats a token, averaged
-    over tokens."""
-    return _fine_tuned(ground, ground.model, made["world"][1].corpus)
+    over tokens. Where the task brings the policy, it is that one, as it is."""
+    return _fine_tuned(ground, ground.model, made)
 
 
 def fine_tune_base(
     ground: GroundConfig, made: Mapping[str, PyTree]
 ) -> tuple[Transformer, dict[str, Array]]:
     """The SFT policy on which reward, data and baseline stand: the very one of an experiment that has its shape."""
-    return _fine_tuned(ground, ground.base_model, made["world"][1].corpus)
+    return _fine_tuned(ground, ground.base_model, made)
 
 
 def _fine_tuned(
-    ground: GroundConfig, shape: TransformerConfig, corpus: Corpus
+    ground: GroundConfig, shape: TransformerConfig, made: Mapping[str, PyTree]
 ) -> tuple[Transformer, dict[str, Array]]:
+    brought = ground.task.policy(made["material"])
+    if brought is not None:
+        return brought, {}
+    corpus = made["world"][1].corpus
     k_init, k_fit = jax.random.split(stream(ground.key, Stream.SFT))
 
     def loss(model: Transformer, batch: Corpus) -> Float[Array, " n"]:
@@ -93,11 +99,11 @@ def start_policy(ground: GroundConfig, made: Mapping[str, PyTree]) -> Policy:
 def standardise(
     ground: GroundConfig, made: Mapping[str, PyTree]
 ) -> tuple[World, Float[Array, " sample"], dict[str, Array]]:
-    """Zero mean and unit variance of the golden reward over SFT samples: the world, the samples' rewards, and the share
-    of variance within prompts."""
+    """Zero mean and unit variance of the golden reward over SFT samples, unless the task's rewards have a scale of
+    their own: the world, the samples' rewards, and the share of variance within prompts."""
     world, sft = made["world"][0], made["base"][0]
     key = stream(ground.key, Stream.STANDARDISE)
-    count, each = STANDARDISING
+    count, each = ground.task.standardising
     prompts = jax.vmap(world.prompts)(jax.random.split(stream(key, Stream.PROMPTS), count))
     keys = jax.random.split(stream(key, Stream.SAMPLES), count)
     samples = decode.sample(sft, prompts, keys, ground.task.response_length, each).response
@@ -105,6 +111,8 @@ def standardise(
     centre, spread = jnp.mean(reward), jnp.std(reward)
     scale = jnp.where(spread > 0, spread, 1.0)
     within = jnp.mean(jnp.var(reward, axis=1, ddof=1)) / scale**2
+    if ground.task.standardised:
+        centre, scale = jnp.zeros(()), jnp.ones(())
     length = jnp.mean(samples.length.astype(jnp.float32))
     world = eqx.tree_at(lambda w: (w.centre, w.scale), world, (centre, scale))
     facts = {"within_prompt_variance": within, "sft_length": length}
@@ -163,13 +171,8 @@ def train_proxy(
 ) -> tuple[AbstractProxy, dict[str, Array]]:
     """The proxy, trained on D_golden and tested against the golden reward on held-out pairs."""
     data, test, *_ = made["data"]
-    k_init, k_fit = jax.random.split(stream(ground.key, Stream.PROXY))
-    proxy = ground.proxy.init(k_init, ground.proxy_model, ground.task.vocabulary)
-
-    def loss(model: AbstractProxy, pairs: Pair) -> Float[Array, " n"]:
-        return pairs.weight * model.loss(pairs)
-
-    proxy, _ = fit(loss, proxy, data.pairs, ground.proxy.fit, k_fit)
+    key = stream(ground.key, Stream.PROXY)
+    proxy = ground.proxy.train(key, ground.model, made["base"][0], data.pairs)
     facts = {}
     for name, part in (("proxy_accuracy", test), ("proxy_train_accuracy", data)):
         part = jax.tree.map(lambda x: x[: ground.data.held_out], part)
@@ -271,7 +274,8 @@ def prepare(ground: GroundConfig, made: Mapping[str, PyTree]) -> tuple[PyTree, d
 class Stage(NamedTuple):
     """A stage's name, the stages and the fields of `GroundConfig` it depends on, and what it does. Where the field
     ``only_with`` is None there is nothing to do, and None is its result. A stage that makes what another makes, of the
-    same parts, is ``like`` that one, and their results are found at the same address."""
+    same parts, is ``like`` that one, and their results are found at the same address. What is done on the ``host`` is
+    no compiled program."""
 
     name: str
     after: tuple[str, ...]
@@ -279,6 +283,7 @@ class Stage(NamedTuple):
     make: Callable[[GroundConfig, Mapping[str, PyTree]], PyTree]
     only_with: str | None = None
     like: str | None = None
+    host: bool = False
 
     def needed(self, ground: GroundConfig) -> bool:
         """Whether there is anything to do."""
@@ -286,8 +291,12 @@ class Stage(NamedTuple):
 
 
 STAGES = (
+    Stage("material", (), ("task", "content"), load_material, "content", host=True),
     Stage(
-        "world", (), ("task", "data.pairs", "data.held_out", "data.candidates", "seed"), draw_world
+        "world",
+        ("material",),
+        ("task", "data.pairs", "data.held_out", "data.candidates", "seed"),
+        draw_world,
     ),
     Stage("sft", ("world",), ("model", "sft"), fine_tune),
     Stage("start", ("sft",), ("tabular", "lora"), start_policy),
@@ -296,7 +305,7 @@ STAGES = (
     Stage("pool", ("golden",), ("data.dialled", "data.mixed", "data.rows"), gather),
     Stage("data", ("pool",), ("labeler", "data"), make_data),
     Stage("scores", ("sft", "data"), (), rescore, "baseline_model"),
-    Stage("proxy", ("data",), ("proxy_model", "proxy.pairwise", "proxy.fit"), train_proxy),
+    Stage("proxy", ("data",), ("trained_proxy",), train_proxy),
     Stage("baseline", ("golden",), ("baseline", "prompts"), train_baseline),
     Stage("optimum", ("start", "data"), ("optimum_beta",), find_optimum, "optimum_beta"),
     Stage("recorded", ("start", "scores", "proxy"), ("recorded",), record, "recorded"),
@@ -326,7 +335,7 @@ def assemble(made: Mapping[str, PyTree]) -> Ground:
     """The ground from what the stages made."""
     world, _, golden_facts = made["golden"]
     start, facts = made["start"], made["sft"][1] | golden_facts | made["data"].facts
-    facts |= {"parameters": np.asarray(float(sum(x.size for x in jax.tree.leaves(start))))}
+    facts |= {"parameters": np.asarray(float(weights.size(start)))}
     found = []
     for name in ("proxy", "baseline", "prepared", "stream", "optimum"):
         result, more = made[name] or (None, {})
@@ -385,8 +394,17 @@ class Cache:
                 "TESTBED_CACHE to another directory, and run the same command again"
             ) from problem
 
+    def remove(self, address: str) -> None:
+        """Let a result go, if there is one."""
+        self._path(address).unlink(missing_ok=True)
+
     def _path(self, address: str) -> Path:
         return self.directory / f"{address}.pickle"
+
+
+def identity(ground: GroundConfig) -> str:
+    """Names everything that a run on a ground depends on but its own training: config, code, libraries, content."""
+    return config.fingerprint(_code_fingerprint(), *fingerprints(ground).values())
 
 
 def _corpus_keys(ground: GroundConfig) -> tuple[PRNGKeyArray, PRNGKeyArray]:

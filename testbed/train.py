@@ -6,7 +6,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
-from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
+from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from testbed.logprob import Policy
 from testbed.losses.ipo import Ipo
@@ -71,7 +71,7 @@ class TrainState(eqx.Module):
     adapters; `present` is the whole. ``critic`` are parameters of the loss or method that are trained along,
     ``reference`` is there if it moves, ``ledger`` what was consumed. ``diverged_step`` is the first step whose loss,
     gradient or parameters were not finite, -1 if there is none; from then on the policy is frozen as it was before, and
-    consumes nothing. ``loss`` and ``gradient_norm`` are means since the last evaluation.
+    consumes nothing. ``loss`` and ``gradient_norm`` are sums since `restarted`, and means of these once `averaged`.
     """
 
     policy: Policy
@@ -201,12 +201,39 @@ def advance(
     start: Int[Array, ""],
     steps: Int[Array, ""],
 ) -> TrainState:
-    """``steps`` gradient steps from step ``start`` on. Both are arguments of the compiled program, so one program
-    serves runs of every length; 0 steps are allowed. Runs of a stack share ``steps``, and have a ``start`` each."""
-    state = eqx.tree_at(lambda s: (s.loss, s.gradient_norm), state, (jnp.zeros(()), jnp.zeros(())))
+    """``steps`` gradient steps from step ``start`` on; loss and gradient norm are their means. Both are arguments of
+    the compiled program, so one program serves runs of every length; 0 steps are allowed."""
+    return averaged(go_on(config, supply, restarted(state), key, start, steps), steps)
+
+
+def restarted(state: TrainState, anew: Bool[Array, ""] | bool = True) -> TrainState:
+    """With sums that begin ``anew``, if they do."""
+    loss, norm = (jnp.where(anew, 0.0, total) for total in (state.loss, state.gradient_norm))
+    return _with_sums(state, loss, norm)
+
+
+def averaged(state: TrainState, steps: Int[Array, ""]) -> TrainState:
+    """With means over so many steps in the place of sums."""
+    return _with_sums(state, state.loss / steps, state.gradient_norm / steps)
+
+
+def go_on(
+    config: TrainConfig,
+    supply: Supply,
+    state: TrainState,
+    key: PRNGKeyArray,
+    start: Int[Array, ""],
+    steps: Int[Array, ""],
+) -> TrainState:
+    """`advance` in pieces: what has been summed up so far goes on. Any number of pieces give the same, to the last bit.
+    Runs of a stack share ``steps``, and have a ``start`` each."""
     # Counted from 0: with bounds of each run's own, a batched loop would select between old and new states every step.
-    state = jax.lax.fori_loop(
+    return jax.lax.fori_loop(
         0, steps, lambda done, s: update(config, supply, s, key, start + done), state
     )
-    means = (state.loss / steps, state.gradient_norm / steps)
-    return eqx.tree_at(lambda s: (s.loss, s.gradient_norm), state, means)
+
+
+def _with_sums(
+    state: TrainState, loss: Float[Array, ""], gradient_norm: Float[Array, ""]
+) -> TrainState:
+    return eqx.tree_at(lambda s: (s.loss, s.gradient_norm), state, (loss, gradient_norm))

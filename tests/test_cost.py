@@ -86,7 +86,7 @@ def test_sampling(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_judging(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """The read-out of a text is one product more than its trunk's, of a vector."""
     e, _, prompts, responses = parts
-    judge = e.proxy.init(KEY, e.proxy_model, e.task.vocabulary)
+    judge = e.proxy.init(KEY, e.model, e.task.vocabulary)
     first = second = jax.tree.map(lambda x: x[:, 0], responses)
     program = jax.make_jaxpr(judge.margin)(prompts, first, second)
     expected = without_attention(cost.judge, e, monkeypatch)

@@ -1,6 +1,5 @@
 """Pretrained trunks: features against an independent implementation, renumbering, handles, heads and their proxy."""
 
-import copy
 import functools
 import pickle
 
@@ -13,11 +12,12 @@ import reference
 import tiny
 from helpers import cut, prompts, response, responses
 
+from testbed import weights
 from testbed.errors import InvalidInput
 from testbed.features import alone, features, one_by_one, truncated, words
 from testbed.heads import Head, HeadConfig, HeadProxy, measure
 from testbed.optimiser import FitConfig, OptimiserConfig
-from testbed.pretrained import Pretrained, exchanged, pretrained, renumbered
+from testbed.pretrained import Pretrained, exchanged, pretrained, renumbered, restored
 from testbed.types import Pair, Prompt, Response
 
 N = 24
@@ -109,28 +109,47 @@ def test_tokenizer_is_renumbered_with_the_model() -> None:
     np.testing.assert_array_equal(found.length, [3, 3, 1])
 
 
-def test_handles_are_stored_by_name() -> None:
-    """As they are, through the host as numpy's arrays, cut off, and at another temperature; they come back with this
-    process's own arrays."""
+def test_weights_are_left_out_and_put_back() -> None:
+    """Of a handle, cut off or at another temperature, and through the disk; what comes back are this process's own
+    arrays. What is not the checkpoint's stays."""
     whole, _ = tiny.loaded()
     for handle in (whole, whole.trunk(2), whole.configured(temperature=0.5).trunk(1)):
-        for stored in (handle, jax.device_get(handle)):
-            text = pickle.dumps(stored)
-            assert len(text) < 2000 < whole.model.embedding.nbytes + 2000
-            found = pickle.loads(text)
-            assert jax.tree.structure(found) == jax.tree.structure(handle)
-            assert found.model.embedding is whole.model.embedding
-    assert copy.deepcopy(whole).model.embedding is whole.model.embedding
+        stored = weights.left_out((handle, handle, jnp.ones(2)))
+        text = pickle.dumps(jax.device_get(stored))
+        assert len(text) < 10_000
+        found = restored(pickle.loads(text))
+        assert jax.tree.structure(found[0]) == jax.tree.structure(handle)
+        assert found[0].model.embedding is found[1].model.embedding is whole.model.embedding
+        np.testing.assert_array_equal(found[2], [1.0, 1.0])
+        assert weights.size(stored) == weights.size((handle, handle)) + 2
+        assert len(weights.missing(stored)) == len(set(weights.missing(stored)))
+    moved = eqx.tree_at(lambda h: h.model.norm, whole, whole.model.norm + 1.0)
+    kept = weights.left_out(moved).model.norm
+    np.testing.assert_array_equal(kept, moved.model.norm)
 
 
-def test_other_weights_are_stored_whole() -> None:
-    """A handle whose numbers or shapes are not the checkpoint's."""
+def test_programs_share_weights() -> None:
+    """A compiled function takes weights once, and leaves out of its result what it hands on as it is."""
     whole, _ = tiny.loaded()
-    trained = eqx.tree_at(lambda h: h.model.norm, whole, whole.model.norm + 1.0)
-    stacked = jax.tree.map(lambda x: jnp.stack([x, x]), whole)
-    for handle in (trained, stacked):
-        found = pickle.loads(pickle.dumps(handle))
-        jax.tree.map(np.testing.assert_array_equal, found, handle)
+
+    def use(model, x):
+        return model, (model.embedding[0] * x, model.norm)
+
+    stored = weights.left_out(whole.model)
+    given = weights.Weights.of(weights.missing(stored))
+    shared = jax.jit(weights.sharing(use))
+    same, (product, norm) = shared(given, stored, jnp.asarray(2.0))
+    assert weights.missing(same) == weights.missing(stored)
+    assert isinstance(norm, weights.Weight)
+    np.testing.assert_allclose(product, 2 * whole.model.embedding[0], rtol=1e-6)
+
+
+def test_a_checkpoint_that_has_changed_is_refused() -> None:
+    whole, _ = tiny.loaded()
+    source = whole.source._replace(checksum="other")
+    old = weights.Weight(source, 0, whole.model.embedding.size)
+    with pytest.raises(InvalidInput, match="checkpoint tiny has changed since this was stored"):
+        restored((old,))
 
 
 def test_checkpoints_load_once() -> None:
@@ -156,7 +175,7 @@ def labelled(n: int) -> Pair:
     second = responses(n, 1, V)
     head = Head.init(jax.random.key(5), one_by_one(trunk().model, given, first))
     head = eqx.tree_at(lambda h: h.readout, head, jax.random.normal(jax.random.key(6), (16,)))
-    proxy = HeadProxy(trunk(), head)
+    proxy = HeadProxy(trunk().model, head)
     wins = (proxy.margin(given, first, second) > 0)[:, None]
     winner, loser = (
         Response(jnp.where(wins, a.tokens, b.tokens), jnp.where(wins[:, 0], a.length, b.length))
@@ -175,10 +194,11 @@ def test_proxy_learns_a_head(units: int) -> None:
     )
     fit = FitConfig(steps=300, batch_size=64, optimiser=OptimiserConfig(learning_rate=1e-2))
     config = HeadConfig(layers=2, units=units, fit=fit)
-    train = jax.jit(lambda key, trunk, pairs: config.train(key, trunk, pairs))
-    proxy = train(jax.random.key(0), trunk(), seen)
-    jax.tree.map(np.testing.assert_array_equal, proxy.trunk, trunk())
-    both = measure(trunk(), seen)
+    whole = tiny.loaded()[0].model
+    train = jax.jit(lambda key, sft, pairs: config.train(key, sft.config, sft, pairs))
+    proxy = train(jax.random.key(0), whole, seen)
+    jax.tree.map(np.testing.assert_array_equal, proxy.trunk, trunk().model)
+    both = measure(trunk().model, seen)
     mean = np.concatenate([both.winner, both.loser]).mean(axis=0)
     np.testing.assert_allclose(proxy.head.centre, mean, atol=1e-5)
 

@@ -14,7 +14,7 @@ import pytest
 from helpers import GROUNDED, Silence, built, cache_directory, experiment, grounds
 
 from envs.enumerable import Enumerable
-from sweeps import devices, population, runtime
+from sweeps import devices, population, programs, runtime
 from sweeps import plan as planning
 from sweeps.grounds import Grounds
 from sweeps.plan import Chunk, Layout, compile_key, plan
@@ -214,8 +214,8 @@ def test_a_device_that_runs_out_of_memory_is_given_less(monkeypatch: pytest.Monk
     the results are those of two."""
     made = plan(points())
     [two] = made.chunks
-    parts, _ = population._asked(two, grounds()[two.grounds[0]])
-    needed = max(devices.needed_memory(population._compile(*part)) or 0 for part in parts)
+    parts, _ = programs.needed(two, grounds()[two.grounds[0]])
+    needed = max(devices.needed_memory(programs.compile_one(*part)) or 0 for part in parts)
     monkeypatch.setenv(devices.LIMIT, str(needed - 1))
     progress, delivered = Silence(), []
     spent = population.execute(made, delivered.append, progress)
@@ -470,15 +470,15 @@ def test_lanes_of_a_vmap_equal_the_same_runs_alone(monkeypatch: pytest.MonkeyPat
     """The stacking of a GPU, on this machine: one batched program instead of lane after lane."""
     grounds()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    programs = (
+    compiled = (
         devices.spread,
-        population._training_program,
-        population._measuring_program,
+        programs.training_program,
+        programs.measuring_program,
     )
-    for program in programs:
+    for program in compiled:
         program.cache_clear()
     rows, diverged = taken(chunk(points(), stacks=True), grounds(), Silence())
-    for program in programs:
+    for program in compiled:
         program.cache_clear()
     assert diverged == 1
     for which in range(3):

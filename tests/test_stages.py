@@ -201,7 +201,7 @@ def rewards(world, prompts, responses):
 def test_golden_reward_is_standardised_over_its_own_samples(which: int) -> None:
     ground, run = grounds_of(which), GROUNDED[which]
     key = stream(jax.random.key(run.seed), Stream.STANDARDISE)
-    count, each = stages.STANDARDISING
+    count, each = run.task.standardising
     prompts = jax.vmap(ground.world.prompts)(jax.random.split(stream(key, Stream.PROMPTS), count))
     keys = jax.random.split(stream(key, Stream.SAMPLES), count)
     samples = decode_sample(ground.sft, prompts, keys, time=TIME, count=each).response

@@ -1,0 +1,243 @@
+"""Runs on a pretrained model, a tiny one: through the same stages and programs as all others, without a copy of its
+weights; they go on at the step where they were, and their policies answer."""
+
+import functools
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+import text_runs
+import tiny
+from helpers import Silence
+
+from sweeps import chat, cli, population, slots
+from sweeps.grounds import Grounds
+from sweeps.plan import Chunk, Layout, plan
+from sweeps.study import Point
+from sweeps.underway import Underway
+from testbed import config, metrics, train, weights
+from testbed.errors import InvalidInput
+from testbed.experiment import Experiment
+from testbed.ground import Ground, GroundConfig
+from testbed.pretrained import restored
+from testbed.sources.offline import Offline
+from testbed.stages import Cache
+from testbed.streams import Stream, stream
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A cache for this file's runs."""
+    directory = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTBED_CACHE", str(directory))
+        yield directory
+
+
+@functools.cache
+def runs(cache: Path) -> tuple[Experiment, ...]:
+    """Online in two worlds, and offline in one of them."""
+    online = text_runs.run(cache)
+    return online, config.replace(online, "seed", 1), config.replace(online, "source", Offline())
+
+
+def point(run: Experiment) -> Point:
+    arm = type(run.source).__name__.lower()
+    return Point(config.fingerprint(run), arm, run.seed, {}, run)
+
+
+def grounds(cache: Path) -> Grounds:
+    return Grounds(Cache(cache / "stages"), Silence())
+
+
+def chunk(points: list[Point], seconds: float | None = None) -> Chunk:
+    owned = [GroundConfig.of(one.experiment) for one in points]
+    worlds = list(dict.fromkeys(owned))
+    owners = tuple(map(worlds.index, owned))
+    return Chunk(tuple(points), tuple(worlds), owners, Layout(2, 1), 0, 2, False, seconds)
+
+
+@functools.cache
+def done(cache: Path) -> dict[str, np.ndarray]:
+    """The rows of all runs, in one go."""
+    found: list[Any] = []
+    population.execute(plan([point(run) for run in runs(cache)]), found.append, Silence())
+    names = set(found[0]).intersection(*found)
+    return {name: np.concatenate([rows[name] for rows in found]) for name in names}
+
+
+def of(rows: Any, run: Experiment) -> dict[str, np.ndarray]:
+    mine = np.asarray(rows["run"]) == config.fingerprint(run)
+    return {name: np.asarray(values)[mine] for name, values in rows.items()}
+
+
+def whole(cache: Path, run: Experiment) -> Ground:
+    """What a run stands on, weights put in."""
+    return restored(grounds(cache)[GroundConfig.of(run)])
+
+
+@pytest.mark.parametrize("which", range(3))
+def test_rows_are_those_of_the_training_loop(cache: Path, which: int) -> None:
+    """With weights inside of world, reference and proxy, as any other run has them."""
+    run = runs(cache)[which]
+    mine, ground = of(done(cache), run), whole(cache, run)
+    supply, yardstick = ground.supply(), ground.yardstick(run.evaluation)
+    key = stream(jax.random.key(run.seed), Stream.TRAINING)
+    state = jax.jit(train.init)(run.train, supply)
+    advance = jax.jit(train.advance)
+    for start in (0, 3):
+        state = advance(run.train, supply, state, key, *map(jax.numpy.asarray, (start, 3)))
+    fresh = jax.random.fold_in(stream(key, Stream.EVALUATION), 2)
+    policy = jax.jit(train.present)(supply, state)
+    found = jax.jit(metrics.evaluate)(policy, yardstick, fresh).columns
+    found |= {"train_loss": state.loss, "gradient_norm": state.gradient_norm}
+    for name in found.keys() - {"policy_checksum"}:
+        np.testing.assert_allclose(
+            mine[name][-1], float(found[name]), rtol=1e-4, atol=1e-5, err_msg=name
+        )
+    assert mine["kl"][0] == 0.0 < mine["kl"][-1]
+    assert mine["win_rate"][0] == pytest.approx(0.5, abs=0.35)
+    assert mine["fact.parameters"][0] == weights.size(ground.sft)
+
+
+def test_nothing_that_is_stored_holds_weights(cache: Path) -> None:
+    done(cache)
+    biggest = tiny.loaded()[0].model.blocks[0].gate.size
+    for file in (*(cache / "stages").iterdir(), *(cache / "policies").iterdir()):
+        stored = Cache(file.parent).load(file.stem)
+        for leaf in jax.tree.leaves(stored):
+            assert getattr(leaf, "shape", ()) != tiny.loaded()[0].model.embedding.shape
+            assert np.size(leaf) < 8 * biggest
+    start = grounds(cache).made(GroundConfig.of(runs(cache)[0]))["start"]
+    assert len(weights.missing(start)) == len(jax.tree.leaves(tiny.loaded()[0].model))
+
+
+def test_golden_rewards_keep_their_own_scale(cache: Path) -> None:
+    """They are standardised within prompts when the world is drawn, and not once more."""
+    ground = whole(cache, runs(cache)[0])
+    assert float(ground.world.centre) == 0.0
+    assert float(ground.world.scale) == 1.0
+    assert 0.2 < float(ground.facts["within_prompt_variance"]) <= 1.2
+
+
+class Interrupted(Silence):
+    """Ends the run after so many steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self.left = steps
+
+    def advance(self, steps: int) -> None:
+        super().advance(steps)
+        self.left -= steps
+        if steps > 0 and self.left <= 0:
+            raise KeyboardInterrupt
+
+
+def test_a_run_goes_on_at_the_step_where_it_was(
+    cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted in pieces of one step at every second step, it measures the very same, to the last bit."""
+    monkeypatch.setattr(slots, "SAVE_SECONDS", 0.0)
+    points = [point(run) for run in runs(cache)[:2]]
+    undisturbed = population.run_chunk(chunk(points), grounds(cache), Silence()).rows
+    slow = chunk(points, seconds=1e6)
+    seen = []
+    for _ in range(10):
+        progress = Interrupted(4)
+        try:
+            rows = population.run_chunk(slow, grounds(cache), progress).rows
+            break
+        except KeyboardInterrupt:
+            paused = [Underway().paused(p.run, GroundConfig.of(p.experiment)) for p in points]
+            seen += [(one.index, one.done) for one in paused if one is not None]
+    assert len(set(seen)) > 2
+    assert any(done for _, done in seen)
+    assert rows.keys() == undisturbed.keys()
+    for name in rows:
+        np.testing.assert_array_equal(rows[name], undisturbed[name], err_msg=name)
+    assert [Underway().paused(p.run, GroundConfig.of(p.experiment)) for p in points] == [None] * 2
+
+
+def test_policies_answer(cache: Path) -> None:
+    """Before and after, with the same random numbers; the reward is the golden one, and no policy of another run
+    answers."""
+    done(cache)
+    talk = chat.Chat.of(point(runs(cache)[0]), Silence())
+    before, after = talk("the film", count=3)
+    again = talk("the film", count=3)
+    assert (before, after) == again
+    assert len(before) == len(after) == 3
+    assert any(a.log_ratio != 0 for a in after)
+    assert before != after
+    ground = whole(cache, runs(cache)[0])
+    text = after[0]
+    tokens = tiny.loaded()[1].encode(text.words)
+    assert len(tokens) in (text.length, text.length - 1)
+    response = tiny.loaded()[1].responses([text.words], 6)
+    assert int(response.length[0]) == text.length
+    alone = jax.tree.map(lambda x: x[0], response)
+    reward = jax.jit(ground.world.reward)(talk.task.prompt("the film"), alone)
+    assert text.reward == pytest.approx(float(reward), abs=1e-4)
+    with pytest.raises(InvalidInput, match="a prompt must have 1 to 4 tokens, got 5"):
+        talk("a film was not great")
+    with pytest.raises(InvalidInput, match="a prompt must have 1 to 4 tokens, got 0"):
+        talk("  ")
+    other = config.replace(runs(cache)[0], "seed", 7)
+    with pytest.raises(InvalidInput, match="is not in the cache"):
+        chat.Chat.of(point(other), Silence())
+
+
+def test_runs_are_chosen_by_name() -> None:
+    points = [
+        Point(run, arm, seed, {}, None)
+        for run, arm, seed in (("ab12", "online", 0), ("ab34", "online", 1), ("cd56", "offline", 0))
+    ]
+    assert chat.chosen(points, "online-1").run == "ab34"
+    assert chat.chosen(points, "cd").run == "cd56"
+    with pytest.raises(InvalidInput, match="run 'ab' is the beginning of 2 ids"):
+        chat.chosen(points, "ab")
+    with pytest.raises(InvalidInput, match="unknown run 'onlin-0': did you mean 'online-0'"):
+        chat.chosen(points, "onlin-0")
+
+
+def test_a_study_from_the_command_line(
+    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`testbed run gap` on the tiny model with the preset of pretrained models, and a talk to what came of it."""
+    text = text_runs.task(cache)
+    fields = {"checkpoint": tiny.NAME, "prompts": text.prompts, "vocabulary": tiny.VOCABULARY}
+    fields |= {"prompt_length": 4, "response_length": 6}
+    given = ",".join(f"{name}={value!r}" for name, value in fields.items())
+    words = f"Text({given},golden=RandomTaste(layers=2,units=8))"
+    small = {
+        "data.pairs": 16,
+        "data.held_out": 8,
+        "steps": 4,
+        "evaluation.points": 2,
+        "evaluation.prompts": 16,
+        "evaluation.kl_prompts": 8,
+        "evaluation.pairs": 8,
+        "sft.batch_size": 8,
+        "proxy.layers": 2,
+        "proxy.fit.steps": 10,
+        "proxy.fit.batch_size": 8,
+        "lora.rank": 2,
+    }
+    changes = [part for path, value in small.items() for part in ("--set", f"{path}={value}")]
+    out = tmp_path / "out"
+    command = ["run", "gap", "--task", words, "--seeds", "2", *changes, "--out", str(out)]
+    assert cli.main(command) == 0
+    told = capsys.readouterr().out
+    assert "4 runs, 0 of them stored" in told
+    assert (out / "report" / "index.html").is_file()
+    assert cli.main(["chat", str(out)]) == 0
+    assert "offline" in capsys.readouterr().out
+    assert cli.main(["chat", str(out), "online-1", "--prompt", "the film"]) == 0
+    told = capsys.readouterr().out
+    assert "the film" in told
+    assert "reward" in told
+    assert cli.main(["chat", str(out), "online-9", "--prompt", "the film"]) == 2
+    assert "unknown run 'online-9'" in capsys.readouterr().err
