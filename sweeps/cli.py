@@ -50,6 +50,15 @@ examples:
   testbed report results/gap-laptop --format json | jq '.[].verdict'
 """
 
+_TRANSFER_EXAMPLES = """\
+examples:
+  testbed transfer results/gap-laptop results/gap-llm
+  testbed transfer results/reproduce-laptop results/gap-llm --format markdown
+
+SIM_DIR holds the runs in simulation, LLM_DIR those of the same studies on a language model: every effect that
+both measured is set side by side. See docs/transfer.md.
+"""
+
 _INSPECT_EXAMPLES = """\
 examples:
   testbed inspect summarize                    what the task looks like, on a page
@@ -129,6 +138,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(subcommands)
     _add_reproduce(subcommands)
     _add_report(subcommands)
+    _add_transfer(subcommands)
     _add_inspect(subcommands)
     _add_list(subcommands)
     _add_tensorboard(subcommands)
@@ -213,13 +223,32 @@ def _add_report(subcommands: Any) -> None:
         subcommands, "report", "analyse results anew: scoreboard, figures, pages", _REPORT_EXAMPLES
     )
     report.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
-    report.add_argument(
-        "--format",
-        choices=("html", "json", "csv", "markdown"),
-        default="html",
-        help="html writes pages; the others print the scoreboard (default: html)",
-    )
+    _add_format(report, "html writes pages; the others print the scoreboard (default: html)")
     report.set_defaults(command=commands.report)
+
+
+def _add_format(command: argparse.ArgumentParser, help: str) -> None:
+    forms = ("html", "json", "csv", "markdown")
+    command.add_argument("--format", choices=forms, default="html", help=help)
+
+
+def _add_transfer(subcommands: Any) -> None:
+    transfer = _command(
+        subcommands,
+        "transfer",
+        "compare simulated and real effects: signs, ranks, verdicts",
+        _TRANSFER_EXAMPLES,
+    )
+    transfer.add_argument(
+        "simulated", metavar="SIM_DIR", type=Path, help="the --out of the runs in simulation"
+    )
+    transfer.add_argument(
+        "real", metavar="LLM_DIR", type=Path, help="the --out of the runs on a language model"
+    )
+    _add_format(
+        transfer, "html writes LLM_DIR/report/transfer.html; the others print (default: html)"
+    )
+    transfer.set_defaults(command=commands.transfer)
 
 
 def _add_inspect(subcommands: Any) -> None:
