@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.prose import SYMBOLS, amount, between, listed, plural, safe, sentence
+from analysis.prose import SYMBOLS, amount, between, listed, plural, safe, sentence, unit_name
 from analysis.site.verdicts import rank
 from analysis.transfer import LEAST, Card, Correlation, Measured, Pair
 
@@ -92,25 +92,25 @@ def summary(card: Card) -> list[str]:
     same = sum(pair.same_verdict for pair in decided)
     said.append(
         f"The verdict is the same for {same} of {plural(len(decided), 'pair')} decided in both places; "
-        f"{len(card.pairs) - len(decided)} of {len(card.pairs)} are undecided in one of them."
+        f"{len(card.pairs) - len(decided)} of {len(card.pairs)} are undecided in at least one."
     )
     return said + [correlated(one) for one in card.correlations]
 
 
 def correlated(one: Correlation) -> str:
     """A rank correlation in a sentence, or why it is not given."""
-    which = "effects" if one.unit == "" else f"effects in {one.unit}"
+    which = plural(one.effects, "effect") + (f" in {unit_name(one.unit)}" if one.unit else "")
     where = f"{one.simulated_task} and {one.real_task}"
     if one.effects < LEAST:
-        few = plural(one.effects, "effect")
-        return f"No rank correlation is given for {where}: they share {few}, needed are {LEAST}."
-    if one.estimate is None or one.interval is None:
-        return f"No rank correlation is given for {where}: the {one.effects} {which} of one are all equal."
+        return f"No rank correlation is given for {where}: they share {which}, needed are {LEAST}."
+    if one.estimate is None or one.interval is None or one.by_chance is None:
+        return f"No rank correlation is given for {where}: the {which} of one are all equal."
     low, high = one.interval
     scaled = "" if one.unit else ", each in root mean squares of its unit"
     text = (
-        f"Over {one.effects} {which} the rank correlation of {where} is {one.estimate:.2f} (90% interval {low:.2f} to "
-        f"{high:.2f}{scaled}); {one.of_medians:.2f} by the medians."
+        f"Over {which} the rank correlation of {where} is {one.estimate:.2f} (90% interval {low:.2f} to {high:.2f}"
+        f"{scaled}); by the medians it is {one.of_medians:.2f}, and a random order does as well in "
+        f"{'under 1' if one.by_chance < 0.01 else f'{100 * one.by_chance:.0f}'}% of cases."
     )
     return text.replace("-", "−")
 
@@ -129,8 +129,16 @@ def show(card: Card, console: Console) -> None:
     table = Table(title="Transfer: simulated and real", title_justify="left")
     for name in HEADER:
         table.add_column(name, justify="right" if name.startswith("P(") else "left")
+    last: Pair | None = None
     for pair in ordered(card):
-        table.add_row(*map(Text, cells(pair)), style=_colour(pair))
+        row = list(cells(pair))
+        if last is not None and last.name == pair.name:
+            # Said once for an effect, however many tasks it was measured on.
+            row[:2] = "", ""
+        elif last is not None and last.name.claim != pair.name.claim:
+            table.add_section()
+        table.add_row(*map(Text, row), style=_colour(pair))
+        last = pair
     console.print(table)
     for said in [*summary(card), *alone(card)]:
         console.print(Text(said))

@@ -46,6 +46,12 @@ def unit_words(unit: str) -> str:
     return f"{words} {rest}" if rest else words
 
 
+def unit_name(unit: str) -> str:
+    """A unit by itself, as on an axis: "percentage points", "percent", "nats"."""
+    words = {" points": "percentage points", "%": "percent"}.get(unit_words(unit))
+    return words or unit_words(unit).replace("%", "percent").strip()
+
+
 def number(value: float, unit: str = "", signed: bool = False) -> str:
     """A number as read aloud: points for differences of probability, a real minus sign."""
     scaled = scale_of(unit) * value

@@ -109,6 +109,7 @@ class Correlation:
         interval: its central 90% interval. It says how well these effects are known, not what others,
             not measured, would do.
         probability: that it is positive.
+        by_chance: how often effects in random order have a correlation of medians at least as high.
     """
 
     simulated_task: str
@@ -119,6 +120,7 @@ class Correlation:
     estimate: float | None = None
     interval: tuple[float, float] | None = None
     probability: float | None = None
+    by_chance: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -269,7 +271,8 @@ def correlation(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> C
         np.stack([one.values for one in side], axis=1) / scales
         for side in ([p.simulated for p in pairs], [p.real for p in pairs])
     ]
-    of_medians = spearman(*(np.median(own, axis=0)[None] for own in values))[0]
+    medians = [np.median(own, axis=0)[None] for own in values]
+    of_medians = spearman(*medians)[0]
     rho = spearman(*values)
     rho = rho[np.isfinite(rho)]
     if not np.isfinite(of_medians) or not rho.size:
@@ -282,7 +285,21 @@ def correlation(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> C
         estimate=middle,
         interval=(low, high),
         probability=float(np.mean(rho > 0)),
+        by_chance=_by_chance(medians[0][0], medians[1][0]),
     )
+
+
+def _by_chance(first: np.ndarray, second: np.ndarray) -> float:
+    """How often a random order of the first has a rank correlation at least as high: of all orders if they are few."""
+    found = stats.permutation_test(
+        (first,),
+        lambda own: spearman(own[None], second[None])[0],
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=9999,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
 
 
 def _scales(pairs: Sequence[Pair]) -> np.ndarray:

@@ -82,9 +82,11 @@ _TENSORBOARD_EXAMPLES = """\
 examples:
   testbed tensorboard results/gap-laptop
   testbed tensorboard results/gap-laptop --runs --port 6007
+  testbed tensorboard results/gap-laptop --where arm=online --where loss.beta=0.1
+  testbed tensorboard results/gap-laptop --hparams
 
-The SCALARS page shows the median over seeds of every arm and setting, IMAGES the figures, TEXT the
-claims with their verdicts.
+TIME SERIES shows the median over seeds of every arm and setting, CUSTOM SCALARS the same with quartiles and
+the arms side by side, HPARAMS what came out, IMAGES the figures, TEXT the claims with their verdicts.
 """
 
 
@@ -303,7 +305,19 @@ def _add_tensorboard(subcommands: Any) -> None:
     board.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
     board.add_argument("--port", type=_whole, default=6006, help="(default: %(default)s)")
     board.add_argument(
-        "--runs", action="store_true", help="show single runs too (at most 500), not only medians"
+        "--runs", action="store_true", help="show each arm's best, worst and diverged runs too"
+    )
+    board.add_argument(
+        "--where",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        help="show the single runs that have this value instead (at most 500). Repeatable",
+    )
+    board.add_argument(
+        "--hparams",
+        action="store_true",
+        help="show in HPARAMS what came out of every run, not only of settings",
     )
     board.set_defaults(command=commands.tensorboard)
 

@@ -226,8 +226,12 @@ def tensorboard(options: argparse.Namespace) -> int:
     """Write TensorBoard's logs, and start it if it is installed."""
     opened = _require_results(options.directory)
     from sweeps import runner
+    from sweeps import tensorboard as boards
+    from sweeps.study import split
 
-    logs = runner.mirror(options.directory, opened, options.runs)
+    where = dict(split(text, "--where", "PATH=VALUE") for text in options.where)
+    more = boards.More(options.runs or bool(where), where, options.hparams)
+    logs = runner.mirror(options.directory, opened, more)
     if importlib.util.find_spec("tensorboard") is None:
         print(
             f"testbed: TensorBoard is not installed: run `uv run --extra tensorboard testbed "

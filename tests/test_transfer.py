@@ -3,8 +3,10 @@
 import csv
 import dataclasses
 import io
+import itertools
 import json
 import re
+import shutil
 import textwrap
 from collections.abc import Iterator
 from pathlib import Path
@@ -110,6 +112,10 @@ def test_rank_correlation_of_effects() -> None:
     assert found.estimate == pytest.approx(wanted)
     assert found.interval == pytest.approx((wanted, wanted))
     assert found.probability == 1.0
+    # The orders of four that correlate as much, of 24.
+    orders = np.array(list(itertools.permutations(range(4))))
+    as_much = spearman(orders, np.tile([1, 0, 2, 3], (24, 1))) >= wanted - 1e-9
+    assert found.by_chance == pytest.approx(np.mean(as_much))
     # As uncertain as the effects are far apart: the interval is wide, and noise pulls it to nought.
     noisy = [pair(normal(a, 2.0, i), normal(b, 2.0, 9 + i)) for i, (a, b) in enumerate(places)]
     wide = transfer.correlation(noisy, "A", "Text")
@@ -142,7 +148,7 @@ def test_two_effects_have_no_rank_correlation() -> None:
     assert found.estimate is None
     assert (
         words.correlated(found)
-        == "No rank correlation is given for A and Text: they share 2 effects, needed are 3."
+        == "No rank correlation is given for A and Text: they share 2 effects in nats, needed are 3."
     )
 
 
@@ -248,12 +254,10 @@ def test_mistakes(
     assert "is given twice" in refused(simulated, f"{simulated}/../sim")
     assert "holds no results" in refused(simulated, str(tmp_path))
     assert "holds no results" in refused(str(tmp_path / "none"), real)
-    header = json.loads((places[1] / "study.json").read_text())
     other = tmp_path / "other"
-    (other / "blocks").mkdir(parents=True)
+    shutil.copytree(real, other)
+    header = json.loads((other / "study.json").read_text())
     (other / "study.json").write_text(json.dumps(header | {"study": "another"}))
-    for block in (places[1] / "blocks").iterdir():
-        (other / "blocks" / block.name).write_bytes(block.read_bytes())
     error = refused(simulated, str(other))
     assert "have no claim in common: the first judges C2 (tiny), C9 (tiny)" in error
     assert "the second C2 (another)" in error

@@ -1,6 +1,6 @@
 """Effects measured in two places: intervals one below the other, and real over simulated."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,7 +12,7 @@ from matplotlib.ticker import MaxNLocator
 from analysis.figures import style
 from analysis.figures.style import ARM_COLOURS, ARM_MARKERS, DOTTED, PAPER, RULE, SOFT, Drawing
 from analysis.load import Table
-from analysis.prose import scale_of, unit_words
+from analysis.prose import scale_of, unit_name
 from analysis.transfer import LEAST, Measured, Pair
 
 SIMULATED, REAL = ARM_COLOURS[:2]
@@ -36,20 +36,26 @@ def drawings(pairs: Sequence[Pair]) -> list[tuple[Drawing, str]]:
             "Posterior medians with their intervals. A hollow mark is an effect on which no verdict was given there.",
         )
     ]
-    if len({pair.name for pair in shown}) >= LEAST:
+    crowded = {unit: own for unit, own in _by_unit(shown).items() if _effects(own) >= LEAST}
+    if crowded:
         found.append(
             (
                 Drawing(
                     "transfer-scatter",
                     "Real effects over simulated ones, with the diagonal.",
-                    lambda width: _scatter(shown, width),
+                    lambda width: _scatter(crowded, width),
                     table,
                 ),
                 "Dotted: the diagonal, on which an effect is as large in both places. In the shaded quadrants the "
-                "signs differ. Bars are the intervals; they end where the panel does.",
+                "signs differ. Bars are the intervals, up to the panel's edge. Units with fewer than three effects are "
+                "left out, and names where there is no room for them.",
             )
         )
     return found
+
+
+def _effects(pairs: Sequence[Pair]) -> int:
+    return len({pair.name for pair in pairs})
 
 
 def _both(pair: Pair) -> bool:
@@ -113,7 +119,8 @@ def _interval_panel(
 ) -> None:
     scale, most = scale_of(unit), 96 if wide else 50
     everything = [one for _, measured in rows for _, one in measured]
-    low, high = _limits(everything, scale)
+    # Room for the tasks' names.
+    low, high = _limits(everything, scale, 0.16 if wide else 0.45)
     axes.axvline(0, color=SOFT, lw=0.7, zorder=1)
     height = 0.0
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 8.5}
@@ -130,7 +137,7 @@ def _interval_panel(
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.set_xlabel(_unit(unit), fontsize=8.5)
+    axes.set_xlabel(unit_name(unit) or "effect", fontsize=8.5)
 
 
 def _line(
@@ -151,27 +158,20 @@ def _line(
     axes.plot(estimate, height, marker, ms=5.5, color=colour, mfc=face, mew=1.5, zorder=3)
 
 
-def _limits(measured: Sequence[Measured], scale: float) -> tuple[float, float]:
-    """Where an axis ends: around nought, all estimates, and all intervals that are not vast."""
+def _limits(measured: Sequence[Measured], scale: float, room: float = 0.05) -> tuple[float, float]:
+    """Where an axis ends: around nought, all estimates, and all intervals that are not vast, with room at the right."""
     points = scale * np.array([0.0, *(one.judgement.estimate or 0.0 for one in measured)])
     ends = [end for one in measured for end in one.judgement.interval or ()]
-    most = max(float(np.ptp(points)), 1e-9)
+    most = max(float(np.ptp(points)), 1e-3)
     ends = np.clip(scale * np.array(ends), points.min() - 2.5 * most, points.max() + 2.5 * most)
-    low, high = min(points.min(), *ends), max(points.max(), *ends)
-    # Room at the right for the tasks' names.
-    return low - 0.05 * (high - low), high + 0.16 * (high - low)
+    low, high = min(*points, *ends), max(*points, *ends)
+    return low - 0.05 * (high - low), high + room * (high - low)
 
 
-def _unit(unit: str) -> str:
-    words = {" points": "percentage points", "%": "percent"}.get(unit_words(unit))
-    return words or unit_words(unit).replace("%", "percent").strip() or "effect"
-
-
-def _scatter(pairs: Sequence[Pair], width: float) -> Figure:
+def _scatter(groups: Mapping[str, Sequence[Pair]], width: float) -> Figure:
     """One square panel a unit; the marks tell simulated tasks apart."""
-    groups = _by_unit(pairs)
-    tasks = list(dict.fromkeys(pair.simulated.task for pair in pairs))
-    columns = min(len(groups), 3 if width > 5 else 1)
+    tasks = list(dict.fromkeys(pair.simulated.task for own in groups.values() for pair in own))
+    columns = min(len(groups), 2 if width > 5 else 1)
     side = min(width / columns, 3.6)
     figure, panels = style.grid(len(groups), min(width, columns * side), side, columns)
     for axes, (unit, own) in zip(panels, groups.items(), strict=True):
@@ -190,32 +190,36 @@ def _scatter(pairs: Sequence[Pair], width: float) -> Figure:
 def _scatter_panel(axes: Axes, unit: str, pairs: Sequence[Pair], tasks: Sequence[str]) -> None:
     scale = scale_of(unit)
     low, high = _limits([one for pair in pairs for one in (pair.simulated, pair.real)], scale)
-    high -= 0.11 / 1.16 * (high - low)
     for x, y in (((low, 0), (0, high)), ((0, high), (low, 0))):
         axes.fill_between(x, *y, color=RULE, alpha=0.35, lw=0, zorder=0)
     axes.plot([low, high], [low, high], color=SOFT, lw=0.8, ls=DOTTED, zorder=1)
-    for pair in pairs:
-        x, y = (scale * (one.judgement.estimate or 0.0) for one in (pair.simulated, pair.real))
+    points = scale * np.array(
+        [[one.judgement.estimate or 0.0 for one in (pair.simulated, pair.real)] for pair in pairs]
+    )
+    for pair, (x, y) in zip(pairs, points, strict=True):
         bars = [
             np.clip(scale * np.array(one.judgement.interval or (middle / scale,) * 2), low, high)
             for one, middle in ((pair.simulated, x), (pair.real, y))
         ]
-        axes.plot(bars[0], [y, y], color=SIMULATED, lw=1, alpha=0.6)
-        axes.plot([x, x], bars[1], color=REAL, lw=1, alpha=0.6)
+        axes.plot(bars[0], [y, y], color=SIMULATED, lw=1, alpha=0.45)
+        axes.plot([x, x], bars[1], color=REAL, lw=1, alpha=0.45)
         marker = ARM_MARKERS[tasks.index(pair.simulated.task) % len(ARM_MARKERS)]
         axes.plot(x, y, marker, ms=5.5, color=SIMULATED, mec=PAPER, mew=0.7, zorder=3)
-        axes.annotate(
-            pair.name.claim,
-            (x, y),
-            (4, 4),
-            textcoords="offset points",
-            fontsize=8,
-            path_effects=style.halo(),
-        )
+        # A name covers what is right of its point and above it.
+        across, up = ((points - [x, y]) / (high - low)).T
+        if np.count_nonzero((across > -0.02) & (across < 0.13) & (abs(up - 0.02) < 0.06)) == 1:
+            axes.annotate(
+                pair.name.claim,
+                (x, y),
+                (4, 4),
+                textcoords="offset points",
+                fontsize=8,
+                path_effects=style.halo(),
+            )
     axes.set_xlim(low, high)
     axes.set_ylim(low, high)
     axes.set_aspect("equal")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(4))
-    axes.set_xlabel(f"simulated, {_unit(unit)}", fontsize=8.5)
+    axes.set_xlabel(f"simulated, {unit_name(unit)}".rstrip(", "), fontsize=8.5)
     axes.set_ylabel("real", fontsize=8.5)
