@@ -54,7 +54,7 @@ def clear(root: Path) -> None:
     """Remove the event files that an earlier call wrote, and the directories that leaves empty."""
     for file in root.rglob(f"events.out.tfevents.*{_SUFFIX}"):
         file.unlink()
-    for directory in sorted(root.rglob("*"), reverse=True):
+    for directory in [*sorted(root.rglob("*"), reverse=True), root]:
         if directory.is_dir() and not any(directory.iterdir()):
             directory.rmdir()
 

@@ -210,6 +210,7 @@ def split_values(text: str) -> list[str]:
 
 
 def split(text: str, option: str, form: str) -> tuple[str, str]:
+    """The two sides of ``path=value``, as an option of the command line takes them. Raises `InvalidInput`."""
     path, equals, value = text.partition("=")
     if not (equals and path.strip() and value.strip()):
         raise InvalidInput(f"{option} takes {form}, got '{text}'")

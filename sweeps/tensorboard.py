@@ -22,8 +22,8 @@ from testbed.errors import InvalidInput
 
 MAX_SUMMARIES = 39
 MAX_RUNS = 500
-#: So many of the best, of the worst and of the diverged runs of an arm are shown at most, and so many of all.
-_FEW, _SHOWN = 3, 39
+#: So many of the best, of the worst and of the diverged runs of an arm are shown at most.
+_FEW = 3
 
 TAGS = {
     "generation/win_rate": "win_rate",
@@ -90,9 +90,10 @@ def write(studies: Sequence[Logged], directory: Path, more: More | None = None) 
         raise InvalidInput(_nothing(studies, more.where))
     events.clear(root)
     schema = _Schema(studies)
+    # What a study's own log and the single runs leave of what TensorBoard shows at once.
+    left = MAX_SUMMARIES + 1 - len(studies) - min(sum(map(len, chosen)), MAX_SUMMARIES // 2)
     for study, place in zip(studies, _places(studies), strict=True):
-        share = MAX_SUMMARIES - len(studies) + 1
-        _summarise(study, root / "summary" / place, schema, max(1, share // len(studies)))
+        _summarise(study, root / "summary" / place, schema, max(1, left // len(studies)))
     for runs, place in zip(chosen, _places(studies), strict=False):
         for kind, label, table in runs:
             with events.log(root / "runs" / place / kind / label) as add:
@@ -272,8 +273,8 @@ def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Table
             table = table[table[path].map(lambda value, wanted=wanted: _is(value, wanted))]
         picked = {"matching": table.sort_values("seed", kind="stable").head(MAX_RUNS)}
     else:
-        # As many of each kind of each arm as leave room for all, and one at least.
-        few = max(1, min(_FEW, _SHOWN // (3 * table["arm"].nunique())))
+        # Half of the logs, but one of each kind of each arm at least.
+        few = max(1, min(_FEW, MAX_SUMMARIES // 2 // (3 * table["arm"].nunique())))
         ordered = table.sort_values("outcome/peak_win_rate", ascending=False, kind="stable")
         lost = ordered[outcomes.DIVERGED] == 1
         ranked = ordered[~lost].dropna(subset="outcome/peak_win_rate").groupby("arm", sort=False)

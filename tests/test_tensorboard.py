@@ -158,12 +158,14 @@ def test_writing_again_replaces_our_files_and_no_others(tmp_path: Path) -> None:
 
 def test_large_studies_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = table(rates=40, seeds=1)
-    root = write(big, HEADER, tmp_path, more=More(runs=True))
+    root = write(big, HEADER, tmp_path)
     assert len(logs(root)) <= tensorboard.MAX_SUMMARIES + 1
     # The settings with the best peaks of each arm are kept: high rates here.
     kept = {name for name in logs(root) if name.startswith("arm0")}
     assert kept == {f"arm0/learning_rate={10.0 ** -(k + 1):g}" for k in range(21, 40)}
-    # Of each arm the three best and the three worst.
+    # Of each arm the three best and the three worst; together there are no more logs than before.
+    write(big, HEADER, tmp_path, more=More(runs=True))
+    assert len(logs(root.parent)) <= tensorboard.MAX_SUMMARIES + 1
     runs = logs(root.parent / "runs")
     assert {run for run in runs if run.startswith("best/arm1")} == {
         f"best/arm1/learning_rate={10.0 ** -(k + 1):g}/seed=0" for k in (37, 38, 39)
@@ -332,6 +334,43 @@ def test_tensorboards_own_reader_agrees(tmp_path: Path) -> None:
         "classification/on_golden_data",
     }
     assert [(e.step, e.value) for e in log.Scalars("budget/kl")] == [(0, 0), (10, 10), (20, 20)]
+
+
+def test_tensorboards_own_hparams_page_has_every_run(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+    root = tensorboard.write([Logged(table(), HEADER)], tmp_path, More(hparams=True))
+    logs = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(root))
+    logs.Reload()
+    provider = data_provider.MultiplexerDataProvider(logs, str(root))
+    backend = backend_context.Context(TBContext(logdir=str(root), data_provider=provider))
+    statuses = [api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE]
+    # Sorted by the peak, as a click on its column does, the highest first.
+    name = api_pb2.MetricName(tag="outcome/peak_win_rate")
+    column = api_pb2.ColParams(metric=name, order=api_pb2.ORDER_DESC)
+    query = api_pb2.ListSessionGroupsRequest(
+        allowed_statuses=statuses, col_params=[column], start_index=0, slice_size=50
+    )
+    context = RequestContext()
+    found = backend.hparams_metadata(context, "")
+    experiment = backend.experiment_from_metadata(context, "", True, found, None)
+    handler = list_session_groups.Handler(context, backend, "", query)
+    groups = handler.run().session_groups
+    assert [info.name for info in experiment.hparam_infos] == [
+        "arm",
+        "optimiser.learning_rate",
+        "seed",
+    ]
+    assert len(groups) == 12
+    first = groups[0]
+    assert first.hparams["arm"].string_value == "arm1"
+    assert first.hparams["optimiser.learning_rate"].number_value == pytest.approx(0.01)
+    values = {value.name.tag: value.value for value in first.metric_values}
+    assert values["outcome/peak_win_rate"] == pytest.approx(1.13)
 
 
 def test_an_axis_called_like_another_keeps_its_whole_path(tmp_path: Path) -> None:
