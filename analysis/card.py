@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import io
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -13,17 +13,21 @@ from rich.text import Text
 
 from analysis.prose import SYMBOLS, amount, between, listed, plural, safe, sentence, unit_name
 from analysis.site.verdicts import rank
-from analysis.transfer import LEAST, Card, Correlation, Measured, Pair
+from analysis.transfer import LEAST, Agreement, Card, Measured, Pair
 
 HEADER = ("claim", "effect", "simulated on", "simulated", "real on", "real", "P(same sign)")
+AGREEMENT = (
+    "simulated on", "real on", "effects", "same sign (expected)", "same verdict", "rank correlation", "of medians",
+    "as high by chance",
+)  # fmt: skip
 COLUMNS: Sequence[str] = (
     "study", "claim", "effect", "unit", "simulated_task", "simulated_estimate", "simulated_low",
     "simulated_high", "simulated_verdict", "simulated_open", "real_task", "real_estimate", "real_low",
     "real_high", "real_verdict", "real_open", "same_sign", "probability_same_sign", "text",
 )  # fmt: skip
 CAUTION = (
-    "The interval says how well the effects are known, not how other claims would fare: claims are few, "
-    "chosen, and share runs."
+    "The interval of a rank correlation says how well the effects are known, not how other claims would fare: claims "
+    "are few, chosen, and share runs."
 )
 
 
@@ -69,50 +73,37 @@ def cells(pair: Pair) -> tuple[str, ...]:
     )
 
 
-def summary(card: Card) -> list[str]:
-    """What came out, a sentence each."""
-    known = [pair for pair in card.pairs if pair.probability is not None]
-    signed = [pair.same_sign for pair in known]
-    expected = sum(pair.probability or 0.0 for pair in known)
+def agreement(one: Agreement) -> tuple[str, ...]:
+    """A row under `AGREEMENT`."""
+    unit = f"in {unit_name(one.unit)}" if one.unit else "of several units"
+    rho = medians = chance_of = "–"
+    if one.estimate is not None and one.interval is not None and one.by_chance is not None:
+        low, high = one.interval
+        rho = f"{one.estimate:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
+        medians = f"{one.of_medians:.2f}".replace("-", "−")
+        chance_of = "under 1%" if one.by_chance < 0.01 else f"{100 * one.by_chance:.0f}%"
+    return (
+        one.simulated_task,
+        one.real_task,
+        f"{one.effects} {unit}" if one.effects else "none",
+        f"{one.same_sign} ({one.expected:.1f})",
+        f"{one.same_verdict} of {one.decided}",
+        rho,
+        medians,
+        chance_of,
+    )
+
+
+def withheld(card: Card) -> list[str]:
+    """Why there is no rank correlation, where there is none."""
     said = []
-    if known:
-        said.append(
-            f"{sum(map(bool, signed))} of {plural(len(known), 'pair')} of effects have the same sign by their medians; "
-            f"{expected:.1f} are expected to, by the probabilities."
-        )
-    else:
-        said.append(
-            "No effect has a posterior in both places, so signs and ranks cannot be compared."
-        )
-    decided = [
-        pair
-        for pair in card.pairs
-        if "undecided" not in (pair.simulated.judgement.verdict, pair.real.judgement.verdict)
-    ]
-    same = sum(pair.same_verdict for pair in decided)
-    said.append(
-        f"The verdict is the same for {same} of {plural(len(decided), 'pair')} decided in both places; "
-        f"{len(card.pairs) - len(decided)} of {len(card.pairs)} are undecided in at least one."
-    )
-    return said + [correlated(one) for one in card.correlations]
-
-
-def correlated(one: Correlation) -> str:
-    """A rank correlation in a sentence, or why it is not given."""
-    which = plural(one.effects, "effect") + (f" in {unit_name(one.unit)}" if one.unit else "")
-    where = f"{one.simulated_task} and {one.real_task}"
-    if one.effects < LEAST:
-        return f"No rank correlation is given for {where}: they share {which}, needed are {LEAST}."
-    if one.estimate is None or one.interval is None or one.by_chance is None:
-        return f"No rank correlation is given for {where}: the {which} of one are all equal."
-    low, high = one.interval
-    scaled = "" if one.unit else ", each in root mean squares of its unit"
-    text = (
-        f"Over {which} the rank correlation of {where} is {one.estimate:.2f} (90% interval {low:.2f} to {high:.2f}"
-        f"{scaled}); by the medians it is {one.of_medians:.2f}, and a random order does as well in "
-        f"{'under 1' if one.by_chance < 0.01 else f'{100 * one.by_chance:.0f}'}% of cases."
-    )
-    return text.replace("-", "−")
+    for one in card.agreements:
+        where = f"No rank correlation is given for {one.simulated_task} and {one.real_task}"
+        if one.effects < LEAST:
+            said.append(f"{where}: they share {plural(one.effects, 'effect')}, needed are {LEAST}.")
+        elif one.estimate is None:
+            said.append(f"{where}: the {one.effects} effects of one are all equal.")
+    return said
 
 
 def alone(card: Card) -> list[str]:
@@ -140,7 +131,13 @@ def show(card: Card, console: Console) -> None:
         table.add_row(*map(Text, row), style=_colour(pair))
         last = pair
     console.print(table)
-    for said in [*summary(card), *alone(card)]:
+    summary = Table(title="Agreement", title_justify="left")
+    for name in AGREEMENT:
+        summary.add_column(name)
+    for one in card.agreements:
+        summary.add_row(*map(Text, agreement(one)))
+    console.print(summary)
+    for said in [*withheld(card), *alone(card)]:
         console.print(Text(said))
 
 
@@ -157,7 +154,7 @@ def as_json(card: Card) -> str:
         "simulated": str(card.simulated.directory),
         "real": str(card.real.directory),
         "effects": [_entry(pair) for pair in ordered(card)],
-        "correlations": [dataclasses.asdict(one) for one in card.correlations],
+        "agreement": [dataclasses.asdict(one) for one in card.agreements],
         "only": dict(card.lone),
     }
     return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
@@ -183,10 +180,15 @@ def as_csv(card: Card) -> str:
 
 def as_markdown(card: Card) -> str:
     """The table and what came out."""
-    lines = [f"| {' | '.join(HEADER)} |", f"|{'---|' * len(HEADER)}"]
-    lines += [f"| {' | '.join(map(safe, cells(pair)))} |" for pair in ordered(card)]
-    said = [*summary(card), CAUTION, *alone(card)]
-    return "\n".join([*lines, "", *(f"- {safe(one)}" for one in said)]) + "\n"
+    lines = _markdown(HEADER, map(cells, ordered(card)))
+    lines += ["", *_markdown(AGREEMENT, map(agreement, card.agreements)), ""]
+    lines += [f"- {safe(one)}" for one in [CAUTION, *withheld(card), *alone(card)]]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    return lines + [f"| {' | '.join(map(safe, row))} |" for row in rows]
 
 
 FORMS: Mapping[str, Callable[[Card], str]] = {

@@ -89,21 +89,29 @@ class Pair:
         return float(self.simulated.signs @ self.real.signs) if self.known else None
 
     @property
+    def decided(self) -> bool:
+        """Whether both places give a verdict."""
+        return "undecided" not in (self.simulated.judgement.verdict, self.real.judgement.verdict)
+
+    @property
     def same_verdict(self) -> bool:
         """Whether the effect got the same verdict in both places."""
         return self.simulated.judgement.verdict == self.real.judgement.verdict
 
 
 @dataclasses.dataclass(frozen=True)
-class Correlation:
-    """Spearman's rank correlation of simulated and real effects.
+class Agreement:
+    """How well the effects of one simulated task agree with those of a real one: signs, verdicts, and order.
 
     Attributes:
         simulated_task, real_task: where the effects were measured.
         unit: that of the effects; "" if they have several, each divided by the root mean square of the
             medians of its unit, so that it does not matter whether a unit is large or small.
-        effects: how many.
-        of_medians: the correlation of the posterior medians; None if there are too few effects, or
+        effects: how many have a posterior in both places.
+        same_sign: how many of them have the same sign by their medians.
+        expected: how many of them have it in the mean over both posteriors.
+        decided, same_verdict: how many of them are decided in both places, and in the same way.
+        of_medians: Spearman's rank correlation of the posterior medians; None if there are too few effects, or
             one place's are all equal.
         estimate: the posterior median of the correlation, None likewise.
         interval: its central 90% interval. It says how well these effects are known, not what others,
@@ -116,6 +124,10 @@ class Correlation:
     real_task: str
     unit: str
     effects: int
+    same_sign: int
+    expected: float
+    decided: int
+    same_verdict: int
     of_medians: float | None = None
     estimate: float | None = None
     interval: tuple[float, float] | None = None
@@ -125,7 +137,7 @@ class Correlation:
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """The transfer card: all effects measured in both places, and how well their order agrees.
+    """The transfer card: all effects measured in both places, and how well they agree.
 
     ``lone`` names the claims that only one of the places judges, "simulated" or "real".
     """
@@ -133,7 +145,7 @@ class Card:
     simulated: Collection
     real: Collection
     pairs: Sequence[Pair]
-    correlations: Sequence[Correlation]
+    agreements: Sequence[Agreement]
     lone: Mapping[str, Sequence[str]]
 
 
@@ -179,7 +191,7 @@ def compare(
             ("real", asked[1], set(map(_claim, asked[0]))),
         )
     }
-    return Card(*collections, pairs, list(_correlations(pairs)), lone)
+    return Card(*collections, pairs, list(_agreements(pairs)), lone)
 
 
 def _claim(name: Name) -> str:
@@ -243,26 +255,34 @@ def _shuffled(values: np.ndarray, parts: Sequence[str]) -> np.ndarray:
     return values[np.resize(order, _DRAWS)]
 
 
-def _correlations(pairs: Sequence[Pair]) -> Iterator[Correlation]:
-    """The rank correlations of each pair of tasks: of all effects, and of each unit that has enough."""
+def _agreements(pairs: Sequence[Pair]) -> Iterator[Agreement]:
+    """Those of each pair of tasks: of all effects, and of each unit that has enough for a rank correlation."""
     places = dict.fromkeys((pair.simulated.task, pair.real.task) for pair in pairs)
     for place in places:
         own = [p for p in pairs if p.known and (p.simulated.task, p.real.task) == place]
         by_unit: dict[str, list[Pair]] = {}
         for pair in own:
             by_unit.setdefault(pair.real.judgement.unit, []).append(pair)
-        yield correlation(own, *place)
+        yield agreement(own, *place)
         if len(by_unit) > 1:
             for some in by_unit.values():
                 if len(some) >= LEAST:
-                    yield correlation(some, *place)
+                    yield agreement(some, *place)
 
 
-def correlation(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Correlation:
-    """The rank correlation of effects that are known in both places."""
+def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agreement:
+    """Of effects that are known in both places."""
     units = {pair.real.judgement.unit for pair in pairs}
-    found = Correlation(
-        simulated_task, real_task, units.pop() if len(units) == 1 else "", len(pairs)
+    decided = [pair for pair in pairs if pair.decided]
+    found = Agreement(
+        simulated_task,
+        real_task,
+        units.pop() if len(units) == 1 else "",
+        effects=len(pairs),
+        same_sign=sum(bool(pair.same_sign) for pair in pairs),
+        expected=sum(pair.probability or 0.0 for pair in pairs),
+        decided=len(decided),
+        same_verdict=sum(pair.same_verdict for pair in decided),
     )
     if len(pairs) < LEAST:
         return found

@@ -181,9 +181,8 @@ def _scatter(groups: Mapping[str, Sequence[Pair]], width: float) -> Figure:
             Line2D([], [], color=SIMULATED, marker=marker, ls="", ms=5.5, label=task)
             for task, marker in zip(tasks, np.resize(ARM_MARKERS, len(tasks)), strict=True)
         ]
-        figure.legend(
-            handles=handles, loc="outside upper left", ncols=min(4, len(tasks)), borderpad=0
-        )
+        columns = min(len(tasks), int(width / 1.4))
+        figure.legend(handles=handles, loc="outside upper left", ncols=columns, borderpad=0)
     return figure
 
 

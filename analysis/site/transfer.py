@@ -27,9 +27,12 @@ READING = (
      "≥ or ≤: the true effect may be larger or smaller than the numbers, for example because a peak was not reached"),
     ("P(same sign)", "that both effects are positive, both negative or both nothing at all; the places share "
      "no run, so it follows from the posteriors of each. Where an effect is only a bound, so is what it says"),
+    ("same sign (expected)", "how many effects with a posterior in both places have medians of the same sign, and how "
+     "many would in the mean over both posteriors; same verdict: of those decided in both"),
     ("rank correlation", "Spearman’s ρ of the effects in the two places, from joint draws of both. Effects of several "
      "units are first divided by the root mean square of those of their unit; noise in the effects pulls it "
-     "towards nought. " + words.CAUTION),
+     "towards nought, so that of the medians stands beside it, and how often effects in random order have one at "
+     "least as high. " + words.CAUTION),
 )  # fmt: skip
 
 
@@ -45,7 +48,12 @@ def page(card: Card, shown: Sequence[tuple[Drawing, str]], places: Sequence[Plac
     body = [
         navigation(places, "transfer.html"),
         _head(card),
-        section("summary", "What came out", _listing([*words.summary(card), words.CAUTION])),
+        section(
+            "summary",
+            "What came out",
+            table(words.AGREEMENT, map(words.agreement, card.agreements)),
+            _listing([words.CAUTION, *words.withheld(card)]),
+        ),
         *(
             section(
                 drawing.name,
@@ -68,11 +76,10 @@ def page(card: Card, shown: Sequence[tuple[Drawing, str]], places: Sequence[Plac
 
 
 def _head(card: Card) -> Html:
-    known = [pair for pair in card.pairs if pair.probability is not None]
-    same = sum(bool(pair.same_sign) for pair in known)
+    whole = {(one.simulated_task, one.real_task): one for one in reversed(card.agreements)}
     items = [
-        ("", len(card.pairs), "pairs of effects"),
-        ("", f"{same} of {len(known)}", "same sign"),
+        ("", f"{one.same_sign} of {one.effects}", f"same sign on {simulated}")
+        for (simulated, _), one in reversed(whole.items())
     ]
     tasks = dict.fromkeys(pair.simulated.task for pair in card.pairs)
     real = dict.fromkeys(pair.real.task for pair in card.pairs)
