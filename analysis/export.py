@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis import report
-from analysis.prose import SYMBOLS, amount, between
+from analysis.prose import SYMBOLS, amount, between, safe
 from analysis.site import verdicts
 from sweeps.store import Store
 from testbed.errors import InvalidInput
@@ -58,23 +58,21 @@ def as_markdown(entries: Sequence[Entry]) -> str:
     by_place = {(row["claim"], row["study"], row["task"]): row for row in entries}
     several = len({study for _, study in keys}) > 1
     lines = [
-        f"| claim | {' | '.join(map(_safe, tasks))} |",
+        f"| claim | {' | '.join(map(safe, tasks))} |",
         f"|---|{'---|' * len(tasks)}",
     ]
     for claim, study in keys:
         own = [by_place.get((claim, study, task)) for task in tasks]
         text = next(row["text"] for row in own if row)
-        name = f"**{_safe(claim)}** {_safe(text)}" + (f" ({_safe(study)})" if several else "")
+        name = f"**{safe(claim)}** {safe(text)}" + (f" ({safe(study)})" if several else "")
         lines.append(f"| {name} | {' | '.join(map(_cell, own))} |")
     counted = ", ".join(f"{count} {name}" for name, count in verdicts.counts(entries).items())
     lines += ["", f"{counted}. Numbers are posterior medians with their intervals.", ""]
     for row in order:
         if row["verdict"] != "reproduced":
-            place = (
-                f"{_safe(row['task'])}, {_safe(row['study'])}" if several else _safe(row["task"])
-            )
-            said = _safe(verdicts.explain(row))
-            lines.append(f"- **{_safe(row['claim'])}** ({place}), {row['verdict']}: {said}")
+            place = f"{safe(row['task'])}, {safe(row['study'])}" if several else safe(row["task"])
+            said = safe(verdicts.explain(row))
+            lines.append(f"- **{safe(row['claim'])}** ({place}), {row['verdict']}: {said}")
     return "\n".join(lines).rstrip("\n") + "\n"
 
 
@@ -83,18 +81,12 @@ def _cell(row: Entry | None) -> str:
         return "–"
     parts = [f"{SYMBOLS[row['verdict']]} {row['verdict']}"]
     if row["estimate"] is not None:
-        parts.append(_safe(amount(row["estimate"], row["unit"])))
+        parts.append(safe(amount(row["estimate"], row["unit"])))
     if row["interval"] is not None:
         parts.append(between(row))
     if row["newer"]:
         parts.append("(newer rule)")
     return "<br>".join(parts)
-
-
-def _safe(text: str) -> str:
-    """Text that stays inside its cell and is no markup."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{letter}" if letter in "|*_`[]" else letter for letter in plain)
 
 
 FORMS: Mapping[str, Callable[[Sequence[Entry]], str]] = {

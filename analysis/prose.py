@@ -22,6 +22,12 @@ def escape(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
+def safe(text: str) -> str:
+    """Text that stays inside its cell of a Markdown table and is no markup."""
+    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
+    return "".join(f"\\{letter}" if letter in "|*_`[]" else letter for letter in plain)
+
+
 def join(parts: Iterable[str]) -> Html:
     """Escaped parts, one after the other."""
     return Html("\n".join(part for part in parts if part))
@@ -38,6 +44,12 @@ def unit_words(unit: str) -> str:
     names = {"probability": " points", "share": "%", "units": ""}
     words = names.get(first, f" {first}" if first else "")
     return f"{words} {rest}" if rest else words
+
+
+def unit_name(unit: str) -> str:
+    """A unit by itself, as on an axis: "percentage points", "percent", "nats"."""
+    words = {" points": "percentage points", "%": "percent"}.get(unit_words(unit))
+    return words or unit_words(unit).replace("%", "percent").strip()
 
 
 def number(value: float, unit: str = "", signed: bool = False) -> str:

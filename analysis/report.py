@@ -10,18 +10,23 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis.card import as_json
 from analysis.figures.exhibits import exhibits
-from analysis.load import Collection, load_all
+from analysis.load import Collection, Results, load_all
 from analysis.prose import slug
-from analysis.site import chapter, index, methods, provenance, study
+from analysis.site import chapter, index, methods, provenance, study, transfer
 from analysis.site.chapter import Chapter
-from analysis.site.page import Place, unwritable, write_whole
+from analysis.site.page import Place, add_link, unwritable, write_whole
 from analysis.site.verdicts import ordered
+from analysis.transfer import Card
 from sweeps.provenance import source_hash
 from sweeps.store import Store
 
 FOLDER = "report"
-_OURS = ("*.html", "figures/*.png", "figures/*.svg", "figures/*.csv")
+TRANSFER = Place("transfer.html", "Transfer")
+_TRANSFER_KEY = ".transfer.key"
+_TRANSFERRED = (TRANSFER.file, "transfer.json", _TRANSFER_KEY, "figures/transfer-*")
+_OURS = ("*.html", "figures/*.png", "figures/*.svg", "figures/*.csv", *_TRANSFERRED)
 
 
 def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
@@ -39,12 +44,54 @@ def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         left = {path for pattern in _OURS for path in folder.glob(pattern)}
-        written = _write(folder, chapters, collection)
-        for path in left - set(written):
+        kept = _transferred(folder, collection)
+        written = _write(folder, chapters, collection, [TRANSFER] if kept else [])
+        for path in left - kept - set(written):
             path.unlink()
     except OSError as problem:
         raise unwritable(directory, problem) from problem
     return folder / "index.html"
+
+
+def build_transfer(card: Card, directory: Path) -> Path:
+    """Write the transfer card into DIR/report, the site of the real runs, and link it there. Returns the page's path.
+
+    `build` keeps it as long as these results, rules and code are what they were. Raises InvalidInput if the directory
+    cannot be written.
+    """
+    folder = directory / FOLDER
+    try:
+        (folder / "figures").mkdir(parents=True, exist_ok=True)
+        places = [place for place in _places(card.real.studies) if (folder / place.file).is_file()]
+        left = set(folder.glob("figures/transfer-*"))
+        shown = transfer.drawings(card)
+        written = [
+            path for drawing, _ in shown for path in drawing.save(folder / "figures", drawing.name)
+        ]
+        page = write_whole(folder / TRANSFER.file, transfer.page(card, shown, [*places, TRANSFER]))
+        for path in left - set(written):
+            path.unlink()
+        write_whole(folder / "transfer.json", as_json(card))
+        write_whole(folder / _TRANSFER_KEY, fingerprint(card.real))
+        add_link(folder, TRANSFER)
+    except OSError as problem:
+        raise unwritable(directory, problem) from problem
+    return page
+
+
+def _transferred(folder: Path, collection: Collection) -> set[Path]:
+    """The files of a transfer card that still holds; none if there is no such card."""
+    key = folder / _TRANSFER_KEY
+    if not key.is_file() or key.read_text() != fingerprint(collection):
+        return set()
+    return {path for pattern in _TRANSFERRED for path in folder.glob(pattern)}
+
+
+def _places(studies: Sequence[Results]) -> list[Place]:
+    """The pages that every site has."""
+    places = [Place("index.html", "Scoreboard")]
+    places += [Place(study.file_name(one), one.name) for one in studies]
+    return [*places, Place("methods.html", "Methods"), Place("provenance.html", "Provenance")]
 
 
 def verdicts(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[dict[str, Any]]:
@@ -77,11 +124,11 @@ def _entries(chapters: Sequence[Chapter]) -> list[dict[str, Any]]:
     return [dict(entry) for entry in ordered([row for one in chapters for row in one.entries])]
 
 
-def _write(folder: Path, chapters: Sequence[Chapter], collection: Collection) -> list[Path]:
-    """Write all pages, figures and verdicts.json; the paths of what was written."""
-    places = [Place("index.html", "Scoreboard")]
-    places += [Place(study.file_name(one), one.results.name) for one in chapters]
-    places += [Place("methods.html", "Methods"), Place("provenance.html", "Provenance")]
+def _write(
+    folder: Path, chapters: Sequence[Chapter], collection: Collection, further: Sequence[Place]
+) -> list[Path]:
+    """Write all pages, figures and verdicts.json; the paths of what was written. `further` pages are there already."""
+    places = [*_places(collection.studies), *further]
     entries = _entries(chapters)
     written = []
     for one in chapters:
@@ -89,7 +136,9 @@ def _write(folder: Path, chapters: Sequence[Chapter], collection: Collection) ->
         for exhibit in shown:
             stem = slug(one.results.name, exhibit.drawing.name)
             written += exhibit.drawing.save(folder / "figures", stem)
-        written.append(write_whole(folder / study.file_name(one), study.page(one, shown, places)))
+        written.append(
+            write_whole(folder / study.file_name(one.results), study.page(one, shown, places))
+        )
     pages = {
         "methods.html": methods.page(chapters, places),
         "provenance.html": provenance.page(chapters, places),

@@ -4,7 +4,7 @@ the two differ."""
 import dataclasses
 import math
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -36,28 +36,50 @@ def decide(
     fits. Raises InvalidInput if a stored claim cannot be read.
     """
     evidence = gather(results) if evidence is None else evidence
+    entries = []
+    for asked in questions(results, evidence):
+        claim, stored, own = asked.claim, asked.stored, asked.evidence
+        newer = stored is None or not stored.decides_like(claim)
+        ruling = _held_back(claim.judge(own), asked.lacking)
+        before = _held_back(stored.judge(own), asked.lacking).verdict if newer and stored else None
+        entries.append(entry(claim, asked.task, ruling, newer, before))
+    return entries
+
+
+class Question(NamedTuple):
+    """One claim asked of one task: as the study's file has it, as it was stored before the run (None: it was not), what
+    is known of the task, and the number of planned runs of its arms that are missing."""
+
+    claim: Claim
+    stored: Claim | None
+    task: str
+    evidence: Evidence
+    lacking: int
+
+
+def questions(results: Results, evidence: Mapping[str, TaskEvidence]) -> Iterator[Question]:
+    """Every claim on every task, and on a typical one where `decide` says so."""
     tasks: dict[str, Evidence] = dict(evidence)
     pooled: dict[str, Evidence] = {}
     if len(evidence) > 1 and not results.strata:
         pool = next(iter(evidence.values())).pool
         pooled = {ALL_TASKS: TypicalEvidence(pool, evidence)}
-    entries = []
     for claim, stored in paired(results):
-        newer = stored is None or not stored.decides_like(claim)
         lacking = sum(results.missing.get(arm, 0) for arm in claim.arms_used())
         for task, own in (tasks | pooled if claim.from_curves else tasks).items():
-            ruling = _held_back(claim.judge(own), lacking)
-            before = _held_back(stored.judge(own), lacking).verdict if newer and stored else None
-            entries.append(entry(claim, task, ruling, newer, before))
-    return entries
+            yield Question(claim, stored, task, own, lacking)
 
 
 def _held_back(ruling: Ruling, lacking: int) -> Ruling:
     """The ruling, undecided while runs are missing: those that are there may be no fair sample of the settings."""
     if not lacking:
         return ruling
-    reason = f"{lacking} planned runs of its arms are missing"
-    return dataclasses.replace(ruling, verdict="undecided", reason=reason)
+    return dataclasses.replace(ruling, verdict="undecided", reason=lacks(lacking))
+
+
+def lacks(lacking: int) -> str:
+    """Why nothing is decided while planned runs are missing; "" if none are."""
+    return f"{lacking} planned runs of its arms are missing" if lacking else ""
 
 
 def paired(results: Results) -> Iterator[tuple[Claim, Claim | None]]:

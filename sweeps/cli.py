@@ -51,6 +51,15 @@ examples:
   testbed report results/gap-laptop --format json | jq '.[].verdict'
 """
 
+_TRANSFER_EXAMPLES = """\
+examples:
+  testbed transfer results/gap-laptop results/gap-llm
+  testbed transfer results/reproduce-laptop results/gap-llm --format markdown
+
+SIM_DIR holds the runs in simulation, LLM_DIR those of the same studies on a language model: every effect that
+both measured is set side by side. See docs/transfer.md.
+"""
+
 _INSPECT_EXAMPLES = """\
 examples:
   testbed inspect summarize                    what the task looks like, on a page
@@ -74,9 +83,11 @@ _TENSORBOARD_EXAMPLES = """\
 examples:
   testbed tensorboard results/gap-laptop
   testbed tensorboard results/gap-laptop --runs --port 6007
+  testbed tensorboard results/gap-laptop --where arm=online --where loss.beta=0.1
+  testbed tensorboard results/gap-laptop --hparams
 
-The SCALARS page shows the median over seeds of every arm and setting, IMAGES the figures, TEXT the
-claims with their verdicts.
+TIME SERIES shows the median over seeds of every arm and setting, CUSTOM SCALARS the same with quartiles and
+the arms side by side, HPARAMS what came out, IMAGES the figures, TEXT the claims with their verdicts.
 """
 
 
@@ -140,6 +151,7 @@ def parser() -> argparse.ArgumentParser:
     _add_run(subcommands)
     _add_reproduce(subcommands)
     _add_report(subcommands)
+    _add_transfer(subcommands)
     _add_inspect(subcommands)
     _add_list(subcommands)
     _add_tensorboard(subcommands)
@@ -231,13 +243,32 @@ def _add_report(subcommands: Any) -> None:
         subcommands, "report", "analyse results anew: scoreboard, figures, pages", _REPORT_EXAMPLES
     )
     report.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
-    report.add_argument(
-        "--format",
-        choices=("html", "json", "csv", "markdown"),
-        default="html",
-        help="html writes pages; the others print the scoreboard (default: html)",
-    )
+    _add_format(report, "html writes pages; the others print the scoreboard (default: html)")
     report.set_defaults(command=commands.report)
+
+
+def _add_format(command: argparse.ArgumentParser, help: str) -> None:
+    forms = ("html", "json", "csv", "markdown")
+    command.add_argument("--format", choices=forms, default="html", help=help)
+
+
+def _add_transfer(subcommands: Any) -> None:
+    transfer = _command(
+        subcommands,
+        "transfer",
+        "compare simulated and real effects: signs, ranks, verdicts",
+        _TRANSFER_EXAMPLES,
+    )
+    transfer.add_argument(
+        "simulated", metavar="SIM_DIR", type=Path, help="the --out of the runs in simulation"
+    )
+    transfer.add_argument(
+        "real", metavar="LLM_DIR", type=Path, help="the --out of the runs on a language model"
+    )
+    _add_format(
+        transfer, "html writes LLM_DIR/report/transfer.html; the others print (default: html)"
+    )
+    transfer.set_defaults(command=commands.transfer)
 
 
 def _add_inspect(subcommands: Any) -> None:
@@ -292,7 +323,19 @@ def _add_tensorboard(subcommands: Any) -> None:
     board.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
     board.add_argument("--port", type=_whole, default=6006, help="(default: %(default)s)")
     board.add_argument(
-        "--runs", action="store_true", help="show single runs too (at most 500), not only medians"
+        "--runs", action="store_true", help="show each arm's best, worst and diverged runs too"
+    )
+    board.add_argument(
+        "--where",
+        metavar="PATH=VALUE",
+        action="append",
+        default=[],
+        help="show the single runs that have this value instead (at most 500). Repeatable",
+    )
+    board.add_argument(
+        "--hparams",
+        action="store_true",
+        help="show in HPARAMS what came out of every run, not only of settings",
     )
     board.set_defaults(command=commands.tensorboard)
 

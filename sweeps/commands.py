@@ -127,6 +127,27 @@ def report(options: argparse.Namespace) -> int:
     return 0
 
 
+def transfer(options: argparse.Namespace) -> int:
+    """Set simulated and real effects side by side; print them in a form for programs and papers, or write a page."""
+    runtime.configure()
+    opened = _require_results(options.simulated), _require_results(options.real)
+    from analysis import card as words
+    from analysis import transfer as effects
+
+    card = effects.compare(options.simulated, options.real, opened)
+    if options.format != "html":
+        sys.stdout.write(words.FORMS[options.format](card))
+        return 0
+    from analysis import report as pages
+    from sweeps.printing import say
+
+    console = _console()
+    page = pages.build_transfer(card, options.real)
+    words.show(card, console)
+    say(console, f"Page        {page}")
+    return 0
+
+
 def inspect(options: argparse.Namespace) -> int:
     """Show what a task looks like."""
     runtime.configure()
@@ -220,8 +241,12 @@ def tensorboard(options: argparse.Namespace) -> int:
     """Write TensorBoard's logs, and start it if it is installed."""
     opened = _require_results(options.directory)
     from sweeps import runner
+    from sweeps import tensorboard as boards
+    from sweeps.study import split
 
-    logs = runner.mirror(options.directory, opened, options.runs)
+    where = dict(split(text, "--where", "PATH=VALUE") for text in options.where)
+    more = boards.More(options.runs or bool(where), where, options.hparams)
+    logs = runner.mirror(options.directory, opened, more)
     if importlib.util.find_spec("tensorboard") is None:
         print(
             f"testbed: TensorBoard is not installed: run `uv run --extra tensorboard testbed "

@@ -163,24 +163,20 @@ def finish(
     say(console, f"TensorBoard testbed tensorboard {directory}")
 
 
-def mirror(directory: Path, opened: Sequence[Opened], single_runs: bool = False) -> Path:
-    """Write TensorBoard's logs of each study of a results directory; the directory to give to TensorBoard."""
+def mirror(directory: Path, opened: Sequence[Opened], more: tensorboard.More | None = None) -> Path:
+    """Write TensorBoard's logs of a results directory; the directory to give to TensorBoard."""
     verdicts = read_verdicts(directory)
-    logs = [
-        tensorboard.write(
+    studies = [
+        tensorboard.Logged(
             table,
             store.header,
-            store.directory,
             figures=sorted((directory / "report" / "figures").glob(f"{name}-*.png")),
             verdicts=[row for row in verdicts if row.get("study", name) == name],
-            single_runs=single_runs,
         )
         for store, table in opened
         for name in [store.header["study"]]
     ]
-    if len(logs) > 1:
-        return directory
-    return logs[0].parent if single_runs else logs[0]
+    return tensorboard.write(studies, directory, more)
 
 
 def show_plan(

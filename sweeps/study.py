@@ -150,11 +150,11 @@ class Study:
         name = self.select(preset, seeds).preset
         values: dict[str, Any] = {}
         for text in settings:
-            path, value = _split(text, "--set", "path=value")
+            path, value = split(text, "--set", "path=value")
             values[path] = self._parse(name, values, path, value)
         swept: dict[str, list[Any]] = {}
         for text in axes:
-            path, value = _split(text, "--axis", "path=a,b,c")
+            path, value = split(text, "--axis", "path=a,b,c")
             if path in swept:
                 raise InvalidInput(f"--axis {path} is given twice: list all its values in one")
             swept[path] = [self._parse(name, values, path, item) for item in split_values(value)]
@@ -209,7 +209,8 @@ def split_values(text: str) -> list[str]:
     return [value.strip() for value in values]
 
 
-def _split(text: str, option: str, form: str) -> tuple[str, str]:
+def split(text: str, option: str, form: str) -> tuple[str, str]:
+    """The two sides of ``path=value``, as an option of the command line takes them. Raises `InvalidInput`."""
     path, equals, value = text.partition("=")
     if not (equals and path.strip() and value.strip()):
         raise InvalidInput(f"{option} takes {form}, got '{text}'")

@@ -1,27 +1,29 @@
-"""A view of a results table for TensorBoard: event files made anew from the store, never the store.
+"""A view of results for TensorBoard: event files made anew from the store, never the store.
 
-``summary/`` holds at most 40 logs (TensorBoard opens blank with more): one for each arm and setting
-with the median over seeds, and one, ``study``, with the question, the verdicts and the figures.
-``runs/`` holds single runs, on request.
+``summary/`` holds at most 40 logs (TensorBoard opens blank with more): one for each arm and setting with the median and
+quartiles over seeds, and one a study with the question, the verdicts, the figures, and each arm's best setting side by
+side. On request ``runs/`` holds single runs, a bounded choice of them, and ``hparams/`` what came out of every run.
 """
 
-import contextlib
+import dataclasses
 import math
 import re
-import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
-from tensorboardX import FileWriter
-from tensorboardX import summary as summaries
-from tensorboardX.summary import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+from sweeps import events, outcomes
+from sweeps.events import LOWER, MIDDLE, UPPER, Table
+from testbed.config import unknown
+from testbed.errors import InvalidInput
 
 MAX_SUMMARIES = 39
 MAX_RUNS = 500
-_SUFFIX = ".testbed"
+#: So many of the best, of the worst and of the diverged runs of an arm are shown at most.
+_FEW = 3
 
 TAGS = {
     "generation/win_rate": "win_rate",
@@ -39,93 +41,282 @@ TAGS = {
     "train/gradient_norm": "gradient_norm",
     "train/diverged": "diverged",
 }
+#: What arms are set side by side in.
+_COMPARED = ("win_rate", "golden_reward", "kl", "data_accuracy", "winner_logprob_change")
 
 
-def write(
-    results: pd.DataFrame,
-    header: Mapping[str, Any],
-    directory: Path,
-    figures: Sequence[Path] = (),
-    verdicts: Sequence[Mapping[str, Any]] = (),
-    single_runs: bool = False,
-) -> Path:
+@dataclasses.dataclass(frozen=True)
+class Logged:
+    """A study to be shown.
+
+    Attributes:
+        results: the long table.
+        header: the contents of ``study.json``.
+        figures: PNG files.
+        verdicts: those of ``verdicts.json`` that are the study's.
+    """
+
+    results: Table
+    header: Mapping[str, Any]
+    figures: Sequence[Path] = ()
+    verdicts: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class More:
+    """What is written beside the summary.
+
+    Attributes:
+        runs: single runs: of each arm the best, the worst and the diverged, or those that match `where`.
+        where: values of columns, as text.
+        hparams: every run with its settings and what came out.
+    """
+
+    runs: bool = False
+    where: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    hparams: bool = False
+
+
+def write(studies: Sequence[Logged], directory: Path, more: More | None = None) -> Path:
     """Write event files under ``directory/tensorboard``, in place of the ones of an earlier call.
 
-    ``results`` is the long table, ``header`` the contents of ``study.json``, ``figures`` PNG files,
-    ``verdicts`` the contents of ``verdicts.json``. With ``single_runs`` up to `MAX_RUNS` runs are
-    written too, every setting's lowest seeds first. Returns the directory of the summary.
+    Returns the directory to give to TensorBoard. Raises InvalidInput for conditions that no run meets.
     """
+    more = more or More()
     root = directory / "tensorboard"
-    _remove_old(root)
-    # Each row says whether its run had diverged by then; a median over seeds would hide it.
-    diverged = results["diverged_step"].between(0, results["step"])
-    results = results.assign(diverged=diverged.astype(float))
-    keys = _keys(results, header)
-    groups = dict(iter(results.groupby(keys, sort=False, dropna=False)))
-    for key in _chosen(groups):
-        group = groups[key]
-        with _writer(root / "summary" / _label(keys, key)) as writer:
-            how = {name: "median" for name in TAGS.values() if name in group} | {"diverged": "mean"}
-            _write_scalars(writer, group.groupby("step", as_index=False).agg(how))
-    with _writer(root / "summary" / "study") as writer:
-        for tag, text in _texts(results, header, verdicts).items():
-            writer.add_summary(summaries.text(tag, text))
-        for figure in figures:
-            writer.add_summary(_image(figure))
-    if single_runs:
-        _write_runs(results, keys, root / "runs")
-    return root / "summary"
+    studies = [_marked(study) for study in studies]
+    chosen = [_runs(study, more.where) for study in studies] if more.runs else []
+    if more.where and not any(chosen):
+        raise InvalidInput(_nothing(studies, more.where))
+    events.clear(root)
+    schema = _Schema(studies)
+    # What a study's own log and the single runs leave of what TensorBoard shows at once.
+    left = MAX_SUMMARIES + 1 - len(studies) - min(sum(map(len, chosen)), MAX_SUMMARIES // 2)
+    for study, place in zip(studies, _places(studies), strict=True):
+        _summarise(study, root / "summary" / place, schema, max(1, left // len(studies)))
+    for runs, place in zip(chosen, _places(studies), strict=False):
+        for kind, label, table in runs:
+            with events.log(root / "runs" / place / kind / label) as add:
+                events.scalars(add, _tagged(table.set_index("step").sort_index()))
+    if more.hparams:
+        schema.write(root / "hparams", studies)
+    # With every run's outcomes below it, TensorBoard would show all of these as curves of one point.
+    if more.hparams and not more.runs:
+        return root / "hparams"
+    return root if more.runs else root / "summary"
 
 
-def _keys(results: pd.DataFrame, header: Mapping[str, Any]) -> list[str]:
+def _places(studies: Sequence[Logged]) -> list[str]:
+    return [str(study.header.get("study")) if len(studies) > 1 else "" for study in studies]
+
+
+def _marked(study: Logged) -> Logged:
+    """With a column that says of each row whether its run had diverged by then; a median would hide it."""
+    diverged = study.results["diverged_step"].between(0, study.results["step"])
+    return dataclasses.replace(study, results=study.results.assign(diverged=diverged.astype(float)))
+
+
+def _keys(study: Logged) -> list[str]:
     """Columns that tell settings apart: the arm, and whatever else takes several values."""
-    candidates = dict.fromkeys(["task", *header.get("axes", {})])
-    varied = [name for name in candidates if len(results[name].unique()) > 1]
+    candidates = dict.fromkeys(["task", *study.header.get("axes", {})])
+    varied = [name for name in candidates if len(study.results[name].unique()) > 1]
     return ["arm", *varied]
 
 
-def _chosen(groups: Mapping[Any, pd.DataFrame]) -> list[Any]:
-    """The settings to summarise: all if they are few, else each arm's ones with the best peaks."""
-    if len(groups) <= MAX_SUMMARIES:
-        return list(groups)
+def _tagged(table: Table) -> Table:
+    """The metrics that a table has, under their tags."""
+    known = {tag: column for tag, column in TAGS.items() if column in table}
+    return table[list(known.values())].set_axis(list(known), axis=1)
+
+
+def _summarise(study: Logged, root: Path, schema: "_Schema", most: int) -> None:
+    """The logs of a study's settings, and its own."""
+    keys = _keys(study)
+    groups = dict(iter(study.results.groupby(keys, sort=False, dropna=False)))
     peaks = {key: _peak(group) for key, group in groups.items()}
+    for key in _chosen(groups, peaks, most):
+        with events.log(root / _label(keys, key)) as add:
+            for part in _over_seeds(groups[key]):
+                events.scalars(add, part)
+            schema.setting(add, groups[key], study)
+    with events.log(root / "study") as add:
+        for tag, words in _texts(study).items():
+            add(events.text(tag, words), 0)
+        for figure in study.figures:
+            add(events.image(figure), 0)
+        charts = {}
+        for title, best in _best(keys, groups, peaks).items():
+            charts[title] = _side_by_side(add, title, best)
+        charts["Settings: median and quartiles over seeds"] = {
+            tag: [(tag, *_band(tag))] for tag in _tagged(study.results) if tag != "train/diverged"
+        }
+        add(events.layout(charts), 0)
+        add(outcomes.schema(schema.table, schema.settings), 0)
+
+
+def _over_seeds(group: Table) -> Iterator[Table]:
+    """Medians and quartiles at each step; of the diverged, the share."""
+    table = _tagged(group).assign(step=group["step"])
+    by_step = table.groupby("step")
+    levels = by_step.quantile([LOWER, MIDDLE, UPPER]).unstack()
+    middle = levels.xs(MIDDLE, axis=1, level=1)
+    yield middle.assign(**{"train/diverged": by_step["train/diverged"].mean()})
+    for level, which in ((LOWER, 0), (UPPER, 1)):
+        band = levels.xs(level, axis=1, level=1).drop(columns="train/diverged")
+        yield band.rename(columns=lambda tag, which=which: _band(tag)[which])
+
+
+def _band(tag: str) -> tuple[str, str]:
+    """The tags of the lower and the upper quartile."""
+    return f"quartiles/{tag}/lower", f"quartiles/{tag}/upper"
+
+
+def _best(
+    keys: Sequence[str], groups: Mapping[Any, Table], peaks: Mapping[Any, float]
+) -> dict[str, dict[str, Table]]:
+    """Of each arm on each task the setting whose median peaks highest, by the title of their charts."""
+    found: dict[str, dict[str, Table]] = {}
+    place = keys.index("task") if "task" in keys else None
+    for key in sorted(groups, key=lambda key: -peaks[key]):
+        title = "Arms side by side, each at its best" + (f": {key[place]}" if place else "")
+        found.setdefault(title, {}).setdefault(key[0], groups[key])
+    # In the study's order, whichever peaks highest.
+    order = list(dict.fromkeys(key[0] for key in groups))
+    return {
+        title: dict(sorted(arms.items(), key=lambda item: order.index(item[0])))
+        for title, arms in sorted(found.items())
+    }
+
+
+def _side_by_side(
+    add: events.Add, title: str, best: Mapping[str, Table]
+) -> dict[str, list[events.Margin]]:
+    """Write each arm's curves under tags of its own; charts with a band for each."""
+    where = title.partition(": ")[2]
+    charts: dict[str, list[events.Margin]] = {}
+    for arm, group in best.items():
+        middle, lower, upper = _over_seeds(group)
+        for tag in middle:
+            if TAGS[tag] not in _COMPARED:
+                continue
+            name = "/".join(filter(None, ("side_by_side", where, tag.partition("/")[2], arm)))
+            margin = (name, f"{name}/lower", f"{name}/upper")
+            columns = [middle[tag], lower[_band(tag)[0]], upper[_band(tag)[1]]]
+            events.scalars(add, pd.concat(columns, axis=1, keys=margin))
+            charts.setdefault(tag, []).append(margin)
+    return charts
+
+
+class _Schema:
+    """One schema for the runs of all studies, with every path that one of them sweeps."""
+
+    def __init__(self, studies: Sequence[Logged]) -> None:
+        found = [
+            outcomes.outcomes(study.results, _keys(study)).assign(study=study.header.get("study"))
+            for study in studies
+        ]
+        self.table: Table = pd.concat(found, ignore_index=True)
+        swept = dict.fromkeys(key for study in studies for key in _keys(study))
+        self.settings = [*(["study"] if len(studies) > 1 else []), *swept]
+        self.mixed = outcomes.mixed(self.table, self.settings)
+
+    def setting(self, add: events.Add, group: Table, study: Logged) -> None:
+        """A session of a setting: what came out, median over its runs, and the share of the diverged."""
+        own = self._of(study)
+        own = own[own["run"].isin(group["run"]) & (own["arm"] == group["arm"].iat[0])]
+        row = next(iter(own.to_dict("records")))
+        row |= own[outcomes.tags(own)].median().to_dict()
+        row[outcomes.DIVERGED] = float(own[outcomes.DIVERGED].mean())
+        outcomes.session(add, row, self.settings, self.mixed)
+
+    def _of(self, study: Logged) -> Table:
+        return self.table[self.table["study"] == study.header.get("study")]
+
+    def write(self, root: Path, studies: Sequence[Logged]) -> None:
+        """A session of every run."""
+        keys = [*self.settings, "seed"]
+        with events.log(root) as add:
+            add(outcomes.schema(self.table, keys), 0)
+        for study, place in zip(studies, _places(studies), strict=True):
+            settings = _keys(study)
+            for row in self._of(study).to_dict("records"):
+                with events.log(root / place / _run_label(settings, row)) as add:
+                    outcomes.session(add, row, keys, self.mixed)
+
+
+def _chosen(groups: Mapping[Any, Table], peaks: Mapping[Any, float], most: int) -> list[Any]:
+    """The settings to summarise: all if they are few, else each arm's ones with the best peaks."""
+    if len(groups) <= most:
+        return list(groups)
     by_arm: dict[str, list[Any]] = {}
     for key in sorted(groups, key=lambda key: -peaks[key]):
         by_arm.setdefault(key[0], []).append(key)
-    share = max(1, MAX_SUMMARIES // len(by_arm))
-    return [key for best in by_arm.values() for key in best[:share]][:MAX_SUMMARIES]
+    share = max(1, most // len(by_arm))
+    return [key for best in by_arm.values() for key in best[:share]][:most]
 
 
-def _peak(group: pd.DataFrame) -> float:
+def _peak(group: Table) -> float:
     """The highest median win rate of a setting; lowest of all if there is none."""
     medians = group.groupby("step")["win_rate"].median().to_numpy(float)
     return float(np.max(medians, initial=-math.inf, where=np.isfinite(medians)))
 
 
-def _write_runs(results: pd.DataFrame, keys: list[str], root: Path) -> None:
-    """Single runs, bounded in number: every setting's first seed, then every second, and so on."""
-    runs = dict(iter(results.groupby(["arm", "run"], sort=False)))
-    first_seeds = sorted(runs, key=lambda run: runs[run]["seed"].iat[0])
-    for run in first_seeds[:MAX_RUNS]:
-        group = runs[run]
-        label = _label(keys, tuple(group[name].iat[0] for name in keys))
-        with _writer(root / label / f"seed={group['seed'].iat[0]}") as writer:
-            _write_scalars(writer, group)
+def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Table]]:
+    """Single runs with the reason why they are shown and a label: those that match, or of each arm the best, the worst
+    and the diverged."""
+    keys = _keys(study)
+    if not set(where) <= set(study.results):
+        return []
+    table = outcomes.outcomes(study.results, [*keys, *where])
+    if where:
+        for path, wanted in where.items():
+            table = table[table[path].map(lambda value, wanted=wanted: _is(value, wanted))]
+        picked = {"matching": table.sort_values("seed", kind="stable").head(MAX_RUNS)}
+    else:
+        # Half of the logs, but one of each kind of each arm at least.
+        few = max(1, min(_FEW, MAX_SUMMARIES // 2 // (3 * table["arm"].nunique())))
+        ordered = table.sort_values("outcome/peak_win_rate", ascending=False, kind="stable")
+        lost = ordered[outcomes.DIVERGED] == 1
+        ranked = ordered[~lost].dropna(subset="outcome/peak_win_rate").groupby("arm", sort=False)
+        best = ranked.head(few)
+        worst = ranked.tail(few)
+        picked = {
+            "best": best,
+            "worst": worst[~worst.index.isin(best.index)],
+            "diverged": ordered[lost].groupby("arm", sort=False).head(few),
+        }
+    groups = study.results.groupby(["arm", "run"], sort=False)
+    return [
+        (kind, _run_label(keys, row), groups.get_group((row["arm"], row["run"])))
+        for kind, rows in picked.items()
+        for row in rows.to_dict("records")
+    ]
 
 
-def _write_scalars(writer: FileWriter, table: pd.DataFrame) -> None:
-    """One event a step with all its values; what is not finite is left out."""
-    table = table.sort_values("step")
-    tags = {tag: column for tag, column in TAGS.items() if column in table}
-    for step, row in zip(
-        table["step"].tolist(), table[list(tags.values())].to_numpy(float).tolist(), strict=True
-    ):
-        values = [
-            Summary.Value(tag=tag, simple_value=value)
-            for tag, value in zip(tags, row, strict=True)
-            if math.isfinite(value)
-        ]
-        writer.add_summary(Summary(value=values), step)
+def _is(value: Any, wanted: str) -> bool:
+    """Whether a value is what was asked for, as text or as a number."""
+    try:
+        return float(value) == float(wanted)
+    except (TypeError, ValueError):
+        return str(value).casefold() == wanted.casefold()
+
+
+def _nothing(studies: Sequence[Logged], where: Mapping[str, str]) -> str:
+    """Why no run meets the conditions: the first that none does, or that none meets all."""
+    for path, wanted in where.items():
+        found = [study.results[path] for study in studies if path in study.results]
+        if not found:
+            known = dict.fromkeys(key for study in studies for key in [*_keys(study), "seed"])
+            return str(unknown("column", path, known))
+        values = pd.concat(found).dropna().unique().tolist()
+        if not any(_is(value, wanted) for value in values):
+            named = ", ".join(map(_number, values[:20]))
+            return f"no run has {path}={wanted}: its values are {named}"
+    return f"no run has all of {', '.join(f'{path}={value}' for path, value in where.items())}"
+
+
+def _run_label(keys: Sequence[str], row: Mapping[str, Any]) -> str:
+    return f"{_label(keys, tuple(row[key] for key in keys))}/seed={row['seed']}"
 
 
 def _label(keys: Sequence[str], key: tuple[Any, ...]) -> str:
@@ -144,28 +335,36 @@ def _number(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _texts(
-    results: pd.DataFrame, header: Mapping[str, Any], verdicts: Sequence[Mapping[str, Any]]
-) -> dict[str, str]:
-    """Markdown pages: the question, the claims and what came out, the design."""
-    runs = results.drop_duplicates("run")
+def _texts(study: Logged) -> dict[str, str]:
+    """Markdown pages: the question, the claims and what came out, the design, where the numbers are from."""
+    header, verdicts = study.header, study.verdicts
+    runs = study.results.drop_duplicates("run")
     diverged = np.count_nonzero(runs["diverged_step"] >= 0)
     claims = "\n".join(
         f"- **{claim['id']}** {claim['text']} *Against it:* {claim.get('against', '')}"
         for claim in header.get("claims", ())
     )
-    outcomes = "\n".join(
+    outcome = "\n".join(
         ["| claim | task | verdict | estimate | interval |", "|---|---|---|---|---|"]
         + [f"| {' | '.join(verdict_cells(verdict))} |" for verdict in verdicts]
     )
     axes = "\n".join(f"- `{path}`: {values}" for path, values in header.get("axes", {}).items())
+    arms = "\n".join(
+        f"- **{arm}**: {_spelt(settings)}" for arm, settings in header.get("arms", {}).items()
+    )
+    known = ("command", "source", "created", "machine", "versions")
+    facts = "\n".join(f"- {name}: `{header[name]}`" for name in known if name in header)
     return {
-        "study/claims": f"# {header.get('title')}\n\n{header.get('question')}\n\n{claims}",
-        "study/verdicts": outcomes if verdicts else "No verdicts yet.",
-        "study/design": f"{len(runs)} runs, of which {diverged} diverged; preset "
-        f"{header.get('preset')}, {header.get('seeds')} seeds.\n\n{axes}\n\nSource "
-        f"{header.get('source')}, {header.get('machine')}, {header.get('versions')}",
+        "study/1_claims": f"# {header.get('title')}\n\n{header.get('question')}\n\n{claims}",
+        "study/2_verdicts": outcome if verdicts else "No verdicts yet.",
+        "study/3_design": f"{len(runs)} runs, of which {diverged} diverged; preset "
+        f"{header.get('preset')}, {header.get('seeds')} seeds.\n\nArms:\n\n{arms}\n\nAxes:\n\n{axes}",
+        "study/4_provenance": facts or "Not stored.",
     }
+
+
+def _spelt(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{path}={value}`" for path, value in settings.items()) or "as the base is"
 
 
 def verdict_cells(verdict: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
@@ -178,30 +377,3 @@ def verdict_cells(verdict: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
         "–" if estimate is None else f"{estimate:.3g}",
         "–" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}",
     )
-
-
-def _image(figure: Path) -> Summary:
-    """A PNG file as it is; its header holds the width and height (PNG specification, 11.2.2)."""
-    data = figure.read_bytes()
-    size = [int.from_bytes(data[start : start + 4], "big") for start in (16, 20)]
-    image = Summary.Image(width=size[0], height=size[1], colorspace=4, encoded_image_string=data)
-    return Summary(value=[Summary.Value(tag=f"figures/{figure.stem}", image=image)])
-
-
-@contextlib.contextmanager
-def _writer(directory: Path) -> Iterator[FileWriter]:
-    """A writer of one log. Its name is unique: two of one second would overwrite each other."""
-    writer = FileWriter(str(directory), filename_suffix=f".{uuid.uuid4().hex[:8]}{_SUFFIX}")
-    try:
-        yield writer
-    finally:
-        writer.close()
-
-
-def _remove_old(root: Path) -> None:
-    """Remove the event files that an earlier call wrote, and the directories that leaves empty."""
-    for file in root.rglob(f"events.out.tfevents.*{_SUFFIX}"):
-        file.unlink()
-    for directory in sorted(root.rglob("*"), reverse=True):
-        if directory.is_dir() and not any(directory.iterdir()):
-            directory.rmdir()

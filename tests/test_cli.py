@@ -164,6 +164,18 @@ def test_tensorboard_says_how_to_install_it(
     assert list((out / "tensorboard" / "summary" / "online").glob("events*"))
 
 
+def test_tensorboard_refuses_conditions_that_no_run_meets(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    out = str(results(tmp_path / "out"))
+    for condition, said in (
+        ("arm=offline", "no run has arm=offline: its values are online"),
+        ("amr=online", "did you mean 'arm'?"),
+        ("arm", "--where"),
+    ):
+        assert said in refused(capsys, "tensorboard", out, "--where", condition)
+
+
 def test_tensorboard_refuses_a_port_in_use(
     capsys: pytest.CaptureFixture[str], tmp_path: Path
 ) -> None:

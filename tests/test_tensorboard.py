@@ -1,6 +1,7 @@
 """TensorBoard's logs, read back from the event files."""
 
 import math
+import re
 import struct
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,9 +11,14 @@ import matplotlib.image
 import numpy as np
 import pandas as pd
 import pytest
+from tensorboardX.proto.api_pb2 import Status
 from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.layout_pb2 import Layout
+from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from sweeps import tensorboard
+from sweeps.tensorboard import Logged, More
+from testbed.errors import InvalidInput
 
 HEADER: dict[str, Any] = {
     "study": "small",
@@ -83,8 +89,20 @@ def logs(root: Path) -> set[str]:
     return {str(f.parent.relative_to(root)) for f in root.rglob("events.out.tfevents.*")}
 
 
+def write(
+    results: pd.DataFrame,
+    header: dict[str, Any],
+    directory: Path,
+    more: More | None = None,
+    **shown: Any,
+) -> Path:
+    """Write one study; the summary's directory."""
+    tensorboard.write([Logged(results, header, **shown)], directory, more)
+    return directory / "tensorboard" / "summary"
+
+
 def test_summary_holds_medians_over_seeds(tmp_path: Path) -> None:
-    root = tensorboard.write(table(), HEADER, tmp_path)
+    root = write(table(), HEADER, tmp_path)
     assert root == tmp_path / "tensorboard" / "summary"
     # Only what varies is in the names: beta has one value here.
     assert logs(root) == {
@@ -100,6 +118,9 @@ def test_summary_holds_medians_over_seeds(tmp_path: Path) -> None:
     # NaN and infinities are left out, not written as numbers.
     assert found["train/loss"] == {10: 1, 20: 1}
     assert found["classification/on_golden_data"] == {0: 0.5, 10: 0.5}
+    # The band: quartiles over the seeds.
+    assert found["quartiles/generation/win_rate/lower"][20] == pytest.approx(1.125)
+    assert found["quartiles/generation/win_rate/upper"][20] == pytest.approx(1.135)
     # One of three seeds diverged at step 10.
     assert found["train/diverged"] == pytest.approx({0: 0, 10: 1 / 3, 20: 1 / 3})
 
@@ -107,7 +128,7 @@ def test_summary_holds_medians_over_seeds(tmp_path: Path) -> None:
 def test_text_and_figures(tmp_path: Path) -> None:
     figure = tmp_path / "curves.png"
     matplotlib.image.imsave(figure, np.zeros((20, 30, 3)))
-    root = tensorboard.write(table(), HEADER, tmp_path, figures=[figure], verdicts=[VERDICT])
+    root = write(table(), HEADER, tmp_path, figures=[figure], verdicts=[VERDICT])
     values = {value.tag: value for event in events(root / "study") for value in event.summary.value}
     image = values["figures/curves"].image
     assert (image.width, image.height) == (30, 20)
@@ -119,13 +140,14 @@ def test_text_and_figures(tmp_path: Path) -> None:
     assert "online beats offline" in text
     assert "| C2 | Neural | reproduced | 0.0432 | 0.01 to 0.08 |" in text
     assert "12 runs, of which 1 diverged" in text
+    assert "source: `abc`" in texts["study/4_provenance/text_summary"]
 
 
 def test_writing_again_replaces_our_files_and_no_others(tmp_path: Path) -> None:
-    root = tensorboard.write(table(rates=3), HEADER, tmp_path, single_runs=True)
+    root = write(table(rates=3), HEADER, tmp_path, more=More(runs=True))
     foreign = root / "events.out.tfevents.1.of-somebody-else"
     foreign.write_bytes(b"")
-    tensorboard.write(table(), HEADER, tmp_path)
+    write(table(), HEADER, tmp_path)
     assert foreign.exists()
     foreign.unlink()
     assert len(logs(root)) == 5
@@ -136,28 +158,175 @@ def test_writing_again_replaces_our_files_and_no_others(tmp_path: Path) -> None:
 
 def test_large_studies_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = table(rates=40, seeds=1)
-    root = tensorboard.write(big, HEADER, tmp_path, single_runs=True)
+    root = write(big, HEADER, tmp_path)
     assert len(logs(root)) <= tensorboard.MAX_SUMMARIES + 1
     # The settings with the best peaks of each arm are kept: high rates here.
     kept = {name for name in logs(root) if name.startswith("arm0")}
     assert kept == {f"arm0/learning_rate={10.0 ** -(k + 1):g}" for k in range(21, 40)}
-    assert len(logs(root.parent / "runs")) == 80
+    # Of each arm the three best and the three worst; together there are no more logs than before.
+    write(big, HEADER, tmp_path, more=More(runs=True))
+    assert len(logs(root.parent)) <= tensorboard.MAX_SUMMARIES + 1
+    runs = logs(root.parent / "runs")
+    assert {run for run in runs if run.startswith("best/arm1")} == {
+        f"best/arm1/learning_rate={10.0 ** -(k + 1):g}/seed=0" for k in (37, 38, 39)
+    }
+    assert {run for run in runs if run.startswith("worst/arm1")} == {
+        f"worst/arm1/learning_rate={10.0 ** -(k + 1):g}/seed=0" for k in (0, 1, 2)
+    }
     monkeypatch.setattr(tensorboard, "MAX_RUNS", 7)
-    tensorboard.write(table(), HEADER, tmp_path, single_runs=True)
+    write(table(), HEADER, tmp_path, more=More(runs=True, where={"arm": "arm1"}))
+    assert len(logs(root.parent / "runs")) == 6
+    write(table(), HEADER, tmp_path, more=More(runs=True, where={"task": "neural"}))
     runs = logs(root.parent / "runs")
     assert len(runs) == 7
     # Every setting's first seed comes before anyone's third.
     assert sum(run.endswith("seed=0") for run in runs) == 4
 
 
+def test_the_best_the_worst_and_the_diverged_run_of_each_arm(tmp_path: Path) -> None:
+    write(table(seeds=7), HEADER, tmp_path, more=More(runs=True))
+    root = tmp_path / "tensorboard" / "runs"
+    runs = logs(root)
+    assert {run for run in runs if run.startswith("best/arm0")} == {
+        f"best/arm0/learning_rate=0.01/seed={seed}" for seed in (4, 5, 6)
+    }
+    assert {run for run in runs if run.startswith("diverged")} == {
+        "diverged/arm1/learning_rate=0.01/seed=2"
+    }
+    found = scalars(root / "best" / "arm0" / "learning_rate=0.01" / "seed=6")
+    assert found["generation/win_rate"] == pytest.approx({0: 0.16, 10: 0.17, 20: 0.18})
+
+
+@pytest.mark.parametrize(
+    ("where", "said"),
+    [
+        ({"loss.bta": "1"}, "unknown column 'loss.bta'"),
+        ({"loss.beta": "0.2"}, "no run has loss.beta=0.2: its values are 0.1"),
+        ({"arm": "arm0", "diverged_step": "10"}, "no run has all of arm=arm0, diverged_step=10"),
+    ],
+)
+def test_conditions_that_no_run_meets(tmp_path: Path, where: dict[str, str], said: str) -> None:
+    with pytest.raises(InvalidInput, match=re.escape(said)):
+        write(table(), HEADER, tmp_path, more=More(runs=True, where=where))
+    # What was there stays.
+    assert not (tmp_path / "tensorboard").exists()
+
+
+def hparams(directory: Path) -> dict[str, Any]:
+    """The plugin's content of a log, by tag."""
+    found = {}
+    for event in events(directory):
+        for value in event.summary.value:
+            if value.metadata.plugin_data.plugin_name == "hparams":
+                content = HParamsPluginData()
+                content.ParseFromString(value.metadata.plugin_data.content)
+                found[value.tag.partition("/")[2]] = content
+    return found
+
+
+def test_hparams_have_one_schema_and_a_session_a_run(tmp_path: Path) -> None:
+    logged = Logged(table(), HEADER)
+    root = tensorboard.write([logged], tmp_path, More(hparams=True))
+    assert root == tmp_path / "tensorboard" / "hparams"
+    schema = hparams(root)["experiment"].experiment
+    assert [info.name for info in schema.hparam_infos] == ["arm", "optimiser.learning_rate", "seed"]
+    assert [v.number_value for v in schema.hparam_infos[1].domain_discrete.values] == [0.01, 0.1]
+    metrics = [info.name.tag for info in schema.metric_infos]
+    assert metrics[:2] == ["outcome/peak_win_rate", "outcome/kl_at_peak"]
+    places = logs(root) - {"."}
+    assert len(places) == 12
+    lost = root / "arm1" / "learning_rate=0.01" / "seed=2"
+    for place in places:
+        own = hparams(root / place)
+        assert "experiment" not in own
+        status = own["session_end_info"].session_end_info.status
+        assert Status.Name(status) == (
+            "STATUS_FAILURE" if root / place == lost else "STATUS_SUCCESS"
+        )
+    best = root / "arm1" / "learning_rate=0.01" / "seed=1"
+    start = hparams(best)["session_start_info"].session_start_info.hparams
+    assert start["arm"].string_value == "arm1"
+    assert start["optimiser.learning_rate"].number_value == pytest.approx(0.01)
+    assert start["seed"].number_value == 1
+    found = {tag: steps[0] for tag, steps in scalars(best).items()}
+    assert found == pytest.approx(
+        {
+            "outcome/peak_win_rate": 1.13,
+            "outcome/kl_at_peak": 20,
+            "outcome/final_win_rate": 1.13,
+            "outcome/final_kl": 20,
+            "outcome/diverged": 0,
+        }
+    )
+    # It diverged at step 10, and its first checkpoint is SFT itself: nothing came out.
+    assert scalars(lost) == {"outcome/diverged": {0: 1}}
+
+
+def test_settings_have_sessions_too(tmp_path: Path) -> None:
+    root = write(table(), HEADER, tmp_path)
+    schema = hparams(root / "study")["experiment"].experiment
+    assert [info.name for info in schema.hparam_infos] == ["arm", "optimiser.learning_rate"]
+    found = scalars(root / "arm1" / "learning_rate=0.01")
+    # The median of the two that did not diverge.
+    assert found["outcome/peak_win_rate"][0] == pytest.approx(1.125)
+    assert found["outcome/diverged"][0] == pytest.approx(1 / 3)
+
+
+def test_arms_stand_side_by_side_with_their_bands(tmp_path: Path) -> None:
+    root = write(table(), HEADER, tmp_path)
+    (config,) = (
+        value
+        for event in events(root / "study")
+        for value in event.summary.value
+        if value.tag == "custom_scalars__config__"
+    )
+    layout = Layout()
+    layout.ParseFromString(config.tensor.string_val[0])
+    sides, settings = layout.category
+    assert sides.title == "Arms side by side, each at its best"
+    charts = {
+        chart.title: [series.value for series in chart.margin.series] for chart in sides.chart
+    }
+    assert charts["generation/win_rate"] == [
+        "side_by_side/win_rate/arm0",
+        "side_by_side/win_rate/arm1",
+    ]
+    # Every tag of every chart is there to be drawn: each arm's in the study's log, the others in those of settings.
+    drawn = scalars(root / "study")
+    for chart in sides.chart:
+        for series in chart.margin.series:
+            assert {series.value, series.lower, series.upper} <= drawn.keys()
+    own = scalars(root / "arm0" / "learning_rate=0.01")
+    for chart in settings.chart:
+        (series,) = chart.margin.series
+        assert {series.value, series.lower, series.upper} <= own.keys()
+    # The setting with the higher peak stands for its arm.
+    assert drawn["side_by_side/win_rate/arm0"] == own["generation/win_rate"]
+
+
+def test_several_studies_share_the_logs_and_the_schema(tmp_path: Path) -> None:
+    studies = [
+        Logged(table(rates=30, seeds=1), HEADER | {"study": name}) for name in ("one", "two")
+    ]
+    root = tensorboard.write(studies, tmp_path)
+    assert root == tmp_path / "tensorboard" / "summary"
+    assert len(logs(root)) <= tensorboard.MAX_SUMMARIES + 1
+    assert {name.split("/")[0] for name in logs(root)} == {"one", "two"}
+    root = tensorboard.write(studies, tmp_path, More(hparams=True))
+    assert len(logs(root) - {"."}) == 120
+    schema = hparams(root)["experiment"].experiment
+    assert schema.hparam_infos[0].name == "study"
+
+
 def test_tensorboards_own_reader_agrees(tmp_path: Path) -> None:
     pytest.importorskip("tensorboard")
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-    root = tensorboard.write(table(), HEADER, tmp_path)
+    root = write(table(), HEADER, tmp_path)
     log = EventAccumulator(str(root / "arm0" / "learning_rate=0.1"))
     log.Reload()
-    assert set(log.Tags()["scalars"]) == {
+    shown = {tag for tag in log.Tags()["scalars"] if not tag.startswith(("quartiles", "outcome"))}
+    assert shown == {
         "generation/win_rate",
         "budget/kl",
         "train/loss",
@@ -167,9 +336,46 @@ def test_tensorboards_own_reader_agrees(tmp_path: Path) -> None:
     assert [(e.step, e.value) for e in log.Scalars("budget/kl")] == [(0, 0), (10, 10), (20, 20)]
 
 
+def test_tensorboards_own_hparams_page_has_every_run(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing import data_provider, plugin_event_multiplexer
+    from tensorboard.context import RequestContext
+    from tensorboard.plugins.base_plugin import TBContext
+    from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
+
+    root = tensorboard.write([Logged(table(), HEADER)], tmp_path, More(hparams=True))
+    logs = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(root))
+    logs.Reload()
+    provider = data_provider.MultiplexerDataProvider(logs, str(root))
+    backend = backend_context.Context(TBContext(logdir=str(root), data_provider=provider))
+    statuses = [api_pb2.STATUS_SUCCESS, api_pb2.STATUS_FAILURE]
+    # Sorted by the peak, as a click on its column does, the highest first.
+    name = api_pb2.MetricName(tag="outcome/peak_win_rate")
+    column = api_pb2.ColParams(metric=name, order=api_pb2.ORDER_DESC)
+    query = api_pb2.ListSessionGroupsRequest(
+        allowed_statuses=statuses, col_params=[column], start_index=0, slice_size=50
+    )
+    context = RequestContext()
+    found = backend.hparams_metadata(context, "")
+    experiment = backend.experiment_from_metadata(context, "", True, found, None)
+    handler = list_session_groups.Handler(context, backend, "", query)
+    groups = handler.run().session_groups
+    assert [info.name for info in experiment.hparam_infos] == [
+        "arm",
+        "optimiser.learning_rate",
+        "seed",
+    ]
+    assert len(groups) == 12
+    first = groups[0]
+    assert first.hparams["arm"].string_value == "arm1"
+    assert first.hparams["optimiser.learning_rate"].number_value == pytest.approx(0.01)
+    values = {value.name.tag: value.value for value in first.metric_values}
+    assert values["outcome/peak_win_rate"] == pytest.approx(1.13)
+
+
 def test_an_axis_called_like_another_keeps_its_whole_path(tmp_path: Path) -> None:
     results = table(rates=1).assign(**{"proxy.learning_rate": [0.1, 0.2] * 9})
     results["optimiser.learning_rate"] = [0.3, 0.4] * 9
     header = HEADER | {"axes": {"optimiser.learning_rate": [], "proxy.learning_rate": []}}
-    root = tensorboard.write(results, header, tmp_path)
+    root = write(results, header, tmp_path)
     assert "arm0/optimiser.learning_rate=0.3,proxy.learning_rate=0.1" in logs(root)

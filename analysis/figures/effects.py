@@ -13,7 +13,7 @@ from analysis.figures import style
 from analysis.figures.curves import Fits
 from analysis.figures.style import INK, PAPER, RULE, SOFT, VERDICT_COLOURS, look
 from analysis.load import Table
-from analysis.prose import scale_of, unit_words
+from analysis.prose import scale_of, unit_name
 
 MARKS = {"reproduced": "o", "contradicted": "s", "undecided": "o"}
 
@@ -98,10 +98,8 @@ def _forest_panel(axes: Axes, unit: str, rope: float, rows: Sequence[Entry]) -> 
     axes.set_yticks([])
     axes.spines["left"].set_visible(False)
     axes.xaxis.set_major_locator(MaxNLocator(6))
-    words = {" points": "percentage points", "%": "percent"}.get(unit_words(unit))
-    words = words or unit_words(unit).replace("%", "percent").strip()
     grey = f"grey: up to ±{scale * rope:g}, the rule’s bound" if rope else ""
-    axes.set_xlabel("; ".join(filter(None, (words, grey))), fontsize=8.5)
+    axes.set_xlabel("; ".join(filter(None, (unit_name(unit), grey))), fontsize=8.5)
 
 
 def _limits(rows: Sequence[Entry], rope: float, scale: float) -> tuple[float, float]:

@@ -125,7 +125,7 @@ def _studies(chapters: Sequence[Chapter]) -> Html:
         results = chapter.results
         runs = results.runs()
         seconds = sum(one.get("seconds") or 0 for one in results.study.get("sessions", ()))
-        name = link(file_name(chapter), results.name)
+        name = link(file_name(results), results.name)
         said = f"{results.study.get('title', '')}. {results.study.get('question', '')}".strip(". ")
         diverged = int((runs["diverged_step"] >= 0).sum())
         claims = sorted({row["claim"] for row in chapter.entries}, key=verdicts.rank)

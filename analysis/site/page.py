@@ -10,6 +10,8 @@ from analysis.figures.style import NARROW, WIDE, Drawing
 from analysis.prose import Html, escape, heading, join, link
 from testbed.errors import InvalidInput
 
+_NAVIGATION = '<nav aria-label="Pages"><ul>'
+
 
 class Place(NamedTuple):
     """A page of the site: its file, and its name in the navigation."""
@@ -37,7 +39,18 @@ def navigation(places: Sequence[Place], here: str) -> Html:
         f"<li>{_mark(place) if place.file == here else link(place.file, place.name)}</li>"
         for place in places
     )
-    return Html(f'<nav aria-label="Pages"><ul>{items}</ul></nav>')
+    return Html(f"{_NAVIGATION}{items}</ul></nav>")
+
+
+def add_link(folder: Path, place: Place) -> None:
+    """Link a page that came later from those of the site that do not lead to it yet."""
+    item = f"<li>{link(place.file, place.name)}</li>"
+    for path in sorted(folder.glob("*.html")):
+        text = path.read_text(encoding="utf-8")
+        if path.name != place.file and item not in text and _NAVIGATION in text:
+            before, _, after = text.partition(_NAVIGATION)
+            inside, end, rest = after.partition("</ul></nav>")
+            write_whole(path, f"{before}{_NAVIGATION}{inside}{item}{end}{rest}")
 
 
 def _mark(place: Place) -> str:

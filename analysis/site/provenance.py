@@ -52,7 +52,7 @@ def _study(chapter: Chapter) -> Html:
     return section(
         slug(name),
         f"Study {name}",
-        Html(f"<p>{link(file_name(chapter), str(results.study.get('title', name)))}</p>"),
+        Html(f"<p>{link(file_name(results), str(results.study.get('title', name)))}</p>"),
         design.facts_of(results.study),
         design.repeat(results, chapter.directory.name),
         _sessions(results),

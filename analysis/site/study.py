@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from analysis.figures.material import Exhibit
+from analysis.load import Results
 from analysis.prose import Html, escape, join, listed, paragraph, plural, section, slug, tally
 from analysis.site import design, verdicts
 from analysis.site.chapter import Chapter
@@ -15,7 +16,7 @@ def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place])
     central = [exhibit for exhibit in exhibits if exhibit.central]
     other = [exhibit for exhibit in exhibits if not exhibit.central]
     body = [
-        navigation(places, file_name(chapter)),
+        navigation(places, file_name(results)),
         _head(chapter),
         _contents(chapter, central, other),
         verdicts.in_full(chapter.entries),
@@ -41,9 +42,9 @@ def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place])
     return document(str(results.study.get("title", results.name)), body)
 
 
-def file_name(chapter: Chapter) -> str:
-    """The page's file in the site."""
-    return f"{slug(chapter.results.name)}.html"
+def file_name(results: Results) -> str:
+    """The file of a study's page in the site."""
+    return f"{slug(results.name)}.html"
 
 
 def _head(chapter: Chapter) -> Html:

@@ -1,0 +1,127 @@
+"""The page of the transfer card: what came out, every effect in both places, where the numbers are from."""
+
+from collections.abc import Sequence
+
+from analysis import card as words
+from analysis.figures import transfer as figures
+from analysis.figures.style import Drawing
+from analysis.load import Collection
+from analysis.prose import (
+    Html,
+    Rich,
+    definitions,
+    details,
+    escape,
+    link,
+    listed,
+    section,
+    slug,
+    table,
+    tally,
+)
+from analysis.site.page import Place, document, figure, navigation
+from analysis.transfer import Card
+
+READING = (
+    ("effect", "posterior median with the interval of its rule; ● reproduced, ■ contradicted, ○ undecided there; "
+     "≥ or ≤: the true effect may be larger or smaller than the numbers, for example because a peak was not reached"),
+    ("P(same sign)", "that both effects are positive, both negative or both nothing at all; the places share "
+     "no run, so it follows from the posteriors of each. Where an effect is only a bound, so is what it says"),
+    ("same sign (expected)", "how many effects with a posterior in both places have medians of the same sign, and how "
+     "many would in the mean over both posteriors; same verdict: of those decided in both"),
+    ("rank correlation", "Spearman’s ρ of the effects in the two places, from joint draws of both. Effects of several "
+     "units are first divided by the root mean square of those of their unit; noise in the effects pulls it "
+     "towards nought, so that of the medians stands beside it, and how often effects in random order have one at "
+     "least as high. " + words.CAUTION),
+)  # fmt: skip
+
+
+def drawings(card: Card) -> list[tuple[Drawing, str]]:
+    """The page's figures, with their captions."""
+    return figures.drawings(words.ordered(card))
+
+
+def page(card: Card, shown: Sequence[tuple[Drawing, str]], places: Sequence[Place]) -> str:
+    """The whole page as HTML; `places` are the pages there are."""
+    files = {place.file for place in places}
+    titles = {"transfer-effects": "Side by side", "transfer-scatter": "Real over simulated"}
+    body = [
+        navigation(places, "transfer.html"),
+        _head(card),
+        section(
+            "summary",
+            "What came out",
+            table(words.AGREEMENT, map(words.agreement, card.agreements)),
+            _listing([words.CAUTION, *words.withheld(card)]),
+        ),
+        *(
+            section(
+                drawing.name,
+                titles[drawing.name],
+                figure(drawing, caption, f"figures/{drawing.name}"),
+            )
+            for drawing, caption in shown
+        ),
+        section("effects", "Every effect", _effects(card, files), _reasons(card)),
+        section("alone", "Measured in one place only", _listing(words.alone(card))),
+        section("reading", "How to read it", definitions(READING)),
+        section(
+            "sources",
+            "Where the numbers are from",
+            definitions([("simulated", _source(card.simulated)), ("real", _source(card.real))]),
+            Html('<p>For programs: <a href="transfer.json">transfer.json</a>.</p>'),
+        ),
+    ]
+    return document("Transfer", body, wide=True)
+
+
+def _head(card: Card) -> Html:
+    whole = {(one.simulated_task, one.real_task): one for one in reversed(card.agreements)}
+    items = [
+        ("", f"{one.same_sign} of {one.effects}", f"same sign on {simulated}")
+        for (simulated, _), one in reversed(whole.items())
+    ]
+    tasks = dict.fromkeys(pair.simulated.task for pair in card.pairs)
+    real = dict.fromkeys(pair.real.task for pair in card.pairs)
+    kicker = f"{listed(list(tasks))} · {listed(list(real))}"
+    return Html(
+        f'<header><p class="kicker">{escape(kicker)}</p><h1>What carries over?</h1>'
+        '<p class="lead">Every effect that was measured in simulation and on a language model, side by side.</p>'
+        f"{tally(items)}</header>"
+    )
+
+
+def _listing(items: Sequence[str]) -> Html:
+    body = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return Html(f"<ul>{body}</ul>" if items else "")
+
+
+def _effects(card: Card, files: set[str]) -> Html:
+    rows = []
+    for pair in words.ordered(card):
+        claim, *rest = words.cells(pair)
+        target = f"{slug(pair.name.study)}.html"
+        linked = link(f"{target}#{slug(claim)}", claim) if target in files else escape(claim)
+        rows.append((Rich(linked), *rest))
+    return table(words.HEADER, rows, numeric=1)
+
+
+def _reasons(card: Card) -> Html:
+    """Why effects are undecided where they are: once for each place."""
+    rows = dict.fromkeys(
+        (pair.name.claim, one.judgement.label, one.task, one.judgement.reason)
+        for pair in words.ordered(card)
+        for one in (pair.simulated, pair.real)
+        if one.judgement.reason
+    )
+    shown = table(("claim", "effect", "task", "why"), rows) if rows else ""
+    return details("Why effects are undecided", shown)
+
+
+def _source(collection: Collection) -> str:
+    parts = [
+        f"{results.name} (preset {results.study.get('preset', '?')}, {len(results.runs()):,} runs, "
+        f"{results.runs()['seed'].nunique()} seeds)"
+        for results in collection.studies
+    ]
+    return f"{collection.directory}: {listed(parts)}"

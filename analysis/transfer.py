@@ -1,0 +1,342 @@
+"""What carries over: every effect that was measured in two places, simulated and real, side by side.
+
+Effects are paired by study, claim and estimand. The two places share no run, so their posteriors are
+independent: the probability that two effects have the same sign follows from those of each, and a
+draw of one place goes with any draw of the other.
+"""
+
+import dataclasses
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from scipy import stats
+
+from analysis import verdict
+from analysis.load import Collection, Results, load_all
+from analysis.verdict import lacks
+from sweeps.claims import Test
+from sweeps.rules import Judgement, Side
+from testbed.errors import InvalidInput
+
+LEAST = 3
+"""A rank correlation of fewer effects is not given."""
+_DRAWS = 4000
+_MASS = 0.9
+
+
+class Name(NamedTuple):
+    """What makes an effect of one place the same as one of another."""
+
+    study: str
+    claim: str
+    estimand: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Measured:
+    """One effect in one place, on one task.
+
+    Attributes:
+        task: the task, or "all tasks".
+        text: the claim.
+        judgement: verdict, estimate, interval and what else the rule says of it.
+        values: draws (draws,), to be compared with those of other effects draw by draw; empty if
+            there is no posterior. An effect known without error is a posterior of equal draws.
+        open: sides to which the true effect may lie from the draws, with the reason.
+    """
+
+    task: str
+    text: str
+    judgement: Judgement
+    values: np.ndarray
+    open: Mapping[Side, str]
+
+    @property
+    def signs(self) -> np.ndarray:
+        """Probabilities of a negative effect, of none at all, of a positive one."""
+        return np.array([np.mean(np.sign(self.values) == sign) for sign in (-1, 0, 1)])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    """One effect in both places."""
+
+    name: Name
+    simulated: Measured
+    real: Measured
+
+    @property
+    def known(self) -> bool:
+        """Whether both places have a posterior of it."""
+        return bool(self.simulated.values.size and self.real.values.size)
+
+    @property
+    def same_sign(self) -> bool | None:
+        """Whether the two medians have the same sign; None if one is missing."""
+        if self.simulated.judgement.estimate is None or self.real.judgement.estimate is None:
+            return None
+        return bool(
+            np.sign(self.simulated.judgement.estimate) == np.sign(self.real.judgement.estimate)
+        )
+
+    @property
+    def probability(self) -> float | None:
+        """That both effects have the same sign; None if one has no posterior."""
+        return float(self.simulated.signs @ self.real.signs) if self.known else None
+
+    @property
+    def decided(self) -> bool:
+        """Whether both places give a verdict."""
+        return "undecided" not in (self.simulated.judgement.verdict, self.real.judgement.verdict)
+
+    @property
+    def same_verdict(self) -> bool:
+        """Whether the effect got the same verdict in both places."""
+        return self.simulated.judgement.verdict == self.real.judgement.verdict
+
+
+@dataclasses.dataclass(frozen=True)
+class Agreement:
+    """How well the effects of one simulated task agree with those of a real one: signs, verdicts, and order.
+
+    Attributes:
+        simulated_task, real_task: where the effects were measured.
+        unit: that of the effects; "" if they have several, each divided by the root mean square of the
+            medians of its unit, so that it does not matter whether a unit is large or small.
+        effects: how many have a posterior in both places.
+        same_sign: how many of them have the same sign by their medians.
+        expected: how many of them have it in the mean over both posteriors.
+        decided, same_verdict: how many of them are decided in both places, and in the same way.
+        of_medians: Spearman's rank correlation of the posterior medians; None if there are too few effects, or
+            one place's are all equal.
+        estimate: the posterior median of the correlation, None likewise.
+        interval: its central 90% interval. It says how well these effects are known, not what others,
+            not measured, would do.
+        probability: that it is positive.
+        by_chance: how often effects in random order have a correlation of medians at least as high.
+    """
+
+    simulated_task: str
+    real_task: str
+    unit: str
+    effects: int
+    same_sign: int
+    expected: float
+    decided: int
+    same_verdict: int
+    of_medians: float | None = None
+    estimate: float | None = None
+    interval: tuple[float, float] | None = None
+    probability: float | None = None
+    by_chance: float | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class Card:
+    """The transfer card: all effects measured in both places, and how well they agree.
+
+    ``lone`` names the claims that only one of the places judges, "simulated" or "real".
+    """
+
+    simulated: Collection
+    real: Collection
+    pairs: Sequence[Pair]
+    agreements: Sequence[Agreement]
+    lone: Mapping[str, Sequence[str]]
+
+
+def compare(
+    simulated: Path,
+    real: Path,
+    opened: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
+) -> Card:
+    """Judge the claims of both results directories and pair what they have in common.
+
+    ``opened`` are the directories' stores as `sweeps.store.read_stores` gives them. Raises
+    InvalidInput if one holds no results, both are the same, or they have no effect in common.
+    """
+    if simulated.resolve() == real.resolve():
+        raise InvalidInput(
+            f"{real} is given twice: the first directory is that of the simulated runs, the second "
+            "that of the runs on a language model"
+        )
+    collections = load_all(simulated, opened[0]), load_all(real, opened[1])
+    asked = [_names(collection) for collection in collections]
+    shared = asked[0].keys() & asked[1].keys()
+    if not shared:
+        has = [", ".join(dict.fromkeys(map(_claim, names))) or "none" for names in asked]
+        raise InvalidInput(
+            f"{simulated} and {real} have no claim in common: the first judges {has[0]}, the second {has[1]}"
+        )
+    studies = {name.study for name in shared}
+    first, second = (
+        _measured(collection, place, studies)
+        for place, collection in zip(("simulated", "real"), collections, strict=True)
+    )
+    pairs = [
+        Pair(name, one, other)
+        for name in asked[0]
+        if name in shared
+        for one in first[name]
+        for other in second[name]
+    ]
+    lone = {
+        place: [claim for claim in dict.fromkeys(map(_claim, own)) if claim not in other]
+        for place, own, other in (
+            ("simulated", asked[0], set(map(_claim, asked[1]))),
+            ("real", asked[1], set(map(_claim, asked[0]))),
+        )
+    }
+    return Card(*collections, pairs, list(_agreements(pairs)), lone)
+
+
+def _claim(name: Name) -> str:
+    return f"{name.claim} ({name.study})"
+
+
+def _names(collection: Collection) -> dict[Name, None]:
+    """The effects that a directory's claims are about."""
+    return {
+        _name(results, claim.id, test): None
+        for results in collection.studies
+        for claim, _ in verdict.paired(results)
+        for test in claim.tests
+    }
+
+
+def _name(results: Results, claim: str, test: Test) -> Name:
+    return Name(results.name, claim, json.dumps(test.estimand.describe(), sort_keys=True))
+
+
+def _measured(collection: Collection, place: str, studies: set[str]) -> dict[Name, list[Measured]]:
+    """Every effect of these studies on every task. Fits what its claims need."""
+    found: dict[Name, list[Measured]] = {}
+    for results in collection.studies:
+        if results.name in studies:
+            for name, one in _measure(results, place):
+                found.setdefault(name, []).append(one)
+    return found
+
+
+def _measure(results: Results, place: str) -> Iterator[tuple[Name, Measured]]:
+    for asked in verdict.questions(results, verdict.gather(results)):
+        for test in asked.claim.tests:
+            name = _name(results, asked.claim.id, test)
+            draws = test.estimand.draws(asked.evidence)
+            judgement = test.rule.judge(draws)
+            if asked.lacking:
+                reason = lacks(asked.lacking)
+                judgement = dataclasses.replace(judgement, verdict="undecided", reason=reason)
+            values = np.asarray(draws.values, dtype=float)
+            if not np.all(np.isfinite(values)) or (values.size == 1 and not draws.exact):
+                values = np.empty(0)
+            # Draws of curves of one study are of one posterior, and stay together. Those of other effects
+            # stand in order of size; left there, independent effects would seem to move as one.
+            parts = (
+                (place, results.name) if test.estimand.from_curves else (place, *name, asked.task)
+            )
+            yield (
+                name,
+                Measured(
+                    asked.task, asked.claim.text, judgement, _shuffled(values, parts), draws.open
+                ),
+            )
+
+
+def _shuffled(values: np.ndarray, parts: Sequence[str]) -> np.ndarray:
+    """The draws in an order that these parts determine, as many as are compared."""
+    if not values.size:
+        return values
+    order = np.random.default_rng(zlib.crc32("|".join(parts).encode())).permutation(values.size)
+    return values[np.resize(order, _DRAWS)]
+
+
+def _agreements(pairs: Sequence[Pair]) -> Iterator[Agreement]:
+    """Those of each pair of tasks: of all effects, and of each unit that has enough for a rank correlation."""
+    places = dict.fromkeys((pair.simulated.task, pair.real.task) for pair in pairs)
+    for place in places:
+        own = [p for p in pairs if p.known and (p.simulated.task, p.real.task) == place]
+        by_unit: dict[str, list[Pair]] = {}
+        for pair in own:
+            by_unit.setdefault(pair.real.judgement.unit, []).append(pair)
+        yield agreement(own, *place)
+        if len(by_unit) > 1:
+            for some in by_unit.values():
+                if len(some) >= LEAST:
+                    yield agreement(some, *place)
+
+
+def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agreement:
+    """Of effects that are known in both places."""
+    units = {pair.real.judgement.unit for pair in pairs}
+    decided = [pair for pair in pairs if pair.decided]
+    found = Agreement(
+        simulated_task,
+        real_task,
+        units.pop() if len(units) == 1 else "",
+        effects=len(pairs),
+        same_sign=sum(bool(pair.same_sign) for pair in pairs),
+        expected=sum(pair.probability or 0.0 for pair in pairs),
+        decided=len(decided),
+        same_verdict=sum(pair.same_verdict for pair in decided),
+    )
+    if len(pairs) < LEAST:
+        return found
+    scales = _scales(pairs)
+    values = [
+        np.stack([one.values for one in side], axis=1) / scales
+        for side in ([p.simulated for p in pairs], [p.real for p in pairs])
+    ]
+    medians = [np.median(own, axis=0)[None] for own in values]
+    of_medians = spearman(*medians)[0]
+    rho = spearman(*values)
+    rho = rho[np.isfinite(rho)]
+    if not np.isfinite(of_medians) or not rho.size:
+        return found
+    tail = (1 - _MASS) / 2
+    low, middle, high = np.quantile(rho, [tail, 0.5, 1 - tail]).tolist()
+    return dataclasses.replace(
+        found,
+        of_medians=float(of_medians),
+        estimate=middle,
+        interval=(low, high),
+        probability=float(np.mean(rho > 0)),
+        by_chance=_by_chance(medians[0][0], medians[1][0]),
+    )
+
+
+def _by_chance(first: np.ndarray, second: np.ndarray) -> float:
+    """How often a random order of the first has a rank correlation at least as high: of all orders if they are few."""
+    found = stats.permutation_test(
+        (first,),
+        lambda own: spearman(own[None], second[None])[0],
+        permutation_type="pairings",
+        alternative="greater",
+        n_resamples=9999,
+        rng=np.random.default_rng(0),
+    )
+    return float(found.pvalue)
+
+
+def _scales(pairs: Sequence[Pair]) -> np.ndarray:
+    """What each effect is divided by, so that those of different units can be ordered."""
+    units = [pair.real.judgement.unit for pair in pairs]
+    medians = np.array([[np.median(p.simulated.values), np.median(p.real.values)] for p in pairs])
+    squares = {
+        unit: np.mean([own**2 for own, its in zip(medians, units, strict=True) if its == unit])
+        for unit in units
+    }
+    return np.array([np.sqrt(squares[unit]) or 1.0 for unit in units])
+
+
+def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Spearman's rank correlation of each row of two arrays (row, effect); NaN where one is constant."""
+    ranks = [stats.rankdata(values, axis=1) for values in (first, second)]
+    centred = [own - own.mean(axis=1, keepdims=True) for own in ranks]
+    norms = [np.sqrt((own**2).sum(axis=1)) for own in centred]
+    with np.errstate(invalid="ignore"):
+        return (centred[0] * centred[1]).sum(axis=1) / (norms[0] * norms[1])

@@ -1,0 +1,114 @@
+"""TensorBoard's event files: logs, and the summaries that they hold, as protocol buffers of tensorboardX."""
+
+import contextlib
+import math
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+from tensorboardX import summary as summaries
+from tensorboardX.proto import event_pb2, layout_pb2
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+if TYPE_CHECKING:
+    # pandas infers a union of a dozen types for every selection; see `analysis.load`.
+    Table = Any
+else:
+    Table = pd.DataFrame
+_layouts: Any = layout_pb2
+_events: Any = event_pb2
+_SUFFIX = ".testbed"
+LOWER, MIDDLE, UPPER = 0.25, 0.5, 0.75
+
+Add = Callable[[Any, int], None]
+"""Adds a summary to a log at a step."""
+Margin = tuple[str, str, str]
+"""A chart's series with a band: the tags of its middle, lower and upper values."""
+
+
+@contextlib.contextmanager
+def log(directory: Path) -> Iterator[Add]:
+    """A new log in a directory; its name is unique, so that two do not overwrite each other.
+
+    Records are written as they come. tensorboardX's own writer starts a thread a log and waits for it, which for a
+    thousand logs takes half a minute.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    now = time.time()
+    name = f"events.out.tfevents.{int(now)}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
+    writer = RecordWriter(str(directory / name))
+    try:
+        writer.write(_events.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        yield lambda value, step: writer.write(
+            _events.Event(wall_time=now, step=step, summary=value).SerializeToString()
+        )
+    finally:
+        writer.close()
+
+
+def clear(root: Path) -> None:
+    """Remove the event files that an earlier call wrote, and the directories that leaves empty."""
+    for file in root.rglob(f"events.out.tfevents.*{_SUFFIX}"):
+        file.unlink()
+    for directory in [*sorted(root.rglob("*"), reverse=True), root]:
+        if directory.is_dir() and not any(directory.iterdir()):
+            directory.rmdir()
+
+
+def scalars(add: Add, table: Table) -> None:
+    """One event a step with all its values, tags as columns over steps; what is not finite is left out."""
+    tags = list(table.columns)
+    for step, row in zip(table.index.tolist(), table.to_numpy(float).tolist(), strict=True):
+        add(values(dict(zip(tags, row, strict=True))), step)
+
+
+def values(numbers: Mapping[str, float]) -> Any:
+    """Scalars of one step; what is not finite is left out."""
+    return Summary(
+        value=[
+            Summary.Value(tag=tag, simple_value=value)
+            for tag, value in numbers.items()
+            if math.isfinite(value)
+        ]
+    )
+
+
+def text(tag: str, markdown: str) -> Any:
+    """A page of text."""
+    return summaries.text(tag, markdown)
+
+
+def image(figure: Path) -> Any:
+    """A PNG file as it is; its header holds the width and height (PNG specification, 11.2.2)."""
+    data = figure.read_bytes()
+    size = [int.from_bytes(data[start : start + 4], "big") for start in (16, 20)]
+    shown = Summary.Image(width=size[0], height=size[1], colorspace=4, encoded_image_string=data)
+    return Summary(value=[Summary.Value(tag=f"figures/{figure.stem}", image=shown)])
+
+
+def layout(categories: Mapping[str, Mapping[str, Sequence[Margin]]]) -> Any:
+    """The charts of CUSTOM SCALARS by category and title, each with lines in their bands."""
+    # tensorboardX's own function allows one series a chart.
+    whole = _layouts.Layout(
+        category=[
+            _layouts.Category(
+                title=title, chart=[_chart(name, series) for name, series in charts.items()]
+            )
+            for title, charts in categories.items()
+        ]
+    )
+    summary = summaries.custom_scalars({})
+    summary.value[0].tensor.string_val[0] = whole.SerializeToString()
+    return summary
+
+
+def _chart(title: str, series: Sequence[Margin]) -> Any:
+    lines = [
+        _layouts.MarginChartContent.Series(value=middle, lower=lower, upper=upper)
+        for middle, lower, upper in series
+    ]
+    return _layouts.Chart(title=title, margin=_layouts.MarginChartContent(series=lines))
