@@ -224,7 +224,9 @@ def _add_report(subcommands: Any) -> None:
 
 def _add_inspect(subcommands: Any) -> None:
     inspect = _command(subcommands, "inspect", "show what a task looks like", _INSPECT_EXAMPLES)
-    inspect.add_argument("task", metavar="TASK", help="a kind of task, such as summarize")
+    inspect.add_argument(
+        "task", metavar="TASK", help="a kind of task, such as summarize, or a .py file"
+    )
     inspect.add_argument("--seed", metavar="N", type=_whole, default=0, help="(default: 0)")
     inspect.add_argument(
         "--set",
