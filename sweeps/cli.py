@@ -48,6 +48,7 @@ examples:
   testbed report results/gap-laptop            writes DIR/report/index.html
   testbed report results/reproduce-laptop --format markdown
   testbed report results/gap-laptop --format json | jq '.[].verdict'
+  testbed report results/gap-laptop --bib      whom to cite
 """
 
 _INSPECT_EXAMPLES = """\
@@ -218,6 +219,9 @@ def _add_report(subcommands: Any) -> None:
         choices=("html", "json", "csv", "markdown"),
         default="html",
         help="html writes pages; the others print the scoreboard (default: html)",
+    )
+    report.add_argument(
+        "--bib", action="store_true", help="print BibTeX for the methods that the runs used"
     )
     report.set_defaults(command=commands.report)
 
