@@ -49,6 +49,7 @@ examples:
   testbed report results/gap-laptop            writes DIR/report/index.html
   testbed report results/reproduce-laptop --format markdown
   testbed report results/gap-laptop --format json | jq '.[].verdict'
+  testbed report results/gap-laptop --bib      whom to cite
 """
 
 _TRANSFER_EXAMPLES = """\
@@ -244,6 +245,9 @@ def _add_report(subcommands: Any) -> None:
     )
     report.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
     _add_format(report, "html writes pages; the others print the scoreboard (default: html)")
+    report.add_argument(
+        "--bib", action="store_true", help="print BibTeX for the methods that the runs used"
+    )
     report.set_defaults(command=commands.report)
 
 
@@ -273,7 +277,9 @@ def _add_transfer(subcommands: Any) -> None:
 
 def _add_inspect(subcommands: Any) -> None:
     inspect = _command(subcommands, "inspect", "show what a task looks like", _INSPECT_EXAMPLES)
-    inspect.add_argument("task", metavar="TASK", help="a kind of task, such as summarize")
+    inspect.add_argument(
+        "task", metavar="TASK", help="a kind of task, such as summarize, or a .py file"
+    )
     inspect.add_argument("--seed", metavar="N", type=_whole, default=0, help="(default: 0)")
     inspect.add_argument(
         "--set",

@@ -115,6 +115,11 @@ def report(options: argparse.Namespace) -> int:
     """Analyse results anew; print the scoreboard in a form for programs and papers, or write pages."""
     runtime.configure()
     opened = _require_results(options.directory)
+    if options.bib:
+        from sweeps import citations
+
+        sys.stdout.write(citations.bibliography(opened))
+        return 0
     if options.format != "html":
         from analysis import export
 

@@ -7,10 +7,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sweeps import provenance
+from sweeps import provenance, user_files
 from sweeps.devices import Machine
 from sweeps.work import ATTEMPTS, Item
-from sweeps.worker import About, Problem, Told, UserModule, Worker
+from sweeps.worker import About, Problem, Told, Worker
 from testbed.errors import InvalidInput, Unfinished
 
 #: Seconds between two looks for hosts that have room for a worker.
@@ -75,7 +75,7 @@ class Crew:
         self.lost: list[str] = []
         self._ray, self._share, self._patience, self._silence = ray, share, patience, silence
         self._actor = ray.remote(Worker)
-        self._modules = UserModule.all()
+        self._files = user_files.loaded()
         self._versions = provenance.versions()
         self._accelerated = any(_count(node, "GPU") for node in self._nodes())
         self._failed: Counter[str] = Counter()
@@ -259,7 +259,7 @@ class Crew:
             **needs,
         ).remote(cores, self._accelerated)
         name = host if self._share == 1 else f"{host}/{place.slot + 1}"
-        return Hand(actor, place, name, actor.begin.remote(self._modules))
+        return Hand(actor, place, name, actor.begin.remote(self._files))
 
 
 def _count(node: dict[str, Any], kind: str) -> float:

@@ -194,12 +194,14 @@ class Inspection:
 
 
 def configure(task: str, settings: Sequence[str], seed: int, quick: bool) -> Experiment:
-    """The experiment to look at: the opening study's, on another task, with ``path=value`` texts applied.
+    """The experiment to look at: the opening study's, on another task, with ``path=value`` texts applied. ``task`` is
+    a kind of task, or a study file, whose task is taken.
 
     Raises `InvalidInput` for a task, path or value that there is not.
     """
     base = load_study("gap").base
-    base = config.replace_all(base, {"task": config.parse(base, "task", task), **_UNUSED})
+    own = load_study(task).base.task if task.endswith(".py") else config.parse(base, "task", task)
+    base = config.replace_all(base, {"task": own, **_UNUSED})
     for text in settings:
         path = text.partition("=")[0].strip()
         if path in ("task", "seed"):

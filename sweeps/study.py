@@ -5,18 +5,15 @@ A study is a Python file with a module attribute ``study``, in `sweeps.studies` 
 
 import functools
 import importlib
-import importlib.util
 import itertools
 import pkgutil
-import sys
-import traceback
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import sweeps.studies
+from sweeps import user_files
 from sweeps.claims import Claim
 from sweeps.grid import Axis, Grid, product
 from sweeps.selection import Arm, Point, Preset, Selection, layered
@@ -173,6 +170,29 @@ class Study:
                 problems.append(problem)
         raise problems[0]
 
+    def derived(self, name: str, title: str, **settings: Any) -> "Study":
+        """The same question elsewhere: the fields in ``settings`` (``__`` for a dot) are set in the base config, and
+        neither axes nor presets change them any more. Raises `InvalidInput` as `select` does."""
+        paths = {path.replace("__", "."): value for path, value in settings.items()}
+        for path in paths:
+            self._refuse_reserved(path)
+
+        def kept(grid: Grid) -> Grid:
+            return functools.reduce(Grid.without, paths, grid)
+
+        presets = {
+            size: replace(
+                chosen,
+                settings={own: x for own, x in chosen.settings.items() if own not in paths},
+                axes=chosen.axes and kept(chosen.axes),
+                further={arm: kept(grid) for arm, grid in chosen.further.items()},
+            )
+            for size, chosen in self.presets.items()
+        }
+        base = config.replace_all(self.base, paths)
+        axes = kept(self.axes)
+        return replace(self, name=name, title=title, base=base, axes=axes, presets=presets)
+
     def points(
         self,
         preset: str | None = None,
@@ -228,13 +248,13 @@ def list_studies() -> list[Study]:
 
 
 def load_study(name_or_path: str) -> Study:
-    """A study by name, or from a Python file of the user's.
+    """A study by name, or from a Python file of the user's, which may import others of its folder.
 
     Raises `InvalidInput` for an unknown name, a missing file, a file that fails to load or one
     without a ``study``.
     """
     if name_or_path.endswith(".py") or "/" in name_or_path:
-        module = _import_file(Path(name_or_path))
+        module = user_files.load(Path(name_or_path))
     elif name_or_path in study_names():
         module = importlib.import_module(f"{sweeps.studies.__name__}.{name_or_path}")
     else:
@@ -247,25 +267,3 @@ def load_study(name_or_path: str) -> Study:
             f"got {type(study).__name__}"
         )
     return study
-
-
-def _import_file(path: Path) -> ModuleType:
-    if not path.is_file():
-        raise InvalidInput(f"study file {path} does not exist: give a name or the path of a file")
-    name = f"user_study_{config.fingerprint(str(path.resolve()))}"
-    spec = importlib.util.spec_from_file_location(name, path)
-    if spec is None or spec.loader is None:
-        raise InvalidInput(f"study file {path} must be a Python file ending in .py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module  # so that dataclasses and typing find the file's own classes
-    try:
-        spec.loader.exec_module(module)
-    except Exception as problem:
-        del sys.modules[name]
-        frames = traceback.extract_tb(problem.__traceback__)
-        lines = [frame.lineno for frame in frames if frame.filename == str(path)]
-        where = f" in line {lines[-1]}" if lines else ""
-        raise InvalidInput(
-            f"study file {path} cannot be loaded{where}: {type(problem).__name__}: {problem}"
-        ) from problem
-    return module

@@ -8,18 +8,17 @@ import dataclasses
 import math
 import os
 import socket
-import sys
 import tempfile
 import threading
 import time
 import traceback
-import types
 import uuid
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from sweeps import runtime
+from sweeps import runtime, user_files
+from sweeps.user_files import UserFile
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -29,32 +28,6 @@ if TYPE_CHECKING:
 
 #: Seconds between two messages of a worker about its progress.
 INTERVAL = 1.0
-#: Names of the modules that `sweeps.study` makes of users' files.
-_USER_MODULES = "user_study_"
-
-
-class UserModule(NamedTuple):
-    """A user's study file: the name it was loaded under, its path and its text."""
-
-    name: str
-    path: str
-    source: str
-
-    @classmethod
-    def all(cls) -> "list[UserModule]":
-        """Those that this process has loaded."""
-        return [
-            cls(name, str(module.__file__), Path(str(module.__file__)).read_text())
-            for name, module in sorted(sys.modules.items())
-            if name.startswith(_USER_MODULES)
-        ]
-
-    def load(self) -> None:
-        """Make the module here, so that what is of its classes can be read."""
-        module = types.ModuleType(self.name)
-        module.__file__ = self.path
-        sys.modules[self.name] = module
-        exec(compile(self.source, self.path, "exec"), module.__dict__)
 
 
 class About(NamedTuple):
@@ -135,13 +108,12 @@ class Worker:
         self._sent: _Sent | None = None
         self._host: Any = None
 
-    def begin(self, modules: Sequence[UserModule]) -> About | Problem:
+    def begin(self, files: Sequence[UserFile]) -> About | Problem:
         """Get ready: load users' files and the devices."""
-        return _attempt(lambda: self._begin(modules))
+        return _attempt(lambda: self._begin(files))
 
-    def _begin(self, modules: Sequence[UserModule]) -> About:
-        for module in modules:
-            module.load()
+    def _begin(self, files: Sequence[UserFile]) -> About:
+        user_files.receive(files)
         import jax
 
         from sweeps import provenance

@@ -21,7 +21,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from testbed import config, decode, enumeration, exact, logprob, recorded, train, weights
+from testbed import config, decode, enumeration, exact, logprob, own_code, recorded, train, weights
 from testbed.collect import Corpus, Written, balanced, collect, described, label, make_pool, write
 from testbed.data import Pool, refuse_unreached
 from testbed.environment import World
@@ -352,7 +352,8 @@ def fingerprints(ground: GroundConfig) -> dict[str, str]:
         before = [addresses[name] for name in stage.after]
         parts = [attrgetter(field)(ground) for field in stage.fields]
         kind = stage.like or stage.name
-        addresses[stage.name] = config.fingerprint(kind, _code_fingerprint(), *before, *parts)
+        code = [_code_fingerprint(), *own_code.sources(parts)]
+        addresses[stage.name] = config.fingerprint(kind, *code, *before, *parts)
     return addresses
 
 

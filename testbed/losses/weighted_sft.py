@@ -9,7 +9,7 @@ from testbed.types import Scalar
 
 class WeightedSft(AbstractLoss):
     """-(w log pi(y_w) + (1 - w) log pi(y_l)), w = sigmoid((r_w - r_l) / beta): imitate both responses, weighted by
-    exp(r / beta) (Peng et al. 2019, arXiv 1910.00177, algorithm 1; Peters & Schaal 2007, ICML).
+    exp(r / beta) (Peng et al. 2019, arXiv 1910.00177, algorithm 1; Peters and Schaal 2007, ICML).
 
     Their weights are exp(advantage / beta), unbounded and relative to a learnt value; these are normalised within the
     pair, which needs no value. Rewards are the teacher's (`ScoredPair.reward_margin`), so nothing changes if winner

@@ -1,0 +1,53 @@
+"""A hypothesis of one's own in one file, on the loss and the task of the files beside it.
+
+    testbed run examples/my_hypothesis.py --preset smoke
+
+IPO pulls hardest at the pairs that are furthest off its target. Under wrong labels these are often the wrong ones, so
+a loss with a bounded pull should end nearer to what is good, above all with noisy labels.
+"""
+
+from my_loss import HuberIpo
+from my_task import Paths
+
+from envs.labelers.bradley_terry import BradleyTerry
+from sweeps import paper
+from sweeps.claims import Claim, Test
+from sweeps.estimands import MatchedGap, PeakDifference
+from sweeps.grid import product
+from sweeps.rules import More
+from sweeps.study import Arm, Study
+from testbed.config import replace_all
+from testbed.losses.ipo import Ipo
+
+NOISY = BradleyTerry(temperature=1.0)
+PAIR = ("Huber", "IPO")
+
+
+def axes(size: str):
+    """Rates and betas of a size: both arms have all of them."""
+    return product(paper.rates(size), paper.betas(size))
+
+
+study = Study(
+    name="my_hypothesis",
+    title="A bounded pull under noisy labels",
+    question="Does Huber's distance beat the squared one, online, when labels are noisy?",
+    base=replace_all(paper.EXPERIMENT, {"task": Paths(), "labeler": NOISY}),
+    arms=(Arm("Huber", {"loss": HuberIpo()}), Arm("IPO", {"loss": Ipo()})),
+    axes=axes("paper"),
+    claims=(
+        Claim(
+            "H1",
+            "At the same KL from the SFT policy, Huber's distance wins more often.",
+            (Test(MatchedGap(*PAIR), More(paper.ROPE)),),
+            "A mean gap of at most two percentage points.",
+        ),
+        Claim(
+            "H2",
+            "Its peak is higher.",
+            (Test(PeakDifference(*PAIR), More(paper.ROPE)),),
+            "A peak at most two percentage points above that of the squared distance.",
+        ),
+    ),
+    presets=paper.presets(axes=axes),
+)

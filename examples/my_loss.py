@@ -1,0 +1,40 @@
+"""A loss of one's own in one file, and the opening study under it: online against offline.
+
+    testbed run examples/my_loss.py --preset smoke
+    testbed run examples/my_loss.py --preset smoke --set "loss=HuberIpo(width=0.5)"
+
+Moved to `testbed/losses/` it is one of the testbed's own: every study finds it, and so do the tests of its family.
+"""
+
+import jax.numpy as jnp
+
+from sweeps.studies import gap
+from testbed.losses.base import AbstractLoss, ScoredPair
+from testbed.ranges import hyper
+from testbed.types import Scalar
+
+
+class HuberIpo(AbstractLoss):
+    """e^2 where |e| <= width, width (2 |e| - width) beyond, e = h - 1/(2 beta): Huber's distance of IPO's margin from
+    its target, so that no pair pulls harder than 2 width (Huber 1964).
+
+    As width grows it becomes `Ipo`.
+
+    Attributes:
+        beta: strength of the KL regularisation, > 0; larger stays closer to the reference.
+        width: from how many nats off the target on a pair pulls no harder, > 0.
+    """
+
+    beta: float = hyper(0.1, above=0)
+    width: float = hyper(2.0, above=0)
+
+    def __call__(self, pair: ScoredPair) -> Scalar:
+        """The loss of one pair."""
+        off = jnp.abs(pair.margin() - 1.0 / (2.0 * self.beta))
+        near = jnp.minimum(off, self.width)
+        return near**2 + 2.0 * self.width * (off - near)
+
+
+study = gap.study.derived(
+    "my_loss", "Online against offline, under Huber's distance", loss=HuberIpo(beta=0.1)
+)
