@@ -30,6 +30,8 @@ from testbed.weights import missing
 
 #: Seconds that a call may take before the next sign of progress, and seconds of work that may be lost.
 PIECE_SECONDS, SAVE_SECONDS = 10.0, 30.0
+#: Share of the time that may go into keeping where runs are.
+SAVE_SHARE = 0.05
 
 
 class Outcome(NamedTuple):
@@ -245,14 +247,14 @@ def _slot(state: PyTree, place: tuple[int, int]) -> PyTree:
 
 
 class _Clock:
-    """Says when something is due again that should take at most a twentieth of the time."""
+    """Says when something is due again that should take at most `SAVE_SHARE` of the time."""
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._since, self._took = seconds, time.monotonic(), 0.0
 
     def due(self) -> bool:
         """Whether it is."""
-        return time.monotonic() - self._since > max(self._seconds, 20 * self._took)
+        return time.monotonic() - self._since > max(self._seconds, self._took / SAVE_SHARE)
 
     def __enter__(self) -> None:
         self._since = time.monotonic()

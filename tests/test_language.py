@@ -142,6 +142,7 @@ def test_a_run_goes_on_at_the_step_where_it_was(
 ) -> None:
     """Interrupted in the third step and in the fifth, it measures the very same, to the last bit."""
     monkeypatch.setattr(slots, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(slots, "SAVE_SHARE", 1e9)
     points = [point(run) for run in runs(cache)[:2]]
     undisturbed = population.run_chunk(chunk(points), grounds(cache), Silence()).rows
     slow = chunk(points, seconds=1e6)
