@@ -49,8 +49,8 @@ def changed(**settings) -> tuple[str, ...]:
     ("settings", "first"),
     [
         ({"seed": 3}, "world"),
-        ({"task__ruggedness": 1.0}, "world"),
-        ({"task__vocabulary": 9}, "world"),
+        ({"task__ruggedness": 1.0}, "material"),
+        ({"task__vocabulary": 9}, "material"),
         ({"data__pairs": 40}, "world"),
         ({"data__held_out": 17}, "world"),
         ({"data__candidates": 5}, "world"),
@@ -72,6 +72,7 @@ def test_a_change_moves_its_stage_and_those_built_on_it(settings: dict, first: s
     """The baseline is trained on the golden reward itself, on its own samples: it stands on no data and no proxy.
     SFT is trained on what the writers wrote: it does not stand on the data's dials."""
     assert NAMES == (
+        "material",
         "world",
         "sft",
         "start",
@@ -173,7 +174,7 @@ def made(which: int) -> dict:
 def test_the_cache_holds_every_stage_of_a_ground(which: int) -> None:
     results = made(which)
     nothing = [name for name, result in results.items() if result is None]
-    assert nothing == ["scores", "optimum", "recorded", "stream", "prepared"]
+    assert nothing == ["material", "scores", "optimum", "recorded", "stream", "prepared"]
     jax.tree.map(
         np.testing.assert_array_equal,
         jax.device_get(stages.assemble(results)),
