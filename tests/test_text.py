@@ -20,9 +20,11 @@ from envs.goldens.residual import Residual, measured, rewards
 from envs.goldens.sentiment import Sentiment
 from envs.prompts import OPENINGS, REQUESTS, Form, is_held_out
 from envs.text import Text
+from testbed import weights
 from testbed.config import fingerprint, parse, replace
 from testbed.environment import AbstractGolden
 from testbed.errors import InvalidInput
+from testbed.pretrained import restored
 from testbed.types import Prompt, Response, Scalar
 
 ROOM = 8
@@ -252,10 +254,13 @@ def test_writers_are_the_model() -> None:
 
 
 def test_stored_worlds_hold_no_weights() -> None:
-    text = task()
-    world = jax.device_get(draw(text, text.material(), jax.random.key(0)))
-    found = pickle.loads(pickle.dumps(world))
-    model = tiny.loaded()[0].model
+    """A world as it is stored leaves out what its writers and its reward share; put back, it is the same."""
+    text, model = task(), tiny.loaded()[0].model
+    material = weights.left_out(text.material())
+    given = weights.Weights.of(weights.missing(material))
+    drawn = jax.jit(weights.sharing(text.world_on))(given, material, jax.random.key(0))
+    assert weights.missing(drawn) == weights.missing(weights.left_out(model))
+    found = restored(pickle.loads(pickle.dumps(jax.device_get(drawn))))
     assert found.writers.model.model.embedding is model.embedding
     assert found.golden.golden.trunk.model.embedding is model.embedding
     assert found.writers.model.model.config.temperature == text.temperature
@@ -283,6 +288,8 @@ def test_content_follows_the_files() -> None:
     assert text.content() != before
 
 
-def test_studies_on_text_worlds_are_refused_before_anything_is_loaded() -> None:
-    with pytest.raises(InvalidInput, match="do not run on pretrained models yet, got Text"):
-        replace(experiment(), "task", Text())
+def test_an_experiment_on_text_loads_nothing() -> None:
+    """A checkpoint that nobody has is asked for only when a world is made."""
+    run = replace(experiment(), "task", Text(checkpoint="nobody/has-it"))
+    assert run.task.checkpoint == "nobody/has-it"
+    assert run.lora is None
