@@ -201,6 +201,11 @@ def configure(task: str, settings: Sequence[str], seed: int, quick: bool) -> Exp
     """
     base = load_study("gap").base
     own = load_study(task).base.task if task.endswith(".py") else config.parse(base, "task", task)
+    if own.checkpointed:
+        raise InvalidInput(
+            f"inspect looks at thousands of texts, too many for the pretrained model of {type(own).__name__}: run a "
+            "study on it, and look at its runs with `testbed chat`"
+        )
     base = config.replace_all(base, {"task": own, **_UNUSED})
     for text in settings:
         path = text.partition("=")[0].strip()

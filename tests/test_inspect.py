@@ -158,13 +158,18 @@ def test_samples_are_standardised_and_pairs_counted_again(tmp_path: Path) -> Non
     assert np.all(mine.labels.difference > 0)
 
 
+def test_pretrained_models_are_not_inspected() -> None:
+    with pytest.raises(InvalidInput, match="too many for the pretrained model of Text"):
+        inspection.configure("text", [], 0, False)
+
+
 def test_the_golden_baseline_is_not_built() -> None:
     progress = Silence()
     own = experiment(seed=5)
     cache = Cache(cache_directory())
     config = GroundConfig.of(own)
     made = Grounds(cache, progress).made(config, inspection._BUILT)
-    assert set(made) == {"world", "sft", "base", "golden", "pool", "data", "proxy"}
+    assert set(made) == {"material", "world", "sft", "base", "golden", "pool", "data", "proxy"}
     assert not any("baseline" in stage for stage in progress.stages)
 
 
