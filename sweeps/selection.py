@@ -286,5 +286,4 @@ def _put(described: dict[str, Any], path: str, value: Any) -> None:
     for parent in parents:
         described = described.get(parent, {}) if isinstance(described, dict) else {}
     if isinstance(described, dict) and name in described:
-        is_module = isinstance(described[name], dict)
-        described[name] = config.describe(value) if is_module else value
+        described[name] = config.jsonable(value)
