@@ -15,7 +15,7 @@ from sweeps.study import load_study
 from testbed.errors import InvalidInput
 
 #: Pages whose snippets need SmolLM2, which is fetched.
-FETCHING = {"README.md", "docs/llm.md", "docs/text.md"}
+FETCHING = {"README.md", "docs/llm.md"}
 COMMANDS = [
     pytest.param(words, id=f"{name(page)}: {' '.join(words)}")
     for page in PAGES
