@@ -17,6 +17,7 @@ study = Study(
     name="pick_pairs",
     title="Picking pairs",
     question="Is the best against the worst of four samples a better pair than two samples?",
+    background=paper.__doc__ or "",
     base=paper.EXPERIMENT,
     arms=(
         Arm("two samples", {"source": Online()}),

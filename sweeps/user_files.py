@@ -80,12 +80,13 @@ def _refuse_namesakes(path: Path) -> None:
 
 
 def loaded() -> list[UserFile]:
-    """Those that this process has loaded."""
+    """Those that this process has loaded and that are still there."""
     return [
         UserFile(name, path, Path(path).read_text())
         for name, module in sorted(sys.modules.items())
         if name != "__main__"
         and (path := getattr(module, "__file__", None))
+        and Path(path).is_file()
         and (name.startswith(STUDY) or str(Path(path).resolve().parent) in _folders)
     ]
 

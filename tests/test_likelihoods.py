@@ -7,8 +7,10 @@ the stated likelihood is the one that labels are drawn with.
 
 import dataclasses
 import functools
+import importlib
 import operator
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -100,6 +102,11 @@ CASES = {
         correlation=0.3,  # of a spread, twelve annotators say little
     ),
 }
+
+# Those of a labeler that was added: a file of its own with another ``CASES``, of `Case`'s fields.
+for _path in sorted(Path(__file__).parent.glob("labeler_case_*.py")):
+    _added = importlib.import_module(_path.stem).CASES
+    CASES |= {name: Case(*fields) for name, fields in _added.items()}
 
 
 def parameterised(case: Case, values: Values) -> AbstractLabeler:
