@@ -77,11 +77,11 @@ class Chat(eqx.Module):
     def __call__(self, text: str, count: int = 1, seed: int = 0) -> Pair:
         """``count`` answers of each policy to a text. Raises `InvalidInput` for one that is no prompt."""
         prompt, key = self.task.prompt(text), jax.random.key(seed)
-        length = self.task.response_length
+        length, both = self.task.response_length, (self.start, self.trained)
         return Pair(
             *(
-                self._answers(_sampled(policy, self, prompt, key, count, length))
-                for policy in (self.start, self.trained)
+                self._answers(_drawn(policy, self.world, both, prompt, key, count, length))
+                for policy in both
             )
         )
 
@@ -110,12 +110,6 @@ def _drawn(
     texts = jax.tree.map(lambda x: x[0], texts)
     rewards = jax.vmap(lambda text: world.reward(prompt, text))(texts)
     return texts, rewards, after - before
-
-
-def _sampled(
-    policy: Policy, chat: Chat, prompt: Prompt, key: PRNGKeyArray, count: int, length: int
-) -> tuple[Response, Array, Array]:
-    return _drawn(policy, chat.world, (chat.start, chat.trained), prompt, key, count, length)
 
 
 def planned(stores: Iterable[Store]) -> list[Point]:

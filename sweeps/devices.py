@@ -24,6 +24,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 from jaxtyping import Array, PyTree
 
 from sweeps import runtime
+from testbed import pretrained
 from testbed.errors import InvalidInput
 from testbed.weights import Weight, Weights, sharing
 
@@ -74,10 +75,16 @@ def mesh() -> Mesh:
     return jax.make_mesh((jax.device_count(),), ("worlds",), axis_types=(AxisType.Auto,))
 
 
-@functools.cache
 def everywhere(names: tuple[Weight, ...]) -> Weights:
-    """Arrays of checkpoints, whole on every device: once a process, whatever they are used for."""
-    return jax.device_put(Weights.of(names), NamedSharding(mesh(), PartitionSpec()))
+    """Arrays of checkpoints, whole on every device."""
+    return Weights(names, tuple(map(_everywhere, names)))
+
+
+@functools.cache
+def _everywhere(name: Weight) -> Array:
+    """Once a process, however many programs take it and whatever else they take."""
+    (array,) = pretrained.held((name,)).arrays
+    return jax.device_put(array, NamedSharding(mesh(), PartitionSpec()))
 
 
 def over_devices() -> NamedSharding:

@@ -155,17 +155,18 @@ class _Slots:
             point, ground = self.chunk.points[run], self._ground(run)
             self.underway.finish(point.run, ground)
             if type(ground.task).checkpointed:
-                self.underway.keep(point.run, ground, _slot(state.policy, place))
+                self.underway.keep(point.run, ground, jax.device_get(_slot(state.policy, place)))
             self.runs[place] = -1
 
     def _pause(self, state: TrainState, table: "_Table") -> None:
         """Keep where every run is."""
+        held = jax.device_get(state)
         for place in _places((self.runs >= 0) & (self.index > 0)):
             run, index = int(self.runs[place]), int(self.index[place])
             if run in self.found:
                 continue  # it is on disk, and not yet among the states
             values = table.so_far(run, index)
-            paused = Paused(index, int(self.done[place]), values, _slot(state, place))
+            paused = Paused(index, int(self.done[place]), values, _slot(held, place))
             self.underway.pause(self.chunk.points[run].run, self._ground(run), paused)
 
     def _resumed(self, state: TrainState, table: "_Table") -> TrainState:
@@ -242,8 +243,8 @@ def _places(chosen: np.ndarray) -> list[tuple[int, int]]:
 
 
 def _slot(state: PyTree, place: tuple[int, int]) -> PyTree:
-    """One slot's part of what is stacked, on the host."""
-    return jax.device_get(jax.tree.map(lambda x: x[place], state))
+    """One slot's part of what is stacked."""
+    return jax.tree.map(lambda x: x[place], state)
 
 
 class _Clock:

@@ -21,7 +21,7 @@ from testbed.errors import InvalidInput
 from testbed.features import truncated
 from testbed.transformer import Transformer
 from testbed.types import END_TOKEN, Response
-from testbed.weights import Source, Weights
+from testbed.weights import Source, Weight, Weights
 
 
 @runtime_checkable
@@ -145,17 +145,21 @@ def register(checkpoint: str, model: Transformer, pieces: Pieces) -> Pretrained:
     return handle
 
 
-def restored(tree: PyTree) -> PyTree:
-    """A stored pytree with the checkpoints' weights that were left out of it; they are loaded where they must be.
+def held(names: tuple[Weight, ...]) -> Weights:
+    """Weights of checkpoints, which are loaded where they must be.
 
-    Raises `InvalidInput` if a checkpoint has changed since, and what `pretrained` raises."""
-    names = weights.missing(tree)
+    Raises `InvalidInput` if a checkpoint has changed since the names were stored, and what `pretrained` raises."""
     for source in {name.source for name in names}:
         if not weights.held(source) and pretrained(source.checkpoint)[0].source != source:
             raise InvalidInput(
                 f"checkpoint {source.checkpoint} has changed since this was stored: run it again"
             )
-    return Weights.of(names).put_in(tree)
+    return Weights.of(names)
+
+
+def restored(tree: PyTree) -> PyTree:
+    """A stored pytree with the checkpoints' weights that were left out of it. Raises what `held` raises."""
+    return held(weights.missing(tree)).put_in(tree)
 
 
 def _configured(model: Transformer, changes: dict[str, Any]) -> Transformer:

@@ -79,7 +79,7 @@ class Weights(eqx.Module):
 
     @classmethod
     def of(cls, names: tuple[Weight, ...]) -> Self:
-        """Those of loaded checkpoints. Raises `KeyError` for one that is not loaded (`testbed.pretrained.restored`)."""
+        """Those of loaded checkpoints. Raises `KeyError` for one that is not loaded (`testbed.pretrained.held`)."""
         return cls(names, tuple(_LEAVES[name.source][name.place] for name in names))
 
     def put_in(self, tree: PyTree) -> PyTree:

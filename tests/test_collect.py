@@ -34,7 +34,7 @@ def config(**changes) -> GroundConfig:
 def before(enumerable: bool) -> tuple[dict, dict]:
     """World and SFT policy, which no dial moves, and the settings that made them."""
     settings = {"task": TINY} if enumerable else {}
-    made: dict = {}
+    made: dict = {"material": None}
     for name in ("world", "sft", "golden"):
         made[name] = MAKE[name](config(**settings), made)
         made["base"] = made.get("sft")
