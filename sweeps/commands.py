@@ -294,6 +294,10 @@ def chat(options: argparse.Namespace) -> int:
 
     console = _console()
     points = chat.planned(store for store, _ in opened)
+    if not points:
+        raise InvalidInput(
+            f"no run in {options.directory} is one that this version would make again: run the study with it"
+        )
     if options.run is None:
         rows = [
             {"run": point.run, "arm": point.arm, "seed": point.seed, **point.settings}

@@ -207,7 +207,10 @@ def test_runs_are_chosen_by_name() -> None:
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")
 def test_a_study_from_the_command_line(
-    cache: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    cache: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """`testbed run gap` on the tiny model with the preset of pretrained models, and a talk to what came of it."""
     text = text_runs.task(cache)
@@ -244,3 +247,7 @@ def test_a_study_from_the_command_line(
     assert "reward" in told
     assert cli.main(["chat", str(out), "online-9", "--prompt", "the film"]) == 2
     assert "unknown run 'online-9'" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        patch.setattr(chat, "planned", lambda stores: [])
+        assert cli.main(["chat", str(out)]) == 2
+    assert "is one that this version would make again" in capsys.readouterr().err
