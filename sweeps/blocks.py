@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from testbed.errors import InvalidInput
@@ -169,6 +170,13 @@ def runs(tables: Iterable[pa.Table]) -> set[tuple[str, str]]:
         _, first = np.unique(_key(pairs, ("arm", "run")), return_index=True)
         found.update(zip(*(column.take(first).to_pylist() for column in pairs), strict=True))
     return found
+
+
+def not_negative(table: pa.Table, name: str) -> pa.Table:
+    """The rows in which a column of numbers is 0 or more; none of a table without it."""
+    if name not in table.column_names:
+        return table.slice(0, 0)
+    return table.filter(pc.field(name) >= 0)
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Table:

@@ -43,6 +43,10 @@ class Entry(NamedTuple):
     citation: str
     parameters: tuple[Parameter, ...]
 
+    def describe(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return self._asdict() | {"parameters": [own._asdict() for own in self.parameters]}
+
 
 def entries(what: str) -> list[Entry]:
     """All members of one of `FAMILIES`, by name, then the configs that they are made of and that no family lists."""

@@ -1,14 +1,15 @@
 """The ``testbed`` command. Slow imports wait until a command needs them."""
 
 import argparse
+import os
 import shlex
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
-from sweeps import commands
-from testbed.errors import InvalidInput, Unfinished
+from sweeps import commands, reading
+from testbed.errors import InvalidInput, Unfinished, unknown
 
 EXIT_UNFINISHED = 1
 EXIT_BAD_INPUT = 2
@@ -78,6 +79,7 @@ examples:
   testbed list                                 studies
   testbed list tasks                           kinds of tasks, with their fields and defaults
   testbed list losses                          formulas, citations, hyper-parameters and their ranges
+  testbed list columns                         what the columns of the results mean
 """
 
 _TENSORBOARD_EXAMPLES = """\
@@ -111,12 +113,30 @@ over samples of the policy before training.
 """
 
 
+_EXIT_CODES = """\
+exit status:
+  0    done
+  1    not all could be done; `status`: runs are lacking; `compare`: a verdict moved
+  2    bad input: one sentence on standard error says what, and what is allowed
+  130  interrupted; the same command goes on
+
+Start with: testbed run gap --preset smoke
+"""
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that answers a mistake with one sentence."""
 
     def error(self, message: str) -> NoReturn:
         """Print the mistake and where help is, and exit with status 2."""
         self.exit(EXIT_BAD_INPUT, f"{self.prog}: {message} (see {self.prog} --help)\n")
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Answer a word that is none of the choices with the nearest one."""
+        if action.choices is not None and value not in action.choices:
+            command = isinstance(action, argparse._SubParsersAction)
+            name = "command" if command else "/".join(action.option_strings) or "choice"
+            raise argparse.ArgumentError(None, str(unknown(name, value, action.choices)))
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -125,7 +145,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 done, 1 not all could be done, 2 bad input (one sentence on standard error), 130 interrupted.
     """
     words = sys.argv[1:] if arguments is None else list(arguments)
-    options = parser().parse_args(words)
+    options = _parsed(words)
     options.command_line = shlex.join(["testbed", *words])
     try:
         return options.command(options)
@@ -138,6 +158,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print(f"Interrupted. To go on: {options.command_line}", file=sys.stderr)
         return EXIT_INTERRUPTED
+    except BrokenPipeError:
+        # Whoever read the output has gone, and what is still buffered with it.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_UNFINISHED
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The options, or the end with one sentence, which for an unknown option names the nearest one."""
+    options, rest = parser().parse_known_args(words)
+    own: argparse.ArgumentParser = options.parser
+    for word in rest:
+        if word.startswith("-"):
+            known = [text for text in own._option_string_actions if text.startswith("--")]
+            own.error(str(unknown("option", word.partition("=")[0], known)))
+    if rest:
+        own.error(f"does not take '{rest[0]}'")
+    return options
 
 
 def parser() -> argparse.ArgumentParser:
@@ -146,7 +183,8 @@ def parser() -> argparse.ArgumentParser:
         prog="testbed",
         description="A simulation testbed for preference optimisation: run a study, read its "
         "verdicts.",
-        epilog="Start with: testbed run gap --preset smoke",
+        epilog=_EXIT_CODES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     subcommands = top.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_run(subcommands)
@@ -158,6 +196,16 @@ def parser() -> argparse.ArgumentParser:
     _add_tensorboard(subcommands)
     _add_llm(subcommands)
     _add_chat(subcommands)
+    reading.add_commands(subcommands, _command)
+    for name in ("run", "reproduce"):
+        reading.add_json(subcommands.choices[name])
+        verbose = "print the plan, and every stage as it begins"
+        reading.add_loudness(subcommands.choices[name], verbose)
+    for name in ("report", "inspect"):
+        reading.add_loudness(subcommands.choices[name])
+    reading.add_json(subcommands.choices["list"])
+    for command in subcommands.choices.values():
+        command.set_defaults(parser=command)
     return top
 
 
@@ -315,6 +363,7 @@ def _add_list(subcommands: Any) -> None:
             "methods",
             "sources",
             "references",
+            "columns",
         ],
         default="studies",
         help="what to list (default: studies)",

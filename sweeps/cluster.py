@@ -215,7 +215,7 @@ class _Sweep:
             worked += len(self._crew.ready) * (now - before)
             before = now
         if self._work.failures:
-            raise Unfinished(self._complaint())
+            raise Unfinished(self._complaint(), self._given_up())
         self._share_out(before - clock, worked)
         return self._spent
 
@@ -314,6 +314,11 @@ class _Sweep:
             f"{len(self._work.failures)} given up" if self._work.failures else "",
         ]
         return "; ".join(filter(None, rest)) or "waiting"
+
+    def _given_up(self) -> list[str]:
+        contents = [failure.item.content for failure in self._work.failures]
+        chunks = [content for content in contents if isinstance(content, Chunk)]
+        return [point.run for chunk in chunks for point in chunk.points]
 
     def _complaint(self) -> str:
         failed = [failure for failure in self._work.failures if _is_chunk(failure.item)]

@@ -1,141 +1,91 @@
 """What the subcommands of ``testbed`` do with their options. Slow imports wait until a command needs them."""
 
 import argparse
-import contextlib
 import importlib.util
+import json
 import socket
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import runtime
+from sweeps import api, runtime
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sweeps.runner import Engine
     from sweeps.study import Selection
-
-REPRODUCED = "laptop"
 
 
 def run(options: argparse.Namespace) -> int:
     """Run studies, or finish ones that were interrupted."""
-    _configure(options)
-    chosen = selections(options)
-    return _run(chosen, options, "-".join(selection.study.name for selection in chosen))
+    return _run(options, options.study)
 
 
 def reproduce(options: argparse.Namespace) -> int:
     """Run every study that judges a claim of the paper."""
-    _configure(options)
-    return _run(selections(options), options, "reproduce")
+    options.preset = _preset(options)
+    options.out = options.out or Path("results") / f"reproduce-{options.preset}"
+    return _run(options, [study.name for study in api.paper_studies()])
 
 
 def selections(options: argparse.Namespace) -> "list[Selection]":
     """What ``run`` or ``reproduce`` is asked for. Raises `InvalidInput`."""
-    from sweeps.study import list_studies, load_study
-
-    if options.seeds is not None and options.seeds < 1:
-        raise InvalidInput(f"--seeds must be at least 1, got {options.seeds}")
-    if options.study is None:
-        studies = [study for study in list_studies() if study.judges_paper]
-    else:
-        studies = [load_study(name) for name in options.study]
-    preset, settings = options.preset, options.set
-    if options.task is not None:
-        preset = preset or _preset_of(options.task)
-        settings = [*settings, f"task={options.task}"]
-    if options.study is None:
-        preset = preset or REPRODUCED
-    return [study.select_texts(preset, options.seeds, settings, options.axis) for study in studies]
+    studies = api.paper_studies() if options.study is None else options.study
+    asked = (options.seeds, options.set, options.axis, options.task)
+    return api.select(studies, _preset(options), *asked)
 
 
-def _configure(options: argparse.Namespace) -> None:
-    runtime.configure()
-    if options.cluster is not None:
-        # Workers on this machine own its GPUs.
-        runtime.leave_accelerators()
+def _preset(options: argparse.Namespace) -> str | None:
+    """The preset that is asked for, or, of the paper's studies, the one for its task."""
+    if options.preset is None and options.study is None:
+        return (options.task and api.preset_of(options.task)) or api.REPRODUCED
+    return options.preset
 
 
-def _engine(options: argparse.Namespace) -> "contextlib.AbstractContextManager[Engine]":
-    """What runs the plan: this process, or a cluster."""
-    from sweeps import population
-
-    if options.cluster is not None:
-        from sweeps.cluster import Cluster
-
-        return Cluster(options.cluster, 1 if options.workers is None else options.workers)
-    if options.workers is not None:
-        raise InvalidInput("--workers needs --cluster: it says how many workers share a host")
-    return contextlib.nullcontext(population)
-
-
-def _run(selections: "Sequence[Selection]", options: argparse.Namespace, name: str) -> int:
-    from sweeps import runner
-
-    presets = dict.fromkeys(selection.preset for selection in selections)
-    directory = options.out or Path("results") / f"{name}-{'-'.join(presets)}"
-    console = _console()
-    for selection in selections:
-        for note in selection.notes():
-            console.print(f"Note: {selection.study.name}: {note}", style="yellow", markup=False)
+def _run(options: argparse.Namespace, studies: Sequence[str]) -> int:
+    asked = {
+        "preset": options.preset,
+        "seeds": options.seeds,
+        "settings": options.set,
+        "axes": options.axis,
+        "task": options.task,
+        "out": options.out,
+        "cluster": options.cluster,
+        "workers": options.workers,
+        "console": console_of(options),
+    }
     if options.dry_run:
-        with _engine(options) as engine:
-            runner.show_plan(selections, directory, console, engine)
+        forecast = api.forecast(*studies, **asked)
+        if options.json:
+            print_json(forecast.describe())
+        else:
+            forecast.show(console_of(options))
         return 0
-    from analysis import report as pages
-
-    files = [Path(name) for name in options.study or [one.study.name for one in selections]]
-    origins = [
-        {
-            "command": options.command_line,
-            "file": str(file.resolve()) if file.suffix == ".py" else None,
-        }
-        for file in files
-    ]
-    with _engine(options) as engine:
-        runner.run(selections, directory, console, pages.build, engine, origins)
+    done = api.run(*studies, **asked, verbose=options.verbose, command=options.command_line)
+    if options.json:
+        print_json(done.describe())
     return 0
-
-
-def _preset_of(task: str) -> str | None:
-    """The preset for worlds of a kind, if it is not the studies' own."""
-    from sweeps import language, paper
-    from testbed import config
-
-    kind = type(config.parse(paper.EXPERIMENT, "task", task))
-    return language.SIZES[0] if kind.checkpointed else None
 
 
 def report(options: argparse.Namespace) -> int:
     """Analyse results anew; print the scoreboard in a form for programs and papers, or write pages."""
-    runtime.configure()
-    opened = _require_results(options.directory)
     if options.bib:
-        from sweeps import citations
-
-        sys.stdout.write(citations.bibliography(opened))
+        sys.stdout.write(api.bibliography(options.directory))
         return 0
     if options.format != "html":
-        from analysis import export
-
-        sys.stdout.write(export.render(options.directory, options.format, opened))
+        sys.stdout.write(api.scoreboard(options.directory, options.format))
         return 0
-    from analysis import report as pages
-    from sweeps import runner
-
-    runner.finish(options.directory, _console(), pages.build, opened)
+    api.report(options.directory, console_of(options))
     return 0
 
 
 def transfer(options: argparse.Namespace) -> int:
     """Set simulated and real effects side by side; print them in a form for programs and papers, or write a page."""
     runtime.configure()
-    opened = _require_results(options.simulated), _require_results(options.real)
+    opened = api.open_results(options.simulated), api.open_results(options.real)
     from analysis import card as words
     from analysis import transfer as effects
 
@@ -155,64 +105,56 @@ def transfer(options: argparse.Namespace) -> int:
 
 def inspect(options: argparse.Namespace) -> int:
     """Show what a task looks like."""
-    runtime.configure()
-    from sweeps import inspection, provenance
+    console = console_of(options)
+    page = api.inspect(
+        options.task,
+        options.set,
+        options.seed,
+        options.quick,
+        options.out,
+        console,
+        options.command_line,
+    )
     from sweeps.printing import say
-    from sweeps.progress import display
 
-    experiment = inspection.configure(options.task, options.set, options.seed, options.quick)
-    kind = type(experiment.task).__name__.lower()
-    directory = options.out or Path("results") / f"inspect-{kind}"
-    _require_writable(directory)
-    console = _console()
-    with display(0, 0, console) as progress:
-        found = inspection.inspect(experiment, options.quick, progress)
-    from analysis import inspect as pages
-
-    origin = provenance.session() | {"command": options.command_line}
-    page = pages.build(found, directory, origin)
-    pages.show(found, console)
     console.print()
     say(console, f"Page        {page}")
-    say(console, f"Figure      {directory / 'figures' / 'inspect.png'}")
+    say(console, f"Figure      {page.parent / 'figures' / 'inspect.png'}")
     return 0
-
-
-def _require_writable(directory: Path) -> None:
-    """Make the directory, or refuse it before the work is done."""
-    try:
-        directory.mkdir(parents=True, exist_ok=True)
-    except OSError as problem:
-        raise InvalidInput(
-            f"--out {directory} cannot be written ({problem.strerror or problem})"
-        ) from problem
 
 
 def listing(options: argparse.Namespace) -> int:
-    """Show studies, or what configs are made of."""
-    runtime.configure()
-    from sweeps.printing import rich_table
-
-    if options.what != "studies":
+    """Show studies, what configs are made of, or what the columns of results mean."""
+    found = api.listing(options.what)
+    if options.json:
+        print_json(found)
+    elif options.what in ("studies", "columns"):
+        _list_rows(options.what, found)
+    else:
         _list_family(options.what)
-        return 0
-    from sweeps.study import list_studies
+    return 0
+
+
+def _list_rows(what: str, found: Sequence[Mapping[str, Any]]) -> None:
+    from sweeps.printing import rich_table, show
 
     console = _console()
+    if what == "columns":
+        show(rich_table(found, "Columns of the results: a row a run and evaluation"), console)
+        return
     rows = [
         {
-            "study": study.name,
-            "question": f"{study.title}. {study.question}",
-            "claims": ", ".join(claim.id for claim in study.claims),
+            "study": study["study"],
+            "question": f"{study['title']}. {study['question']}",
+            "claims": ", ".join(study["claims"]),
             "presets (runs)": ", ".join(
-                f"{preset}{'*' if preset == study.default else ''} ({_size(study, preset)})"
-                for preset in study.presets
+                f"{preset}{'*' if preset == study['default'] else ''} ({size})"
+                for preset, size in study["presets"].items()
             ),
         }
-        for study in list_studies()
+        for study in found
     ]
-    console.print(rich_table(rows, "Studies (* default preset)"))
-    return 0
+    show(rich_table(rows, "Studies (* default preset)"), console)
 
 
 def _list_family(what: str) -> None:
@@ -237,21 +179,12 @@ def _list_family(what: str) -> None:
         console.print()
 
 
-def _size(study: Any, preset: str) -> int:
-    seeds = study.select(preset).seeds
-    return seeds * len(study.points(preset, seeds=1))
-
-
 def tensorboard(options: argparse.Namespace) -> int:
     """Write TensorBoard's logs, and start it if it is installed."""
-    opened = _require_results(options.directory)
-    from sweeps import runner
-    from sweeps import tensorboard as boards
     from sweeps.study import split
 
     where = dict(split(text, "--where", "PATH=VALUE") for text in options.where)
-    more = boards.More(options.runs or bool(where), where, options.hparams)
-    logs = runner.mirror(options.directory, opened, more)
+    logs = api.write_logs(options.directory, options.runs, where, options.hparams)
     if importlib.util.find_spec("tensorboard") is None:
         print(
             f"testbed: TensorBoard is not installed: run `uv run --extra tensorboard testbed "
@@ -285,7 +218,7 @@ def llm(options: argparse.Namespace) -> int:
 def chat(options: argparse.Namespace) -> int:
     """Let a trained policy and the one it started from answer, side by side."""
     runtime.configure()
-    opened = _require_results(options.directory)
+    opened = api.open_results(options.directory)
     from rich.table import Table
 
     from sweeps import chat
@@ -353,25 +286,18 @@ def _require_free(port: int) -> None:
             ) from problem
 
 
-def _require_results(directory: Path) -> list[tuple[Any, Any]]:
-    """Refuse a directory without results; load the studies' files, which may define kinds of their own. Its stores as
-    `read_stores` gives them."""
-    from sweeps.store import read_stores
-    from sweeps.study import load_study
-
-    opened = read_stores(directory)
-    for store, _ in opened:
-        file = store.header.get("file")
-        if file and Path(file).is_file():
-            # A file that no longer loads is told of in the report, which judges by the stored rules.
-            with contextlib.suppress(InvalidInput):
-                load_study(file)
-    return opened
+def print_json(data: Any) -> None:
+    """Data for programs, on standard output."""
+    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
 
 
-def _console() -> "Console":
-    from rich.console import Console
+def console_of(options: argparse.Namespace) -> "Console":
+    """Where a command prints, as its options have it: beside data for programs, standard error."""
+    asked = vars(options)
+    return _console(asked.get("quiet", False), asked.get("json", False))
 
-    console = Console()
-    # Logs have no width of their own; 80 columns would fold the tables.
-    return console if console.is_terminal else Console(width=120)
+
+def _console(quiet: bool = False, stderr: bool = False) -> "Console":
+    from sweeps import terminal
+
+    return terminal.console(quiet, stderr)

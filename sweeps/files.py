@@ -5,9 +5,13 @@ import errno
 import fcntl
 import io
 import os
+import time
 from pathlib import Path
 
 from testbed.errors import InvalidInput
+
+#: Seconds between attempts to lock: `in_use` holds a lock for an instant.
+_PAUSES = (0.05, 0.1)
 
 
 def lock(directory: Path) -> io.IOBase:
@@ -18,17 +22,40 @@ def lock(directory: Path) -> io.IOBase:
     except OSError as problem:
         raise unwritable(directory, problem) from problem
     try:
-        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        taken = not _locked(held, fcntl.LOCK_EX)
+        for pause in _PAUSES if taken else ():
+            time.sleep(pause)
+            taken = taken and not _locked(held, fcntl.LOCK_EX)
     except OSError as problem:
         held.close()
-        if problem.errno not in (errno.EWOULDBLOCK, errno.EACCES):
-            # A file system without locks: two commands could not be told from one.
-            raise unwritable(directory, problem) from problem
+        # A file system without locks: two commands could not be told from one.
+        raise unwritable(directory, problem) from problem
+    if taken:
+        held.close()
         raise InvalidInput(
             f"output directory {directory} is in use by another `testbed run`: wait for it, or "
             "choose another --out"
-        ) from problem
+        )
     return held
+
+
+def in_use(directory: Path) -> bool:
+    """Whether a process has locked the directory. Leaves nothing behind, and whoever comes to `lock` it meanwhile gets
+    it all the same."""
+    with contextlib.suppress(OSError), open(directory / ".lock") as file:
+        return not _locked(file, fcntl.LOCK_SH)
+    return False
+
+
+def _locked(file: io.IOBase, kind: int) -> bool:
+    """Lock a file for as long as it is open; whether it was free."""
+    try:
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
+    except OSError as problem:
+        if problem.errno not in (errno.EWOULDBLOCK, errno.EACCES):
+            raise
+        return False
+    return True
 
 
 def unwritable(directory: Path, problem: OSError) -> InvalidInput:

@@ -141,12 +141,42 @@ def _leaves(data: Any, prefix: str = "") -> dict[str, Any]:
     return leaves
 
 
-def _refuse_difference(directory: Path, prefix: str, old: Any, new: Any) -> None:
+def _differing(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """What two described configs, or parts of them, have otherwise, by path: the value of each, None if it has none."""
     have, want = _leaves(old), _leaves(new)
-    for path in sorted(have.keys() | want.keys()):
-        if have.get(path) != want.get(path):
-            raise InvalidInput(
-                f"output directory {directory} holds runs with {prefix}{path}="
-                f"{have.get(path, 'nothing')}, this command has {want.get(path, 'nothing')}: "
-                "choose another --out"
-            )
+    paths = sorted(have.keys() | want.keys())
+    return {
+        path: (have.get(path), want.get(path)) for path in paths if have.get(path) != want.get(path)
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """In what two headers plan other runs: preset, seeds, fields of the base config, arms and their settings, values of
+    axes; by name, what each has, None for nothing."""
+    found = {
+        name: (old.get(name), new.get(name))
+        for name in ("study", "preset", "seeds")
+        if old.get(name) != new.get(name)
+    }
+    found |= _differing(_base(old), _base(new))
+    for part in ("arms", "axes", "fixed", "further"):
+        was, now = old.get(part, {}), new.get(part, {})
+        for name in sorted(was.keys() | now.keys()):
+            one, other = was.get(name), now.get(name)
+            if one == other:
+                continue
+            if part == "arms" and one is not None and other is not None:
+                found |= {f"arm {name}: {k}": v for k, v in _differing(one, other).items()}
+            else:
+                words = {"axes": f"axis {name}", "arms": f"arm {name}"}
+                found[words.get(part, f"arm {name}: {part}")] = (one, other)
+    return found
+
+
+def _refuse_difference(directory: Path, prefix: str, old: Any, new: Any) -> None:
+    for path, (have, want) in _differing(old, new).items():
+        have, want = ("nothing" if value is None else value for value in (have, want))
+        raise InvalidInput(
+            f"output directory {directory} holds runs with {prefix}{path}={have}, this command has {want}: "
+            "choose another --out"
+        )

@@ -1,9 +1,11 @@
 """What commands print: plans and what became of them, tables, verdicts."""
 
+import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import pandas as pd
 from rich.console import Console
 from rich.table import Table
 
@@ -11,18 +13,36 @@ from sweeps import tensorboard
 from sweeps.engine import Plan, Spent
 from sweeps.progress import duration
 
+#: Columns in which any table of ours can be read.
+NARROW = 60
+
+
+def cost_of(plan: Plan) -> dict[str, Any]:
+    """What a plan will take, predicted: seconds (of the runs None if a chunk's are not known), bytes at a time."""
+    chunks = plan.chunks
+    times = [chunk.seconds for chunk in chunks]
+    known = [seconds for seconds in times if seconds is not None]
+    return {
+        "chunks": len(chunks),
+        "devices": max((chunk.devices for chunk in chunks), default=0),
+        "run_steps": sum(chunk.steps for chunk in chunks),
+        "bytes": max((chunk.bytes for chunk in chunks), default=0),
+        "stages": plan.stages,
+        "run_seconds": math.fsum(known) if len(known) == len(times) else None,
+        "stage_seconds": plan.stage_seconds,
+        "compile_seconds": plan.compile_seconds,
+    }
+
 
 def show_cost(plan: Plan, console: Console) -> None:
     """Print what a plan will take."""
-    chunks = plan.chunks
-    memory = max((chunk.bytes for chunk in chunks), default=0)
-    times = [chunk.seconds for chunk in chunks]
-    known = [seconds for seconds in times if seconds is not None]
-    runs = duration(math.fsum(known)) if len(known) == len(times) else "not known beforehand"
-    say(console, f"Chunks     {len(chunks)}")
-    say(console, f"Devices    {max((chunk.devices for chunk in chunks), default=0)}")
-    say(console, f"Run-steps  {sum(chunk.steps for chunk in chunks):,}")
-    say(console, f"Memory     {memory / 1e9:.2f} GB at most at a time, predicted")
+    cost = cost_of(plan)
+    known = cost["run_seconds"] is not None
+    runs = duration(cost["run_seconds"]) if known else "not known beforehand"
+    say(console, f"Chunks     {cost['chunks']}")
+    say(console, f"Devices    {cost['devices']}")
+    say(console, f"Run-steps  {cost['run_steps']:,}")
+    say(console, f"Memory     {cost['bytes'] / 1e9:.2f} GB at most at a time, predicted")
     before, compiling = duration(plan.stage_seconds), duration(plan.compile_seconds)
     say(console, f"Stages     {plan.stages} to build before the runs")
     say(console, f"Time       {runs} for the runs, {before} for the stages, predicted")
@@ -71,6 +91,26 @@ def rich_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     for row in rows:
         table.add_row(*(str(value) for value in row.values()))
     return table
+
+
+def show(table: Table, console: Console) -> None:
+    """Print a table; where it would lose columns, row by row, a line a cell."""
+    needed = console.measure(table, options=console.options.update(max_width=1000)).minimum
+    if console.width >= min(NARROW, needed):
+        console.print(table)
+        return
+    console.print(table.title or "", markup=False)
+    names = [str(column.header) for column in table.columns]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        console.print()
+        for name, cell in zip(names, row, strict=True):
+            console.print(f"{name}: {cell}" if name else str(cell), markup=False)
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
+    """Rows of equal keys as HTML, for notebooks; everything is escaped."""
+    said = f"<p>{html.escape(caption)}</p>\n" if caption else ""
+    return said + pd.DataFrame(list(rows)).to_html(index=False, border=0, na_rep="–")
 
 
 def say(console: Console, text: str) -> None:

@@ -98,7 +98,7 @@ class Meter:
 
 class LogDisplay(Meter):
     """Plain lines for logs: one now and then, at most one in `LOG_INTERVAL` seconds; what begins in between is told
-    after that time, if it still goes on."""
+    after that time, if it still goes on, or at once if ``every_stage`` is to be told."""
 
     def __init__(
         self,
@@ -106,9 +106,11 @@ class LogDisplay(Meter):
         run_steps: int,
         console: Console,
         clock: Callable[[], float] = time.monotonic,
+        every_stage: bool = False,
     ):
         super().__init__(runs, run_steps, clock)
         self._console = console
+        self._every_stage = every_stage
         self._shown: float | None = None
         self._told = ""
         self._lock = threading.Lock()
@@ -143,7 +145,8 @@ class LogDisplay(Meter):
     def _show(self) -> None:
         with self._lock:
             now = self._clock()
-            if self._shown is None or now - self._shown >= LOG_INTERVAL:
+            told = self._every_stage and self.text != self._told
+            if told or self._shown is None or now - self._shown >= LOG_INTERVAL:
                 self._shown, self._told = now, self.text
                 self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
 
@@ -173,10 +176,14 @@ class TerminalDisplay(Meter):
         return Group(bar, Text(self.status(), overflow="ellipsis", no_wrap=True))
 
 
-def display(runs: int, run_steps: int, console: Console) -> LogDisplay | TerminalDisplay:
-    """The display that suits the output; a context manager and a `Progress`."""
-    kind = TerminalDisplay if console.is_terminal else LogDisplay
-    return kind(runs, run_steps, console)
+def display(
+    runs: int, run_steps: int, console: Console, verbose: bool = False
+) -> LogDisplay | TerminalDisplay:
+    """The display that suits the output; a context manager and a `Progress`. A ``verbose`` one is always a log, and
+    tells every stage."""
+    if console.is_interactive and not verbose:
+        return TerminalDisplay(runs, run_steps, console)
+    return LogDisplay(runs, run_steps, console, every_stage=verbose)
 
 
 def duration(seconds: float) -> str:

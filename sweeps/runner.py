@@ -7,6 +7,7 @@ import contextlib
 import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +16,11 @@ import pandas as pd
 import pyarrow as pa
 from rich.console import Console
 
-from sweeps import provenance, tensorboard
+from sweeps import provenance, pulse, tensorboard
 from sweeps.blocks import column
 from sweeps.claims import Claim
-from sweeps.engine import Engine
-from sweeps.printing import rich_table, say, show_cost, show_spent, verdict_table
+from sweeps.engine import Engine, Plan
+from sweeps.printing import cost_of, rich_table, say, show, show_cost, show_spent, verdict_table
 from sweeps.progress import display, duration
 from sweeps.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
 from sweeps.study import Point, Selection
@@ -103,14 +104,16 @@ def run(
     report: Report,
     engine: Engine,
     origins: Sequence[Mapping[str, Any]] = (),
+    verbose: bool = False,
 ) -> None:
     """Complete studies in ``directory`` and show what came out.
 
     They are one plan: a run that several of them have is computed once and stored for each, and what runs stand on is
     built once. ``report`` writes the analysis and returns the page's path; ``origins``, one a study, go into
-    ``study.json`` (the command, the user's study file). Runs that are stored are not repeated, so calling it again
-    after any interruption finishes the work. Raises `InvalidInput` before anything compiles if a selection or the
-    directory cannot be used.
+    ``study.json`` (the command, the user's study file); ``verbose`` shows the plan and every stage.
+
+    Runs that are stored are not repeated, so calling it again after any interruption finishes the work. Raises
+    `InvalidInput` before anything compiles if a selection or the directory cannot be used.
     """
     start = time.monotonic()
     origins = origins or [{}] * len(selections)
@@ -127,8 +130,10 @@ def run(
             books.append(Book(points, store))
             for warning in _changes(store.header, header):
                 console.print(f"Note: {header['study']}: {warning}", style="yellow", markup=False)
+        names = [book.store.header["study"] for book in books]
+        beat = opened.enter_context(pulse.Pulse(directory, names))
         try:
-            _execute(books, console, engine)
+            _execute(books, console, engine, beat, verbose)
         except (KeyboardInterrupt, Unfinished):
             ids = {point.run for book in books for point in book.points}
             left = _lacking(books)
@@ -137,6 +142,7 @@ def run(
         for book in books:
             book.store.merge()
             book.store.note(seconds=round(time.monotonic() - start, 1))
+        beat.say("analysing")
         finish(directory, console, report)
     say(console, f"Wall time {duration(time.monotonic() - start)}")
 
@@ -154,7 +160,7 @@ def finish(
     mirror(directory, opened)
     verdicts = read_verdicts(directory)
     if verdicts:
-        console.print(verdict_table(verdicts))
+        show(verdict_table(verdicts), console)
     tables: list[Any] = [table[["run", "diverged_step"]] for _, table in opened]
     results = pd.concat([table.drop_duplicates("run") for table in tables]).drop_duplicates("run")
     diverged = np.count_nonzero(results["diverged_step"] >= 0)
@@ -179,10 +185,37 @@ def mirror(directory: Path, opened: Sequence[Opened], more: tensorboard.More | N
     return tensorboard.write(studies, directory, more)
 
 
-def show_plan(
-    selections: Sequence[Selection], directory: Path, console: Console, engine: Engine
-) -> None:
-    """Print what `run` would do; writes nothing."""
+@dataclass(frozen=True)
+class Forecast:
+    """What `run` would do: how many runs there are and how many of them are stored, where results go, and the plan of
+    the rest (None if nothing is left to do)."""
+
+    studies: Mapping[str, str]
+    runs: int
+    stored: int
+    directory: Path
+    plan: Plan | None
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON-able data; times in seconds, memory in bytes, predicted."""
+        found = {"studies": dict(self.studies), "runs": self.runs, "stored": self.stored}
+        found |= {"directory": str(self.directory)}
+        if self.plan is not None:
+            found |= cost_of(self.plan) | {"groups": self.plan.describe()}
+        return found
+
+    def show(self, console: Console) -> None:
+        """Print it."""
+        if self.plan is not None:
+            names = ", ".join(f"{name} ({preset})" for name, preset in self.studies.items())
+            show(rich_table(self.plan.describe(), names), console)
+            show_cost(self.plan, console)
+        say(console, f"Runs       {self.runs}, of which {self.stored} are stored")
+        say(console, f"Results    {self.directory}")
+
+
+def forecast(selections: Sequence[Selection], directory: Path, engine: Engine) -> Forecast:
+    """What `run` would do; writes nothing."""
     points, stored = [], set()
     for place, selection in places(selections, directory).items():
         points += selection.points()
@@ -190,15 +223,20 @@ def show_plan(
             stored |= Store.open(place).finished()
     points = _distinct(points)
     todo = [point for point in points if point.run not in stored]
-    if todo:
-        plan = engine.plan(todo)
-        names = ", ".join(
-            f"{selection.study.name} ({selection.preset})" for selection in selections
-        )
-        console.print(rich_table(plan.describe(), names))
-        show_cost(plan, console)
-    say(console, f"Runs       {len(points)}, of which {len(points) - len(todo)} are stored")
-    say(console, f"Results    {directory}")
+    return Forecast(
+        {selection.study.name: selection.preset for selection in selections},
+        len(points),
+        len(points) - len(todo),
+        directory,
+        engine.plan(todo) if todo else None,
+    )
+
+
+def show_plan(
+    selections: Sequence[Selection], directory: Path, console: Console, engine: Engine
+) -> None:
+    """Print what `run` would do; writes nothing."""
+    forecast(selections, directory, engine).show(console)
 
 
 def read_verdicts(directory: Path) -> list[Row]:
@@ -207,7 +245,9 @@ def read_verdicts(directory: Path) -> list[Row]:
     return json.loads(path.read_text()) if path.is_file() else []
 
 
-def _execute(books: Sequence[Book], console: Console, engine: Engine) -> None:
+def _execute(
+    books: Sequence[Book], console: Console, engine: Engine, beat: pulse.Pulse, verbose: bool
+) -> None:
     points = _distinct(point for book in books for point in book.points)
     _exchange(books)
     lacking = _lacking(books)
@@ -218,6 +258,8 @@ def _execute(books: Sequence[Book], console: Console, engine: Engine) -> None:
     if not todo:
         return
     plan = engine.plan(todo)
+    if verbose:
+        show(rich_table(plan.describe(), "Plan"), console)
     show_cost(plan, console)
     steps = sum(chunk.steps for chunk in plan.chunks)
 
@@ -225,7 +267,8 @@ def _execute(books: Sequence[Book], console: Console, engine: Engine) -> None:
         for book in books:
             book.put(rows)
 
-    with display(len(todo), steps, console) as shown:
+    with display(len(todo), steps, console, verbose) as shown:
+        beat.watch(shown)
         spent = engine.execute(plan, on_rows, shown)
     show_spent(plan, spent, console)
     missing = _lacking(books)

@@ -176,6 +176,11 @@ class Store:
         """Of which arms which runs are stored."""
         return blocks.runs(self._tables(["arm", "run"]))
 
+    def diverged(self) -> set[tuple[str, str]]:
+        """Of which arms which stored runs have diverged."""
+        tables = self._tables(["arm", "run", "diverged_step"])
+        return blocks.runs(blocks.not_negative(table, "diverged_step") for table in tables)
+
     def read(self) -> pd.DataFrame:
         """The long table: repeated rows once, in a fixed order.
 

@@ -8,7 +8,6 @@ constructors, so the modules' own checks run, and values are normalised by the f
 
 import ast
 import dataclasses
-import difflib
 import functools
 import importlib
 import inspect
@@ -16,12 +15,13 @@ import itertools
 import pkgutil
 import types
 import typing
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import equinox as eqx
 
 from testbed.errors import InvalidInput
+from testbed.errors import unknown as unknown
 from testbed.forms import (
     alternatives,
     canonical,
@@ -226,15 +226,6 @@ def parts(kind: type) -> list[type]:
 def admits(kind: type, name: str) -> str:
     """What a field of a config class takes, in words."""
     return expected(type_hints(kind)[name])
-
-
-def unknown(what: str, name: str, known: Iterable[str]) -> InvalidInput:
-    """The error for a name that does not exist: nearest name first, then the whole list."""
-    known = list(known)
-    folded = {candidate.casefold(): candidate for candidate in known}
-    near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
-    hint = f"did you mean '{folded[near[0]]}'? " if near else ""
-    return InvalidInput(f"unknown {what} '{name}': {hint}known: {', '.join(known) or 'none'}")
 
 
 @functools.cache

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -10,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import cli, runtime
+from sweeps import cli, completion, progress, reading, runtime, terminal
 from sweeps.store import SCHEMA, Store
 
 STUDY = textwrap.dedent('''
@@ -63,7 +64,10 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
     return error
 
 
-@pytest.mark.parametrize("command", [[], ["run"], ["report"], ["list"], ["tensorboard"]])
+COMMANDS = dict(completion.commands(cli.parser()))
+
+
+@pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_is_quick_and_needs_no_jax(command: list[str]) -> None:
     program = (
         "import sys\nfrom sweeps.cli import main\n"
@@ -74,13 +78,85 @@ def test_help_is_quick_and_needs_no_jax(command: list[str]) -> None:
     done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=Path.cwd())
     assert done.returncode == 0, done.stderr
     assert "usage: testbed" in done.stdout
-    if command and command != ["list"]:
-        assert "example" in done.stdout
+    assert ("examples:" if command else "exit status:") in done.stdout
+
+
+@pytest.mark.parametrize("width", [8, 30])
+def test_help_fits_narrow_terminals(
+    width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    for name in COMMANDS:
+        with pytest.raises(SystemExit) as stop:
+            cli.main([name, "--help"])
+        assert stop.value.code == 0
+    assert "usage" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("shell", reading.SHELLS)
+def test_completion(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The script of every shell knows commands, studies, presets and kinds; bash, which is here, completes by it."""
+    assert cli.main(["completion", shell]) == 0
+    script = capsys.readouterr().out
+    for word in ("reproduce", "tandem", "laptop", "references", "verbose"):
+        assert word in script
+    if shell != "bash" or shutil.which("bash") is None:
+        return
+    (tmp_path / "script").write_text(script)
+    (tmp_path / "mine.py").touch()
+    (tmp_path / "results").mkdir()
+    for words, expected in (
+        (["sta"], "status"),
+        (["run", "ga"], "gap"),
+        (["run", "mi"], "mine.py"),
+        (["run", "gap", "--preset", "smo"], "smoke"),
+        (["list", "lab"], "labelers"),
+        (["status", "res"], "results"),
+    ):
+        line = " ".join(["testbed", *words])
+        program = (
+            f"source ./script; COMP_WORDS=({line}); COMP_CWORD={len(words)}; _shtab_testbed; "
+            'echo "${COMPREPLY[@]}"'
+        )
+        done = subprocess.run(
+            ["bash", "-c", program], cwd=tmp_path, capture_output=True, text=True, check=True
+        )
+        assert done.stdout.split() == [expected]
+
+
+def test_logs_get_no_control_characters(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("FORCE_COLOR", raising=False)
+    assert cli.main(["list"]) == 0
+    assert "\x1b" not in capsys.readouterr().out
+    made = terminal.console()
+    assert isinstance(progress.display(1, 1, made), progress.LogDisplay)
+    # A log that is to be coloured is still none that lines are redrawn in.
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert terminal.console().is_terminal
+    assert isinstance(progress.display(1, 1, terminal.console()), progress.LogDisplay)
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert terminal.console().no_color
+
+
+def test_whoever_reads_may_go() -> None:
+    words = [sys.executable, "-m", "sweeps.cli", "list", "columns", "--json"]
+    with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stderr is not None
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 1
 
 
 def test_mistakes_in_arguments(capsys: pytest.CaptureFixture[str], study: str) -> None:
     assert "required: COMMAND" in refused(capsys)
-    assert "invalid choice: 'rnu'" in refused(capsys, "rnu")
+    assert "unknown command 'rnu': did you mean 'run'?" in refused(capsys, "rnu")
+    unknown = refused(capsys, "run", study, "--prest", "smoke")
+    assert "testbed run: unknown option '--prest': did you mean '--preset'?" in unknown
+    assert "testbed status: does not take 'b'" in refused(capsys, "status", "a", "b")
+    assert "unknown choice 'losss': did you mean 'losses'?" in refused(capsys, "list", "losss")
     assert "argument --seeds: must be a whole number, got 'x'" in refused(
         capsys, "run", study, "--seeds", "x"
     )
@@ -107,6 +183,9 @@ def test_mistakes_in_directories(
 ) -> None:
     assert "holds no results" in refused(capsys, "report", str(tmp_path))
     assert "holds no results" in refused(capsys, "tensorboard", str(tmp_path))
+    assert "holds no results" in refused(capsys, "status", str(tmp_path))
+    assert "holds no results" in refused(capsys, "compare", str(tmp_path), str(tmp_path))
+    assert "holds no results" in refused(capsys, "export", str(tmp_path), "--out", "x.csv")
     run = ("run", study, "--out")
     assert "neither empty nor a store" in refused(capsys, *run, str(tmp_path))
     assert "cannot be written" in refused(capsys, *run, study)
@@ -136,7 +215,7 @@ def test_the_scoreboard_for_programs(capsys: pytest.CaptureFixture[str], tmp_pat
     out = str(results(tmp_path / "out"))
     assert cli.main(["report", out, "--format", "json"]) == 0
     assert capsys.readouterr().out == "[]\n"
-    assert "invalid choice: 'yaml'" in refused(capsys, "report", out, "--format", "yaml")
+    assert "unknown --format 'yaml'" in refused(capsys, "report", out, "--format", "yaml")
 
 
 def results(directory: Path) -> Path:

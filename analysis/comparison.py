@@ -1,0 +1,310 @@
+"""Two results directories side by side: which verdicts moved, and why, as far as the two can tell."""
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from analysis import report
+from analysis.load import Results, load_all
+from analysis.prose import SYMBOLS, amount, effect, listed, plural
+from analysis.site.verdicts import ordered
+from sweeps import header
+from sweeps.claims import Claim
+from sweeps.printing import html_table
+from sweeps.store import Store
+from testbed.errors import InvalidInput
+
+Entry = Mapping[str, Any]
+#: A setting's name with what A and B have.
+Difference = tuple[str, Any, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class StudyPair:
+    """A study in both directories: how its design, its code and its runs differ from A to B.
+
+    ``design`` holds preset, seeds, fields of the config, arms, axes; ``code`` the source and the libraries' versions.
+    """
+
+    study: str
+    design: tuple[Difference, ...]
+    code: tuple[Difference, ...]
+    runs: tuple[Difference, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        parts = ("design", "code", "runs")
+        named = {
+            part: [{"what": what, "a": a, "b": b} for what, a, b in getattr(self, part)]
+            for part in parts
+        }
+        return {"study": self.study, **named}
+
+
+@dataclasses.dataclass(frozen=True)
+class Row:
+    """One claim on one task: its entries in A and in B as `verdicts.json` has them (None where there is none),
+    whether the verdict moved, whether the intervals are apart (None if they cannot be compared), and why."""
+
+    study: str
+    claim: str
+    task: str
+    a: Entry | None
+    b: Entry | None
+    moved: bool
+    apart: bool | None
+    why: tuple[str, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON-able data: of each side what decides."""
+        names = ("verdict", "effect", "unit", "estimate", "interval", "probability", "reason")
+        sides = {
+            side: None if entry is None else {name: entry[name] for name in names}
+            for side, entry in (("a", self.a), ("b", self.b))
+        }
+        places = {
+            name: getattr(self, name) for name in ("study", "claim", "task", "moved", "apart")
+        }
+        return places | sides | {"why": list(self.why)}
+
+    def cells(self) -> dict[str, str]:
+        """As text: study, claim, task, A, B and a mark if it moved."""
+        return {
+            "study": self.study,
+            "claim": self.claim,
+            "task": self.task,
+            "A": _said(self.a),
+            "B": _said(self.b),
+            "": "moved" if self.moved else "",
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Comparison:
+    """What `compare` has found."""
+
+    a: Path
+    b: Path
+    studies: tuple[StudyPair, ...]
+    rows: tuple[Row, ...]
+
+    @property
+    def moved(self) -> tuple[Row, ...]:
+        """The claims whose verdicts differ; one that only one side judges has not moved."""
+        return tuple(row for row in self.rows if row.moved)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON-able data: what ``testbed compare --json`` prints."""
+        return {
+            "a": str(self.a),
+            "b": str(self.b),
+            "moved": len(self.moved),
+            "studies": [study.describe() for study in self.studies],
+            "verdicts": [row.describe() for row in self.rows],
+        }
+
+    def sentences(self, every: bool = False) -> list[str]:
+        """What differs between the two, then why each verdict moved (of ``every`` claim, if asked for)."""
+        lines = []
+        for pair in self.studies:
+            for part, words in (("design", "planned"), ("code", "made by"), ("runs", "holds")):
+                lines += [
+                    f"{pair.study} {words}: {what} {_value(a)} → {_value(b)}"
+                    for what, a, b in getattr(pair, part)
+                ]
+            if not (pair.design or pair.code or pair.runs):
+                lines.append(f"{pair.study}: the same design, code and runs")
+        for row in self.rows if every else self.moved:
+            place = f"{row.study} {row.claim} ({row.task})"
+            verdicts = " → ".join("–" if one is None else one["verdict"] for one in (row.a, row.b))
+            lines.append(f"{place} {verdicts}: {'; '.join(row.why) or 'nothing differs'}")
+        return lines
+
+    def summary(self) -> str:
+        """One sentence: how many moved."""
+        both = sum(row.a is not None and row.b is not None for row in self.rows)
+        only = len(self.rows) - both
+        alone = f"; {plural(only, 'verdict')} on one side only" if only else ""
+        return (
+            f"{len(self.moved)} of {plural(both, 'verdict')} moved from {self.a} to {self.b}{alone}"
+        )
+
+    def _repr_html_(self) -> str:
+        return html_table([row.cells() for row in self.rows], self.summary())
+
+
+def compare(
+    a: Path | str, b: Path | str, opened: Sequence[Sequence[tuple[Store, Any]]] = ((), ())
+) -> Comparison:
+    """The verdicts of two results directories side by side, as `report` gives them now: by the studies' present rules.
+
+    ``opened`` are the stores of each as `sweeps.store.read_stores` has read them. Studies are paired by name; the only
+    one of A with the only one of B whatever their names. Raises InvalidInput if either holds no finished run, or they
+    have no study in common.
+    """
+    a, b = Path(a), Path(b)
+    both = list(zip((a, b), opened, strict=True))
+    ours, theirs = ({one.name: one for one in load_all(*own).studies} for own in both)
+    names = {name: name for name in ours if name in theirs}
+    if len(ours) == len(theirs) == 1:
+        names = dict(zip(ours, theirs, strict=True))
+    if not names:
+        raise InvalidInput(
+            f"{a} and {b} have no study in common: the first holds {listed(list(ours))}, the second "
+            f"{listed(list(theirs))}"
+        )
+    entries = [
+        {(row["study"], row["claim"], row["task"]): row for row in report.verdicts(*own)}
+        for own in both
+    ]
+    pairs, rows = [], []
+    for name, other in names.items():
+        pair = _pair(ours[name], theirs[other])
+        pairs.append(pair)
+        keys = [key[1:] for key in entries[0] if key[0] == name]
+        keys += [key[1:] for key in entries[1] if key[0] == other]
+        for claim, task in dict.fromkeys(keys):
+            found = entries[0].get((name, claim, task)), entries[1].get((other, claim, task))
+            rows.append(_row(pair, claim, task, found, (ours[name], theirs[other])))
+    order = ordered([{"claim": row.claim, "study": row.study, "row": row} for row in rows])
+    return Comparison(a, b, tuple(pairs), tuple(one["row"] for one in order))
+
+
+def _pair(a: Results, b: Results) -> StudyPair:
+    design = ((name, *both) for name, both in header.differences(a.study, b.study).items())
+    return StudyPair(
+        a.name if a.name == b.name else f"{a.name} → {b.name}",
+        tuple(design),
+        tuple(_code(a.study, b.study)),
+        tuple(_runs(a, b)),
+    )
+
+
+def _code(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[Difference]:
+    was, now = (sorted({one["source"] for one in _sessions(study)}) for study in (a, b))
+    if was != now:
+        yield "code", ", ".join(was), ", ".join(now)
+    old, new = (_sessions(study)[-1].get("versions", {}) for study in (a, b))
+    for name in sorted(old.keys() | new.keys()):
+        if old.get(name) != new.get(name):
+            yield name, old.get(name), new.get(name)
+
+
+def _sessions(study: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    return [one for one in study.get("sessions", ()) if "source" in one] or [{"source": "unknown"}]
+
+
+def _runs(a: Results, b: Results) -> Iterable[Difference]:
+    """Stored, lacking and diverged runs by arm, where they differ."""
+    for arm in dict.fromkeys([*a.arms, *b.arms]):
+        counts = [_counts(side, arm) for side in (a, b)]
+        for name in counts[0]:
+            if counts[0][name] != counts[1][name]:
+                yield f"{arm}: {name}", counts[0][name], counts[1][name]
+
+
+def _counts(results: Results, arm: str) -> dict[str, int]:
+    own = results.runs()
+    own = own[own["arm"] == arm]
+    return {
+        "runs": len(own),
+        "lacking": results.missing.get(arm, 0),
+        "diverged": int((own["diverged_step"] >= 0).sum()),
+    }
+
+
+def _row(
+    pair: StudyPair,
+    claim: str,
+    task: str,
+    entries: tuple[Entry | None, Entry | None],
+    results: tuple[Results, Results],
+) -> Row:
+    a, b = entries
+    if a is None or b is None:
+        side = "A" if b is None else "B"
+        return Row(pair.study, claim, task, a, b, False, None, (f"only {side} judges it",))
+    apart = _apart(a, b)
+    why = [*_rule(claim, results), *_estimates(a, b, apart)]
+    moved = a["verdict"] != b["verdict"]
+    if moved:
+        parts = {"design": pair.design, "code": pair.code, "runs": _of_claim(pair, claim, results)}
+        differ = [
+            f"{name} ({plural(len(own), 'difference')})" for name, own in parts.items() if own
+        ]
+        why += [f"what differs: {listed(differ)}"] if differ else []
+    why += [
+        f"{side} is undecided because {entry['reason']}"
+        for side, entry in (("A", a), ("B", b))
+        if moved and entry["verdict"] == "undecided" and entry["reason"]
+    ]
+    return Row(pair.study, claim, task, a, b, moved, apart, tuple(why))
+
+
+def _of_claim(
+    pair: StudyPair, claim: str, results: tuple[Results, Results]
+) -> tuple[Difference, ...]:
+    """Of the differences in runs those of the arms that a claim uses."""
+    arms = {arm for side in results for own in _claims(side, claim) for arm in own.arms_used()}
+    return tuple(one for one in pair.runs if one[0].rpartition(": ")[0] in arms)
+
+
+def _claims(results: Results, claim: str) -> list[Claim]:
+    return [own for own in (*results.claims, *(results.present_claims or ())) if own.id == claim]
+
+
+def _rule(claim: str, results: tuple[Results, Results]) -> Iterable[str]:
+    """Whether the two were begun with other rules, and which by now have newer ones."""
+    stored = [next((own for own in side.claims if own.id == claim), None) for side in results]
+    one, other = stored
+    if one is None or other is None:
+        yield from (
+            f"{name} was begun without this claim"
+            for name, own in zip("AB", stored, strict=True)
+            if own is None
+        )
+    elif not one.decides_like(other):
+        yield "the two were begun with different rules"
+
+
+def _apart(a: Entry, b: Entry) -> bool | None:
+    """Whether two estimates of one effect lie outside of each other's intervals."""
+    if a["effect"] != b["effect"] or a["interval"] is None or b["interval"] is None:
+        return None
+    return a["interval"][1] < b["interval"][0] or b["interval"][1] < a["interval"][0]
+
+
+def _estimates(a: Entry, b: Entry, apart: bool | None) -> Iterable[str]:
+    if a["effect"] != b["effect"]:
+        yield f"another test decides: “{a['effect']}”, then “{b['effect']}”"
+    elif a["estimate"] is None or b["estimate"] is None:
+        sides = [name for name, one in (("A", a), ("B", b)) if one["estimate"] is None]
+        yield (
+            f"{' and '.join(sides)} has no estimate"
+            if len(sides) == 1
+            else "neither has an estimate"
+        )
+    elif a["estimate"] != b["estimate"]:
+        change = amount(b["estimate"] - a["estimate"], a["unit"])
+        how = "more than the intervals allow for" if apart else "within the intervals"
+        how = "without intervals to compare" if apart is None else how
+        yield f"the estimate moved by {change}, {how}"
+        if a["verdict"] != b["verdict"] and None not in (a["probability"], b["probability"]):
+            yield f"the probability from {a['probability']:.3f} to {b['probability']:.3f}"
+
+
+def _said(entry: Entry | None) -> str:
+    if entry is None:
+        return "–"
+    return f"{SYMBOLS[entry['verdict']]} {entry['verdict']}, {effect(entry)}"
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, Mapping):
+        return ", ".join(f"{name}={_value(own)}" for name, own in value.items()) or "{}"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_value, value))}]"
+    return str(value)

@@ -1,0 +1,80 @@
+"""The results as one table for other programs: a row a run and evaluation, of all studies of a directory."""
+
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from analysis.load import Table, load_all
+from sweeps import columns, files
+from sweeps.store import Store
+from testbed.errors import InvalidInput, unknown
+
+FORMS = ("parquet", "csv")
+
+
+def evaluations(
+    directory: Path, opened: Sequence[tuple[Store, Any]] = (), configs: bool = False
+) -> Table:
+    """Every planned run's evaluations, with the columns of `sweeps.columns` in their order; NaN is what a study did not
+    measure.
+
+    ``opened`` are stores as `sweeps.store.read_stores` has read them, ``configs`` keeps each run's whole config. Raises
+    InvalidInput if the directory holds no finished run.
+    """
+    parts = [
+        study.table.drop(columns=[] if configs else "config", errors="ignore")
+        for study in load_all(directory, opened).studies
+    ]
+    table = pd.concat(
+        [part.astype({"config": str}) if configs else part for part in parts], ignore_index=True
+    )
+    table = table[columns.ordered(list(table.columns))].copy()
+    for name in [name for name in table if table[name].dtype == np.dtype(object)]:
+        table[name] = _of_one_kind(table[name])
+    return table
+
+
+def _of_one_kind(column: Any) -> Any:
+    """Values that files can hold: texts if studies have swept a path over things of different kinds."""
+    kinds = {type(value) for value in column[column.notna()]}
+    if len(kinds) < 2 or kinds <= {int, float}:
+        return column
+    return column.map(lambda value: None if value is None or value != value else str(value))
+
+
+def write(table: Table, path: Path, form: str | None = None) -> None:
+    """Write a table as Parquet, with the meaning of each column in its metadata, or as CSV; the form is that of the
+    path's suffix unless it is given. Raises InvalidInput for another form, or if the disk refuses."""
+    form = form or path.suffix.removeprefix(".").lower()
+    if form not in FORMS:
+        raise unknown("format", form, FORMS)
+    if form == "csv":
+        data = table.to_csv(index=False).encode()
+    else:
+        buffer = io.BytesIO()
+        arrow = _described(pa.Table.from_pandas(table, preserve_index=False))
+        pq.write_table(arrow, buffer, compression="zstd")
+        data = buffer.getvalue()
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        files.write(path, data, path.with_name(f".{path.name}.tmp"))
+    except OSError as problem:
+        raise InvalidInput(
+            f"--out {path} cannot be written ({problem.strerror or problem})"
+        ) from problem
+
+
+def _described(table: pa.Table) -> pa.Table:
+    fields = [
+        field.with_metadata({"description": columns.MEANINGS[field.name]})
+        if field.name in columns.MEANINGS
+        else field
+        for field in table.schema
+    ]
+    return table.cast(pa.schema(fields, metadata=table.schema.metadata))

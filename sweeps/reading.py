@@ -1,0 +1,187 @@
+"""Commands that read what others have written: ``status``, ``compare``, ``export``, and ``completion`` for shells.
+
+Their options and what they do with them. Slow imports wait until a command needs them.
+"""
+
+import argparse
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sweeps import api
+from sweeps.commands import console_of, print_json
+from testbed.errors import InvalidInput
+
+SHELLS = ("bash", "zsh", "fish")
+
+_STATUS_EXAMPLES = """\
+examples:
+  testbed status results/gap-laptop            what is done, lacking, diverged or failed; time left
+  testbed status results/gap-laptop --json | jq .left
+  until testbed status results/gap-laptop --quiet; do sleep 60; done
+
+Exit status: 0 if every planned run is stored, 1 if not.
+"""
+
+_COMPARE_EXAMPLES = """\
+examples:
+  testbed compare results/gap-laptop results/noisy
+  testbed compare results/old results/new --verbose        why of every verdict, moved or not
+  testbed compare results/old results/new --json | jq '.verdicts[] | select(.moved)'
+
+Both are judged by the studies' present rules, as `testbed report` does. What differs between the two (design,
+code, runs) is told first, then why each verdict that moved has moved, as far as the two can tell.
+
+Exit status: 0 if no verdict moved, 1 if one did.
+"""
+
+_EXPORT_EXAMPLES = """\
+examples:
+  testbed export results/gap-laptop --out gap.parquet
+  testbed export results/gap-laptop --out gap.csv
+  testbed export results/gap-laptop --format csv --out - | head
+
+A row a run and evaluation, of all studies in DIR. What the columns mean: testbed list columns.
+"""
+
+_COMPLETION_EXAMPLES = """\
+examples:
+  testbed completion bash > ~/.local/share/bash-completion/completions/testbed
+  testbed completion zsh > ~/.zfunc/_testbed           with ~/.zfunc in fpath, before compinit
+  testbed completion fish > ~/.config/fish/completions/testbed.fish
+
+It completes commands, options, studies, presets, what `list` lists, directories and study files. Write it anew when
+studies have come.
+"""
+
+
+#: Adds a command to the others: its name, its one line of help, its examples.
+MakeCommand = Callable[[Any, str, str, str], argparse.ArgumentParser]
+
+
+def add_commands(subcommands: Any, command: MakeCommand) -> None:
+    """Add this module's commands, made by ``command``."""
+    one = command(
+        subcommands,
+        "status",
+        "show which runs are done, lacking, diverged or failed, and the time left",
+        _STATUS_EXAMPLES,
+    )
+    one.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    add_json(one)
+    add_loudness(one, "print the ids of the runs that are lacking, too")
+    one.set_defaults(command=status)
+    two = command(
+        subcommands,
+        "compare",
+        "compare two results directories: which verdicts moved, and why",
+        _COMPARE_EXAMPLES,
+    )
+    two.add_argument("a", metavar="A", type=Path, help="the --out of a run")
+    two.add_argument("b", metavar="B", type=Path, help="the --out of another")
+    add_json(two)
+    add_loudness(two, "tell why of every verdict, moved or not")
+    two.set_defaults(command=compare)
+    table = command(
+        subcommands,
+        "export",
+        "write all evaluations as one table for other programs",
+        _EXPORT_EXAMPLES,
+    )
+    table.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    table.add_argument(
+        "--format",
+        choices=("parquet", "csv"),
+        help="(default: what FILE ends in; csv for standard output)",
+    )
+    table.add_argument(
+        "--out", metavar="FILE", required=True, help="the table; - is standard output, for csv"
+    )
+    table.add_argument(
+        "--configs", action="store_true", help="add each run's whole config, as JSON"
+    )
+    add_loudness(table)
+    table.set_defaults(command=export)
+    shells = command(
+        subcommands,
+        "completion",
+        "print what completes this command in a shell",
+        _COMPLETION_EXAMPLES,
+    )
+    shells.add_argument("shell", choices=SHELLS, help="the shell")
+    shells.set_defaults(command=completion)
+
+
+def add_json(command: argparse.ArgumentParser) -> None:
+    """Let a command print data for programs."""
+    command.add_argument(
+        "--json",
+        action="store_true",
+        help="print JSON for programs; all else goes to standard error",
+    )
+
+
+def add_loudness(command: argparse.ArgumentParser, verbose: str = "") -> None:
+    """Let a command print nothing but errors, or, where ``verbose`` says what, more."""
+    how = command.add_mutually_exclusive_group() if verbose else command
+    how.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
+    if verbose:
+        how.add_argument("-v", "--verbose", action="store_true", help=verbose)
+
+
+def status(options: argparse.Namespace) -> int:
+    """Show how a results directory stands; 1 if runs are lacking."""
+    found = api.status(options.directory)
+    if options.json:
+        print_json(found.describe())
+    elif not options.quiet:
+        from sweeps.printing import say, show
+
+        console = console_of(options)
+        show(found.table(), console)
+        for sentence in found.sentences():
+            say(console, sentence)
+        for run in sorted(found.total.lacking) if options.verbose else ():
+            say(console, f"lacking     {run}{' (failed)' if run in found.total.failed else ''}")
+    return 0 if found.complete else 1
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Show which verdicts moved, and why; 1 if one did."""
+    found = api.compare(options.a, options.b)
+    if options.json:
+        print_json(found.describe())
+    elif not options.quiet:
+        from sweeps.printing import rich_table, say, show
+
+        console = console_of(options)
+        show(rich_table([row.cells() for row in found.rows], f"A {found.a}, B {found.b}"), console)
+        for sentence in found.sentences(options.verbose):
+            console.print(sentence, markup=False, highlight=False)
+        say(console, found.summary())
+    return 1 if found.moved else 0
+
+
+def export(options: argparse.Namespace) -> int:
+    """Write the evaluations to a file, or as CSV to standard output."""
+    if options.out == "-":
+        if options.format == "parquet":
+            raise InvalidInput("--out - is for csv: give a file for parquet")
+        table = api.load(options.directory).evaluations(options.configs)
+        table.to_csv(sys.stdout, index=False)
+        return 0
+    rows = api.export(options.directory, options.out, options.format, options.configs)
+    from sweeps.printing import say
+
+    runs = len(rows[["study", "arm", "run"]].drop_duplicates())
+    say(console_of(options), f"{len(rows)} evaluations of {runs} runs are in {options.out}")
+    return 0
+
+
+def completion(options: argparse.Namespace) -> int:
+    """Print what a shell needs to complete the command."""
+    from sweeps import cli, completion
+
+    sys.stdout.write(completion.script(cli.parser(), options.shell))
+    return 0

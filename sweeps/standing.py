@@ -1,0 +1,230 @@
+"""How a results directory stands: which runs are done, lacking, diverged or given up, whether a command is at work
+there, and how long it will take."""
+
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from sweeps import files, pulse
+from sweeps.printing import html_table
+from sweeps.progress import duration
+from sweeps.store import Store, study_directories
+from testbed.errors import InvalidInput
+
+Ids = frozenset[str]
+
+
+@dataclass(frozen=True)
+class Count:
+    """Runs by their ids: ``planned``, of these ``stored``, of these ``diverged``, and ``failed``: lacking because the
+    last command gave them up."""
+
+    planned: Ids = frozenset()
+    stored: Ids = frozenset()
+    diverged: Ids = frozenset()
+    failed: Ids = frozenset()
+
+    @property
+    def lacking(self) -> Ids:
+        """Planned and not stored."""
+        return self.planned - self.stored
+
+    def __or__(self, other: "Count") -> "Count":
+        """Both together, a run that is in both once; it is lacking if either lacks it."""
+        lacking = self.lacking | other.lacking
+        planned = self.planned | other.planned
+        failed = (self.failed | other.failed) & lacking
+        return Count(planned, planned - lacking, self.diverged | other.diverged, failed)
+
+    def describe(self) -> dict[str, int]:
+        """The numbers."""
+        names = ("planned", "stored", "lacking", "diverged", "failed")
+        return {name: len(getattr(self, name)) for name in names}
+
+
+@dataclass(frozen=True)
+class StudyStatus:
+    """A study's preset and counts by arm, in the study's order."""
+
+    study: str
+    preset: str
+    arms: Mapping[str, Count]
+
+    @property
+    def total(self) -> Count:
+        """All arms together: a run that several have counts once."""
+        return united(self.arms.values())
+
+
+@dataclass(frozen=True)
+class Status:
+    """How a results directory stands.
+
+    ``state`` is "running" (a command is at work there), "complete" (every planned run is stored), or how the last
+    command ended: "interrupted" (Ctrl-C), "failed" (``problem`` says why), "stopped" (without a word: killed, or of an
+    older version). ``stage`` is what it is doing or did last, ``rate`` its run-steps a second, ``left`` the seconds
+    that the rest of its runs takes at that rate, if it has one; ``silent`` the seconds since it last said so.
+    ``unreadable`` are sentences about studies that cannot be read.
+    """
+
+    directory: Path
+    state: str
+    studies: tuple[StudyStatus, ...]
+    stage: str | None = None
+    rate: float | None = None
+    left: float | None = None
+    elapsed: float | None = None
+    silent: float | None = None
+    problem: str | None = None
+    unreadable: tuple[str, ...] = field(default=())
+
+    @property
+    def total(self) -> Count:
+        """All studies together: a run that several have counts once."""
+        return united(study.total for study in self.studies)
+
+    @property
+    def complete(self) -> bool:
+        """Whether every planned run of every study is stored."""
+        return not self.total.lacking and not self.unreadable
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON-able data: what ``testbed status --json`` prints."""
+        names = ("state", "stage", "rate", "left", "elapsed", "silent", "problem")
+        studies = [
+            {"study": one.study, "preset": one.preset}
+            | one.total.describe()
+            | {"arms": [{"arm": arm} | own.describe() for arm, own in one.arms.items()]}
+            for one in self.studies
+        ]
+        return {
+            "directory": str(self.directory),
+            "complete": self.complete,
+            **{name: getattr(self, name) for name in names},
+            **self.total.describe(),
+            "studies": studies,
+            "unreadable": list(self.unreadable),
+        }
+
+    def rows(self) -> list[dict[str, Any]]:
+        """One row an arm of each study."""
+        return [
+            {"study": one.study, "arm": arm} | own.describe()
+            for one in self.studies
+            for arm, own in one.arms.items()
+        ]
+
+    def table(self) -> Table:
+        """Counts by study and arm for the terminal."""
+        table = Table(title=f"{self.directory}", title_justify="left")
+        for name in ("study", "arm"):
+            table.add_column(name, overflow="fold")
+        for name in Count().describe():
+            table.add_column(name, justify="right")
+        for study in self.studies:
+            for place, (arm, own) in enumerate(study.arms.items()):
+                name = f"{study.study} ({study.preset})" if not place else ""
+                table.add_row(name, arm, *map(str, own.describe().values()))
+            table.add_section()
+        if len(self.rows()) > 1:
+            table.add_row("all", "", *map(str, self.total.describe().values()))
+        return table
+
+    def sentences(self) -> list[str]:
+        """What is going on, a line each."""
+        total = self.total
+        lines = [f"{len(total.stored)} of {len(total.planned)} runs are stored"]
+        lines[0] += f", {len(total.diverged)} diverged" if total.diverged else ""
+        lines[0] += f", {len(total.failed)} failed" if total.failed else ""
+        left = "" if self.left is None else f", about {duration(self.left)} left"
+        if self.state == "running":
+            stage = f": {self.stage}" if self.stage else ""
+            lines.append(f"A command is at work here{stage}{left}")
+            if self.silent is not None and self.silent > 12 * pulse.INTERVAL:
+                lines.append(f"It has said nothing for {duration(self.silent)}")
+        elif self.state != "complete":
+            why = f": {self.problem}" if self.problem else ""
+            rest = f"; about {duration(self.left)} of runs are left" if self.left else ""
+            lines.append(
+                f"No command is at work here; the last one {_ENDED[self.state]}{rest}{why}"
+            )
+            lines.append("The same command goes on with what is lacking")
+        return [*lines, *self.unreadable]
+
+    def _repr_html_(self) -> str:
+        return html_table(self.rows(), ". ".join(self.sentences()))
+
+
+_ENDED = {
+    "interrupted": "was interrupted",
+    "failed": "failed",
+    "stopped": "stopped without a word",
+}
+
+
+def united(counts: Iterable[Count]) -> Count:
+    """Counts as one."""
+    total = Count()
+    for count in counts:
+        total |= count
+    return total
+
+
+def status(directory: Path) -> Status:
+    """How a results directory stands, read while others may write. Raises `InvalidInput` if it holds no study, or its
+    only one cannot be read."""
+    places = study_directories(directory)
+    said = pulse.read(directory) or {}
+    studies, unreadable = [], []
+    for place in places or [directory]:
+        try:
+            studies.append(_study(Store.open(place), frozenset(said.get("failed", ()))))
+        except InvalidInput as problem:
+            if len(places) < 2:
+                raise
+            unreadable.append(str(problem))
+    running = any(map(files.in_use, places))
+    lacking = any(study.total.lacking for study in studies)
+    # A command that was killed, or made before commands told how they end, has left no end to tell of.
+    ended = str(said.get("state"))
+    ended = ended if ended in ("interrupted", "failed") else "stopped"
+    state = "running" if running else ended if lacking or unreadable else "complete"
+    silent = time.time() - said["written"] if "written" in said else None
+    left = said.get("left")
+    if running and left is not None and silent is not None:
+        left = max(0.0, left - silent)
+    return Status(
+        directory,
+        state,
+        tuple(studies),
+        stage=said.get("stage"),
+        rate=said.get("rate"),
+        left=None if state == "complete" else left,
+        elapsed=said["written"] - said["begun"] if said else None,
+        silent=silent,
+        problem=said.get("problem") if state == "failed" else None,
+        unreadable=tuple(unreadable),
+    )
+
+
+def _study(store: Store, failed: Ids) -> StudyStatus:
+    header = store.header
+    held, diverged = store.held(), store.diverged()
+    planned = header.get("planned", {})
+    arms = dict.fromkeys([*header.get("arms", {}), *planned, *sorted({arm for arm, _ in held})])
+
+    def count(arm: str) -> Count:
+        have = frozenset(run for own, run in held if own == arm)
+        want = frozenset(planned.get(arm, have))
+        bad = frozenset(run for own, run in diverged if own == arm) & want
+        return Count(want, have & want, bad, failed & (want - have))
+
+    return StudyStatus(
+        str(header.get("study", "?")),
+        str(header.get("preset", "?")),
+        {arm: count(arm) for arm in arms},
+    )
