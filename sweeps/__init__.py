@@ -9,25 +9,44 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from sweeps.api import (
-        Outcome,
-        compare,
-        export,
+        fetch_models,
         forecast,
         inspect,
         listing,
-        load,
         paper_studies,
-        report,
         run,
-        scoreboard,
-        status,
-        write_logs,
     )
     from sweeps.grid import Axis
+    from sweeps.results import (
+        Outcome,
+        bibliography,
+        chat,
+        compare,
+        export,
+        load,
+        report,
+        scoreboard,
+        status,
+        trained,
+        transfer,
+        transfer_page,
+        write_logs,
+    )
     from sweeps.study import Arm, Preset, Study, load_study
 
-__all__ = ["Arm", "Axis", "Outcome", "Preset", "Study", "compare", "export", "forecast", "inspect"]
-__all__ += [
+__all__ = [
+    "Arm",
+    "Axis",
+    "Outcome",
+    "Preset",
+    "Study",
+    "bibliography",
+    "chat",
+    "compare",
+    "export",
+    "fetch_models",
+    "forecast",
+    "inspect",
     "listing",
     "load",
     "load_study",
@@ -36,13 +55,16 @@ __all__ += [
     "run",
     "scoreboard",
     "status",
+    "trained",
+    "transfer",
+    "transfer_page",
+    "write_logs",
 ]
-__all__ += ["write_logs"]
 
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for home in ("api", "study", "grid"):
+        for home in ("api", "results", "study", "grid"):
             found = vars(importlib.import_module(f"{__name__}.{home}"))
             if name in found:
                 return found[name]

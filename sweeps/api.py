@@ -1,28 +1,24 @@
-"""Everything that the command line does, as calls: each command is one of these functions, and prints what it returns.
+"""What comes before results, as calls: each is what a command does, and returns what the command prints. What is done
+with results is in `sweeps.results`.
 
-Studies are given by name, as the path of a file, or as a `Study`; directories are the ``out`` of a run. Mistakes raise
-`testbed.errors.InvalidInput`, work that could not be completed `testbed.errors.Unfinished`. Slow imports wait until a
-call needs them.
+Studies are given by name, as the path of a file, or as a `Study`. Mistakes raise `testbed.errors.InvalidInput`, and
+work that could not be completed `testbed.errors.Unfinished`. Slow imports wait until a call needs them.
 """
 
 import contextlib
-import functools
 import shlex
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps import runtime
+from sweeps.results import Outcome
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
-    import pandas as pd
     from rich.console import Console
 
-    from analysis.comparison import Comparison
     from sweeps.runner import Engine, Forecast
-    from sweeps.standing import Status
     from sweeps.study import Selection, Study
 
     StudyLike = Study | Path | str
@@ -32,65 +28,6 @@ if TYPE_CHECKING:
 Changes = Mapping[str, Any] | Sequence[str]
 
 REPRODUCED = "laptop"
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """A results directory and what is in it, read when it is first asked for."""
-
-    directory: Path
-
-    @property
-    def page(self) -> Path:
-        """The report's first page."""
-        return self.directory / "report" / "index.html"
-
-    @functools.cached_property
-    def table(self) -> "pd.DataFrame":
-        """A row a run and evaluation, of all studies; `sweeps.columns` says what the columns mean."""
-        return self.evaluations()
-
-    def evaluations(self, configs: bool = False) -> "pd.DataFrame":
-        """The same, read anew; with ``configs`` each run's whole config as well."""
-        from analysis import table
-
-        return table.evaluations(self.directory, configs=configs)
-
-    @functools.cached_property
-    def entries(self) -> list[dict[str, Any]]:
-        """Every verdict with its effect, interval, rule and reason, as `report/verdicts.json` has them."""
-        from analysis import report as pages
-
-        return pages.verdicts(self.directory)
-
-    @property
-    def verdicts(self) -> "pd.DataFrame":
-        """A row a claim, study and task, with the columns of the scoreboard as CSV."""
-        import io
-
-        import pandas as pd
-
-        from analysis import export
-
-        return pd.read_csv(io.StringIO(export.as_csv(self.entries)))
-
-    def status(self) -> "Status":
-        """Which runs are done, lacking or diverged."""
-        return status(self.directory)
-
-    def describe(self) -> dict[str, Any]:
-        """As JSON-able data: what ``testbed run --json`` prints."""
-        now = self.status()
-        facts = {"directory": str(self.directory), "report": str(self.page)}
-        return facts | now.total.describe() | {"verdicts": self.entries}
-
-    def _repr_html_(self) -> str:
-        from sweeps.printing import html_table
-        from sweeps.tensorboard import verdict_cells
-
-        names = ["claim", "task", "verdict", "estimate", "interval"]
-        rows = [dict(zip(names, verdict_cells(entry), strict=True)) for entry in self.entries]
-        return html_table(rows, f"{self.directory}: {self.status().sentences()[0]}")
 
 
 def run(
@@ -119,9 +56,9 @@ def run(
     selections = select(studies, preset, seeds, settings, axes, task)
     directory = _directory(out, selections)
     from analysis import report as pages
-    from sweeps import runner
+    from sweeps import runner, terminal
 
-    console = _shown(console)
+    console = terminal.chosen(console)
     _show_notes(selections, console)
     command = command or _command(studies, selections, seeds, settings, axes, task, directory)
     files = [study for study in studies if isinstance(study, str | Path)]
@@ -151,9 +88,9 @@ def forecast(
     _configure(cluster)
     selections = select(studies, preset, seeds, settings, axes, task)
     directory = _directory(out, selections)
-    from sweeps import runner
+    from sweeps import runner, terminal
 
-    _show_notes(selections, _shown(console))
+    _show_notes(selections, terminal.chosen(console))
     with _engine(cluster, workers) as engine:
         return runner.forecast(selections, directory, engine)
 
@@ -166,64 +103,17 @@ def paper_studies() -> "list[Study]":
     return [study for study in list_studies() if study.judges_paper]
 
 
-def report(directory: Path | str, console: "Console | None" = None) -> Outcome:
-    """Analyse results anew and write their pages and TensorBoard's logs: ``testbed report``."""
+def fetch_models(loud: bool = False) -> tuple[Path, Path]:
+    """Download what pretrained models need, or check what is there: the paths of the embedded checkpoint and of the
+    rated texts. ``loud`` shows progress: ``testbed llm fetch``."""
     runtime.configure()
-    directory = Path(directory)
-    opened = open_results(directory)
-    from analysis import report as pages
-    from sweeps import runner
+    # Preparing computes next to nothing.
+    runtime.leave_accelerators()
+    from testbed.llm import fetch
 
-    runner.finish(directory, _shown(console), pages.build, opened)
-    return Outcome(directory)
-
-
-def scoreboard(directory: Path | str, form: str) -> str:
-    """The verdicts as "json", "csv" or "markdown": ``testbed report --format``."""
-    runtime.configure()
-    opened = open_results(Path(directory))
-    from analysis import export
-
-    return export.render(Path(directory), form, opened)
-
-
-def load(directory: Path | str) -> Outcome:
-    """The results of a directory as pandas objects. Raises `InvalidInput` if it holds no study."""
-    runtime.configure()
-    open_results(Path(directory))
-    return Outcome(Path(directory))
-
-
-def status(directory: Path | str) -> "Status":
-    """Which runs are done, lacking, diverged or failed, whether a command is at work there, and the time left:
-    ``testbed status``."""
-    runtime.configure()
-    from sweeps import standing
-
-    return standing.status(Path(directory))
-
-
-def compare(a: Path | str, b: Path | str) -> "Comparison":
-    """Which verdicts moved from one results directory to another, and why: ``testbed compare``."""
-    runtime.configure()
-    opened = [open_results(Path(directory)) for directory in (a, b)]
-    from analysis import comparison
-
-    return comparison.compare(a, b, opened)
-
-
-def export(
-    directory: Path | str, out: Path | str, form: str | None = None, configs: bool = False
-) -> "pd.DataFrame":
-    """Write `Outcome.table` to a file, as "parquet" or "csv" (by default what its suffix says), and return it:
-    ``testbed export``. ``configs`` adds each run's whole config."""
-    runtime.configure()
-    opened = open_results(Path(directory))
-    from analysis import table
-
-    rows = table.evaluations(Path(directory), opened, configs)
-    table.write(rows, Path(out), form)
-    return rows
+    model = fetch.smollm2(loud=loud)
+    fetch.verify()
+    return model, fetch.ratings(loud=loud)
 
 
 def inspect(
@@ -237,14 +127,14 @@ def inspect(
 ) -> Path:
     """Build a task's world, write the page that shows what it looks like, and return its path: ``testbed inspect``."""
     runtime.configure()
-    from sweeps import inspection, provenance
+    from sweeps import inspection, provenance, terminal
     from sweeps.progress import display
 
     experiment = inspection.configure(task, settings, seed, quick)
     kind = type(experiment.task).__name__.lower()
     directory = Path(out) if out else Path("results") / f"inspect-{kind}"
     _require_writable(directory)
-    console = _shown(console)
+    console = terminal.chosen(console)
     with display(0, 0, console) as progress:
         found = inspection.inspect(experiment, quick, progress)
     from analysis import inspect as pages
@@ -277,32 +167,6 @@ def listing(what: str = "studies") -> list[dict[str, Any]]:
         }
         for study in list_studies()
     ]
-
-
-def bibliography(directory: Path | str) -> str:
-    """BibTeX for the methods that the runs used: ``testbed report --bib``."""
-    runtime.configure()
-    from sweeps import citations
-
-    return citations.bibliography(open_results(Path(directory)))
-
-
-def write_logs(
-    directory: Path | str,
-    runs: bool = False,
-    where: Mapping[str, str] | None = None,
-    hparams: bool = False,
-) -> Path:
-    """Write TensorBoard's logs and return their directory: what ``testbed tensorboard`` does first.
-
-    Single ``runs`` are shown too, those that have the values in ``where`` if there are any; ``hparams`` shows what came
-    out of every run.
-    """
-    opened = open_results(Path(directory))
-    from sweeps import runner, tensorboard
-
-    more = tensorboard.More(runs or bool(where), where or {}, hparams)
-    return runner.mirror(Path(directory), opened, more)
 
 
 def select(
@@ -342,22 +206,6 @@ def preset_of(task: str) -> str | None:
     return language.SIZES[0] if kind.checkpointed else None
 
 
-def open_results(directory: Path) -> list[tuple[Any, Any]]:
-    """Refuse a directory without results; load the studies' files, which may define kinds of their own. Its stores as
-    `read_stores` gives them."""
-    from sweeps.store import read_stores
-    from sweeps.study import load_study
-
-    opened = read_stores(directory)
-    for store, _ in opened:
-        file = store.header.get("file")
-        if file and Path(file).is_file():
-            # A file that no longer loads is told of in the report, which judges by the stored rules.
-            with contextlib.suppress(InvalidInput):
-                load_study(file)
-    return opened
-
-
 def _size(study: "Study", preset: str) -> int:
     seeds = study.select(preset).seeds
     return seeds * len(study.points(preset, seeds=1))
@@ -368,12 +216,6 @@ def _configure(cluster: str | None) -> None:
     if cluster is not None:
         # Workers on this machine own its GPUs.
         runtime.leave_accelerators()
-
-
-def _shown(console: "Console | None") -> "Console":
-    from sweeps import terminal
-
-    return terminal.console() if console is None else console
 
 
 def _engine(

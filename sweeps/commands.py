@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import api, runtime
+from sweeps import api, results
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -73,31 +73,27 @@ def _run(options: argparse.Namespace, studies: Sequence[str]) -> int:
 def report(options: argparse.Namespace) -> int:
     """Analyse results anew; print the scoreboard in a form for programs and papers, or write pages."""
     if options.bib:
-        sys.stdout.write(api.bibliography(options.directory))
+        sys.stdout.write(results.bibliography(options.directory))
         return 0
     if options.format != "html":
-        sys.stdout.write(api.scoreboard(options.directory, options.format))
+        sys.stdout.write(results.scoreboard(options.directory, options.format))
         return 0
-    api.report(options.directory, console_of(options))
+    results.report(options.directory, console_of(options))
     return 0
 
 
 def transfer(options: argparse.Namespace) -> int:
     """Set simulated and real effects side by side; print them in a form for programs and papers, or write a page."""
-    runtime.configure()
-    opened = api.open_results(options.simulated), api.open_results(options.real)
+    card = results.transfer(options.simulated, options.real)
     from analysis import card as words
-    from analysis import transfer as effects
 
-    card = effects.compare(options.simulated, options.real, opened)
     if options.format != "html":
         sys.stdout.write(words.FORMS[options.format](card))
         return 0
-    from analysis import report as pages
     from sweeps.printing import say
 
     console = _console()
-    page = pages.build_transfer(card, options.real)
+    page = results.transfer_page(card, options.real)
     words.show(card, console)
     say(console, f"Page        {page}")
     return 0
@@ -184,7 +180,7 @@ def tensorboard(options: argparse.Namespace) -> int:
     from sweeps.study import split
 
     where = dict(split(text, "--where", "PATH=VALUE") for text in options.where)
-    logs = api.write_logs(options.directory, options.runs, where, options.hparams)
+    logs = results.write_logs(options.directory, options.runs, where, options.hparams)
     if importlib.util.find_spec("tensorboard") is None:
         print(
             f"testbed: TensorBoard is not installed: run `uv run --extra tensorboard testbed "
@@ -193,6 +189,8 @@ def tensorboard(options: argparse.Namespace) -> int:
         )
         return 1
     _require_free(options.port)
+    # By default it smooths curves, at the first evaluation of a run too.
+    print(f"Unsmoothed: http://localhost:{options.port}/?smoothing=0#timeseries", flush=True)
     board = [sys.executable, "-m", "tensorboard.main", "--logdir", str(logs)]
     try:
         return subprocess.run([*board, "--port", str(options.port)], check=False).returncode
@@ -202,49 +200,33 @@ def tensorboard(options: argparse.Namespace) -> int:
 
 def llm(options: argparse.Namespace) -> int:
     """Download what pretrained models need, or check what is there."""
-    runtime.configure()
-    # Preparing computes next to nothing.
-    runtime.leave_accelerators()
+    model, ratings = api.fetch_models(loud=True)
     from sweeps.printing import say
-    from testbed.llm import fetch
 
-    console = _console()
-    say(console, f"Model       {fetch.smollm2(loud=True)}")
-    fetch.verify()
-    say(console, f"Ratings     {fetch.ratings(loud=True)}")
+    say(_console(), f"Model       {model}")
+    say(_console(), f"Ratings     {ratings}")
     return 0
 
 
 def chat(options: argparse.Namespace) -> int:
     """Let a trained policy and the one it started from answer, side by side."""
-    runtime.configure()
-    opened = api.open_results(options.directory)
     from rich.table import Table
 
-    from sweeps import chat
     from sweeps.printing import rich_table
-    from sweeps.progress import display
 
     console = _console()
-    points = chat.planned(store for store, _ in opened)
-    if not points:
-        raise InvalidInput(
-            f"no run in {options.directory} is one that this version would make again: run the study with it"
-        )
     if options.run is None:
         rows = [
             {"run": point.run, "arm": point.arm, "seed": point.seed, **point.settings}
-            for point in points
+            for point in results.trained(options.directory)
         ]
         console.print(rich_table(rows, "Runs"))
         return 0
-    point = chat.chosen(points, options.run)
-    with display(0, 0, console) as progress:
-        both = chat.Chat.of(point, progress)
+    both = results.chat(options.directory, options.run, console)
 
     def answer(text: str) -> None:
         shown = Table(title=text, title_justify="left", show_lines=True, expand=True)
-        names = ("before", f"after ({point.arm}, seed {point.seed})")
+        names = ("before", f"after ({both.point.arm}, seed {both.point.seed})")
         for name in names:
             shown.add_column(name, ratio=1)
         pair = both(text, options.samples, options.seed)

@@ -4,13 +4,13 @@ import contextlib
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 from tensorboardX import summary as summaries
-from tensorboardX.proto import event_pb2, layout_pb2
+from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     Table = Any
 else:
     Table = pd.DataFrame
-_layouts: Any = layout_pb2
 _events: Any = event_pb2
 _SUFFIX = ".testbed"
 LOWER, MIDDLE, UPPER = 0.25, 0.5, 0.75
@@ -90,25 +89,11 @@ def image(figure: Path) -> Any:
     return Summary(value=[Summary.Value(tag=f"figures/{figure.stem}", image=shown)])
 
 
-def layout(categories: Mapping[str, Mapping[str, Sequence[Margin]]]) -> Any:
-    """The charts of CUSTOM SCALARS by category and title, each with lines in their bands."""
-    # tensorboardX's own function allows one series a chart.
-    whole = _layouts.Layout(
-        category=[
-            _layouts.Category(
-                title=title, chart=[_chart(name, series) for name, series in charts.items()]
-            )
-            for title, charts in categories.items()
-        ]
-    )
-    summary = summaries.custom_scalars({})
-    summary.value[0].tensor.string_val[0] = whole.SerializeToString()
-    return summary
-
-
-def _chart(title: str, series: Sequence[Margin]) -> Any:
-    lines = [
-        _layouts.MarginChartContent.Series(value=middle, lower=lower, upper=upper)
-        for middle, lower, upper in series
-    ]
-    return _layouts.Chart(title=title, margin=_layouts.MarginChartContent(series=lines))
+def layout(categories: Mapping[str, Mapping[str, Margin]]) -> Any:
+    """The charts of CUSTOM SCALARS by category and title, each with one series, which every log that has it draws."""
+    # The page shows a category's last chart first.
+    charts = {
+        title: {name: ["Margin", list(series)] for name, series in reversed(list(of.items()))}
+        for title, of in categories.items()
+    }
+    return summaries.custom_scalars(charts)

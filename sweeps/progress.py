@@ -1,10 +1,11 @@
 """What a running sweep shows: runs done, run-steps a second, elapsed, time left, current stage."""
 
+import html
 import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -176,14 +177,50 @@ class TerminalDisplay(Meter):
         return Group(bar, Text(self.status(), overflow="ellipsis", no_wrap=True))
 
 
-def display(
-    runs: int, run_steps: int, console: Console, verbose: bool = False
-) -> LogDisplay | TerminalDisplay:
+class NotebookDisplay(Meter):
+    """A bar and a line of status below a notebook's cell, which stay when the work is over."""
+
+    def __init__(self, runs: int, run_steps: int):
+        super().__init__(runs, run_steps)
+        self._closed = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> "NotebookDisplay":
+        # A notebook has it; nothing else needs it.
+        from IPython.display import HTML, display
+
+        self._html = HTML
+        self._handle: Any = display(HTML(self._picture()), display_id=True)
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._ticker.join()
+        self._handle.update(self._html(self._picture()))
+
+    def _tick(self) -> None:
+        while not self._closed.wait(0.5):
+            self._handle.update(self._html(self._picture()))
+
+    def _picture(self) -> str:
+        bar = f'<progress style="width: 100%" max="{self.run_steps}" value="{self.steps_done}"></progress>'
+        return f"{bar if self.run_steps else ''}<div>{html.escape(self.status())}</div>"
+
+
+Display = LogDisplay | TerminalDisplay | NotebookDisplay
+
+
+def display(runs: int, run_steps: int, console: Console, verbose: bool = False) -> Display:
     """The display that suits the output; a context manager and a `Progress`. A ``verbose`` one is always a log, and
     tells every stage."""
-    if console.is_interactive and not verbose:
+    if verbose or console.quiet:
+        return LogDisplay(runs, run_steps, console, every_stage=verbose)
+    if console.is_jupyter:
+        return NotebookDisplay(runs, run_steps)
+    if console.is_interactive:
         return TerminalDisplay(runs, run_steps, console)
-    return LogDisplay(runs, run_steps, console, every_stage=verbose)
+    return LogDisplay(runs, run_steps, console)
 
 
 def duration(seconds: float) -> str:

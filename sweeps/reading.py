@@ -9,7 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from sweeps import api
+from sweeps import results
 from sweeps.commands import console_of, print_json
 from testbed.errors import InvalidInput
 
@@ -132,7 +132,7 @@ def add_loudness(command: argparse.ArgumentParser, verbose: str = "") -> None:
 
 def status(options: argparse.Namespace) -> int:
     """Show how a results directory stands; 1 if runs are lacking."""
-    found = api.status(options.directory)
+    found = results.status(options.directory)
     if options.json:
         print_json(found.describe())
     elif not options.quiet:
@@ -149,7 +149,7 @@ def status(options: argparse.Namespace) -> int:
 
 def compare(options: argparse.Namespace) -> int:
     """Show which verdicts moved, and why; 1 if one did."""
-    found = api.compare(options.a, options.b)
+    found = results.compare(options.a, options.b)
     if options.json:
         print_json(found.describe())
     elif not options.quiet:
@@ -168,10 +168,10 @@ def export(options: argparse.Namespace) -> int:
     if options.out == "-":
         if options.format == "parquet":
             raise InvalidInput("--out - is for csv: give a file for parquet")
-        table = api.load(options.directory).evaluations(options.configs)
+        table = results.load(options.directory).evaluations(options.configs)
         table.to_csv(sys.stdout, index=False)
         return 0
-    rows = api.export(options.directory, options.out, options.format, options.configs)
+    rows = results.export(options.directory, options.out, options.format, options.configs)
     from sweeps.printing import say
 
     runs = len(rows[["study", "arm", "run"]].drop_duplicates())

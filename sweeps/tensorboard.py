@@ -1,14 +1,16 @@
 """A view of results for TensorBoard: event files made anew from the store, never the store.
 
 ``summary/`` holds at most 40 logs (TensorBoard opens blank with more): one for each arm and setting with the median and
-quartiles over seeds, and one a study with the question, the verdicts, the figures, and each arm's best setting side by
-side. On request ``runs/`` holds single runs, a bounded choice of them, and ``hparams/`` what came out of every run.
+quartiles over seeds, and one a study with the question, the verdicts, the figures, and the charts that set each arm's
+best setting side by side. On request ``runs/`` holds single runs, a bounded choice of them, and ``hparams/`` what came
+out of every run.
 """
 
 import dataclasses
+import itertools
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -93,7 +95,7 @@ def write(studies: Sequence[Logged], directory: Path, more: More | None = None) 
     # What a study's own log and the single runs leave of what TensorBoard shows at once.
     left = MAX_SUMMARIES + 1 - len(studies) - min(sum(map(len, chosen)), MAX_SUMMARIES // 2)
     for study, place in zip(studies, _places(studies), strict=True):
-        _summarise(study, root / "summary" / place, schema, max(1, left // len(studies)))
+        _summarise(study, place, root / "summary" / place, schema, max(1, left // len(studies)))
     for runs, place in zip(chosen, _places(studies), strict=False):
         for kind, label, table in runs:
             with events.log(root / "runs" / place / kind / label) as add:
@@ -129,28 +131,27 @@ def _tagged(table: Table) -> Table:
     return table[list(known.values())].set_axis(list(known), axis=1)
 
 
-def _summarise(study: Logged, root: Path, schema: "_Schema", most: int) -> None:
-    """The logs of a study's settings, and its own."""
+def _summarise(study: Logged, place: str, root: Path, schema: "_Schema", most: int) -> None:
+    """The logs of a study's settings, and its own. Each arm's best setting has its curves a second time, under the tags
+    by which arms are compared: in a chart every log has a colour, and all tags of one log have the same."""
     keys = _keys(study)
     groups = dict(iter(study.results.groupby(keys, sort=False, dropna=False)))
     peaks = {key: _peak(group) for key, group in groups.items()}
-    for key in _chosen(groups, peaks, most):
+    best = _best(keys, groups, peaks)
+    for key in _chosen(groups, peaks, best, most):
         with events.log(root / _label(keys, key)) as add:
             for part in _over_seeds(groups[key]):
                 events.scalars(add, part)
+                if key in best:
+                    compared = _compared(place, best[key], part)
+                    events.scalars(add, part[list(compared)].rename(columns=compared))
             schema.setting(add, groups[key], study)
     with events.log(root / "study") as add:
         for tag, words in _texts(study).items():
             add(events.text(tag, words), 0)
         for figure in study.figures:
             add(events.image(figure), 0)
-        charts = {}
-        for title, best in _best(keys, groups, peaks).items():
-            charts[title] = _side_by_side(add, title, best)
-        charts["Settings: median and quartiles over seeds"] = {
-            tag: [(tag, *_band(tag))] for tag in _tagged(study.results) if tag != "train/diverged"
-        }
-        add(events.layout(charts), 0)
+        add(events.layout(_charts(study, place, sorted(set(best.values())))), 0)
         add(outcomes.schema(schema.table, schema.settings), 0)
 
 
@@ -173,37 +174,36 @@ def _band(tag: str) -> tuple[str, str]:
 
 def _best(
     keys: Sequence[str], groups: Mapping[Any, Table], peaks: Mapping[Any, float]
-) -> dict[str, dict[str, Table]]:
-    """Of each arm on each task the setting whose median peaks highest, by the title of their charts."""
-    found: dict[str, dict[str, Table]] = {}
-    place = keys.index("task") if "task" in keys else None
+) -> dict[Any, str]:
+    """Of each arm on each task the setting whose median peaks highest, with the task if there are several."""
+    task = keys.index("task") if "task" in keys else None
+    found: dict[tuple[str, str], Any] = {}
     for key in sorted(groups, key=lambda key: -peaks[key]):
-        title = "Arms side by side, each at its best" + (f": {key[place]}" if place else "")
-        found.setdefault(title, {}).setdefault(key[0], groups[key])
-    # In the study's order, whichever peaks highest.
-    order = list(dict.fromkeys(key[0] for key in groups))
-    return {
-        title: dict(sorted(arms.items(), key=lambda item: order.index(item[0])))
-        for title, arms in sorted(found.items())
-    }
+        found.setdefault((key[0], "" if task is None else str(key[task])), key)
+    return {key: where for (_, where), key in found.items()}
 
 
-def _side_by_side(
-    add: events.Add, title: str, best: Mapping[str, Table]
-) -> dict[str, list[events.Margin]]:
-    """Write each arm's curves under tags of its own; charts with a band for each."""
-    where = title.partition(": ")[2]
-    charts: dict[str, list[events.Margin]] = {}
-    for arm, group in best.items():
-        middle, lower, upper = _over_seeds(group)
-        for tag in middle:
-            if TAGS[tag] not in _COMPARED:
-                continue
-            name = "/".join(filter(None, ("side_by_side", where, tag.partition("/")[2], arm)))
-            margin = (name, f"{name}/lower", f"{name}/upper")
-            columns = [middle[tag], lower[_band(tag)[0]], upper[_band(tag)[1]]]
-            events.scalars(add, pd.concat(columns, axis=1, keys=margin))
-            charts.setdefault(tag, []).append(margin)
+def _compared(place: str, task: str, tags: Iterable[str]) -> dict[str, str]:
+    """Where arms are compared in those of ``tags`` in which they are: the same name for all arms of a study."""
+    wanted = {tag for tag, column in TAGS.items() if column in _COMPARED}
+    wanted |= {edge for tag in wanted for edge in _band(tag)}
+    prefix = "/".join(filter(None, ("side_by_side", place, task)))
+    return {tag: f"{prefix}/{tag}" for tag in tags if tag in wanted}
+
+
+def _charts(study: Logged, place: str, tasks: Sequence[str]) -> dict[str, dict[str, events.Margin]]:
+    """The charts of CUSTOM SCALARS, one series each: TensorBoard tells of every log that lacks one of several."""
+    tags = [tag for tag in _tagged(study.results) if tag != "train/diverged"]
+    bands = {tag: (tag, *_band(tag)) for tag in tags}
+    charts: dict[str, dict[str, events.Margin]] = {}
+    for task in tasks:
+        where = " on ".join(filter(None, (place, task)))
+        title = "Arms side by side, each at its best" + (f": {where}" if where else "")
+        charts[title] = {}
+        for tag in (tag for column in _COMPARED for tag in tags if TAGS[tag] == column):
+            middle, lower, upper = _compared(place, task, bands[tag]).values()
+            charts[title][tag] = middle, lower, upper
+    charts["Settings: median and quartiles over seeds"] = bands
     return charts
 
 
@@ -244,15 +244,19 @@ class _Schema:
                     outcomes.session(add, row, keys, self.mixed)
 
 
-def _chosen(groups: Mapping[Any, Table], peaks: Mapping[Any, float], most: int) -> list[Any]:
-    """The settings to summarise: all if they are few, else each arm's ones with the best peaks."""
+def _chosen(
+    groups: Mapping[Any, Table], peaks: Mapping[Any, float], best: Container[Any], most: int
+) -> list[Any]:
+    """The settings to summarise: all if they are few, else each arm's ones with the best peaks, first those that are
+    the ``best`` on a task."""
     if len(groups) <= most:
         return list(groups)
     by_arm: dict[str, list[Any]] = {}
-    for key in sorted(groups, key=lambda key: -peaks[key]):
+    for key in sorted(groups, key=lambda key: (key not in best, -peaks[key])):
         by_arm.setdefault(key[0], []).append(key)
-    share = max(1, most // len(by_arm))
-    return [key for best in by_arm.values() for key in best[:share]][:most]
+    # The arms take turns, so that none is left out before another has its second.
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_arm.values()))
+    return [key for key in turns if key is not None][:most]
 
 
 def _peak(group: Table) -> float:

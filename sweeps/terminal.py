@@ -19,3 +19,8 @@ def console(quiet: bool = False, stderr: bool = False) -> Console:
     # Logs have no width of their own; 80 columns would fold the tables.
     width = None if os.environ.get("COLUMNS", "").isdigit() else WIDTH
     return Console(quiet=quiet, stderr=stderr, width=width)
+
+
+def chosen(given: Console | None) -> Console:
+    """Where a call prints: where it was told to, or as commands do."""
+    return console() if given is None else given

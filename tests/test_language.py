@@ -12,7 +12,7 @@ import text_runs
 import tiny
 from helpers import Silence
 
-from sweeps import chat, cli, population, slots
+from sweeps import cli, conversation, population, slots
 from sweeps.grounds import Grounds
 from sweeps.plan import Chunk, Layout, plan
 from sweeps.store import FACTS
@@ -165,7 +165,7 @@ def test_policies_answer(cache: Path) -> None:
     """Before and after, with the same random numbers; the reward is the golden one, and no policy of another run
     answers."""
     done(cache)
-    talk = chat.Chat.of(point(runs(cache)[0]), Silence())
+    talk = conversation.Conversation.of(point(runs(cache)[0]), Silence())
     before, after = talk("the film", count=3)
     again = talk("the film", count=3)
     assert (before, after) == again
@@ -180,7 +180,7 @@ def test_policies_answer(cache: Path) -> None:
     assert int(response.length[0]) == text.length
     alone = jax.tree.map(lambda x: x[0], response)
     reward = jax.jit(lambda world, *text: world.reward(*text))(
-        ground.world, talk.task.prompt("the film"), alone
+        ground.world, talk.point.experiment.task.prompt("the film"), alone
     )
     assert text.reward == pytest.approx(float(reward), abs=1e-4)
     with pytest.raises(InvalidInput, match="a prompt must have 1 to 4 tokens, got 5"):
@@ -189,7 +189,7 @@ def test_policies_answer(cache: Path) -> None:
         talk("  ")
     other = config.replace(runs(cache)[0], "seed", 7)
     with pytest.raises(InvalidInput, match="is not in the cache"):
-        chat.Chat.of(point(other), Silence())
+        conversation.Conversation.of(point(other), Silence())
 
 
 def test_runs_are_chosen_by_name() -> None:
@@ -197,12 +197,12 @@ def test_runs_are_chosen_by_name() -> None:
         Point(run, arm, seed, {}, None)
         for run, arm, seed in (("ab12", "online", 0), ("ab34", "online", 1), ("cd56", "offline", 0))
     ]
-    assert chat.chosen(points, "online-1").run == "ab34"
-    assert chat.chosen(points, "cd").run == "cd56"
+    assert conversation.chosen(points, "online-1").run == "ab34"
+    assert conversation.chosen(points, "cd").run == "cd56"
     with pytest.raises(InvalidInput, match="run 'ab' is the beginning of 2 ids"):
-        chat.chosen(points, "ab")
+        conversation.chosen(points, "ab")
     with pytest.raises(InvalidInput, match="unknown run 'onlin-0': did you mean 'online-0'"):
-        chat.chosen(points, "onlin-0")
+        conversation.chosen(points, "onlin-0")
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")
@@ -248,6 +248,6 @@ def test_a_study_from_the_command_line(
     assert cli.main(["chat", str(out), "online-9", "--prompt", "the film"]) == 2
     assert "unknown run 'online-9'" in capsys.readouterr().err
     with monkeypatch.context() as patch:
-        patch.setattr(chat, "planned", lambda stores: [])
+        patch.setattr(conversation, "planned", lambda stores: [])
         assert cli.main(["chat", str(out)]) == 2
     assert "is one that this version would make again" in capsys.readouterr().err

@@ -16,7 +16,7 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 80
 RUN_COMMAND = "python -m pip install uv && uv run testbed run gap"
 TEST_COMMAND = "python -m pip install uv && uv run pytest"
-MAY_IMPORT_ANALYSIS = ("sweeps/commands.py", "sweeps/api.py")
+MAY_IMPORT_ANALYSIS = ("sweeps/commands.py", "sweeps/api.py", "sweeps/results.py")
 BANNER = re.compile(r"[-=#*~_+─━═]{4,}")
 
 PACKAGE_FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))

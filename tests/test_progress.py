@@ -3,9 +3,11 @@
 import io
 import time
 
+from IPython.core.interactiveshell import InteractiveShell
+from IPython.utils.capture import capture_output
 from rich.console import Console
 
-from sweeps.progress import LogDisplay, Meter
+from sweeps.progress import LogDisplay, Meter, NotebookDisplay, display
 
 
 class Clock:
@@ -55,3 +57,28 @@ def test_a_log_tells_what_began_between_two_lines():
         time.sleep(1.5)
         assert out.getvalue().count("building recorded") == 1
         assert "0:11 elapsed, building recorded for 2 worlds" in out.getvalue()
+
+
+def test_a_notebook_shows_a_bar_that_is_renewed_in_place():
+    """One output for the whole of the work, updated under its id; its last state stays."""
+    shell = InteractiveShell.instance()
+    console = Console(force_jupyter=True)
+    with capture_output() as shown, display(4, 400, console) as bar:
+        assert isinstance(bar, NotebookDisplay)
+        bar.stage("chunk 1 of 2 <online>")
+        bar.advance(100)
+        deadline = time.monotonic() + 30
+        while len(shown.outputs) < 2 and time.monotonic() < deadline:
+            time.sleep(0.05)
+        bar.advance(300)
+        bar.finished(4, 1)
+    shell.clear_instance()
+    first, *_, last = (output._repr_mime_("text/html") for output in shown.outputs)
+    assert 'value="0"' in first
+    assert 'max="400" value="400"' in last
+    assert "4/4 runs, 1 diverged" in last
+    assert "&lt;online&gt;" in last
+
+
+def test_what_is_quiet_shows_nothing_in_a_notebook():
+    assert isinstance(display(4, 400, Console(force_jupyter=True, quiet=True)), LogDisplay)

@@ -284,24 +284,23 @@ def test_arms_stand_side_by_side_with_their_bands(tmp_path: Path) -> None:
     layout.ParseFromString(config.tensor.string_val[0])
     sides, settings = layout.category
     assert sides.title == "Arms side by side, each at its best"
-    charts = {
-        chart.title: [series.value for series in chart.margin.series] for chart in sides.chart
-    }
-    assert charts["generation/win_rate"] == [
-        "side_by_side/win_rate/arm0",
-        "side_by_side/win_rate/arm1",
-    ]
-    # Every tag of every chart is there to be drawn: each arm's in the study's log, the others in those of settings.
-    drawn = scalars(root / "study")
-    for chart in sides.chart:
-        for series in chart.margin.series:
-            assert {series.value, series.lower, series.upper} <= drawn.keys()
-    own = scalars(root / "arm0" / "learning_rate=0.01")
-    for chart in settings.chart:
+    # The page shows the last one first.
+    assert [chart.title for chart in sides.chart][-2:] == ["budget/kl", "generation/win_rate"]
+    # One series a chart, with the same tags in the logs of both arms: each log has a colour of its own, and TensorBoard
+    # says nothing of the logs that are not compared.
+    best = [root / arm / "learning_rate=0.01" for arm in ("arm0", "arm1")]
+    drawn = [scalars(log) for log in best]
+    for chart in (*sides.chart, *settings.chart):
         (series,) = chart.margin.series
-        assert {series.value, series.lower, series.upper} <= own.keys()
-    # The setting with the higher peak stands for its arm.
-    assert drawn["side_by_side/win_rate/arm0"] == own["generation/win_rate"]
+        for own in drawn:
+            assert {series.value, series.lower, series.upper} <= own.keys()
+    # The setting with the higher peak stands for its arm, and no other does.
+    for own in drawn:
+        assert own["side_by_side/generation/win_rate"] == own["generation/win_rate"]
+    others = logs(root) - {str(log.relative_to(root)) for log in best}
+    assert others
+    for other in others:
+        assert not any(tag.startswith("side_by_side") for tag in scalars(root / other))
 
 
 def test_several_studies_share_the_logs_and_the_schema(tmp_path: Path) -> None:

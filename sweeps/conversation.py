@@ -46,10 +46,10 @@ class Pair(NamedTuple):
     after: tuple[Answer, ...]
 
 
-class Chat(eqx.Module):
-    """A trained policy, the policy that it started from, and their world."""
+class Conversation(eqx.Module):
+    """The trained policy of a run, the policy that it started from, and their world."""
 
-    task: Any = eqx.field(static=True)
+    point: Point = eqx.field(static=True)
     world: World
     start: Policy
     trained: Policy
@@ -72,12 +72,12 @@ class Chat(eqx.Module):
             )
         made = Grounds(Cache(cache_directory() / "stages"), progress).made(ground, _NEEDED)
         start, world = restored((made["start"], made["golden"][0]))
-        return cls(task, world, start, rebuilt(part, start))
+        return cls(point, world, start, rebuilt(part, start))
 
     def __call__(self, text: str, count: int = 1, seed: int = 0) -> Pair:
         """``count`` answers of each policy to a text. Raises `InvalidInput` for one that is no prompt."""
-        prompt, key = self.task.prompt(text), jax.random.key(seed)
-        length, both = self.task.response_length, (self.start, self.trained)
+        task, key = self.point.experiment.task, jax.random.key(seed)
+        prompt, length, both = task.prompt(text), task.response_length, (self.start, self.trained)
         return Pair(
             *(
                 self._answers(_drawn(policy, self.world, both, prompt, key, count, length))
@@ -88,8 +88,9 @@ class Chat(eqx.Module):
     def _answers(self, found: tuple[Response, Array, Array]) -> tuple[Answer, ...]:
         texts, rewards, ratios = jax.device_get(found)
         rows = zip(rewards.tolist(), texts.length.tolist(), ratios.tolist(), strict=True)
+        told = self.point.experiment.task.text
         return tuple(
-            Answer(self.task.text(jax.tree.map(lambda x, i=i: x[i], texts)), *row)
+            Answer(told(jax.tree.map(lambda x, i=i: x[i], texts)), *row)
             for i, row in enumerate(rows)
         )
 

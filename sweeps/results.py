@@ -1,0 +1,232 @@
+"""What is done with results, as calls: each is what a command does, and returns what the command prints.
+
+A directory is the ``out`` of a run. Mistakes raise `testbed.errors.InvalidInput`. Slow imports wait until a call needs
+them.
+"""
+
+import contextlib
+import functools
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps import runtime
+from testbed.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from analysis.comparison import Comparison
+    from analysis.transfer import Card
+    from sweeps.conversation import Conversation
+    from sweeps.standing import Status
+    from sweeps.study import Point
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A results directory and what is in it, read when it is first asked for."""
+
+    directory: Path
+
+    @property
+    def page(self) -> Path:
+        """The report's first page."""
+        return self.directory / "report" / "index.html"
+
+    @functools.cached_property
+    def table(self) -> "pd.DataFrame":
+        """A row a run and evaluation, of all studies; `sweeps.columns` says what the columns mean."""
+        return self.evaluations()
+
+    def evaluations(self, configs: bool = False) -> "pd.DataFrame":
+        """The same, read anew; with ``configs`` each run's whole config as well."""
+        from analysis import table
+
+        return table.evaluations(self.directory, configs=configs)
+
+    @functools.cached_property
+    def entries(self) -> list[dict[str, Any]]:
+        """Every verdict with its effect, interval, rule and reason, as `report/verdicts.json` has them."""
+        from analysis import report as pages
+
+        return pages.verdicts(self.directory)
+
+    @property
+    def verdicts(self) -> "pd.DataFrame":
+        """A row a claim, study and task, with the columns of the scoreboard as CSV."""
+        import io
+
+        import pandas as pd
+
+        from analysis import export
+
+        return pd.read_csv(io.StringIO(export.as_csv(self.entries)))
+
+    def status(self) -> "Status":
+        """Which runs are done, lacking or diverged."""
+        return status(self.directory)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON-able data: what ``testbed run --json`` prints."""
+        now = self.status()
+        facts = {"directory": str(self.directory), "report": str(self.page)}
+        return facts | now.total.describe() | {"verdicts": self.entries}
+
+    def _repr_html_(self) -> str:
+        from sweeps.printing import html_table
+        from sweeps.tensorboard import verdict_cells
+
+        names = ["claim", "task", "verdict", "estimate", "interval"]
+        rows = [dict(zip(names, verdict_cells(entry), strict=True)) for entry in self.entries]
+        return html_table(rows, f"{self.directory}: {self.status().sentences()[0]}")
+
+
+def load(directory: Path | str) -> Outcome:
+    """The results of a directory as pandas objects. Raises `InvalidInput` if it holds no study."""
+    runtime.configure()
+    open_results(Path(directory))
+    return Outcome(Path(directory))
+
+
+def status(directory: Path | str) -> "Status":
+    """Which runs are done, lacking, diverged or failed, whether a command is at work there, and the time left:
+    ``testbed status``."""
+    runtime.configure()
+    from sweeps import standing
+
+    return standing.status(Path(directory))
+
+
+def report(directory: Path | str, console: "Console | None" = None) -> Outcome:
+    """Analyse results anew and write their pages and TensorBoard's logs: ``testbed report``."""
+    runtime.configure()
+    directory = Path(directory)
+    opened = open_results(directory)
+    from analysis import report as pages
+    from sweeps import runner, terminal
+
+    runner.finish(directory, terminal.chosen(console), pages.build, opened)
+    return Outcome(directory)
+
+
+def scoreboard(directory: Path | str, form: str) -> str:
+    """The verdicts as "json", "csv" or "markdown": ``testbed report --format``."""
+    runtime.configure()
+    opened = open_results(Path(directory))
+    from analysis import export
+
+    return export.render(Path(directory), form, opened)
+
+
+def compare(a: Path | str, b: Path | str) -> "Comparison":
+    """Which verdicts moved from one results directory to another, and why: ``testbed compare``."""
+    runtime.configure()
+    opened = [open_results(Path(directory)) for directory in (a, b)]
+    from analysis import comparison
+
+    return comparison.compare(a, b, opened)
+
+
+def transfer(simulated: Path | str, real: Path | str) -> "Card":
+    """Simulated and real effects side by side, with intervals, sign agreement and rank correlation: ``testbed
+    transfer``, whose page `transfer_page` writes."""
+    runtime.configure()
+    directories = Path(simulated), Path(real)
+    opened = open_results(directories[0]), open_results(directories[1])
+    from analysis import transfer as effects
+
+    return effects.compare(*directories, opened)
+
+
+def transfer_page(card: "Card", directory: Path | str) -> Path:
+    """Write a card's page into the report of the real runs in ``directory``, and return its path."""
+    from analysis import report as pages
+
+    return pages.build_transfer(card, Path(directory))
+
+
+def trained(directory: Path | str) -> "list[Point]":
+    """The runs whose policies `chat` can put together: those that are stored, if the present code would make them
+    again. Raises `InvalidInput` if there is none."""
+    runtime.configure()
+    opened = open_results(Path(directory))
+    from sweeps import conversation
+
+    points = conversation.planned(store for store, _ in opened)
+    if not points:
+        raise InvalidInput(
+            f"no run in {directory} is one that this version would make again: run the study with it"
+        )
+    return points
+
+
+def chat(directory: Path | str, run: str, console: "Console | None" = None) -> "Conversation":
+    """A run's trained language model beside the one it started from: a function of a prompt, whose answers have their
+    words and rewards: ``testbed chat``. ``run`` is an id, the beginning of one, or an arm and a seed ("online-0")."""
+    points = trained(directory)
+    from sweeps import terminal
+    from sweeps.conversation import Conversation, chosen
+    from sweeps.progress import display
+
+    point = chosen(points, run)
+    with display(0, 0, terminal.chosen(console)) as progress:
+        return Conversation.of(point, progress)
+
+
+def export(
+    directory: Path | str, out: Path | str, form: str | None = None, configs: bool = False
+) -> "pd.DataFrame":
+    """Write `Outcome.table` to a file, as "parquet" or "csv" (by default what its suffix says), and return it:
+    ``testbed export``. ``configs`` adds each run's whole config."""
+    runtime.configure()
+    opened = open_results(Path(directory))
+    from analysis import table
+
+    rows = table.evaluations(Path(directory), opened, configs)
+    table.write(rows, Path(out), form)
+    return rows
+
+
+def bibliography(directory: Path | str) -> str:
+    """BibTeX for the methods that the runs used: ``testbed report --bib``."""
+    runtime.configure()
+    from sweeps import citations
+
+    return citations.bibliography(open_results(Path(directory)))
+
+
+def write_logs(
+    directory: Path | str,
+    runs: bool = False,
+    where: Mapping[str, str] | None = None,
+    hparams: bool = False,
+) -> Path:
+    """Write TensorBoard's logs and return their directory: what ``testbed tensorboard`` does first.
+
+    Single ``runs`` are shown too, those that have the values in ``where`` if there are any; ``hparams`` shows what came
+    out of every run.
+    """
+    opened = open_results(Path(directory))
+    from sweeps import runner, tensorboard
+
+    more = tensorboard.More(runs or bool(where), where or {}, hparams)
+    return runner.mirror(Path(directory), opened, more)
+
+
+def open_results(directory: Path) -> list[tuple[Any, Any]]:
+    """Refuse a directory without results; load the studies' files, which may define kinds of their own. Its stores as
+    `read_stores` gives them."""
+    from sweeps.store import read_stores
+    from sweeps.study import load_study
+
+    opened = read_stores(directory)
+    for store, _ in opened:
+        file = store.header.get("file")
+        if file and Path(file).is_file():
+            # A file that no longer loads is told of in the report, which judges by the stored rules.
+            with contextlib.suppress(InvalidInput):
+                load_study(file)
+    return opened
