@@ -14,7 +14,7 @@ import pandas as pd
 
 from sweeps.claims import Claim
 from sweeps.estimands import Unit
-from sweeps.store import COUNTS, FACTS, METRICS, TEXTS, Store, study_directories
+from sweeps.store import ANSWERS, COUNTS, FACTS, METRICS, TEXTS, Store, study_directories
 from sweeps.study import load_study
 from testbed.errors import InvalidInput
 
@@ -88,7 +88,7 @@ class Results:
     @property
     def axes(self) -> tuple[str, ...]:
         """Columns that say at which setting a run was made."""
-        known = {*TEXTS, *COUNTS, *METRICS, "config"}
+        known = {*TEXTS, *COUNTS, *METRICS, ANSWERS, "config"}
         columns = [column for column in self.table.columns if not column.startswith(FACTS)]
         return tuple(column for column in columns if column not in known)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from analysis.card import as_json
-from analysis.figures.exhibits import exhibits
+from analysis.figures.exhibits import early, exhibits
 from analysis.load import Collection, Results, load_all
 from analysis.prose import slug
 from analysis.site import chapter, index, methods, provenance, study, transfer
@@ -51,6 +51,19 @@ def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
     except OSError as problem:
         raise unwritable(directory, problem) from problem
     return folder / "index.html"
+
+
+def preview(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[Path]:
+    """Draw what there is so far of results that are on their way, KL against win rate and accuracy against win rate,
+    where `build` will draw it in the end; fits nothing. Returns the paths."""
+    folder = directory / FOLDER / "figures"
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for results in load_all(directory, opened).studies:
+        for exhibit in early(chapter.so_far(results)):
+            stem = slug(results.name, exhibit.drawing.name)
+            written += exhibit.drawing.save(folder, stem)
+    return written
 
 
 def build_transfer(card: Card, directory: Path) -> Path:

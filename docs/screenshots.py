@@ -19,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from PIL import Image
 from playwright.sync_api import Page, ViewportSize, sync_playwright
 
 from sweeps import write_logs
@@ -112,7 +113,7 @@ def _wait_for_runs(port: int, wanted: int, process: subprocess.Popen[bytes]) -> 
 
 
 def take(page: Page, shot: Shot, out: Path) -> Path:
-    """One picture. Raises playwright's `TimeoutError`, which names what was waited for."""
+    """One picture, in 128 colours. Raises playwright's `TimeoutError`, which names what was waited for."""
     # A new document: the part of an address behind its `#` alone would not load one.
     page.goto("about:blank")
     page.goto(shot.address)
@@ -122,6 +123,8 @@ def take(page: Page, shot: Shot, out: Path) -> Path:
     page.wait_for_timeout(SETTLED)
     path = out / f"{shot.name}.png"
     page.screenshot(path=path)
+    # A page has few colours, and the repository keeps every version.
+    Image.open(path).convert("RGB").quantize(128).save(path, optimize=True)
     return path
 
 

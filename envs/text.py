@@ -26,7 +26,7 @@ from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.pretrained import Pretrained, Tokenizer, pretrained
 from testbed.transformer import Transformer, TransformerConfig
-from testbed.types import Prompt, Response
+from testbed.types import Prompt
 
 
 class Material(eqx.Module):
@@ -134,9 +134,9 @@ class Text(AbstractTask):
         """What a person writes, as a prompt. Raises `InvalidInput` for nothing, or more than there is room for."""
         return prompts.one(text, self.loaded()[1], self._form)
 
-    def text(self, response: Response) -> str:
-        """What one response says."""
-        return self.loaded()[1].decode(np.asarray(response.tokens)[: int(response.length)])
+    def text(self, tokens: Sequence[int]) -> str:
+        """What a prompt or a response says."""
+        return self.loaded()[1].decode(np.asarray(tokens))
 
     def words(self) -> tuple[str, ...]:
         """What each token reads as, a leading space included."""

@@ -68,7 +68,9 @@ def run(
         for one in studies
     ]
     with _engine(cluster, workers) as engine:
-        runner.run(selections, directory, console, pages.build, engine, origins, verbose)
+        runner.run(
+            selections, directory, console, pages.build, engine, origins, verbose, pages.preview
+        )
     return Outcome(directory)
 
 

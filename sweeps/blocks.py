@@ -22,6 +22,8 @@ from testbed.errors import InvalidInput
 Rows = Mapping[str, Any]
 
 TEXTS = ("run", "study", "arm", "task")
+#: The policy's answers to the first evaluation prompts, at a run's first and last evaluation: JSON, pairs of texts.
+ANSWERS = "answers"
 COUNTS = (
     "seed",
     "step",
@@ -38,6 +40,7 @@ METRICS = (
     "win_rate_se",
     "golden_reward",
     "golden_reward_se",
+    *(f"golden_reward_quantile_{part}" for part in range(1, 6)),
     "proxy_reward",
     "proxy_win_rate",
     "data_accuracy",
@@ -59,7 +62,7 @@ METRICS = (
     "tokens_sampled",
 )
 #: Columns that say what was measured, and when; the others say which run of which study it was.
-MEASURED = frozenset({"run", *COUNTS, *METRICS} - {"seed"})
+MEASURED = frozenset({"run", ANSWERS, *COUNTS, *METRICS} - {"seed"})
 #: Prefix of the columns that hold measured facts about what a run stands on: its world, data and proxy.
 FACTS = "ground."
 _CONFIG = pa.dictionary(pa.int32(), pa.string())
@@ -67,6 +70,7 @@ _KINDS: dict[str, pa.DataType] = {
     **dict.fromkeys(TEXTS, pa.string()),
     **dict.fromkeys(COUNTS, pa.int64()),
     **dict.fromkeys(METRICS, pa.float64()),
+    ANSWERS: pa.string(),
     "config": _CONFIG,
 }
 _DICTIONARIES = [*TEXTS, "config"]

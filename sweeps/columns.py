@@ -1,6 +1,7 @@
 """What the columns of the results mean: the table that ``testbed export`` writes, a row a run and evaluation."""
 
-from sweeps.blocks import FACTS
+from sweeps.blocks import ANSWERS, FACTS
+from testbed.metrics import QUANTILES
 
 IDENTITY: dict[str, str] = {
     "study": "the study",
@@ -19,6 +20,10 @@ MEASURES: dict[str, str] = {
     "win_rate_se": "its standard error over prompts",
     "golden_reward": "mean golden reward, in SFT standard deviations",
     "golden_reward_se": "its standard error over prompts",
+    **{
+        f"golden_reward_quantile_{number}": f"its {quantile:.0%} quantile over prompts"
+        for number, quantile in enumerate(QUANTILES, 1)
+    },
     "proxy_reward": "mean margin of the proxy over the golden baseline's answers, log-odds",
     "proxy_win_rate": "share of prompts on which that margin is positive",
     "data_accuracy": "share of D_golden's pairs that the policy's implicit reward orders as the golden reward does",
@@ -42,6 +47,7 @@ MEASURES: dict[str, str] = {
     "judgements": "comparisons answered by the run's teacher so far",
     "tokens_sampled": "tokens written for it so far, end tokens included",
     "prompts": "prompts that win rate and rewards are means over",
+    ANSWERS: "prompts and what the policy answers, at the first and the last evaluation: JSON, a list of pairs",
     "stack": "runs that shared a device with it",
     "devices": "devices that they were spread over",
 }

@@ -89,10 +89,7 @@ class Conversation(eqx.Module):
         texts, rewards, ratios = jax.device_get(found)
         rows = zip(rewards.tolist(), texts.length.tolist(), ratios.tolist(), strict=True)
         told = self.point.experiment.task.text
-        return tuple(
-            Answer(told(jax.tree.map(lambda x, i=i: x[i], texts)), *row)
-            for i, row in enumerate(rows)
-        )
+        return tuple(Answer(told(texts.tokens[i].tolist()), *row) for i, row in enumerate(rows))
 
 
 @functools.partial(jax.jit, static_argnames=("count", "length"))

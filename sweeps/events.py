@@ -1,10 +1,11 @@
 """TensorBoard's event files: logs, and the summaries that they hold, as protocol buffers of tensorboardX."""
 
 import contextlib
+import itertools
 import math
 import time
 import uuid
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,7 +32,8 @@ Margin = tuple[str, str, str]
 
 @contextlib.contextmanager
 def log(directory: Path) -> Iterator[Add]:
-    """A new log in a directory; its name is unique, so that two do not overwrite each other.
+    """A new log in a directory; its name is unique, so that two do not overwrite each other. It says that it begins
+    anew: a TensorBoard that shows an earlier log of the directory then forgets that.
 
     Records are written as they come. tensorboardX's own writer starts a thread a log and waits for it, which for a
     thousand logs takes half a minute.
@@ -41,7 +43,9 @@ def log(directory: Path) -> Iterator[Add]:
     name = f"events.out.tfevents.{int(now)}.{uuid.uuid4().hex[:8]}{_SUFFIX}"
     writer = RecordWriter(str(directory / name))
     try:
-        writer.write(_events.Event(wall_time=now, file_version="brain.Event:2").SerializeToString())
+        begin = _events.SessionLog(status=_events.SessionLog.START)
+        for first in ({"file_version": "brain.Event:2"}, {"session_log": begin}):
+            writer.write(_events.Event(wall_time=now, **first).SerializeToString())
         yield lambda value, step: writer.write(
             _events.Event(wall_time=now, step=step, summary=value).SerializeToString()
         )
@@ -73,6 +77,19 @@ def values(numbers: Mapping[str, float]) -> Any:
             for tag, value in numbers.items()
             if math.isfinite(value)
         ]
+    )
+
+
+def histogram(tag: str, quantiles: Sequence[float], limits: Sequence[float], count: float) -> Any:
+    """A distribution of ``count`` values, of which only ``quantiles`` are known: the shares between them, each even
+    within its ``limits``. What lies beyond the outermost is not shown."""
+    shares = [b - a for a, b in itertools.pairwise(quantiles)]
+    middles = [(a + b) / 2 for a, b in itertools.pairwise(limits)]
+    counts = [share * count for share in shares]
+    total = math.fsum(n * x for n, x in zip(counts, middles, strict=True))
+    squares = math.fsum(n * x * x for n, x in zip(counts, middles, strict=True))
+    return summaries.histogram_raw(
+        tag, limits[0], limits[-1], math.fsum(counts), total, squares, list(limits), [0.0, *counts]
     )
 
 

@@ -35,8 +35,9 @@ ROUND_SECONDS = 0.05
 MOST_RUNS, MOST_LANES, CPU_LANES = 2048, 1024, 64
 #: Seconds that a core takes to compile a training program or a long stage for the first time; only plans use it.
 COMPILING = 12.0
-#: Share of the machine's matrix-product peak that whole runs of small models have reached; only plans use it.
-EXPECTED_EFFICIENCY = {"cpu": 0.25, "gpu": 0.05}
+#: Shares of the machine's matrix-product peak that whole runs have reached: of models of width 64, from which it grows
+#: with the root of the width, and at most. Only plans use them.
+EXPECTED_EFFICIENCY = {"cpu": (0.25, 0.65), "gpu": (0.05, 0.4)}
 
 
 class Layout(NamedTuple):
@@ -152,7 +153,6 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
     ``machine`` is the host that will run them, this one by default.
     """
     machine = machine or Machine.here()
-    rate = machine.peak * EXPECTED_EFFICIENCY.get(machine.platform, 0.05)
     register = _Register()
     groups: dict[tuple[int, int], list[_Member]] = defaultdict(list)
     for point in points:
@@ -164,23 +164,30 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
     chunks = [
         chunk
         for (group, _), members in groups.items()
-        for chunk in _cut(members, group, register, machine, rate)
+        for chunk in _cut(members, group, register, machine)
     ]
     # Stable: chunks of a group stay together, so that they find its programs compiled.
     chunks.sort(key=lambda chunk: -chunk.longest)
     lacking = _lacking_stages(register.owners)
     kinds: dict[Any, list[float]] = defaultdict(list)
     for name, owner, needed in lacking.values():
-        kinds[name, jax.tree.structure(GroundConfig.of(owner))].append(needed)
+        seconds = needed / _rate(machine, owner)
+        kinds[name, jax.tree.structure(GroundConfig.of(owner))].append(seconds)
     # Of each kind as many at a time as there are devices; the last of them may be fewer.
     waves = (math.ceil(len(own) / machine.devices) * max(own) for own in kinds.values())
     return Plan(
         tuple(chunks),
         register.grounds,
         len(lacking),
-        math.fsum(waves) * machine.devices / rate,
+        math.fsum(waves) * machine.devices,
         COMPILING * (len(register.groups) + len(kinds)) / cores(),
     )
+
+
+def _rate(machine: Machine, experiment: Experiment) -> float:
+    """Operations a second that a machine is expected to make of an experiment's."""
+    least, most = EXPECTED_EFFICIENCY.get(machine.platform, (0.05, 0.05))
+    return machine.peak * min(most, least * math.sqrt(experiment.shape.width / 64))
 
 
 def chunk_seconds() -> float:
@@ -291,11 +298,12 @@ class _Register:
 
 
 def _cut(
-    members: Sequence[_Member], group: int, register: _Register, machine: Machine, rate: float
+    members: Sequence[_Member], group: int, register: _Register, machine: Machine
 ) -> Iterator[Chunk]:
     """Chunks of a group, in each of which the worlds have runs alike in number, so that slots stay busy; the longest
     runs come first, so that no slot is left alone with one at the end."""
     members = sorted(members, key=lambda member: -member.flops)
+    rate = _rate(machine, members[0].point.experiment)
     layout = _layout(members, machine, rate)
     mean = math.fsum(member.flops for member in members) / len(members) / rate
     size = layout.slots * math.ceil(chunk_seconds() / max(mean * layout.slots, 1e-9))

@@ -210,10 +210,10 @@ def write_logs(
     out of every run.
     """
     opened = open_results(Path(directory))
-    from sweeps import runner, tensorboard
+    from sweeps import mirror, tensorboard
 
     more = tensorboard.More(runs or bool(where), where or {}, hparams)
-    return runner.mirror(Path(directory), opened, more)
+    return mirror.mirror(Path(directory), opened, more)
 
 
 def open_results(directory: Path) -> list[tuple[Any, Any]]:

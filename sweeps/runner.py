@@ -4,7 +4,6 @@ Everything here is host orchestration; the computing is `sweeps.population`'s.
 """
 
 import contextlib
-import json
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -16,10 +15,11 @@ import pandas as pd
 import pyarrow as pa
 from rich.console import Console
 
-from sweeps import provenance, pulse, tensorboard
+from sweeps import provenance, pulse
 from sweeps.blocks import column
 from sweeps.claims import Claim
 from sweeps.engine import Engine, Plan
+from sweeps.mirror import Draw, Opened, Preview, mirror, read_verdicts
 from sweeps.printing import cost_of, rich_table, say, show, show_cost, show_spent, verdict_table
 from sweeps.progress import display, duration
 from sweeps.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
@@ -27,9 +27,6 @@ from sweeps.study import Point, Selection
 from testbed import config
 from testbed.errors import InvalidInput, Unfinished
 
-Row = dict[str, Any]
-#: A store and its table, as `read_stores` gives them.
-Opened = tuple[Store, pd.DataFrame]
 #: Analyses the results in a directory, whose stores have been read; the path of the page.
 Report = Callable[[Path, Sequence[Opened]], Path]
 
@@ -105,12 +102,14 @@ def run(
     engine: Engine,
     origins: Sequence[Mapping[str, Any]] = (),
     verbose: bool = False,
+    draw: Draw | None = None,
 ) -> None:
     """Complete studies in ``directory`` and show what came out.
 
     They are one plan: a run that several of them have is computed once and stored for each, and what runs stand on is
     built once. ``report`` writes the analysis and returns the page's path; ``origins``, one a study, go into
-    ``study.json`` (the command, the user's study file); ``verbose`` shows the plan and every stage.
+    ``study.json`` (the command, the user's study file); ``verbose`` shows the plan and every stage; ``draw`` draws now
+    and then what TensorBoard shows meanwhile.
 
     Runs that are stored are not repeated, so calling it again after any interruption finishes the work. Raises
     `InvalidInput` before anything compiles if a selection or the directory cannot be used.
@@ -133,7 +132,7 @@ def run(
         names = [book.store.header["study"] for book in books]
         beat = opened.enter_context(pulse.Pulse(directory, names))
         try:
-            _execute(books, console, engine, beat, verbose)
+            _execute(books, console, engine, beat, verbose, Preview(directory, draw, console))
         except (KeyboardInterrupt, Unfinished):
             ids = {point.run for book in books for point in book.points}
             left = _lacking(books)
@@ -167,22 +166,6 @@ def finish(
     say(console, f"Runs        {len(results)}, of which {diverged} diverged")
     say(console, f"Report      {page}")
     say(console, f"TensorBoard testbed tensorboard {directory}")
-
-
-def mirror(directory: Path, opened: Sequence[Opened], more: tensorboard.More | None = None) -> Path:
-    """Write TensorBoard's logs of a results directory; the directory to give to TensorBoard."""
-    verdicts = read_verdicts(directory)
-    studies = [
-        tensorboard.Logged(
-            table,
-            store.header,
-            figures=sorted((directory / "report" / "figures").glob(f"{name}-*.png")),
-            verdicts=[row for row in verdicts if row.get("study", name) == name],
-        )
-        for store, table in opened
-        for name in [store.header["study"]]
-    ]
-    return tensorboard.write(studies, directory, more)
 
 
 @dataclass(frozen=True)
@@ -239,14 +222,13 @@ def show_plan(
     forecast(selections, directory, engine).show(console)
 
 
-def read_verdicts(directory: Path) -> list[Row]:
-    """The verdicts that the analysis wrote; none before it has run."""
-    path = directory / "report" / "verdicts.json"
-    return json.loads(path.read_text()) if path.is_file() else []
-
-
 def _execute(
-    books: Sequence[Book], console: Console, engine: Engine, beat: pulse.Pulse, verbose: bool
+    books: Sequence[Book],
+    console: Console,
+    engine: Engine,
+    beat: pulse.Pulse,
+    verbose: bool,
+    preview: Preview,
 ) -> None:
     points = _distinct(point for book in books for point in book.points)
     _exchange(books)
@@ -266,6 +248,7 @@ def _execute(
     def on_rows(rows: Rows) -> None:
         for book in books:
             book.put(rows)
+        preview.renew()
 
     with display(len(todo), steps, console, verbose) as shown:
         beat.watch(shown)

@@ -4,9 +4,10 @@ Slots hold runs at any point of their training. A call trains each towards its n
 theirs are measured; then runs that are complete or have diverged leave, and the next ones take their slots.
 """
 
+import json
 import time
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,8 +15,9 @@ import numpy as np
 from jaxtyping import PyTree
 
 from sweeps import devices
-from sweeps.blocks import Rows
+from sweeps.blocks import ANSWERS, Rows
 from sweeps.grounds import Standing
+from sweeps.pace import Pace
 from sweeps.plan import Chunk
 from sweeps.programs import BEGIN, IDLE, TRAIN, Compiled, Lane, measured_part, needed
 from sweeps.progress import Progress
@@ -23,15 +25,13 @@ from sweeps.runtime import make_room
 from sweeps.store import FACTS
 from sweeps.underway import Paused, Underway
 from testbed.ground import Ground, GroundConfig
-from testbed.metrics import Yardstick
+from testbed.metrics import SHOWN, Yardstick
 from testbed.sources.base import Supply
 from testbed.train import TrainConfig, TrainState
 from testbed.weights import missing
 
 #: Seconds that a call may take before the next sign of progress, and seconds of work that may be lost.
 PIECE_SECONDS, SAVE_SECONDS = 10.0, 30.0
-#: Share of the time that may go into keeping where runs are.
-SAVE_SHARE = 0.05
 
 
 class Outcome(NamedTuple):
@@ -67,6 +67,7 @@ class _Slots:
         # that were read their facts are kept.
         self.standing, self.held = grounds, dict[int, Ground]()
         self.facts: dict[int, dict[str, Any]] = {}
+        self.asked: dict[int, list[str]] = {}
         self.steps = 0
         first = chunk.points[0].experiment
         self.every = first.steps // first.evaluation.points
@@ -80,7 +81,7 @@ class _Slots:
         self.done = np.zeros(tuple(chunk.layout), np.int32)
         self.worlds = np.full(chunk.layout.rows, -1)
         self.underway, self.found = Underway(), dict[int, Paused]()
-        self.saved = _Clock(SAVE_SECONDS)
+        self.saved = Pace(SAVE_SECONDS)
 
     def through(self, programs: Compiled | None) -> Outcome:
         """Take all runs through."""
@@ -120,7 +121,7 @@ class _Slots:
             if self.saved.due():
                 with self.saved:
                     self._pause(state, table)
-        return Outcome(table.rows(self.facts), table.diverged, busy)
+        return Outcome(table.rows(self.facts, self.asked), table.diverged, busy)
 
     def _measured(
         self, found: np.ndarray, there: np.ndarray, table: "_Table", state: TrainState
@@ -232,9 +233,19 @@ class _Slots:
             for world in worlds
         }
         self.facts |= {world: dict(self.held[world].facts) for world in worlds}
+        self.asked |= {world: _asked(self.held[world], configs[world]) for world in worlds}
         owned = [self.held[world] for world in self.worlds.tolist()]
         rows = [(one.supply(first.teacher), one.yardstick(first.evaluation)) for one in owned]
         return devices.place(devices.stacked(rows))
+
+
+def _asked(ground: Ground, config: GroundConfig) -> list[str]:
+    """The prompts to which a run's answers are kept, in words."""
+    prompts = ground.opponent.prompts
+    tokens, lengths = (np.asarray(x[:SHOWN]) for x in (prompts.tokens, prompts.length))
+    return [
+        config.task.text(row[:size].tolist()) for row, size in zip(tokens, lengths, strict=True)
+    ]
 
 
 def _places(chosen: np.ndarray) -> list[tuple[int, int]]:
@@ -245,24 +256,6 @@ def _places(chosen: np.ndarray) -> list[tuple[int, int]]:
 def _slot(state: PyTree, place: tuple[int, int]) -> PyTree:
     """One slot's part of what is stacked."""
     return jax.tree.map(lambda x: x[place], state)
-
-
-class _Clock:
-    """Says when something is due again that should take at most `SAVE_SHARE` of the time."""
-
-    def __init__(self, seconds: float) -> None:
-        self._seconds, self._since, self._took = seconds, time.monotonic(), 0.0
-
-    def due(self) -> bool:
-        """Whether it is."""
-        return time.monotonic() - self._since > max(self._seconds, self._took / SAVE_SHARE)
-
-    def __enter__(self) -> None:
-        self._since = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._took = time.monotonic() - self._since
-        self._since += self._took
 
 
 class _Moved(NamedTuple):
@@ -281,6 +274,10 @@ class _Table:
         size = (len(chunk.points), int(self._points.max()) + 1, len(columns))
         self._values = np.full(size, np.nan)
         self._diverged = np.full(len(chunk.points), -1)
+        # Numbers of the columns that hold tokens, in the order of prompts and time.
+        found = {name: number for number, name in enumerate(columns) if name.startswith("answer_")}
+        order = sorted(found, key=lambda name: [int(part) for part in name.split("_")[1:]])
+        self._tokens = {name: found[name] for name in order}
 
     @property
     def diverged(self) -> int:
@@ -314,8 +311,9 @@ class _Table:
         """Take in what was measured of a run before."""
         self._values[run, : len(values)] = values
 
-    def rows(self, known: Mapping[int, Any]) -> Rows:
-        """One entry a run and evaluation in every column, run by run; ``known`` are the facts of every world."""
+    def rows(self, known: Mapping[int, Any], asked: Mapping[int, Sequence[str]]) -> Rows:
+        """One entry a run and evaluation in every column, run by run; ``known`` are the facts of every world, ``asked``
+        its first prompts."""
         chunk, points = self._chunk, self._chunk.points
         counts = self._points + 1
         evaluation = np.concatenate([np.arange(count) for count in counts])
@@ -331,13 +329,28 @@ class _Table:
             "prompts": np.array([p.experiment.evaluation.prompts for p in points])[run],
             "stack": np.full(len(run), chunk.stack),
             "devices": np.full(len(run), chunk.devices),
+            ANSWERS: self._answers(run, evaluation, asked),
             **{
                 name: values
                 for name, values in zip(self._columns, measured, strict=True)
-                if name != "diverged_step"
+                if name != "diverged_step" and name not in self._tokens
             },
             **{
                 f"{FACTS}{name}": np.array([float(own.get(name, np.nan)) for own in facts])[run]
                 for name in dict.fromkeys(name for own in facts for name in own)
             },
         }
+
+    def _answers(
+        self, run: np.ndarray, evaluation: np.ndarray, asked: Mapping[int, Sequence[str]]
+    ) -> list[str | None]:
+        """What is answered at the first and the last evaluation of each run; nothing in between."""
+        ends = (evaluation == 0) | (evaluation == self._points[run])
+        said: list[str | None] = [None] * len(run)
+        for row in np.flatnonzero(ends).tolist():
+            prompts = asked[self._chunk.owners[run[row]]]
+            tokens = self._values[run[row], evaluation[row], list(self._tokens.values())]
+            task = self._chunk.points[run[row]].experiment.task
+            texts = map(task.text, tokens.astype(int).reshape(len(prompts), -1).tolist())
+            said[row] = json.dumps(list(zip(prompts, texts, strict=True)), ensure_ascii=False)
+        return said

@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweeps import events, outcomes
+from sweeps import answers, events, outcomes
 from sweeps.events import LOWER, MIDDLE, UPPER, Table
 from testbed.config import unknown
 from testbed.errors import InvalidInput
+from testbed.metrics import QUANTILES
 
 MAX_SUMMARIES = 39
 MAX_RUNS = 500
@@ -145,9 +146,10 @@ def _summarise(study: Logged, place: str, root: Path, schema: "_Schema", most: i
                 if key in best:
                     compared = _compared(place, best[key], part)
                     events.scalars(add, part[list(compared)].rename(columns=compared))
+            _spread(add, groups[key])
             schema.setting(add, groups[key], study)
     with events.log(root / "study") as add:
-        for tag, words in _texts(study).items():
+        for tag, words in (_texts(study) | _answers(study.results)).items():
             add(events.text(tag, words), 0)
         for figure in study.figures:
             add(events.image(figure), 0)
@@ -165,6 +167,16 @@ def _over_seeds(group: Table) -> Iterator[Table]:
     for level, which in ((LOWER, 0), (UPPER, 1)):
         band = levels.xs(level, axis=1, level=1).drop(columns="train/diverged")
         yield band.rename(columns=lambda tag, which=which: _band(tag)[which])
+
+
+def _spread(add: events.Add, group: Table) -> None:
+    """The golden reward's distribution over prompts at each step, from its quantiles, median over seeds."""
+    names = [f"golden_reward_quantile_{number}" for number in range(1, len(QUANTILES) + 1)]
+    if not set(names) <= set(group):
+        return
+    medians = group.groupby("step")[[*names, "prompts"]].median().dropna()
+    for step, *limits, prompts in medians.itertuples():
+        add(events.histogram("samples/golden_reward", QUANTILES, limits, prompts), step)
 
 
 def _band(tag: str) -> tuple[str, str]:
@@ -363,8 +375,23 @@ def _texts(study: Logged) -> dict[str, str]:
         "study/2_verdicts": outcome if verdicts else "No verdicts yet.",
         "study/3_design": f"{len(runs)} runs, of which {diverged} diverged; preset "
         f"{header.get('preset')}, {header.get('seeds')} seeds.\n\nArms:\n\n{arms}\n\nAxes:\n\n{axes}",
-        "study/4_provenance": facts or "Not stored.",
+        "study/5_provenance": facts or "Not stored.",
     }
+
+
+def _answers(results: Table) -> dict[str, str]:
+    """A page of what policies answer, if that was kept."""
+    rows = [
+        f"| {' | '.join(map(_cell, (one.task, one.arm, one.prompt, one.before, one.after)))} |"
+        for one in answers.said(results)
+    ]
+    head = ["| task | arm | prompt | SFT | trained |", "|---|---|---|---|---|"]
+    return {"study/4_answers": "\n".join([*head, *rows])} if rows else {}
+
+
+def _cell(text: str) -> str:
+    """A text that stays within its cell of a Markdown table."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split())) or "(nothing)"
 
 
 def _spelt(settings: Mapping[str, Any]) -> str:

@@ -5,6 +5,7 @@ reward. The world is the environment's parameters, so one compiled program serve
 """
 
 import abc
+from collections.abc import Sequence
 from typing import Any, ClassVar
 
 import equinox as eqx
@@ -117,6 +118,17 @@ class AbstractTask(eqx.Module):
     def words(self) -> tuple[str, ...]:
         """What people read in place of each token id; the end token comes first."""
         return (".", *(str(token) for token in range(1, self.vocabulary)))
+
+    def text(self, tokens: Sequence[int]) -> str:
+        """What a prompt or a response says, up to its end token."""
+        words = self.words()
+        return " ".join(words[token] for token in _ended(tokens))
+
+
+def _ended(tokens: Sequence[int]) -> list[int]:
+    """Tokens up to the first end token, that included."""
+    found = [int(token) for token in tokens]
+    return found[: found.index(END_TOKEN) + 1] if END_TOKEN in found else found
 
 
 class State(eqx.Module):

@@ -8,7 +8,7 @@ import dataclasses
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt
+from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
 from testbed import decode, exact, logprob
 from testbed.batches import in_portions
@@ -19,6 +19,11 @@ from testbed.sources.base import Dataset
 from testbed.streams import Stream, stream
 from testbed.trained import trained
 from testbed.types import Prompt, Response, Scalar
+
+#: Which quantiles of the golden reward over prompts are measured.
+QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
+#: On how many of the fixed prompts the policy's answers are kept.
+SHOWN = 2
 
 
 class Opponent(eqx.Module):
@@ -73,12 +78,14 @@ class Metrics(eqx.Module):
         kl, kl_se: KL(policy || SFT) in nats a response, and its standard error.
         win_rate, win_rate_se: share of prompts on which the golden reward prefers the policy's answer to the golden
             baseline's; a tie counts one half.
-        golden_reward, golden_reward_se: mean, in SFT standard deviations.
+        golden_reward, golden_reward_se: mean, in SFT standard deviations. golden_reward_quantile: `QUANTILES` over
+            prompts.
         proxy_reward: mean margin of the proxy over the baseline's answers (log-odds); proxy_win_rate: its sign.
         data_accuracy: share of D_golden's pairs on which sign(h) agrees with the golden reward.
         self_accuracy: the same on two samples of the policy.
         winner_logprob_change, loser_logprob_change: of D_golden's responses against SFT, nats a response.
         entropy: of the next token along the policy's own samples, nats a token. length: tokens a response.
+        answer: tokens of the answers to the first `SHOWN` prompts.
         policy_checksum: of all bits of the policy's trained parameters (`checksum`).
         stream_accuracy: as data_accuracy, in each window of an online run's stream (arXiv 2405.08448, figure 6).
         optimum_distance: mean total variation between policy and exact IPO optimum; optimum_kl: KL(policy || optimum)
@@ -91,6 +98,7 @@ class Metrics(eqx.Module):
     win_rate_se: Scalar
     golden_reward: Scalar
     golden_reward_se: Scalar
+    golden_reward_quantile: Float[Array, " quantile"]
     proxy_reward: Scalar
     proxy_win_rate: Scalar
     data_accuracy: Scalar
@@ -99,6 +107,7 @@ class Metrics(eqx.Module):
     loser_logprob_change: Scalar
     entropy: Scalar
     length: Scalar
+    answer: Int[Array, "shown response"]
     policy_checksum: UInt[Array, ""]
     stream_accuracy: Float[Array, " window"] | None = None
     optimum_distance: Scalar | None = None
@@ -112,13 +121,17 @@ class Metrics(eqx.Module):
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if value is not None:
-                found |= numbered(field.name, value) if value.ndim else {field.name: value}
+                found |= numbered(field.name, value)
         return found
 
 
-def numbered(name: str, values: Float[Array, " n"]) -> dict[str, Array]:
-    """A list of numbers as columns ``name_1``, ``name_2`` and so on."""
-    return {f"{name}_{i + 1}": values[i] for i in range(values.shape[0])}
+def numbered(name: str, values: Array) -> dict[str, Array]:
+    """A list of numbers as columns ``name_1``, ``name_2`` and so on, a list of lists as ``name_1_1``; a number alone as
+    ``name``."""
+    if not values.ndim:
+        return {name: values}
+    parts = (numbered(f"{name}_{i + 1}", values[i]) for i in range(values.shape[0]))
+    return {key: value for part in parts for key, value in part.items()}
 
 
 def checksum(policy: Policy) -> UInt[Array, ""]:
@@ -218,6 +231,7 @@ def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> Metrics:
         *mean_se(own.kl[:, 0]),
         *mean_se(wins),
         *mean_se(reward),
+        golden_reward_quantile=jnp.quantile(reward, jnp.asarray(QUANTILES)),
         proxy_reward=jnp.mean(margin),
         proxy_win_rate=jnp.mean(0.5 * (1.0 + jnp.sign(margin))),
         data_accuracy=agreement(h[:count], known),
@@ -226,6 +240,7 @@ def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> Metrics:
         loser_logprob_change=jnp.mean(loser[:count]),
         entropy=jnp.mean(own.entropy[:, 0]),
         length=jnp.mean(first.length.astype(jnp.float32)),
+        answer=first.tokens[:SHOWN],
         policy_checksum=checksum(trained(policy)),
         stream_accuracy=None if by.stream is None else by.stream.accuracy(h[count:]),
         optimum_distance=distance,

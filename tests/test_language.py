@@ -12,7 +12,7 @@ import text_runs
 import tiny
 from helpers import Silence
 
-from sweeps import cli, conversation, population, slots
+from sweeps import cli, conversation, pace, population, slots
 from sweeps.grounds import Grounds
 from sweeps.plan import Chunk, Layout, plan
 from sweeps.store import FACTS
@@ -142,7 +142,7 @@ def test_a_run_goes_on_at_the_step_where_it_was(
 ) -> None:
     """Interrupted in the third step and in the fifth, it measures the very same, to the last bit."""
     monkeypatch.setattr(slots, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(slots, "SAVE_SHARE", 1e9)
+    monkeypatch.setattr(pace, "SHARE", 1e9)
     points = [point(run) for run in runs(cache)[:2]]
     undisturbed = population.run_chunk(chunk(points), grounds(cache), Silence()).rows
     slow = chunk(points, seconds=1e6)

@@ -97,6 +97,10 @@ def test_every_metric_against_numpy() -> None:
     expect(found.win_rate_se, wins.std(ddof=1) / N**0.5)
     expect(found.golden_reward, reward.mean())
     expect(found.golden_reward_se, reward.std(ddof=1) / N**0.5)
+    quantiles = np.quantile(reward, [0.1, 0.25, 0.5, 0.75, 0.9])
+    for own, wanted in zip(found.golden_reward_quantile, quantiles, strict=True):
+        expect(own, wanted)
+    np.testing.assert_array_equal(found.answer, first.tokens[:2])
     longer = np.asarray(first.length) - np.asarray(against.responses.length)
     expect(found.proxy_reward, longer.mean())
     expect(found.proxy_win_rate, ((longer > 0) + 0.5 * (longer == 0)).mean())

@@ -18,13 +18,14 @@ import pytest
 from rich.console import Console
 
 import sweeps
-from analysis import comparison
+from analysis import comparison, report
 from sweeps import cli, columns, files, header, pulse, runtime
-from sweeps.blocks import COUNTS, METRICS, TEXTS
+from sweeps.blocks import ANSWERS, COUNTS, METRICS, TEXTS
 from sweeps.progress import LogDisplay
 from sweeps.standing import Count, status
 from sweeps.store import Store
 from testbed.errors import InvalidInput, Unfinished
+from testbed.metrics import SHOWN
 
 STUDY = textwrap.dedent('''
     """Two betas of one loss on a world of seven words."""
@@ -328,8 +329,33 @@ def test_tables_that_cannot_be_written(
         assert problem in capsys.readouterr().err
 
 
+def test_answers_are_kept_of_the_first_and_the_last_evaluation(made: Path) -> None:
+    """Two prompts with the policy's answer each, in words; what SFT answers is the same for all runs of a seed."""
+    table = sweeps.load(made / "out").table
+    ends = table["evaluation"].isin([0, 2])
+    assert (table[ANSWERS].notna() == ends).all()
+    first = table[table["evaluation"] == 0].groupby("seed")[ANSWERS]
+    assert (first.nunique() == 1).all()
+    for said in table[ANSWERS].dropna():
+        pairs = json.loads(said)
+        assert len(pairs) == SHOWN
+        for prompt, answer in pairs:
+            assert prompt.split()
+            assert 1 <= len(answer.split()) <= 5
+            assert set(answer.split()) <= {".", *map(str, range(1, 7))}
+
+
+def test_previews_are_drawn_from_what_there_is(copy: Path) -> None:
+    """The figures that need no model, under the names that the report gives them; nothing is fitted or judged."""
+    shutil.rmtree(copy / "report")
+    partial(copy, 6)
+    stems = {path.stem for path in report.preview(copy)}
+    assert stems == {"tiny-envelope", "tiny-classification"}
+    assert {path.name for path in (copy / "report").iterdir()} == {"figures"}
+
+
 def test_every_column_has_a_meaning() -> None:
-    assert set(columns.MEANINGS) - set(columns.FAMILIES) == {*TEXTS, *COUNTS, *METRICS}
+    assert set(columns.MEANINGS) - set(columns.FAMILIES) == {*TEXTS, *COUNTS, *METRICS, ANSWERS}
     assert columns.ordered(["config", "kl", "ground.a", "loss.beta", "run", "arm"]) == [
         "arm",
         "run",

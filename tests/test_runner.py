@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sweeps import runner
+from sweeps import mirror, pace, runner
 from sweeps.blocks import Rows, columns
 from sweeps.claims import Claim, Test
 from sweeps.engine import Engine, Spent
@@ -131,6 +131,35 @@ def run(directory: Path, engine: Any, study: Study = STUDY, **selected: Any) -> 
     finally:
         text = console.file.getvalue()  # type: ignore[attr-defined]
     return text
+
+
+def test_what_there_is_can_be_seen_while_runs_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After each chunk if it is time, with the runs that are stored by then; drawing that fails ends no runs."""
+    seen: list[int] = []
+
+    def draw(directory: Path, opened: Sequence[runner.Opened]) -> None:
+        ((_, table),) = opened
+        seen.append(table["run"].nunique())
+        if len(seen) == 3:
+            raise ArithmeticError("no ink")
+
+    def watched(engine: Sums, out: Path) -> str:
+        console = Console(file=io.StringIO(), width=120)
+        runner.run([STUDY.select()], out, console, report, engine, draw=draw)
+        return console.file.getvalue()  # type: ignore[attr-defined]
+
+    watched(Sums(), tmp_path / "slow")
+    assert seen == []
+    monkeypatch.setattr(mirror, "SECONDS", 0.0)
+    monkeypatch.setattr(pace, "SHARE", 1e9)
+    engine = Sums()
+    text = watched(engine, tmp_path / "out")
+    assert seen == [2, 4, 6]
+    assert "Note: TensorBoard shows nothing new until the end (no ink)" in text
+    assert len(engine.executed) == 8
+    assert list((tmp_path / "out" / "tensorboard").rglob("events*"))
 
 
 def test_a_study_from_plan_to_verdicts(tmp_path: Path) -> None:

@@ -1,5 +1,7 @@
 """TensorBoard's logs, read back from the event files."""
 
+import itertools
+import json
 import math
 import re
 import struct
@@ -12,7 +14,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from tensorboardX.proto.api_pb2 import Status
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.layout_pb2 import Layout
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
@@ -140,7 +142,60 @@ def test_text_and_figures(tmp_path: Path) -> None:
     assert "online beats offline" in text
     assert "| C2 | Neural | reproduced | 0.0432 | 0.01 to 0.08 |" in text
     assert "12 runs, of which 1 diverged" in text
-    assert "source: `abc`" in texts["study/4_provenance/text_summary"]
+    assert "source: `abc`" in texts["study/5_provenance/text_summary"]
+
+
+def test_answers_stand_beside_those_of_sft(tmp_path: Path) -> None:
+    """Of each arm the run of the first seed that wins most in the end: its first and its last answers, safe in a
+    cell."""
+    results = table()
+    said = {0: [["Is it? ", "no . "]], 20: [["Is it? ", "yes | *so*\n<b> ."]]}
+    results["answers"] = [
+        json.dumps(said[step]) if step in said else None for step in results["step"]
+    ]
+    best = results["run"].isin(["0-1-0", "1-1-0"])
+    results.loc[~best & (results["step"] == 20), "answers"] = json.dumps([["?", "a worse run's"]])
+    root = write(results, HEADER, tmp_path)
+    (page,) = (
+        value.tensor.string_val[0].decode()
+        for event in events(root / "study")
+        for value in event.summary.value
+        if value.tag.startswith("study/4_answers")
+    )
+    head, _, *rows = page.splitlines()
+    assert head == "| task | arm | prompt | SFT | trained |"
+    assert rows == [
+        rf"| Neural | arm{arm} | Is it? | no . | yes \| \*so\* \<b\> . |" for arm in (0, 1)
+    ]
+
+
+def test_histograms_are_the_shares_between_quantiles(tmp_path: Path) -> None:
+    results = table(arms=1, rates=1).assign(prompts=200)
+    for number in range(1, 6):
+        # The median over the seeds 0, 1, 2 is that of seed 1.
+        results[f"golden_reward_quantile_{number}"] = 10.0 * number + results["seed"] - 1
+    root = write(results, HEADER, tmp_path)
+    found = {
+        event.step: value.histo
+        for event in events(root / "arm0")
+        for value in event.summary.value
+        if value.tag == "samples/golden_reward"
+    }
+    assert list(found) == [0, 10, 20]
+    shown = found[10]
+    assert list(shown.bucket_limit) == [10, 20, 30, 40, 50]
+    assert list(shown.bucket) == pytest.approx([0, 30, 50, 50, 30])
+    assert (shown.min, shown.max, shown.num) == pytest.approx((10, 50, 160))
+    assert shown.sum == pytest.approx(30 * 15 + 50 * 25 + 50 * 35 + 30 * 45)
+    assert shown.sum_squares == pytest.approx(30 * 225 + 50 * 625 + 50 * 1225 + 30 * 2025)
+
+
+def test_a_log_forgets_what_was_there_before(tmp_path: Path) -> None:
+    """TensorBoard drops what it has read of a log when another says that it begins."""
+    root = write(table(), HEADER, tmp_path)
+    first, second = itertools.islice(events(root / "study"), 2)
+    assert first.file_version == "brain.Event:2"
+    assert (second.session_log.status, second.step) == (SessionLog.START, 0)
 
 
 def test_writing_again_replaces_our_files_and_no_others(tmp_path: Path) -> None:

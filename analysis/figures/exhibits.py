@@ -51,6 +51,12 @@ def exhibits(material: Material) -> list[Exhibit]:
     return sorted(found, key=lambda exhibit: not exhibit.central)
 
 
+def early(material: Material) -> list[Exhibit]:
+    """Those that need no model and no verdict: what can be seen while runs go on."""
+    spoken = estimands(material.results)
+    return [*_envelope(material, spoken), *_scatters(material, spoken)]
+
+
 def _frontier(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
     if not material.fits:
         return

@@ -10,7 +10,16 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
-from analysis.figures.style import ARM_COLOURS, ARM_MARKERS, DOTTED, PAPER, RULE, SOFT, Drawing
+from analysis.figures.style import (
+    ARM_COLOURS,
+    ARM_MARKERS,
+    DOTTED,
+    PAPER,
+    RULE,
+    SOFT,
+    Drawing,
+    halo,
+)
 from analysis.load import Table
 from analysis.prose import scale_of, unit_name
 from analysis.transfer import LEAST, Measured, Pair
@@ -124,13 +133,14 @@ def _interval_panel(
     axes.axvline(0, color=SOFT, lw=0.7, zorder=1)
     height = 0.0
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 8.5}
+    place |= {"va": "center", "path_effects": halo()}  # the line at zero runs behind the words
     for words, measured in rows:
         short = words if len(words) <= most else f"{words[: most - 1]}…"
-        axes.annotate(short, (0, height), va="center", **place)
+        axes.annotate(short, (0, height), **place)
         for where, one in measured:
             height += 1
             _line(axes, height, where, one, (low, high), scale)
-            axes.annotate(one.task, (1, height), va="center", ha="right", color=SOFT, **place)
+            axes.annotate(one.task, (1, height), ha="right", color=SOFT, **place)
         height += 1.6
     axes.set_xlim(low, high)
     axes.set_ylim(height - 1.0, -0.8)

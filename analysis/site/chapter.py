@@ -89,6 +89,14 @@ def gather(results: Results, directory: Path) -> Chapter:
     )
 
 
+def so_far(results: Results) -> Material:
+    """What can be drawn of results without a fit or a verdict, by task."""
+    points = {task: clean(results.task(task)).trained for task in results.tasks}
+    points = {task: rows for task, rows in points.items() if len(rows)}
+    envelopes, _ = _classic(results, points, {})
+    return Material(results, {}, None, points, envelopes, (), {}, {})
+
+
 def _panels(
     results: Results, evidence: Mapping[str, Any], sizes: Mapping[str, Mapping[Any, float]]
 ) -> tuple[dict[str, Any], dict[str, tuple[str, Mapping[str, Any]]]]:

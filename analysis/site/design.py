@@ -20,6 +20,7 @@ from analysis.prose import (
     table,
     written,
 )
+from sweeps.answers import said
 from sweeps.store import FACTS
 
 GROUND = {
@@ -48,6 +49,28 @@ _MOST_WORLDS = 60
 def background(results: Results) -> Html:
     """What the study says of itself at length."""
     return section("background", "Background", written(str(results.study.get("background", ""))))
+
+
+def answers(results: Results) -> Html:
+    """What policies say, beside SFT; nothing of results that were stored without."""
+    several = len(results.tasks) > 1
+    rows = [
+        (*([one.task] if several else []), one.arm, one.prompt, one.before, one.after)
+        for one in said(results.table)
+    ]
+    if not rows:
+        return Html("")
+    return section(
+        "answers",
+        "What do they answer?",
+        paragraph(
+            [
+                "Sampled answers to the first evaluation prompts, before training and after it: of each arm the run of "
+                "the first seed that wins most in the end."
+            ]
+        ),
+        table([*(["task"] if several else []), "arm", "prompt", "SFT", "trained"], rows),
+    )
 
 
 def design(results: Results) -> Html:

@@ -15,15 +15,17 @@ def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place])
     results = chapter.results
     central = [exhibit for exhibit in exhibits if exhibit.central]
     other = [exhibit for exhibit in exhibits if not exhibit.central]
+    answers = design.answers(results)
     body = [
         navigation(places, file_name(results)),
         _head(chapter),
-        _contents(chapter, central, other),
+        _contents(chapter, central, other, bool(answers)),
         verdicts.in_full(chapter.entries),
         design.background(results),
         *(_shown(chapter, exhibit) for exhibit in central),
         design.estimates(chapter.estimates),
         *(_shown(chapter, exhibit) for exhibit in other),
+        answers,
         design.design(results),
         design.worlds(results),
         design.runs(results, chapter.left_out),
@@ -78,10 +80,13 @@ def _newer(chapter: Chapter) -> Html:
     )
 
 
-def _contents(chapter: Chapter, central: Sequence[Exhibit], other: Sequence[Exhibit]) -> Html:
+def _contents(
+    chapter: Chapter, central: Sequence[Exhibit], other: Sequence[Exhibit], answers: bool
+) -> Html:
     """Links to the page's sections."""
     names = [("verdicts", "Verdicts")] if chapter.entries else []
     names += [(slug(e.drawing.name), e.heading.rstrip("?")) for e in (*central, *other)]
+    names += [("answers", "What do they answer")] if answers else []
     names += [("design", "What was run"), ("runs", "Runs"), ("cost", "Cost")]
     links = "".join(
         f'<li><a href="#{escape(name)}">{escape(words)}</a></li>' for name, words in names

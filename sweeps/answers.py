@@ -1,0 +1,44 @@
+"""What policies answer: of each arm, beside what the SFT policy answered to the same prompts."""
+
+import json
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pandas as pd
+
+from sweeps.blocks import ANSWERS
+
+if TYPE_CHECKING:
+    # pandas infers a union of a dozen types for every selection; see `analysis.load`.
+    Table = Any
+else:
+    Table = pd.DataFrame
+
+
+class Said(NamedTuple):
+    """A prompt, and the answers of SFT and of a policy at the end of its training."""
+
+    task: str
+    arm: str
+    prompt: str
+    before: str
+    after: str
+
+
+def said(results: Table) -> Iterator[Said]:
+    """Of each arm on each task what one run says: of the lowest seed's that did not diverge, the one whose win rate is
+    highest in the end. Nothing of results in which answers were not kept."""
+    if ANSWERS not in results:
+        return
+    kept = results[results[ANSWERS].notna() & (results["diverged_step"] < 0)]
+    for (task, arm), group in kept.groupby(["task", "arm"], sort=False):
+        last = group[(group["seed"] == group["seed"].min()) & (group["evaluation"] > 0)]
+        if last.empty:
+            continue
+        best = last.loc[last["win_rate"].fillna(-1.0).idxmax()]
+        first = group[(group["run"] == best["run"]) & (group["evaluation"] == 0)]
+        if len(first) != 1:
+            continue
+        pairs = zip(json.loads(first[ANSWERS].iat[0]), json.loads(best[ANSWERS]), strict=True)
+        for (prompt, before), (_, after) in pairs:
+            yield Said(str(task), str(arm), prompt, before, after)
