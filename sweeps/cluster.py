@@ -6,6 +6,7 @@ to those that have other caches. Rows come back to this process, which alone wri
 needed, and a chunk that was done twice counts once.
 """
 
+import contextlib
 import dataclasses
 import logging
 import math
@@ -33,7 +34,7 @@ from sweeps.study import Point
 from sweeps.work import ATTEMPTS, Item, Work
 from sweeps.worker import About, Done, Problem, Told
 from testbed import stages
-from testbed.errors import InvalidInput, Unfinished
+from testbed.errors import InvalidInput, Unfinished, said
 from testbed.ground import GroundConfig
 
 #: Port of the server by which a process outside of a Ray cluster reaches it.
@@ -93,13 +94,17 @@ class Cluster:
     def execute(self, plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> Spent:
         """Build worlds and run chunks on the workers; ``on_rows`` gets each chunk's rows as they come.
 
-        Raises `Unfinished` at the end if chunks were given up, at once if no worker is left, and `InvalidInput` at once
-        if a config cannot be used.
+        Raises `Unfinished` at the end if chunks were given up, at once if no worker is left or the cluster is lost, and
+        `InvalidInput` at once if a config cannot be used.
         """
         if self.crew is None:
             raise RuntimeError("a plan is executed by the cluster that made it")
         try:
             return _Sweep(plan, self.crew, on_rows, progress).complete()
+        except self._lost as problem:
+            raise Unfinished(
+                f"the cluster was lost ({said(problem)}): when it is there again, the same command goes on"
+            ) from problem
         finally:
             self.close()
 
@@ -107,8 +112,15 @@ class Cluster:
         """Let the workers and the cluster go."""
         crew, self.crew = self.crew, None
         if crew is not None:
-            crew.close()
+            # One that was lost needs no farewell.
+            with contextlib.suppress(*self._lost):
+                crew.close()
             self._ray.shutdown()
+
+    @property
+    def _lost(self) -> tuple[type[Exception], ...]:
+        """What Ray raises when its head is gone."""
+        return ConnectionError, self._ray.exceptions.RaySystemError
 
     def _connect(self) -> None:
         """Raises `InvalidInput` if there is no cluster."""
