@@ -8,6 +8,7 @@ within prompts over the model's own samples.
 import dataclasses
 import hashlib
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 import equinox as eqx
