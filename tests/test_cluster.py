@@ -540,3 +540,26 @@ def test_a_host_may_come_back_after_the_last_one_was_lost_while_a_worker_was_sta
     found.dismiss(starting, "its node has died")
     found.muster()
     assert found.lost == ["host"]
+
+
+class Headless(Empty):
+    """A Ray whose head is gone: every call fails, as those of its client do."""
+
+    exceptions = types.SimpleNamespace(RaySystemError=KeyError)
+
+    def nodes(self) -> list[Any]:
+        raise ConnectionError("GRPC connection failed")
+
+    def shutdown(self) -> None:
+        """It is not there."""
+
+
+def test_a_lost_cluster_is_told() -> None:
+    made = Cluster("ray")
+    made._ray, made.crew = Headless(), crew.Crew(Empty(), 1)
+    made.crew._ray = made._ray
+    made.crew.hands.append(crew.Hand(None, crew.Place("node", 0), "host", None))
+    plan = planning.plan(points(), Machine("cpu", 2, 1e9, 1e11))
+    with pytest.raises(Unfinished, match=r"the cluster was lost \(GRPC connection failed\)"):
+        made.execute(plan, lambda rows: None, Silence())
+    assert made.crew is None
