@@ -43,7 +43,7 @@ class Shot(NamedTuple):
 
 def board(port: int) -> list[Shot]:
     """TensorBoard's pages, without smoothing."""
-    address = f"http://localhost:{port}/?smoothing=0#"
+    address = f"http://localhost:{port}/?smoothing=0&tagFilter=generation#"
     return [
         Shot("tensorboard-curves", f"{address}timeseries", "line-chart svg path"),
         Shot("tensorboard-side-by-side", f"{address}custom_scalars&_smoothingWeight=0", "vz-line-chart2 svg path"),
@@ -51,7 +51,7 @@ def board(port: int) -> list[Shot]:
         Shot("tensorboard-parallel", f"{address}hparams", "tf-hparams-parallel-coords-plot path",
              "text=Parallel Coordinates View"),
         Shot("tensorboard-figures", f"{address}images", "tf-image-loader img"),
-        Shot("tensorboard-text", f"{address}text", "tf-markdown-view table"),
+        Shot("tensorboard-text", f"{address}text&tagFilter=answers", "tf-markdown-view table"),
     ]  # fmt: skip
 
 
@@ -121,6 +121,8 @@ def take(page: Page, shot: Shot, out: Path) -> Path:
         page.click(shot.pressed)
     page.locator(shot.seen).filter(visible=True).first.wait_for()
     page.wait_for_timeout(SETTLED)
+    while page.locator("paper-spinner-lite[active]").filter(visible=True).count():
+        page.wait_for_timeout(SETTLED)
     path = out / f"{shot.name}.png"
     page.screenshot(path=path)
     # A page has few colours, and the repository keeps every version.

@@ -31,7 +31,9 @@ def said(results: Table) -> Iterator[Said]:
     if ANSWERS not in results:
         return
     kept = results[results[ANSWERS].notna() & (results["diverged_step"] < 0)]
-    for (task, arm), group in kept.groupby(["task", "arm"], sort=False):
+    tasks = kept.groupby("task")
+    groups = ((task, *pair) for task, own in tasks for pair in own.groupby("arm", sort=False))
+    for task, arm, group in groups:
         last = group[(group["seed"] == group["seed"].min()) & (group["evaluation"] > 0)]
         if last.empty:
             continue
