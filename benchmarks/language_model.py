@@ -94,7 +94,7 @@ def training(options: argparse.Namespace, handle: Any) -> dict[str, float]:
 
     model = handle.model
     head = Head.init(jax.random.key(0), jnp.zeros((1, model.config.width)))
-    teacher = HeadProxy(handle.trunk(1), head)
+    teacher = HeadProxy(handle.trunk(1).model, head)
     if options.checkpointing:
         config = dataclasses.replace(model.config, checkpointing=True)
         model = dataclasses.replace(model, config=config)
