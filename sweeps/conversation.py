@@ -1,6 +1,8 @@
 """A run's policy beside the one it started from, in words."""
 
+import contextlib
 import functools
+import io
 import shlex
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple, Self
@@ -123,15 +125,20 @@ def planned(stores: Iterable[Store]) -> list[Point]:
 
 
 def _asked(header: dict[str, Any], session: dict[str, Any]) -> Sequence[Point]:
-    """The runs that a session's command asked for of a study."""
+    """The runs that a session's command asked for of a study; none if this version no longer understands it."""
     # The command line reads its own commands.
     from sweeps import cli, commands
 
     words = shlex.split(session.get("command") or "")
-    if not words:
-        study = load_study(header.get("file") or header["study"])
-        return study.points(header["preset"], header["seeds"])
-    selections = commands.selections(cli.parser().parse_args(words[1:]))
+    try:
+        if not words:
+            study = load_study(header.get("file") or header["study"])
+            return study.points(header["preset"], header["seeds"])
+        with contextlib.redirect_stderr(io.StringIO()):
+            options = cli.parser().parse_args(words[1:])
+        selections = commands.selections(options)
+    except (InvalidInput, SystemExit):
+        return ()
     return [
         point for one in selections if one.study.name == header["study"] for point in one.points()
     ]

@@ -1,10 +1,12 @@
 """Results as others read them: how a directory stands, what moved from one to another, tables, the calls behind the
 commands. The results are those of real runs, of a study so small that it takes seconds."""
 
+import argparse
 import contextlib
 import fcntl
 import io
 import json
+import re
 import shutil
 import sys
 import textwrap
@@ -364,6 +366,22 @@ def test_every_column_has_a_meaning() -> None:
         "ground.a",
         "config",
     ]
+
+
+def test_every_command_has_a_documented_call() -> None:
+    """The table of docs/api.md: calls that can be imported, and for each command one; completion is the shell's."""
+    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    rows = [line.split(" | ")[:2] for line in page.splitlines() if line.startswith("| `")]
+    calls = {name for row in rows for name in re.findall(r"(\w+)\(", row[0])}
+    assert calls <= set(sweeps.__all__)
+    assert all(callable(getattr(sweeps, name)) for name in calls)
+    documented = {name for row in rows for name in re.findall(r"`(\w+)", row[1])}
+    (commands,) = (
+        action.choices
+        for action in cli.parser()._actions
+        if isinstance(action, argparse._SubParsersAction)
+    )
+    assert set(commands) - {"completion"} <= documented
 
 
 def test_calls_are_the_commands(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
