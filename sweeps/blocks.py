@@ -98,7 +98,8 @@ def column(name: str, values: Any) -> pa.Array:
         values = [_plain(value) for value in values]
         if kind is None and any(isinstance(value, float) for value in values):
             kind = pa.float64()
-    return pa.array(values, type=kind)
+    # pandas has NaN for a text that is not there.
+    return pa.array(values, type=kind, from_pandas=kind == pa.string())
 
 
 def typed(rows: Rows) -> pa.Table:

@@ -148,7 +148,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parsed(words)
     options.command_line = shlex.join(["testbed", *words])
     try:
-        return options.command(options)
+        status = options.command(options)
+        # While it can still be told that nobody reads it any more.
+        sys.stdout.flush()
+        return status
     except InvalidInput as problem:
         print(f"testbed: {problem}", file=sys.stderr)
         return EXIT_BAD_INPUT

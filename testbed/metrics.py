@@ -116,13 +116,18 @@ class Metrics(eqx.Module):
     @property
     def columns(self) -> dict[str, Array]:
         """Every number by the name of its column: what was not asked for has none, and of a list each has its own,
-        counted from 1."""
+        counted from 1. Tokens are no numbers."""
         found: dict[str, Array] = {}
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
-            if value is not None:
+            if value is not None and field.name != "answer":
                 found |= numbered(field.name, value)
         return found
+
+    @property
+    def tokens(self) -> dict[str, Array]:
+        """The tokens of `answer` by prompt and place, ``answer_1_1`` and so on."""
+        return numbered("answer", self.answer)
 
 
 def numbered(name: str, values: Array) -> dict[str, Array]:
