@@ -25,6 +25,7 @@ from analysis import prose
 from analysis.figures.style import ARM_COLOURS, INK, PAPER, SOFT, Drawing
 from analysis.prose import Html, escape, number, percent
 from analysis.site.page import document, section, write_whole
+from sweeps import files
 from sweeps.inspection import (
     BEST,
     BEST_OF,
@@ -41,7 +42,6 @@ from sweeps.inspection import (
     Judged,
 )
 from testbed import config
-from testbed.errors import InvalidInput
 
 UNIT = (
     "Golden rewards are in standard deviations over samples of the SFT policy, whose mean is 0: "
@@ -142,9 +142,7 @@ def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path
         write_whole(directory / "inspect.json", text + "\n")
         return write_whole(directory / "inspect.html", html)
     except OSError as problem:
-        raise InvalidInput(
-            f"--out {directory} cannot be written ({problem.strerror or problem})"
-        ) from problem
+        raise files.refused(directory, problem) from problem
 
 
 def story(found: Inspection) -> list[str]:

@@ -14,7 +14,7 @@ import pandas as pd
 
 from sweeps.claims import Claim
 from sweeps.estimands import Unit
-from sweeps.store import ANSWERS, COUNTS, FACTS, METRICS, TEXTS, Store, study_directories
+from sweeps.store import FACTS, KNOWN, METRICS, Store, study_directories
 from sweeps.study import load_study
 from testbed.errors import InvalidInput
 
@@ -88,9 +88,8 @@ class Results:
     @property
     def axes(self) -> tuple[str, ...]:
         """Columns that say at which setting a run was made."""
-        known = {*TEXTS, *COUNTS, *METRICS, ANSWERS, "config"}
         columns = [column for column in self.table.columns if not column.startswith(FACTS)]
-        return tuple(column for column in columns if column not in known)
+        return tuple(column for column in columns if column not in KNOWN)
 
     @functools.cached_property
     def claims(self) -> tuple[Claim, ...]:

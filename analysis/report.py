@@ -12,6 +12,7 @@ from typing import Any
 
 from analysis.card import as_json
 from analysis.figures.exhibits import early, exhibits
+from analysis.figures.material import Exhibit
 from analysis.load import Collection, Results, load_all
 from analysis.prose import slug
 from analysis.site import chapter, index, methods, provenance, study, transfer
@@ -58,12 +59,20 @@ def preview(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[P
     where `build` will draw it in the end; fits nothing. Returns the paths."""
     folder = directory / FOLDER / "figures"
     folder.mkdir(parents=True, exist_ok=True)
-    written = []
-    for results in load_all(directory, opened).studies:
-        for exhibit in early(chapter.so_far(results)):
-            stem = slug(results.name, exhibit.drawing.name)
-            written += exhibit.drawing.save(folder, stem)
-    return written
+    return [
+        path
+        for results in load_all(directory, opened).studies
+        for path in _draw(results, early(chapter.so_far(results)), folder)
+    ]
+
+
+def _draw(results: Results, exhibits: Sequence[Exhibit], folder: Path) -> list[Path]:
+    """Save figures of a study; the paths."""
+    return [
+        path
+        for exhibit in exhibits
+        for path in exhibit.drawing.save(folder, slug(results.name, exhibit.drawing.name))
+    ]
 
 
 def build_transfer(card: Card, directory: Path) -> Path:
@@ -146,9 +155,7 @@ def _write(
     written = []
     for one in chapters:
         shown = exhibits(one.material)
-        for exhibit in shown:
-            stem = slug(one.results.name, exhibit.drawing.name)
-            written += exhibit.drawing.save(folder / "figures", stem)
+        written += _draw(one.results, shown, folder / "figures")
         written.append(
             write_whole(folder / study.file_name(one.results), study.page(one, shown, places))
         )

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from analysis.load import Table, load_all
 from sweeps import columns, files
 from sweeps.store import Store
-from testbed.errors import InvalidInput, unknown
+from testbed.errors import unknown
 
 FORMS = ("parquet", "csv")
 
@@ -65,9 +65,7 @@ def write(table: Table, path: Path, form: str | None = None) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         files.write(path, data, path.with_name(f".{path.name}.tmp"))
     except OSError as problem:
-        raise InvalidInput(
-            f"--out {path} cannot be written ({problem.strerror or problem})"
-        ) from problem
+        raise files.refused(path, problem) from problem
 
 
 def _described(table: pa.Table) -> pa.Table:

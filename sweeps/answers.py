@@ -2,17 +2,10 @@
 
 import json
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
-
-import pandas as pd
+from typing import NamedTuple
 
 from sweeps.blocks import ANSWERS
-
-if TYPE_CHECKING:
-    # pandas infers a union of a dozen types for every selection; see `analysis.load`.
-    Table = Any
-else:
-    Table = pd.DataFrame
+from sweeps.events import Table
 
 
 class Said(NamedTuple):

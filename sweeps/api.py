@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import runtime
+from sweeps import files, runtime
 from sweeps.results import Outcome
 from testbed.errors import InvalidInput
 
@@ -61,8 +61,8 @@ def run(
     console = terminal.chosen(console)
     _show_notes(selections, console)
     command = command or _command(studies, selections, seeds, settings, axes, task, directory)
-    files = [study for study in studies if isinstance(study, str | Path)]
-    where = {str(study): Path(study).resolve() for study in files if Path(study).suffix == ".py"}
+    named = [study for study in studies if isinstance(study, str | Path)]
+    where = {str(study): Path(study).resolve() for study in named if Path(study).suffix == ".py"}
     origins = [
         {"command": command, "file": str(where[str(one)]) if str(one) in where else None}
         for one in studies
@@ -292,6 +292,4 @@ def _require_writable(directory: Path) -> None:
     try:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as problem:
-        raise InvalidInput(
-            f"--out {directory} cannot be written ({problem.strerror or problem})"
-        ) from problem
+        raise files.refused(directory, problem) from problem

@@ -24,6 +24,8 @@ Rows = Mapping[str, Any]
 TEXTS = ("run", "study", "arm", "task")
 #: The policy's answers to the first evaluation prompts, at a run's first and last evaluation: JSON, pairs of texts.
 ANSWERS = "answers"
+#: The quantiles of the golden reward that are measured, in rising order.
+REWARD_QUANTILES = tuple(f"golden_reward_quantile_{number}" for number in range(1, 6))
 COUNTS = (
     "seed",
     "step",
@@ -40,7 +42,7 @@ METRICS = (
     "win_rate_se",
     "golden_reward",
     "golden_reward_se",
-    *(f"golden_reward_quantile_{part}" for part in range(1, 6)),
+    *REWARD_QUANTILES,
     "proxy_reward",
     "proxy_win_rate",
     "data_accuracy",
@@ -73,6 +75,8 @@ _KINDS: dict[str, pa.DataType] = {
     ANSWERS: pa.string(),
     "config": _CONFIG,
 }
+#: Every column that the store knows by name; others are swept paths and facts.
+KNOWN = frozenset(_KINDS)
 _DICTIONARIES = [*TEXTS, "config"]
 _ORDER = ("arm", "seed", "run", "evaluation")
 _NEEDED = ("run", "arm", "seed", "evaluation", "config")

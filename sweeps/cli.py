@@ -294,7 +294,7 @@ def _add_report(subcommands: Any) -> None:
     report = _command(
         subcommands, "report", "analyse results anew: scoreboard, figures, pages", _REPORT_EXAMPLES
     )
-    report.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    reading.add_results(report)
     _add_format(report, "html writes pages; the others print the scoreboard (default: html)")
     report.add_argument(
         "--bib", action="store_true", help="print BibTeX for the methods that the runs used"
@@ -378,7 +378,7 @@ def _add_tensorboard(subcommands: Any) -> None:
     board = _command(
         subcommands, "tensorboard", "show results in TensorBoard", _TENSORBOARD_EXAMPLES
     )
-    board.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    reading.add_results(board)
     board.add_argument("--port", type=_whole, default=6006, help="(default: %(default)s)")
     board.add_argument(
         "--runs", action="store_true", help="show each arm's best, worst and diverged runs too"
@@ -411,7 +411,7 @@ def _add_chat(subcommands: Any) -> None:
         "let a policy that was trained on a pretrained model answer, beside the one it started from",
         _CHAT_EXAMPLES,
     )
-    chat.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    reading.add_results(chat)
     chat.add_argument(
         "run",
         metavar="RUN",

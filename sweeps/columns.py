@@ -1,6 +1,6 @@
 """What the columns of the results mean: the table that ``testbed export`` writes, a row a run and evaluation."""
 
-from sweeps.blocks import ANSWERS, FACTS
+from sweeps.blocks import ANSWERS, FACTS, REWARD_QUANTILES
 from testbed.metrics import QUANTILES
 
 IDENTITY: dict[str, str] = {
@@ -21,8 +21,8 @@ MEASURES: dict[str, str] = {
     "golden_reward": "mean golden reward, in SFT standard deviations",
     "golden_reward_se": "its standard error over prompts",
     **{
-        f"golden_reward_quantile_{number}": f"its {quantile:.0%} quantile over prompts"
-        for number, quantile in enumerate(QUANTILES, 1)
+        name: f"its {quantile:.0%} quantile over prompts"
+        for name, quantile in zip(REWARD_QUANTILES, QUANTILES, strict=True)
     },
     "proxy_reward": "mean margin of the proxy over the golden baseline's answers, log-odds",
     "proxy_win_rate": "share of prompts on which that margin is positive",

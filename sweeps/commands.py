@@ -62,7 +62,7 @@ def _run(options: argparse.Namespace, studies: Sequence[str]) -> int:
         if options.json:
             print_json(forecast.describe())
         else:
-            forecast.show(console_of(options))
+            forecast.show(asked["console"])
         return 0
     done = api.run(*studies, **asked, verbose=options.verbose, command=options.command_line)
     if options.json:

@@ -58,6 +58,11 @@ def _locked(file: io.IOBase, kind: int) -> bool:
     return True
 
 
+def refused(out: Path, problem: OSError) -> InvalidInput:
+    """The error for an ``--out`` that the disk refuses to write."""
+    return InvalidInput(f"--out {out} cannot be written ({problem.strerror or problem})")
+
+
 def unwritable(directory: Path, problem: OSError) -> InvalidInput:
     """The error for an output directory that the disk refuses to change."""
     reason = problem.strerror or str(problem)

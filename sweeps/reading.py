@@ -68,7 +68,7 @@ def add_commands(subcommands: Any, command: MakeCommand) -> None:
         "show which runs are done, lacking, diverged or failed, and the time left",
         _STATUS_EXAMPLES,
     )
-    one.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    add_results(one)
     add_json(one)
     add_loudness(one, "print the ids of the runs that are lacking, too")
     one.set_defaults(command=status)
@@ -89,7 +89,7 @@ def add_commands(subcommands: Any, command: MakeCommand) -> None:
         "write all evaluations as one table for other programs",
         _EXPORT_EXAMPLES,
     )
-    table.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    add_results(table)
     table.add_argument(
         "--format",
         choices=("parquet", "csv"),
@@ -111,6 +111,11 @@ def add_commands(subcommands: Any, command: MakeCommand) -> None:
     )
     shells.add_argument("shell", choices=SHELLS, help="the shell")
     shells.set_defaults(command=completion)
+
+
+def add_results(command: argparse.ArgumentParser) -> None:
+    """Let a command be given a results directory."""
+    command.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
 
 
 def add_json(command: argparse.ArgumentParser) -> None:

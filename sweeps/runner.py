@@ -215,13 +215,6 @@ def forecast(selections: Sequence[Selection], directory: Path, engine: Engine) -
     )
 
 
-def show_plan(
-    selections: Sequence[Selection], directory: Path, console: Console, engine: Engine
-) -> None:
-    """Print what `run` would do; writes nothing."""
-    forecast(selections, directory, engine).show(console)
-
-
 def _execute(
     books: Sequence[Book],
     console: Console,

@@ -18,13 +18,13 @@ import pyarrow as pa
 
 from sweeps import blocks, files
 from sweeps import header as headers
-from sweeps.blocks import ANSWERS, COUNTS, FACTS, MEASURED, METRICS, TEXTS, Rows
+from sweeps.blocks import COUNTS, FACTS, KNOWN, MEASURED, METRICS, TEXTS, Rows
 from sweeps.header import SCHEMA
 from sweeps.runtime import cores
 from testbed import config
 from testbed.errors import InvalidInput
 
-__all__ = ["ANSWERS", "COUNTS", "FACTS", "MEASURED", "METRICS", "SCHEMA", "TEXTS", "Rows", "Store"]
+__all__ = ["COUNTS", "FACTS", "KNOWN", "MEASURED", "METRICS", "SCHEMA", "TEXTS", "Rows", "Store"]
 __all__ += ["read_stores", "study_directories"]
 
 #: Blocks of fewer rows are merged until there are as many: 10^4 runs are then a few dozen files.

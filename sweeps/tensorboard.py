@@ -18,6 +18,7 @@ import numpy as np
 import pandas as pd
 
 from sweeps import answers, events, outcomes
+from sweeps.blocks import REWARD_QUANTILES
 from sweeps.events import LOWER, MIDDLE, UPPER, Table
 from testbed.config import unknown
 from testbed.errors import InvalidInput
@@ -171,10 +172,9 @@ def _over_seeds(group: Table) -> Iterator[Table]:
 
 def _spread(add: events.Add, group: Table) -> None:
     """The golden reward's distribution over prompts at each step, from its quantiles, median over seeds."""
-    names = [f"golden_reward_quantile_{number}" for number in range(1, len(QUANTILES) + 1)]
-    if not set(names) <= set(group):
+    if not set(REWARD_QUANTILES) <= set(group):
         return
-    medians = group.groupby("step")[[*names, "prompts"]].median().dropna()
+    medians = group.groupby("step")[[*REWARD_QUANTILES, "prompts"]].median().dropna()
     for step, *limits, prompts in medians.itertuples():
         add(events.histogram("samples/golden_reward", QUANTILES, limits, prompts), step)
 

@@ -13,44 +13,26 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from small_study import BASE
 
 from sweeps.store import Store
 
 pytestmark = pytest.mark.slow
 
 KILLS, RUNS = 20, 24
-STUDY = """
-from envs.labelers.bradley_terry import BradleyTerry
-from envs.neural import Neural
-from sweeps.grid import Axis
-from sweeps.study import Arm, Preset, Study
-from testbed.data import DataSpec
-from testbed.experiment import EvaluationConfig, Experiment
-from testbed.optimiser import FitConfig
-from testbed.proxies import ProxyConfig
-from testbed.sources.offline import Offline
-from testbed.train import OnlineRun
-from testbed.transformer import TransformerConfig
+STUDY = (
+    BASE
+    + """
+import dataclasses
 
-base = Experiment(
-    task=Neural(vocabulary=7, prompt_length=4, response_length=5),
-    labeler=BradleyTerry(),
-    model=TransformerConfig(width=8, layers=1, heads=1, key_value_heads=1),
-    source=Offline(),
-    data=DataSpec(pairs=32, held_out=32),
-    sft=FitConfig(steps=5, batch_size=8),
-    proxy=ProxyConfig(fit=FitConfig(steps=5, batch_size=8)),
-    baseline=OnlineRun(steps=5),
-    evaluation=EvaluationConfig(points=2, prompts=8, kl_prompts=8, pairs=8),
-    steps=200,
-    batch_size=4,
-)
+base = dataclasses.replace(base, steps=200)
 rates = [1e-4 * (1 + k) for k in range(RUNS // 2)]
 study = Study(
     "faults", "Faults", "What is left?", base, (Arm("offline", {}),),
     Axis("optimiser.learning_rate", rates), (), {"all": Preset(seeds=2)}, "all",
 )
 """
+)
 
 
 @pytest.fixture(scope="module")

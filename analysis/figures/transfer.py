@@ -179,11 +179,12 @@ def _limits(measured: Sequence[Measured], scale: float, room: float = 0.05) -> t
 
 
 def _scatter(groups: Mapping[str, Sequence[Pair]], width: float) -> Figure:
-    """One square panel a unit; the marks tell simulated tasks apart."""
+    """One square panel a unit; the marks tell simulated tasks apart. The figure is as wide as others: a page shows
+    all at one width, and letters of a narrow one would be large."""
     tasks = list(dict.fromkeys(pair.simulated.task for own in groups.values() for pair in own))
     columns = min(len(groups), 2 if width > 5 else 1)
     side = min(width / columns, 3.6)
-    figure, panels = style.grid(len(groups), min(width, columns * side), side, columns)
+    figure, panels = style.grid(len(groups), width, side, columns)
     for axes, (unit, own) in zip(panels, groups.items(), strict=True):
         _scatter_panel(axes, unit, own, tasks)
     if len(tasks) > 1:

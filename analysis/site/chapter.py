@@ -64,8 +64,7 @@ def gather(results: Results, directory: Path) -> Chapter:
     sizes = _sizes(results, evidence)
     panels, where = _panels(results, evidence, sizes)
     fits, unfitted = _curves(results, panels)
-    points = {title: clean(own.table).trained for title, own in panels.items()}
-    points = {title: rows for title, rows in points.items() if len(rows)}
+    points = _usable({title: own.table for title, own in panels.items()})
     left_out = [
         f"{count} checkpoints {reason} ({title})"
         for title, fit in fits.items()
@@ -91,10 +90,15 @@ def gather(results: Results, directory: Path) -> Chapter:
 
 def so_far(results: Results) -> Material:
     """What can be drawn of results without a fit or a verdict, by task."""
-    points = {task: clean(results.task(task)).trained for task in results.tasks}
-    points = {task: rows for task, rows in points.items() if len(rows)}
+    points = _usable({task: results.task(task) for task in results.tasks})
     envelopes, _ = _classic(results, points, {})
     return Material(results, {}, None, points, envelopes, (), {}, {})
+
+
+def _usable(tables: Mapping[str, Table]) -> dict[str, Table]:
+    """The checkpoints that can be drawn, by panel, of those panels that have any."""
+    trained = {title: clean(table).trained for title, table in tables.items()}
+    return {title: rows for title, rows in trained.items() if len(rows)}
 
 
 def _panels(

@@ -1,0 +1,32 @@
+"""The beginning of a study's file: imports, and a base experiment of which a run takes seconds, compiling included.
+
+For files that other processes read, or that stand outside of the tests' own path; others have `helpers.experiment`.
+"""
+
+BASE = """\
+from envs.labelers.bradley_terry import BradleyTerry
+from envs.neural import Neural
+from sweeps.grid import Axis
+from sweeps.study import Arm, Preset, Study
+from testbed.data import DataSpec
+from testbed.experiment import EvaluationConfig, Experiment
+from testbed.optimiser import FitConfig
+from testbed.proxies import ProxyConfig
+from testbed.sources.offline import Offline
+from testbed.train import OnlineRun
+from testbed.transformer import TransformerConfig
+
+base = Experiment(
+    task=Neural(vocabulary=7, prompt_length=4, response_length=5),
+    labeler=BradleyTerry(),
+    model=TransformerConfig(width=8, layers=1, heads=1, key_value_heads=1),
+    source=Offline(),
+    data=DataSpec(pairs=32, held_out=32),
+    sft=FitConfig(steps=5, batch_size=8),
+    proxy=ProxyConfig(fit=FitConfig(steps=5, batch_size=8)),
+    baseline=OnlineRun(steps=5),
+    evaluation=EvaluationConfig(points=2, prompts=8, kl_prompts=8, pairs=8),
+    steps=6,
+    batch_size=4,
+)
+"""
