@@ -1,6 +1,6 @@
 """Photographs what people see of results: the report's pages and TensorBoard's, each as a PNG.
 
-    uv run --group screenshots python docs/screenshots.py results/gap-laptop
+    uv run python docs/screenshots.py results/gap-laptop
 
 A Chromium is taken from the system (`--browser` names another). A page is photographed when what it is there for can be
 seen; one that does not come to show it is an error that says what is missing.
@@ -30,6 +30,11 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
 PATIENCE = 60
 #: Milliseconds after which what is drawn in steps has been drawn.
 SETTLED = 1500
+
+
+def browser() -> str | None:
+    """The path of the system's Chromium, if it has one."""
+    return next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 class Shot(NamedTuple):
@@ -73,7 +78,9 @@ def report(folder: Path) -> list[Shot]:
 def opened(browser: str) -> Iterator[Page]:
     """An empty page of a headless browser."""
     with sync_playwright() as play:
-        started = play.chromium.launch(executable_path=browser, args=["--no-sandbox"])
+        started = play.chromium.launch(
+            executable_path=browser, args=["--no-sandbox", "--disable-dev-shm-usage"]
+        )
         try:
             page = started.new_page(viewport=SIZE, reduced_motion="reduce")
             page.set_default_timeout(PATIENCE * 1000)
@@ -146,13 +153,13 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path(__file__).parent / "figures")
     parser.add_argument("--browser", help="path of a Chromium (default: the one on PATH)")
     options = parser.parse_args()
-    browser = options.browser or next(filter(None, map(shutil.which, BROWSERS)), None)
-    if browser is None:
+    chosen = options.browser or browser()
+    if chosen is None:
         parser.error(f"no browser: install one of {', '.join(BROWSERS)}, or name one by --browser")
     if not (options.directory / "report" / "index.html").is_file():
         parser.error(f"{options.directory} has no report: `testbed report` writes it")
     options.out.mkdir(parents=True, exist_ok=True)
-    for path in photograph(options.directory, options.out, browser):
+    for path in photograph(options.directory, options.out, chosen):
         print(f"{path}: {path.stat().st_size / 1000:.0f} kB")
 
 

@@ -3,10 +3,12 @@
 The schema has every swept path and every outcome once; a run, or a setting, is a session with its own values.
 """
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from tensorboardX.proto import api_pb2, plugin_hparams_pb2, summary_pb2
 from tensorboardX.summary import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
@@ -24,10 +26,12 @@ FINAL = {
     "outcome/final_accuracy": "data_accuracy",
     "outcome/final_winners": "winner_logprob_change",
 }
+GAP = "outcome/matched_kl_gap"
 DIVERGED = "outcome/diverged"
 WORDS = {
     "outcome/peak_win_rate": "highest win rate of its trained checkpoints, before any divergence",
     "outcome/kl_at_peak": "KL from SFT at that checkpoint, nats",
+    GAP: "win rate less that of the other arms on the same task at the same KL, mean over its trained checkpoints",
     "outcome/final_win_rate": "win rate at the last checkpoint; diverged runs have none",
     "outcome/final_kl": "KL from SFT at the last checkpoint, nats",
     "outcome/final_golden_reward": "golden reward at the last checkpoint, SFT standard deviations",
@@ -37,6 +41,8 @@ WORDS = {
 }
 #: Paths of at most so many values get a box to tick for each.
 _MOST_TICKED = 24
+#: The line that a run is compared with has at most so many points.
+_MOST_KNOTS = 20
 
 
 def outcomes(results: Table, keys: Sequence[str]) -> Table:
@@ -51,11 +57,37 @@ def outcomes(results: Table, keys: Sequence[str]) -> Table:
     for tag, column in PEAK.items():
         if column in table:
             found[tag] = best[column].astype(float)
+    if "kl" in table and table["arm"].nunique() > 1:
+        gaps = trained[runs].assign(gap=_matched_gaps(trained))
+        found[GAP] = gaps.groupby(runs)["gap"].mean()
     for tag, column in FINAL.items():
         if column in table:
             found[tag] = last[column].astype(float).where(last["diverged_step"] < 0)
     found[DIVERGED] = (last["diverged_step"] >= 0).astype(float)
     return found.reset_index()
+
+
+def _matched_gaps(trained: Table) -> pd.Series:
+    """Of each checkpoint, by how much its win rate exceeds that of other arms' checkpoints on its task at its KL; NaN
+    outside of their range. Theirs is a line through means of neighbours, root n to a mean."""
+    gaps = pd.Series(math.nan, trained.index)
+    for _, world in trained.groupby("task"):
+        for arm, own in world.groupby("arm"):
+            others = world[(world["arm"] != arm) & np.isfinite(world["kl"])].sort_values(
+                "kl", kind="stable"
+            )
+            if others.empty:
+                continue
+            near = np.array_split(others[["kl", "win_rate"]].to_numpy(float), _knots(len(others)))
+            kl, win_rate = np.transpose([part.mean(0) for part in near])
+            line = np.interp(own["kl"], kl, win_rate)
+            inside = own["kl"].between(others["kl"].iat[0], others["kl"].iat[-1])
+            gaps[own.index] = (own["win_rate"] - line).where(inside)
+    return gaps
+
+
+def _knots(count: int) -> int:
+    return min(_MOST_KNOTS, max(1, math.isqrt(count)))
 
 
 def tags(table: Table) -> list[str]:

@@ -1,4 +1,5 @@
-"""The beginning of a study's file: imports, and a base experiment of which a run takes seconds, compiling included.
+"""Studies' files as text: the beginning of one, imports and a base experiment of which a run takes seconds, compiling
+included; and a whole one.
 
 For files that other processes read, or that stand outside of the tests' own path; others have `helpers.experiment`.
 """
@@ -30,3 +31,23 @@ base = Experiment(
     batch_size=4,
 )
 """
+
+#: Two arms and two rates on two worlds.
+TINY = (
+    '"""Two betas of one loss on a world of seven words."""\n'
+    + BASE
+    + """
+from sweeps.claims import Claim, Test
+from sweeps.estimands import PairedDifference
+from sweeps.rules import More
+
+further = Test(PairedDifference("kl", "far", "near"), More(0.0))
+study = Study(
+    "tiny", "Tiny", "Does it run?", base,
+    (Arm("near", {"loss.beta": 1.0}), Arm("far", {"loss.beta": 0.01})),
+    Axis("optimiser.learning_rate", (1e-3, 3e-3)),
+    (Claim("B1", "further", (further,), "nearer"),),
+    {"all": Preset(seeds=2)}, "all",
+)
+"""
+)

@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from small_study import BASE
+from small_study import TINY
 
 import sweeps
 from analysis import comparison, report
@@ -28,24 +28,6 @@ from sweeps.store import Store
 from testbed.errors import InvalidInput, Unfinished
 from testbed.metrics import SHOWN
 
-STUDY = (
-    '"""Two betas of one loss on a world of seven words."""\n'
-    + BASE
-    + """
-from sweeps.claims import Claim, Test
-from sweeps.estimands import PairedDifference
-from sweeps.rules import More
-
-further = Test(PairedDifference("kl", "far", "near"), More(0.0))
-study = Study(
-    "tiny", "Tiny", "Does it run?", base,
-    (Arm("near", {"loss.beta": 1.0}), Arm("far", {"loss.beta": 0.01})),
-    Axis("optimiser.learning_rate", (1e-3, 3e-3)),
-    (Claim("B1", "further", (further,), "nearer"),),
-    {"all": Preset(seeds=2)}, "all",
-)
-"""
-)
 SILENT = Console(quiet=True)
 
 
@@ -53,7 +35,7 @@ SILENT = Console(quiet=True)
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the study's file, and its results in ``out``."""
     place = tmp_path_factory.mktemp("tiny")
-    (place / "tiny.py").write_text(STUDY)
+    (place / "tiny.py").write_text(TINY)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(runtime, "configure", lambda: None)
         done = sweeps.run(place / "tiny.py", out=place / "out", console=SILENT)

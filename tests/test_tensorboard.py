@@ -18,7 +18,7 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.layout_pb2 import Layout
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from sweeps import tensorboard
+from sweeps import outcomes, tensorboard
 from sweeps.tensorboard import Logged, More
 from testbed.errors import InvalidInput
 
@@ -308,6 +308,8 @@ def test_hparams_have_one_schema_and_a_session_a_run(tmp_path: Path) -> None:
         {
             "outcome/peak_win_rate": 1.13,
             "outcome/kl_at_peak": 20,
+            # Twelve checkpoints of the other arm, in three means of four: 0.0425 at 10 nats, 0.1075 at 20.
+            "outcome/matched_kl_gap": (1.12 - 0.0425 + 1.13 - 0.1075) / 2,
             "outcome/final_win_rate": 1.13,
             "outcome/final_kl": 20,
             "outcome/diverged": 0,
@@ -315,6 +317,25 @@ def test_hparams_have_one_schema_and_a_session_a_run(tmp_path: Path) -> None:
     )
     # It diverged at step 10, and its first checkpoint is SFT itself: nothing came out.
     assert scalars(lost) == {"outcome/diverged": {0: 1}}
+
+
+def test_the_gap_is_to_other_arms_at_the_same_kl() -> None:
+    """Two arms on lines that are 0.1 apart: the one beyond the other's range counts only where they meet."""
+    kl = np.arange(1, 41) / 10
+    near = pd.DataFrame({"arm": "near", "kl": kl, "win_rate": 0.4 + 0.1 * kl})
+    far = pd.DataFrame({"arm": "far", "kl": kl + 2, "win_rate": 0.5 + 0.1 * (kl + 2)})
+    elsewhere = far.assign(arm="near", task="another", win_rate=0.0)
+    rows = pd.concat([near, far, elsewhere], ignore_index=True).fillna({"task": "Neural"})
+    rows = rows.assign(
+        run=rows["arm"] + rows["task"], seed=0, evaluation=1, step=1, diverged_step=-1
+    )
+    found = outcomes.outcomes(rows, ["task"]).set_index(["arm", "task"])[outcomes.GAP]
+    # Means of six or seven neighbours lie on a straight line too; at its ends, beyond the outer means, it is level.
+    assert found["far", "Neural"] == pytest.approx(0.1, abs=0.01)
+    assert found["near", "Neural"] == pytest.approx(-0.1, abs=0.01)
+    assert math.isnan(found["near", "another"])
+    alone = outcomes.outcomes(rows[rows["arm"] == "near"], ["task"])
+    assert outcomes.GAP not in alone
 
 
 def test_settings_have_sessions_too(tmp_path: Path) -> None:
