@@ -23,6 +23,7 @@ from sweeps.study import Point
 from testbed import config, cost, stages
 from testbed.errors import InvalidInput
 from testbed.experiment import EvaluationConfig, Experiment
+from testbed.footprint import Footprint, footprint
 from testbed.forms import read
 from testbed.ground import GroundConfig
 from testbed.stages import Cache
@@ -96,7 +97,7 @@ class Chunk:
     @property
     def bytes(self) -> int:
         """Predicted memory, over all devices."""
-        part = cost.footprint(self.points[0].experiment)
+        part = footprint(self.points[0].experiment)
         return self.devices * _memory(part, self.layout, self.devices, self.stacks)
 
     def within(self, layout: Layout) -> "Chunk":
@@ -331,7 +332,7 @@ def _cut(
 def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout:
     """Slots that memory allows and the devices can use."""
     counts = Counter(member.ground for member in members)
-    needs = cost.footprint(members[0].point.experiment)
+    needs = footprint(members[0].point.experiment)
     most = max(counts.values())
     if machine.stacks:
         rows = min(math.ceil(len(counts) / machine.devices), MOST_LANES)
@@ -353,7 +354,7 @@ def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout
     return layout
 
 
-def _memory(needs: cost.Footprint, layout: Layout, devices: int, stacks: bool) -> int:
+def _memory(needs: Footprint, layout: Layout, devices: int, stacks: bool) -> int:
     """Predicted bytes on each device: worlds, runs, and the work of those that are computed side by side."""
     rows, lanes = layout.rows // devices, layout.slots // devices
     return rows * needs.world + lanes * needs.run + (lanes if stacks else 1) * needs.work

@@ -53,9 +53,13 @@ def in_portions(
     """A function of many examples, each of which takes ``size`` bytes: of all at once if that is not more than `MOST`,
     else of `PORTION` at a time."""
     count = jax.tree.leaves(examples)[0].shape[0]
-    if count * size <= MOST:
-        return function(examples)
-    return _in_chunks(function, examples, max(1, PORTION // size))
+    taken = portion(count, size)
+    return function(examples) if taken == count else _in_chunks(function, examples, taken)
+
+
+def portion(count: int, size: int) -> int:
+    """How many of ``count`` examples of ``size`` bytes `in_portions` takes at a time."""
+    return count if count * size <= MOST else max(1, min(count, PORTION // size))
 
 
 def _in_chunks(

@@ -1,11 +1,10 @@
-"""What a run needs, counted from its config: floating-point operations and bytes.
+"""What a run computes, counted from its config in floating-point operations (its bytes: `testbed.footprint`).
 
 Matrix products only, two operations a multiply-add; a backward pass costs twice the forward, less what is not trained
 (`learn`). What a batch shares is counted for batches of an update's size. Plans and benchmarks share these counts, so a
 benchmark's "needed" operations are the plan's.
 """
 
-import dataclasses
 import math
 from typing import NamedTuple
 
@@ -13,19 +12,14 @@ from testbed import config
 from testbed.collect import MEASURED
 from testbed.enumeration import count_prompts, count_responses
 from testbed.experiment import Experiment
-from testbed.heads import HeadConfig
 from testbed.lora import Lora, shapes
-from testbed.proxies import ProxyConfig
+from testbed.proxies import Reading
 from testbed.ranges import Number
 from testbed.recording import WINDOW, WINDOWS
 from testbed.sources.online import Online
 from testbed.train import OnlineRun
 from testbed.transformer import TransformerConfig
 
-#: Copies of the parameters a run holds: policy, two moments, gradient, the update in flight.
-COPIES = 5
-#: Floats per token and width that a block keeps for its backward pass, roughly.
-ACTIVATIONS = 24
 #: Products of a block in the order in which they follow from one another.
 ORDER = (("query", "key", "value"), ("attention_out",), ("gate", "up"), ("down",))
 
@@ -143,33 +137,27 @@ def sample(experiment: Experiment, count: Number) -> float:
     table = task.vocabulary / experiment.batch_size
     keys = context + response / 2
     decoding = forward(experiment.shape, rows, keys, task.vocabulary, looked_up=response * table)
-    reading = forward(experiment.shape, context, context / 2, wanted=0, looked_up=table)
-    return decoding + reading + _merging(experiment) / experiment.batch_size
+    prompt = forward(experiment.shape, context, context / 2, wanted=0, looked_up=table)
+    lora = experiment.lora
+    merging = 0.0 if lora is None else 2.0 * lora.rank * merged(experiment.shape, lora)
+    return decoding + prompt + merging / experiment.batch_size
 
 
-def _merging(experiment: Experiment) -> float:
-    """Adding the adapters to their weights."""
-    lora, model = experiment.lora, experiment.shape
-    if lora is None:
-        return 0.0
-    sizes = sum(math.prod(shapes(model)[name]) for name in lora.weights)
-    return 2.0 * model.layers * lora.rank * sizes
+def merged(model: TransformerConfig, lora: Lora) -> int:
+    """Numbers in the weights that have adapters."""
+    return model.layers * sum(math.prod(shapes(model)[name]) for name in lora.weights)
+
+
+def reading(experiment: Experiment) -> Reading:
+    """How the proxy reads responses."""
+    return experiment.proxy.reading(experiment.shape, experiment.task, experiment.data.pairs)
 
 
 def judge(experiment: Experiment) -> float:
     """One comparison by the proxy: both orders of a pair, or two responses."""
-    task, proxy = experiment.task, experiment.proxy
-    if isinstance(proxy, HeadConfig):
-        tokens = task.prompt_length + task.response_length
-        trunk = dataclasses.replace(experiment.shape, layers=proxy.layers)
-        return 2 * forward(trunk, tokens, tokens / 2, wanted=task.response_length)
-    assert isinstance(proxy, ProxyConfig)
-    responses = 2 if proxy.pairwise else 1
-    tokens = task.prompt_length + responses * task.response_length + 1
-    # Each token as it is marked in each part, for two readings each.
-    table = (responses + 2) * task.vocabulary / (2 * experiment.batch_size)
-    shape = proxy.model or experiment.shape
-    return 2 * forward(shape, tokens, tokens / 2, vocabulary=1, wanted=1, looked_up=table)
+    r = reading(experiment)
+    embedded = None if r.embedded is None else r.embedded / (2 * experiment.batch_size)
+    return 2 * forward(r.shape, r.tokens, r.tokens / 2, r.outputs, r.wanted, embedded)
 
 
 def classified(experiment: Experiment) -> int:
@@ -220,7 +208,7 @@ def stage_flops(experiment: Experiment) -> dict[str, float]:
     based = config.replace_all(
         e, {"model": shape, "tabular": False, "lora": None, "evaluation.optimum_beta": None}
     )
-    found = {"proxy": _proxy(e), "baseline": _online(based, e.baseline)}
+    found = {"proxy": judge(e) * reading(e).learning, "baseline": _online(based, e.baseline)}
     if e.task.checkpointed:
         found |= _written(based)
     else:
@@ -228,14 +216,6 @@ def stage_flops(experiment: Experiment) -> dict[str, float]:
     if e.recorded is not None:
         found["recorded"] = _online(e, e.recorded.run)
     return found
-
-
-def _proxy(experiment: Experiment) -> float:
-    """The proxy's training; of a head on a frozen trunk, reading each text once."""
-    if isinstance(experiment.proxy, HeadConfig):
-        return judge(experiment) * experiment.data.pairs
-    fit = experiment.proxy.fit
-    return 3 * judge(experiment) * fit.batch_size * fit.steps
 
 
 def _written(experiment: Experiment) -> dict[str, float]:
@@ -261,52 +241,3 @@ def _online(experiment: Experiment, run: OnlineRun) -> float:
     """An online run without its evaluations."""
     parts = {"loss": run.loss, "optimiser": run.optimiser, "batch_size": run.batch_size}
     return flops(config.replace_all(experiment, {"source": Online(), **parts})).update * run.steps
-
-
-def _proxy_parameters(experiment: Experiment) -> int:
-    """Parameters that a proxy does not share with the policy."""
-    proxy, shape = experiment.proxy, experiment.shape
-    if isinstance(proxy, HeadConfig):
-        return 3 * shape.width * max(1, proxy.units)
-    assert isinstance(proxy, ProxyConfig)
-    return (proxy.model or shape).parameters(experiment.task.vocabulary)
-
-
-class Footprint(NamedTuple):
-    """Bytes: of what runs in one world share, of what each run keeps, and of what it needs while it computes."""
-
-    world: int
-    run: int
-    work: int
-
-
-def footprint(experiment: Experiment) -> Footprint:
-    """What one run holds, roughly: data and networks of its world; its policy with gradient and moments; activations of
-    an update or an evaluation."""
-    task, model, evaluation = experiment.task, experiment.shape, experiment.evaluation
-    tokens = task.prompt_length + 2 * task.response_length
-    data = experiment.data.pairs * (tokens + 8)
-    if experiment.source.recorded_run is not None:
-        run = experiment.source.recorded_run.run
-        data += run.steps * run.batch_size * (tokens / 4 + 8)
-    if evaluation.stream is not None:
-        data += WINDOWS * WINDOW * (tokens + 8)
-    kept = ACTIVATIONS + model.layers if model.checkpointing else model.layers * ACTIVATIONS
-    activations = tokens * (kept * model.width + 4 * task.vocabulary)
-    # An evaluation keeps nothing for a backward pass, but its caches and two models' logits.
-    cache = 2 * tokens * model.layers * model.width
-    measured = evaluation.prompts * (cache + tokens * (8 * model.width + 4 * task.vocabulary))
-    parameters = model.parameters(task.vocabulary)
-    changed, copied = parameters, 0
-    if experiment.lora is not None:
-        changed = experiment.lora.parameters(model)
-        parameters += changed
-        # Sampling merges, for each run that samples, what has adapters.
-        copied = model.layers * sum(
-            math.prod(shapes(model)[name]) for name in experiment.lora.weights
-        )
-    shared = parameters + _proxy_parameters(experiment)
-    work = max(experiment.batch_size * activations, measured) + 2 * listed(experiment) + copied
-    return Footprint(
-        4 * int(data + shared + listed(experiment)), 4 * COPIES * changed, 4 * int(work)
-    )

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from testbed.environment import AbstractTask
 from testbed.features import features, one_by_one, truncated
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
-from testbed.proxies import AbstractProxy, AbstractProxyConfig, cross_entropy
+from testbed.proxies import AbstractProxy, AbstractProxyConfig, Reading, cross_entropy
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, Prompt, Response
 
@@ -112,6 +113,18 @@ class HeadConfig(AbstractProxyConfig):
         policy has fewer blocks."""
         trunk = truncated(sft, self.layers)
         return HeadProxy(trunk, self.train_head(key, measure(trunk, pairs)))
+
+    def reading(self, model: TransformerConfig, task: AbstractTask, pairs: int) -> Reading:
+        """Each response behind its prompt, in training once."""
+        return Reading(
+            dataclasses.replace(model, layers=self.layers),
+            tokens=task.prompt_length + task.response_length,
+            wanted=task.response_length,
+            outputs=0,
+            embedded=None,
+            parameters=3 * model.width * max(1, self.units),
+            learning=pairs,
+        )
 
     def train_head(self, key: PRNGKeyArray, pairs: HeadPairs) -> Head:
         """The head of `train`, from features."""

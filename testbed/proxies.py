@@ -4,7 +4,7 @@ Both are the policies' transformer with a scalar head.
 """
 
 import abc
-from typing import Any, ClassVar, Self, TypeVar
+from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import equinox as eqx
 import jax
@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from testbed.environment import AbstractTask
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
 from testbed.preference import AbstractPreference
 from testbed.transformer import Transformer, TransformerConfig
@@ -158,6 +159,26 @@ def _joined(first: Text, second: Text) -> Text:
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
 
+class Reading(NamedTuple):
+    """What a proxy does to compare two responses, and to learn how: what plans are made from.
+
+    Attributes:
+        shape: of the network that reads, twice a comparison: each response, or the pair in each order.
+        tokens: of one reading. wanted: of those, whose last hidden states are read; outputs: numbers from each.
+        embedded: embeddings that the readings of a batch look up; none: one a token.
+        parameters: numbers that it does not share with the policy.
+        learning: its training, in forward passes of comparisons.
+    """
+
+    shape: TransformerConfig
+    tokens: int
+    wanted: int
+    outputs: int
+    embedded: int | None
+    parameters: int
+    learning: int
+
+
 class AbstractProxyConfig(eqx.Module):
     """How a proxy is built and trained, by ``fit``."""
 
@@ -175,6 +196,10 @@ class AbstractProxyConfig(eqx.Module):
     ) -> AbstractProxy:
         """A proxy that has learnt from ``n`` pairs, where policies have the shape ``model`` and the data stand on a
         policy ``sft``."""
+
+    @abc.abstractmethod
+    def reading(self, model: TransformerConfig, task: AbstractTask, pairs: int) -> Reading:
+        """How it reads responses, and learns to from ``pairs`` of them, where policies have the shape ``model``."""
 
 
 class ProxyConfig(AbstractProxyConfig):
@@ -207,6 +232,21 @@ class ProxyConfig(AbstractProxyConfig):
             return pairs.weight * model.loss(pairs)
 
         return fit(loss, proxy, pairs, self.fit, k_fit)[0]
+
+    def reading(self, model: TransformerConfig, task: AbstractTask, pairs: int) -> Reading:
+        """The whole text at once, to a read-out token; in training forward and back, as often as ``fit`` says."""
+        responses = 2 if self.pairwise else 1
+        shape = self.model or model
+        return Reading(
+            shape,
+            tokens=task.prompt_length + responses * task.response_length + 1,
+            wanted=1,
+            outputs=1,
+            # Each token as it is marked in each part, for the two readings together.
+            embedded=(responses + 2) * task.vocabulary,
+            parameters=shape.parameters(task.vocabulary),
+            learning=3 * self.fit.batch_size * self.fit.steps,
+        )
 
     def init(
         self, key: PRNGKeyArray, config: TransformerConfig, vocabulary: int

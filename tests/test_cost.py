@@ -143,14 +143,3 @@ def test_adapters_are_merged_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> No
     program = jax.make_jaxpr(lambda p: decode.sample(p, prompts, keys, time, 2))(policy)
     expected = without_attention(lambda e: cost.sample(e, 2), e, monkeypatch)
     assert weighted(program.jaxpr) == pytest.approx(expected)
-
-
-def test_a_run_holds_what_it_trains() -> None:
-    """Of a policy with adapters they are all that a run has for itself; its world has the rest once."""
-    lora = Lora(rank=2, targets="qv")
-    plain = experiment()
-    own, other = (cost.footprint(x) for x in (replace(plain, "lora", lora), plain))
-    assert own.run == 4 * cost.COPIES * lora.parameters(plain.model)
-    assert own.world == other.world + 4 * lora.parameters(plain.model)
-    less = cost.footprint(replace(experiment(model__layers=8), "model.checkpointing", True))
-    assert less.work < cost.footprint(experiment(model__layers=8)).work

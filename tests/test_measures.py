@@ -19,6 +19,7 @@ from testbed import cost, exact, metrics
 from testbed.enumeration import all_prompts, all_responses, prompt_index, response_index
 from testbed.errors import InvalidInput
 from testbed.experiment import EvaluationConfig
+from testbed.footprint import footprint
 from testbed.ground import Ground, GroundConfig
 from testbed.losses.ipo import Ipo
 from testbed.methods.rloo import Rloo
@@ -293,7 +294,7 @@ def test_what_is_measured_is_counted() -> None:
     more = experiment(evaluation__stream=recorded)
     scoring = 2 * WINDOWS * WINDOW * cost.score(run)
     assert cost.flops(more).evaluation - cost.flops(run).evaluation == pytest.approx(scoring)
-    assert cost.footprint(more) > cost.footprint(run)
+    assert footprint(more) > footprint(run)
     exactly, not_ = listed(), listed(evaluation__optimum_beta=None)
     scoring = len(PROMPTS.length) * len(RESPONSES.length) * cost.score(exactly, 1)
     assert cost.flops(exactly).evaluation - cost.flops(not_).evaluation == pytest.approx(scoring)

@@ -19,9 +19,10 @@ from sweeps import plan as planning
 from sweeps.grounds import Grounds
 from sweeps.plan import Chunk, Layout, compile_key, plan
 from sweeps.study import Point
-from testbed import config, cost, logprob, metrics, stages, train
+from testbed import config, logprob, metrics, stages, train
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
+from testbed.footprint import footprint
 from testbed.ground import GroundConfig
 from testbed.losses.dpo import Dpo
 from testbed.recorded import Recorded
@@ -382,7 +383,7 @@ def test_a_gpu_takes_all_runs_of_a_world_side_by_side() -> None:
     [made] = plan(runs, GPU).chunks
     assert made.layout == (8, 9)
     assert (made.stack, made.devices, len(made.points), len(made.grounds)) == (18, 4, 36, 6)
-    needs = cost.footprint(runs[0].experiment)
+    needs = footprint(runs[0].experiment)
     assert made.bytes == 4 * (2 * needs.world + 18 * (needs.run + needs.work))
     little = 2 * needs.world + 6 * (needs.run + needs.work)
     assert plan(runs, GPU._replace(memory=little)).chunks[0].layout == (8, 3)

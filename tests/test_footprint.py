@@ -1,0 +1,68 @@
+"""The memory that plans predict, beside the compiler's own account of the programs that run."""
+
+import functools
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+import jax
+import pytest
+from helpers import experiment
+
+from sweeps import devices, programs
+from sweeps.plan import plan
+from sweeps.selection import Point
+from testbed.config import fingerprint, replace, replace_all
+from testbed.footprint import COPIES, footprint
+from testbed.lora import Lora
+
+BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "throughput.py"
+
+FEWER = {"evaluation.prompts": 64, "evaluation.kl_prompts": 64}
+
+
+@functools.cache
+def benchmark() -> Any:
+    """The benchmark, for its workloads on random networks and data, which nothing has to be trained for."""
+    spec = importlib.util.spec_from_file_location("throughput", BENCHMARK)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("mode", "changes", "decisive"),
+    [
+        ("offline", {}, "measuring"),
+        ("offline", FEWER | {"batch_size": 256}, "training"),
+        ("online", FEWER | {"task.vocabulary": 4096, "evaluation.pairs": 16}, "measuring"),
+    ],
+)
+def test_a_plan_predicts_the_memory_of_its_programs(
+    mode: str, changes: dict[str, Any], decisive: str
+) -> None:
+    """To within a third, whether most of it goes to a batch, to the proxy's comparisons or to logits."""
+    run = replace_all(benchmark().experiment("S", mode), changes)
+    [chunk] = plan([Point(fingerprint(run), mode, 0, {}, run)]).chunks
+    ground = jax.jit(functools.partial(benchmark().ground, run, 0))()
+    parts, _ = programs.needed(chunk, ground)
+    sizes = [devices.needed_memory(programs.compile_one(*part)) or 0 for part in parts]
+    assert sizes.index(max(sizes)) == ("training", "measuring").index(decisive)
+    assert chunk.bytes / chunk.devices == pytest.approx(max(sizes), rel=1 / 3)
+
+
+def test_a_run_holds_what_it_trains() -> None:
+    """Of a policy with adapters they are all that a run has for itself; its world has the rest once."""
+    lora = Lora(rank=2, targets="qv")
+    plain = experiment()
+    own, other = (footprint(x) for x in (replace(plain, "lora", lora), plain))
+    assert own.run == 4 * COPIES * lora.parameters(plain.model)
+    assert own.world == other.world + 4 * lora.parameters(plain.model)
+
+
+def test_checkpointing_keeps_less() -> None:
+    many = experiment(model__layers=8, batch_size=32)
+    assert footprint(replace(many, "model.checkpointing", True)).work < footprint(many).work
