@@ -1,8 +1,8 @@
 """What a run holds in memory, counted from its config in bytes.
 
 Of a program that reads many texts at once, most memory goes to what few of its steps have between them: activations
-kept for a backward pass, hidden units, attention scores, logits. These are counted; the sums are the compiler's own to
-within a third or so (`tests/test_footprint.py`), which a command shows beside what its plan said.
+kept for a backward pass, hidden units, attention scores, logits. These are counted, and come within a third or so of the
+compiler's own figure (`tests/test_footprint.py`); after a run both are shown.
 """
 
 from typing import NamedTuple
@@ -54,8 +54,7 @@ def footprint(experiment: Experiment) -> Footprint:
 
 def _data(experiment: Experiment) -> Number:
     """Pairs that runs learn from or are measured on."""
-    task = experiment.task
-    tokens = task.prompt_length + 2 * task.response_length
+    tokens = _tokens(experiment)
     data = experiment.data.pairs * (tokens + 8)
     if experiment.source.recorded_run is not None:
         run = experiment.source.recorded_run.run
@@ -82,7 +81,7 @@ def _evaluation(experiment: Experiment) -> tuple[Number, ...]:
     cache = 2 * model.layers * model.key_width * (task.prompt_length + task.response_length)
     return (
         2 * evaluation.prompts * _pass(read.shape, read.tokens),
-        sampled * (cache + _pass(model, task.prompt_length, COMPARED * task.vocabulary)),
+        sampled * (cache + _pass(model, task.prompt_length) + COMPARED * task.vocabulary),
         _at_once(experiment, evaluation.kl_prompts, COMPARED),
         _at_once(experiment, cost.classified(experiment), SCORED),
         2 * cost.listed(experiment),
@@ -106,8 +105,7 @@ def _logits(experiment: Experiment) -> int:
     return 2 * experiment.task.response_length * experiment.task.vocabulary
 
 
-def _pass(model: TransformerConfig, tokens: int, more: Number = 0) -> Number:
-    """A pass over one text without a way back: the wider of its hidden layer and its attention, and ``more``."""
-    streams = STREAMS * model.width
+def _pass(model: TransformerConfig, tokens: int) -> int:
+    """A pass over one text without a way back: its states, and the wider of hidden layer and attention."""
     scores = SCORES * model.heads * tokens
-    return tokens * (streams + max(HIDDEN * model.hidden, scores)) + more
+    return tokens * (STREAMS * model.width + max(HIDDEN * model.hidden, scores))

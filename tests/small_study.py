@@ -1,8 +1,16 @@
 """Studies' files as text: the beginning of one, imports and a base experiment of which a run takes seconds, compiling
-included; and a whole one.
+included; and a whole one, which can be run.
 
 For files that other processes read, or that stand outside of the tests' own path; others have `helpers.experiment`.
 """
+
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+import sweeps
+from sweeps import runtime
 
 BASE = """\
 from envs.labelers.bradley_terry import BradleyTerry
@@ -51,3 +59,13 @@ study = Study(
 )
 """
 )
+
+
+def results_of_tiny(place: Path) -> Path:
+    """Write `TINY` into ``place`` and run it, with the XLA settings of the test run; its results, in ``place/out``."""
+    (place / "tiny.py").write_text(TINY)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "configure", lambda: None)
+        done = sweeps.run(place / "tiny.py", out=place / "out", console=Console(quiet=True))
+    assert done.directory == place / "out"
+    return done.directory

@@ -1,34 +1,18 @@
 """The report and TensorBoard as a reader sees them, opened in a headless Chromium: a real study's results, the real
 TensorBoard. Skipped where there is no Chromium; everything else about the logs is in `test_tensorboard`."""
 
-import importlib.util
 from collections.abc import Iterator
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import matplotlib.image
 import pytest
-from rich.console import Console
-from small_study import TINY
+from scripts import script
+from small_study import results_of_tiny
 
 import sweeps
-from sweeps import runtime
 
-PICTURES = Path(__file__).parent.parent / "docs" / "screenshots.py"
-
-
-def loaded() -> ModuleType:
-    """The script that photographs pages."""
-    spec = importlib.util.spec_from_file_location("screenshots", PICTURES)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
-screenshots: Any = loaded()
+screenshots = script("docs/screenshots.py")
 BROWSER = screenshots.browser()
 pytestmark = [
     pytest.mark.slow,
@@ -38,13 +22,7 @@ pytestmark = [
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    place = tmp_path_factory.mktemp("seen")
-    (place / "tiny.py").write_text(TINY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "configure", lambda: None)
-        return sweeps.run(
-            place / "tiny.py", out=place / "out", console=Console(quiet=True)
-        ).directory
+    return results_of_tiny(tmp_path_factory.mktemp("seen"))
 
 
 @pytest.fixture(scope="module")

@@ -1,13 +1,12 @@
 """The memory that plans predict, beside the compiler's own account of the programs that run."""
 
 import functools
-import importlib.util
-from pathlib import Path
 from typing import Any
 
 import jax
 import pytest
 from helpers import experiment
+from scripts import script
 
 from sweeps import devices, programs
 from sweeps.plan import plan
@@ -16,20 +15,13 @@ from testbed.config import fingerprint, replace, replace_all
 from testbed.footprint import COPIES, footprint
 from testbed.lora import Lora
 
-BENCHMARK = Path(__file__).parent.parent / "benchmarks" / "throughput.py"
-
 FEWER = {"evaluation.prompts": 64, "evaluation.kl_prompts": 64}
 
 
 @functools.cache
 def benchmark() -> Any:
     """The benchmark, for its workloads on random networks and data, which nothing has to be trained for."""
-    spec = importlib.util.spec_from_file_location("throughput", BENCHMARK)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+    return script("benchmarks/throughput.py")
 
 
 @pytest.mark.slow

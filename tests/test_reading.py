@@ -16,7 +16,7 @@ import pandas as pd
 import pyarrow.parquet as pq
 import pytest
 from rich.console import Console
-from small_study import TINY
+from small_study import results_of_tiny
 
 import sweeps
 from analysis import comparison, report
@@ -34,13 +34,7 @@ SILENT = Console(quiet=True)
 @pytest.fixture(scope="module")
 def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A directory with the study's file, and its results in ``out``."""
-    place = tmp_path_factory.mktemp("tiny")
-    (place / "tiny.py").write_text(TINY)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(runtime, "configure", lambda: None)
-        done = sweeps.run(place / "tiny.py", out=place / "out", console=SILENT)
-    assert done.directory == place / "out"
-    return place
+    return results_of_tiny(tmp_path_factory.mktemp("tiny")).parent
 
 
 @pytest.fixture(autouse=True)

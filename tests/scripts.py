@@ -1,0 +1,16 @@
+"""The repository's scripts, which are in no package."""
+
+import importlib.util
+from pathlib import Path
+from typing import Any
+
+
+def script(place: str) -> Any:
+    """The script at a place in the repository, as a module."""
+    path = Path(__file__).parent.parent / place
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
