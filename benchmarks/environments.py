@@ -154,7 +154,7 @@ def programs(tasks: dict[str, Any], count: int) -> dict[tuple[str, str], Program
     import gymnax
     import jax
 
-    from testbed.environment import TokenEnvironment
+    from testbed.token_environment import TokenEnvironment
 
     cart, params = gymnax.make(CARTPOLE)
     found = {

@@ -173,7 +173,7 @@ class Training:
         def advance(state: Any, config: Any, seed: Any, supply: Any, start: Any, steps: Any) -> Any:
             return train.advance(config, supply, state, jax.random.key(seed), start, steps)
 
-        count = jax.device_count()
+        count, weights = jax.device_count(), devices.everywhere(())
         lanes, rows, everywhere = Along.LANES, Along.ROWS, Along.ALL
         shape = (count, stack // count)
         drawn = jax.jit(functools.partial(world, config))
@@ -185,14 +185,14 @@ class Training:
         program = devices.compiled(
             advance, (lanes, lanes, lanes, rows, everywhere, everywhere), donate=(0,)
         )
-        self._state = begin(self._lanes, self._rows)
+        self._state = begin(weights, self._lanes, self._rows)
         clock = time.perf_counter()
         numbers = (np.int32(0), np.int32(1))
-        compiled = program.lower(self._state, *self._lanes, self._rows, *numbers).compile()
+        compiled = program.lower(weights, self._state, *self._lanes, self._rows, *numbers).compile()
         self.memory = (devices.needed_memory(compiled) or 0) * count
         # A loop whose length is an argument is counted once: a step of every run of a device.
         self.bytes = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0) * count
-        self._program, self._np = program, np
+        self._program, self._np = functools.partial(program, weights), np
         self.seconds(1)
         self.first_call = time.perf_counter() - clock
 

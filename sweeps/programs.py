@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree
+from jaxtyping import Array, PRNGKeyArray, PyTree, UInt32
 
 from sweeps import devices
 from sweeps.devices import Along, OutOfMemory
@@ -110,7 +110,7 @@ def needed(chunk: Chunk, ground: Ground) -> tuple[list[tuple[Any, PyTree]], dict
     weights = devices.shapes_of(weights)
     parts = [
         (training_program(), (weights, state, config, lane, supply, count, count)),
-        (measuring_program(), (weights, measured_part(state), lane, yardstick, count)),
+        (measuring_program(len(found)), (weights, measured_part(state), lane, yardstick, count)),
     ]
     return parts, {name: column.dtype for name, column in found.items()}
 
@@ -133,9 +133,10 @@ def training_program() -> Any:
 
 
 @functools.cache
-def measuring_program() -> Any:
-    """`_measure` for every slot."""
-    return devices.compiled(_measure, (Along.LANES, Along.LANES, Along.ROWS, Along.ALL))
+def measuring_program(size: int) -> Any:
+    """`_measure` for every slot, which finds so many columns."""
+    measure = functools.partial(_measure, size)
+    return devices.compiled(measure, (Along.LANES, Along.LANES, Along.ROWS, Along.ALL))
 
 
 def _train_on(
@@ -179,14 +180,16 @@ def measured_part(state: TrainState) -> Learnt:
     return Learnt(state.policy, numbers)
 
 
-def _measure(learnt: Learnt, lane: Lane, yardstick: Yardstick, every: Array) -> Array:
-    """One slot's evaluation: the bits of each column's 32-bit number, so that one transfer brings all of them."""
+def _measure(
+    size: int, learnt: Learnt, lane: Lane, yardstick: Yardstick, every: Array
+) -> UInt32[Array, " size"]:
+    """One slot's evaluation: the bits of each column's 32-bit number, so that one transfer brings all of them. That
+    there are ``size`` of them is known: finding out would take as long as tracing all that is measured."""
 
     def bits() -> Array:
         columns = _columns(learnt, lane, yardstick, every)
         return jnp.stack([jax.lax.bitcast_convert_type(x, jnp.uint32) for x in columns.values()])
 
-    size = jax.eval_shape(bits).shape
     return jax.lax.cond(lane.mode == IDLE, lambda: jnp.zeros(size, jnp.uint32), bits)
 
 

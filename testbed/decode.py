@@ -1,4 +1,4 @@
-"""KV-cached sampling of whole responses: the fast path of `testbed.environment.TokenEnvironment`.
+"""KV-cached sampling of whole responses: the fast path of `testbed.token_environment.TokenEnvironment`.
 
 Token ``t`` of a response is drawn with ``fold_in(key, t)``, so stepping the environment with those keys gives the
 same tokens; a test holds the two together.

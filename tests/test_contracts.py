@@ -12,7 +12,7 @@ from helpers import BATCH, scored_pair, supply, world
 from envs.labelers.bradley_terry import BradleyTerry
 from testbed import recorded, train
 from testbed.config import describe, fingerprint, members, replace
-from testbed.environment import AbstractGolden, AbstractTask, TokenEnvironment
+from testbed.environment import AbstractGolden, AbstractTask
 from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss
 from testbed.objective import AbstractObjective
@@ -21,6 +21,7 @@ from testbed.preference import AbstractLabeler, GoldenPreference
 from testbed.recorded import Given, Recorded
 from testbed.sources.base import AbstractSource, Author, Request, Supply, write_pairs
 from testbed.sources.online import Online
+from testbed.token_environment import TokenEnvironment
 from testbed.train import OnlineRun, TrainConfig, TrainState
 from testbed.types import PairScores, Response
 

@@ -26,7 +26,8 @@ from helpers import sample as decode_sample
 
 from envs.neural import Neural
 from testbed import decode
-from testbed.environment import State, TokenEnvironment, World
+from testbed.environment import World
+from testbed.token_environment import State, TokenEnvironment
 from testbed.types import Response
 
 ENVIRONMENT = TokenEnvironment(SumTask())

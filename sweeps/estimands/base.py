@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
-from scipy import stats
+from scipy.special import stdtrit
 
 from sweeps.rules import Draws
 
@@ -238,7 +238,7 @@ def student_draws(sample: np.ndarray, count: int = 4000) -> np.ndarray:
     n = len(sample)
     grid = (np.arange(count) + 0.5) / count
     scale = np.std(sample, ddof=1) / math.sqrt(n)
-    return np.mean(sample) + scale * stats.t.ppf(grid, n - 1)
+    return np.mean(sample) + scale * stdtrit(n - 1, grid)
 
 
 def _as_data(value: Any) -> Any:

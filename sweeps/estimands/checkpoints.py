@@ -3,7 +3,6 @@
 import dataclasses
 
 import numpy as np
-from scipy import stats
 
 from sweeps.estimands.base import Estimand, Evidence, Unanswerable, mean_draws, words_of
 from sweeps.rules import Draws
@@ -38,8 +37,7 @@ class RankCorrelation(Estimand):
             points = points[np.isfinite(points).all(axis=1)]
             counts[str(seed)] = len(points)
             if len(points) >= 4 and np.ptp(points, axis=0).min() > 0:
-                ranks = stats.rankdata(points, axis=0)
-                rho = float(np.corrcoef(ranks.T)[0, 1])
+                rho = float(np.corrcoef(_ranks(points).T)[0, 1])
                 # Perfect agreement of n points is infinite in z; it is not told from 1 - 1/n.
                 limit = 1 - 1 / len(points)
                 z[seed] = float(np.arctanh(np.clip(rho, -limit, limit)))
@@ -95,3 +93,11 @@ class Identical(Estimand):
             )
         details = evidence.describe_runs(arms) | {"compared": compared, "different": different}
         return Draws(label, unit, np.array([different / compared]), "", details, exact=True)
+
+
+def _ranks(points: np.ndarray) -> np.ndarray:
+    """Ranks by column; what ties has the mean of its ranks."""
+    # Not above: scipy.stats takes longer to import than all else that a study's start needs beside jax.
+    from scipy.stats import rankdata
+
+    return rankdata(points, axis=0)
