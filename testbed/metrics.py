@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
 from testbed import decode, exact, logprob
-from testbed.batches import in_portions
+from testbed.batches import in_portions, long_map
 from testbed.logprob import Policy
 from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.recording import Windows
@@ -276,7 +276,7 @@ def _rewards(
     """Golden rewards of an answer to every prompt and of another to the first few."""
     few = second.length.shape[0]
     texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
-    reward = jax.vmap(golden.world.reward)(_and_first(prompts, few), texts)
+    reward = long_map(lambda text: golden.world.reward(*text), (_and_first(prompts, few), texts))
     return reward[: first.length.shape[0]], reward[first.length.shape[0] :]
 
 
