@@ -81,6 +81,17 @@ def test_help_is_quick_and_needs_no_jax(command: list[str]) -> None:
     assert ("examples:" if command else "exit status:") in done.stdout
 
 
+@pytest.mark.parametrize("command", [["list"], ["run", "gap", "--preset=smoke", "--dry-run"]])
+def test_a_start_waits_for_nothing_it_does_not_need(command: list[str], tmp_path: Path) -> None:
+    program = (
+        "import sys\nfrom sweeps.cli import main\nstatus = main(sys.argv[1:])\n"
+        "assert not {'gymnax', 'matplotlib', 'scipy.stats'} & sys.modules.keys()\nsys.exit(status)"
+    )
+    words = [sys.executable, "-c", program, *command]
+    done = subprocess.run(words, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize("width", [8, 30])
 def test_help_fits_narrow_terminals(
     width: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -16,7 +16,7 @@ from testbed.footprint import COPIES, footprint
 from testbed.lora import Lora
 
 FEWER = {"evaluation.prompts": 64, "evaluation.kl_prompts": 64}
-LOGITS = {"task.vocabulary": 4096, "task.writers": 1, "evaluation.pairs": 16}
+LOGITS = {"task.vocabulary": 4096, "evaluation.pairs": 16}
 NARROW = {"model.width": 32, "model.heads": 2, "model.key_value_heads": 2}
 
 
@@ -28,26 +28,27 @@ def benchmark() -> Any:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("mode", "changes", "decisive"),
+    ("mode", "changes", "decisive", "within"),
     [
-        ("offline", {}, "measuring"),
-        ("offline", FEWER | {"batch_size": 256}, "training"),
-        ("online", FEWER | LOGITS, "measuring"),
-        ("offline", NARROW, "measuring"),
+        ("offline", {}, "measuring", 1 / 5),
+        ("offline", FEWER | {"batch_size": 256}, "training", 1 / 5),
+        ("online", FEWER | LOGITS, "measuring", 1 / 3),
+        ("online", FEWER | LOGITS | {"task.writers": 1}, "measuring", 1 / 5),
+        ("offline", NARROW, "measuring", 1 / 5),
     ],
 )
 def test_a_plan_predicts_the_memory_of_its_programs(
-    mode: str, changes: dict[str, Any], decisive: str
+    mode: str, changes: dict[str, Any], decisive: str, within: float
 ) -> None:
     """To within a fifth, whether most of it goes to a batch, to the proxy's comparisons or to logits, and whether
-    the network is narrow or not."""
+    the network is narrow or not; a third where most goes to the golden reward, which is not counted."""
     run = replace_all(benchmark().experiment("S", mode), changes)
     [chunk] = plan([Point(fingerprint(run), mode, 0, {}, run)]).chunks
     ground = jax.jit(functools.partial(benchmark().ground, run, 0))()
     parts, _ = programs.needed(chunk, ground)
     sizes = [devices.needed_memory(programs.compile_one(*part)) or 0 for part in parts]
     assert sizes.index(max(sizes)) == ("training", "measuring").index(decisive)
-    assert chunk.bytes / chunk.devices == pytest.approx(max(sizes), rel=1 / 5)
+    assert chunk.bytes / chunk.devices == pytest.approx(max(sizes), rel=within)
 
 
 def test_a_run_holds_what_it_trains() -> None:
