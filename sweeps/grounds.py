@@ -12,7 +12,7 @@ from typing import Protocol, runtime_checkable
 import jax
 from jaxtyping import PyTree
 
-from sweeps import devices
+from sweeps import devices, executables
 from sweeps.progress import Progress
 from sweeps.runtime import make_room
 from testbed import stages, weights
@@ -96,9 +96,11 @@ class Grounds:
         if stage.host:
             results = [weights.left_out(stage.make(*given)) for given in inputs]
         else:
-            rows = devices.stacked(inputs, jax.device_count())
-            shared = devices.everywhere(weights.missing(inputs))
-            made = jax.device_get(devices.spread(stage.make)(shared, *rows))
+            rows = devices.place(devices.stacked(inputs, jax.device_count()))
+            given = (devices.everywhere(weights.missing(inputs)), *rows)
+            make = devices.spread(stage.make)
+            program = executables.compiled(stage.name, make, devices.shapes_of(given))
+            made = jax.device_get(program(*given))
             results = [jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(owners))]
         for (address, config), result in zip(owners.items(), results, strict=True):
             stages.check(config, stage.name, result)

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray, PyTree, UInt32
 
-from sweeps import devices
+from sweeps import devices, executables
 from sweeps.devices import Along, OutOfMemory
 from sweeps.grounds import Standing
 from sweeps.plan import Chunk
@@ -23,7 +23,7 @@ from testbed.sources.base import Supply
 from testbed.streams import Stream, stream
 from testbed.train import TrainConfig, TrainState
 from testbed.trained import rebuilt
-from testbed.weights import missing, sharing
+from testbed.weights import Weights, missing, sharing
 
 #: What a slot does in a call: nothing, begin a run, or train it on.
 IDLE, BEGIN, TRAIN = range(3)
@@ -70,9 +70,9 @@ class Programs:
         coming = _different(chunks, 1 + cores())
         needs = [needed(chunk, self._grounds[chunk.grounds[0]]) for chunk in coming]
         wanted = {_shape_key(part): part for parts, _ in needs for part in parts}
-        for key, (program, arguments) in wanted.items():
+        for key, part in wanted.items():
             if key not in self._made:
-                self._made[key] = self._pool.submit(compile_one, program, arguments)
+                self._made[key] = self._pool.submit(executables.compiled, *part)
         self._made = {key: self._made[key] for key in wanted}
         parts, columns = needs[0]
         try:
@@ -96,33 +96,49 @@ def _different(chunks: Iterable[Chunk], most: int) -> list[Chunk]:
     return list(found.values())
 
 
-def needed(chunk: Chunk, ground: Ground) -> tuple[list[tuple[Any, PyTree]], dict[str, np.dtype]]:
-    """A chunk's programs with the shapes of their arguments, and what the second measures. All runs of a chunk have the
-    shapes of the first."""
+class Part(NamedTuple):
+    """A program of a chunk: its name, the function, and the shapes of its arguments."""
+
+    name: str
+    program: Any
+    arguments: tuple[PyTree, ...]
+
+
+def needed(chunk: Chunk, ground: Ground) -> tuple[list[Part], dict[str, np.dtype]]:
+    """A chunk's programs, and what the second measures. All runs of a chunk have the shapes of the first."""
     e, (rows, lanes) = chunk.points[0].experiment, chunk.layout
     supply, yardstick = ground.supply(e.teacher), ground.yardstick(e.evaluation)
-    weights = devices.everywhere(missing((supply, yardstick)))
-    state = jax.eval_shape(sharing(train.init), weights, e.train, supply)
+    weights = devices.shapes_of(devices.everywhere(missing((supply, yardstick))))
     one, count = Lane(*4 * [np.int32(0)]), jax.ShapeDtypeStruct((), np.int32)
-    found = jax.eval_shape(sharing(_columns), weights, measured_part(state), one, yardstick, count)
+    given = (weights, devices.alone((e.train, supply, yardstick)), one, count)
+    work_out = functools.partial(_state_and_columns, *given)
+    state, columns = executables.worked_out("state and columns", given, work_out)
     state, config, lane = (devices.shapes(part, rows, lanes) for part in (state, e.train, one))
     supply, yardstick = (devices.shapes(part, rows) for part in (supply, yardstick))
-    weights = devices.shapes_of(weights)
+    to_train = (weights, state, config, lane, supply, count, count)
+    to_measure = (weights, measured_part(state), lane, yardstick, count)
+    size = len(columns)
     parts = [
-        (training_program(), (weights, state, config, lane, supply, count, count)),
-        (measuring_program(len(found)), (weights, measured_part(state), lane, yardstick, count)),
+        Part("train", training_program(), to_train),
+        Part(f"measure {size} columns", measuring_program(size), to_measure),
     ]
-    return parts, {name: column.dtype for name, column in found.items()}
+    return parts, columns
 
 
-def _shape_key(part: tuple[Any, PyTree]) -> Any:
-    program, arguments = part
-    return id(program), jax.tree.structure(arguments), *jax.tree.leaves(arguments)
+def _state_and_columns(
+    weights: Weights, run: tuple[TrainConfig, Supply, Yardstick], lane: Lane, count: Any
+) -> tuple[TrainState, dict[str, np.dtype]]:
+    """Shapes of a run's state, and the columns that are measured of it."""
+    config, supply, yardstick = run
+    state = jax.eval_shape(sharing(train.init), weights, config, supply)
+    part = measured_part(state)
+    found = jax.eval_shape(sharing(_columns), weights, part, lane, yardstick, count)
+    # Without the shardings that tracing gives: they are of this process.
+    return devices.alone(state), {name: column.dtype for name, column in found.items()}
 
 
-def compile_one(program: Any, arguments: tuple[PyTree, ...]) -> Any:
-    """A program compiled for arguments of certain shapes."""
-    return program.lower(*arguments).compile()
+def _shape_key(part: Part) -> Any:
+    return id(part.program), jax.tree.structure(part.arguments), *jax.tree.leaves(part.arguments)
 
 
 @functools.cache

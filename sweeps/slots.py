@@ -86,8 +86,8 @@ class _Slots:
     def through(self, programs: Compiled | None) -> Outcome:
         """Take all runs through."""
         parts, columns = needed(self.chunk, self.standing[self.chunk.grounds[0]])
-        train_on, measure = programs[:2] if programs else (program for program, _ in parts)
-        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), parts[0][1][1])
+        train_on, measure = programs[:2] if programs else (part.program for part in parts)
+        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), parts[0].arguments[1])
         state = devices.place(state)
         table = _Table(self.chunk, columns)
         every, piece, busy = np.int32(self.every), self._piece(), 0.0

@@ -20,11 +20,10 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Tables are as wide as in logs, whatever terminal the tests were started from.
 os.environ.pop("COLUMNS", None)
-# Two CPU devices, so that placement is exercised on any machine.
+# Two CPU devices, so that placement is exercised on any machine; all is compiled as `sweeps.devices` does.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-).strip()
+_FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=2"
+os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
 
 from jaxtyping import install_import_hook  # noqa: E402
 

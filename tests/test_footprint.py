@@ -8,7 +8,7 @@ import pytest
 from helpers import experiment
 from scripts import script
 
-from sweeps import devices, programs
+from sweeps import devices, executables, programs
 from sweeps.plan import plan
 from sweeps.selection import Point
 from testbed.config import fingerprint, replace, replace_all
@@ -46,7 +46,7 @@ def test_a_plan_predicts_the_memory_of_its_programs(
     [chunk] = plan([Point(fingerprint(run), mode, 0, {}, run)]).chunks
     ground = jax.jit(functools.partial(benchmark().ground, run, 0))()
     parts, _ = programs.needed(chunk, ground)
-    sizes = [devices.needed_memory(programs.compile_one(*part)) or 0 for part in parts]
+    sizes = [devices.needed_memory(executables.compiled(*part)) or 0 for part in parts]
     assert sizes.index(max(sizes)) == ("training", "measuring").index(decisive)
     assert chunk.bytes / chunk.devices == pytest.approx(max(sizes), rel=within)
 

@@ -14,7 +14,7 @@ import pytest
 from helpers import GROUNDED, Silence, built, cache_directory, experiment, grounds
 
 from envs.enumerable import Enumerable
-from sweeps import devices, population, programs, runtime
+from sweeps import devices, executables, population, programs, runtime
 from sweeps import plan as planning
 from sweeps.grounds import Grounds
 from sweeps.plan import Chunk, Layout, compile_key, plan
@@ -200,6 +200,29 @@ def test_a_plan_runs_to_its_rows() -> None:
     expect_rows(delivered, stacked()[0])
 
 
+@pytest.mark.usefixtures("shared_cache")
+def test_programs_are_found_without_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A second process, as it were, traces neither training nor measuring, and finds the same to the last bit."""
+    made, delivered = plan(points()), []
+    population.execute(made, delivered.append, Silence())
+
+    def refuse(*_: Any) -> Any:
+        raise AssertionError("traced")
+
+    for name in ("_train_on", "_columns", "_state_and_columns"):
+        monkeypatch.setattr(programs, name, refuse)
+    for program in (programs.training_program, programs.measuring_program):
+        program.cache_clear()
+    try:
+        population.execute(made, delivered.append, Silence())
+    finally:
+        for program in (programs.training_program, programs.measuring_program):
+            program.cache_clear()
+    first, second = delivered
+    for name, column in first.items():
+        np.testing.assert_array_equal(column, second[name], err_msg=name)
+
+
 def expect_rows(delivered: list[dict[str, Any]], rows: list[dict[str, Any]]) -> None:
     """The same runs with the same results, in whatever order."""
     found = [row for columns in delivered for row in one_by_one(columns)]
@@ -216,7 +239,7 @@ def test_a_device_that_runs_out_of_memory_is_given_less(monkeypatch: pytest.Monk
     made = plan(points())
     [two] = made.chunks
     parts, _ = programs.needed(two, grounds()[two.grounds[0]])
-    needed = max(devices.needed_memory(programs.compile_one(*part)) or 0 for part in parts)
+    needed = max(devices.needed_memory(executables.compiled(*part)) or 0 for part in parts)
     monkeypatch.setenv(devices.LIMIT, str(needed - 1))
     progress, delivered = Silence(), []
     spent = population.execute(made, delivered.append, progress)

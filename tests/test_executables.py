@@ -1,0 +1,219 @@
+"""Compiled programs that are found without tracing."""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from jax.experimental.compilation_cache import compilation_cache
+from jaxtyping import Array
+
+from sweeps import devices, executables, provenance
+from sweeps.devices import Along
+from testbed.losses.dpo import Dpo
+from testbed.losses.ipo import Ipo
+from testbed.methods.best_of_n import write_best
+
+
+class OwnLoss(Ipo):
+    """A loss of somebody else's."""
+
+
+@pytest.fixture(autouse=True)
+def directory(tmp_path: Path) -> Iterator[Path]:
+    """A compilation cache of its own."""
+    names = ("jax_compilation_cache_dir", "jax_persistent_cache_min_compile_time_secs")
+    usual = [getattr(jax.config, name) for name in names]
+    for name, value in zip(names, (str(tmp_path), 0.0), strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()  # which else keeps to the directory that it began with
+    yield tmp_path / "programs"
+    for name, value in zip(names, usual, strict=True):
+        jax.config.update(name, value)
+    compilation_cache.reset_cache()
+
+
+def never(loss: Any, x: Array) -> Array:
+    raise AssertionError("traced")
+
+
+def scaled(loss: Any, x: Array) -> tuple[Any, dict[str, Array]]:
+    """A result with structure of its own: a module, and a dictionary."""
+    return loss, {"scaled": loss.beta * x, "static": x + loss.length_normalised}
+
+
+Program = Callable[[Any, Array], tuple[Any, dict[str, Array]]]
+
+
+def made(loss: Any, x: Any, function: Program = scaled, name: str = "scaled") -> Any:
+    """The program for arguments of these shapes, and what it makes of them: of the first of two rows."""
+    rows = devices.place(devices.stacked([(loss, x)] * jax.device_count()))
+    given = (devices.everywhere(()), *rows)
+    program = devices.compiled(function, (Along.ROWS, Along.ROWS))
+    found = executables.compiled(name, program, devices.shapes_of(given))(*given)
+    return jax.tree.map(lambda x: x[0], jax.device_get(found))
+
+
+def test_a_kept_program_is_not_traced_again(directory: Path) -> None:
+    x = np.arange(3, dtype=np.float32)
+    loss, found = made(Ipo(beta=0.5), x)
+    assert len(list(directory.iterdir())) == 2  # what was traced, and the program
+    again, same = made(Ipo(beta=0.5), x, never)
+    assert isinstance(again, Ipo)
+    assert float(again.beta) == float(loss.beta) == 0.5
+    np.testing.assert_array_equal(found["scaled"], [0.0, 0.5, 1.0])
+    np.testing.assert_array_equal(same["scaled"], found["scaled"])
+    # Numbers are arguments: others go through the same program.
+    np.testing.assert_array_equal(made(Ipo(beta=2.0), 2 * x, never)[1]["scaled"], [0, 4, 8])
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        lambda x: made(Ipo(length_normalised=True), x, never),
+        lambda x: made(Dpo(), x, never),
+        lambda x: made(Ipo(), x.astype(np.int32), never),
+        lambda x: made(Ipo(), x[1:], never),
+        lambda x: made(Ipo(), x, never, name="other"),
+    ],
+    ids=["static part", "class", "type", "shape", "name"],
+)
+def test_what_differs_is_traced(other: Callable[[np.ndarray], Any]) -> None:
+    x = np.arange(3, dtype=np.float32)
+    made(Ipo(), x)
+    with pytest.raises(AssertionError, match="traced"):
+        other(x)
+
+
+@pytest.mark.parametrize("what", ["code", "versions", "flags", "settings", "backend"])
+def test_other_circumstances_are_other_programs(what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    x = np.arange(3, dtype=np.float32)
+    made(Ipo(), x)
+    if what == "code":
+        monkeypatch.setattr(provenance, "source_hash", lambda: "changed")
+    elif what == "versions":
+        monkeypatch.setattr(provenance, "versions", lambda: {"jax": "0"})
+    elif what == "flags":
+        monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"] + " --xla_cpu_enable_fast_math=1")
+    elif what == "backend":
+        monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    for known in (executables._source, executables._host):
+        known.cache_clear()
+    before = jax.config.jax_default_matmul_precision
+    try:
+        if what == "settings":
+            jax.config.update("jax_default_matmul_precision", "bfloat16")
+        with pytest.raises(AssertionError, match="traced"):
+            made(Ipo(), x, never)
+    finally:
+        jax.config.update("jax_default_matmul_precision", before)
+        for known in (executables._source, executables._host):
+            known.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "foreign", [OwnLoss(), jax.tree_util.Partial(never), jax.tree_util.Partial(write_best(2))]
+)
+def test_code_of_others_is_always_traced(foreign: Any, directory: Path) -> None:
+    """A class and a function of a user's; a function that the address cannot tell from others of its name."""
+
+    def function(loss: Any, x: Array) -> tuple[Any, dict[str, Array]]:
+        traced.append(loss)
+        return scaled(loss[0], x)
+
+    traced: list[Any] = []
+    x = np.arange(3, dtype=np.float32)
+    for _ in range(2):
+        before = len(traced)
+        np.testing.assert_array_equal(made((Ipo(beta=1.0), foreign), x, function)[1]["scaled"], x)
+        assert len(traced) > before
+    assert len(list(directory.iterdir())) == 1  # the program, found by what tracing gave
+
+
+def test_damage_and_a_full_disk_cost_nothing_but_time(directory: Path) -> None:
+    x = np.arange(3, dtype=np.float32)
+    made(Ipo(), x)
+    for file in list(directory.iterdir()):
+        whole = file.read_bytes()
+        for damaged in (whole[:100], whole[:-200] + bytes(200), b""):
+            file.write_bytes(damaged)
+            np.testing.assert_array_equal(made(Ipo(beta=1.0), x)[1]["scaled"], x)
+    shutil.rmtree(directory)
+    directory.write_text("no directory can be made here")
+    np.testing.assert_array_equal(made(Ipo(beta=1.0), x)[1]["scaled"], x)
+
+
+def test_the_same_from_other_code_is_not_compiled_again(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Traced anew, for nothing else would show that it is the same; jax's own cache is empty."""
+    x = np.arange(3, dtype=np.float32)
+    made(Ipo(), x)
+    for file in directory.parent.glob("*-cache"):
+        file.unlink()
+    monkeypatch.setattr(executables, "_source", lambda: "changed")
+    with executables._FRESH:
+        np.testing.assert_array_equal(made(Ipo(beta=1.0), x)[1]["scaled"], x)
+    assert executables._FRESH.count == 0
+    assert len(list(directory.iterdir())) == 3
+    np.testing.assert_array_equal(made(Ipo(beta=1.0), x, never)[1]["scaled"], x)
+
+
+def test_what_jax_has_kept_is_not_kept_again(directory: Path) -> None:
+    """XLA writes a program down that it has read itself, and refuses to run what it has written."""
+    x = np.arange(1000, dtype=np.float32)
+    made(Ipo(), x)
+    shutil.rmtree(directory)
+    jax.clear_caches()
+    assert list(directory.parent.glob("*-cache"))
+    for _ in range(3):
+        np.testing.assert_array_equal(made(Ipo(beta=1.0), x)[1]["scaled"], x)
+    assert len(list(directory.iterdir())) == 1  # what was traced
+
+
+def test_shapes_are_worked_out_once() -> None:
+    def found() -> Any:
+        return jax.ShapeDtypeStruct((3,), np.float32), {"column": np.dtype(np.int32)}
+
+    def refuse() -> Any:
+        raise AssertionError("worked out again")
+
+    by = (jax.eval_shape(Ipo), jax.ShapeDtypeStruct((2,), np.float32))
+    assert executables.worked_out("shapes", by, found) == found()
+    assert executables.worked_out("shapes", by, refuse) == found()
+    with pytest.raises(AssertionError, match="again"):
+        executables.worked_out("other shapes", by, refuse)
+
+
+OTHER_PROCESS = """
+import jax, numpy as np
+from sweeps import runtime
+runtime.configure()
+from sweeps import devices, executables
+from helpers import GROUNDED
+from testbed.ground import GroundConfig
+given = devices.shapes((GROUNDED[0].train, GroundConfig.of(GROUNDED[0])), 2)
+print(executables._address("program", "any", given))
+"""
+
+
+def test_every_process_finds_the_same() -> None:
+    """Addresses do not hang on the order of hashes, or on where things are in memory. (Whole configs: their strings
+    and modules are shared in one place and not in another.)"""
+    found = set()
+    for seed in ("1", "2"):
+        environment = os.environ | {
+            "PYTHONHASHSEED": seed,
+            "PYTHONPATH": f"{Path(__file__).parent}",
+        }
+        code = [sys.executable, "-c", OTHER_PROCESS]
+        done = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)
+        found.add(done.stdout)
+    (address,) = found
+    assert len(address.strip()) == 64
