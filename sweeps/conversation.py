@@ -66,7 +66,7 @@ class Conversation(eqx.Module):
                 "pretrained model"
             )
         ground = GroundConfig.of(point.experiment)
-        part = Underway().learnt(point.run, ground)
+        part = Underway().learnt(point)
         if part is None:
             raise InvalidInput(
                 f"the policy of run {point.run} is not in the cache {cache_directory()}, where this machine keeps what "

@@ -146,17 +146,14 @@ class _Slots:
         one = chunk.seconds / chunk.steps * chunk.layout.slots
         return max(1, min(self.every, int(PIECE_SECONDS / one)))
 
-    def _ground(self, run: int) -> GroundConfig:
-        return self.chunk.grounds[self.chunk.owners[run]]
-
     def _leave(self, done: np.ndarray, state: TrainState) -> None:
         """Runs that are complete make room for others."""
         for place in _places(done):
             run = int(self.runs[place])
-            point, ground = self.chunk.points[run], self._ground(run)
-            self.underway.finish(point.run, ground)
-            if type(ground.task).checkpointed:
-                self.underway.keep(point.run, ground, jax.device_get(_slot(state.policy, place)))
+            point = self.chunk.points[run]
+            self.underway.finish(point)
+            if type(point.experiment.task).checkpointed:
+                self.underway.keep(point, jax.device_get(_slot(state.policy, place)))
             self.runs[place] = -1
 
     def _pause(self, state: TrainState, table: "_Table") -> None:
@@ -168,7 +165,7 @@ class _Slots:
                 continue  # it is on disk, and not yet among the states
             values = table.so_far(run, index)
             paused = Paused(index, int(self.done[place]), values, _slot(held, place))
-            self.underway.pause(self.chunk.points[run].run, self._ground(run), paused)
+            self.underway.pause(self.chunk.points[run], paused)
 
     def _resumed(self, state: TrainState, table: "_Table") -> TrainState:
         """With the states of runs that go on where they were."""
@@ -211,7 +208,7 @@ class _Slots:
 
     def _give(self, place: tuple[int, int], run: int) -> None:
         """Begin a run in a slot, or go on with it."""
-        paused = self.underway.paused(self.chunk.points[run].run, self._ground(run))
+        paused = self.underway.paused(self.chunk.points[run])
         self.runs[place], self.index[place], self.done[place] = run, 0, 0
         if paused is not None:
             self.found[run] = paused

@@ -7,7 +7,8 @@ import numpy as np
 from jaxtyping import PyTree
 
 from sweeps.runtime import cache_directory
-from testbed import config, stages
+from sweeps.study import Point
+from testbed import config, own_code, stages
 from testbed.ground import GroundConfig
 from testbed.stages import Cache
 
@@ -23,7 +24,7 @@ class Paused(NamedTuple):
 
 
 class Underway:
-    """Runs by their ids and the grounds they stand on: where they are, and what those that are complete have learnt."""
+    """Runs by all that they depend on: where they are, and what those that are complete have learnt."""
 
     def __init__(self) -> None:
         self._paused = Cache(cache_directory() / "underway")
@@ -32,29 +33,33 @@ class Underway:
         # Most often there is nothing: then nobody has to ask for each of thousands of runs.
         self._empty = not any(self._paused.directory.glob("*"))
 
-    def pause(self, run: str, ground: GroundConfig, paused: Paused) -> None:
+    def pause(self, point: Point, paused: Paused) -> None:
         """Keep where a run is. Raises `Unfinished` if the disk refuses."""
-        self._paused.save(self._address(run, ground), paused)
+        self._paused.save(self._address(point), paused)
         self._empty = False
 
-    def paused(self, run: str, ground: GroundConfig) -> Paused | None:
+    def paused(self, point: Point) -> Paused | None:
         """Where a run is; None if it has not begun."""
-        return None if self._empty else self._paused.load(self._address(run, ground))
+        return None if self._empty else self._paused.load(self._address(point))
 
-    def finish(self, run: str, ground: GroundConfig) -> None:
+    def finish(self, point: Point) -> None:
         """Forget where a run was."""
         if not self._empty:
-            self._paused.remove(self._address(run, ground))
+            self._paused.remove(self._address(point))
 
-    def keep(self, run: str, ground: GroundConfig, policy: PyTree) -> None:
+    def keep(self, point: Point, policy: PyTree) -> None:
         """Keep what a run has learnt: the trained part of its policy. Raises `Unfinished` if the disk refuses."""
-        self._learnt.save(self._address(run, ground), policy)
+        self._learnt.save(self._address(point), policy)
 
-    def learnt(self, run: str, ground: GroundConfig) -> PyTree | None:
+    def learnt(self, point: Point) -> PyTree | None:
         """The trained part of a run's last policy; None if it was not kept."""
-        return self._learnt.load(self._address(run, ground))
+        return self._learnt.load(self._address(point))
 
-    def _address(self, run: str, ground: GroundConfig) -> str:
+    def _address(self, point: Point) -> str:
+        """Names what a run stands on, how it is trained, and the code of both: a user's own loss may change between
+        two commands."""
+        ground = GroundConfig.of(point.experiment)
         if ground not in self._identities:
             self._identities[ground] = stages.identity(ground)
-        return config.fingerprint(run, self._identities[ground])
+        code = own_code.sources([point.experiment])
+        return config.fingerprint(point.run, self._identities[ground], *code)

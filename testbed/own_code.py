@@ -3,6 +3,7 @@
 import functools
 import hashlib
 import sys
+import uuid
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -17,7 +18,8 @@ _OURS = ("testbed", "envs")
 
 def sources(things: Iterable[Any]) -> list[str]:
     """A hash for each class that configs hold, at any depth, and that is not of the packages `testbed` and `envs`: of
-    its file, and of what that file uses of files beside it."""
+    its file, and of what that file uses of files beside it. Of a class without a file it is a new one in every process:
+    nothing that was made with it before is taken for its own."""
     kinds = {kind for thing in things for kind in _kinds(thing)}
     return sorted({_hash(kind) for kind in kinds if kind.__module__.split(".")[0] not in _OURS})
 
@@ -34,6 +36,9 @@ def _kinds(thing: Any) -> Iterator[type]:
 
 @functools.cache
 def _hash(kind: type) -> str:
+    if _text(sys.modules[kind.__module__]) is None:
+        # Typed into a notebook, say, and perhaps typed differently the next time: found again by nobody.
+        return uuid.uuid4().hex
     found: dict[str, str] = {}
     _collect(sys.modules[kind.__module__], found)
     return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
@@ -41,7 +46,7 @@ def _hash(kind: type) -> str:
 
 def _collect(module: ModuleType, found: dict[str, str]) -> None:
     """The text of a module, and of those in its folder that it has names of."""
-    found[module.__name__] = _text(module)
+    found[module.__name__] = _text(module) or module.__name__
     folder = _folder(module)
     for value in list(vars(module).values()):
         name = (
@@ -57,9 +62,8 @@ def _folder(module: ModuleType) -> Path | None:
     return Path(file).resolve().parent if file else None
 
 
-def _text(module: ModuleType) -> str:
-    """As its loader has it, which need not be a file of this machine; its name where there is no text."""
+def _text(module: ModuleType) -> str | None:
+    """As its loader has it, which need not be a file of this machine; None where there is no text."""
     loader = getattr(module, "__loader__", None)
     read_source = getattr(loader, "get_source", None)
-    source = read_source(module.__name__) if read_source else None
-    return module.__name__ if source is None else source
+    return read_source(module.__name__) if read_source else None

@@ -152,14 +152,14 @@ def test_a_run_goes_on_at_the_step_where_it_was(
     for times in (3, 2 + 3):
         with pytest.raises(KeyboardInterrupt):
             population.run_chunk(slow, grounds(cache), Interrupted(times))
-        paused = [Underway().paused(p.run, GroundConfig.of(p.experiment)) for p in points]
+        paused = [Underway().paused(p) for p in points]
         seen += [(one.index, one.done) for one in paused if one is not None]
     assert seen == [(1, 2), (1, 2), (2, 1), (2, 1)]
     rows = population.run_chunk(slow, grounds(cache), Silence()).rows
     assert rows.keys() == undisturbed.keys()
     for name in rows:
         np.testing.assert_array_equal(rows[name], undisturbed[name], err_msg=name)
-    assert [Underway().paused(p.run, GroundConfig.of(p.experiment)) for p in points] == [None] * 2
+    assert [Underway().paused(p) for p in points] == [None] * 2
 
 
 def test_policies_answer(cache: Path) -> None:

@@ -4,6 +4,7 @@ import pickle
 import subprocess
 import sys
 import textwrap
+import types
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from helpers import SumTask, experiment
 
 from envs.neural import Neural
 from sweeps import user_files
-from sweeps.study import load_study
+from sweeps.study import Point, load_study
+from sweeps.underway import Underway
 from testbed import own_code
 from testbed.config import replace
 from testbed.errors import InvalidInput
@@ -130,6 +132,40 @@ def test_what_is_made_with_own_code_is_made_anew_once_it_changes(tmp_path: Path)
         now = addresses()
         assert {stage for stage in now if now[stage] != first[stage]} == {"baseline"}
         first = now
+
+
+def test_what_is_made_with_a_notebook_s_class_is_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It has no file that would tell whether it is still the same: a class of the same name is another one, here and in
+    another process."""
+    notebook = types.ModuleType("notebook_cells")
+    monkeypatch.setitem(sys.modules, notebook.__name__, notebook)
+    cell = "from testbed.losses.ipo import Ipo\nclass Mine(Ipo):\n    pass\n"
+    exec(cell, vars(notebook))
+    loss = vars(notebook)["Mine"]()
+    ground = GroundConfig.of(experiment(baseline__loss=loss))
+    first = fingerprints(ground)
+    assert fingerprints(ground) == first
+    exec(cell, vars(notebook))
+    other = fingerprints(GroundConfig.of(experiment(baseline__loss=vars(notebook)["Mine"]())))
+    own_code._hash.cache_clear()
+    for now in (other, fingerprints(ground)):
+        assert {stage for stage in now if now[stage] != first[stage]} == {"baseline"}
+
+
+def test_a_paused_run_is_not_gone_on_with_by_other_code(tmp_path: Path) -> None:
+    """A user's own loss that is edited between two commands."""
+    file = written(tmp_path, "edited")
+    base = load_study(str(file)).base
+
+    def address() -> str:
+        own_code._hash.cache_clear()
+        return Underway()._address(Point("0", "arm", 0, {}, base))
+
+    first = address()
+    assert address() == first
+    loss = tmp_path / "edited_loss.py"
+    loss.write_text(loss.read_text() + "y = 1\n")
+    assert address() != first
 
 
 def test_only_own_code_counts() -> None:
