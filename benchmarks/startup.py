@@ -8,7 +8,6 @@ by the machine's float32 matrix-product peak, which the process measures at its 
 """
 
 import argparse
-import hashlib
 import json
 import os
 import statistics
@@ -57,7 +56,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     ]
     points = [Point(str(k), "arm", 0, {}, run) for k, run in enumerate(runs)]
     imported = time.time()
-    made = drawn_world(base)
+    made = ground(base)
     drawn = time.time()
 
     standing, silence = {GroundConfig.of(run): made for run in runs}, Silence()
@@ -82,20 +81,54 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def drawn_world(base: Any) -> Any:
-    """What all runs stand on, made as a study's stages are: one a device, by a program that is kept."""
+def ground(base: Any) -> Any:
+    """What runs stand on: networks of random numbers, and random data. A study finds this in its cache, or makes it in
+    minutes: here nothing is compiled for it but the reference's scores."""
     import jax
+    import numpy as np
     import throughput
 
     from sweeps import devices, executables
+    from testbed import logprob
+    from testbed.ground import Ground
+    from testbed.metrics import Opponent
+    from testbed.sources.base import Dataset
 
-    rows = devices.place(devices.stacked([(base, 0)], jax.device_count()))
-    given = (devices.everywhere(()), *rows)
-    # Found again only while the benchmark itself says the same.
-    text = hashlib.sha256(Path(throughput.__file__).read_bytes()).hexdigest()
-    make = devices.spread(throughput.ground)
-    made = executables.compiled(f"ground of {text}", make, devices.shapes_of(given))(*given)
-    return jax.tree.map(lambda x: x[0], jax.device_get(made))
+    def drawn_shapes() -> Any:
+        return devices.alone(jax.eval_shape(networks))
+
+    def networks() -> Any:
+        return throughput.world(base, 0), base.task.world(jax.random.key(0))
+
+    random, task, count = np.random.default_rng(0), base.task, base.data.pairs
+
+    def filled(leaf: Any) -> Any:
+        """Of a network's parameters: matrices are of variance 1/fan-in, all else is 1."""
+        if not np.issubdtype(leaf.dtype, np.floating) or leaf.ndim < 2:
+            return np.ones(leaf.shape, leaf.dtype)
+        return (random.normal(size=leaf.shape) * leaf.shape[-2] ** -0.5).astype(leaf.dtype)
+
+    def texts(like: Any, time: int) -> Any:
+        """As many random texts of full length as there are pairs."""
+        tokens = random.integers(1, task.vocabulary, (count, time), dtype=np.int32)
+        return type(like)(tokens, np.full(count, time, np.int32))
+
+    code = "".join(Path(file).read_text() for file in (__file__, throughput.__file__))
+    shapes = executables.worked_out(code, devices.alone(base), drawn_shapes)
+    supply, drawn = jax.tree.map(filled, shapes)
+    pairs = supply.data.pairs
+    pairs = type(pairs)(
+        texts(pairs.prompt, task.prompt_length),
+        texts(pairs.winner, task.response_length),
+        texts(pairs.loser, task.response_length),
+        *np.ones((2, count), np.float32),
+    )
+    scores = jax.device_get(jax.jit(logprob.score_pairs)(supply.reference, pairs))
+    margins: Any = np.ones(count, np.float32)
+    data, some = Dataset(pairs, scores, margins), base.evaluation.prompts
+    prompts, answers = jax.tree.map(lambda x: x[:some], (pairs.prompt, pairs.winner))
+    opponent = Opponent(prompts, answers, margins[:some])
+    return Ground(drawn, supply.reference, data, supply.teacher, opponent, {})
 
 
 class Silence:

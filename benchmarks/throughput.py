@@ -125,22 +125,6 @@ def world(config: Any, seed: Any) -> Any:
     return Supply(Dataset(pairs, logprob.score_pairs(model, pairs), jnp.ones(count)), model, proxy)
 
 
-def ground(config: Any, seed: Any) -> Any:
-    """All that runs stand on: `world`, and something to measure policies by. One program: call it compiled."""
-    import jax
-    import jax.numpy as jnp
-
-    from testbed.ground import Ground
-    from testbed.metrics import Opponent
-
-    supply = world(config, seed)
-    drawn = config.task.world(jax.random.key(seed))
-    count, pairs = config.evaluation.prompts, supply.data.pairs
-    prompts, answers = jax.tree.map(lambda x: x[:count], (pairs.prompt, pairs.winner))
-    opponent = Opponent(prompts, answers, jnp.zeros(count))
-    return Ground(drawn, supply.reference, supply.data, supply.teacher, opponent, {})
-
-
 def bandwidth() -> float:
     """Measured rate at which one device reads and writes its memory, bytes a second: the best of a few passes over an
     array that no cache holds."""

@@ -7,7 +7,7 @@ with the number of worlds. Weights of checkpoints are left out of all of them (`
 import functools
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Protocol, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 from jaxtyping import PyTree
@@ -42,6 +42,7 @@ class Grounds:
         self._cache, self._progress, self._most = cache, progress, kept
         self._kept: OrderedDict[str, PyTree] = OrderedDict()
         self._sizes: dict[str, int] = {}
+        self._latest: tuple[Any, Any] = None, None
 
     def prepare(
         self, configs: Iterable[GroundConfig], wanted: Collection[str] = STAGE_NAMES
@@ -98,15 +99,22 @@ class Grounds:
         else:
             rows = devices.place(devices.stacked(inputs, jax.device_count()))
             given = (devices.everywhere(weights.missing(inputs)), *rows)
-            make = devices.spread(stage.make)
-            program = executables.compiled(stage.name, make, devices.shapes_of(given))
-            made = jax.device_get(program(*given))
+            made = jax.device_get(self._program(stage, devices.shapes_of(given))(*given))
             results = [jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(owners))]
         for (address, config), result in zip(owners.items(), results, strict=True):
             stages.check(config, stage.name, result)
             self._cache.save(address, result)
             self._keep(address, result)
         return results
+
+    def _program(self, stage: Stage, shapes: tuple[PyTree, ...]) -> Any:
+        """A stage's program. The latest is at hand: batches of one structure come one after the other."""
+        leaves, structure = jax.tree.flatten(shapes)
+        key = stage.name, structure, tuple(leaves)
+        if self._latest[0] != key:
+            make = devices.spread(stage.make)
+            self._latest = key, executables.compiled(stage.name, make, shapes)
+        return self._latest[1]
 
     def _keep(self, address: str, result: PyTree) -> None:
         """Hold a result in memory, and let the oldest ones go."""

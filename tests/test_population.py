@@ -489,6 +489,23 @@ def test_stages_that_are_there_are_not_made_again() -> None:
     jax.tree.map(np.testing.assert_array_equal, again[configs[0]], grounds()[configs[0]])
 
 
+def test_a_stage_s_program_is_made_once_for_all_worlds(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Three worlds on two devices are two batches; that nothing is kept on disk makes no difference."""
+    names: list[str] = []
+    compile_one = executables.compiled
+
+    def counted(name: str, *arguments: Any) -> Any:
+        names.append(name)
+        return compile_one(name, *arguments)
+
+    monkeypatch.setattr(executables, "compiled", counted)
+    configs = [GroundConfig.of(config.replace(GROUNDED[0], "seed", seed)) for seed in range(3)]
+    Grounds(Cache(tmp_path), Silence()).prepare(configs, {"material", "world"})
+    assert names == ["world"]
+
+
 @pytest.mark.slow
 def test_lanes_of_a_vmap_equal_the_same_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stacking of a GPU, on this machine: one batched program instead of lane after lane."""
