@@ -63,7 +63,12 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
         if found is not None:
             return found
     lowered = program.lower(*arguments)
-    place = _digest(repr(_machine()), lowered.as_text())
+    read = _read(lowered)
+    if read is None:
+        return lowered.compile()
+    types = [jax.tree.leaves(given) for given in (lowered.in_avals, lowered.out_info)]
+    loaded_with = repr((_machine(), read, lowered.donate_argnums, types))
+    place = _digest(loaded_with, lowered.as_text())
     found = files.program(place, arguments, lowered.out_tree)
     if found is None:
         with _FRESH:
@@ -167,6 +172,15 @@ def _address(kind: str, name: str, arguments: PyTree) -> str | None:
     except (_Foreign, *_NO_BYTES):
         return None
     return _digest(kind, name, _source(), repr(_machine()), content.getvalue())
+
+
+def _read(lowered: Any) -> list[int] | None:
+    """Which arguments a program reads. Its text has those alone, so that two programs with the same text may read
+    different ones. None if this version of jax does not tell."""
+    try:
+        return sorted(lowered._lowering.compile_args["kept_var_idx"])
+    except (AttributeError, KeyError):
+        return None
 
 
 def _digest(*parts: str | bytes) -> str:

@@ -48,7 +48,7 @@ def scaled(loss: Any, x: Array) -> tuple[Any, dict[str, Array]]:
     return loss, {"scaled": loss.beta * x, "static": x + loss.length_normalised}
 
 
-Program = Callable[[Any, Array], tuple[Any, dict[str, Array]]]
+Program = Callable[[Any, Any], Any]
 
 
 def made(loss: Any, x: Any, function: Program = scaled, name: str = "scaled") -> Any:
@@ -105,7 +105,7 @@ def test_other_circumstances_are_other_programs(what: str, monkeypatch: pytest.M
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     for known in (executables._source, executables._host):
         known.cache_clear()
-    before = jax.config.jax_default_matmul_precision
+    before = jax.config.values["jax_default_matmul_precision"]
     try:
         if what == "settings":
             jax.config.update("jax_default_matmul_precision", "bfloat16")
@@ -163,6 +163,32 @@ def test_the_same_from_other_code_is_not_compiled_again(
     assert executables._FRESH.count == 0
     assert len(list(directory.iterdir())) == 3
     np.testing.assert_array_equal(made(Ipo(beta=1.0), x, never)[1]["scaled"], x)
+
+
+def test_programs_of_one_text_may_read_different_arguments() -> None:
+    """Which ones they read is in no line of it."""
+
+    def first(loss: Any, both: tuple[Array, Array]) -> Array:
+        return 2.0 * both[0]
+
+    def second(loss: Any, both: tuple[Array, Array]) -> Array:
+        return 2.0 * both[1]
+
+    both = (np.ones(3, np.float32), np.full(3, 2, np.float32))
+    for _ in range(2):
+        np.testing.assert_array_equal(made(Ipo(), both, first, "first"), [2, 2, 2])
+        np.testing.assert_array_equal(made(Ipo(), both, second, "second"), [4, 4, 4])
+
+
+def test_nothing_is_kept_where_jax_does_not_tell_what_is_read(
+    directory: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    x = np.arange(3, dtype=np.float32)
+    assert executables._read(jax.jit(lambda a, b: b + 1).lower(x, x)) == [1]
+    assert executables._read(object()) is None
+    monkeypatch.setattr(executables, "_read", lambda lowered: None)
+    np.testing.assert_array_equal(made(Ipo(beta=1.0), x)[1]["scaled"], x)
+    assert not directory.exists()
 
 
 def test_what_jax_has_kept_is_not_kept_again(directory: Path) -> None:
