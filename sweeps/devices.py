@@ -108,17 +108,7 @@ def compiled(
         body = jax.shard_map(by_row, mesh=mesh(), in_specs=specs, out_specs=over, check_vma=False)
         return body(*arguments)
 
-    return jax.jit(
-        sharded,
-        donate_argnums=tuple(1 + number for number in donate),
-        compiler_options=options(),
-    )
-
-
-def options() -> dict[str, Any]:
-    """How programs are compiled, where that is not left to XLA. On a CPU its own level, 3, takes half as long again
-    and makes programs that are no faster."""
-    return {"xla_backend_optimization_level": 2} if jax.default_backend() == "cpu" else {}
+    return jax.jit(sharded, donate_argnums=tuple(1 + number for number in donate))
 
 
 @functools.cache

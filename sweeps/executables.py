@@ -26,7 +26,7 @@ import jax
 from jax.experimental import serialize_executable
 from jaxtyping import PyTree
 
-from sweeps import devices, provenance
+from sweeps import provenance
 from testbed.errors import Unfinished
 from testbed.stages import Cache
 
@@ -219,7 +219,7 @@ def _machine() -> tuple[Any, ...]:
         jax.default_backend(),
         (device.platform, device.device_kind, device.client.platform_version),
         jax.device_count(),
-        (os.environ.get("XLA_FLAGS", ""), devices.options()),
+        os.environ.get("XLA_FLAGS", ""),
         settings,
         *_host(),
     )

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from sweeps import devices
+from sweeps import devices, executables
 from sweeps.blocks import ANSWERS, Rows
 from sweeps.grounds import Standing
 from sweeps.pace import Pace
@@ -86,7 +86,9 @@ class _Slots:
     def through(self, programs: Compiled | None) -> Outcome:
         """Take all runs through."""
         parts, columns = needed(self.chunk, self.standing[self.chunk.grounds[0]])
-        train_on, measure = programs[:2] if programs else (part.program for part in parts)
+        train_on, measure = (
+            programs[:2] if programs else (executables.compiled(*part) for part in parts)
+        )
         state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), parts[0].arguments[1])
         state = devices.place(state)
         table = _Table(self.chunk, columns)

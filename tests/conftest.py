@@ -20,10 +20,11 @@ os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
 os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Tables are as wide as in logs, whatever terminal the tests were started from.
 os.environ.pop("COLUMNS", None)
-# Two CPU devices, so that placement is exercised on any machine; all is compiled as `sweeps.devices` does.
+# Two CPU devices, so that placement is exercised on any machine.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-_FLAGS = "--xla_force_host_platform_device_count=2 --xla_backend_optimization_level=2"
-os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {_FLAGS}".strip()
+os.environ["XLA_FLAGS"] = (
+    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
+).strip()
 
 from jaxtyping import install_import_hook  # noqa: E402
 
