@@ -85,6 +85,7 @@ def ground(base: Any) -> Any:
     """What runs stand on: networks of random numbers, and random data. A study finds this in its cache, or makes it in
     minutes: here nothing is compiled for it but the reference's scores."""
     import jax
+    import jax.numpy as jnp
     import numpy as np
     import throughput
 
@@ -105,30 +106,32 @@ def ground(base: Any) -> Any:
     def filled(leaf: Any) -> Any:
         """Of a network's parameters: matrices are of variance 1/fan-in, all else is 1."""
         if not np.issubdtype(leaf.dtype, np.floating) or leaf.ndim < 2:
-            return np.ones(leaf.shape, leaf.dtype)
-        return (random.normal(size=leaf.shape) * leaf.shape[-2] ** -0.5).astype(leaf.dtype)
+            return jnp.asarray(np.ones(leaf.shape, leaf.dtype))
+        drawn = random.normal(size=leaf.shape) * leaf.shape[-2] ** -0.5
+        return jnp.asarray(drawn.astype(leaf.dtype))
 
     def texts(like: Any, time: int) -> Any:
         """As many random texts of full length as there are pairs."""
         tokens = random.integers(1, task.vocabulary, (count, time), dtype=np.int32)
-        return type(like)(tokens, np.full(count, time, np.int32))
+        return type(like)(jnp.asarray(tokens), jnp.asarray(np.full(count, time, np.int32)))
 
     code = "".join(Path(file).read_text() for file in (__file__, throughput.__file__))
     shapes = executables.worked_out(code, devices.alone(base), drawn_shapes)
     supply, drawn = jax.tree.map(filled, shapes)
+    margins = jnp.asarray(np.ones(count, np.float32))
     pairs = supply.data.pairs
     pairs = type(pairs)(
         texts(pairs.prompt, task.prompt_length),
         texts(pairs.winner, task.response_length),
         texts(pairs.loser, task.response_length),
-        *np.ones((2, count), np.float32),
+        margins,
+        margins,
     )
-    scores = jax.device_get(jax.jit(logprob.score_pairs)(supply.reference, pairs))
-    margins: Any = np.ones(count, np.float32)
+    scores = jax.jit(logprob.score_pairs)(supply.reference, pairs)
     data, some = Dataset(pairs, scores, margins), base.evaluation.prompts
     prompts, answers = jax.tree.map(lambda x: x[:some], (pairs.prompt, pairs.winner))
     opponent = Opponent(prompts, answers, margins[:some])
-    return Ground(drawn, supply.reference, data, supply.teacher, opponent, {})
+    return jax.device_get(Ground(drawn, supply.reference, data, supply.teacher, opponent, {}))
 
 
 class Silence:

@@ -48,7 +48,8 @@ def test_a_plan_predicts_the_memory_of_its_programs(
     the network is narrow or not; a third where most goes to the golden reward, which is not counted."""
     run = replace_all(benchmark().experiment("S", mode), changes)
     [chunk] = plan([Point(fingerprint(run), mode, 0, {}, run)]).chunks
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))  # its scripts import each other
+    # The scripts import each other.
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     ground = script("benchmarks/startup.py").ground(run)
     parts, _ = programs.needed(chunk, ground)
     sizes = [devices.needed_memory(executables.compiled(*part)) or 0 for part in parts]
