@@ -66,8 +66,8 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
     read = _read(lowered)
     if read is None:
         return lowered.compile()
-    types = [jax.tree.leaves(given) for given in (lowered.in_avals, lowered.out_info)]
-    loaded_with = repr((_machine(), read, lowered.donate_argnums, types))
+    signature = [jax.tree.leaves(part) for part in (lowered.in_avals, lowered.out_info)]
+    loaded_with = repr((_machine(), read, lowered.donate_argnums, signature))
     place = _digest(loaded_with, lowered.as_text())
     found = files.program(place, arguments, lowered.out_tree)
     if found is None:

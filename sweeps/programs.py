@@ -40,12 +40,14 @@ class Lane(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A chunk's programs, the names and types of what the second measures, and the bytes that they need a device."""
+    """A chunk's programs, shapes of the states that the first trains, the names and types of what the second measures,
+    and the bytes that they need a device."""
 
     train: Any
     measure: Any
+    state: PyTree
     columns: dict[str, np.dtype]
-    bytes: int = 0
+    bytes: int
 
 
 class Programs:
@@ -56,6 +58,7 @@ class Programs:
         self._grounds = grounds
         self._pool = ThreadPoolExecutor(cores())
         self._made: dict[Any, Future[Any]] = {}
+        self._needs: dict[Any, Needs] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -68,32 +71,35 @@ class Programs:
         begun. Raises `OutOfMemory` if they need more than a device may use."""
         make_room()
         coming = _different(chunks, 1 + cores())
-        needs = [needed(chunk, self._grounds[chunk.grounds[0]]) for chunk in coming]
-        wanted = {_shape_key(part): part for parts, _ in needs for part in parts}
+        self._needs = {
+            kind: self._needs.get(kind) or needed(chunk, self._grounds[chunk.grounds[0]])
+            for kind, chunk in coming.items()
+        }
+        wanted = {_shape_key(part): part for need in self._needs.values() for part in need.parts}
         for key, part in wanted.items():
             if key not in self._made:
                 self._made[key] = self._pool.submit(executables.compiled, *part)
         self._made = {key: self._made[key] for key in wanted}
-        parts, columns = needs[0]
+        need = next(iter(self._needs.values()))
         try:
-            first, second = (self._made[_shape_key(part)].result() for part in parts)
+            first, second = (self._made[_shape_key(part)].result() for part in need.parts)
         except Exception as problem:
             self._made.clear()
             raise devices.as_memory(problem) from problem
         size = max(devices.needed_memory(program) or 0 for program in (first, second))
         if size > devices.memory_limit():
             raise OutOfMemory(f"it needs {size / 1e9:.2g} GB")
-        return Compiled(first, second, columns, size)
+        return Compiled(first, second, need.state, need.columns, size)
 
 
-def _different(chunks: Iterable[Chunk], most: int) -> list[Chunk]:
-    """The first chunks that differ in group or slots: others share their programs."""
+def _different(chunks: Iterable[Chunk], most: int) -> dict[Any, Chunk]:
+    """The first chunks that differ in group or slots, by both: others share their programs."""
     found: dict[Any, Chunk] = {}
     for chunk in chunks:
         found.setdefault((chunk.group, chunk.layout), chunk)
         if len(found) == most:
             break
-    return list(found.values())
+    return found
 
 
 class Part(NamedTuple):
@@ -104,8 +110,16 @@ class Part(NamedTuple):
     arguments: tuple[PyTree, ...]
 
 
-def needed(chunk: Chunk, ground: Ground) -> tuple[list[Part], dict[str, np.dtype]]:
-    """A chunk's programs, and what the second measures. All runs of a chunk have the shapes of the first."""
+class Needs(NamedTuple):
+    """What a chunk needs: its two programs; shapes of the states of its slots; the columns that are measured."""
+
+    parts: tuple[Part, Part]
+    state: PyTree
+    columns: dict[str, np.dtype]
+
+
+def needed(chunk: Chunk, ground: Ground) -> Needs:
+    """What a chunk needs. All its runs have the shapes of the first."""
     e, (rows, lanes) = chunk.points[0].experiment, chunk.layout
     supply, yardstick = ground.supply(e.teacher), ground.yardstick(e.evaluation)
     weights = devices.shapes_of(devices.everywhere(missing((supply, yardstick))))
@@ -118,11 +132,11 @@ def needed(chunk: Chunk, ground: Ground) -> tuple[list[Part], dict[str, np.dtype
     to_train = (weights, state, config, lane, supply, count, count)
     to_measure = (weights, measured_part(state), lane, yardstick, count)
     size = len(columns)
-    parts = [
+    parts = (
         Part("train", training_program(), to_train),
         Part(f"measure {size} columns", measuring_program(size), to_measure),
-    ]
-    return parts, columns
+    )
+    return Needs(parts, state, columns)
 
 
 def _state_and_columns(

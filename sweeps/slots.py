@@ -14,12 +14,12 @@ import jax
 import numpy as np
 from jaxtyping import PyTree
 
-from sweeps import devices, executables
+from sweeps import devices
 from sweeps.blocks import ANSWERS, Rows
 from sweeps.grounds import Standing
 from sweeps.pace import Pace
 from sweeps.plan import Chunk
-from sweeps.programs import BEGIN, IDLE, TRAIN, Compiled, Lane, measured_part, needed
+from sweeps.programs import BEGIN, IDLE, TRAIN, Compiled, Lane, Programs, measured_part
 from sweeps.progress import Progress
 from sweeps.runtime import make_room
 from sweeps.store import FACTS
@@ -85,13 +85,13 @@ class _Slots:
 
     def through(self, programs: Compiled | None) -> Outcome:
         """Take all runs through."""
-        parts, columns = needed(self.chunk, self.standing[self.chunk.grounds[0]])
-        train_on, measure = (
-            programs[:2] if programs else (executables.compiled(*part) for part in parts)
-        )
-        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), parts[0].arguments[1])
+        if programs is None:
+            with Programs(self.standing) as own:
+                programs = own.of([self.chunk])
+        train_on, measure = programs.train, programs.measure
+        state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), programs.state)
         state = devices.place(state)
-        table = _Table(self.chunk, columns)
+        table = _Table(self.chunk, programs.columns)
         every, piece, busy = np.int32(self.every), self._piece(), 0.0
         moved, (config, seed), (supply, yardstick) = self._fill(), (None, None), (None, None)
         while np.any(self.runs >= 0):

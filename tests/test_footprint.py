@@ -51,7 +51,7 @@ def test_a_plan_predicts_the_memory_of_its_programs(
     # The scripts import each other.
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     ground = script("benchmarks/startup.py").ground(run)
-    parts, _ = programs.needed(chunk, ground)
+    parts = programs.needed(chunk, ground).parts
     sizes = [devices.needed_memory(executables.compiled(*part)) or 0 for part in parts]
     assert sizes.index(max(sizes)) == ("training", "measuring").index(decisive)
     assert chunk.bytes / chunk.devices == pytest.approx(max(sizes), rel=within)

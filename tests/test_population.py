@@ -238,7 +238,7 @@ def test_a_device_that_runs_out_of_memory_is_given_less(monkeypatch: pytest.Monk
     the results are those of two."""
     made = plan(points())
     [two] = made.chunks
-    parts, _ = programs.needed(two, grounds()[two.grounds[0]])
+    parts = programs.needed(two, grounds()[two.grounds[0]]).parts
     needed = max(devices.needed_memory(executables.compiled(*part)) or 0 for part in parts)
     monkeypatch.setenv(devices.LIMIT, str(needed - 1))
     progress, delivered = Silence(), []
