@@ -64,7 +64,8 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
             return found
     lowered = program.lower(*arguments)
     read = _read(lowered)
-    if read is None:
+    # A program without results, whose structure is all static, does not run any more once XLA has written it down.
+    if read is None or not jax.tree.leaves(lowered.out_info):
         return lowered.compile()
     signature = [jax.tree.leaves(part) for part in (lowered.in_avals, lowered.out_info)]
     loaded_with = repr((_machine(), read, lowered.donate_argnums, signature))

@@ -203,6 +203,15 @@ def test_what_jax_has_kept_is_not_kept_again(directory: Path) -> None:
     assert len(list(directory.iterdir())) == 1  # what was traced
 
 
+def test_a_program_without_results_runs_again(directory: Path) -> None:
+    """A stage of a pretrained model may make nothing but names of its weights; XLA would write down a program that
+    does not run on two devices."""
+    for _ in range(2):
+        assert made(None, np.float32(1.0), lambda _, x: (None, ())) == (None, ())
+        jax.clear_caches()
+    assert not directory.exists()
+
+
 def test_shapes_are_worked_out_once() -> None:
     def found() -> Any:
         return jax.ShapeDtypeStruct((3,), np.float32), {"column": np.dtype(np.int32)}
