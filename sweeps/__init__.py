@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         paper_studies,
         run,
     )
+    from sweeps.cached import cached, forget
     from sweeps.grid import Axis
     from sweeps.results import (
         Outcome,
@@ -41,11 +42,13 @@ __all__ = [
     "Preset",
     "Study",
     "bibliography",
+    "cached",
     "chat",
     "compare",
     "export",
     "fetch_models",
     "forecast",
+    "forget",
     "inspect",
     "listing",
     "load",
@@ -64,7 +67,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for home in ("api", "results", "study", "grid"):
+        for home in ("api", "results", "cached", "study", "grid"):
             found = vars(importlib.import_module(f"{__name__}.{home}"))
             if name in found:
                 return found[name]

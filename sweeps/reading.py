@@ -1,4 +1,5 @@
-"""Commands that read what others have written: ``status``, ``compare``, ``export``, and ``completion`` for shells.
+"""Commands that read what others have written: ``status``, ``compare``, ``export``, ``cache``, and ``completion`` for
+shells.
 
 Their options and what they do with them. Slow imports wait until a command needs them.
 """
@@ -43,6 +44,16 @@ examples:
   testbed export results/gap-laptop --format csv --out - | head
 
 A row a run and evaluation, of all studies in DIR. What the columns mean: testbed list columns.
+"""
+
+_CACHE_EXAMPLES = """\
+examples:
+  testbed cache                                what is kept, and how much
+  testbed cache --forget 30                    deletes what has not been used for 30 days
+  testbed cache --forget 0                     deletes all that can be made again
+
+Worlds and compiled programs are kept under all that they depend on, so that those of older versions are never
+used again. What cannot be made again stays: runs under way, what language models have learnt, models.
 """
 
 _COMPLETION_EXAMPLES = """\
@@ -103,6 +114,18 @@ def add_commands(subcommands: Any, command: MakeCommand) -> None:
     )
     add_loudness(table)
     table.set_defaults(command=export)
+    cache = command(
+        subcommands, "cache", "show what the cache holds, or make room", _CACHE_EXAMPLES
+    )
+    cache.add_argument(
+        "--forget",
+        metavar="DAYS",
+        type=_days,
+        help="delete worlds and programs that have not been used for so many days, and show those",
+    )
+    add_json(cache)
+    add_loudness(cache)
+    cache.set_defaults(command=show_cache)
     shells = command(
         subcommands,
         "completion",
@@ -182,6 +205,31 @@ def export(options: argparse.Namespace) -> int:
     runs = len(rows[["study", "arm", "run"]].drop_duplicates())
     say(console_of(options), f"{len(rows)} evaluations of {runs} runs are in {options.out}")
     return 0
+
+
+def show_cache(options: argparse.Namespace) -> int:
+    """Show what the cache holds, or what of it was deleted."""
+    from sweeps import cached
+    from testbed.places import cache_directory
+
+    forgets = options.forget is not None
+    found = cached.forget(options.forget) if forgets else cached.cached()
+    if options.json:
+        rows = [kept.describe() for kept in found]
+        print_json({"directory": str(cache_directory()), "deleted" if forgets else "kept": rows})
+    elif not options.quiet:
+        from sweeps.printing import rich_table, show
+
+        title = f"{'Deleted from' if forgets else 'In'} {cache_directory()}"
+        show(rich_table([kept.cells() for kept in found], title), console_of(options))
+    return 0
+
+
+def _days(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number of days, got '{text}'") from None
 
 
 def completion(options: argparse.Namespace) -> int:

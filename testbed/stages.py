@@ -4,6 +4,7 @@ Each stage is a pure function of its part of the config, a key and the stages be
 what each made, so that it is made once and found again (`Cache`); `sweeps.population` runs them for many seeds at once.
 """
 
+import contextlib
 import hashlib
 import os
 import pickle
@@ -368,12 +369,15 @@ class Cache:
         return self._path(address).exists()
 
     def load(self, address: str) -> PyTree | None:
-        """The result at an address, or None."""
-        path = self._path(address)
-        if not path.exists():
+        """The result at an address, or None. Its file is touched: what is in use can be told from what is not."""
+        try:
+            with self._path(address).open("rb") as file:
+                result = pickle.load(file)
+        except FileNotFoundError:
             return None
-        with path.open("rb") as file:
-            return pickle.load(file)
+        with contextlib.suppress(OSError):
+            os.utime(self._path(address))
+        return result
 
     def save(self, address: str, result: PyTree) -> None:
         """Keep a result; arrays are stored as numpy's. Raises `Unfinished` if the disk refuses, and leaves nothing."""
