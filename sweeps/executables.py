@@ -220,10 +220,16 @@ def _machine() -> tuple[Any, ...]:
         jax.default_backend(),
         (device.platform, device.device_kind, device.client.platform_version),
         jax.device_count(),
-        os.environ.get("XLA_FLAGS", ""),
+        _flags(),
         settings,
         *_host(),
     )
+
+
+def _flags() -> list[tuple[str, str]]:
+    """XLA's, in whatever order they were set; the last of a name counts."""
+    parts = (flag.partition("=") for flag in os.environ.get("XLA_FLAGS", "").split())
+    return sorted({name: value for name, _, value in parts}.items())
 
 
 @functools.cache

@@ -14,25 +14,25 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ali
 
 # Broadcasting between ranks must be spelled out; it hides most shape mistakes.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Compiling is most of the suite's time, so keep even small programs.
+# Compiling is most of the suite's time.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "tests"))
-os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.1"
-os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
 # Tables are as wide as in logs, whatever terminal the tests were started from.
 os.environ.pop("COLUMNS", None)
 # Two CPU devices, so that placement is exercised on any machine.
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
-os.environ["XLA_FLAGS"] = (
-    os.environ.get("XLA_FLAGS", "") + " --xla_force_host_platform_device_count=2"
-).strip()
+flags = os.environ.get("XLA_FLAGS", "")
+os.environ["XLA_FLAGS"] = f"{flags} --xla_force_host_platform_device_count=2".strip()
 
 from jaxtyping import install_import_hook  # noqa: E402
 
 install_import_hook(["testbed", "envs", "sweeps", "analysis"], "typechecker.check")
 
-import jax  # noqa: E402
-
 from sweeps import runtime  # noqa: E402
+
+# Else as commands set them up, with whose programs tests share what is compiled.
+runtime.configure()
+
+import jax  # noqa: E402
 
 
 @pytest.fixture

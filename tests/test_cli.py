@@ -288,19 +288,21 @@ def test_runtime_sets_up_xla_unless_the_user_has(tmp_path: Path) -> None:
     program = (
         "from sweeps import runtime\n{before}\nruntime.configure()\n"
         "import jax\n"
-        "print(len(jax.devices()), jax.config.jax_compilation_cache_dir)"
+        "import os\nprint(len(jax.devices()), jax.config.jax_compilation_cache_dir)\n"
+        "print(os.environ['XLA_FLAGS'].count('prefer_vector_width'), os.environ['XLA_FLAGS'][-3:])"
     )
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("JAX_", "XLA_"))}
     clean |= {"TESTBED_CACHE": str(tmp_path), "JAX_PLATFORMS": "cpu"}
 
-    def devices_and_cache(before: str = "", **more: str) -> list[str]:
+    def settings(before: str = "", **more: str) -> list[str]:
         words = [sys.executable, "-c", program.format(before=before)]
         return subprocess.run(
             words, capture_output=True, text=True, check=True, env=clean | more
         ).stdout.split()
 
-    ours = [str(runtime.cores()), str(tmp_path / "xla")]
-    assert devices_and_cache() == ours
-    assert devices_and_cache(before="import jax") == ours
-    flags = "--xla_force_host_platform_device_count=3"
-    assert devices_and_cache(XLA_FLAGS=flags, JAX_COMPILATION_CACHE_DIR="/x") == ["3", "/x"]
+    ours = [str(runtime.cores()), str(tmp_path / "xla"), "1", "512"]
+    assert settings() == ours
+    assert settings(before="import jax") == ours
+    flags = "--xla_force_host_platform_device_count=3 --xla_cpu_prefer_vector_width=256"
+    expected = ["3", "/x", "1", "256"]
+    assert settings(XLA_FLAGS=flags, JAX_COMPILATION_CACHE_DIR="/x") == expected
