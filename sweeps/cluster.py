@@ -164,20 +164,27 @@ def _checked(address: str) -> str:
     if not rest:
         return "local"
     if rest == "auto":
+        named = os.environ.get("RAY_ADDRESS", "")
+        host, _, port = named.removeprefix("ray://").partition(":")
+        if port.isdigit():
+            why = f"RAY_ADDRESS names {named}: is it the address that `ray start --head` printed?"
+            _require_reachable(address, host, port, why)
         return "auto"
     host, _, port = rest.partition(":")
     port = port or str(CLIENT_PORT)
     if not host or not port.isdigit():
         raise InvalidInput(f"--cluster must be ray, ray://auto or ray://HOST:PORT, got '{address}'")
+    why = f"on the head of the cluster, `ray start --head` starts a server for clients at port {CLIENT_PORT}"
+    _require_reachable(address, host, port, why)
+    return f"ray://{host}:{port}"
+
+
+def _require_reachable(address: str, host: str, port: str, why: str) -> None:
+    """Refuse an address where nobody listens. Ray itself would try for minutes."""
     try:
-        # Ray itself would try for minutes.
         socket.create_connection((host, int(port)), timeout=10.0).close()
     except (OSError, OverflowError) as problem:
-        raise InvalidInput(
-            f"--cluster {address} cannot be reached ({problem}): on the head of the cluster, `ray start --head` starts "
-            f"a server for clients at port {CLIENT_PORT}"
-        ) from problem
-    return f"ray://{host}:{port}"
+        raise InvalidInput(f"--cluster {address} cannot be reached ({problem}): {why}") from problem
 
 
 def _ray() -> Any:

@@ -298,6 +298,11 @@ def test_mistakes_in_addresses(
         free.bind(("localhost", 0))
         address = f"ray://localhost:{free.getsockname()[1]}"
         assert f"--cluster {address} cannot be reached" in refused(capsys, "--cluster", address)
+        monkeypatch.setenv("RAY_ADDRESS", address.removeprefix("ray://"))
+        told = refused(capsys, "--cluster", "ray://auto")
+        assert "--cluster ray://auto cannot be reached" in told
+        assert f"RAY_ADDRESS names {os.environ['RAY_ADDRESS']}: " in told
+        monkeypatch.delenv("RAY_ADDRESS")
     assert "--workers must be at least 1, got 0" in refused(
         capsys, "--cluster", "ray", "--workers", "0"
     )
