@@ -16,7 +16,6 @@ if TYPE_CHECKING:
         paper_studies,
         run,
     )
-    from sweeps.cached import cached, forget
     from sweeps.grid import Axis
     from sweeps.results import (
         Outcome,
@@ -34,6 +33,7 @@ if TYPE_CHECKING:
         write_logs,
     )
     from sweeps.study import Arm, Preset, Study, load_study
+    from sweeps.upkeep import cached, forget
 
 __all__ = [
     "Arm",
@@ -67,7 +67,7 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in __all__:
-        for home in ("api", "results", "cached", "study", "grid"):
+        for home in ("api", "results", "upkeep", "study", "grid"):
             found = vars(importlib.import_module(f"{__name__}.{home}"))
             if name in found:
                 return found[name]

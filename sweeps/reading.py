@@ -209,11 +209,11 @@ def export(options: argparse.Namespace) -> int:
 
 def show_cache(options: argparse.Namespace) -> int:
     """Show what the cache holds, or what of it was deleted."""
-    from sweeps import cached
+    from sweeps import upkeep
     from testbed.places import cache_directory
 
     forgets = options.forget is not None
-    found = cached.forget(options.forget) if forgets else cached.cached()
+    found = upkeep.forget(options.forget) if forgets else upkeep.cached()
     if options.json:
         rows = [kept.describe() for kept in found]
         print_json({"directory": str(cache_directory()), "deleted" if forgets else "kept": rows})

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sweeps import cli
-from sweeps.cached import KINDS, cached, forget
+from sweeps.upkeep import KINDS, cached, forget
 from testbed.errors import InvalidInput
 from testbed.stages import Cache
 
