@@ -50,7 +50,7 @@ _CACHE_EXAMPLES = """\
 examples:
   testbed cache                                what is kept, and how much
   testbed cache --forget 30                    deletes what has not been used for 30 days
-  testbed cache --forget 0                     deletes all that can be made again
+  testbed cache --forget 0                     deletes all that can be made again, bar the last minute
 
 Worlds and compiled programs are kept under all that they depend on, so that those of older versions are never
 used again. What cannot be made again stays: runs under way, what language models have learnt, models.

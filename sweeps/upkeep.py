@@ -20,6 +20,8 @@ KINDS = {
     "heads": ("rewards fitted to ratings", False),
 }
 _DAY = 24 * 60 * 60
+#: Seconds in which a file may still be on its way to its place.
+_WRITING = 60.0
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def forget(days: float) -> list[Kept]:
     --forget``. A command that runs meanwhile makes again what it lacks. Raises `InvalidInput` below 0."""
     if not days >= 0:
         raise InvalidInput(f"--forget must be a number of days, 0 or more, got {days:g}")
-    latest = time.time() - days * _DAY
+    latest = time.time() - max(_WRITING, days * _DAY)
     gone = []
     for name, (_, goes) in KINDS.items():
         if goes:

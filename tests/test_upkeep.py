@@ -55,6 +55,12 @@ def test_old_worlds_and_programs_go_and_all_else_stays(directory: Path) -> None:
     assert sum(kept.files for kept in forget(0.0)) == 2
 
 
+def test_what_is_being_written_stays(directory: Path) -> None:
+    writing = put(directory / "stages" / "tmp123", 0.0)
+    assert sum(kept.files for kept in forget(0.0)) == 0
+    assert writing.exists()
+
+
 def test_what_is_read_is_in_use(directory: Path) -> None:
     stages = Cache(directory / "stages")
     for name in ("read", "unread"):
