@@ -124,6 +124,9 @@ Start with: testbed run gap --preset smoke
 """
 
 
+_WHOLE = reading.parsed(int, "a whole number")
+
+
 class _Parser(argparse.ArgumentParser):
     """A parser that answers a mistake with one sentence."""
 
@@ -260,7 +263,7 @@ def _add_size(command: argparse.ArgumentParser) -> None:
         help="the world, such as summarize, in place of the study's tasks; with text, which stands on a pretrained "
         "model, the default preset is llm",
     )
-    command.add_argument("--seeds", metavar="N", type=_whole, help="repetitions (seeds 0 to N-1)")
+    command.add_argument("--seeds", metavar="N", type=_WHOLE, help="repetitions (seeds 0 to N-1)")
     command.add_argument("--dry-run", action="store_true", help="print the plan and stop")
     command.add_argument(
         "--cluster",
@@ -271,7 +274,7 @@ def _add_size(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--workers",
         metavar="N",
-        type=_whole,
+        type=_WHOLE,
         help="with --cluster: workers that share each host's devices (default: 1)",
     )
 
@@ -331,7 +334,7 @@ def _add_inspect(subcommands: Any) -> None:
     inspect.add_argument(
         "task", metavar="TASK", help="a kind of task, such as summarize, or a .py file"
     )
-    inspect.add_argument("--seed", metavar="N", type=_whole, default=0, help="(default: 0)")
+    inspect.add_argument("--seed", metavar="N", type=_WHOLE, default=0, help="(default: 0)")
     inspect.add_argument(
         "--set",
         metavar="PATH=VALUE",
@@ -379,7 +382,7 @@ def _add_tensorboard(subcommands: Any) -> None:
         subcommands, "tensorboard", "show results in TensorBoard", _TENSORBOARD_EXAMPLES
     )
     reading.add_results(board)
-    board.add_argument("--port", type=_whole, default=6006, help="(default: %(default)s)")
+    board.add_argument("--port", type=_WHOLE, default=6006, help="(default: %(default)s)")
     board.add_argument(
         "--runs", action="store_true", help="show each arm's best, worst and diverged runs too"
     )
@@ -425,16 +428,9 @@ def _add_chat(subcommands: Any) -> None:
         default=[],
         help="what is to be answered, or continued; by default lines of standard input. Repeatable",
     )
-    chat.add_argument("--samples", metavar="N", type=_whole, default=1, help="(default: 1)")
-    chat.add_argument("--seed", metavar="N", type=_whole, default=0, help="(default: 0)")
+    chat.add_argument("--samples", metavar="N", type=_WHOLE, default=1, help="(default: 1)")
+    chat.add_argument("--seed", metavar="N", type=_WHOLE, default=0, help="(default: 0)")
     chat.set_defaults(command=commands.chat)
-
-
-def _whole(text: str) -> int:
-    try:
-        return int(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a whole number, got '{text}'") from None
 
 
 if __name__ == "__main__":

@@ -8,12 +8,13 @@ import argparse
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from sweeps import results
 from sweeps.commands import console_of, print_json
 from testbed.errors import InvalidInput
 
+T = TypeVar("T")
 SHELLS = ("bash", "zsh", "fish")
 
 _STATUS_EXAMPLES = """\
@@ -120,7 +121,7 @@ def add_commands(subcommands: Any, command: MakeCommand) -> None:
     cache.add_argument(
         "--forget",
         metavar="DAYS",
-        type=_days,
+        type=parsed(float, "a number of days"),
         help="delete worlds and programs that have not been used for so many days, and show those",
     )
     add_json(cache)
@@ -156,6 +157,18 @@ def add_loudness(command: argparse.ArgumentParser, verbose: str = "") -> None:
     how.add_argument("-q", "--quiet", action="store_true", help="print nothing but errors")
     if verbose:
         how.add_argument("-v", "--verbose", action="store_true", help=verbose)
+
+
+def parsed(kind: Callable[[str], T], what: str) -> Callable[[str], T]:
+    """What reads an option's text as a ``kind``; a mistake is answered with ``what`` it must be."""
+
+    def read(text: str) -> T:
+        try:
+            return kind(text)
+        except ValueError:
+            raise argparse.ArgumentTypeError(f"must be {what}, got '{text}'") from None
+
+    return read
 
 
 def status(options: argparse.Namespace) -> int:
@@ -223,13 +236,6 @@ def show_cache(options: argparse.Namespace) -> int:
         title = f"{'Deleted from' if forgets else 'In'} {cache_directory()}"
         show(rich_table([kept.cells() for kept in found], title), console_of(options))
     return 0
-
-
-def _days(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise argparse.ArgumentTypeError(f"must be a number of days, got '{text}'") from None
 
 
 def completion(options: argparse.Namespace) -> int:

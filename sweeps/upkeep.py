@@ -1,6 +1,7 @@
 """What commands have left in the cache, and letting go of what nobody has used for long."""
 
 import contextlib
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -56,10 +57,8 @@ class Kept:
 def cached() -> list[Kept]:
     """What the cache holds, a row a folder: ``testbed cache``."""
     directory = cache_directory()
-    found = (
-        (path.name for path in directory.iterdir() if path.is_dir()) if directory.is_dir() else ()
-    )
-    names = [*KINDS, *sorted(set(found) - KINDS.keys())]
+    found = {path.name for path in directory.glob("*/")}
+    names = [*KINDS, *sorted(found - KINDS.keys())]
     return [_kept(name, _files(directory / name)) for name in names]
 
 
@@ -90,7 +89,7 @@ def _files(directory: Path) -> list[_File]:
     for path in sorted(directory.rglob("*")):
         with contextlib.suppress(OSError):
             facts = path.stat()
-            if path.is_file():
+            if stat.S_ISREG(facts.st_mode):
                 # Stages and programs are touched when they are read; of what jax reads the file system may tell.
                 used = max(facts.st_mtime, facts.st_atime)
                 found.append(_File(path, facts.st_size, used))
