@@ -1,14 +1,11 @@
 """What stands before policy optimisation: world, SFT, labelled data, proxy, golden baseline.
 
 Each stage is a pure function of its part of the config, a key and the stages before it. A chain of fingerprints names
-what each made, so that it is made once and found again (`Cache`); `sweeps.population` runs them for many seeds at once.
+what each made, so that it is made once and found again (`testbed.cache`); `sweeps.population` runs them for many seeds
+at once.
 """
 
-import contextlib
 import hashlib
-import os
-import pickle
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
 from operator import attrgetter
@@ -26,7 +23,7 @@ from testbed import config, decode, enumeration, exact, logprob, own_code, recor
 from testbed.collect import Corpus, Written, balanced, collect, described, label, make_pool, write
 from testbed.data import Pool, refuse_unreached
 from testbed.environment import World
-from testbed.errors import InvalidInput, Unfinished
+from testbed.errors import InvalidInput
 from testbed.ground import Ground, GroundConfig
 from testbed.logprob import Policy
 from testbed.lora import adapted
@@ -356,55 +353,6 @@ def fingerprints(ground: GroundConfig) -> dict[str, str]:
         code = [_code_fingerprint(), *own_code.sources(parts)]
         addresses[stage.name] = config.fingerprint(kind, *code, *before, *parts)
     return addresses
-
-
-class Cache:
-    """Stage results on disk, named by content. Files are written aside and renamed, so none is ever half there."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def holds(self, address: str) -> bool:
-        """Whether there is a result at an address."""
-        return self._path(address).exists()
-
-    def load(self, address: str) -> PyTree | None:
-        """The result at an address, or None. Its file is touched: what is in use can be told from what is not."""
-        try:
-            with self._path(address).open("rb") as file:
-                result = pickle.load(file)
-        except FileNotFoundError:
-            return None
-        with contextlib.suppress(OSError):
-            os.utime(self._path(address))
-        return result
-
-    def save(self, address: str, result: PyTree) -> None:
-        """Keep a result; arrays are stored as numpy's. Raises `Unfinished` if the disk refuses, and leaves nothing."""
-        content = pickle.dumps(jax.device_get(result))
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.directory, delete=False) as file:
-                try:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    os.replace(file.name, self._path(address))
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
-        except OSError as problem:
-            raise Unfinished(
-                f"cache {self.directory} cannot be written ({problem.strerror or problem}): make room there, or set "
-                "TESTBED_CACHE to another directory, and run the same command again"
-            ) from problem
-
-    def remove(self, address: str) -> None:
-        """Let a result go, if there is one."""
-        self._path(address).unlink(missing_ok=True)
-
-    def _path(self, address: str) -> Path:
-        return self.directory / f"{address}.pickle"
 
 
 def identity(ground: GroundConfig) -> str:

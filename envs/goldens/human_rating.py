@@ -10,12 +10,12 @@ from envs.goldens.headed import AbstractHeaded
 from envs.regression import STANDARD, Fitted, Split
 from envs.tastes import AbstractTaste
 from testbed import features, heads, ranges, transformer
+from testbed.cache import Cache
 from testbed.config import fingerprint
 from testbed.heads import Head
 from testbed.places import cache_directory
 from testbed.pretrained import Pretrained, Tokenizer
 from testbed.ranges import hyper
-from testbed.stages import Cache
 from testbed.types import Prompt, Response
 
 
