@@ -1,7 +1,7 @@
 """Files that configs depend on beside their fields, by content: users' own code, and files that fields name.
 
-Stages, programs and runs that depend on such a file carry its content in their address or name, so that an edited file is
-never taken for what it was. Code of the testbed's own packages is accounted for elsewhere (`testbed.stages`,
+Stages, programs and runs that depend on such a file carry its content in their address or name, so that an edited file
+is never taken for what it was. Code of the testbed's own packages is accounted for elsewhere (`testbed.stages`,
 `sweeps.provenance`).
 
 A class of a user's is followed through its file's imports, those inside functions included, to every file below the
@@ -46,13 +46,12 @@ def follow(folder: Path) -> None:
 def sources(things: Iterable[Any]) -> list[str]:
     """What configs depend on beside their fields, hashed and sorted: nothing for configs of the testbed's own classes.
 
-    A hash for each class of others' that the configs hold at any depth (see `files`), for each file that a text field of
-    such a class names, and the text of ``content()`` for each module that has such a method. A class without a file, one
-    typed into a notebook for one, has a new hash in every process: nothing made with it before is taken for its own.
+    A hash for each class of others' that the configs hold at any depth (see `files`), for each file that a text field
+    of such a class names, and the text of ``content()`` for each module that has such a method. A class without a file,
+    one typed into a notebook for one, has a new hash in every process: nothing made with it before is taken for its own.
     """
     found: set[str] = set()
-    for thing in things:
-        parts = _walked(thing)
+    for parts in map(_walk, things):
         found.update(map(_hash, parts.kinds))
         found.update(f"{Path(path).name} {file_hash(Path(path))}" for path in parts.named())
         found.update(text for module in parts.contents if (text := module.content()))
@@ -63,8 +62,7 @@ def files(things: Iterable[Any]) -> dict[str, str]:
     """The files behind `sources`: path, relative to the folder of the user's code that holds it, and the beginning of
     the SHA-256 of its text; ``content`` of modules by their class's name."""
     found: dict[str, str] = {}
-    for thing in things:
-        parts = _walked(thing)
+    for parts in map(_walk, things):
         for kind in parts.kinds:
             for name, text in _texts(kind).items():
                 found[name] = _short(text.encode())
@@ -79,6 +77,15 @@ def file_hash(path: Path) -> str:
     """SHA-256 of a file's content, in hexadecimal; read again only if the file has changed. Raises `OSError`."""
     status = path.stat()
     return _file_hash(str(path), status.st_ino, status.st_size, status.st_mtime_ns)
+
+
+def package_files(folder: Path) -> Iterator[Path]:
+    """The files of a package, data included, that are part of its source."""
+    return (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+    )
 
 
 @functools.lru_cache(maxsize=4096)
@@ -109,33 +116,41 @@ class _Walked(NamedTuple):
 
 
 _NOTHING = _Walked()
-#: What modules hold, by identity; the modules are kept, so that no other gets their identity. Modules do not change.
+#: What modules inside of configs hold, by identity; the modules are kept, so that no other gets their identity. Modules
+#: do not change, and thousands of configs share them.
 _WALKED: dict[int, tuple[Any, _Walked]] = {}
 
 
-def _walked(thing: Any) -> _Walked:
+def _walk(thing: Any) -> _Walked:
     if isinstance(thing, tuple | list):
-        return functools.reduce(_Walked.__or__, map(_walked, thing), _NOTHING)
+        return functools.reduce(_Walked.__or__, map(_walk, thing), _NOTHING)
     if not isinstance(thing, eqx.Module):
         return _NOTHING
+    kind = type(thing)
+    values = [read(thing, name) for name in names_of(kind)]
+    parts = [
+        _walk_inside(value) for value in values if isinstance(value, eqx.Module | tuple | list)
+    ]
+    found = functools.reduce(
+        _Walked.__or__, (part for part in parts if part is not _NOTHING), _NOTHING
+    )
+    if kind.__module__.partition(".")[0] not in OURS:
+        texts = frozenset(value for value in values if isinstance(value, str) and value)
+        found = found | _Walked(frozenset({kind}), texts)
+    if callable(getattr(kind, "content", None)):
+        found = found | _Walked(contents=(thing,))
+    return found
+
+
+def _walk_inside(thing: Any) -> _Walked:
+    if not isinstance(thing, eqx.Module):
+        return _walk(thing)
     known = _WALKED.get(id(thing))
     if known is None:
         if len(_WALKED) >= _MOST_WALKED:
             _WALKED.clear()
         known = _WALKED[id(thing)] = thing, _walk(thing)
     return known[1]
-
-
-def _walk(module: eqx.Module) -> _Walked:
-    kind = type(module)
-    values = [read(module, name) for name in names_of(kind)]
-    found = functools.reduce(_Walked.__or__, map(_walked, values), _NOTHING)
-    if kind.__module__.partition(".")[0] not in OURS:
-        texts = frozenset(value for value in values if isinstance(value, str) and value)
-        found = found | _Walked(frozenset({kind}), texts)
-    if callable(getattr(kind, "content", None)):
-        found = found | _Walked(contents=(module,))
-    return found
 
 
 def _is_file(text: str) -> bool:
