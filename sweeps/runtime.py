@@ -43,8 +43,8 @@ def _allowed() -> int:
 
 def configure(cores_here: int | None = None) -> None:
     """Set XLA's devices and jax's compilation cache, unless the user has set them already, and jax's generator of
-    random numbers (`PINNED`), in any case. ``cores_here`` are the cores of a process that shares the machine with others: they
-    count more than what it inherits from its parent.
+    random numbers (`PINNED`), in any case. ``cores_here`` are the cores of a process that shares the machine with
+    others: they count more than what it inherits from its parent.
 
     Independent runs go faster on one CPU device per core than on one device of many cores.
     """

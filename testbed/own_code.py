@@ -48,7 +48,7 @@ def sources(things: Iterable[Any]) -> list[str]:
 
     A hash for each class of others' that the configs hold at any depth (see `files`), for each file that a text field
     of such a class names, and the text of ``content()`` for each module that has such a method. A class without a file,
-    one typed into a notebook for one, has a new hash in every process: nothing made with it before is taken for its own.
+    typed into a notebook for one, has a new hash in every process: nothing made with it before is taken for its own.
     """
     found: set[str] = set()
     for parts in map(_walk, things):
@@ -365,7 +365,19 @@ def _located(name: str, scope: _Scope) -> tuple[str, Path] | None:
     loaded = sys.modules.get(name)
     place = _path(loaded) if loaded else None
     if loaded is None and all(part.isidentifier() for part in name.split(".")):
-        below = [folder / Path(*name.split(".")) for folder in scope.search]
+        below = [folder / name.rpartition(".")[2] for folder in _searched(name, scope)]
         files = [file for one in below for file in (one / "__init__.py", one.with_suffix(".py"))]
         place = next((file.resolve() for file in files if file.is_file()), None)
     return (name, place) if place and scope.holds(name, place) else None
+
+
+def _searched(name: str, scope: _Scope) -> list[Path]:
+    """The folders in which Python would look for a module, of those that count."""
+    above = name.rpartition(".")[0]
+    if above:
+        parent = sys.modules.get(above)
+        if parent is not None:
+            return [Path(place).resolve() for place in getattr(parent, "__path__", ())]
+        return [folder / above.rpartition(".")[2] for folder in _searched(above, scope)]
+    order = [Path(place).resolve() for place in sys.path if place]
+    return [place for place in order if place in scope.search]
