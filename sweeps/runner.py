@@ -312,6 +312,13 @@ def _changes(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]
             "the testbed's code has changed since this store was begun; its finished runs are kept, and the column "
             "`code` tells which version made each run. Choose another --out for results of one version."
         )
+    for name, what in (("settings", "libraries or settings"), ("bits", "processor or devices")):
+        known = [session[name] for session in stored["sessions"] if name in session]
+        if any(one != known[0] for one in known):
+            notes.append(
+                f"sessions of this store ran with different {what}, so that equal runs need not be equal to the last "
+                "bit; study.json names them."
+            )
     if _decided_otherwise(stored["claims"], present["claims"]):
         notes.append(
             "the study's claims have changed since this store was begun; the report marks every verdict by a rule "

@@ -1,6 +1,7 @@
 """What numbers depend on beside config and code: libraries, settings of jax and XLA, processor and devices."""
 
 import functools
+import hashlib
 import os
 from importlib import metadata
 from pathlib import Path
@@ -46,7 +47,7 @@ def bits() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "processor": processor(),
-        "able": _able(),
+        "instructions": _instructions(),
         "devices": [devices[0].device_kind, len(devices)],
         "runtime": devices[0].client.platform_version,
     }
@@ -72,9 +73,10 @@ def _versions() -> dict[str, str]:
     return {name: metadata.version(name) for name in LIBRARIES}
 
 
-def _able() -> str:
-    """What the processor can do: XLA chooses its instructions by that."""
-    return _cpu_line("flags") or _cpu_line("Features")
+def _instructions() -> str:
+    """A hash of the sets of instructions that the processor has: XLA chooses among them."""
+    found = _cpu_line("flags") or _cpu_line("Features")
+    return hashlib.sha256(found.encode()).hexdigest()[:16]
 
 
 @functools.cache

@@ -395,7 +395,7 @@ def test_flags_of_xla_count(monkeypatch: pytest.MonkeyPatch) -> None:
     assert addresses() == before
 
 
-@pytest.mark.parametrize("what", ["processor", "_able", "_versions"])
+@pytest.mark.parametrize("what", ["processor", "_instructions", "_versions"])
 def test_the_processor_counts_for_what_is_compared_bit_for_bit(
     what: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
