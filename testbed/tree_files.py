@@ -32,6 +32,8 @@ _SIZE_BYTES = 8
 #: Arrays begin at a multiple of so many bytes: the header is padded.
 _ALIGNMENT = 64
 _MOST_DIMENSIONS = 32
+#: Of what arrays have room for, those without any numbers too: numpy counts bytes in 64 bits.
+_MOST_NUMBERS = 2**58
 #: Types of arrays by the format's names for them. Arrays of other types are kept as bytes, a last dimension of them for
 #: each number, and the structure tells their type.
 _TENSORS = {
@@ -115,6 +117,8 @@ def _described(header: dict[str, Any], types: Any, room: int) -> list[tuple[list
         tensor = _item(entry, "dtype")
         if type(tensor) is not str or tensor not in _TENSORS:
             raise Damaged("an array has another type")
+        if math.prod(max(size, 1) for size in shape) > _MOST_NUMBERS:
+            raise Damaged("an array is larger than any file")
         dtype = DTYPES[_TENSORS[tensor]]
         end = place + math.prod(shape) * dtype.itemsize
         if offsets != [place, end] or end > room:
@@ -136,7 +140,7 @@ def _sizes(entry: Any, name: str) -> list[int]:
     sizes = _item(entry, name)
     if type(sizes) is not list or len(sizes) > _MOST_DIMENSIONS:
         raise Damaged(f"{name} is no list of sizes")
-    if any(type(size) is not int or not 0 <= size < 2**62 for size in sizes):
+    if any(type(size) is not int or size < 0 for size in sizes):
         raise Damaged(f"{name} is no list of sizes")
     return list(sizes)
 

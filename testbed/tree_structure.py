@@ -150,8 +150,8 @@ class _Writer:
         if values.keys() != set(names):
             odd = sorted(values.keys() ^ set(names))
             raise InvalidInput(
-                f"{type(node).__qualname__} cannot be kept in the cache: {', '.join(odd)} must be both declared as a "
-                "field and set"
+                f"{type(node).__qualname__} cannot be kept in the cache: {', '.join(odd)} is not both a field and set; "
+                "declare and set every field, and make a generic class without square brackets"
             )
         return {name: self.write(values[name]) for name in names}
 
@@ -270,7 +270,8 @@ def _enum(_: _Reader, name: Any, member: Any) -> enum.Enum:
 
 
 def _float(_: _Reader, digits: Any) -> float:
-    (value,) = struct.unpack(">d", bytes.fromhex(_of(str, digits)))
+    content = bytes.fromhex(_of(str, digits))
+    (value,) = struct.unpack(">d", content) if len(content) == 8 else _refuse("float")
     return value if not math.isfinite(value) else _refuse("float")
 
 

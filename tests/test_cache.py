@@ -4,7 +4,9 @@ import ast
 import functools
 import os
 import pickle
-from collections.abc import Callable, Iterator
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -129,24 +131,58 @@ def tabular_run(directory: Path) -> Experiment:
     )
 
 
-@pytest.mark.parametrize("make", [text_run, neural_run, tabular_run])
-def test_every_stage_is_read_as_it_was_kept(
-    make: Callable[[Path], Experiment], tmp_path: Path
-) -> None:
-    results = worked_out(make(tmp_path), STAGES[-1].name)
+@pytest.fixture(scope="module", params=[text_run, neural_run, tabular_run])
+def made(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Experiment, dict[str, Any]]:
+    """How a run is made, the run, and the results of all its stages."""
+    run = request.param(tmp_path_factory.mktemp("made"))
+    return request.param.__name__, run, worked_out(run, STAGES[-1].name)
+
+
+def test_every_stage_is_read_as_it_was_kept(made: Any, tmp_path: Path) -> None:
+    make, _, results = made
     lacking = {name for name, result in results.items() if result is None}
     assert (
         lacking
         == {
-            text_run: {"scores", "optimum", "recorded", "stream", "prepared"},
-            neural_run: {"material", "optimum"},
-            tabular_run: {"material", "scores", "stream"},
+            "text_run": {"scores", "optimum", "recorded", "stream", "prepared"},
+            "neural_run": {"material", "optimum"},
+            "tabular_run": {"material", "scores", "stream"},
         }[make]
     )
     for result in results.values():
         if result is not None:
             same(read_back(Cache(tmp_path), result), jax.device_get(result))
-    assert bool(weights.missing(results)) == (make is text_run)
+    assert bool(weights.missing(results)) == (make == "text_run")
+
+
+OTHER_PROCESS = """
+import pickle, sys
+from pathlib import Path
+config, addresses = pickle.load(sys.stdin.buffer)
+import sweeps.grounds
+from testbed.cache import Cache
+cache = Cache(Path(sys.argv[1]))
+print(*(name for name, address in addresses.items() if cache.load(address) is not None))
+"""
+
+
+def test_a_process_that_has_only_the_config_reads_every_stage(made: Any, tmp_path: Path) -> None:
+    """All classes of the results are loaded with those of the config."""
+    _, run, results = made
+    cache, config = Cache(tmp_path), GroundConfig.of(run)
+    addresses = fingerprints(config)
+    kept = {stage for stage, result in results.items() if result is not None}
+    for stage in kept:
+        cache.save(addresses[stage], results[stage])
+    command = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path)]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    content = pickle.dumps((config, addresses))
+    done = subprocess.run(
+        command, env=environment, input=content, stdout=subprocess.PIPE, check=True
+    )
+    assert set(done.stdout.decode().split()) == kept
 
 
 @pytest.mark.parametrize("task", [*members(AbstractTask, AbstractTask.family).values()])
