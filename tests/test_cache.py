@@ -186,9 +186,7 @@ def test_a_process_that_has_only_the_config_reads_every_stage(made: Any, tmp_pat
 
 
 @pytest.mark.parametrize("task", [*members(AbstractTask, AbstractTask.family).values()])
-def test_the_world_of_every_task_is_read_as_it_was_kept(
-    task: type[AbstractTask], tmp_path: Path
-) -> None:
+def test_the_world_of_every_task_is_read_as_it_was_kept(task: Any, tmp_path: Path) -> None:
     run = text_run(tmp_path) if task.checkpointed else experiment(task=task())
     for result in worked_out(run, "world").values():
         same(read_back(Cache(tmp_path), result), jax.device_get(result))

@@ -177,7 +177,9 @@ class Marker:
 def recompiled(x: np.ndarray) -> bool:
     """Whether a kept program is compiled anew, by XLA itself: jax's own cache is emptied first. What comes out is
     right."""
-    for file in executables._files().cache.directory.parent.glob("*-cache"):
+    files = executables._files()
+    assert files is not None
+    for file in files.cache.directory.parent.glob("*-cache"):
         file.unlink()
     jax.clear_caches()
     with executables._FRESH:
