@@ -6,7 +6,8 @@ packages, libraries, machine, settings, and the static parts, types and shapes o
 takes part, a user's own loss for one, it is always traced: nobody could tell whether all that it uses is still the
 same. What tracing gives is looked up too, so that another version of the code which gives the same compiles nothing.
 
-All is kept beside jax's cache, ``jax_compilation_cache_dir``, and only while that is on.
+All is kept beside jax's cache, ``jax_compilation_cache_dir``, and only while that is on. Reading a program runs code of
+its file, so each is signed (`sweeps.signed_files`); nothing else is kept in a form that could run.
 """
 
 import contextlib
@@ -27,8 +28,9 @@ from jax.experimental import serialize_executable
 from jaxtyping import PyTree
 
 from sweeps import provenance
+from sweeps.signed_files import SignedFiles
 from testbed.cache import Cache
-from testbed.errors import Unfinished
+from testbed.errors import InvalidInput, Unfinished
 
 #: Packages whose code an address accounts for: by its text, or by its version.
 _OURS = {"testbed", "envs", "sweeps"}
@@ -40,8 +42,8 @@ _NO_BYTES = (pickle.PicklingError, AttributeError, TypeError, ValueError, Runtim
 
 
 class _Traced(NamedTuple):
-    """What is kept of a function that was traced: where its program is, and the structure of its results, which only
-    pickles with leaves in it."""
+    """What is kept of a function that was traced: where its program is, and the structure of its results, as a pytree
+    with 0 for each leaf."""
 
     program: str
     results: PyTree
@@ -57,7 +59,7 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
     if files is None:
         return program.lower(*arguments).compile()
     address = _address("program", name, arguments)
-    known = files.load(address) if address else None
+    known = files.cache.load(address) if address else None
     if isinstance(known, _Traced):
         found = files.program(known.program, arguments, jax.tree.structure(known.results))
         if found is not None:
@@ -76,11 +78,11 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
             found = lowered.compile()
         # XLA cannot write a program down that it has read from jax's cache: what comes out does not run.
         if _FRESH.count:
-            files.save(place, lambda: zlib.compress(serialize_executable.serialize(found)[0], 1))
+            files.save_program(place, found)
     if address:
         structure = lowered.out_tree
         results = jax.tree.unflatten(structure, [0] * structure.num_leaves)
-        files.save(address, lambda: _Traced(place, results))
+        files.save(address, _Traced(place, results))
     return found
 
 
@@ -89,11 +91,11 @@ def worked_out(name: str, by: PyTree, work_out: Callable[[], Any]) -> Any:
     for `compiled`."""
     files = _files()
     address = _address("shapes", name, by) if files else None
-    found = files.load(address) if files and address else None
+    found = files.cache.load(address) if files and address else None
     if found is None:
         found = work_out()
         if files and address:
-            files.save(address, lambda: found)
+            files.save(address, found)
     return found
 
 
@@ -101,23 +103,23 @@ class _Files(NamedTuple):
     """What is kept, by address. Whatever is wrong with it costs nothing but the time to make it anew."""
 
     cache: Cache
+    programs: SignedFiles
 
-    def load(self, address: str) -> Any:
-        """What is at an address; None for nothing, and for what is damaged."""
-        try:
-            return self.cache.load(address)
-        except Exception:  # unpickling raises whatever it likes
-            self._clear(address)
-            return None
+    def save(self, address: str, content: PyTree) -> None:
+        """Keep what was found by tracing, if it has a file and the disk takes that."""
+        with contextlib.suppress(Unfinished, InvalidInput):
+            self.cache.save(address, content)
 
-    def save(self, address: str, content: Callable[[], Any]) -> None:
-        """Keep something, if it has bytes and the disk takes them."""
-        with contextlib.suppress(Unfinished, *_NO_BYTES):
-            self.cache.save(address, content())
+    def save_program(self, address: str, program: Any) -> None:
+        """Keep a compiled program, if it has bytes and the disk takes them."""
+        with contextlib.suppress(Unfinished, OSError, *_NO_BYTES):
+            content = serialize_executable.serialize(program)[0]
+            self.programs.save(address, zlib.compress(content, 1))
 
     def program(self, address: str, arguments: tuple[PyTree, ...], results: Any) -> Any:
-        """The program at an address, ready to be called; None for nothing, and for what is damaged."""
-        content = self.load(address)
+        """The program at an address, ready to be called; None for nothing, and for what is damaged or from
+        elsewhere."""
+        content = self.programs.load(address)
         if content is None:
             return None
         given = jax.tree.structure((arguments, {}))
@@ -125,12 +127,8 @@ class _Files(NamedTuple):
             content = zlib.decompress(content)
             return serialize_executable.deserialize_and_load(content, given, results)
         except Exception:  # of another build of XLA, for one
-            self._clear(address)
+            self.programs.remove(address)
             return None
-
-    def _clear(self, address: str) -> None:
-        with contextlib.suppress(OSError):
-            self.cache.remove(address)
 
 
 def _files() -> _Files | None:
@@ -138,7 +136,8 @@ def _files() -> _Files | None:
     directory, enabled = (jax.config.values[name] for name in names)
     if not directory or not enabled or jax.process_count() > 1:
         return None
-    return _Files(Cache(Path(directory) / "programs"))
+    folder, key = Path(directory) / "programs", Path(directory) / "programs.key"
+    return _Files(Cache(folder), SignedFiles(folder, key, ".program"))
 
 
 class _Fresh(threading.local):

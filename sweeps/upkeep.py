@@ -20,6 +20,8 @@ KINDS = {
     "llm": ("pretrained models and rated texts", False),
     "heads": ("rewards fitted to ratings", False),
 }
+#: Folders where earlier versions kept pickles. Nothing reads these any more: they go, whatever the folder.
+_ONCE_PICKLED = ("underway", "policies", "heads")
 _DAY = 24 * 60 * 60
 #: Seconds in which a file may still be on its way to its place.
 _WRITING = 60.0
@@ -63,15 +65,19 @@ def cached() -> list[Kept]:
 
 
 def forget(days: float) -> list[Kept]:
-    """Delete what has not been used for so many days and can be made again; what that was: ``testbed cache
-    --forget``. A command that runs meanwhile makes again what it lacks. Raises `InvalidInput` below 0."""
+    """Delete what has not been used for so many days and can be made again, or was left by an earlier version in a form
+    that nothing reads any more; what that was: ``testbed cache --forget``. A command that runs meanwhile makes again
+    what it lacks. Raises `InvalidInput` below 0."""
     if not days >= 0:
         raise InvalidInput(f"--forget must be a number of days, 0 or more, got {days:g}")
     latest = time.time() - max(_WRITING, days * _DAY)
     gone = []
     for name, (_, goes) in KINDS.items():
-        if goes:
-            old = [file for file in _files(cache_directory() / name) if file.used <= latest]
+        old = [file for file in _files(cache_directory() / name) if file.used <= latest]
+        if not goes:
+            pickled = name in _ONCE_PICKLED
+            old = [file for file in old if pickled and file.path.suffix == ".pickle"]
+        if goes or old:
             gone.append(_kept(name, list(_deleted(old))))
     return gone
 

@@ -46,7 +46,7 @@ STEPS = 5000
 
 def addresses(directory: Path) -> set[str]:
     """Of the stages in caches below a directory."""
-    return {file.stem for file in directory.rglob("stages/*.pickle")}
+    return {file.stem for file in directory.rglob("stages/*.safetensors")}
 
 
 class Hosts:

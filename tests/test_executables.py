@@ -1,9 +1,12 @@
 """Compiled programs that are found without tracing."""
 
 import os
+import pickle
 import shutil
+import stat
 import subprocess
 import sys
+import zlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -147,6 +150,134 @@ def test_damage_and_a_full_disk_cost_nothing_but_time(directory: Path) -> None:
     shutil.rmtree(directory)
     directory.write_text("no directory can be made here")
     np.testing.assert_array_equal(made(Ipo(beta=1.0), x)[1]["scaled"], x)
+
+
+@pytest.fixture
+def trap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
+    """A pickle, and the test fails if it is read."""
+    marker = tmp_path_factory.mktemp("trap") / "unpickled"
+    content = pickle.dumps(Marker(marker))
+    pickle.loads(content)
+    assert marker.is_dir()  # it does what it says
+    marker.rmdir()
+    yield content
+    assert not marker.exists()
+
+
+class Marker:
+    """When this is unpickled, a directory appears."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.path),)
+
+
+def recompiled(x: np.ndarray) -> bool:
+    """Whether a kept program is compiled anew, by XLA itself: jax's own cache is emptied first. What comes out is
+    right."""
+    files = executables._files()
+    assert files is not None
+    for file in files.cache.directory.parent.glob("*-cache"):
+        file.unlink()
+    jax.clear_caches()
+    with executables._FRESH:
+        np.testing.assert_array_equal(made(Ipo(beta=1.0), x)[1]["scaled"], x)
+    return executables._FRESH.count > 0
+
+
+def program_file(directory: Path) -> Path:
+    """The larger of the two files: the other tells where it is."""
+    return max(directory.iterdir(), key=lambda file: file.stat().st_size)
+
+
+@pytest.mark.parametrize("dressed", ["bare", "compressed", "compressed and pickled"])
+def test_a_planted_program_is_not_run(dressed: str, directory: Path, trap: bytes) -> None:
+    """In none of the forms in which programs were ever kept, nor in place of what tells where the program is."""
+    x = np.arange(3, dtype=np.float32)
+    made(Ipo(), x)
+    if dressed != "bare":
+        trap = zlib.compress(trap)
+    if dressed == "compressed and pickled":
+        trap = pickle.dumps(trap)
+    for file in list(directory.iterdir()):
+        whole = file.read_bytes()
+        for content in (trap, whole[:49] + trap):
+            file.write_bytes(content)
+            recompiled(x)
+    assert not recompiled(x)
+
+
+def test_a_program_with_a_flipped_bit_is_compiled_anew(directory: Path) -> None:
+    x = np.arange(3, dtype=np.float32)
+    made(Ipo(), x)
+    assert not recompiled(x)
+    file = program_file(directory)
+    whole = file.read_bytes()
+    for place in (0, 20, 60, len(whole) // 2, len(whole) - 1):
+        file.write_bytes(whole[:place] + bytes([whole[place] ^ 1]) + whole[place + 1 :])
+        assert recompiled(x)
+        assert not recompiled(x)
+
+
+def test_a_program_at_another_address_is_compiled_anew(directory: Path) -> None:
+    """Though it was signed here: it computes something else."""
+    x = np.arange(3, dtype=np.float32)
+    made(Ipo(beta=1.0), x, lambda loss, x: (loss, {"scaled": x + 1.0}), "other")
+    other = program_file(directory)
+    content = other.read_bytes()
+    other.unlink()
+    made(Ipo(), x)
+    program_file(directory).write_bytes(content)
+    assert recompiled(x)
+
+
+def key_of(directory: Path) -> Path:
+    return directory.parent / "programs.key"
+
+
+def test_the_key_is_this_users_alone(directory: Path) -> None:
+    made(Ipo(), np.arange(3, dtype=np.float32))
+    facts = key_of(directory).stat()
+    assert (stat.S_IMODE(facts.st_mode), facts.st_size, facts.st_uid) == (0o600, 32, os.geteuid())
+
+
+@pytest.mark.parametrize("what", ["open", "group", "short", "long", "lost", "link", "other"])
+def test_programs_of_another_key_are_compiled_anew(what: str, directory: Path) -> None:
+    """A key that others may read or have made is replaced by a new one."""
+    x = np.arange(3, dtype=np.float32)
+    made(Ipo(), x)
+    key = key_of(directory)
+    before = key.read_bytes()
+    if what in ("open", "group"):
+        key.chmod(0o644 if what == "open" else 0o620)
+    elif what == "link":
+        key.rename(key.with_name("elsewhere"))
+        key.symlink_to(key.with_name("elsewhere"))
+    else:
+        key.unlink()
+    if what in ("short", "long", "other"):
+        key.write_bytes(
+            before[:-1] if what == "short" else before + b"x" if what == "long" else before[::-1]
+        )
+        key.chmod(0o600)
+    assert recompiled(x)
+    assert not recompiled(x)
+    assert not key.is_symlink()
+    assert stat.S_IMODE(key.stat().st_mode) == 0o600
+    assert len(key.read_bytes()) == 32
+    assert key.read_bytes() != before
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a file away")
+def test_a_key_of_another_user_is_replaced(directory: Path) -> None:
+    x = np.arange(3, dtype=np.float32)
+    made(Ipo(), x)
+    os.chown(key_of(directory), 65534, -1)
+    assert recompiled(x)
+    assert key_of(directory).stat().st_uid == os.geteuid()
+    assert not recompiled(x)
 
 
 def test_the_same_from_other_code_is_not_compiled_again(

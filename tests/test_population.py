@@ -434,10 +434,10 @@ def test_worlds_that_do_not_fit_in_memory_are_read_again(monkeypatch: pytest.Mon
 
 def test_a_result_that_the_cache_has_lost_is_made_again(tmp_path: Path) -> None:
     grounds()
-    for file in cache_directory().glob("*.pickle"):
+    for file in cache_directory().glob("*.safetensors"):
         shutil.copy(file, tmp_path)
     one = GroundConfig.of(GROUNDED[0])
-    (tmp_path / f"{stages.fingerprints(one)['golden']}.pickle").unlink()
+    (tmp_path / f"{stages.fingerprints(one)['golden']}.safetensors").unlink()
     progress = Silence()
     again = Grounds(Cache(tmp_path), progress)[one]
     jax.tree.map(np.testing.assert_array_equal, again.world, grounds()[one].world)

@@ -38,9 +38,10 @@ def test_nothing_yet() -> None:
 
 def test_old_worlds_and_programs_go_and_all_else_stays(directory: Path) -> None:
     old, new = (
-        [put(directory / name / f"{days}.pickle", days) for name in KINDS] for days in (40.0, 3.5)
+        [put(directory / name / f"{days}.safetensors", days) for name in KINDS]
+        for days in (40.0, 3.5)
     )
-    deep = put(directory / "xla" / "programs" / "old.pickle", 31.0)
+    deep = put(directory / "xla" / "programs" / "old.program", 31.0)
     foreign = put(directory / "foreign" / "old", 400.0)
     rows = {kept.folder: kept for kept in cached()}
     assert list(rows) == [*KINDS, "foreign"]
@@ -55,6 +56,21 @@ def test_old_worlds_and_programs_go_and_all_else_stays(directory: Path) -> None:
     assert sum(kept.files for kept in forget(0.0)) == 2
 
 
+def test_pickles_of_earlier_versions_go(directory: Path) -> None:
+    """From every folder that had them, but not from where users' models are."""
+    folders = ("stages", "xla/programs", "underway", "policies", "heads")
+    old = [put(directory / folder / "a.pickle", 40.0) for folder in folders]
+    kept = [put(directory / "llm" / "a.pickle", 40.0)]
+    kept += [put(directory / folder / "a.safetensors", 40.0) for folder in folders[2:]]
+    kept += [put(directory / "policies" / "new.pickle", 3.5)]
+    rows = {row.folder: row.files for row in cached()}
+    assert (rows["underway"], rows["policies"], rows["heads"]) == (2, 3, 2)
+    gone = {row.folder: row.files for row in forget(30.0)}
+    assert gone == {"stages": 1, "xla": 1, "underway": 1, "policies": 1, "heads": 1}
+    assert not any(path.exists() for path in old)
+    assert all(path.exists() for path in kept)
+
+
 def test_what_is_being_written_stays(directory: Path) -> None:
     writing = put(directory / "stages" / "tmp123", 0.0)
     assert sum(kept.files for kept in forget(0.0)) == 0
@@ -66,7 +82,7 @@ def test_what_is_read_is_in_use(directory: Path) -> None:
     for name in ("read", "unread"):
         stages.save(name, name)
         then = time.time() - 10 * DAY
-        os.utime(directory / "stages" / f"{name}.pickle", (then, then))
+        os.utime(directory / "stages" / f"{name}.safetensors", (then, then))
     assert stages.load("read") == "read"
     forget(5.0)
     assert stages.holds("read")
@@ -75,7 +91,7 @@ def test_what_is_read_is_in_use(directory: Path) -> None:
 
 
 def test_the_command(directory: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    put(directory / "stages" / "a.pickle", 2.0)
+    put(directory / "stages" / "a.safetensors", 2.0)
     assert cli.main(["cache", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["directory"] == str(directory)
