@@ -142,16 +142,16 @@ class Experiment(eqx.Module):
                 f"steps must be a positive multiple of evaluation.points={points}, got {steps}"
             )
         stream, recorded = read(evaluation, "stream"), source.recorded_run
-        needed = {
-            "batch_size": read(self, "batch_size"),
+        needed = {"batch_size": read(self, "batch_size")}
+        # Where the task brings the policy, nothing is fine-tuned.
+        if not type(task).checkpointed:
+            needed["sft.batch_size"] = read(read(self, "sft"), "batch_size")
+        needed |= {
             "baseline.batch_size": read(read(self, "baseline"), "batch_size"),
             "proxy.fit.batch_size": read(read(read(self, "proxy"), "fit"), "batch_size"),
             "evaluation.prompts": read(evaluation, "prompts"),
             "evaluation.pairs": read(evaluation, "pairs"),
         }
-        # Where the task brings the policy, nothing is fine-tuned.
-        if not type(task).checkpointed:
-            needed["sft.batch_size"] = read(read(self, "sft"), "batch_size")
         if recorded is not None:
             needed["source.recorded.run.batch_size"] = recorded.run.batch_size
         if stream is not None:

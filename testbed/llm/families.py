@@ -32,6 +32,14 @@ def build(checkpoint: Checkpoint) -> Transformer:
     """The transformer of a checkpoint, in float32.
 
     Raises `InvalidInput` for an architecture, a feature of it or a tensor that cannot be used, by name."""
+    family, config, vocabulary = read_shape(checkpoint)
+    return family.parameters(checkpoint, config, vocabulary)
+
+
+def read_shape(checkpoint: Checkpoint) -> tuple[Family, TransformerConfig, int]:
+    """What the config of a checkpoint says: its family, shape and vocabulary; no tensor is read.
+
+    Raises `InvalidInput` for a field that is not applied and could change numbers, by name."""
     fields = Fields(checkpoint)
     names = fields.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
@@ -44,12 +52,12 @@ def build(checkpoint: Checkpoint) -> Transformer:
     vocabulary = fields.whole("vocab_size")
     try:
         config = family.shape(fields)
-        fields.require_all_known(HARMLESS, NEUTRAL)
     except InvalidInput as problem:
         if str(checkpoint.path) in str(problem):
             raise
         raise InvalidInput(f"{checkpoint.path}: {problem}") from problem
-    return family.parameters(checkpoint, config, vocabulary)
+    fields.require_all_known(HARMLESS, NEUTRAL)
+    return family, config, vocabulary
 
 
 def _llama(fields: Fields, **special: Any) -> TransformerConfig:

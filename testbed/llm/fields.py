@@ -51,6 +51,8 @@ class Fields:
                 continue
             if name not in neutral:
                 raise self.refusal(name, found, "left out: the setting is not known here")
+            if not neutral[name]:
+                raise self.refusal(name, found, "left out: the setting is not applied here")
             self.require(name, neutral[name], None)
 
     def whole(self, name: str, default: int | None = None, least: int = 1) -> int:
