@@ -77,14 +77,15 @@ def finite(found: np.ndarray, path: Path, name: str) -> np.ndarray:
     return found
 
 
-def shown(value: Any) -> str:
-    """A value from a file as a sentence can repeat it: on one line, short, and printable everywhere."""
+def shown(value: Any, most: int = SHOWN) -> str:
+    """A value from a file, or what a library says of a file, as a sentence can repeat it: on one line, of at most so
+    many characters, and printable everywhere."""
     try:
         text = value if isinstance(value, str) else repr(value)
     except (ValueError, RecursionError):  # a number of too many digits, or what nests too deep
         text = f"a {type(value).__name__} too long to be shown"
     text = text.encode("unicode_escape", "backslashreplace").decode("ascii")
-    return text if len(text) <= SHOWN else text[: SHOWN - 3] + "..."
+    return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -98,7 +99,9 @@ def read_json(path: Path) -> dict[str, Any]:
     except RecursionError as problem:
         raise InvalidInput(f"{path} nests objects or lists too deep to be read") from problem
     except ValueError as problem:
-        raise InvalidInput(f"{path} is not a whole JSON file ({said(problem)})") from problem
+        raise InvalidInput(
+            f"{path} is not a whole JSON file ({shown(said(problem), 200)})"
+        ) from problem
     if not isinstance(found, dict):
         raise InvalidInput(f"{path} must hold a JSON object, not {type(found).__name__}")
     return found
@@ -135,5 +138,5 @@ def _open(path: Path) -> Any:
         return safetensors.safe_open(path, framework="numpy")
     except (safetensors.SafetensorError, OSError) as problem:
         raise InvalidInput(
-            f"{path} is not a whole safetensors file ({said(problem)}): download it again"
+            f"{path} is not a whole safetensors file ({shown(said(problem), 200)}): download it again"
         ) from problem
