@@ -122,7 +122,7 @@ def _files(directory: Path) -> dict[Path, set[str]]:
         place = Path(file).name if isinstance(file, str) else ""
         if not place.isprintable() or not 0 < len(place) <= LONGEST_NAME:
             raise InvalidInput(
-                f"{directory / INDEX}: weight_map must name a file for {shown(name)}, "
+                f"{directory / INDEX}: weight_map must name a file for {shown(repr(name))}, "
                 f"got {shown(repr(file))}"
             )
         files.setdefault(directory / place, set()).add(name)

@@ -195,7 +195,7 @@ class GgufFile:
             )
         embedding = self._tensors.get("token_embd.weight")
         rows = embedding.shape[0] if embedding is not None else own("vocab_size")
-        base = own("rope.freq_base", 10_000.0)
+        window, base = own("attention.sliding_window"), own("rope.freq_base", 10_000.0)
         epsilon = own("attention.layer_norm_rms_epsilon", 1e-5)
         for name, value in (
             ("rope.freq_base", base),
@@ -218,12 +218,11 @@ class GgufFile:
             "rms_norm_eps": float(str(np.float32(epsilon))),
             "rope_theta": base,
             "rope_scaling": self._scaling(size, base),
-            "sliding_window": own("attention.sliding_window") or None,
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "vocab_size": rows,
             "bos_token_id": self.get("tokenizer.ggml.bos_token_id"),
             "eos_token_id": self.get("tokenizer.ggml.eos_token_id"),
-        }
+        } | ({"sliding_window": window} if window else {})
 
     def _scaling(self, size: int, base: float) -> dict[str, Any] | None:
         """Scaling of rotary frequencies, found again from the divisors it gave."""
