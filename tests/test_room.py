@@ -65,7 +65,7 @@ def task(shape: TransformerConfig, prompt_length: int, response_length: int, **m
 @pytest.mark.usefixtures("own_names")
 def test_a_text_world_has_room_in_its_checkpoint(limit: dict) -> None:
     """Ten positions are enough for 4 + 6 tokens and not for 4 + 7."""
-    assert task(small(**limit), 4, 6).loaded()
+    assert task(small(**limit), 4, 6).loaded()[0].model.config.room == 10
     with pytest.raises(InvalidInput) as problem:
         task(small(**limit), 4, 7).loaded()
     for word in ("prompt_length", "response_length", "limited", "10 positions", "4 + 7 = 11"):
@@ -95,7 +95,8 @@ def test_a_golden_reward_names_its_blocks(golden: Any, found: str) -> None:
 @pytest.mark.usefixtures("own_names")
 def test_rated_texts_have_room() -> None:
     """They are up to 48 tokens behind an end token."""
-    assert task(small(context=49), 4, 6, golden=HumanTaste(layers=1)).loaded()
+    enough = task(small(context=49), 4, 6, golden=HumanTaste(layers=1))
+    assert enough.loaded()[0].model.config.room == 49
     with pytest.raises(InvalidInput, match=r"HumanTaste.* 49 tokens.* 48"):
         task(small(context=48), 4, 6, golden=HumanTaste(layers=1)).loaded()
 

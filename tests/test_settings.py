@@ -186,6 +186,13 @@ COMMON = {
 }
 LLAMA = COMMON | SMALL | {"architectures": ["LlamaForCausalLM"], "model_type": "llama"}
 QWEN = COMMON | SMALL | {"bos_token_id": 151643, "max_window_layers": 28, "rms_norm_eps": 1e-06}
+SCALED = {
+    "factor": 8.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 8192,
+    "rope_type": "llama3",
+}
 LLAMA_3_1 = LLAMA | {
     "attention_bias": False,
     "bos_token_id": 128000,
@@ -194,13 +201,7 @@ LLAMA_3_1 = LLAMA | {
     "mlp_bias": False,
     "pretraining_tp": 1,
     "rms_norm_eps": 1e-05,
-    "rope_scaling": {
-        "factor": 8.0,
-        "low_freq_factor": 1.0,
-        "high_freq_factor": 4.0,
-        "original_max_position_embeddings": 8192,
-        "rope_type": "llama3",
-    },
+    "rope_scaling": SCALED,
     "rope_theta": 500000.0,
     "tie_word_embeddings": False,
 }
@@ -220,7 +221,7 @@ PUBLIC = {
     "Llama 3.2": LLAMA_3_1
     | {
         "head_dim": 8,
-        "rope_scaling": LLAMA_3_1["rope_scaling"] | {"factor": 32.0},
+        "rope_scaling": SCALED | {"factor": 32.0},
         "tie_word_embeddings": True,
     },
     "TinyLlama": LLAMA
