@@ -6,7 +6,6 @@ within prompts over the model's own samples.
 """
 
 import dataclasses
-import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -22,10 +21,10 @@ from envs.goldens.residual import Residual
 from envs.prompts import Form, ListedPrompts
 from envs.tastes import AbstractTaste
 from envs.writers import PretrainedWriters
-from testbed import decode
+from testbed import decode, own_code, pretrained
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
-from testbed.pretrained import Pretrained, Tokenizer, pretrained
+from testbed.pretrained import Pretrained, Tokenizer
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Prompt
 
@@ -86,7 +85,7 @@ class Text(AbstractTask):
     def loaded(self) -> tuple[Pretrained, Tokenizer]:
         """The checkpoint, once a process. Raises `InvalidInput` if its vocabulary is of another size, or if it has no
         positions for the task's texts or no blocks for the golden reward."""
-        model, tokenizer = pretrained(self.checkpoint)
+        model, tokenizer = pretrained.pretrained(self.checkpoint)
         found = model.model.vocabulary
         if found != self.vocabulary:
             raise InvalidInput(
@@ -161,10 +160,14 @@ class Text(AbstractTask):
         return Form(self.chat, self.system, self.prompt_length)
 
     def content(self) -> str:
-        """Of the prompts' file, the checkpoint and the ratings."""
-        model, _ = self.loaded()
-        digest = hashlib.sha256(self.file.read_bytes()).hexdigest()
-        return f"{digest} {model.source.checksum} {ratings.CHECKSUM}"
+        """Of the prompts' file, of all files of the checkpoint, and of the ratings."""
+        try:
+            asked = own_code.file_hash(self.file)
+        except OSError as problem:
+            raise InvalidInput(
+                f"prompts file {self.file} cannot be read: {problem.strerror}"
+            ) from problem
+        return f"{asked} {pretrained.content(self.checkpoint)} {ratings.CHECKSUM}"
 
 
 @eqx.filter_jit

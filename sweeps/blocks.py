@@ -21,7 +21,7 @@ from testbed.errors import InvalidInput
 #: See above.
 Rows = Mapping[str, Any]
 
-TEXTS = ("run", "study", "arm", "task")
+TEXTS = ("run", "study", "arm", "task", "code")
 #: The policy's answers to the first evaluation prompts, at a run's first and last evaluation: JSON, pairs of texts.
 ANSWERS = "answers"
 #: The quantiles of the golden reward that are measured, in rising order.

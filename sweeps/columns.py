@@ -8,7 +8,9 @@ IDENTITY: dict[str, str] = {
     "arm": "the arm: one side of the study's comparison",
     "task": "kind of the world",
     "seed": "repetition: a redraw of world, data and training",
-    "run": "hash of the run's whole config, seed included; a run that several arms or studies have stands in each",
+    "run": "hash of the run's whole config, seed included, and of files it depends on; a run that several arms "
+    "or studies have stands in each",
+    "code": "hash of the testbed's code that made the run; empty for runs of versions that did not store it",
     "evaluation": "number of the evaluation, from 0 (before training)",
     "step": "training steps before it",
     "diverged_step": "step at which the run's numbers stopped being finite, for all its rows; -1 if they never did",

@@ -18,12 +18,12 @@ from sweeps.store import Store
 from sweeps.study import Point, load_study
 from sweeps.underway import Underway
 from testbed import config, decode, logprob
+from testbed.cache import Cache
 from testbed.environment import World
 from testbed.errors import InvalidInput
 from testbed.ground import GroundConfig
 from testbed.logprob import Policy
 from testbed.pretrained import restored
-from testbed.stages import Cache
 from testbed.trained import rebuilt
 from testbed.types import Prompt, Response
 

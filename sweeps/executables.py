@@ -27,8 +27,8 @@ from jax.experimental import serialize_executable
 from jaxtyping import PyTree
 
 from sweeps import provenance
+from testbed.cache import Cache
 from testbed.errors import Unfinished
-from testbed.stages import Cache
 
 #: Packages whose code an address accounts for: by its text, or by its version.
 _OURS = {"testbed", "envs", "sweeps"}

@@ -16,8 +16,9 @@ from sweeps import devices, executables
 from sweeps.progress import Progress
 from sweeps.runtime import make_room
 from testbed import stages, weights
+from testbed.cache import Cache
 from testbed.ground import Ground, GroundConfig
-from testbed.stages import STAGES, Cache, Stage
+from testbed.stages import STAGES, Stage
 
 #: Every stage of a ground, in order.
 STAGE_NAMES = tuple(stage.name for stage in STAGES)

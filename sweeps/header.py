@@ -78,7 +78,8 @@ def _read_planned(path: Path, arms: Iterable[str]) -> dict[str, list[str]]:
 
 def session(header: Mapping[str, Any]) -> dict[str, Any]:
     """What one invocation leaves of itself in the header."""
-    names = ("preset", "seeds", "axes", "source", "versions", "machine", "created", "command")
+    names = ("preset", "seeds", "axes", "content", "source", "versions", "settings", "bits")
+    names += ("machine", "created", "command")
     return {name: header[name] for name in names if name in header}
 
 
@@ -92,6 +93,7 @@ def joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> d
     _refuse_difference(directory, "", _base(old), _base(new))
     for arm in sorted(old["arms"].keys() & new["arms"].keys()):
         _refuse_difference(directory, f"arm {arm}: ", old["arms"][arm], new["arms"][arm])
+        _refuse_other_content(directory, arm, old, new)
     was, now = old.get("planned", {}), new.get("planned", {})
     planned = {
         arm: list(dict.fromkeys([*was.get(arm, ()), *now.get(arm, ())])) for arm in {**was, **now}
@@ -104,11 +106,36 @@ def joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> d
         "note": new.get("note", ""),
         "seeds": max(old["seeds"], new["seeds"]),
         "arms": {**old["arms"], **new["arms"]},
+        "content": _united_content(old, new),
         "fixed": {**old.get("fixed", {}), **new.get("fixed", {})},
         "further": _united(old.get("further", {}), new.get("further", {})),
         "axes": _united(old["axes"], new["axes"]),
         "sessions": [*old.get("sessions", []), session(new)],
     }
+
+
+def _united_content(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The files that the runs of each arm depend on."""
+    was, now = old.get("content", {}), new.get("content", {})
+    return {arm: {**was.get(arm, {}), **now.get(arm, {})} for arm in {**was, **now}}
+
+
+def _refuse_other_content(
+    directory: Path, arm: str, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
+    """Refuse to add runs of an arm to those that were made with other code of the user's, or other prompts: they would
+    be one arm under one verdict. An arm may come to depend on further files, or be run where it depends on fewer."""
+    was, now = (header.get("content", {}).get(arm, {}) for header in (old, new))
+    changed = sorted(name for name in was.keys() & now.keys() if was[name] != now[name])
+    if not changed and not (was.keys() <= now.keys() or now.keys() <= was.keys()):
+        changed = sorted(was.keys() ^ now.keys())
+    if not changed and now and "content" not in old:
+        changed = sorted(now)
+    if changed:
+        raise InvalidInput(
+            f"output directory {directory} holds runs of arm {arm} that were made with another content of "
+            f"{', '.join(changed)}: choose another --out, or restore what they were made with"
+        )
 
 
 def _united(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> dict[str, list[Any]]:

@@ -22,13 +22,14 @@ from sweeps.runtime import cache_directory
 from sweeps.study import Arm, Preset, Study, load_study
 from testbed import config, decode
 from testbed.batches import CHUNK, long_map
+from testbed.cache import Cache
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.experiment import EvaluationConfig, Experiment
 from testbed.ground import GroundConfig
 from testbed.preference import AbstractPreference
 from testbed.sources.base import Dataset
-from testbed.stages import STAGES, Cache
+from testbed.stages import STAGES
 from testbed.streams import Stream, stream
 from testbed.transformer import Transformer
 from testbed.types import END_TOKEN, Prompt, Response

@@ -21,12 +21,12 @@ from sweeps.devices import Machine
 from sweeps.runtime import cache_directory, cores
 from sweeps.study import Point
 from testbed import config, cost, stages
+from testbed.cache import Cache
 from testbed.errors import InvalidInput
 from testbed.experiment import EvaluationConfig, Experiment
 from testbed.footprint import Footprint, footprint
 from testbed.forms import read
 from testbed.ground import GroundConfig
-from testbed.stages import Cache
 
 #: Seconds that a chunk should take, which is what a crash can lose, and the variable that says otherwise.
 CHUNK_SECONDS, CHUNK_VARIABLE = 30.0, "TESTBED_CHUNK_SECONDS"

@@ -14,8 +14,8 @@ from sweeps.programs import Programs
 from sweeps.progress import Progress
 from sweeps.runtime import cache_directory
 from sweeps.slots import Outcome, run_chunk
+from testbed.cache import Cache
 from testbed.errors import InvalidInput
-from testbed.stages import Cache
 
 __all__ = ["Outcome", "compile_key", "execute", "plan", "run_chunk"]
 

@@ -12,18 +12,19 @@ from typing import Any
 import jax
 
 from sweeps.runtime import cores
+from testbed import numerics, own_code
 
 _PACKAGES = ("testbed", "envs", "sweeps", "analysis")
 _DISTRIBUTIONS = ("jax", "jaxlib", "equinox", "optax", "gymnax", "numpyro", "numpy")
 
 
 def source_hash() -> str:
-    """16 hexadecimal characters of the sha256 over every Python file of the four packages."""
+    """16 hexadecimal characters of the sha256 over every file of the four packages."""
     digest = hashlib.sha256()
     for package in _PACKAGES:
         spec = importlib.util.find_spec(package)
         for root in (spec.submodule_search_locations or []) if spec else []:
-            for file in sorted(Path(root).rglob("*.py")):
+            for file in sorted(own_code.package_files(Path(root))):
                 digest.update(f"{package}/{file.relative_to(root).as_posix()}\0".encode())
                 digest.update(file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
@@ -40,7 +41,7 @@ def machine() -> dict[str, Any]:
     devices = jax.devices()
     return {
         "system": f"{platform.system()} {platform.machine()}",
-        "processor": _processor(),
+        "processor": numerics.processor() or platform.processor() or "unknown",
         "cores": cores(),
         "memory_gb": _memory_gb(),
         "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
@@ -53,22 +54,16 @@ def now() -> str:
 
 
 def session() -> dict[str, Any]:
-    """Code, versions, machine and time of one invocation."""
+    """Code, versions, settings, machine and time of one invocation. ``settings`` are all that changes numbers
+    (`testbed.numerics`), ``bits`` what changes their last bits only."""
     return {
         "source": source_hash(),
         "versions": versions(),
+        "settings": numerics.settings(),
+        "bits": numerics.bits(),
         "machine": machine(),
         "created": now(),
     }
-
-
-def _processor() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-    except OSError:
-        lines = []
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return models[0] if models else platform.processor() or "unknown"
 
 
 def _memory_gb() -> float | None:

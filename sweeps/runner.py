@@ -39,6 +39,7 @@ class Book:
 
     def __init__(self, points: Sequence[Point], store: Store) -> None:
         self.points, self.store = points, store
+        self._code = store.header["sessions"][-1].get("source")
         held = store.held()
         self._lacking: dict[str, list[Point]] = {}
         for point in points:
@@ -50,7 +51,8 @@ class Book:
         return self._lacking.keys()
 
     def put(self, rows: Rows) -> None:
-        """Store the rows (see `Engine.execute`) of runs that are lacking, once for every arm that lacks them."""
+        """Store the rows (see `Engine.execute`) of runs that are lacking, once for every arm that lacks them. They were
+        made by this version of the code unless they say by which."""
         encoded = pa.array(rows["run"], pa.string()).dictionary_encode()
         runs, owner = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
         lacking = [self._lacking.get(run, []) for run in runs]
@@ -62,6 +64,7 @@ class Book:
         self.store.append(
             {name: column(name, values).take(index) for name, values in rows.items()}
             | {name: values.take(which) for name, values in identities(points, name).items()}
+            | ({} if "code" in rows else {"code": [self._code] * len(index)})
         )
         for run in runs:
             self._lacking.pop(run, None)
@@ -265,7 +268,9 @@ def _exchange(books: Sequence[Book]) -> None:
         if not any(have & book.lacking() for book in books):
             continue
         table = giver.store.read().drop_duplicates(["run", "evaluation"])
-        known = [name for name in table if name in MEASURED or name.startswith(FACTS)]
+        known = [
+            name for name in table if name in MEASURED or name == "code" or name.startswith(FACTS)
+        ]
         for taker in books:
             own: Any = table[table["run"].isin(sorted(have & taker.lacking()))]
             taker.put({name: own[name].to_numpy() for name in known})
@@ -304,9 +309,16 @@ def _changes(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]
     sources = {session["source"] for session in stored["sessions"]}
     if len(sources) > 1:
         notes.append(
-            "the code has changed since this store was begun; its finished runs are kept. "
-            "Choose another --out for results of one version."
+            "the testbed's code has changed since this store was begun; its finished runs are kept, and the column "
+            "`code` tells which version made each run. Choose another --out for results of one version."
         )
+    for name, what in (("settings", "libraries or settings"), ("bits", "processor or devices")):
+        known = [session[name] for session in stored["sessions"] if name in session]
+        if any(one != known[0] for one in known):
+            notes.append(
+                f"sessions of this store ran with different {what}, so that equal runs need not be equal to the last "
+                "bit; study.json names them."
+            )
     if _decided_otherwise(stored["claims"], present["claims"]):
         notes.append(
             "the study's claims have changed since this store was begun; the report marks every verdict by a rule "

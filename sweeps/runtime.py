@@ -15,6 +15,12 @@ MOST_MAPS = 32_000
 _DEVICES = "xla_force_host_platform_device_count"
 #: XLA stops at half of what AVX-512 has: a run of width 64 takes 2 to 4% longer then. Others ignore it.
 _VECTORS = "xla_cpu_prefer_vector_width"
+#: Settings of jax that decide which random numbers are drawn: the same everywhere, whatever the user's variables say.
+PINNED = {
+    "jax_threefry_partitionable": "1",
+    "jax_default_prng_impl": "threefry2x32",
+    "jax_random_seed_offset": "0",
+}
 #: Cores that `configure` was given for this process.
 _given: list[int] = []
 
@@ -36,8 +42,9 @@ def _allowed() -> int:
 
 
 def configure(cores_here: int | None = None) -> None:
-    """Set XLA's devices and jax's compilation cache, unless the user has set them already. ``cores_here`` are the cores
-    of a process that shares the machine with others: they count more than what it inherits from its parent.
+    """Set XLA's devices and jax's compilation cache, unless the user has set them already, and jax's generator of
+    random numbers (`PINNED`), in any case. ``cores_here`` are the cores of a process that shares the machine with
+    others: they count more than what it inherits from its parent.
 
     Independent runs go faster on one CPU device per core than on one device of many cores.
     """
@@ -58,6 +65,7 @@ def configure(cores_here: int | None = None) -> None:
         "jax_default_matmul_precision": "highest",
     }
     chosen = {name: value for name, value in settings.items() if name.upper() not in os.environ}
+    chosen |= PINNED
     os.environ.update({name.upper(): value for name, value in chosen.items()})
     if "jax" in sys.modules:
         # jax reads these variables when it is imported, XLA_FLAGS only at its first computation.
@@ -91,6 +99,11 @@ def _tell(chosen: dict[str, str]) -> None:
     """Give the settings to a jax that was imported before `configure`."""
     import jax
 
-    readers = {"secs": float, "bytes": int}
+    readers = {
+        "secs": float,
+        "bytes": int,
+        "offset": int,
+        "partitionable": lambda text: text == "1",
+    }
     for name, text in chosen.items():
         jax.config.update(name, readers.get(name.rpartition("_")[2], str)(text))

@@ -11,7 +11,7 @@ import equinox as eqx
 
 from sweeps.claims import Claim
 from sweeps.grid import Grid
-from testbed import config
+from testbed import config, own_code
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -53,7 +53,8 @@ class Preset:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One run of a study. ``run`` is the experiment's fingerprint, seed included.
+    """One run of a study. ``run`` is the fingerprint of the experiment, seed included, and of the files beside the
+    config that the run depends on: users' own code, prompts, checkpoints (`testbed.own_code`).
 
     ``settings`` maps each swept path to its value as stored in the results: a scalar, or the text
     of a module.
@@ -104,9 +105,20 @@ class Selection:
         """All runs: arm by arm, setting by setting, seed by seed; equal experiments once an arm."""
         return list(self._points)
 
-    @functools.cached_property
+    @property
     def _points(self) -> tuple[Point, ...]:
+        return self._planning[0]
+
+    @property
+    def content(self) -> dict[str, dict[str, str]]:
+        """The files beside the configs that the runs of each arm depend on, with hashes of their content
+        (`testbed.own_code`); arms without any are left out."""
+        return self._planning[1]
+
+    @functools.cached_property
+    def _planning(self) -> tuple[tuple[Point, ...], dict[str, dict[str, str]]]:
         found: dict[tuple[str, str], Point] = {}
+        content: dict[str, dict[str, str]] = {}
         for arm in self.arms:
             settings = itertools.chain(self.axes, self.further.get(arm.name, ()))
             for number, setting in enumerate(settings):
@@ -114,12 +126,15 @@ class Selection:
                 if number == 0:
                     # Every setting is checked with the lowest seed, and the highest with one of them.
                     config.replace(first, "seed", self.seeds - 1)
+                depends = own_code.sources([first])
+                if depends:
+                    content.setdefault(arm.name, {}).update(own_code.files([first]))
                 for seed in range(self.seeds):
                     experiment = config.varied(first, "seed", seed) if seed else first
-                    run = config.fingerprint(experiment)
+                    run = config.fingerprint(experiment, *depends)
                     if (arm.name, run) not in found:
                         found[arm.name, run] = Point(run, arm.name, seed, stored, experiment)
-        return tuple(found.values())
+        return tuple(found.values()), content
 
     @functools.cached_property
     def _maker(self) -> "_Maker":
@@ -168,6 +183,7 @@ class Selection:
                 for path in self.axes.paths
             },
             "further": {arm.name: own for arm in self.arms if (own := self._besides(arm))},
+            "content": self.content,
             "planned": self._planned(),
             "claims": [claim.describe() for claim in self.claims],
         }

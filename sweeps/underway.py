@@ -9,8 +9,8 @@ from jaxtyping import PyTree
 from sweeps.runtime import cache_directory
 from sweeps.study import Point
 from testbed import config, own_code, stages
+from testbed.cache import Cache
 from testbed.ground import GroundConfig
-from testbed.stages import Cache
 
 
 class Paused(NamedTuple):

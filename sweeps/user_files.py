@@ -7,24 +7,25 @@ import importlib.machinery
 import importlib.util
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
+from testbed import own_code
 from testbed.errors import InvalidInput
-
-#: What the names of the modules begin with that are made of study files.
-STUDY = "user_study_"
-_folders: set[str] = set()
+from testbed.own_code import STUDY
 
 
 class UserFile(NamedTuple):
-    """A user's file: the name it is loaded under, its path and its text."""
+    """A user's file: the name it is loaded under, its path and its text, whether it is loaded now, and the texts that
+    count for its classes (`testbed.own_code`)."""
 
     name: str
     path: str
     source: str
+    loaded: bool = True
+    texts: Mapping[str, str] = {}
 
 
 def load(path: Path) -> ModuleType:
@@ -36,11 +37,13 @@ def load(path: Path) -> ModuleType:
     if not path.is_file():
         raise InvalidInput(f"study file {path} does not exist: give a name or the path of a file")
     folder = str(path.resolve().parent)
-    _folders.add(folder)
+    own_code.follow(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)  # at the end: what is installed keeps its name
-    _refuse_namesakes(path)
-    name = STUDY + hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]
+    _refuse_namesakes(path, path.resolve().parent, set())
+    # By content: what was made of the file's classes is found again from another folder.
+    content = path.name.encode() + b"\0" + path.read_bytes()
+    name = STUDY + hashlib.sha256(content).hexdigest()[:16]
     spec = importlib.util.spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise InvalidInput(f"study file {path} must be a Python file ending in .py")
@@ -56,39 +59,71 @@ def load(path: Path) -> ModuleType:
         raise InvalidInput(
             f"study file {path} cannot be loaded{where}: {type(problem).__name__}: {problem}"
         ) from problem
+    own_code.note(module)
     return module
 
 
-def _refuse_namesakes(path: Path) -> None:
-    """Refuse a file that imports a file beside it whose name already stands for another module."""
+def _refuse_namesakes(path: Path, folder: Path, seen: set[Path]) -> None:
+    """Refuse a file that imports a file or a folder of ``folder`` whose name already stands for another module, and the
+    same for the files that it imports."""
+    seen.add(path.resolve())
     try:
         tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
+    except (OSError, SyntaxError, ValueError):
         return  # loading it says so, and where
+    for name in sorted({name.partition(".")[0] for name in _imports(tree)}):
+        beside = _beside(folder, name)
+        found = importlib.util.find_spec(name) if beside else None
+        if beside is None or found is None:
+            continue
+        places = [found.origin] if found.origin else list(found.submodule_search_locations or [])
+        if beside not in [Path(place).resolve() for place in places if place]:
+            raise InvalidInput(
+                f"study file {path} imports {name}, which is {places[0]} here: give "
+                f"{beside.relative_to(folder)} beside it another name"
+            )
+        files = [beside] if beside.is_file() else []
+        if beside.name != f"{name}.py":
+            files = sorted((folder / name).rglob("*.py"))
+        for file in files:
+            if file not in seen:
+                _refuse_namesakes(file, folder, seen)
+
+
+def _imports(tree: ast.AST) -> Iterator[str]:
+    """The dotted names of a file's absolute imports."""
     for node in ast.walk(tree):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        if isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            names = [node.module]
-        for name in names:
-            beside = path.resolve().parent / f"{name}.py"
-            found = importlib.util.find_spec(name) if beside.is_file() else None
-            if found is not None and Path(found.origin or "").resolve() != beside:
-                raise InvalidInput(
-                    f"study file {path} imports {name}, which is {found.origin} here: give "
-                    f"{beside.name} beside it another name"
-                )
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            yield node.module
+
+
+def _beside(folder: Path, name: str) -> Path | None:
+    """The file, or the folder without an ``__init__.py``, that ``name`` means in a folder; None if there is none."""
+    for file in (folder / name / "__init__.py", folder / f"{name}.py"):
+        if file.is_file():
+            return file
+    return folder / name if any((folder / name).glob("*.py")) else None
 
 
 def loaded() -> list[UserFile]:
-    """Those that this process has loaded and that are still there."""
-    return [
-        UserFile(name, path, Path(path).read_text())
+    """The users' files that this process has loaded, and those that they import inside functions."""
+    modules = {
+        name: module
         for name, module in sorted(sys.modules.items())
-        if name != "__main__"
-        and (path := getattr(module, "__file__", None))
-        and Path(path).is_file()
-        and (name.startswith(STUDY) or str(Path(path).resolve().parent) in _folders)
-    ]
+        if name != "__main__" and own_code.is_followed(module)
+    }
+    found: dict[str, UserFile] = {}
+    for name, module in modules.items():
+        text = own_code.text(module)
+        if text is not None:
+            texts = own_code.texts(module)
+            found[name] = UserFile(name, str(module.__file__), text, True, texts)
+    for module in modules.values():
+        for name, (path, text) in own_code.followed(module).items():
+            found.setdefault(name, UserFile(name, str(path), text, False))
+    return list(found.values())
 
 
 class _Sent(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
@@ -100,11 +135,22 @@ class _Sent(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def find_spec(
         self, fullname: str, path: object = None, target: object = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Of a file that was sent; None of any other."""
-        if fullname not in self._files:
-            return None
-        place = self._files[fullname].path
-        return importlib.util.spec_from_file_location(fullname, place, loader=self)
+        """Of a file that was sent, or of a folder of such files; None of any other."""
+        if fullname in self._files:
+            place = self._files[fullname].path
+            return importlib.util.spec_from_file_location(
+                fullname,
+                place,
+                loader=self,
+                submodule_search_locations=[] if self.is_package(fullname) else None,
+            )
+        if any(name.startswith(f"{fullname}.") for name in self._files):
+            return importlib.machinery.ModuleSpec(fullname, None, is_package=True)
+        return None
+
+    def is_package(self, fullname: str) -> bool:
+        """Whether the file is a package's own."""
+        return Path(self._files[fullname].path).name == "__init__.py"
 
     def get_source(self, fullname: str) -> str:
         """The text as it was sent."""
@@ -118,5 +164,7 @@ class _Sent(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 def receive(files: Sequence[UserFile]) -> None:
     """Load files that another process has sent, so that what is of their classes can be read here."""
     sys.meta_path.insert(0, _Sent({file.name: file for file in files}))
+    own_code.received({file.name: file.texts for file in files if file.texts})
     for file in files:
-        importlib.import_module(file.name)
+        if file.loaded:
+            importlib.import_module(file.name)

@@ -119,7 +119,7 @@ class Worker:
         from sweeps import provenance
         from sweeps.grounds import Grounds
         from sweeps.population import Host
-        from testbed.stages import Cache
+        from testbed.cache import Cache
 
         directory = runtime.cache_directory() / "stages"
         self._sent = _Sent(Grounds(Cache(directory), self._notes))

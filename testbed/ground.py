@@ -75,7 +75,7 @@ class GroundConfig(eqx.Module):
     @property
     def trained_proxy(self) -> tuple[Any, ...]:
         """What a proxy depends on beside its data."""
-        return *self.proxy.form(self.model), self.proxy.fit
+        return self.proxy.trained_by(self.model)
 
     @property
     def content(self) -> str | None:

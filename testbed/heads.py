@@ -110,6 +110,10 @@ class HeadConfig(AbstractProxyConfig):
         """Sizes of trunk and head."""
         return "head", self.layers, self.units
 
+    def trained_by(self, model: TransformerConfig) -> tuple[Any, ...]:
+        """This config: the trunk is the policy that the data stand on."""
+        return (self,)
+
     def train(
         self, key: PRNGKeyArray, model: TransformerConfig, sft: Transformer, pairs: Pair
     ) -> HeadProxy:

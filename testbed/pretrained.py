@@ -118,31 +118,59 @@ class Pretrained(eqx.Module):
         return type(self)(truncated(self.model, layers), self.source)
 
 
-#: What this process has loaded, by the checkpoint's name.
-_LOADED: dict[str, tuple[Pretrained, Tokenizer]] = {}
+class _Loaded(NamedTuple):
+    """A checkpoint as this process has it; ``content`` identifies the files that it was read from."""
+
+    content: str
+    model: Pretrained
+    tokenizer: Tokenizer
+
+
+#: What this process has loaded or was given, by the checkpoint's name.
+_LOADED: dict[str, _Loaded] = {}
+_GIVEN: dict[str, _Loaded] = {}
 
 
 def pretrained(checkpoint: str) -> tuple[Pretrained, Tokenizer]:
     """A checkpoint that was `register`ed or that `testbed.llm` knows, renumbered, and its tokenizer; loaded once a
-    process.
+    process, and again if its files change.
 
     Raises what `testbed.llm.load` raises: `InvalidInput` for an unknown name or a damaged file, `Unfinished` for what
     cannot be had."""
-    if checkpoint not in _LOADED:
-        # The packages it needs are an extra of this one.
-        from testbed import llm
+    found = _GIVEN.get(checkpoint) or _LOADED.get(checkpoint)
+    if checkpoint not in _GIVEN:
+        now = content(checkpoint)
+        if found is None or found.content != now:
+            # The packages it needs are an extra of this one.
+            from testbed import llm
 
-        register(checkpoint, *llm.load(checkpoint))
-    return _LOADED[checkpoint]
+            found = _LOADED[checkpoint] = _renumbered(checkpoint, now, *llm.load(checkpoint))
+    assert found is not None
+    return found.model, found.tokenizer
+
+
+def content(checkpoint: str) -> str:
+    """What identifies everything that a checkpoint is read from. Raises what `pretrained` raises."""
+    if checkpoint in _GIVEN:
+        return _GIVEN[checkpoint].content
+    from testbed import llm
+
+    return llm.content(checkpoint)
 
 
 def register(checkpoint: str, model: Transformer, pieces: Pieces) -> Pretrained:
     """Give a model and its tokenizer, in the checkpoint's own numbering, a name in this process."""
+    loaded = _renumbered(checkpoint, "", model, pieces)
+    what = (loaded.model.source.checksum, model.config, pieces.end, pieces.words())
+    given = hashlib.sha256(repr(what).encode()).hexdigest()
+    _GIVEN[checkpoint] = loaded._replace(content=given)
+    return loaded.model
+
+
+def _renumbered(checkpoint: str, content: str, model: Transformer, pieces: Pieces) -> _Loaded:
     model = renumbered(jax.tree.map(jnp.asarray, model), pieces.end)
     source = Source(checkpoint, _checksum(model))
-    handle = Pretrained(weights.hold(source, model), source)
-    _LOADED[checkpoint] = handle, Tokenizer(pieces)
-    return handle
+    return _Loaded(content, Pretrained(weights.hold(source, model), source), Tokenizer(pieces))
 
 
 def held(names: tuple[Weight, ...]) -> Weights:

@@ -4,6 +4,7 @@ Both are the policies' transformer with a scalar head.
 """
 
 import abc
+import dataclasses
 from typing import Any, ClassVar, NamedTuple, Self, TypeVar
 
 import equinox as eqx
@@ -192,9 +193,16 @@ class AbstractProxyConfig(eqx.Module):
 
         ``model``: shape of policies; ``base``: of the policy that the data stand on."""
 
-    @abc.abstractmethod
     def form(self, model: TransformerConfig) -> tuple[Any, ...]:
-        """What compiled programs that use the proxy depend on, where policies have the shape ``model``."""
+        """What compiled programs that use the proxy depend on, where policies have the shape ``model``: every static
+        field, unless a kind of proxy knows better which of them change the trained proxy's shapes."""
+        return jax.tree.structure(self), model
+
+    def trained_by(self, model: TransformerConfig) -> tuple[Any, ...]:
+        """Everything in configs that `train` depends on: trained proxies are found again by it. All of this config, and
+        the policies' shape ``model``; a kind of proxy that does not depend on the shape may leave that out, so that
+        policies of several sizes share one proxy."""
+        return self, model
 
     @abc.abstractmethod
     def train(
@@ -237,6 +245,10 @@ class ProxyConfig(AbstractProxyConfig):
     def form(self, model: TransformerConfig) -> tuple[Any, ...]:
         """Its kind and shape."""
         return self.pairwise, self.model or model
+
+    def trained_by(self, model: TransformerConfig) -> tuple[Any, ...]:
+        """This config with its shape in it, whoever says it."""
+        return (dataclasses.replace(self, model=self.model or model),)
 
     def train(
         self, key: PRNGKeyArray, model: TransformerConfig, sft: Transformer, pairs: Pair

@@ -1,32 +1,39 @@
 """What stands before policy optimisation: world, SFT, labelled data, proxy, golden baseline.
 
 Each stage is a pure function of its part of the config, a key and the stages before it. A chain of fingerprints names
-what each made, so that it is made once and found again (`Cache`); `sweeps.population` runs them for many seeds at once.
+what each made, so that it is made once and found again (`testbed.cache`); `sweeps.population` runs them for many seeds
+at once.
 """
 
-import contextlib
 import hashlib
-import os
-import pickle
-import tempfile
 from collections.abc import Callable, Mapping
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from testbed import config, decode, enumeration, exact, logprob, own_code, recorded, train, weights
+from testbed import (
+    config,
+    decode,
+    enumeration,
+    exact,
+    logprob,
+    numerics,
+    own_code,
+    recorded,
+    train,
+    weights,
+)
 from testbed.collect import Corpus, Written, balanced, collect, described, label, make_pool, write
 from testbed.data import Pool, refuse_unreached
 from testbed.environment import World
-from testbed.errors import InvalidInput, Unfinished
+from testbed.errors import InvalidInput
 from testbed.ground import Ground, GroundConfig
 from testbed.logprob import Policy
 from testbed.lora import adapted
@@ -276,7 +283,8 @@ class Stage(NamedTuple):
     """A stage's name, the stages and the fields of `GroundConfig` it depends on, and what it does. Where the field
     ``only_with`` is None there is nothing to do, and None is its result. A stage that makes what another makes, of the
     same parts, is ``like`` that one, and their results are found at the same address. What is done on the ``host`` is
-    no compiled program."""
+    no compiled program. The result of an ``exact`` stage is compared with runs bit for bit, so that it is found only
+    by processes that round as this one does."""
 
     name: str
     after: tuple[str, ...]
@@ -285,6 +293,7 @@ class Stage(NamedTuple):
     only_with: str | None = None
     like: str | None = None
     host: bool = False
+    exact: bool = False
 
     def needed(self, ground: GroundConfig) -> bool:
         """Whether there is anything to do."""
@@ -292,7 +301,7 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("material", (), ("task", "content"), load_material, "content", host=True),
+    Stage("material", (), ("task",), load_material, "content", host=True),
     Stage(
         "world",
         ("material",),
@@ -309,9 +318,9 @@ STAGES = (
     Stage("proxy", ("data",), ("trained_proxy",), train_proxy),
     Stage("baseline", ("golden",), ("baseline", "prompts"), train_baseline),
     Stage("optimum", ("start", "data"), ("optimum_beta",), find_optimum, "optimum_beta"),
-    Stage("recorded", ("start", "scores", "proxy"), ("recorded",), record, "recorded"),
-    Stage("stream", ("recorded",), (), cut_windows, "stream"),
-    Stage("prepared", ("recorded",), ("source",), prepare, "source"),
+    Stage("recorded", ("start", "scores", "proxy"), ("recorded",), record, "recorded", exact=True),
+    Stage("stream", ("recorded",), (), cut_windows, "stream", exact=True),
+    Stage("prepared", ("recorded",), ("source",), prepare, "source", exact=True),
 )
 
 
@@ -347,69 +356,22 @@ def assemble(made: Mapping[str, PyTree]) -> Ground:
 
 
 def fingerprints(ground: GroundConfig) -> dict[str, str]:
-    """The content address of each stage's result: config, code and libraries it depends on."""
+    """The content address of each stage's result: the stages before it, and everything else that it depends on, which
+    is its part of the config, files that this names, code, libraries and settings (`testbed.numerics`)."""
     addresses: dict[str, str] = {}
+    common, bits = _code_fingerprint(), numerics.bits()
     for stage in STAGES:
         before = [addresses[name] for name in stage.after]
         parts = [attrgetter(field)(ground) for field in stage.fields]
         kind = stage.like or stage.name
-        code = [_code_fingerprint(), *own_code.sources(parts)]
-        addresses[stage.name] = config.fingerprint(kind, *code, *before, *parts)
+        beside = [common, *own_code.sources(parts), *([bits] if stage.exact else ())]
+        addresses[stage.name] = config.fingerprint(kind, *beside, *before, *parts)
     return addresses
 
 
-class Cache:
-    """Stage results on disk, named by content. Files are written aside and renamed, so none is ever half there."""
-
-    def __init__(self, directory: Path) -> None:
-        self.directory = directory
-
-    def holds(self, address: str) -> bool:
-        """Whether there is a result at an address."""
-        return self._path(address).exists()
-
-    def load(self, address: str) -> PyTree | None:
-        """The result at an address, or None. Its file is touched: what is in use can be told from what is not."""
-        try:
-            with self._path(address).open("rb") as file:
-                result = pickle.load(file)
-        except FileNotFoundError:
-            return None
-        with contextlib.suppress(OSError):
-            os.utime(self._path(address))
-        return result
-
-    def save(self, address: str, result: PyTree) -> None:
-        """Keep a result; arrays are stored as numpy's. Raises `Unfinished` if the disk refuses, and leaves nothing."""
-        content = pickle.dumps(jax.device_get(result))
-        try:
-            self.directory.mkdir(parents=True, exist_ok=True)
-            with tempfile.NamedTemporaryFile(dir=self.directory, delete=False) as file:
-                try:
-                    file.write(content)
-                    file.flush()
-                    os.fsync(file.fileno())
-                    os.replace(file.name, self._path(address))
-                except BaseException:
-                    os.unlink(file.name)
-                    raise
-        except OSError as problem:
-            raise Unfinished(
-                f"cache {self.directory} cannot be written ({problem.strerror or problem}): make room there, or set "
-                "TESTBED_CACHE to another directory, and run the same command again"
-            ) from problem
-
-    def remove(self, address: str) -> None:
-        """Let a result go, if there is one."""
-        self._path(address).unlink(missing_ok=True)
-
-    def _path(self, address: str) -> Path:
-        return self.directory / f"{address}.pickle"
-
-
 def identity(ground: GroundConfig) -> str:
-    """Names everything that a run on a ground depends on but its own training: config, code, libraries, content."""
-    return config.fingerprint(_code_fingerprint(), *fingerprints(ground).values())
+    """Names everything that the bits of a run on a ground depend on but its own training."""
+    return config.fingerprint(_code_fingerprint(), numerics.bits(), *fingerprints(ground).values())
 
 
 def _corpus_keys(ground: GroundConfig) -> tuple[PRNGKeyArray, PRNGKeyArray]:
@@ -417,14 +379,17 @@ def _corpus_keys(ground: GroundConfig) -> tuple[PRNGKeyArray, PRNGKeyArray]:
     return stream(ground.key, Stream.PROMPTS), stream(ground.key, Stream.HELD_OUT)
 
 
-@cache
 def _code_fingerprint() -> str:
-    """Hash of the source of the engine and the worlds, and of the libraries' versions: results of other code are
-    other results."""
+    """What every stage depends on beside its config: the engine's and the worlds' code, libraries, settings."""
+    return config.fingerprint(_source_hash(), numerics.settings())
+
+
+@cache
+def _source_hash() -> str:
+    """Hash of the source of the engine and the worlds: results of other code are other results."""
     digest = hashlib.sha256()
     here = Path(__file__).parent
     for folder in (here, here.parent / "envs"):
-        for path in sorted(folder.rglob("*.py")):
+        for path in sorted(own_code.package_files(folder)):
             digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
-    versions: Any = (jax.__version__, eqx.__version__, optax.__version__, jax.default_backend())
-    return config.fingerprint(digest.hexdigest(), *versions)
+    return digest.hexdigest()

@@ -18,6 +18,7 @@ from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
 from sweeps.grounds import Grounds
 from testbed import decode, logprob, train
+from testbed.cache import Cache
 from testbed.config import replace, replace_all
 from testbed.data import DataSpec
 from testbed.environment import (
@@ -34,7 +35,6 @@ from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import GoldenPreference
 from testbed.proxies import ProxyConfig
 from testbed.sources.base import Dataset, Supply
-from testbed.stages import Cache
 from testbed.train import OnlineRun
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar

@@ -48,10 +48,10 @@ from sweeps.inspection import (
     Inspection,
 )
 from sweeps.study import load_study
+from testbed.cache import Cache
 from testbed.environment import World
 from testbed.errors import InvalidInput
 from testbed.ground import GroundConfig
-from testbed.stages import Cache
 from testbed.types import Prompt, Response
 
 NET = "TransformerConfig(width=8, layers=1, heads=2, key_value_heads=1)"

@@ -20,12 +20,12 @@ from sweeps.store import FACTS
 from sweeps.study import Point
 from sweeps.underway import Underway
 from testbed import config, metrics, train, weights
+from testbed.cache import Cache
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
 from testbed.ground import Ground, GroundConfig
 from testbed.pretrained import restored
 from testbed.sources.offline import Offline
-from testbed.stages import Cache
 from testbed.streams import Stream, stream
 
 

@@ -37,6 +37,7 @@ from sweeps.plan import Chunk, Layout
 from sweeps.study import Point
 from testbed import config, decode, logprob, metrics, recorded, train
 from testbed.arithmetic import PRECISIONS, LowRank, Precision
+from testbed.cache import Cache
 from testbed.config import members, replace
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
@@ -54,7 +55,6 @@ from testbed.sources.online import Online
 from testbed.sources.record import Record
 from testbed.sources.replay import Replay
 from testbed.sources.snapshot import Snapshot
-from testbed.stages import Cache
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 from testbed.trained import rebuilt, trained

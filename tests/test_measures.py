@@ -16,6 +16,7 @@ from envs.enumerable import Enumerable
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.labelers.skips import Skips
 from testbed import cost, exact, metrics
+from testbed.cache import Cache
 from testbed.enumeration import all_prompts, all_responses, prompt_index, response_index
 from testbed.errors import InvalidInput
 from testbed.experiment import EvaluationConfig
@@ -28,7 +29,7 @@ from testbed.recording import WINDOW, WINDOWS
 from testbed.sources.base import Supply
 from testbed.sources.online import Online
 from testbed.sources.replay import Replay
-from testbed.stages import Cache, fingerprints
+from testbed.stages import fingerprints
 from testbed.train import OnlineRun
 from testbed.transformer import TransformerConfig
 

@@ -20,6 +20,7 @@ from sweeps.grounds import Grounds
 from sweeps.plan import Chunk, Layout, compile_key, plan
 from sweeps.study import Point
 from testbed import config, logprob, metrics, stages, train
+from testbed.cache import Cache
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
 from testbed.footprint import footprint
@@ -31,7 +32,6 @@ from testbed.sources.generated import Generated
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.sources.replay import Replay
-from testbed.stages import Cache
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 

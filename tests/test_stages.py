@@ -18,6 +18,7 @@ from helpers import (
 from helpers import sample as decode_sample
 
 from testbed import stages
+from testbed.cache import Cache
 from testbed.errors import InvalidInput, Unfinished
 from testbed.experiment import Experiment
 from testbed.ground import Ground, GroundConfig
@@ -28,7 +29,7 @@ from testbed.sources.generated import Generated
 from testbed.sources.mixture import Mixture
 from testbed.sources.offline import Offline
 from testbed.sources.replay import Replay
-from testbed.stages import STAGES, Cache, fingerprints
+from testbed.stages import STAGES, fingerprints
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 from testbed.types import Pair

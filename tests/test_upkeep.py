@@ -9,8 +9,8 @@ import pytest
 
 from sweeps import cli
 from sweeps.upkeep import KINDS, cached, forget
+from testbed.cache import Cache
 from testbed.errors import InvalidInput
-from testbed.stages import Cache
 
 DAY = 24 * 60 * 60
 

@@ -43,6 +43,12 @@ study = gap.study.derived("mine", "Mine", loss=Mine())
 """
 
 
+def read_anew() -> None:
+    """Let users' files be read as another process reads them."""
+    own_code._hash.cache_clear()
+    own_code._TEXTS.clear()
+
+
 def written(folder: Path, prefix: str) -> Path:
     """A study that imports a loss beside it, which imports a helper; other tests' files have other prefixes."""
     for name, text in {"helper": HELPER, "loss": LOSS, "study": STUDY}.items():
@@ -121,7 +127,7 @@ def test_what_is_made_with_own_code_is_made_anew_once_it_changes(tmp_path: Path)
 
     def addresses() -> dict[str, str]:
         """As another process finds them, which reads the files anew."""
-        own_code._hash.cache_clear()
+        read_anew()
         return fingerprints(ground)
 
     first = addresses()
@@ -147,7 +153,7 @@ def test_what_is_made_with_a_notebook_s_class_is_its_own(monkeypatch: pytest.Mon
     assert fingerprints(ground) == first
     exec(cell, vars(notebook))
     other = fingerprints(GroundConfig.of(experiment(baseline__loss=vars(notebook)["Mine"]())))
-    own_code._hash.cache_clear()
+    read_anew()
     for now in (other, fingerprints(ground)):
         assert {stage for stage in now if now[stage] != first[stage]} == {"baseline"}
 
@@ -158,7 +164,7 @@ def test_a_paused_run_is_not_gone_on_with_by_other_code(tmp_path: Path) -> None:
     base = load_study(str(file)).base
 
     def address() -> str:
-        own_code._hash.cache_clear()
+        read_anew()
         return Underway()._address(Point("0", "arm", 0, {}, base))
 
     first = address()

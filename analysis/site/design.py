@@ -194,6 +194,21 @@ def missing(results: Results) -> Html:
     return Html(f'<p class="warning">{escape(" ".join(said))}</p>') if said else Html("")
 
 
+def versions(results: Results) -> Html:
+    """A warning if runs of several versions of the testbed's code stand side by side."""
+    runs = results.runs()
+    if "code" not in runs:
+        return Html("")
+    counts = runs["code"].fillna("unknown").value_counts()
+    if len(counts) < 2:
+        return Html("")
+    each = listed([f"{plural(int(count), 'run')} by {code}" for code, count in counts.items()])
+    return Html(
+        f'<p class="warning">Made by {len(counts)} versions of the testbed’s code: {escape(each)}. Differences between '
+        "them are differences between these runs too.</p>"
+    )
+
+
 def _diverged(rows: Table, axes: Sequence[str]) -> Html:
     if rows.empty:
         return Html("")

@@ -65,7 +65,7 @@ def _head(chapter: Chapter) -> Html:
         f'<header><p class="kicker">{escape(kicker)}</p>'
         f"<h1>{escape(study.get('title', results.name))}</h1>"
         f'<p class="lead">{escape(study.get("question", ""))}</p>'
-        f"{tally(items)}{design.missing(results)}{_newer(chapter)}</header>"
+        f"{tally(items)}{design.missing(results)}{design.versions(results)}{_newer(chapter)}</header>"
     )
 
 

@@ -10,13 +10,13 @@ from envs.goldens.headed import AbstractHeaded
 from envs.regression import STANDARD, Fitted, Split
 from envs.tastes import AbstractTaste
 from testbed import features, heads, ranges, transformer
+from testbed.cache import Cache
 from testbed.config import fingerprint
 from testbed.errors import InvalidInput
 from testbed.heads import Head
 from testbed.places import cache_directory
 from testbed.pretrained import Pretrained, Tokenizer
 from testbed.ranges import hyper
-from testbed.stages import Cache
 from testbed.transformer import TransformerConfig
 from testbed.types import Prompt, Response
 

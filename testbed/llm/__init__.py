@@ -3,9 +3,12 @@
 What only they need is in the extra ``llm``, and is imported when it is used.
 """
 
+import functools
+import hashlib
 import re
 from pathlib import Path
 
+from testbed import own_code
 from testbed.errors import InvalidInput
 from testbed.llm import fetch, hub
 from testbed.llm.checkpoint import read_directory
@@ -25,16 +28,7 @@ def load(source: str | Path) -> tuple[Transformer, Tokenizer]:
     Raises `InvalidInput` for what cannot be used and `Unfinished` for what cannot be had, in a sentence that names
     the file.
     """
-    path = Path(source)
-    if str(source) in KNOWN:
-        path = KNOWN[str(source)]()
-    elif not path.exists():
-        if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
-            raise InvalidInput(
-                f"no model '{source}': give {', '.join(KNOWN)}, a directory, a GGUF file, or "
-                "OWNER/NAME on the Hugging Face hub"
-            )
-        path = hub.snapshot(str(source))
+    path = located(source)
     if path.is_dir():
         model, tokenizer = build(read_directory(path)), Tokenizer.read(path)
     else:
@@ -43,6 +37,48 @@ def load(source: str | Path) -> tuple[Transformer, Tokenizer]:
     tokenizer.require_fits(model.vocabulary)
     return model, tokenizer
 
+
+def located(source: str | Path) -> Path:
+    """The directory or the GGUF file of a model that `load` takes. Raises what `load` raises for an unknown one."""
+    path = Path(source)
+    if str(source) in KNOWN:
+        return KNOWN[str(source)]()
+    if path.exists():
+        return path
+    if not re.fullmatch(r"[\w.-]+/[\w.-]+", str(source)):
+        raise InvalidInput(
+            f"no model '{source}': give {', '.join(KNOWN)}, a directory, a GGUF file, or "
+            "OWNER/NAME on the Hugging Face hub"
+        )
+    return _snapshot(str(source))
+
+
+@functools.cache
+def _snapshot(name: str) -> Path:
+    """The hub is asked once a process, so that a model stays the same while it runs."""
+    return hub.snapshot(name)
+
+
+def content(source: str | Path) -> str:
+    """A hash of every file that `load` may read of a model: weights, configs, tokenizer, templates; of their names too.
+
+    Raises what `load` raises for a model that is nowhere, and `InvalidInput` for a file that cannot be read."""
+    path = located(source)
+    files = [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if file.suffix in _SUFFIXES)
+    digest = hashlib.sha256()
+    for file in files:
+        name = file.relative_to(path).as_posix() if path.is_dir() else ""
+        try:
+            digest.update(f"{name} {own_code.file_hash(file)}\n".encode())
+        except OSError as problem:
+            raise InvalidInput(f"{file} cannot be read ({problem.strerror})") from problem
+    return digest.hexdigest()
+
+
+#: Of the files in a model's directory: weights, settings and vocabularies, templates.
+_SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 #: Models that are fetched and prepared by name.
 KNOWN = {"smollm2": fetch.smollm2}

@@ -1,0 +1,598 @@
+"""What addresses of stages and names of runs carry beside configs: files, users' own code, settings, processor."""
+
+import contextlib
+import dataclasses
+import functools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import pytest
+import tiny
+from helpers import experiment
+from small_study import BASE, TINY
+
+from envs.enumerable import Enumerable
+from envs.goldens.random_head import RandomTaste
+from envs.text import Text
+from sweeps import header, provenance
+from sweeps.grid import Axis
+from sweeps.store import Store
+from sweeps.study import Arm, Preset, Study, load_study
+from testbed import config, numerics, own_code, pretrained, stages
+from testbed.data import DataSpec
+from testbed.errors import InvalidInput
+from testbed.experiment import Experiment
+from testbed.forms import alternatives, field_names, read, type_hints
+from testbed.ground import GroundConfig
+from testbed.heads import HeadConfig
+from testbed.lora import Lora
+from testbed.losses.ipo import Ipo
+from testbed.optimiser import FitConfig
+from testbed.proxies import AbstractProxyConfig
+from testbed.recorded import Recorded
+from testbed.sources.generated import Generated
+from testbed.sources.online import Online
+from testbed.stages import STAGES, fingerprints
+from testbed.train import OnlineRun
+from testbed.transformer import SIZES
+
+CHECKPOINT = Path(__file__).parent / "checkpoints" / "llama"
+EXACT = {"recorded", "stream", "prepared"}
+NAMES = {stage.name for stage in STAGES}
+FIT = FitConfig(steps=5, batch_size=8)
+RECORDED = Recorded(OnlineRun(steps=6, batch_size=8))
+
+
+def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
+    return {name for name in before if before[name] != after[name]}
+
+
+def read_anew() -> None:
+    """Let users' files be read as another process reads them."""
+    own_code._hash.cache_clear()
+    own_code._TEXTS.clear()
+
+
+# Users' own code.
+
+PACKAGE = {
+    "lib/__init__.py": "",
+    "lib/rewards.py": "def bonus(response):\n    return (response.tokens == 4).sum() * 1.0\n",
+    "lib/deep/__init__.py": "",
+    "lib/deep/late.py": "from ..other import FACTOR\n",
+    "lib/other.py": "FACTOR = 1.0\n",
+    "lib/unused.py": "UNUSED = 1\n",
+    "plugins/by_name.py": "PLUGIN = 1\n",
+    "study.py": BASE
+    + """
+import importlib
+from lib.rewards import bonus
+from testbed.environment import AbstractGolden, World
+from testbed.config import replace_all
+
+class Bonus(AbstractGolden):
+    def __call__(self, prompt, response):
+        from lib.deep import late
+        return late.FACTOR * bonus(response)
+
+class Own(Neural):
+    def world(self, key):
+        plugin = importlib.import_module("plugins.by_name")
+        drawn = super().world(key)
+        return World(drawn.prompts, drawn.writers, Bonus())
+
+base = replace_all(base, {"task": Own(vocabulary=7, prompt_length=4, response_length=5)})
+study = Study(
+    "own", "Own golden in a package", "?", base,
+    (Arm("near", {"loss.beta": 1.0}),), Axis("optimiser.learning_rate", (1e-3,)), (), {"all": Preset(seeds=2)}, "all",
+)
+""",
+}
+
+
+def package(folder: Path, prefix: str, files: dict[str, str] | None = None) -> Path:
+    """`PACKAGE` in a folder, its modules under names of their own, so that tests do not meet in one process."""
+    for name, text in (files or PACKAGE).items():
+        for word in ("lib", "plugins"):
+            name = name.replace(f"{word}/", f"{prefix}_{word}/")
+            text = re.sub(rf"\b{word}\.", f"{prefix}_{word}.", text)
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    return folder / "study.py"
+
+
+@pytest.mark.parametrize(
+    ("edited", "counts"),
+    [
+        ("study.py", True),
+        ("one_lib/rewards.py", True),
+        ("one_lib/__init__.py", True),
+        ("one_lib/deep/__init__.py", True),
+        ("one_lib/deep/late.py", True),  # imported inside a method
+        ("one_lib/other.py", True),  # imported by that, relatively
+        ("one_plugins/by_name.py", True),  # imported by its name as a text, inside a method
+        ("one_lib/unused.py", False),
+    ],
+)
+def test_code_in_packages_and_imported_inside_methods_counts(
+    tmp_path: Path, edited: str, counts: bool
+) -> None:
+    study = load_study(str(package(tmp_path, "one")))
+    ground = GroundConfig.of(study.base)
+    read_anew()
+    before, runs = fingerprints(ground), {point.run for point in study.points()}
+    (tmp_path / edited).write_text((tmp_path / edited).read_text(encoding="utf-8") + "\nx = 1\n")
+    read_anew()
+    assert moved(before, fingerprints(ground)) == (NAMES if counts else set())
+    again = {point.run for point in study.points()}
+    assert runs.isdisjoint(again) if counts else runs == again
+    for name in [name for name in sys.modules if name.startswith("one_")]:
+        del sys.modules[name]
+    sys.path.remove(str(tmp_path))
+
+
+def test_code_loaded_by_a_name_that_only_its_run_gives_counts(tmp_path: Path) -> None:
+    """``importlib.import_module(name)``: then everything that is loaded from below the folder counts."""
+    files = {
+        "lib/__init__.py": "",
+        "lib/chosen.py": "CHOSEN = 1\n",
+        "study.py": TINY
+        + """
+import importlib
+chosen = importlib.import_module(".".join(["lib", "chosen"]).replace("lib", "two_lib"))
+class Mine(type(base.loss)):
+    pass
+loss = Mine()
+""",
+    }
+    file = package(tmp_path, "two", files)
+    study = load_study(str(file))
+    (module,) = (m for m in list(sys.modules.values()) if getattr(m, "study", None) is study)
+    assert set(own_code.files([module.loss])) == {  # type: ignore[attr-defined]
+        "study.py",
+        "two_lib/__init__.py",
+        "two_lib/chosen.py",
+    }
+
+
+def test_equal_files_in_another_folder_are_the_same_code(tmp_path: Path) -> None:
+    found = []
+    for folder in ("here", "there"):
+        file = package(tmp_path / folder, "three")
+        study = load_study(str(file))
+        found.append((fingerprints(GroundConfig.of(study.base)), [p.run for p in study.points()]))
+        assert type(study.base.task).__module__.startswith(own_code.STUDY)
+        for name in [name for name in sys.modules if name.startswith("three_")]:
+            del sys.modules[name]
+        sys.path.remove(str(tmp_path / folder))
+    assert found[0] == found[1]
+
+
+def test_a_folder_that_would_stand_for_another_is_refused(tmp_path: Path) -> None:
+    for folder in ("here", "there"):
+        file = package(tmp_path / folder, "four")
+        if folder == "here":
+            load_study(str(file))
+    with pytest.raises(InvalidInput, match=r"four_lib, which is .*here.four_lib.*another name"):
+        load_study(str(file))
+
+
+class Weighted(Ipo):
+    """A loss of others' that reads a file which its field names."""
+
+    file: str = eqx.field(static=True, default="")
+
+
+class Told(Ipo):
+    """A loss of others' that says itself what it depends on."""
+
+    said: str = eqx.field(static=True, default="")
+
+    def content(self) -> str:
+        """Not the field, but something that it leads to."""
+        return Path(self.said).read_text(encoding="utf-8")
+
+
+def test_files_that_fields_name_count(tmp_path: Path) -> None:
+    path = tmp_path / "weights.bin"
+    for kind, field in ((Weighted, "file"), (Told, "said")):
+        path.write_text("one", encoding="utf-8")
+        loss = kind(**{field: str(path)})
+        first = own_code.sources([experiment(loss=loss)])
+        path.write_text("two", encoding="utf-8")
+        second = own_code.sources([experiment(loss=loss)])
+        assert first != second
+        path.write_text("one", encoding="utf-8")
+        assert own_code.sources([experiment(loss=loss)]) == first
+    assert own_code.sources([experiment(loss=Weighted(file="no such\0file"))])
+
+
+# A user's own proxy.
+
+
+class Stretch(AbstractProxyConfig):
+    """Only its fields are looked at here."""
+
+    fit: FitConfig = FIT
+    stretch: float = 1.0
+    kept: int = eqx.field(static=True, default=3)
+
+    def train(self, key, model, sft, pairs):
+        raise NotImplementedError
+
+    def reading(self, model, task, pairs):
+        raise NotImplementedError
+
+
+@pytest.mark.parametrize(
+    "change", [{"proxy__stretch": -1.0}, {"proxy__kept": 4}, {"model__width": 32}], ids=str
+)
+def test_everything_that_a_proxy_of_ones_own_is_told_counts(change: dict[str, Any]) -> None:
+    before, after = (
+        fingerprints(GroundConfig.of(experiment(proxy=Stretch(), **more))) for more in ({}, change)
+    )
+    assert "proxy" in moved(before, after)
+
+
+def test_policies_of_all_sizes_share_a_proxy_with_a_shape_of_its_own() -> None:
+    def address(**changes: Any) -> str:
+        return fingerprints(GroundConfig.of(experiment(baseline_model=SIZES["XS"], **changes)))[
+            "proxy"
+        ]
+
+    small, large = SIZES["XS"], SIZES["S"]
+    own = {"proxy__model": small, "proxy__fit": FIT}
+    assert address(model=small, **own) == address(model=large, **own)
+    assert address(model=large) != address(model=small)
+    heads = {address(model=size, proxy=HeadConfig(layers=1, fit=FIT)) for size in (small, large)}
+    assert len(heads) == 1
+
+
+# Checkpoints and prompts.
+
+
+@pytest.fixture
+def text(tmp_path: Path) -> Text:
+    """A world on a copy of a checkpoint with a chat template, whose files a test may change."""
+    folder = tmp_path / "checkpoint"
+    shutil.copytree(CHECKPOINT, folder)
+    for file in folder.iterdir():
+        file.chmod(0o644)
+    edit(folder / "tokenizer_config.json", chat_template="{{ messages[-1].content }}")
+    (folder / "generation_config.json").write_text("{}", encoding="utf-8")
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt":"the cat"}\n' * 8, encoding="utf-8")
+    return Text(
+        checkpoint=str(folder),
+        vocabulary=272,
+        prompts=str(prompts),
+        chat=True,
+        prompt_length=64,
+        response_length=4,
+        golden=RandomTaste(layers=2, units=8),
+        system=None,
+    )
+
+
+def edit(path: Path, **fields: Any) -> None:
+    path.write_text(json.dumps(json.loads(path.read_text(encoding="utf-8")) | fields))
+
+
+def flip(path: Path) -> None:
+    """Change the last byte of a file."""
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+
+EDITS: dict[str, Callable[[Path], object]] = {
+    "chat_template": lambda d: edit(d / "tokenizer_config.json", chat_template="USER: {{ messages[-1].content }}"),
+    "chat_template.jinja": lambda d: (d / "chat_template.jinja").write_text("A: {{ messages[-1].content }}"),
+    "rope_theta": lambda d: edit(d / "config.json", rope_theta=500000.0),
+    "rms_norm_eps": lambda d: edit(d / "config.json", rms_norm_eps=1e-3),
+    "generation_config": lambda d: edit(d / "generation_config.json", eos_token_id=[2, 3]),
+    "tokenizer": lambda d: (d / "tokenizer.json").write_text((d / "tokenizer.json").read_text() + "\n"),
+    "weights": lambda d: flip(d / "model.safetensors"),
+    "prompts": lambda d: (d.parent / "prompts.jsonl").write_text('{"prompt":"a dog"}\n' * 8),
+}  # fmt: skip
+
+
+def text_experiment(task: Text) -> Experiment:
+    return experiment(
+        task=task,
+        lora=Lora(rank=2),
+        proxy=HeadConfig(layers=2, fit=FIT),
+        data=DataSpec(pairs=16, held_out=8, candidates=2),
+        baseline__steps=0,
+    )
+
+
+@pytest.mark.parametrize("name", EDITS)
+def test_every_file_of_a_text_world_counts(text: Text, name: str) -> None:
+    run = text_experiment(text)
+    before, names = fingerprints(GroundConfig.of(run)), own_code.sources([run])
+    EDITS[name](Path(text.checkpoint))
+    assert "material" in moved(before, fingerprints(GroundConfig.of(run)))
+    assert own_code.sources([run]) != names
+
+
+def test_a_checkpoint_that_changes_in_place_is_loaded_again(text: Text) -> None:
+    """As `cases/06`: prompts and model are those on the disk now, in the same process."""
+    folder = Path(text.checkpoint)
+    first = text.material()
+    EDITS["chat_template"](folder)
+    second = text.material()
+    assert first.prompts.length.tolist() != second.prompts.length.tolist()
+    assert "USER" in text.text(second.prompts.tokens[0][: int(second.prompts.length[0])].tolist())
+    edit(folder / "config.json", rope_theta=500000.0, rms_norm_eps=1e-3)
+    shape = text.material().model.model.config
+    assert (shape.rope_base, shape.norm_epsilon) == (500000.0, 1e-3)
+    assert first.model.model.config.rope_base != 500000.0
+
+
+def test_a_registered_checkpoint_is_identified_by_what_was_given() -> None:
+    tiny.loaded()
+    before = pretrained.content(tiny.NAME)
+    model = jax.tree.map(jnp.asarray, tiny.original())
+    warmer = config.replace(tiny.CONFIG, "temperature", 0.5)
+    try:
+        pretrained.register(tiny.NAME, dataclasses.replace(model, config=warmer), tiny.Pieces())
+        assert pretrained.content(tiny.NAME) != before
+    finally:
+        pretrained.register(tiny.NAME, model, tiny.Pieces())
+    assert pretrained.content(tiny.NAME) == before
+
+
+# Settings and machines.
+
+
+def addresses() -> dict[str, str]:
+    return fingerprints(GroundConfig.of(experiment(source=Generated(recorded=RECORDED))))
+
+
+def test_settings_of_jax_that_change_numbers_count() -> None:
+    """Of jax's settings, each is either part of the addresses or one that changes no number."""
+    before = addresses()
+    for name, value in (
+        ("jax_threefry_partitionable", False),
+        ("jax_default_matmul_precision", "bfloat16"),
+        ("jax_softmax_custom_jvp", True),
+        ("jax_high_dynamic_range_gumbel", True),
+    ):
+        old = jax.config.values[name]
+        jax.config.update(name, value)
+        try:
+            assert moved(before, addresses()) == NAMES, name
+        finally:
+            jax.config.update(name, old)
+    old = jax.config.values["jax_log_compiles"]
+    jax.config.update("jax_log_compiles", True)
+    try:
+        assert addresses() == before
+    finally:
+        jax.config.update("jax_log_compiles", old)
+    counted = set(numerics.settings()["jax"])
+    assert {"jax_default_prng_impl", "jax_enable_x64", "jax_random_seed_offset"} <= counted
+
+
+def test_flags_of_xla_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    before, flags = addresses(), os.environ["XLA_FLAGS"]
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_cpu_prefer_vector_width=128")
+    assert moved(before, addresses()) == NAMES
+    monkeypatch.setenv("XLA_FLAGS", f"{flags} --xla_force_host_platform_device_count=7")
+    assert addresses() == before
+
+
+@pytest.mark.parametrize("what", ["processor", "_instructions", "_versions"])
+def test_the_processor_counts_for_what_is_compared_bit_for_bit(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its name or its instructions; versions of libraries count for all."""
+    before = addresses()
+    monkeypatch.setattr(numerics, what, lambda: "another")
+    assert moved(before, addresses()) == (NAMES if what == "_versions" else EXACT)
+    assert stages.identity(GroundConfig.of(experiment())) != ""
+
+
+def test_the_generator_of_random_numbers_is_pinned() -> None:
+    """Whatever variables say, the same numbers are drawn."""
+    draw = (
+        "from sweeps import runtime; runtime.configure()\n"
+        "import jax; print(jax.random.normal(jax.random.key(3), (7,)).tolist())"
+    )
+
+    def drawn(**variables: str) -> str:
+        done = subprocess.run(
+            [sys.executable, "-c", draw],
+            env={**os.environ, **variables},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        return done.stdout
+
+    expected = drawn()
+    for name, value in (
+        ("JAX_THREEFRY_PARTITIONABLE", "0"),
+        ("JAX_RANDOM_SEED_OFFSET", "5"),
+        ("JAX_DEFAULT_PRNG_IMPL", "rbg"),
+    ):
+        assert drawn(**{name: value}) == expected, name
+
+
+def test_a_session_says_with_which_settings_it_ran() -> None:
+    session = header.session({**provenance.session(), "command": "x"})
+    assert session["settings"]["jax"]["jax_threefry_partitionable"] == "True"
+    assert any(
+        flag.startswith("--xla_cpu_prefer_vector_width")
+        for flag in session["settings"]["xla_flags"]
+    )
+    assert session["settings"]["libraries"]["jaxlib"]
+    assert session["bits"]["processor"] == session["machine"]["processor"]
+    assert session["bits"]["devices"][1] == jax.device_count()
+
+
+# Every field.
+
+
+def leaves(module: Any, prefix: str = "") -> list[tuple[str, Any]]:
+    """Path and value of every number and text in a config."""
+    found: list[tuple[str, Any]] = []
+    for name in field_names(module):
+        value = read(module, name)
+        if isinstance(value, eqx.Module):
+            found += leaves(value, f"{prefix}{name}.")
+        else:
+            found.append((prefix + name, value))
+    return found
+
+
+def other(kind: type, name: str, value: Any) -> list[Any]:
+    """Values unlike a field's value, of which its annotation admits one."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [value + 1]
+    if isinstance(value, tuple):
+        return [(*value, 1.0), value[:-1]]
+    found: list[Any] = [0.5, 1, "other", (0.5,)]
+    for option in alternatives(type_hints(kind)[name]):
+        found = [*typing.get_args(option), *found]
+        if isinstance(option, type) and issubclass(option, eqx.Module):
+            with contextlib.suppress(TypeError):  # one that has no defaults
+                found.append(option())
+    return found
+
+
+def altered(module: Any, path: str, value: Any) -> Any:
+    """The config with another value at a path, which need not make sense; None if its annotation takes none of ours."""
+    name, _, rest = path.partition(".")
+    if rest:
+        inner = altered(read(module, name), rest, value)
+        return None if inner is None else config.varied(module, name, inner)
+    for candidate in other(type(module), name, value):
+        try:
+            if candidate != value:
+                return config.varied(module, name, candidate)
+        except InvalidInput:
+            continue
+    return None
+
+
+RICH = experiment(
+    source=Generated(recorded=RECORDED),
+    evaluation__stream=RECORDED,
+    lora=Lora(rank=2),
+    data=DataSpec(pairs=24, held_out=16, quality=0.1),
+    baseline_model=SIZES["XS"],
+)
+
+
+def test_every_field_changes_the_name_of_a_run() -> None:
+    fields = leaves(RICH)
+    tried = {path: changed for path, value in fields if (changed := altered(RICH, path, value))}
+    untried = {path for path, _ in fields} - tried.keys()
+    assert all(path.endswith("rope_scaling") for path in untried), untried
+    for path, changed in tried.items():
+        assert config.fingerprint(changed) != config.fingerprint(RICH), path
+
+
+#: Fields of configs that were read since it was emptied.
+LOOKED_AT: set[str] = set()
+
+
+class Looked(GroundConfig):
+    """A config that notes which of its fields are read."""
+
+    def __getattribute__(self, name: str) -> Any:
+        LOOKED_AT.add(name)
+        return super().__getattribute__(name)
+
+
+GROUND_FIELDS = set(field_names(GroundConfig.of(RICH)))
+
+
+@pytest.mark.parametrize(
+    "run",
+    [
+        RICH,
+        experiment(
+            task=Enumerable(vocabulary=3, prompt_length=2, response_length=2),
+            tabular=True,
+            evaluation__optimum_beta=0.5,
+            source=Online(),
+        ),
+    ],
+    ids=["sampled", "enumerated"],
+)
+def test_stages_read_no_field_that_their_address_lacks(run: Experiment) -> None:
+    ground = Looked.of(run)
+    made: dict[str, Any] = {}
+    covered: dict[str, set[str]] = {}
+    derived = {"trained_proxy": {"proxy", "model"}, "base_model": {"baseline_model", "model"}}
+    for stage in STAGES:
+        fields = {field.partition(".")[0] for field in stage.fields}
+        own = set().union(*(derived.get(field, {field}) for field in fields))
+        covered[stage.name] = own.union(*(covered[name] for name in stage.after))
+        covered[stage.name] |= {stage.only_with} & GROUND_FIELDS
+        made[stage.name] = None
+        if stage.needed(ground):
+            LOOKED_AT.clear()
+            make = functools.partial(stage.make, ground)
+            made[stage.name] = jax.eval_shape(make, made)
+            assert covered[stage.name] >= LOOKED_AT & GROUND_FIELDS, stage.name
+
+
+# Joining results.
+
+
+def store(
+    directory: Path, content: dict[str, dict[str, str]] | None, **more: Any
+) -> dict[str, Any]:
+    study = Study(
+        "s", "S", "?", experiment(), (Arm("near", {"loss.beta": 1.0}),),
+        Axis("optimiser.learning_rate", (1e-3,)), (), {"all": Preset(seeds=1)}, "all",
+    )  # fmt: skip
+    described = {**study.select().describe(), **provenance.session(), **more}
+    described.pop("content")
+    if content is not None:
+        described["content"] = content
+    with Store.create_or_open(directory, described) as made:
+        return made.header
+
+
+@pytest.mark.parametrize(
+    ("was", "now", "named"),
+    [
+        ({"near": {"loss.py": "a"}}, {"near": {"loss.py": "b"}}, "loss.py"),
+        ({"near": {"loss.py": "a"}}, {"near": {"renamed.py": "a"}}, "loss.py, renamed.py"),
+        (None, {"near": {"loss.py": "a"}}, "loss.py"),
+        ({"near": {"loss.py": "a"}}, {"near": {"loss.py": "a", "labeler.py": "c"}}, ""),
+        ({"near": {"loss.py": "a", "labeler.py": "c"}}, {"near": {"loss.py": "a"}}, ""),
+        ({}, {}, ""),
+        (None, {}, ""),
+    ],
+)
+def test_runs_of_other_code_are_not_joined(
+    tmp_path: Path, was: dict | None, now: dict, named: str
+) -> None:
+    store(tmp_path / "out", was)
+    if named:
+        with pytest.raises(InvalidInput, match=rf"arm near .* another content of {named}: choose"):
+            store(tmp_path / "out", now)
+    else:
+        merged = store(tmp_path / "out", now)
+        files = {**(was or {}).get("near", {}), **now.get("near", {})}
+        assert merged["content"].get("near", {}) == files
