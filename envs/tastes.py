@@ -8,6 +8,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from testbed.environment import AbstractGolden
 from testbed.pretrained import Pretrained, Tokenizer
+from testbed.transformer import TransformerConfig
 from testbed.types import Prompt, Response
 
 
@@ -15,6 +16,9 @@ class AbstractTaste(eqx.Module):
     """A kind of golden reward; each is in the file of what it makes."""
 
     family: ClassVar[str] = "envs.goldens"
+
+    def refuse(self, model: TransformerConfig) -> None:
+        """Raise `InvalidInput`, before anything is built, if a checkpoint of this shape is not enough."""
 
     def learn(self, model: Pretrained, tokenizer: Tokenizer) -> PyTree:
         """What has to be loaded or learnt before worlds can be drawn, on the host; small arrays, None for nothing."""

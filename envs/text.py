@@ -83,14 +83,27 @@ class Text(AbstractTask):
         return Path(self.prompts) if self.prompts else prompts.own(self.chat)
 
     def loaded(self) -> tuple[Pretrained, Tokenizer]:
-        """The checkpoint, once a process. Raises `InvalidInput` if its vocabulary is of another size."""
+        """The checkpoint, once a process. Raises `InvalidInput` if its vocabulary is of another size, or if it has no
+        positions for the task's texts or no blocks for the golden reward."""
         model, tokenizer = pretrained.pretrained(self.checkpoint)
         found = model.model.vocabulary
         if found != self.vocabulary:
             raise InvalidInput(
                 f"vocabulary must be that of checkpoint {self.checkpoint}, {found}, got {self.vocabulary}"
             )
+        self._refuse(model.model.config)
         return model.configured(temperature=self.temperature), tokenizer
+
+    def _refuse(self, shape: TransformerConfig) -> None:
+        """Raise `InvalidInput` for a checkpoint whose shape is not enough: behind the last position that was trained
+        nothing that it computes has a meaning."""
+        longest, room = self.prompt_length + self.response_length, shape.room
+        if room is not None and longest > room:
+            raise InvalidInput(
+                f"prompt_length + response_length must be at most the {room} positions that checkpoint "
+                f"{self.checkpoint} was trained for, got {self.prompt_length} + {self.response_length} = {longest}"
+            )
+        self.golden.refuse(shape)
 
     def material(self) -> Material:
         """The checkpoint, prompts, and what the golden reward has learnt; fetched where they are not there yet."""

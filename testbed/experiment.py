@@ -4,6 +4,7 @@ Static fields are shapes and counts and make up the compile key, ``jax.tree.stru
 are leaves, so runs that differ only in them share one compiled program.
 """
 
+import dataclasses
 import math
 from typing import Any
 
@@ -141,9 +142,11 @@ class Experiment(eqx.Module):
                 f"steps must be a positive multiple of evaluation.points={points}, got {steps}"
             )
         stream, recorded = read(evaluation, "stream"), source.recorded_run
-        needed = {
-            "batch_size": read(self, "batch_size"),
-            "sft.batch_size": read(read(self, "sft"), "batch_size"),
+        needed = {"batch_size": read(self, "batch_size")}
+        # Where the task brings the policy, nothing is fine-tuned.
+        if not type(task).checkpointed:
+            needed["sft.batch_size"] = read(read(self, "sft"), "batch_size")
+        needed |= {
             "baseline.batch_size": read(read(self, "baseline"), "batch_size"),
             "proxy.fit.batch_size": read(read(read(self, "proxy"), "fit"), "batch_size"),
             "evaluation.prompts": read(evaluation, "prompts"),
@@ -173,6 +176,25 @@ class Experiment(eqx.Module):
     def base_shape(self) -> TransformerConfig:
         """Shape of the SFT policy on which reward, data and baseline stand."""
         return self.task.shape(self.baseline_model or self.model)
+
+    def refuse_shapes(self) -> None:
+        """Raise `InvalidInput`, before anything is built, if a network cannot read the task's texts. Loads the
+        checkpoint of a task that brings one, and so is no part of what every config is checked for."""
+        task, policy, base = self.task, self.shape, self.base_shape
+        needed = task.prompt_length + task.response_length
+        shapes = {"model": policy, "baseline_model": base}
+        for name in (field.name for field in dataclasses.fields(task)):
+            if isinstance(getattr(task, name), TransformerConfig):
+                shapes[f"task.{name}"] = getattr(task, name)
+        for name, shape in shapes.items():
+            room = shape.room
+            if room is not None and room < needed:
+                raise InvalidInput(
+                    f"{name} must have room for the {needed} tokens of prompt_length "
+                    f"{task.prompt_length} and response_length {task.response_length}, got "
+                    f"learned_positions={shape.learned_positions} and context={shape.context}"
+                )
+        self.proxy.refuse(policy, base, task)
 
     @property
     def train(self) -> TrainConfig:

@@ -13,17 +13,22 @@ from jaxtyping import Array, Bool, Float
 
 from testbed.errors import InvalidInput
 from testbed.logprob import Packed
-from testbed.transformer import Transformer
+from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import END_TOKEN, Prompt, Response, within
 
 
-def truncated(model: Transformer, layers: int) -> Transformer:
-    """The first ``layers`` blocks, and a norm without weights; it shares the arrays it keeps and has no head of its
-    own. Raises `InvalidInput` for more blocks than there are."""
-    if not 1 <= layers <= model.config.layers:
+def refuse_layers(model: TransformerConfig, layers: int, name: str = "layers") -> None:
+    """Raise `InvalidInput` for a trunk of more blocks than a model has. ``name``: of the setting that says how many."""
+    if not 1 <= layers <= model.layers:
         raise InvalidInput(
-            f"layers must be between 1 and the {model.config.layers} of the model, got {layers}"
+            f"{name} must be between 1 and the {model.layers} of the model, got {layers}"
         )
+
+
+def truncated(model: Transformer, layers: int, name: str = "layers") -> Transformer:
+    """The first ``layers`` blocks, and a norm without weights; it shares the arrays it keeps and has no head of its
+    own. Raises `InvalidInput` for more blocks than there are (`refuse_layers`)."""
+    refuse_layers(model.config, layers, name)
     config = dataclasses.replace(model.config, layers=layers, tied=True)
     blocks = tuple(dataclasses.replace(block, config=config) for block in model.blocks[:layers])
     norm = jnp.ones(config.width)

@@ -45,8 +45,9 @@ class GroundConfig(eqx.Module):
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
-        """The ground an experiment stands on."""
+        """The ground an experiment stands on. Raises `InvalidInput` if a network cannot read the task's texts."""
         e = experiment
+        e.refuse_shapes()
         return cls(
             e.task,
             e.labeler,

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from testbed.environment import AbstractTask
-from testbed.features import features, one_by_one, truncated
+from testbed.features import features, one_by_one, refuse_layers, truncated
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
 from testbed.proxies import AbstractProxy, AbstractProxyConfig, Reading, cross_entropy
 from testbed.transformer import Transformer, TransformerConfig
@@ -102,6 +102,10 @@ class HeadConfig(AbstractProxyConfig):
         steps=600, batch_size=64, optimiser=OptimiserConfig(learning_rate=3e-3, weight_decay=0.1)
     )
 
+    def refuse(self, model: TransformerConfig, base: TransformerConfig, task: AbstractTask) -> None:
+        """Raise `InvalidInput` if the policy that the data stand on has fewer blocks."""
+        refuse_layers(base, self.layers, "proxy.layers")
+
     def form(self, model: TransformerConfig) -> tuple[Any, ...]:
         """Sizes of trunk and head."""
         return "head", self.layers, self.units
@@ -115,7 +119,7 @@ class HeadConfig(AbstractProxyConfig):
     ) -> HeadProxy:
         """A proxy that has learnt from ``n`` pairs; the trunk runs over each text once. Raises `InvalidInput` if the
         policy has fewer blocks."""
-        trunk = truncated(sft, self.layers)
+        trunk = truncated(sft, self.layers, "proxy.layers")
         return HeadProxy(trunk, self.train_head(key, measure(trunk, pairs)))
 
     def reading(self, model: TransformerConfig, task: AbstractTask, pairs: int) -> Reading:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from testbed.environment import AbstractTask
+from testbed.errors import InvalidInput
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
 from testbed.preference import AbstractPreference
 from testbed.transformer import Transformer, TransformerConfig
@@ -187,6 +188,11 @@ class AbstractProxyConfig(eqx.Module):
 
     fit: eqx.AbstractVar[FitConfig]
 
+    def refuse(self, model: TransformerConfig, base: TransformerConfig, task: AbstractTask) -> None:
+        """Raise `InvalidInput`, before anything is built, for a proxy that cannot read the task's texts.
+
+        ``model``: shape of policies; ``base``: of the policy that the data stand on."""
+
     def form(self, model: TransformerConfig) -> tuple[Any, ...]:
         """What compiled programs that use the proxy depend on, where policies have the shape ``model``: every static
         field, unless a kind of proxy knows better which of them change the trained proxy's shapes."""
@@ -224,6 +230,17 @@ class ProxyConfig(AbstractProxyConfig):
         steps=600, batch_size=64, optimiser=OptimiserConfig(learning_rate=1e-3, weight_decay=0.1)
     )
     model: TransformerConfig | None = None
+
+    def refuse(self, model: TransformerConfig, base: TransformerConfig, task: AbstractTask) -> None:
+        """See `AbstractProxyConfig`: a table of learned positions must be long enough for what is read at once."""
+        tokens = self.reading(model, task, 0).tokens
+        room = (self.model or model).learned_positions
+        if 0 < room < tokens:
+            raise InvalidInput(
+                f"proxy.model must have learned_positions for the {tokens} tokens that the proxy "
+                f"reads (prompt_length {task.prompt_length}, response_length "
+                f"{task.response_length}, pairwise={self.pairwise}), got {room}"
+            )
 
     def form(self, model: TransformerConfig) -> tuple[Any, ...]:
         """Its kind and shape."""

@@ -42,6 +42,8 @@ class TransformerConfig(eqx.Module):
         output_bias: of attention's output and of both layers of a "gelu" MLP.
         learned_positions: room of a table of positions that is added to the embeddings; 0 means rotary positions.
         rope_scaling: of rotary frequencies.
+        context: positions that the weights were trained for; 0 if no limit is known. It changes no number: texts that
+            are longer are refused (`room`).
         checkpointing: keep of each block only its input for the backward pass, which computes the rest again: a third
             more products for less memory (Chen et al. 2016, arXiv 1604.06174).
     """
@@ -64,6 +66,7 @@ class TransformerConfig(eqx.Module):
     output_bias: bool = eqx.field(static=True, default=False)
     learned_positions: int = eqx.field(static=True, default=0)
     rope_scaling: Llama3Scaling | None = None
+    context: int = eqx.field(static=True, default=0)
     checkpointing: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self) -> None:
@@ -97,6 +100,8 @@ class TransformerConfig(eqx.Module):
             raise InvalidInput(
                 f"learned_positions must be 0 (rotary) or more, got {self.learned_positions}"
             )
+        if self.context < 0:
+            raise InvalidInput(f"context must be 0 (no limit) or more, got {self.context}")
         if self.learned_positions and self.rope_scaling is not None:
             raise InvalidInput(
                 "rope_scaling is of rotary positions, and goes with learned_positions=0, "
@@ -107,6 +112,11 @@ class TransformerConfig(eqx.Module):
     def head_size(self) -> int:
         """Width of one attention head."""
         return self.head_width or self.width // self.heads
+
+    @property
+    def room(self) -> int | None:
+        """The longest text that may be read, in tokens; None if there is no limit."""
+        return min(filter(None, (self.context, self.learned_positions)), default=None)
 
     @property
     def query_width(self) -> int:

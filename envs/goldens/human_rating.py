@@ -12,10 +12,12 @@ from envs.tastes import AbstractTaste
 from testbed import features, heads, ranges, transformer
 from testbed.cache import Cache
 from testbed.config import fingerprint
+from testbed.errors import InvalidInput
 from testbed.heads import Head
 from testbed.places import cache_directory
 from testbed.pretrained import Pretrained, Tokenizer
 from testbed.ranges import hyper
+from testbed.transformer import TransformerConfig
 from testbed.types import Prompt, Response
 
 
@@ -56,6 +58,16 @@ class HumanTaste(AbstractTaste):
 
     def __check_init__(self) -> None:
         ranges.check(self)
+
+    def refuse(self, model: TransformerConfig) -> None:
+        """See `AbstractTaste`; rated texts are read behind one end token."""
+        features.refuse_layers(model, self.layers, "golden.layers")
+        needed = 1 + regression.WIDTHS[-1]
+        if model.room is not None and model.room < needed:
+            raise InvalidInput(
+                f"golden must be another reward than HumanTaste, which learns from rated texts of up to {needed} "
+                f"tokens, for a checkpoint with positions for {model.room}"
+            )
 
     def learn(self, model: Pretrained, tokenizer: Tokenizer) -> Head:
         """The head; fetches the ratings and fits it where that has not been done."""

@@ -9,10 +9,11 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from envs.goldens.headed import AbstractHeaded
 from envs.tastes import AbstractTaste
 from testbed import ranges
-from testbed.features import one_by_one
+from testbed.features import one_by_one, refuse_layers
 from testbed.heads import Head
 from testbed.pretrained import Pretrained
 from testbed.ranges import hyper
+from testbed.transformer import TransformerConfig
 from testbed.types import Prompt, Response, each_with_prompt
 
 
@@ -58,6 +59,10 @@ class RandomTaste(AbstractTaste):
 
     def __check_init__(self) -> None:
         ranges.check(self)
+
+    def refuse(self, model: TransformerConfig) -> None:
+        """See `AbstractTaste`."""
+        refuse_layers(model, self.layers, "golden.layers")
 
     def golden(
         self,

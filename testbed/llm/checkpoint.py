@@ -14,6 +14,10 @@ from testbed.llm.optional import package
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
 #: Types of tensors that are read, by their names in a safetensors file.
 TYPES = ("F32", "F16", "BF16", "F64")
+#: Characters that a file's name may have.
+LONGEST_NAME = 200
+#: Characters of a value from a file that a refusal repeats.
+SHOWN = 80
 
 
 @dataclasses.dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Checkpoint:
         path: the file or directory that refusals name.
         config: the fields of ``config.json``.
         shapes: of every tensor, by its name.
-        read: one tensor, as float32.
+        read: one tensor, as float32. Raises `InvalidInput` if it holds numbers that are not finite.
     """
 
     path: Path
@@ -43,8 +47,8 @@ def read_directory(directory: Path) -> Checkpoint:
     for path, promised in _files(directory).items():
         file = _open(path)
         names = set(file.keys())
-        for name in promised - names:
-            raise InvalidInput(f"{path} holds no tensor {name}, which {INDEX} places there")
+        for name in sorted(promised - names):
+            raise InvalidInput(f"{path} holds no tensor {shown(name)}, which {INDEX} places there")
         for name in names:
             part = file.get_slice(name)
             opened[name], shapes[name] = (path, file), tuple(part.get_shape())
@@ -56,19 +60,48 @@ def read_directory(directory: Path) -> Checkpoint:
             raise InvalidInput(
                 f"{path}: tensor {name} is of type {kind}; read are {', '.join(TYPES)}"
             )
-        return np.asarray(file.get_tensor(name)).astype(np.float32)
+        with np.errstate(over="ignore"):  # what is too large for float32 is refused below
+            found = np.asarray(file.get_tensor(name)).astype(np.float32)
+        return finite(found, path, name)
 
     return Checkpoint(directory, config, shapes, read)
 
 
+def finite(found: np.ndarray, path: Path, name: str) -> np.ndarray:
+    """A tensor as it is. Raises `InvalidInput`, naming file and tensor, unless all its numbers are finite in float32:
+    one that is not makes every result of the model not a number."""
+    if not np.isfinite(found).all():
+        raise InvalidInput(
+            f"{path}: tensor {shown(name)} must hold finite numbers, got infinity or not-a-number"
+        )
+    return found
+
+
+def shown(value: Any, most: int = SHOWN) -> str:
+    """A value from a file, or what a library says of a file, as a sentence can repeat it: on one line, of at most so
+    many characters, and printable everywhere."""
+    try:
+        text = value if isinstance(value, str) else repr(value)
+    except (ValueError, RecursionError):  # a number of too many digits, or what nests too deep
+        text = f"a {type(value).__name__} too long to be shown"
+    text = text.encode("unicode_escape", "backslashreplace").decode("ascii")
+    return text if len(text) <= most else text[: most - 3] + "..."
+
+
 def read_json(path: Path) -> dict[str, Any]:
-    """An object of JSON. Raises `InvalidInput` if the file is missing, or holds none."""
+    """An object of JSON. Raises `InvalidInput` if the file is missing, cannot be read, or holds none."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidInput(f"{path} is missing") from None
+    except OSError as problem:
+        raise InvalidInput(f"{path} cannot be read: {problem.strerror}") from problem
+    except RecursionError as problem:
+        raise InvalidInput(f"{path} nests objects or lists too deep to be read") from problem
     except ValueError as problem:
-        raise InvalidInput(f"{path} is not a whole JSON file ({said(problem)})") from problem
+        raise InvalidInput(
+            f"{path} is not a whole JSON file ({shown(said(problem), 200)})"
+        ) from problem
     if not isinstance(found, dict):
         raise InvalidInput(f"{path} must hold a JSON object, not {type(found).__name__}")
     return found
@@ -86,9 +119,15 @@ def _files(directory: Path) -> dict[Path, set[str]]:
     files: dict[Path, set[str]] = {}
     for name, file in places.items():
         # A name of a file beside the index, whatever else is written there.
-        files.setdefault(directory / Path(file).name, set()).add(name)
+        place = Path(file).name if isinstance(file, str) else ""
+        if not place.isprintable() or not 0 < len(place) <= LONGEST_NAME:
+            raise InvalidInput(
+                f"{directory / INDEX}: weight_map must name a file for {shown(repr(name))}, "
+                f"got {shown(repr(file))}"
+            )
+        files.setdefault(directory / place, set()).add(name)
     for path in files:
-        if not path.exists():
+        if not path.is_file():
             raise InvalidInput(f"{path} is missing, which {INDEX} names")
     return files
 
@@ -99,5 +138,5 @@ def _open(path: Path) -> Any:
         return safetensors.safe_open(path, framework="numpy")
     except (safetensors.SafetensorError, OSError) as problem:
         raise InvalidInput(
-            f"{path} is not a whole safetensors file ({said(problem)}): download it again"
+            f"{path} is not a whole safetensors file ({shown(said(problem), 200)}): download it again"
         ) from problem

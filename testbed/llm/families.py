@@ -1,6 +1,7 @@
 """The architectures whose checkpoints are read: shapes from configs, parameters from tensors.
 
-Names of fields and tensors, and what a missing field means, are those of Hugging Face's transformers.
+Names of fields and tensors, and what a missing field means, are those of Hugging Face's transformers. A field that no
+reader here asks for is refused, unless `testbed.llm.known_settings` says that it changes nothing.
 """
 
 from collections.abc import Callable
@@ -11,16 +12,18 @@ from jaxtyping import Array
 
 from testbed.config import unknown
 from testbed.errors import InvalidInput
-from testbed.llm.checkpoint import Checkpoint
+from testbed.llm import rope_settings
+from testbed.llm.checkpoint import Checkpoint, shown
 from testbed.llm.fields import Fields, Tensors
+from testbed.llm.known_settings import HARMLESS, NEUTRAL
 from testbed.norms import LayerNorm
-from testbed.positions import Llama3Scaling
 from testbed.transformer import Block, OutputBiases, Transformer, TransformerConfig
 
 
 class Family(NamedTuple):
-    """How one architecture is read."""
+    """How one architecture is read; ``kind`` is its ``model_type``."""
 
+    kind: str
     shape: Callable[[Fields], TransformerConfig]
     parameters: Callable[[Checkpoint, TransformerConfig, int], Transformer]
 
@@ -29,13 +32,23 @@ def build(checkpoint: Checkpoint) -> Transformer:
     """The transformer of a checkpoint, in float32.
 
     Raises `InvalidInput` for an architecture, a feature of it or a tensor that cannot be used, by name."""
+    family, config, vocabulary = read_shape(checkpoint)
+    return family.parameters(checkpoint, config, vocabulary)
+
+
+def read_shape(checkpoint: Checkpoint) -> tuple[Family, TransformerConfig, int]:
+    """What the config of a checkpoint says: its family, shape and vocabulary; no tensor is read.
+
+    Raises `InvalidInput` for a field that is not applied and could change numbers, by name."""
     fields = Fields(checkpoint)
     names = fields.get("architectures")
-    if not isinstance(names, list) or len(names) != 1:
+    if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
         raise fields.refusal("architectures", names, f"a list of one of {', '.join(FAMILIES)}")
     if names[0] not in FAMILIES:
-        raise InvalidInput(f"{checkpoint.path}: {unknown('architecture', names[0], FAMILIES)}")
+        problem = unknown("architecture", shown(names[0]), FAMILIES)
+        raise InvalidInput(f"{checkpoint.path}: {problem}")
     family = FAMILIES[names[0]]
+    fields.require("model_type", (family.kind,), family.kind)
     vocabulary = fields.whole("vocab_size")
     try:
         config = family.shape(fields)
@@ -43,17 +56,21 @@ def build(checkpoint: Checkpoint) -> Transformer:
         if str(checkpoint.path) in str(problem):
             raise
         raise InvalidInput(f"{checkpoint.path}: {problem}") from problem
-    return family.parameters(checkpoint, config, vocabulary)
+    fields.require_all_known(HARMLESS, NEUTRAL)
+    return family, config, vocabulary
 
 
 def _llama(fields: Fields, **special: Any) -> TransformerConfig:
     """Llama; what its relatives have besides is ``special``."""
     fields.require("hidden_act", ("silu", "swish"), "silu")
-    fields.require("attention_bias", (False,), False)
     fields.require("mlp_bias", (False,), False)
-    fields.require("partial_rotary_factor", (1.0,), 1.0)
+    if not special.get("attention_bias"):
+        fields.require("attention_bias", (False,), False)
     width, heads = fields.whole("hidden_size"), fields.whole("num_attention_heads")
-    base, scaling = _rotary(fields)
+    switched = special.pop("switched_windows", False)
+    context = fields.whole("max_position_embeddings", 32768 if switched else 2048)
+    _require_whole_context(fields, context, switched)
+    rotary = rope_settings.read(fields)
     size = fields.whole("head_dim", special.pop("head_width", None) or max(1, width // heads))
     return TransformerConfig(
         width=width,
@@ -61,68 +78,53 @@ def _llama(fields: Fields, **special: Any) -> TransformerConfig:
         heads=heads,
         key_value_heads=fields.whole("num_key_value_heads", heads),
         mlp_width=fields.whole("intermediate_size"),
-        rope_base=base,
+        rope_base=rotary.base,
         norm_epsilon=fields.number("rms_norm_eps", 1e-6),
         tied=fields.flag("tie_word_embeddings", False),
         head_width=0 if size * heads == width else size,
-        rope_scaling=scaling,
+        rope_scaling=rotary.scaling,
+        context=context,
         **special,
     )
 
 
 def _qwen2(fields: Fields) -> TransformerConfig:
     """Qwen2: Llama with biases of queries, keys and values."""
-    _require_whole_context(fields)
-    return _llama(fields, attention_bias=True)
+    fields.require("attention_bias", (True,), True)
+    return _llama(fields, attention_bias=True, switched_windows=True)
 
 
 def _qwen3(fields: Fields) -> TransformerConfig:
     """Qwen3: Llama with normed queries and keys."""
-    _require_whole_context(fields)
-    return _llama(fields, head_norms=True, head_width=128)
+    return _llama(fields, head_norms=True, head_width=128, switched_windows=True)
 
 
-def _require_whole_context(fields: Fields) -> None:
-    """Refuse windows of attention, if any layer has one that is shorter than the context."""
-    if not fields.flag("use_sliding_window", False):
+def _require_whole_context(fields: Fields, context: int, switched: bool) -> None:
+    """Refuse windows of attention that are shorter than the context, if any layer has one.
+
+    Qwen's are ``switched`` on by ``use_sliding_window``. Llama has none, and a window in its config was written for
+    another reader."""
+    used = fields.flag("use_sliding_window", not switched)
+    window = fields.whole("sliding_window", 4096 if switched else context)
+    first = fields.whole("max_window_layers", 28 if switched else 0, least=0)
+    layers, kinds = fields.whole("num_hidden_layers"), fields.get("layer_types")
+    if kinds is None:
+        windowed = used and first < layers
+    else:
+        known = ("full_attention", "sliding_attention")
+        if not isinstance(kinds, list) or any(kind not in known for kind in kinds):
+            allowed = "a list of 'full_attention' and 'sliding_attention'"
+            raise fields.refusal("layer_types", kinds, allowed)
+        windowed = "sliding_attention" in kinds
+    if not windowed:
         return
-    window, layers = fields.get("sliding_window", 4096), fields.whole("num_hidden_layers")
-    kinds = fields.get("layer_types")
-    windowed = (
-        fields.get("max_window_layers", 28) < layers
-        if kinds is None
-        else "sliding_attention" in kinds
-    )
-    if windowed and window < fields.get("max_position_embeddings", 32768):
+    if not used:
+        raise fields.refusal("layer_types", kinds, "'full_attention' without use_sliding_window")
+    if window < context and switched:
         raise fields.refusal("use_sliding_window", True, "false: windows are not computed here")
-
-
-def _rotary(fields: Fields) -> tuple[float, Llama3Scaling | None]:
-    """Base and scaling of rotary frequencies: of late in one field, before in two."""
-    joint = fields.get("rope_parameters")
-    name = "rope_scaling" if joint is None else "rope_parameters"
-    given = fields.get(name, {})
-    if not isinstance(given, dict):
-        raise fields.refusal(name, given, "an object")
-    share = given.get("partial_rotary_factor", 1.0)
-    if share != 1.0:
-        raise fields.refusal(f"{name}.partial_rotary_factor", share, "1.0")
-    base = given.get("rope_theta", fields.get("rope_theta", 10_000.0))
-    base = fields.positive("rope_theta", base)
-    kind = given.get("rope_type", given.get("type", "default"))
-    if kind == "default":
-        return base, None
-    if kind != "llama3":
-        raise fields.refusal(f"{name}.rope_type", kind, "'default' or 'llama3'")
-    factor, low, high = (
-        fields.positive(f"{name}.{part}", given.get(part))
-        for part in ("factor", "low_freq_factor", "high_freq_factor")
-    )
-    context = given.get("original_max_position_embeddings")
-    if context is None:
-        context = fields.get("max_position_embeddings")
-    context = fields.positive(f"{name}.original_max_position_embeddings", context)
-    return base, Llama3Scaling(factor, low, high, int(context))
+    if window < context:
+        allowed = f"left out or at least {context} (windows are not computed here)"
+        raise fields.refusal("sliding_window", window, allowed)
 
 
 def _gpt2(fields: Fields) -> TransformerConfig:
@@ -131,10 +133,12 @@ def _gpt2(fields: Fields) -> TransformerConfig:
     fields.require("scale_attn_weights", (True,), True)
     fields.require("scale_attn_by_inverse_layer_idx", (False,), False)
     fields.require("add_cross_attention", (False,), False)
-    width, heads = fields.whole("n_embd"), fields.whole("n_head")
+    width = fields.whole(fields.called("n_embd", "hidden_size"))
+    heads = fields.whole(fields.called("n_head", "num_attention_heads"))
+    places = fields.called("n_positions", "max_position_embeddings", "n_ctx")
     return TransformerConfig(
         width=width,
-        layers=fields.whole("n_layer"),
+        layers=fields.whole(fields.called("n_layer", "num_hidden_layers")),
         heads=heads,
         key_value_heads=heads,
         mlp_width=fields.whole("n_inner", 4 * width),
@@ -144,12 +148,13 @@ def _gpt2(fields: Fields) -> TransformerConfig:
         norm="layer",
         mlp="gelu",
         output_bias=True,
-        learned_positions=fields.whole("n_positions", 1024),
+        learned_positions=fields.whole(places, 1024),
     )
 
 
 def _of_llama(checkpoint: Checkpoint, config: TransformerConfig, vocabulary: int) -> Transformer:
     tensors, width, hidden = Tensors(checkpoint), config.width, config.hidden
+    tensors.require_count("model.layers.", config.layers, "num_hidden_layers")
     outs = {"q": config.query_width, "k": config.key_width, "v": config.key_width}
 
     def block(index: int) -> Block:
@@ -186,7 +191,7 @@ def _of_llama(checkpoint: Checkpoint, config: TransformerConfig, vocabulary: int
             config=config,
         )
 
-    embedding = tensors.take("model.embed_tokens.weight", vocabulary, width)
+    embedding = _embedding(tensors, "model.embed_tokens.weight", config, vocabulary)
     model = Transformer(
         embedding=embedding,
         positions=None,
@@ -201,6 +206,7 @@ def _of_llama(checkpoint: Checkpoint, config: TransformerConfig, vocabulary: int
 
 def _of_gpt2(checkpoint: Checkpoint, config: TransformerConfig, vocabulary: int) -> Transformer:
     tensors, width, hidden = Tensors(checkpoint, "transformer."), config.width, config.hidden
+    tensors.require_count("h.", config.layers, "n_layer")
 
     def norm(name: str) -> LayerNorm:
         return LayerNorm(tensors.take(f"{name}.weight", width), tensors.take(f"{name}.bias", width))
@@ -232,7 +238,7 @@ def _of_gpt2(checkpoint: Checkpoint, config: TransformerConfig, vocabulary: int)
             config=config,
         )
 
-    embedding = tensors.take("wte.weight", vocabulary, width)
+    embedding = _embedding(tensors, "wte.weight", config, vocabulary)
     model = Transformer(
         embedding=embedding,
         positions=tensors.take("wpe.weight", config.learned_positions, width),
@@ -246,24 +252,33 @@ def _of_gpt2(checkpoint: Checkpoint, config: TransformerConfig, vocabulary: int)
     return model
 
 
+_HEAD = "lm_head.weight"
+
+
+def _embedding(tensors: Tensors, name: str, config: TransformerConfig, vocabulary: int) -> Array:
+    """The embedding. Where the head is the same matrix, a file may hold it under the head's name alone: safetensors'
+    ``save_model`` keeps the first name of a shared tensor."""
+    stored = _HEAD if config.tied and name not in tensors and _HEAD in tensors else name
+    return tensors.take(stored, vocabulary, config.width)
+
+
 def _head(
     checkpoint: Checkpoint, tensors: Tensors, config: TransformerConfig, embedding: Array
 ) -> Array | None:
     """The head, or None if it is the embedding; a copy of the embedding may be stored in its place."""
-    name = "lm_head.weight"
     if not config.tied:
-        return tensors.turned(name, *embedding.shape)
-    if name in tensors and not jnp.array_equal(tensors.take(name, *embedding.shape), embedding):
+        return tensors.turned(_HEAD, *embedding.shape)
+    if _HEAD in tensors and not jnp.array_equal(tensors.take(_HEAD, *embedding.shape), embedding):
         raise InvalidInput(
-            f"{checkpoint.path}: tensor {name} must equal the embedding, since the config has "
+            f"{checkpoint.path}: tensor {_HEAD} must equal the embedding, since the config has "
             "tie_word_embeddings"
         )
     return None
 
 
 FAMILIES: dict[str, Family] = {
-    "LlamaForCausalLM": Family(_llama, _of_llama),
-    "Qwen2ForCausalLM": Family(_qwen2, _of_llama),
-    "Qwen3ForCausalLM": Family(_qwen3, _of_llama),
-    "GPT2LMHeadModel": Family(_gpt2, _of_gpt2),
+    "LlamaForCausalLM": Family("llama", _llama, _of_llama),
+    "Qwen2ForCausalLM": Family("qwen2", _qwen2, _of_llama),
+    "Qwen3ForCausalLM": Family("qwen3", _qwen3, _of_llama),
+    "GPT2LMHeadModel": Family("gpt2", _gpt2, _of_gpt2),
 }

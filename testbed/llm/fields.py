@@ -1,6 +1,7 @@
 """Reading a checkpoint strictly: a field or a tensor that is not as it must be is refused by name."""
 
-from collections.abc import Iterable
+import sys
+from collections.abc import Container, Iterable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -8,31 +9,57 @@ import numpy as np
 from jaxtyping import Array
 
 from testbed.errors import InvalidInput
-from testbed.llm.checkpoint import CONFIG, Checkpoint
+from testbed.llm.checkpoint import CONFIG, Checkpoint, shown
 
 
 class Fields:
-    """The fields of a checkpoint's config."""
+    """The fields of a checkpoint's config. Which of them were asked for is kept, so that no field is overlooked
+    (`require_all_known`)."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._path = checkpoint.path
         self._config = checkpoint.config
+        self._asked: set[str] = set()
 
     def refusal(self, name: str, value: Any, allowed: str) -> InvalidInput:
         """The error for a field with a value that cannot be used."""
         place = self._path / CONFIG if self._path.is_dir() else self._path
-        return InvalidInput(f"{place}: {name} must be {allowed}, got {value!r}")
+        said = shown(repr(value) if isinstance(value, str) else value)
+        return InvalidInput(f"{place}: {shown(name)} must be {allowed}, got {said}")
 
     def get(self, name: str, default: Any = None) -> Any:
         """A field as it stands; ``default`` if it is missing or null."""
+        self._asked.add(name)
         found = self._config.get(name)
         return default if found is None else found
 
-    def whole(self, name: str, default: int | None = None) -> int:
+    def called(self, name: str, *others: str) -> str:
+        """Which of a setting's several names the config has, ``name`` if none. Raises `InvalidInput` if it has two
+        with different values."""
+        given = [each for each in (name, *others) if self.get(each) is not None]
+        for each in given[1:]:
+            if self.get(each) != self.get(given[0]):
+                allowed = f"{given[0]} ({shown(self.get(given[0]))}), which is the same setting"
+                raise self.refusal(each, self.get(each), allowed)
+        return given[0] if given else name
+
+    def require_all_known(self, harmless: Container[str], neutral: Mapping[str, Any]) -> None:
+        """Refuse a field that was not asked for, unless it is null, one of the ``harmless`` that no number depends on,
+        or has the value in ``neutral`` at which it changes nothing."""
+        for name, found in self._config.items():
+            if name in self._asked or found is None or name in harmless:
+                continue
+            if name not in neutral:
+                raise self.refusal(name, found, "left out: the setting is not known here")
+            if not neutral[name]:
+                raise self.refusal(name, found, "left out: the setting is not applied here")
+            self.require(name, neutral[name], None)
+
+    def whole(self, name: str, default: int | None = None, least: int = 1) -> int:
         """A field that holds a count."""
         found = self.get(name, default)
-        if isinstance(found, bool) or not isinstance(found, int) or found < 1:
-            raise self.refusal(name, found, "a whole number of at least 1")
+        if isinstance(found, bool) or not isinstance(found, int) or found < least:
+            raise self.refusal(name, found, f"a whole number of at least {least}")
         return found
 
     def number(self, name: str, default: float) -> float:
@@ -41,7 +68,8 @@ class Fields:
 
     def positive(self, name: str, found: Any) -> float:
         """A value of a field, or of a part of it, as a positive number."""
-        if isinstance(found, bool) or not isinstance(found, int | float) or not found > 0:
+        usable = isinstance(found, int | float) and not isinstance(found, bool)
+        if not usable or not 0 < found < sys.float_info.max:
             raise self.refusal(name, found, "a number above 0")
         return float(found)
 
@@ -73,6 +101,15 @@ class Tensors:
     def __contains__(self, name: str) -> bool:
         return name in self._names
 
+    def require_count(self, blocks: str, count: int, field: str) -> None:
+        """Refuse a config with more blocks than are stored, by the last: before any is read. ``blocks`` stands in front
+        of a block's number."""
+        last = f"{blocks}{count - 1}."
+        if not any(name.startswith(last) for name in self._names):
+            raise InvalidInput(
+                f"{self._checkpoint.path} holds no tensor {last}*, and {field} is {shown(count)}"
+            )
+
     def take(self, name: str, *shape: int) -> Array:
         """A tensor of a known shape. Raises `InvalidInput` if it is missing or has another."""
         return jnp.asarray(self._read(name, *shape))
@@ -102,5 +139,5 @@ class Tensors:
             if not (ends and name.endswith(ends)):
                 raise InvalidInput(
                     f"{self._checkpoint.path} holds a tensor that its architecture has no place "
-                    f"for: {self._names[name]}"
+                    f"for: {shown(self._names[name])}"
                 )

@@ -1,17 +1,19 @@
 """GGUF files (llama.cpp's format) of the Llama architecture, as if Hugging Face had written them.
 
-Weights may be quantised; they are read as the float32 numbers that they stand for.
+Weights may be quantised; they are read as the float32 numbers that they stand for. Metadata that no reader here
+asks for are refused, unless `testbed.llm.known_settings` says that they change nothing.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import jax.numpy as jnp
 import numpy as np
 
 from testbed.errors import InvalidInput, said
-from testbed.llm.checkpoint import Checkpoint
-from testbed.llm.optional import package
+from testbed.llm import gguf_format
+from testbed.llm.checkpoint import Checkpoint, finite, shown
+from testbed.llm.known_settings import GGUF_HARMLESS, GGUF_HARMLESS_PREFIXES, GGUF_NEUTRAL
 from testbed.llm.tokenizer import Tokenizer, byte_pair_backend
 from testbed.positions import Llama3Scaling
 
@@ -31,6 +33,44 @@ _NAMES = {
 }
 #: Divisors of rotary frequencies, which files of Llama 3.1 and later hold in place of the numbers they come from.
 _DIVISORS = "rope_freqs.weight"
+#: Metadata that are asked for here, behind ``llama.`` and behind ``tokenizer.ggml.``.
+_APPLIED: Final = frozenset(
+    (
+        *(
+            f"llama.{name}"
+            for name in (
+                "attention.head_count",
+                "attention.head_count_kv",
+                "attention.key_length",
+                "attention.layer_norm_rms_epsilon",
+                "attention.sliding_window",
+                "attention.value_length",
+                "block_count",
+                "context_length",
+                "embedding_length",
+                "feed_forward_length",
+                "rope.dimension_count",
+                "rope.freq_base",
+                "vocab_size",
+            )
+        ),
+        *(
+            f"tokenizer.ggml.{name}"
+            for name in (
+                "add_bos_token",
+                "bos_token_id",
+                "eom_token_id",
+                "eos_token_id",
+                "eot_token_id",
+                "merges",
+                "model",
+                "pre",
+                "token_type",
+                "tokens",
+            )
+        ),
+    )
+)
 
 
 class GgufFile:
@@ -38,17 +78,24 @@ class GgufFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
-            reader = package("gguf").GGUFReader(path)
-            self._fields = {name: field.contents() for name, field in reader.fields.items()}
-        except (ValueError, IndexError, KeyError, OverflowError, OSError) as problem:
-            raise InvalidInput(
-                f"{path} is not a whole GGUF file ({said(problem)}): download it again"
-            ) from problem
-        self._tensors = {tensor.name: tensor for tensor in reader.tensors}
+        self._fields, self._tensors = gguf_format.read(path)
         found = self.get("general.architecture")
         if found != "llama":
-            raise InvalidInput(f"{path}: general.architecture must be 'llama', got {found!r}")
+            raise self._refusal("general.architecture", "'llama'")
+        for name, value in self._fields.items():
+            allowed = GGUF_NEUTRAL.get(name)
+            if allowed is not None:
+                if value not in allowed:
+                    raise self._refusal(name, " or ".join(map(repr, allowed)))
+            elif name not in _APPLIED | GGUF_HARMLESS and not name.startswith(
+                GGUF_HARMLESS_PREFIXES
+            ):
+                raise self._refusal(name, "left out: the setting is not known here")
+
+    def _refusal(self, name: str, allowed: str) -> InvalidInput:
+        found = self.get(name)
+        found = shown(repr(found) if isinstance(found, str) else found)
+        return InvalidInput(f"{self.path}: {shown(name)} must be {allowed}, got {found}")
 
     def get(self, name: str, default: Any = None) -> Any:
         """A field of the file's metadata; ``default`` if it is not there."""
@@ -57,10 +104,7 @@ class GgufFile:
     def checkpoint(self) -> Checkpoint:
         """The weights under Hugging Face's names; they are dequantised when they are asked for."""
         stored = {_renamed(name): name for name in self._tensors if name != _DIVISORS}
-        shapes = {
-            name: tuple(int(size) for size in reversed(self._tensors[old].shape))
-            for name, old in stored.items()
-        }
+        shapes = {name: self._tensors[old].shape for name, old in stored.items()}
         config = self._config()
         heads = {
             "q_proj.weight": config["num_attention_heads"],
@@ -77,26 +121,61 @@ class GgufFile:
         return Checkpoint(self.path, config, shapes, read)
 
     def tokenizer(self) -> Tokenizer:
-        """The tokenizer whose tokens and merges are in the file."""
-        kind, split = self.get("tokenizer.ggml.model"), self.get("tokenizer.ggml.pre", "default")
-        if kind != "gpt2":
-            raise InvalidInput(
-                f"{self.path}: tokenizer.ggml.model must be 'gpt2' (byte pairs), got {kind!r}"
+        """The tokenizer whose tokens and merges are in the file.
+
+        Raises `InvalidInput` if the file does not say how texts are split before pairs are merged: llama.cpp then
+        splits as no model was trained, and warns."""
+        if self.get("tokenizer.ggml.model") != "gpt2":
+            raise self._refusal("tokenizer.ggml.model", "'gpt2' (byte pairs)")
+        split = self.get("tokenizer.ggml.pre")
+        if not isinstance(split, str) or split == "default":
+            raise self._refusal(
+                "tokenizer.ggml.pre",
+                "the name of what texts are split by, as smollm, gpt-2 or llama-bpe (convert the "
+                "model again, or name it with gguf_new_metadata.py --pre-tokenizer)",
             )
-        tokens = self.get("tokenizer.ggml.tokens", [])
-        kinds = self.get("tokenizer.ggml.token_type", [1] * len(tokens))
+        tokens = self._list("tokens", str)
+        if len(set(tokens)) < len(tokens):
+            raise InvalidInput(f"{self.path}: tokenizer.ggml.tokens must hold each token once")
+        kinds = self._list("token_type", int, [1] * len(tokens))
+        if len(kinds) != len(tokens):
+            raise InvalidInput(
+                f"{self.path}: tokenizer.ggml.token_type must hold one number for each of "
+                f"{len(tokens)} tokens, got {len(kinds)}"
+            )
+        merges = self._list("merges", str)
         try:
-            backend = byte_pair_backend(tokens, kinds, self.get("tokenizer.ggml.merges", []), split)
+            backend = byte_pair_backend(tokens, kinds, merges, split)
         except InvalidInput as problem:
             raise InvalidInput(f"{self.path}: {problem}") from problem
-        settings = {
-            f"{name}_token": tokens[self.get(f"tokenizer.ggml.{name}_token_id")]
-            for name in ("bos", "eos")
-            if self.get(f"tokenizer.ggml.{name}_token_id") is not None
-        }
+        except Exception as problem:  # the library raises nothing narrower
+            raise InvalidInput(
+                f"{self.path}: tokenizer.ggml.tokens and merges make no tokenizer ({shown(said(problem), 200)})"
+            ) from problem
+        settings = {f"{name}_token": self._token(name, tokens) for name in ("bos", "eos")}
+        settings = {name: token for name, token in settings.items() if token is not None}
         return Tokenizer(
             backend, settings | {"chat_template": self.get("tokenizer.chat_template")}, self.path
         )
+
+    def _token(self, name: str, tokens: list[str]) -> str | None:
+        """The text of a special token, which the file has by number; None if it has none."""
+        field = f"tokenizer.ggml.{name}_token_id"
+        number = self.get(field)
+        if number is None:
+            return None
+        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(tokens):
+            raise self._refusal(field, f"between 0 and {len(tokens) - 1}, the ids of tokens")
+        return tokens[number]
+
+    def _list(self, name: str, kind: type, default: list[Any] | None = None) -> list[Any]:
+        """A list of the tokenizer's, all of one kind; empty lists are refused as missing ones."""
+        field = f"tokenizer.ggml.{name}"
+        found = self.get(field, default)
+        if not isinstance(found, list) or not found or not all(type(x) is kind for x in found):
+            what = {str: "a list of texts", int: "a list of whole numbers"}[kind]
+            raise self._refusal(field, what)
+        return found
 
     def _config(self) -> dict[str, Any]:
         """The fields of a ``config.json``."""
@@ -104,10 +183,8 @@ class GgufFile:
         def own(name: str, default: Any = None) -> Any:
             return self.get(f"llama.{name}", default)
 
-        if own("expert_count"):
-            raise InvalidInput(f"{self.path}: llama.expert_count must be 0, got experts")
         heads, width = own("attention.head_count"), own("embedding_length")
-        if not isinstance(heads, int) or not isinstance(width, int):
+        if not _count(heads) or not _count(width):
             raise InvalidInput(f"{self.path} lacks its count of heads or its embedding length")
         size = own("attention.key_length", width // heads)
         turned = own("rope.dimension_count", size)
@@ -117,7 +194,15 @@ class GgufFile:
                 f"got {own('attention.value_length', size)} in values and {turned} in rotations"
             )
         embedding = self._tensors.get("token_embd.weight")
-        rows = int(embedding.shape[-1]) if embedding is not None else own("vocab_size")
+        rows = embedding.shape[0] if embedding is not None else own("vocab_size")
+        window, base = own("attention.sliding_window"), own("rope.freq_base", 10_000.0)
+        epsilon = own("attention.layer_norm_rms_epsilon", 1e-5)
+        for name, value in (
+            ("rope.freq_base", base),
+            ("attention.layer_norm_rms_epsilon", epsilon),
+        ):
+            if not isinstance(value, float) or not 0 < value < float(np.finfo(np.float32).max):
+                raise self._refusal(f"llama.{name}", "a number above 0")
         return {
             "architectures": ["LlamaForCausalLM"],
             "model_type": "llama",
@@ -130,30 +215,34 @@ class GgufFile:
             "head_dim": size,
             "max_position_embeddings": own("context_length"),
             # Stored in 32 bits; the shortest decimal that means them is what was meant.
-            "rms_norm_eps": float(str(np.float32(own("attention.layer_norm_rms_epsilon", 1e-5)))),
-            "rope_theta": own("rope.freq_base", 10_000.0),
-            "rope_scaling": self._scaling(size, own("rope.freq_base", 10_000.0)),
+            "rms_norm_eps": float(str(np.float32(epsilon))),
+            "rope_theta": base,
+            "rope_scaling": self._scaling(size, base),
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "vocab_size": rows,
             "bos_token_id": self.get("tokenizer.ggml.bos_token_id"),
             "eos_token_id": self.get("tokenizer.ggml.eos_token_id"),
-        }
+        } | ({"sliding_window": window} if window else {})
 
     def _scaling(self, size: int, base: float) -> dict[str, Any] | None:
         """Scaling of rotary frequencies, found again from the divisors it gave."""
-        kind = self.get("llama.rope.scaling.type", "none")
-        if kind != "none":
-            raise InvalidInput(f"{self.path}: llama.rope.scaling.type must be 'none', got {kind!r}")
         if _DIVISORS not in self._tensors:
             return None
+        problem = InvalidInput(
+            f"{self.path}: tensor {_DIVISORS} must hold the divisors of Llama 3.1's scaling"
+        )
+        # Compared before the frequencies are made: their number is the file's word alone.
+        if not _count(size) or self._tensors[_DIVISORS].shape != (-(-size // 2),):
+            raise problem
         divisors = self._dequantised(_DIVISORS)
-        scaling = Llama3Scaling(factor=float(np.round(divisors.max(), 4)))
-        frequencies = jnp.asarray(base ** (-np.arange(0, size, 2) / size), jnp.float32)
+        if divisors.max() < 1:
+            raise problem
+        scaling = Llama3Scaling(factor=round(float(divisors.max()), 4))
+        with np.errstate(all="ignore"):  # of a base out of range, whose divisors are not these
+            frequencies = jnp.asarray(base ** (-np.arange(0, size, 2) / size), jnp.float32)
         expected = np.asarray(frequencies / scaling(frequencies))
-        if divisors.shape != expected.shape or not np.allclose(divisors, expected, rtol=1e-4):
-            raise InvalidInput(
-                f"{self.path}: tensor {_DIVISORS} must hold the divisors of Llama 3.1's scaling"
-            )
+        if not np.allclose(divisors, expected, rtol=1e-4):
+            raise problem
         return {
             "rope_type": "llama3",
             "factor": scaling.factor,
@@ -163,21 +252,18 @@ class GgufFile:
         }
 
     def _dequantised(self, name: str) -> np.ndarray:
-        tensor = self._tensors[name]
-        try:
-            found = package("gguf").quants.dequantize(tensor.data, tensor.tensor_type)
-        except NotImplementedError as problem:
-            raise InvalidInput(
-                f"{self.path}: tensor {name} is of type {tensor.tensor_type.name}, which the "
-                "package gguf does not dequantise"
-            ) from problem
-        return np.asarray(found, dtype=np.float32)
+        found = gguf_format.numbers(self.path, name, self._tensors[name])
+        return finite(found, self.path, name)
+
+
+def _count(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 1
 
 
 def _renamed(name: str) -> str:
     """Hugging Face's name of a tensor; one that has none keeps its own."""
     stem, _, kind = name.rpartition(".")
-    if stem.startswith("blk."):
+    if stem.startswith("blk.") and stem.count(".") >= 2:
         _, index, part = stem.split(".", 2)
         return f"model.layers.{index}.{_NAMES.get(part, part)}.{kind}"
     return f"{_NAMES.get(stem, stem)}.{kind}"

@@ -146,6 +146,6 @@ def _end_by_number(directory: Path, backend: Any) -> str | None:
         number = read_json(place).get("eos_token_id") if place.exists() else None
         if isinstance(number, list):
             number = number[0] if number else None
-        if number is not None:
+        if type(number) is int and 0 <= number < 2**32:
             return backend.id_to_token(number)
     return None
