@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 
 from sweeps.contracts.samples import MadeUpEvidence
-from sweeps.contracts.sentences import guarded, named, require_kind
+from sweeps.contracts.sentences import guarded, named, ours, require_kind
 from sweeps.estimands import Estimand, estimand_from_dict
-from sweeps.rules import Draws, Judgement, Rule, rule_from_dict
+from sweeps.rules import Draws, Judgement, Rule, descendants, rule_from_dict
 from testbed.errors import InvalidInput
 
 #: Effects on which rules are tried, no end of a usual rope among them.
@@ -20,7 +20,7 @@ _VERDICTS = ("reproduced", "contradicted", "undecided")
 
 def check_estimand(estimand: Estimand, evidence: MadeUpEvidence) -> None:
     """Plain data with two words for people and finite draws of one effect. Raises `InvalidInput`."""
-    _check_data(estimand, estimand_from_dict)
+    _check_data(estimand, Estimand, estimand_from_dict)
     _check_words(estimand, "label and unit")
     with guarded(estimand, "draws"):
         draws = estimand.draws(evidence)
@@ -45,7 +45,7 @@ def check_estimand(estimand: Estimand, evidence: MadeUpEvidence) -> None:
 def check_rule(rule: Rule) -> None:
     """Plain data with a condition on effects that `limits` and `holds` agree on, and a verdict. Raises
     `InvalidInput`."""
-    _check_data(rule, rule_from_dict)
+    _check_data(rule, Rule, rule_from_dict)
     _check_words(rule, "the condition and its opposite")
     with guarded(rule, "limits"):
         low, high = (float(end) for end in rule.limits)
@@ -80,7 +80,11 @@ def check_rule(rule: Rule) -> None:
         require_kind(named(rule, "sentence"), rule.sentence(), str)
 
 
-def _check_data(thing: Any, read: Any) -> None:
+def _place(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__
+
+
+def _check_data(thing: Any, base: type, read: Any) -> None:
     """What is stored with the results before the run, and read back for the report."""
     if "__dataclass_params__" not in vars(type(thing)):
         raise InvalidInput(
@@ -90,11 +94,12 @@ def _check_data(thing: Any, read: Any) -> None:
         stored = json.loads(json.dumps(thing.describe(), allow_nan=False))
     with guarded(thing, "describe"):
         again = read(stored)
-    kind = type(thing)
-    if (type(again).__module__, type(again).__qualname__) != (kind.__module__, kind.__qualname__):
+    # Results are judged by the class that has the stored name: the one that was defined last.
+    namesakes = [one for one in descendants(base) if one.__name__ == type(thing).__name__]
+    others = [one for one in (type(again), *namesakes) if _place(one) != _place(type(thing))]
+    if others and (others[0] is type(again) or any(map(ours, others))):
         raise InvalidInput(
-            f"{named(thing)} has the name of another one in {type(again).__module__}: results are judged by the "
-            "class of that name, so choose another"
+            f"{named(thing)} has the name of another one in {others[-1].__module__}: choose a name that no other has"
         )
     fields = [field.name for field in dataclasses.fields(thing)]
     lost = [name for name in fields if getattr(again, name) != getattr(thing, name)]

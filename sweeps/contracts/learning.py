@@ -101,7 +101,8 @@ def check_objective(objective: AbstractObjective, sizes: Sizes) -> None:
         return objective.prepare(batch, supply, supply.reference, key, step)
 
     def value(moving: tuple, objective: AbstractObjective, supply: Supply, batch: PyTree) -> Any:
-        return objective.value(*moving, supply, batch)
+        policy, critic = moving
+        return objective.value(policy, critic, supply, batch)
 
     given = jax.eval_shape(functools.partial(samples.supplied, sizes))
     with guarded(objective, "request"):
@@ -283,10 +284,11 @@ def check_proxy(
     supply = samples.supply(sizes, model) if small else jax.eval_shape(given)
     key = jax.random.key(0)
 
-    def train(proxy: AbstractProxyConfig, supply: Supply) -> AbstractProxy:
-        return proxy.train(key, model, supply.reference, supply.data.pairs)
+    def train(proxy: AbstractProxyConfig, supply: Supply) -> Any:
+        policy: Any = supply.reference
+        return proxy.train(key, model, policy, supply.data.pairs)
 
-    def margins(trained: AbstractProxy, supply: Supply) -> Any:
+    def margins(trained: Any, supply: Supply) -> Any:
         pairs = supply.data.pairs
         there = trained.margin(pairs.prompt, pairs.winner, pairs.loser)
         return there, trained.margin(pairs.prompt, pairs.loser, pairs.winner)

@@ -38,7 +38,7 @@ class Drawn(NamedTuple):
     written: Response
     ideal: Response | None
     made_up: Response
-    rewards: Float[Array, "2 text"]
+    rewards: Float[np.ndarray, "2 text"]
 
 
 def check_task(task: AbstractTask) -> Drawn | None:
@@ -150,7 +150,8 @@ def _draw(task: AbstractTask, material: PyTree, key: PRNGKeyArray) -> tuple:
         keys = jax.random.split(k_texts, TEXTS)
         return None if writers is None else jax.vmap(writers)(keys, prompts)
 
-    written, made_up = answered(world.writers), samples.responses(Sizes.of(task), TEXTS)
+    written: Any = answered(world.writers)
+    made_up = samples.responses(Sizes.of(task), TEXTS)
     rewards = [jax.vmap(world.golden)(prompts, texts) for texts in (written, made_up)]
     return world, prompts, written, answered(world.ideal), made_up, jnp.stack(rewards)
 
@@ -188,7 +189,9 @@ def check_text(what: str, text: Prompt | Response, sizes: Sizes) -> None:
         )
 
 
-def check_rewards(golden: AbstractGolden, texts: Response, rewards: Float[Array, " text"]) -> None:
+def check_rewards(
+    golden: AbstractGolden, texts: Response, rewards: Float[np.ndarray, " text"]
+) -> None:
     """Golden rewards of texts: finite, whatever a policy may write, and not all the same. Raises `InvalidInput`."""
     inside = [type(part).__name__ for part in _parts(golden) if not ours(type(part))]
     what = named(golden) + (f" of {', '.join(inside)}" if ours(type(golden)) and inside else "")
