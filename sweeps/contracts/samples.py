@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from sweeps.estimands import Peak, Unit
+from sweeps.estimands import Peak, Unanswerable, Unit
 from sweeps.selection import Selection
 from testbed import logprob
 from testbed.config import spell
@@ -22,7 +22,7 @@ from testbed.environment import (
     AbstractWriters,
     World,
 )
-from testbed.errors import InvalidInput, unknown
+from testbed.errors import unknown
 from testbed.losses.base import ScoredPair
 from testbed.preference import AbstractPreference
 from testbed.sources.base import Dataset, Supply
@@ -209,8 +209,19 @@ class MadeUpEvidence:
         return 0.05 + 0.02 * self._normal(("gap", first, second), 200)
 
     def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Nothing but counts."""
-        return self.describe_runs(arms)
+        """Counts and peaks, as results give them."""
+        details = self.describe_runs(arms) | {"shared_kl": [0.1, 9.0]}
+        for arm in arms:
+            details["arms"][arm] |= {
+                "observed_kl": [0.1, 9.0],
+                "peak": 0.7,
+                "peak_interval": [0.65, 0.75],
+                "peak_kl": 4.0,
+                "peak_kl_interval": [3.0, 5.0],
+                "peak_inside": 1.0,
+                "peak_place": "inside",
+            }
+        return details
 
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
         """Positive numbers below 1."""
@@ -233,18 +244,20 @@ class MadeUpEvidence:
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Counts."""
         self._known(*arms)
-        return {arm: {"seeds": 2, "runs": len(self._units), "diverged": 0} for arm in arms}
+        seeds = len({seed for seed, _ in self._units})
+        counts = {"seeds": seeds, "runs": len(self._units), "diverged": 0}
+        return {"arms": {arm: dict(counts) for arm in arms}}
 
     def levels(self, path: str) -> tuple[Any, ...]:
         """The values that the study sweeps."""
         if path not in self._axes:
-            raise unknown("swept path", path, self._axes)
+            raise Unanswerable(f"{path} is not swept")
         return tuple(map(_plain, self._axes[path]))
 
     def at(self, path: str, level: Any) -> "MadeUpEvidence":
         """The same at every level."""
         if level not in self.levels(path):
-            raise InvalidInput(f"{path} has no level {level}: known are {self.levels(path)}")
+            raise Unanswerable(f"{path} has no level {level}")
         return self
 
     def size(self, path: str, level: Any) -> float:
