@@ -6,6 +6,7 @@ work that could not be completed `testbed.errors.Unfinished`. Slow imports wait 
 """
 
 import contextlib
+import functools
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -60,6 +61,7 @@ def run(
 
     console = terminal.chosen(console)
     _show_notes(selections, console)
+    _check(selections, console)
     command = command or _command(studies, selections, seeds, settings, axes, task, directory)
     named = [study for study in studies if isinstance(study, str | Path)]
     where = {str(study): Path(study).resolve() for study in named if Path(study).suffix == ".py"}
@@ -92,7 +94,9 @@ def forecast(
     directory = _directory(out, selections)
     from sweeps import runner, terminal
 
-    _show_notes(selections, terminal.chosen(console))
+    console = terminal.chosen(console)
+    _show_notes(selections, console)
+    _check(selections, console)
     with _engine(cluster, workers) as engine:
         return runner.forecast(selections, directory, engine)
 
@@ -129,7 +133,8 @@ def inspect(
 ) -> Path:
     """Build a task's world, write the page that shows what it looks like, and return its path: ``testbed inspect``."""
     runtime.configure()
-    from sweeps import inspection, provenance, terminal
+    from sweeps import contracts, inspection, provenance, terminal
+    from sweeps.printing import say
     from sweeps.progress import display
 
     experiment = inspection.configure(task, settings, seed, quick)
@@ -137,6 +142,7 @@ def inspect(
     directory = Path(out) if out else Path("results") / f"inspect-{kind}"
     _require_writable(directory)
     console = terminal.chosen(console)
+    contracts.check_experiment(experiment, functools.partial(say, console))
     with display(0, 0, console) as progress:
         found = inspection.inspect(experiment, quick, progress)
     from analysis import inspect as pages
@@ -266,6 +272,14 @@ def _show_notes(selections: "Sequence[Selection]", console: "Console") -> None:
     for selection in selections:
         for note in selection.notes():
             console.print(f"Note: {selection.study.name}: {note}", style="yellow", markup=False)
+
+
+def _check(selections: "Sequence[Selection]", console: "Console") -> None:
+    """Try the user's own classes before anything is built."""
+    from sweeps import contracts
+    from sweeps.printing import say
+
+    contracts.check(selections, functools.partial(say, console))
 
 
 def _command(

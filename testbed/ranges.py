@@ -1,5 +1,10 @@
-"""Hyper-parameters that know what they admit: a field of a config, its range, and the check of all of them."""
+"""Hyper-parameters that know what they admit: a field of a config, its range, and the check of all of them.
 
+Programs compute in float32, so a range holds for the number as a program will see it: 1e-46 is 0 there, and
+1 - 1e-9 is 1.
+"""
+
+import ctypes
 import dataclasses
 import functools
 import math
@@ -12,6 +17,9 @@ from testbed.errors import InvalidInput
 _RANGE = "range"
 Number = float | int
 
+#: Smallest normal number of float32: XLA takes smaller ones for 0. Largest whole number of int32.
+_TINY, _MOST = 2.0**-126, 2**31 - 1
+
 
 class Range(NamedTuple):
     """The numbers between two ends; ``open`` ends are left out. Never infinite, never NaN."""
@@ -22,10 +30,11 @@ class Range(NamedTuple):
     open_high: bool = False
 
     def __contains__(self, value: object) -> bool:
-        number = float(value)  # pyright: ignore[reportArgumentType]
+        # Whole numbers as they are: float() refuses those of more than 308 digits.
+        number = value if isinstance(value, int) else float(value)  # pyright: ignore[reportArgumentType]
         above = number > self.low if self.open_low else number >= self.low
         below = number < self.high if self.open_high else number <= self.high
-        return math.isfinite(number) and above and below
+        return (isinstance(number, int) or math.isfinite(number)) and above and below
 
     def __str__(self) -> str:
         """In words: ``> 0``, ``1 or more``, ``between 0 and 1``, ``in [0, 1)``, ``finite``."""
@@ -64,11 +73,43 @@ def check(config: eqx.Module) -> None:
     """Refuse values out of range. Raises `InvalidInput`."""
     for name, allowed in _ranges(type(config)):
         value = object.__getattribute__(config, name)
-        if value not in allowed:
+        seen = in_program(value)
+        given = value in allowed
+        if not given or seen not in allowed:
             # Of whole numbers it goes without saying.
             open_ended = isinstance(value, float) and math.isinf(allowed.high)
             finite = " and finite" if open_ended and math.isfinite(allowed.low) else ""
-            raise InvalidInput(f"{name} must be {allowed}{finite}, got {value}")
+            rounded = _in_float32(seen) if given else ""
+            raise InvalidInput(f"{name} must be {allowed}{finite}, got {value}{rounded}")
+        refuse_lost(value, name)
+
+
+def in_program(value: Any) -> Any:
+    """A number as a compiled program sees it: a float as float32, where what is smaller than its normal numbers is 0;
+    anything else as it is."""
+    if not isinstance(value, float) or not math.isfinite(value):
+        return value
+    single = ctypes.c_float(value).value
+    return single if abs(single) >= _TINY else 0.0
+
+
+def refuse_lost(value: Any, name: str) -> None:
+    """Raise `InvalidInput`, naming the field, for a finite number that is 0 or infinite in float32 and was not before,
+    or that int32 cannot hold."""
+    if isinstance(value, int) and abs(value) > _MOST:
+        raise InvalidInput(f"{name} must be at most {_MOST} in size, got {value}")
+    if not isinstance(value, float) or not math.isfinite(value):
+        return
+    seen = in_program(value)
+    if math.isinf(seen) or (value != 0 and seen == 0):
+        raise InvalidInput(
+            f"{name} must be 0 or between {_TINY:.2g} and 3.4e+38 in size, which float32 can hold, got {value}"
+            f"{_in_float32(seen)}"
+        )
+
+
+def _in_float32(seen: Number) -> str:
+    return f", which is {seen:g} in float32"
 
 
 @functools.cache

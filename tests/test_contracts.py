@@ -7,18 +7,25 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import BATCH, scored_pair, supply, world
+from helpers import BATCH, experiment, scored_pair, supply, world
 
 from envs.labelers.bradley_terry import BradleyTerry
+from sweeps import contracts
+from sweeps.contracts.samples import MadeUpEvidence, Sizes
+from sweeps.contracts.worlds import check_text
+from sweeps.study import list_studies
 from testbed import recorded, train
 from testbed.config import describe, fingerprint, members, replace
 from testbed.environment import AbstractGolden, AbstractTask
 from testbed.errors import InvalidInput
+from testbed.heads import HeadConfig
 from testbed.losses.base import AbstractLoss
 from testbed.objective import AbstractObjective
 from testbed.optimiser import OptimiserConfig
 from testbed.preference import AbstractLabeler, GoldenPreference
+from testbed.proxies import AbstractProxyConfig
 from testbed.recorded import Given, Recorded
+from testbed.references import AbstractReference
 from testbed.sources.base import AbstractSource, Author, Request, Supply, write_pairs
 from testbed.sources.online import Online
 from testbed.token_environment import TokenEnvironment
@@ -31,6 +38,11 @@ DRAWN = {name: kind for name, kind in TASKS.items() if not kind.checkpointed}
 LOSSES = members(AbstractLoss, AbstractLoss.family)
 OBJECTIVES = members(AbstractObjective, AbstractObjective.family)
 SOURCES = members(AbstractSource, AbstractSource.family)
+METHODS = {name: kind for name, kind in OBJECTIVES.items() if name not in LOSSES}
+PROXIES = members(AbstractProxyConfig, AbstractProxyConfig.family)
+#: Families whose check compiles a policy; losses, labelers and tasks are checked where they are tested.
+JUDGED = METHODS | SOURCES | members(AbstractReference, AbstractReference.family) | PROXIES
+EXAMPLE = experiment()
 
 
 def test_families_are_found() -> None:
@@ -54,7 +66,8 @@ def test_members_are_configs(kind: type) -> None:
 
 @pytest.mark.parametrize("kind", LOSSES.values(), ids=LOSSES)
 def test_losses_are_finite_with_finite_slopes(kind: type) -> None:
-    """Also where log-probabilities are hundreds of nats apart."""
+    """As a user's loss must be; and also where log-probabilities are hundreds of nats apart."""
+    contracts.check_member(kind(), EXAMPLE)
     far = jnp.array([-300.0, -1.0])
     loss = jax.tree.map(jnp.asarray, kind())
 
@@ -71,6 +84,24 @@ def test_losses_are_finite_with_finite_slopes(kind: type) -> None:
             found = slope(loss, winner, loser)
             assert all(np.isfinite(leaf) for leaf in jax.tree.leaves(found))
             assert found[0].shape == ()
+
+
+@pytest.mark.parametrize("kind", JUDGED.values(), ids=JUDGED)
+def test_members_pass_what_users_classes_are_held_to(kind: type) -> None:
+    """Methods, sources, references and proxies, by the check that commands make of a user's own."""
+    contracts.check_member(kind(layers=1) if kind is HeadConfig else kind(), EXAMPLE)
+
+
+def test_estimands_and_rules_pass_what_users_are_held_to() -> None:
+    """All that studies use."""
+    kinds = set()
+    for study in list_studies():
+        evidence = MadeUpEvidence(study.select())
+        for test in (test for claim in study.claims for test in claim.tests):
+            contracts.check_estimand(test.estimand, evidence)
+            contracts.check_rule(test.rule)
+            kinds |= {type(test.estimand).__name__, type(test.rule).__name__}
+    assert {"MatchedGap", "AtEvery", "RelativeTrend", "Slope", "More", "NoMore", "Same"} <= kinds
 
 
 @functools.cache
@@ -194,6 +225,7 @@ def test_worlds_write_valid_text(drawn) -> None:
     assert prompts.tokens.shape == (LANES, task.prompt_length)
     assert written.tokens.shape == (LANES, task.response_length)
     for part in (prompts, written):
+        check_text(type(task).__name__, part, Sizes.of(task))
         assert np.all((part.tokens >= 0) & (part.tokens < task.vocabulary))
         assert np.all((part.length >= 1) & (part.length <= part.tokens.shape[1]))
     tokens, length = np.asarray(written.tokens), np.asarray(written.length)
@@ -206,7 +238,9 @@ def test_worlds_write_valid_text(drawn) -> None:
 
 def test_golden_reward_is_a_finite_function_of_the_text(drawn) -> None:
     """It varies, and what stands behind the end is not text."""
-    *_, (reward, with_junk, endless) = drawn
+    _, world, _, written, (reward, with_junk, endless) = drawn
+    for each in (reward, endless):
+        contracts.check_rewards(world.golden, written, np.asarray(each))
     assert np.all(np.isfinite(reward))
     assert np.all(np.isfinite(endless))
     assert np.std(reward) > 0.1

@@ -16,6 +16,8 @@ from testbed.errors import InvalidInput
 
 #: Pages whose snippets need SmolLM2, which is fetched.
 FETCHING = {"README.md", "docs/llm.md"}
+#: What an outsider writes, each with a page of its own.
+OUTSIDERS = ("loss", "labeler", "golden", "proxy", "source", "task", "estimand", "rule")
 COMMANDS = [
     pytest.param(words, id=f"{name(page)}: {' '.join(words)}")
     for page in PAGES
@@ -102,6 +104,23 @@ def test_shell_scripts_are_valid(page: Path) -> None:
     for block in blocks(page):
         if block.language in ("bash", "sh"):
             subprocess.run(["bash", "-n"], input=block.text, text=True, check=True)
+
+
+@pytest.mark.parametrize("what", OUTSIDERS)
+def test_pages_on_classes_of_ones_own_have_one_form(what: str) -> None:
+    """A file that can be pasted and is run by tests, the command, what is checked, and what enters the cache."""
+    text = (ROOT / "docs" / "howto" / f"{what}.md").read_text()
+    headings = re.findall(r"^## (.+)$", text, re.M)
+    assert headings == [
+        "The file",
+        "Run it",
+        "What is checked",
+        "What enters the cache",
+        "Among the testbed's own",
+    ]
+    assert f"<!-- file: examples/my_{what}.py -->" in text
+    assert (ROOT / "examples" / f"my_{what}.py").is_file()
+    assert f"testbed run examples/my_{what}.py --dry-run" in text
 
 
 def test_every_page_is_in_the_navigation() -> None:

@@ -25,6 +25,7 @@ from envs.labelers.recency import Recency
 from envs.labelers.skips import Skips
 from envs.labelers.soft import Soft
 from envs.labelers.ties import Ties
+from sweeps import contracts
 from testbed.config import describe, members, parse, replace, replace_all, spell
 from testbed.environment import World
 from testbed.errors import InvalidInput
@@ -108,6 +109,7 @@ def test_contract(kind: type) -> None:
     """Every labeler, by default: documented, probabilities that sum to one and are symmetric in the two responses
     unless position counts, blind to what stands behind the end, and finite where rewards are far apart."""
     labeler, first, second = kind(), views(0), views(1)
+    contracts.check_member(labeler, experiment())
     assert kind.__doc__
     forward = np.asarray(outcomes(labeler, first, second))
     assert forward.shape == (N, len(Outcome))

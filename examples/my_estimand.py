@@ -1,0 +1,51 @@
+"""An estimand of one's own in one file, and a claim about it on the opening study's runs.
+
+testbed run examples/my_estimand.py --preset smoke
+"""
+
+import dataclasses
+
+from sweeps.claims import Claim, Test
+from sweeps.estimands import Estimand, Evidence, Unanswerable
+from sweeps.estimands.base import seed_draws
+from sweeps.rules import Draws, More
+from sweeps.studies import gap
+
+
+@dataclasses.dataclass(frozen=True)
+class ThriftDifference(Estimand):
+    """Win rate above one half per nat of KL at the last checkpoint, of the first arm minus the second, over runs that
+    differ in nothing else."""
+
+    first: str
+    second: str
+
+    def words(self) -> tuple[str, str]:
+        """Label and unit."""
+        return f"win rate per KL, {self.first} - {self.second}", "probability per nat"
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        """Posterior draws of the mean over seeds. Raises `Unanswerable` where nothing can be said."""
+        arms = (self.first, self.second)
+        thrift = []
+        for arm in arms:
+            wins = evidence.last("win_rate", arm, arms)
+            kl = evidence.last("kl", arm, arms)
+            thrift.append({run: (wins[run] - 0.5) / kl[run] for run in wins if kl[run] > 0})
+        shared = thrift[0].keys() & thrift[1].keys()
+        if not shared:
+            raise Unanswerable(f"{self.first} and {self.second} share no run that moved")
+        label, unit = self.words()
+        values = {run: thrift[0][run] - thrift[1][run] for run in sorted(shared)}
+        return seed_draws(label, unit, values, evidence.describe_runs(arms))
+
+
+CLAIM = Claim(
+    "T1",
+    "Online gains more for each nat of KL than offline.",
+    (Test(ThriftDifference("online", "offline"), More(0.0)),),
+    "A gain that is no larger.",
+)
+study = dataclasses.replace(
+    gap.study.derived("my_estimand", "Which is the thriftier?"), claims=(CLAIM,)
+)

@@ -1,0 +1,42 @@
+"""A rule of one's own in one file, and a claim that it decides on the opening study's runs.
+
+testbed run examples/my_rule.py --preset smoke
+"""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from sweeps import paper
+from sweeps.claims import Claim, Test
+from sweeps.estimands import MatchedGap
+from sweeps.rules import Rule
+from sweeps.studies import gap
+
+
+@dataclasses.dataclass(frozen=True)
+class Less(Rule):
+    """The claim says that the effect is negative, by more than `rope`."""
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        """The range of effects for which the condition holds."""
+        return -math.inf, -self.rope
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        """Whether the condition holds, for each draw of the effect."""
+        return values < -self.rope
+
+    def words(self) -> tuple[str, str]:
+        """The condition, and its opposite."""
+        return f"effect < {-self.rope:g}", f"effect ≥ {-self.rope:g}"
+
+
+CLAIM = Claim(
+    "L1",
+    "At the same KL from the SFT policy, offline wins less often than online.",
+    (Test(MatchedGap("offline", "online"), Less(paper.ROPE)),),
+    "A gap of less than two percentage points, or one to the other side.",
+)
+study = dataclasses.replace(gap.study.derived("my_rule", "Offline against online"), claims=(CLAIM,))

@@ -1,0 +1,86 @@
+"""A source of one's own in one file, and a study of it: first the data, then fresh pairs.
+
+testbed run examples/my_source.py --preset smoke
+"""
+
+import jax
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from sweeps import paper
+from sweeps.claims import Claim, Test
+from sweeps.estimands import MatchedGap
+from sweeps.rules import More
+from sweeps.study import Arm, Study
+from testbed.logprob import Policy
+from testbed.ranges import hyper
+from testbed.sources.base import (
+    AbstractSource,
+    Batch,
+    Request,
+    Rows,
+    Supply,
+    from_data,
+    write_pairs,
+)
+from testbed.sources.online import Online
+from testbed.streams import Stream, stream
+
+
+class DataFirst(AbstractSource):
+    """D_golden's pairs for the first ``first`` steps, from then on pairs that the policy has just written.
+
+    Attributes:
+        first: steps on the data, 0 or more.
+    """
+
+    first: int = hyper(50, least=0)
+
+    @property
+    def writes(self) -> bool:
+        """Whether it gives whatever a loss asks for; this one always gives labelled pairs."""
+        return False
+
+    def work(self, request: Request) -> tuple[float, float]:
+        """For plans: responses written and judgements made for each prompt of a step."""
+        return 2.0, 1.0
+
+    def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
+        """Before the first step: in which order prompts come."""
+        return Rows.init(supply.data.size)
+
+    def draw(
+        self,
+        state: Rows,
+        supply: Supply,
+        policy: Policy,
+        request: Request,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
+    ) -> tuple[Batch, Rows]:
+        """The pairs of one step, and the next state."""
+        rows, _, after = state.next(key, step, request)
+        samples = jax.random.fold_in(stream(key, Stream.SAMPLES), step)
+        return jax.lax.cond(
+            step < self.first,
+            lambda: from_data(state, supply, supply.data, request, key, step),
+            lambda: (write_pairs(supply, policy, rows, samples), after),
+        )
+
+
+study = Study(
+    name="my_source",
+    title="Data first",
+    question="Do some steps on the data before fresh pairs help?",
+    base=paper.EXPERIMENT,
+    arms=(Arm("online", {"source": Online()}), Arm("data first", {"source": DataFirst()})),
+    axes=paper.grid("paper"),
+    claims=(
+        Claim(
+            "D1",
+            "At the same KL from the SFT policy, data first wins more often.",
+            (Test(MatchedGap("data first", "online"), More(paper.ROPE)),),
+            "A mean gap of at most two percentage points.",
+        ),
+    ),
+    presets=paper.presets(),
+)

@@ -1,0 +1,167 @@
+"""What the members of each family must do, and the check of it.
+
+There is one rule for all classes. Those that come with the testbed are held to it by the contract tests; a user's own
+are checked here by every command that uses them, before anything is built: shapes and types without computing
+(`jax.eval_shape`), then values on a few small samples. What is wrong is said in one sentence that names the class.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import equinox as eqx
+import jax
+
+from sweeps.contracts.judging import check_estimand, check_rule
+from sweeps.contracts.learning import (
+    check_loss,
+    check_margins,
+    check_objective,
+    check_proxy,
+    check_reference,
+    check_source,
+)
+from sweeps.contracts.samples import MadeUpEvidence, Sizes
+from sweeps.contracts.sentences import named, ours
+from sweeps.contracts.worlds import check_chances, check_labeler, check_rewards, check_task
+from sweeps.estimands import Estimand
+from sweeps.selection import Selection
+from testbed import ranges
+from testbed.environment import AbstractTask
+from testbed.experiment import Experiment
+from testbed.forms import names_of, read
+from testbed.losses.base import AbstractLoss
+from testbed.objective import AbstractObjective
+from testbed.preference import AbstractLabeler
+from testbed.proxies import AbstractProxyConfig
+from testbed.references import AbstractReference
+from testbed.sources.base import AbstractSource
+
+__all__ = ["check", "check_chances", "check_estimand", "check_experiment", "check_labeler"]
+__all__ += ["check_loss", "check_margins", "check_member", "check_objective", "check_proxy"]
+__all__ += ["check_reference", "check_rewards", "check_rule", "check_source", "check_task"]
+
+#: What is told of each check before it begins: worlds and methods may take some seconds.
+Tell = Callable[[str], None]
+
+
+def check(selections: Sequence[Selection], tell: Tell | None = None) -> None:
+    """Try every class in what a command asks for that does not come with the testbed, each class and structure of its
+    fields once, and refuse numbers that float32 has not. Raises `InvalidInput`."""
+    tried = _Tried(tell)
+    for selection in selections:
+        for point in selection.points():
+            # Seeds differ in nothing that is checked.
+            if point.seed == 0:
+                tried.look_at(point.experiment)
+        evidence = None
+        for claim in selection.claims:
+            for test in claim.tests:
+                for estimand in _estimands(test.estimand):
+                    if not ours(type(estimand)):
+                        evidence = evidence or MadeUpEvidence(selection)
+                        tried.tell(estimand)
+                        check_estimand(estimand, evidence)
+                if not ours(type(test.rule)):
+                    tried.tell(test.rule)
+                    check_rule(test.rule)
+
+
+def check_experiment(experiment: Any, tell: Tell | None = None) -> None:
+    """`check` for one experiment."""
+    _Tried(tell).look_at(experiment)
+
+
+def check_member(member: Any, experiment: Experiment) -> None:
+    """The check of one config, whoever wrote its class, in the place it has in an experiment; nothing for a config of
+    no family. Raises `InvalidInput`."""
+    task = experiment.task
+    sizes = Sizes.of(task)
+    match member:
+        case AbstractTask():
+            check_task(member)
+        case AbstractLabeler():
+            check_labeler(member, task)
+        case AbstractLoss():
+            check_loss(member, sizes)
+        case AbstractObjective():
+            check_objective(member, sizes)
+        case AbstractSource():
+            check_source(member, sizes)
+        case AbstractReference():
+            check_reference(member, sizes)
+        case AbstractProxyConfig():
+            check_proxy(member, sizes, experiment.model, task)
+
+
+class _Tried:
+    """What one command has tried already."""
+
+    def __init__(self, tell: Tell | None) -> None:
+        self._tell = tell
+        # By identity, which means something only while the object lives: so the objects are kept.
+        self._seen: dict[int, Any] = {}
+        self._kinds: set[Any] = set()
+
+    def tell(self, thing: Any) -> None:
+        """Say what is being checked."""
+        if self._tell is not None:
+            self._tell(f"Checking {named(thing)}")
+
+    def look_at(self, experiment: Any) -> None:
+        """Try what is new in an experiment. Experiments of a study share most of their modules."""
+        if not isinstance(experiment, Experiment):
+            return
+        for name in names_of(Experiment):
+            value = read(experiment, name)
+            if id(value) in self._seen:
+                continue
+            self._seen[id(value)] = value
+            ranges.refuse_lost(value, name)
+            for path, member in _modules(value, name):
+                _refuse_lost(member, path)
+                if not ours(type(member)):
+                    self._try(member, experiment)
+
+    def _try(self, member: Any, experiment: Experiment) -> None:
+        key = type(member), jax.tree.structure(member), jax.tree.structure(experiment.task)
+        if key in self._kinds:
+            return
+        self._kinds.add(key)
+        self.tell(member)
+        # On the CPU: small programs, which an accelerator would take longer to compile.
+        with jax.default_device(_processor()):
+            check_member(member, experiment)
+
+
+def _processor() -> Any:
+    try:
+        return jax.local_devices(backend="cpu")[0]
+    except RuntimeError:  # JAX_PLATFORMS leaves it out
+        return None
+
+
+def _modules(value: Any, path: str) -> Iterator[tuple[str, eqx.Module]]:
+    """The configs in a field's value, itself included, with their paths."""
+    if isinstance(value, eqx.Module):
+        yield path, value
+        for name in names_of(type(value)):
+            yield from _modules(read(value, name), f"{path}.{name}")
+    elif isinstance(value, tuple | list):
+        for item in value:
+            yield from _modules(item, path)
+
+
+def _refuse_lost(module: eqx.Module, path: str) -> None:
+    """Refuse numbers in a config's own fields that float32 has not."""
+    for name in names_of(type(module)):
+        value = read(module, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            ranges.refuse_lost(number, f"{path}.{name}")
+
+
+def _estimands(estimand: Estimand) -> Iterable[Estimand]:
+    """An estimand and those inside it."""
+    yield estimand
+    for value in vars(estimand).values():
+        if isinstance(value, Estimand):
+            yield from _estimands(value)

@@ -1,0 +1,119 @@
+"""What estimands and rules must return, and the check of each."""
+
+import dataclasses
+import json
+import math
+from typing import Any
+
+import numpy as np
+
+from sweeps.contracts.samples import MadeUpEvidence
+from sweeps.contracts.sentences import guarded, named, ours, require_kind
+from sweeps.estimands import Estimand, estimand_from_dict
+from sweeps.rules import Draws, Judgement, Rule, descendants, rule_from_dict
+from testbed.errors import InvalidInput
+
+#: Effects on which rules are tried, no end of a usual rope among them.
+_EFFECTS = np.concatenate([-(np.logspace(-4, 2, 24)), [0.0], np.logspace(-4, 2, 24)])
+_VERDICTS = ("reproduced", "contradicted", "undecided")
+
+
+def check_estimand(estimand: Estimand, evidence: MadeUpEvidence) -> None:
+    """Plain data with two words for people and finite draws of one effect. Raises `InvalidInput`."""
+    _check_data(estimand, Estimand, estimand_from_dict)
+    _check_words(estimand, "label and unit")
+    with guarded(estimand, "draws"):
+        draws = estimand.draws(evidence)
+    require_kind(named(estimand, "draws"), draws, Draws)
+    values = draws.values
+    if not isinstance(values, np.ndarray) or values.ndim != 1 or values.dtype.kind not in "fiu":
+        shape = getattr(values, "shape", type(values).__name__)
+        raise InvalidInput(
+            f"{named(estimand)} returns draws of shape {shape}: needs a numpy array of numbers of shape (draws,)"
+        )
+    if not np.all(np.isfinite(values)):
+        raise InvalidInput(
+            f"{named(estimand)} returns {values[~np.isfinite(values)][0]} among its draws for finite results: needs "
+            "finite numbers, or Unanswerable with the reason"
+        )
+    if not values.size and not draws.reason:
+        raise InvalidInput(
+            f"{named(estimand)} returns no draws and no reason: needs one of the two"
+        )
+
+
+def check_rule(rule: Rule) -> None:
+    """Plain data with a condition on effects that `limits` and `holds` agree on, and a verdict. Raises
+    `InvalidInput`."""
+    _check_data(rule, Rule, rule_from_dict)
+    _check_words(rule, "the condition and its opposite")
+    with guarded(rule, "limits"):
+        low, high = (float(end) for end in rule.limits)
+    if math.isnan(low) or math.isnan(high) or low > high:
+        raise InvalidInput(
+            f"{named(rule, 'limits')} returns {low} and {high}: needs a range from low to high"
+        )
+    with guarded(rule, "holds"):
+        holds: Any = rule.holds(_EFFECTS)
+    if not isinstance(holds, np.ndarray) or holds.shape != _EFFECTS.shape or holds.dtype != bool:
+        found = f"{getattr(holds, 'dtype', type(holds).__name__)} of shape {np.shape(holds)}"
+        raise InvalidInput(
+            f"{named(rule, 'holds')} returns {found}: needs true or false for each of the effects it is given, shape "
+            f"{_EFFECTS.shape}"
+        )
+    effects = _EFFECTS
+    inside, at_end = (effects > low) & (effects < high), (effects == low) | (effects == high)
+    differ = effects[(inside != holds) & ~at_end]
+    if differ.size:
+        raise InvalidInput(
+            f"{named(rule, 'holds')} and limits disagree on an effect of {differ[0]:.4g}: limits must be the range of "
+            f"the effects for which the condition holds, got {low:g} to {high:g}"
+        )
+    with guarded(rule, "judge"):
+        told = rule.judge(Draws("effect", "units", _EFFECTS))
+    require_kind(named(rule, "judge"), told, Judgement)
+    if told.verdict not in _VERDICTS:
+        raise InvalidInput(
+            f"{named(rule, 'judge')} returns verdict {told.verdict!r}: needs {', '.join(_VERDICTS)}"
+        )
+    with guarded(rule, "sentence"):
+        require_kind(named(rule, "sentence"), rule.sentence(), str)
+
+
+def _place(kind: type) -> tuple[str, str]:
+    return kind.__module__, kind.__qualname__
+
+
+def _check_data(thing: Any, base: type, read: Any) -> None:
+    """What is stored with the results before the run, and read back for the report."""
+    if "__dataclass_params__" not in vars(type(thing)):
+        raise InvalidInput(
+            f"{named(thing)} is not decorated: needs @dataclasses.dataclass(frozen=True) above its class"
+        )
+    with guarded(thing, "describe"):
+        stored = json.loads(json.dumps(thing.describe(), allow_nan=False))
+    with guarded(thing, "describe"):
+        again = read(stored)
+    # Results are judged by the class that has the stored name: the one that was defined last.
+    namesakes = [one for one in descendants(base) if one.__name__ == type(thing).__name__]
+    others = [one for one in (type(again), *namesakes) if _place(one) != _place(type(thing))]
+    if others and (others[0] is type(again) or any(map(ours, others))):
+        raise InvalidInput(
+            f"{named(thing)} has the name of another one in {others[-1].__module__}: choose a name that no other has"
+        )
+    fields = [field.name for field in dataclasses.fields(thing)]
+    lost = [name for name in fields if getattr(again, name) != getattr(thing, name)]
+    if lost:
+        raise InvalidInput(
+            f"{named(thing)} does not read back its field {lost[0]}: needs numbers, texts, tuples of these, or "
+            "estimands"
+        )
+
+
+def _check_words(thing: Any, meaning: str) -> None:
+    with guarded(thing, "words"):
+        words = thing.words()
+    if not (
+        isinstance(words, tuple) and len(words) == 2 and all(isinstance(w, str) for w in words)
+    ):
+        raise InvalidInput(f"{named(thing, 'words')} returns {words!r}: needs two texts, {meaning}")

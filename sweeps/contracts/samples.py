@@ -1,0 +1,278 @@
+"""Small inputs on which users' classes are tried: texts of every length, scored pairs, a data set, effects of runs."""
+
+import functools
+import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from sweeps.estimands import Peak, Unanswerable, Unit
+from sweeps.selection import Selection
+from testbed import logprob
+from testbed.config import spell
+from testbed.environment import (
+    AbstractGolden,
+    AbstractPrompts,
+    AbstractTask,
+    AbstractWriters,
+    World,
+)
+from testbed.errors import unknown
+from testbed.losses.base import ScoredPair
+from testbed.preference import AbstractPreference
+from testbed.sources.base import Dataset, Supply
+from testbed.transformer import Transformer, TransformerConfig
+from testbed.types import Pair, PairScores, Prompt, Response, Scalar
+
+#: Texts of a sample, pairs of a data set, and prompts of a training step.
+TEXTS, PAIRS, BATCH = 32, 8, 4
+#: Of the policies on which objectives and sources are tried.
+TINY = TransformerConfig(width=8, layers=1, heads=1, key_value_heads=1)
+
+
+def as_arrays(module: Any) -> Any:
+    """A config as programs are given it: its numbers as float32 and int32."""
+
+    def array(leaf: Any) -> Any:
+        kind = {bool: np.bool_, int: np.int32, float: np.float32}.get(type(leaf))
+        return leaf if kind is None else np.asarray(leaf, kind)
+
+    return jax.tree.map(array, module)
+
+
+#: `jax.jit` for programs that run once, and take longer to compile well than to run.
+quick = functools.partial(
+    jax.jit,
+    compiler_options={
+        "xla_backend_optimization_level": 0,
+        "xla_llvm_disable_expensive_passes": True,
+    },
+)
+
+
+class Sizes(NamedTuple):
+    """Of a task: token ids, and tokens of a prompt and of a response."""
+
+    vocabulary: int
+    prompt: int
+    response: int
+
+    @classmethod
+    def of(cls, task: AbstractTask) -> "Sizes":
+        """Those of a task."""
+        return cls(task.vocabulary, task.prompt_length, task.response_length)
+
+
+def prompts(sizes: Sizes, count: int, seed: int = 0) -> Prompt:
+    """Prompts of random tokens, as long as they may be."""
+    tokens = np.random.default_rng(seed).integers(1, sizes.vocabulary, (count, sizes.prompt))
+    return Prompt(jnp.asarray(tokens, jnp.int32), jnp.full(count, sizes.prompt, jnp.int32))
+
+
+def responses(sizes: Sizes, count: int, seed: int = 0) -> Response:
+    """Responses of every length from the empty one, which is the end token alone, to one that never ends; every fourth
+    repeats one token."""
+    rng, time = np.random.default_rng(seed + 1), sizes.response
+    tokens = rng.integers(1, sizes.vocabulary, (count, time))
+    tokens[3::4] = tokens[3::4, :1]
+    # The last of them has no end token.
+    length = np.linspace(1, time + 1, count).round().astype(int)
+    index = np.arange(time)
+    tokens = np.where(index < length[:, None] - 1, tokens, 0)
+    return Response(
+        jnp.asarray(tokens, jnp.int32), jnp.asarray(np.minimum(length, time), jnp.int32)
+    )
+
+
+def pairs(sizes: Sizes, count: int = PAIRS) -> Pair:
+    """Labelled pairs of them, certain and soft ones, and one that was skipped."""
+    loser = responses(sizes, count, 1)
+    loser = jax.tree.map(lambda x: x[::-1], loser)
+    return Pair(
+        prompts(sizes, count),
+        responses(sizes, count),
+        loser,
+        preference=jnp.asarray(np.linspace(0.5, 1.0, count), jnp.float32),
+        weight=jnp.asarray(np.arange(count) > 0, jnp.float32),
+    )
+
+
+@functools.cache
+def supply(sizes: Sizes, shape: TransformerConfig = TINY) -> Supply:
+    """`supplied`, made once."""
+    return quick(functools.partial(supplied, sizes, shape))()
+
+
+def supplied(sizes: Sizes, shape: TransformerConfig = TINY) -> Supply:
+    """What objectives and sources draw on, made of `pairs`, a policy with random weights, and a judge that counts
+    tokens."""
+    policy = Transformer.init(jax.random.key(0), shape, sizes.vocabulary)
+    data = pairs(sizes)
+    margin = (data.winner.length - data.loser.length).astype(jnp.float32)
+    return Supply(Dataset(data, logprob.score_pairs(policy, data), margin), policy, Longer())
+
+
+class Longer(AbstractPreference):
+    """Prefers the longer text."""
+
+    def margin(self, prompts: Prompt, first: Response, second: Response) -> Float[Array, " n"]:
+        """Difference in tokens."""
+        return (first.length - second.length).astype(jnp.float32)
+
+
+def scored_pairs() -> ScoredPair:
+    """Pairs as losses are given them: margins from -6 to 6 nats, 0 among them, of short and of long texts, with certain
+    and with soft labels."""
+    margin = np.array([-6.0, -1.5, -0.1, 0.0, 0.0, 0.1, 1.5, 6.0])
+    base = np.array([-30.0, -12.0, -8.0, -8.0, -2.0, -5.0, -20.0, -45.0])
+
+    def numbers(values: Any) -> Array:
+        return jnp.asarray(np.broadcast_to(values, margin.shape), jnp.float32)
+
+    scores = PairScores(numbers(base + margin), numbers(base - 1.0))
+    anchor = PairScores(numbers(base), numbers(base - 1.0))
+    lengths = (jnp.asarray([12, 5, 3, 3, 1, 2, 7, 12]), jnp.asarray([2, 5, 1, 3, 1, 4, 12, 12]))
+    soft = numbers([1.0, 0.9, 0.7, 0.5, 1.0, 0.7, 0.9, 1.0])
+    reward = numbers([2.0, -1.0, 0.5, 0.0, 1.0, 3.0, -0.5, 1.0])
+    return ScoredPair(scores, anchor, *lengths, soft, reward, numbers(0.3), numbers(base + 1.0))
+
+
+class Uniform(AbstractPrompts):
+    """Prompts of random tokens."""
+
+    sizes: Sizes = eqx.field(static=True)
+
+    def __call__(self, key: PRNGKeyArray) -> Prompt:
+        """Draw one prompt."""
+        tokens = jax.random.randint(key, (self.sizes.prompt,), 1, self.sizes.vocabulary)
+        return Prompt(tokens, jnp.asarray(self.sizes.prompt))
+
+
+class Endless(AbstractWriters):
+    """Responses of random tokens that do not end."""
+
+    sizes: Sizes = eqx.field(static=True)
+
+    def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
+        """Write one response."""
+        tokens = jax.random.randint(key, (self.sizes.response,), 1, self.sizes.vocabulary)
+        return Response(tokens, jnp.asarray(self.sizes.response))
+
+
+class Count(AbstractGolden):
+    """Rewards length."""
+
+    def __call__(self, prompt: Prompt, response: Response) -> Scalar:
+        """Tokens of the response."""
+        return response.length.astype(jnp.float32)
+
+
+def world(sizes: Sizes) -> World:
+    """A world that is quickly drawn."""
+    return World(Uniform(sizes), Endless(sizes), Count())
+
+
+class MadeUpEvidence:
+    """Evidence of a study before there is any: plausible numbers that differ between arms, runs and metrics, the same
+    at each call. See `sweeps.estimands.Evidence`."""
+
+    def __init__(self, selection: Selection) -> None:
+        self._arms = [arm.name for arm in selection.study.arms]
+        self._axes = {path: selection.axes.values(path) for path in selection.axes.paths}
+        settings = [tuple(setting.values()) for setting in selection.axes] or [()]
+        seeds = range(max(2, selection.seeds))
+        self._units: list[Unit] = [
+            (seed, tuple(map(_plain, values))) for seed in seeds for values in settings[:4]
+        ]
+
+    def caveat(self, arms: Sequence[str]) -> str:
+        """None."""
+        self._known(*arms)
+        return ""
+
+    def peak(self, arm: str) -> Peak:
+        """Inside the range."""
+        self._known(arm)
+        draws = self._normal(("peak", arm), 200)
+        value = 0.7 + 0.02 * draws
+        ends = value - 0.1
+        return Peak(value, 2.0 + 0.1 * draws, ends, ends, np.ones(draws.shape, dtype=bool))
+
+    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
+        """Around a few percentage points."""
+        self._known(first, second, *also)
+        return 0.05 + 0.02 * self._normal(("gap", first, second), 200)
+
+    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Counts and peaks, as results give them."""
+        details = self.describe_runs(arms) | {"shared_kl": [0.1, 9.0]}
+        for arm in arms:
+            details["arms"][arm] |= {
+                "observed_kl": [0.1, 9.0],
+                "peak": 0.7,
+                "peak_interval": [0.65, 0.75],
+                "peak_kl": 4.0,
+                "peak_kl_interval": [3.0, 5.0],
+                "peak_inside": 1.0,
+                "peak_place": "inside",
+            }
+        return details
+
+    def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
+        """Positive numbers below 1."""
+        self._known(arm, *among)
+        values = 0.5 + 0.1 * np.tanh(self._normal((metric, arm), len(self._units)))
+        return dict(zip(self._units, map(float, values), strict=True))
+
+    def checkpoints(
+        self, columns: tuple[str, ...], arms: tuple[str, ...]
+    ) -> tuple[Mapping[Unit, list[np.ndarray]], ...]:
+        """Five checkpoints a run, positive numbers below 1."""
+        self._known(*arms)
+
+        def run(arm: str, unit: Unit) -> np.ndarray:
+            noise = self._normal((arm, *columns, unit), 5 * len(columns))
+            return 0.5 + 0.1 * np.tanh(noise).reshape(5, len(columns))
+
+        return tuple({unit: [run(arm, unit)] for unit in self._units} for arm in arms)
+
+    def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Counts."""
+        self._known(*arms)
+        seeds = len({seed for seed, _ in self._units})
+        counts = {"seeds": seeds, "runs": len(self._units), "diverged": 0}
+        return {"arms": {arm: dict(counts) for arm in arms}}
+
+    def levels(self, path: str) -> tuple[Any, ...]:
+        """The values that the study sweeps."""
+        if path not in self._axes:
+            raise Unanswerable(f"{path} is not swept")
+        return tuple(map(_plain, self._axes[path]))
+
+    def at(self, path: str, level: Any) -> "MadeUpEvidence":
+        """The same at every level."""
+        if level not in self.levels(path):
+            raise Unanswerable(f"{path} has no level {level}")
+        return self
+
+    def size(self, path: str, level: Any) -> float:
+        """Twice as much at every further level."""
+        return float(2 ** self.levels(path).index(level))
+
+    def _known(self, *arms: str) -> None:
+        for arm in arms:
+            if arm not in self._arms:
+                raise unknown("arm", arm, self._arms)
+
+    def _normal(self, key: Any, count: int) -> np.ndarray:
+        return np.random.default_rng(zlib.crc32(repr(key).encode())).normal(size=count)
+
+
+def _plain(value: Any) -> Any:
+    """A swept value as results hold it."""
+    return value if value is None or isinstance(value, bool | int | float | str) else spell(value)

@@ -1,0 +1,223 @@
+"""What is wrong with a user's class, in one sentence that names the class, and file and line where its code failed."""
+
+import contextlib
+import difflib
+import inspect
+import sysconfig
+import traceback
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from sweeps.estimands import Estimand
+from sweeps.rules import Rule
+from testbed.environment import AbstractGolden, AbstractPrompts, AbstractTask, AbstractWriters
+from testbed.errors import InvalidInput
+from testbed.losses.base import AbstractLoss
+from testbed.objective import AbstractObjective
+from testbed.preference import AbstractLabeler, AbstractPreference
+from testbed.proxies import AbstractProxyConfig
+from testbed.references import AbstractReference
+from testbed.sources.base import AbstractSource
+
+#: Packages whose classes the contract tests hold; those of others are checked by every command.
+OURS = ("testbed", "envs", "sweeps", "analysis")
+#: Families by their base classes, the special ones first, in the word that sentences use for a member.
+FAMILIES: dict[type, str] = {
+    AbstractLoss: "loss",
+    AbstractObjective: "method",
+    AbstractLabeler: "labeler",
+    AbstractGolden: "golden reward",
+    AbstractPrompts: "prompts",
+    AbstractWriters: "writers",
+    AbstractTask: "task",
+    AbstractProxyConfig: "proxy",
+    AbstractPreference: "preference model",
+    AbstractSource: "source",
+    AbstractReference: "reference",
+    Estimand: "estimand",
+    Rule: "rule",
+}
+_ROOT = Path(__file__).resolve().parents[2]
+_LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")})
+#: What Python and numpy ask of a value that is not known while a program is traced, and what to use instead.
+_TRACED: tuple[tuple[type[Exception], str], ...] = (
+    (
+        jax.errors.TracerBoolConversionError,
+        "`if`, `while`, `and`, `or` and `not` need a value, and there is none yet when a program is traced: use "
+        "jnp.where, or & and |",
+    ),
+    (
+        jax.errors.NonConcreteBooleanIndexError,
+        "a mask as an index makes an array of unknown size: use jnp.where",
+    ),
+    (
+        jax.errors.TracerArrayConversionError,
+        "numpy needs values, and there are none yet when a program is traced: use jax.numpy",
+    ),
+    (
+        jax.errors.ConcretizationTypeError,
+        "float(), int(), range() and shapes need a value, and there is none yet when a program is traced: use "
+        "jax.numpy, or declare the field eqx.field(static=True)",
+    ),
+)
+
+
+def ours(kind: type) -> bool:
+    """Whether a class comes with the testbed."""
+    return kind.__module__.split(".")[0] in OURS
+
+
+def named(thing: Any, method: str = "") -> str:
+    """How sentences name an object: ``loss Square``, ``labeler Coin.outcomes``."""
+    kind = thing if inspect.isclass(thing) else type(thing)
+    word = next((word for base, word in FAMILIES.items() if issubclass(kind, base)), "class")
+    return f"{word} {kind.__name__}" + (f".{method}" if method else "")
+
+
+@contextlib.contextmanager
+def guarded(thing: Any, method: str = "") -> Iterator[None]:
+    """Turn whatever the code of ``thing`` raises into one sentence with class, file, line and cause, as
+    `InvalidInput`."""
+    try:
+        yield
+    except InvalidInput as problem:
+        told = str(problem)
+        raise (
+            problem
+            if told.startswith(named(thing))
+            else InvalidInput(f"{named(thing, method)}: {told}")
+        ) from problem
+    except Exception as problem:
+        raise InvalidInput(
+            f"{named(thing, method)} fails{_place(thing, problem)}: {_cause(problem)}"
+        ) from problem
+
+
+def _cause(problem: Exception) -> str:
+    """One line on an exception, with what to use where a traced value was asked for its value."""
+    for kind, advice in _TRACED:
+        if isinstance(problem, kind):
+            return advice
+    said = traceback.TracebackException.from_exception(problem).format_exception_only()
+    first = "".join(said).strip().split("\n")[0].rstrip(".")
+    if isinstance(problem, AttributeError) and problem.obj is not None:
+        near = difflib.get_close_matches(problem.name or "", dir(problem.obj), n=1)
+        return f"{first}: did you mean '{near[0]}'?" if near else first
+    return first
+
+
+def _place(thing: Any, problem: Exception) -> str:
+    """Where the user's code failed: the last line of it that was running, or where its class begins."""
+    frames = traceback.extract_tb(problem.__traceback__)
+    theirs = [frame for frame in frames if _theirs(frame.filename)]
+    if theirs:
+        return f" in {_shown(theirs[-1].filename)}, line {theirs[-1].lineno}"
+    kind = type(thing)
+    try:
+        file, line = inspect.getsourcefile(kind), inspect.getsourcelines(kind)[1]
+    except (OSError, TypeError):
+        return ""
+    return f" ({_shown(file)}, line {line})" if file else ""
+
+
+def _theirs(file: str) -> bool:
+    path = Path(file).resolve()
+    packages = [str(_ROOT / name) for name in OURS]
+    inside = any(str(path).startswith(folder + "/") for folder in (*packages, *_LIBRARIES))
+    return path.is_file() and not inside
+
+
+def _shown(file: str) -> str:
+    """A path as short as it can be from here."""
+    path = Path(file).resolve()
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def is_array(value: Any) -> bool:
+    """Whether it is an array, or the shape and dtype of one."""
+    return hasattr(value, "shape") and hasattr(value, "dtype")
+
+
+def require_array(
+    what: str, value: Any, shape: tuple[int, ...], meaning: str, kind: Any = jnp.floating
+) -> None:
+    """Refuse anything but an array (or its shape and dtype) of that shape and kind of number. ``what`` is the subject,
+    ``meaning`` says what the shape is for."""
+    words = {jnp.floating: "floating-point numbers", jnp.integer: "whole numbers"}
+    if not is_array(value):
+        raise InvalidInput(f"{what} returns {_spoken(value)}: needs {meaning}, shape {shape}")
+    if tuple(value.shape) != shape:
+        raise InvalidInput(f"{what} returns shape {tuple(value.shape)}: needs {shape}, {meaning}")
+    if not jnp.issubdtype(value.dtype, kind):
+        raise InvalidInput(
+            f"{what} returns numbers of type {value.dtype}: needs {words[kind]}, {meaning}"
+        )
+
+
+def require_kind(what: str, value: Any, kind: Any, example: str = "") -> None:
+    """Refuse anything but an instance of ``kind``."""
+    if not isinstance(value, kind):
+        kinds = kind if isinstance(kind, tuple) else (kind,)
+        needed = " or ".join(one.__name__ for one in kinds)
+        hint = f", {example}" if example else ""
+        raise InvalidInput(f"{what} returns {_spoken(value)}: needs {needed}{hint}")
+
+
+def require_like(what: str, value: Any, example: Any, meaning: str) -> None:
+    """Refuse a pytree whose structure, shapes or dtypes are not those of an example."""
+    found, needed = (_leaves(tree) for tree in (value, example))
+    if type(value) is not type(example) or found.keys() != needed.keys():
+        raise InvalidInput(f"{what} returns {_spoken(value)}: needs {meaning}")
+    for path, leaf in needed.items():
+        own = found[path]
+        if own.shape != leaf.shape or own.dtype != leaf.dtype:
+            raise InvalidInput(
+                f"{what} returns {meaning} with {path or 'value'} of shape {tuple(own.shape)} and type {own.dtype}: "
+                f"needs {tuple(leaf.shape)} and {leaf.dtype}"
+            )
+
+
+def _leaves(tree: Any) -> dict[str, Any]:
+    return {
+        jax.tree_util.keystr(path).lstrip("."): leaf
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+        if is_array(leaf)
+    }
+
+
+def require_finite(what: str, values: Any, where: str) -> None:
+    """Refuse infinities and NaN in any leaf."""
+    for path, leaf in _leaves(values).items():
+        array = np.asarray(leaf)
+        if np.issubdtype(array.dtype, np.inexact) and not np.all(np.isfinite(array)):
+            found = array[~np.isfinite(array)]
+            part = f" in {path}" if path else ""
+            raise InvalidInput(
+                f"{what} is {found[0]}{part} for {found.size} of {array.size} {where}: needs finite numbers"
+            )
+
+
+def require_numbers(module: eqx.Module) -> None:
+    """Refuse a config with a leaf that is no number: programs take leaves as arrays."""
+    for path, leaf in jax.tree_util.tree_leaves_with_path(module):
+        if not (isinstance(leaf, bool | int | float) or is_array(leaf)):
+            name = jax.tree_util.keystr(path).lstrip(".")
+            raise InvalidInput(
+                f"{named(module)} has {leaf!r} in its field {name}, which is no number: declare the field as "
+                "eqx.field(static=True)"
+            )
+
+
+def _spoken(value: Any) -> str:
+    """What something is, in a word or two."""
+    if value is None:
+        return "None"
+    if is_array(value):
+        return f"shape {tuple(value.shape)}"
+    return f"a {type(value).__name__}"
