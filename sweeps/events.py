@@ -15,6 +15,8 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
+from sweeps.log_names import NAMES
+
 if TYPE_CHECKING:
     # pandas infers a union of a dozen types for every selection; see `analysis.load`.
     Table = Any
@@ -54,8 +56,9 @@ def log(directory: Path) -> Iterator[Add]:
 
 
 def clear(root: Path) -> None:
-    """Remove the event files that an earlier call wrote, and the directories that leaves empty."""
-    for file in root.rglob(f"events.out.tfevents.*{_SUFFIX}"):
+    """Remove the event files that an earlier call wrote, with what says what they hold, and the directories that leaves
+    empty."""
+    for file in [*root.rglob(f"events.out.tfevents.*{_SUFFIX}"), *root.glob(f"*/{NAMES}")]:
         file.unlink()
     for directory in [*sorted(root.rglob("*"), reverse=True), root]:
         if directory.is_dir() and not any(directory.iterdir()):
