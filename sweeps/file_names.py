@@ -35,6 +35,26 @@ def stem(*parts: str) -> str:
     return _name("-".join(parts), lambda letter: letter.isalnum() or letter in "_-", "-")
 
 
+#: Pages of a report that are no study's, and what the names of its other files begin with.
+_PAGES = re.compile(r"(index|methods|provenance|transfer)(-|$)", re.IGNORECASE)
+
+
+def study_stem(study: str) -> str:
+    """The name, without its ending, of a study's page in a report."""
+    return marked(stem(study), study) if _PAGES.match(study) else stem(study)
+
+
+def figure_stem(study: str, drawing: str) -> str:
+    """The name, without its ending, of a figure of a study; ``drawing`` may be a path of the config, whose dots become
+    dashes."""
+    return figure_prefix(study) + stem(drawing.replace(".", "-"))
+
+
+def figure_prefix(study: str) -> str:
+    """What the names of all figures of a study begin with."""
+    return f"{study_stem(study)}-"
+
+
 def _name(text: str, kept: Callable[[str], bool], other: str) -> str:
     name = "".join(letter if kept(letter) else other for letter in text)
     fits = len(name.encode("utf-8")) <= MOST_BYTES

@@ -1,6 +1,7 @@
 """JSON files that other processes, versions and people may have written: read whole and of the expected shape, or
 refused in one sentence."""
 
+import itertools
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -9,8 +10,9 @@ from typing import Any
 from testbed.errors import InvalidInput
 
 #: What a JSON value must be. A class stands for its instances (``int`` takes no bool, ``float`` takes whole numbers),
-#: None for null, a tuple for any of its members, ``[shape]`` for a list, ``{str: shape}`` for an object with any keys,
-#: and ``{"name": shape, "other?": shape}`` for an object with these, of which those with a question mark may be absent.
+#: None for null, a frozenset for the texts in it, a tuple for any of its members; ``[shape]`` for a list of any length,
+#: ``[shape, shape]`` for one of so many; ``{str: shape}`` for an object with any keys, and ``{"name": shape, "other?":
+#: shape}`` for an object with these, of which those with a question mark may be absent.
 Shape = Any
 
 SCALAR: Shape = (str, int, float, bool, None)
@@ -50,8 +52,11 @@ def misfit(value: Any, shape: Shape, where: str = "") -> str | None:
     if isinstance(shape, list):
         if not isinstance(value, list):
             return _wrong(value, list, where)
-        parts = ((item, shape[0], f"{where}[{place}]") for place, item in enumerate(value))
-        return _first(parts)
+        if len(shape) > 1 and len(value) != len(shape):
+            return f"{where or 'the whole'} has {len(value)} entries, must have {len(shape)}"
+        shapes = shape if len(shape) > 1 else itertools.repeat(shape[0])
+        numbered = enumerate(zip(value, shapes, strict=False))
+        return _first((item, own, f"{where}[{place}]") for place, (item, own) in numbered)
     if isinstance(shape, dict):
         return _object_misfit(value, shape, where)
     return None if _is(value, shape) else _wrong(value, shape, where)
@@ -79,6 +84,8 @@ def _first(parts: Any) -> str | None:
 def _is(value: Any, kind: Any) -> bool:
     if kind is None:
         return value is None
+    if isinstance(kind, frozenset):
+        return isinstance(value, str) and value in kind
     if kind in (int, float):
         number = isinstance(value, int if kind is int else int | float)
         return number and not isinstance(value, bool) and abs(value) < _LARGEST
@@ -87,10 +94,14 @@ def _is(value: Any, kind: Any) -> bool:
 
 def _wrong(value: Any, shape: Shape, where: str) -> str:
     kinds: Sequence[Any] = shape if isinstance(shape, tuple) else (shape,)
-    plain = [
-        dict if isinstance(one, dict) else list if isinstance(one, list) else one for one in kinds
-    ]
-    wanted = " or ".join(dict.fromkeys(_NAMES[one] for one in plain))
+    wanted = " or ".join(dict.fromkeys(map(_named, kinds)))
     shown = repr(value)
     shown = f"{shown[:60]}..." if len(shown) > 60 else shown
     return f"{where or 'the whole'} is {shown}, must be {wanted}"
+
+
+def _named(shape: Shape) -> str:
+    """A shape in words, without its parts."""
+    if isinstance(shape, frozenset):
+        return f"one of {', '.join(sorted(shape))}"
+    return _NAMES[type(shape) if isinstance(shape, dict | list) else shape]

@@ -19,6 +19,7 @@ from sweeps import provenance, pulse
 from sweeps.blocks import column
 from sweeps.claims import Claim
 from sweeps.engine import Engine, Plan
+from sweeps.file_names import file_name
 from sweeps.mirror import Draw, Opened, Preview, mirror, read_verdicts
 from sweeps.printing import cost_of, rich_table, say, show, show_cost, show_spent, verdict_table
 from sweeps.progress import display, duration
@@ -91,7 +92,7 @@ def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selec
             f"output directory {directory} holds the results of one study, this command runs "
             f"{len(selections)}: choose another --out"
         )
-    return {directory / name: one for name, one in zip(names, selections, strict=True)}
+    return {directory / file_name(name): one for name, one in zip(names, selections, strict=True)}
 
 
 def run(

@@ -6,7 +6,6 @@ killed at any moment leaves whole blocks only. One process writes at a time; any
 """
 
 import contextlib
-import hashlib
 import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -160,7 +159,7 @@ class Store:
 
     def _write(self, table: pa.Table) -> Path:
         data = blocks.encode(table)
-        name = hashlib.sha256(data).hexdigest()[:16]
+        name = blocks.name_of(data)
         path = self.directory / "blocks" / f"{name}.parquet"
         try:
             files.write(path, data, path.with_name(f".{name}.tmp"))
