@@ -16,7 +16,7 @@ from sweeps.claims import Claim
 from sweeps.estimands import Unit
 from sweeps.store import FACTS, KNOWN, METRICS, Store, study_directories
 from sweeps.study import load_study
-from testbed.errors import InvalidInput
+from testbed.errors import InvalidInput, said
 
 if TYPE_CHECKING:
     # pandas infers a union of a dozen types for every selection, which no type checker can follow.
@@ -96,15 +96,22 @@ class Results:
         """The claims with their rules as stored before the run. Raises InvalidInput.
 
         A user's study may define estimands of its own: if a stored one is unknown, the study's file
-        is imported, which makes them known.
+        is imported, which makes them known. If that is impossible the error says which file to restore.
         """
-        stored = self.study.get("claims", ())
+        stored, file = self.study.get("claims", ()), self.study.get("file")
         try:
             return tuple(Claim.from_dict(claim) for claim in stored)
-        except InvalidInput:
-            if not self.study.get("file"):
+        except InvalidInput as unknown:
+            if not file:
                 raise
-            load_study(self.study["file"])
+            try:
+                load_study(file)
+            except InvalidInput as problem:
+                lacks = not Path(file).is_file()
+                raise InvalidInput(
+                    f"the claims of study {self.name} are measured by what its own file defines ({said(unknown)}): "
+                    + (f"restore {file}, which is not there" if lacks else said(problem))
+                ) from problem
             return tuple(Claim.from_dict(claim) for claim in stored)
 
     @functools.cached_property

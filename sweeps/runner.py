@@ -233,7 +233,13 @@ def _execute(
     say(console, f"{total} runs, {total - len(todo)} of them stored already in {where}")
     if not todo:
         return
-    plan = engine.plan(todo)
+    try:
+        plan = engine.plan(todo)
+    except InvalidInput:
+        # What was asked for cannot be had here: it must not be what the next command into this directory has to match.
+        for book in books:
+            book.store.withdraw()
+        raise
     if verbose:
         show(rich_table(plan.describe(), "Plan"), console)
     show_cost(plan, console)

@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 import pyarrow as pa
 
-from sweeps import blocks, files
+from sweeps import blocks, files, pulse
 from sweeps import header as headers
 from sweeps.blocks import COUNTS, FACTS, KNOWN, MEASURED, METRICS, TEXTS, Rows
 from sweeps.header import SCHEMA
@@ -30,7 +30,7 @@ __all__ += ["read_stores", "study_directories"]
 MERGED_ROWS = 32_768
 #: Blocks of fewer bytes that an earlier session has left, if they are many, are merged too.
 _SMALL_BYTES, _MANY = 2**20, 16
-_OURS = {".lock", "study.json.tmp", headers.PLANNED, f"{headers.PLANNED}.tmp"}
+_OURS = {".lock", "study.json.tmp", headers.PLANNED, f"{headers.PLANNED}.tmp", pulse.FILE}
 
 
 class Store:
@@ -41,6 +41,7 @@ class Store:
         self.header = header
         self._lock = lock
         self._small: dict[Path, pa.Table] = {}
+        self._begun = False
 
     @classmethod
     def create_or_open(cls, directory: Path | str, header: Mapping[str, Any]) -> "Store":
@@ -79,6 +80,7 @@ class Store:
             lock.close()
             raise
         store = cls(directory, merged, lock)
+        store._begun = len(merged["sessions"]) == 1
         try:
             store._merge_old()
         except BaseException:
@@ -108,6 +110,13 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def withdraw(self) -> None:
+        """Take back a store that this process has begun and has stored nothing in."""
+        if self._begun and not self._paths():
+            for name in ("study.json", headers.PLANNED):
+                (self.directory / name).unlink(missing_ok=True)
+            (self.directory / "blocks").rmdir()
 
     def note(self, **facts: Any) -> None:
         """Add facts, such as the seconds that it took, to what the header says of the present session."""
@@ -215,9 +224,11 @@ def study_directories(directory: Path) -> list[Path]:
 def read_stores(directory: Path) -> list[tuple[Store, pd.DataFrame]]:
     """The stores of a results directory that hold finished runs and can be read, by name, with their tables.
 
-    Raises InvalidInput, with what is wrong with the first, if there are none.
+    Raises InvalidInput, with what is wrong with the first, if there are none; and if two of them hold the same study,
+    whose pages and figures would overwrite each other's.
     """
     found, problems = [], []
+    owners: dict[str, Path] = {}
     for place in study_directories(directory) or [directory]:
         try:
             store = Store.open(place)
@@ -226,6 +237,13 @@ def read_stores(directory: Path) -> list[tuple[Store, pd.DataFrame]]:
                 found.append((store, table))
         except InvalidInput as problem:
             problems.append(problem)
+    for store, _ in found:
+        name = store.header["study"]
+        other = owners.setdefault(name, store.directory)
+        if other != store.directory:
+            raise InvalidInput(
+                f"{other} and {store.directory} both hold study {name}: move one of them out of {directory}"
+            )
     if not found:
         finish = f"{directory} holds no finished run: run the study again to finish one"
         raise problems[0] if problems else InvalidInput(finish)
