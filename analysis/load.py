@@ -14,7 +14,7 @@ import pandas as pd
 
 from sweeps.claims import Claim
 from sweeps.estimands import Unit
-from sweeps.store import FACTS, KNOWN, METRICS, Store, study_directories
+from sweeps.store import FACTS, KNOWN, METRICS, Store, refuse_incomplete, study_directories
 from sweeps.study import load_study
 from testbed.errors import InvalidInput, said
 
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 else:
     Table = pd.DataFrame
     Column = pd.Series
-
-_KEYS = ("run", "arm", "task", "seed", "step", "evaluation", "diverged_step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -231,9 +229,7 @@ def load(directory: Path | str, opened: tuple[Store, Table] | None = None) -> Re
         raise InvalidInput(
             f"{directory} holds no finished runs yet: complete the `testbed run` that began it"
         )
-    missing = [column for column in _KEYS if column not in table.columns]
-    if missing:
-        raise InvalidInput(f"the results in {directory} lack the columns {', '.join(missing)}")
+    refuse_incomplete(Path(directory), table)
     planned = {(arm, run) for arm, runs in store.header.get("planned", {}).items() for run in runs}
     foreign = 0
     if planned:

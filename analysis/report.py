@@ -29,7 +29,7 @@ from testbed.errors import InvalidInput
 
 FOLDER = "report"
 _NUMBER: json_files.Shape = (float, None)
-_TEST: json_files.Shape = {
+TEST: json_files.Shape = {
     "verdict": frozenset(VERDICTS),
     "effect": str,
     "unit": str,
@@ -41,12 +41,12 @@ _TEST: json_files.Shape = {
     "details": dict,
 }
 #: A row of `verdicts.json`; see `analysis.verdict.entry`.
-_ENTRY: json_files.Shape = {
-    **_TEST,
+ENTRY: json_files.Shape = {
+    **TEST,
     **dict.fromkeys(("study", "claim", "task", "text", "against", "note"), str),
     "newer": bool,
     "stored_verdict": (str, None),
-    "tests": [_TEST],
+    "tests": [TEST],
 }
 TRANSFER = Place("transfer.html", "Transfer")
 _TRANSFER_KEY = ".transfer.key"
@@ -150,7 +150,7 @@ def verdicts(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[
     # A file that is damaged is as good as none: the same is found again.
     with contextlib.suppress(InvalidInput):
         if known.is_file() and _holds(key, collection):
-            return json_files.read(known, [_ENTRY], "it is made anew")
+            return json_files.read(known, [ENTRY], "it is made anew")
     gathered = [chapter.gather(results, directory) for results in collection.studies]
     return _entries(gathered)
 

@@ -80,6 +80,8 @@ _KINDS: dict[str, pa.DataType] = {
 KNOWN = frozenset(_KINDS)
 _DICTIONARIES = [*TEXTS, "config"]
 _ORDER = ("arm", "seed", "run", "evaluation")
+#: Seeds and numbers of evaluations are smaller; `_key` reckons with them.
+_LARGEST = 2**40
 _NEEDED = ("run", "arm", "seed", "evaluation", "config")
 
 
@@ -199,6 +201,12 @@ def _misfit(table: pa.Table, columns: list[str] | None) -> str | None:
             return f"column {name} is missing"
         if table.column(name).null_count:
             return f"column {name} has gaps"
+    for name in _ORDER if columns is None else ():
+        values = table.column(name)
+        if pa.types.is_integer(values.type) and len(values):
+            least, most = (pc.min(values).as_py(), pc.max(values).as_py())
+            if not -_LARGEST < least <= most < _LARGEST:
+                return f"column {name} has {most if most >= _LARGEST else least}"
     for field in table.schema:
         kind, wanted = (_plain_kind(one) for one in (field.type, _KINDS.get(field.name)))
         if not (kind == wanted if wanted is not None else _is_scalar(kind)):

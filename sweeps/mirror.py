@@ -35,12 +35,12 @@ Draw = Callable[[Path, Sequence[Opened]], object]
 def mirror(directory: Path, opened: Sequence[Opened], more: tensorboard.More | None = None) -> Path:
     """Write TensorBoard's logs of a results directory; the directory to give to TensorBoard."""
     verdicts = read_verdicts(directory)
-    figures = _figures(directory, [store.header["study"] for store, _ in opened])
+    shown = figures(directory, [store.header["study"] for store, _ in opened])
     studies = [
         tensorboard.Logged(
             table,
             store.header,
-            figures=figures[name],
+            figures=shown[name],
             verdicts=[row for row in verdicts if row.get("study", name) == name],
         )
         for store, table in opened
@@ -57,7 +57,7 @@ def read_verdicts(directory: Path) -> list[Row]:
     return json_files.read(path, [VERDICT], "delete it, `testbed report` writes it again")
 
 
-def _figures(directory: Path, studies: Sequence[str]) -> dict[str, list[Path]]:
+def figures(directory: Path, studies: Sequence[str]) -> dict[str, list[Path]]:
     """The PNG files that the report has of each study; of studies whose names begin alike the longest fits."""
     found: dict[str, list[Path]] = {name: [] for name in studies}
     by_length = sorted(found, key=len, reverse=True)

@@ -24,8 +24,9 @@ from testbed import config
 from testbed.errors import InvalidInput
 
 __all__ = ["COUNTS", "FACTS", "KNOWN", "MEASURED", "METRICS", "SCHEMA", "TEXTS", "Rows", "Store"]
-__all__ += ["read_stores", "study_directories"]
+__all__ += ["read_stores", "refuse_incomplete", "study_directories"]
 
+_WHOLE = ("run", "arm", "task", "seed", "step", "evaluation", "diverged_step")
 #: Blocks of fewer rows are merged until there are as many: 10^4 runs are then a few dozen files.
 MERGED_ROWS = 32_768
 #: Blocks of fewer bytes that an earlier session has left, if they are many, are merged too.
@@ -221,6 +222,17 @@ def study_directories(directory: Path) -> list[Path]:
     return sorted(path.parent for path in directory.glob("*/study.json"))
 
 
+def refuse_incomplete(directory: Path, table: pd.DataFrame) -> None:
+    """Raise `InvalidInput` if rows do not say of which run they are, when they were measured and whether it had
+    diverged: whoever reads them needs that."""
+    missing = [name for name in _WHOLE if name not in table.columns]
+    if missing:
+        raise InvalidInput(f"the results in {directory} lack the columns {', '.join(missing)}")
+    gaps = [name for name in _WHOLE if table[name].isna().any()]
+    if gaps:
+        raise InvalidInput(f"the results in {directory} have gaps in the columns {', '.join(gaps)}")
+
+
 def read_stores(directory: Path) -> list[tuple[Store, pd.DataFrame]]:
     """The stores of a results directory that hold finished runs and can be read, by name, with their tables.
 
@@ -234,6 +246,7 @@ def read_stores(directory: Path) -> list[tuple[Store, pd.DataFrame]]:
             store = Store.open(place)
             table = store.read()
             if not table.empty:
+                refuse_incomplete(place, table)
                 found.append((store, table))
         except InvalidInput as problem:
             problems.append(problem)
