@@ -105,10 +105,12 @@ class Results:
             try:
                 load_study(file)
             except InvalidInput as problem:
-                lacks = not Path(file).is_file()
+                what = said(unknown).partition(":")[0]
+                wrong = (
+                    said(problem) if Path(file).is_file() else f"restore {file}, which is not there"
+                )
                 raise InvalidInput(
-                    f"the claims of study {self.name} are measured by what its own file defines ({said(unknown)}): "
-                    + (f"restore {file}, which is not there" if lacks else said(problem))
+                    f"claims of study {self.name} need what the study's own file defines ({what}): {wrong}"
                 ) from problem
             return tuple(Claim.from_dict(claim) for claim in stored)
 

@@ -41,7 +41,9 @@ def refuse_too_large(point: Point, machine: Machine) -> None:
     if needed <= CERTAIN * machine.memory:
         return
     together = f" on each of {machine.devices} devices" if machine.devices > 1 else ""
-    total, present = (_gigabytes(machine.devices * part) for part in (needed, machine.memory))
+    total, present = (
+        _gigabytes(float(machine.devices * part)) for part in (needed, machine.memory)
+    )
     raise InvalidInput(
         f"a run of arm {point.arm}{together} needs about {total} of memory, and {present} may be used here: make "
         f"{_weightiest(point.experiment)} smaller, or set {LIMIT}"

@@ -140,7 +140,10 @@ def _joined(*parts: str) -> str:
 def _marked(study: Logged) -> Logged:
     """With a column that says of each row whether its run had diverged by then; a median would hide it."""
     diverged = study.results["diverged_step"].between(0, study.results["step"])
-    return dataclasses.replace(study, results=study.results.assign(diverged=diverged.astype(float)))
+    results = study.results.assign(diverged=diverged.astype(float))
+    if "win_rate" not in results:  # by which settings and runs are chosen
+        results = results.assign(win_rate=math.nan)
+    return dataclasses.replace(study, results=results)
 
 
 def _keys(study: Logged) -> list[str]:

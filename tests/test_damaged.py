@@ -30,7 +30,10 @@ from damaged import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from sweeps import blocks, pulse, standing
+import sweeps.results
+from analysis import report
+from sweeps import blocks, cli, mirror, pulse, standing
+from sweeps.store import read_stores
 from testbed.errors import InvalidInput
 
 FUZZED = settings(
@@ -322,3 +325,59 @@ def test_a_kill_between_planned_runs_and_study_leaves_a_store(
         planned = header.read(copy)["planned"]
         assert planned["near"] == ["near0", "near1", *(["near2"] if kept > 1 else [])]
     assert sum(1 for _ in places(HEADER)) > 40
+
+
+def with_own_estimand(directory: Path, file: Path) -> None:
+    """Results of a study in a file that defines an estimand of its own."""
+    own = json.loads((directory / "study.json").read_text())
+    own["claims"][0]["tests"][0]["estimand"] = {"kind": "OwnLevel", "metric": "kl"}
+    own["file"] = str(file)
+    write_study(directory, json.dumps(own).encode())
+
+
+@pytest.mark.parametrize("words", [["report"], ["report", "--format", "csv"], ["compare"]])
+def test_without_the_studys_file_it_is_said_which_to_restore_where(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], words: list[str]
+) -> None:
+    file = tmp_path / "elsewhere" / "own.py"
+    with_own_estimand(directory, file)
+    places = [str(directory)] * (2 if words == ["compare"] else 1)
+    assert cli.main([words[0], *places, *words[1:]]) == 2
+    said = capsys.readouterr().err
+    assert f"restore {file}, which is not there" in said
+    assert "estimand kind is OwnLevel" in said
+    assert "give a name" not in said
+
+
+def test_without_the_studys_file_all_else_is_read(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "elsewhere" / "own.py"
+    with_own_estimand(directory, file)
+    out = tmp_path / "table.csv"
+    assert cli.main(["export", str(directory), "--out", str(out)]) == 0
+    assert out.read_text().count("near0") == 3
+    assert cli.main(["status", str(directory)]) == 1
+    assert cli.main(["report", str(directory), "--bib"]) == 0
+    assert mirror.mirror(directory, read_stores(directory)).is_dir()
+    capsys.readouterr()
+    with pytest.raises(InvalidInput, match=f"restore {file}, which is not there"):
+        sweeps.results.trained(directory)
+
+
+def test_one_study_twice_is_refused(directory: Path, tmp_path: Path) -> None:
+    """Its pages would overwrite each other."""
+    for name in ("one", "two"):
+        shutil.copytree(directory, tmp_path / "both" / name)
+    with pytest.raises(InvalidInput, match=r"one and .*two both hold study small: move one"):
+        read_stores(tmp_path / "both")
+
+
+def test_verdicts_that_are_damaged_are_found_again(directory: Path) -> None:
+    """What a report has kept is only a shortcut."""
+    report.build(directory)
+    expected = report.verdicts(directory)
+    path = directory / "report" / "verdicts.json"
+    for data in (path.read_bytes()[:100], b"[[]]", b"\xff"):
+        path.write_bytes(data)
+        assert report.verdicts(directory) == expected
