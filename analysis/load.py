@@ -101,7 +101,10 @@ class Results:
             return tuple(Claim.from_dict(claim) for claim in stored)
         except InvalidInput as unknown:
             if not file:
-                raise
+                place = self.directory / "study.json" if self.directory else f"study {self.name}"
+                raise InvalidInput(
+                    f"the claims in {place} cannot be read ({said(unknown)})"
+                ) from unknown
             try:
                 load_study(file)
             except InvalidInput as problem:

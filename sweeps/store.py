@@ -12,6 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
@@ -228,7 +229,7 @@ def refuse_incomplete(directory: Path, table: pd.DataFrame) -> None:
     missing = [name for name in _WHOLE if name not in table.columns]
     if missing:
         raise InvalidInput(f"the results in {directory} lack the columns {', '.join(missing)}")
-    gaps = [name for name in _WHOLE if table[name].isna().any()]
+    gaps = [name for name in _WHOLE if bool(np.any(table[name].isna()))]
     if gaps:
         raise InvalidInput(f"the results in {directory} have gaps in the columns {', '.join(gaps)}")
 
