@@ -14,9 +14,9 @@ import pandas as pd
 
 from sweeps.claims import Claim
 from sweeps.estimands import Unit
-from sweeps.store import FACTS, KNOWN, METRICS, Store, study_directories
+from sweeps.store import FACTS, KNOWN, METRICS, Store, refuse_incomplete, study_directories
 from sweeps.study import load_study
-from testbed.errors import InvalidInput
+from testbed.errors import InvalidInput, said
 
 if TYPE_CHECKING:
     # pandas infers a union of a dozen types for every selection, which no type checker can follow.
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 else:
     Table = pd.DataFrame
     Column = pd.Series
-
-_KEYS = ("run", "arm", "task", "seed", "step", "evaluation", "diverged_step")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,15 +94,27 @@ class Results:
         """The claims with their rules as stored before the run. Raises InvalidInput.
 
         A user's study may define estimands of its own: if a stored one is unknown, the study's file
-        is imported, which makes them known.
+        is imported, which makes them known. If that is impossible the error says which file to restore.
         """
-        stored = self.study.get("claims", ())
+        stored, file = self.study.get("claims", ()), self.study.get("file")
         try:
             return tuple(Claim.from_dict(claim) for claim in stored)
-        except InvalidInput:
-            if not self.study.get("file"):
-                raise
-            load_study(self.study["file"])
+        except InvalidInput as unknown:
+            if not file:
+                place = self.directory / "study.json" if self.directory else f"study {self.name}"
+                raise InvalidInput(
+                    f"the claims in {place} cannot be read ({said(unknown)})"
+                ) from unknown
+            try:
+                load_study(file)
+            except InvalidInput as problem:
+                what = said(unknown).partition(":")[0]
+                wrong = (
+                    said(problem) if Path(file).is_file() else f"restore {file}, which is not there"
+                )
+                raise InvalidInput(
+                    f"claims of study {self.name} need what the study's own file defines ({what}): {wrong}"
+                ) from problem
             return tuple(Claim.from_dict(claim) for claim in stored)
 
     @functools.cached_property
@@ -224,9 +234,7 @@ def load(directory: Path | str, opened: tuple[Store, Table] | None = None) -> Re
         raise InvalidInput(
             f"{directory} holds no finished runs yet: complete the `testbed run` that began it"
         )
-    missing = [column for column in _KEYS if column not in table.columns]
-    if missing:
-        raise InvalidInput(f"the results in {directory} lack the columns {', '.join(missing)}")
+    refuse_incomplete(Path(directory), table)
     planned = {(arm, run) for arm, runs in store.header.get("planned", {}).items() for run in runs}
     foreign = 0
     if planned:

@@ -4,6 +4,7 @@
 reader's light or dark theme, and read on a phone and in print.
 """
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Sequence
@@ -14,16 +15,39 @@ from analysis.card import as_json
 from analysis.figures.exhibits import early, exhibits
 from analysis.figures.material import Exhibit
 from analysis.load import Collection, Results, load_all
-from analysis.prose import slug
+from analysis.prose import VERDICTS
 from analysis.site import chapter, index, methods, provenance, study, transfer
 from analysis.site.chapter import Chapter
 from analysis.site.page import Place, add_link, unwritable, write_whole
 from analysis.site.verdicts import ordered
 from analysis.transfer import Card
+from sweeps import json_files
+from sweeps.file_names import figure_stem
 from sweeps.provenance import source_hash
 from sweeps.store import Store
+from testbed.errors import InvalidInput
 
 FOLDER = "report"
+_NUMBER: json_files.Shape = (float, None)
+TEST: json_files.Shape = {
+    "verdict": frozenset(VERDICTS),
+    "effect": str,
+    "unit": str,
+    "estimate": _NUMBER,
+    "interval": ([float, float], None),
+    "probability": _NUMBER,
+    "reason": str,
+    "rule": {"kind": str, "rope": float, "confidence": float, "words": str},
+    "details": dict,
+}
+#: A row of `verdicts.json`; see `analysis.verdict.entry`.
+ENTRY: json_files.Shape = {
+    **TEST,
+    **dict.fromkeys(("study", "claim", "task", "text", "against", "note"), str),
+    "newer": bool,
+    "stored_verdict": (str, None),
+    "tests": [TEST],
+}
 TRANSFER = Place("transfer.html", "Transfer")
 _TRANSFER_KEY = ".transfer.key"
 _TRANSFERRED = (TRANSFER.file, "transfer.json", _TRANSFER_KEY, "figures/transfer-*")
@@ -71,7 +95,7 @@ def _draw(results: Results, exhibits: Sequence[Exhibit], folder: Path) -> list[P
     return [
         path
         for exhibit in exhibits
-        for path in exhibit.drawing.save(folder, slug(results.name, exhibit.drawing.name))
+        for path in exhibit.drawing.save(folder, figure_stem(results.name, exhibit.drawing.name))
     ]
 
 
@@ -104,7 +128,7 @@ def build_transfer(card: Card, directory: Path) -> Path:
 def _transferred(folder: Path, collection: Collection) -> set[Path]:
     """The files of a transfer card that still holds; none if there is no such card."""
     key = folder / _TRANSFER_KEY
-    if not key.is_file() or key.read_text() != fingerprint(collection):
+    if not _holds(key, collection):
         return set()
     return {path for pattern in _TRANSFERRED for path in folder.glob(pattern)}
 
@@ -123,10 +147,20 @@ def verdicts(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[
     collection = load_all(directory, opened)
     known = directory / FOLDER / "verdicts.json"
     key = directory / FOLDER / ".verdicts.key"
-    if known.is_file() and key.is_file() and key.read_text() == fingerprint(collection):
-        return json.loads(known.read_text(encoding="utf-8"))
+    # A file that is damaged is as good as none: the same is found again.
+    with contextlib.suppress(InvalidInput):
+        if known.is_file() and _holds(key, collection):
+            return json_files.read(known, [ENTRY], "it is made anew")
     gathered = [chapter.gather(results, directory) for results in collection.studies]
     return _entries(gathered)
+
+
+def _holds(key: Path, collection: Collection) -> bool:
+    """Whether a file holds the fingerprint of these results."""
+    try:
+        return key.read_bytes() == fingerprint(collection).encode()
+    except OSError:
+        return False
 
 
 def fingerprint(collection: Collection) -> str:

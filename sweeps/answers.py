@@ -2,10 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
+from sweeps import json_files
 from sweeps.blocks import ANSWERS
 from sweeps.events import Table
+from testbed.errors import InvalidInput
 
 
 class Said(NamedTuple):
@@ -34,6 +36,21 @@ def said(results: Table) -> Iterator[Said]:
         first = group[(group["run"] == best["run"]) & (group["evaluation"] == 0)]
         if len(first) != 1:
             continue
-        pairs = zip(json.loads(first[ANSWERS].iat[0]), json.loads(best[ANSWERS]), strict=True)
-        for (prompt, before), (_, after) in pairs:
+        for (prompt, before), (_, after) in zip(_pairs(first.iloc[0]), _pairs(best), strict=False):
             yield Said(str(task), str(arm), prompt, before, after)
+
+
+def _pairs(row: Any) -> list[list[str]]:
+    """Prompts with answers, as a row of the results has them. Raises `InvalidInput` if its text is something else."""
+    try:
+        found = json.loads(row[ANSWERS])
+    except (ValueError, RecursionError) as problem:
+        raise InvalidInput(
+            f"the answers of run {row['run']} in the results are not JSON"
+        ) from problem
+    wrong = json_files.misfit(found, [[str, str]])
+    if wrong is not None:
+        raise InvalidInput(
+            f"the answers of run {row['run']} in the results are not pairs of texts ({wrong})"
+        )
+    return found

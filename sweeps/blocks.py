@@ -4,6 +4,7 @@ Rows are columns: a mapping from a column's name to its values, one entry a row 
 column, each a numpy array, an arrow array or a list. `None` and absent columns are gaps.
 """
 
+import hashlib
 import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -79,6 +80,8 @@ _KINDS: dict[str, pa.DataType] = {
 KNOWN = frozenset(_KINDS)
 _DICTIONARIES = [*TEXTS, "config"]
 _ORDER = ("arm", "seed", "run", "evaluation")
+#: Seeds and numbers of evaluations are smaller; `_key` reckons with them.
+_LARGEST = 2**40
 _NEEDED = ("run", "arm", "seed", "evaluation", "config")
 
 
@@ -138,23 +141,89 @@ def encode(table: pa.Table) -> bytes:
     return buffer.getvalue()
 
 
+def name_of(data: bytes) -> str:
+    """The name of a block with some contents, without its ending: a hash of them."""
+    return hashlib.sha256(data).hexdigest()[:16]
+
+
 def decode(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A block's table, or some columns of it, texts as dictionaries.
 
-    Raises `InvalidInput` if the file is damaged, `FileNotFoundError` if there is none.
+    Raises `InvalidInput` if the file cannot be read, is damaged or holds something else, `FileNotFoundError` if there
+    is none. Of files with a few wrong bits a third would pass for Parquet, with other numbers: what is not named by its
+    contents is not read at all.
     """
+    remedy = "delete it and run the same command again"
     try:
-        try:
-            file = pq.ParquetFile(path, read_dictionary=_DICTIONARIES, memory_map=True)
-        except KeyError:  # it lacks one of them
-            file = pq.ParquetFile(path, memory_map=True)
-        return file.read(columns=columns, use_threads=False)
+        data = path.read_bytes()
     except FileNotFoundError:
         raise
-    except (pa.ArrowInvalid, OSError) as problem:
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise InvalidInput(f"block {path} of the results cannot be read ({reason})") from problem
+    table = decoded(data, columns, _DICTIONARIES) if name_of(data) == path.stem else None
+    if table is None:
+        raise InvalidInput(f"block {path} of the results is damaged: {remedy}")
+    wrong = _misfit(table, columns)
+    if wrong:
         raise InvalidInput(
-            f"block {path} of the results is damaged: delete it and run the same command again"
-        ) from problem
+            f"block {path} of the results is not as it was written ({wrong}): {remedy}"
+        )
+    return table
+
+
+def decoded(
+    data: bytes, columns: list[str] | None = None, dictionaries: Sequence[str] = ()
+) -> pa.Table | None:
+    """The table, or some columns of it, of a Parquet file's contents, ``dictionaries`` naming texts to be read as such;
+    None if it is damaged, which pyarrow reports by errors of many kinds."""
+    buffer = pa.BufferReader(data)
+    try:
+        try:
+            file = pq.ParquetFile(buffer, read_dictionary=list(dictionaries))
+        except KeyError:  # it lacks one of them
+            file = pq.ParquetFile(buffer)
+        table = file.read(columns=columns, use_threads=False)
+        # Texts are checked to be UTF-8, too, which whoever uses them would find.
+        table.validate(full=True)
+        return table
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError):
+        return None
+
+
+def _misfit(table: pa.Table, columns: list[str] | None) -> str | None:
+    """What is wrong with the columns of a block, as `typed` makes them; None if nothing is."""
+    names = table.column_names
+    if len(set(names)) < len(names):
+        return "two columns have one name"
+    for name in _NEEDED if columns is None else [one for one in _NEEDED if one in columns]:
+        if name not in names:
+            return f"column {name} is missing"
+        if table.column(name).null_count:
+            return f"column {name} has gaps"
+    for name in _ORDER if columns is None else ():
+        values = table.column(name)
+        if pa.types.is_integer(values.type) and len(values):
+            least, most = pc.min_max(values).as_py().values()
+            if not -_LARGEST < least <= most < _LARGEST:
+                return f"column {name} has {most if most >= _LARGEST else least}"
+    for field in table.schema:
+        kind, wanted = (_plain_kind(one) for one in (field.type, _KINDS.get(field.name)))
+        if not (kind == wanted if wanted is not None else _is_scalar(kind)):
+            return f"column {field.name} is of {kind}"
+    return None
+
+
+def _plain_kind(kind: pa.DataType | None) -> pa.DataType | None:
+    """What a column holds, whether by way of a dictionary or not."""
+    return kind.value_type if kind is not None and pa.types.is_dictionary(kind) else kind
+
+
+def _is_scalar(kind: Any) -> bool:
+    """Whether a column of a kind may hold a swept path or a fact: texts, numbers, truth, or gaps alone."""
+    kinds = pa.types
+    checks = (kinds.is_string, kinds.is_integer, kinds.is_floating, kinds.is_boolean, kinds.is_null)
+    return any(check(kind) for check in checks)
 
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:
@@ -246,6 +315,18 @@ def long(tables: Iterable[pa.Table], axes: Iterable[str]) -> pd.DataFrame:
     return frame
 
 
+def config_in(text: Any) -> Mapping[str, Any]:
+    """A run's config as it is described. Raises `InvalidInput` if the text is none."""
+    shown = str(text)[:60]
+    try:
+        found = json.loads(text)
+    except (ValueError, TypeError, RecursionError) as problem:
+        raise InvalidInput(f"the results hold a config that is not JSON: {shown}") from problem
+    if not isinstance(found, Mapping):
+        raise InvalidInput(f"the results hold a config that is no object: {shown}")
+    return found
+
+
 def value_in(described: Mapping[str, Any], path: str) -> Any:
     """The value at a dotted path of a described config; a module gives its kind; None if absent."""
     value: Any = described
@@ -265,7 +346,7 @@ def _filled(frame: pd.DataFrame, path: str, described: dict[int, Any]) -> pd.Ser
     found: dict[int, Any] = {}
     for code in np.unique(codes).tolist():
         if code not in described:
-            described[code] = json.loads(configs.categories[code])
+            described[code] = config_in(configs.categories[code])
         found[code] = value_in(described[code], path)
     if column.dtype != object and all(value is None for value in found.values()):
         return column

@@ -6,7 +6,6 @@ the entry's arXiv number or, if it has none, its authors and year (``Rao and Kup
 
 import functools
 import inspect
-import json
 import re
 import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Any, NamedTuple
 import pandas as pd
 
 from sweeps import catalogue, user_files
+from sweeps.blocks import config_in
 from sweeps.store import Store
 from testbed import config
 from testbed.lora import Lora
@@ -80,7 +80,7 @@ def bibliography(opened: Sequence[tuple[Store, pd.DataFrame]]) -> str:
         name
         for _, table in opened
         for text in table["config"].unique()
-        for name in _named(json.loads(text))
+        for name in _named(config_in(text))
     }
     known = kinds()
     texts = [said(known[name]) for name in sorted(used & known.keys())]

@@ -8,11 +8,13 @@ so that the rules stored before a run can judge it, beside those that its study 
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from sweeps.estimands import AtEvery, Estimand, Evidence, estimand_from_dict
 from sweeps.rules import Judgement, More, Rule, Verdict, rule_from_dict
 from testbed.errors import InvalidInput
+
+T = TypeVar("T", Estimand, Rule)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -127,16 +129,39 @@ class Claim:
                 id=str(data["id"]),
                 text=str(data["text"]),
                 tests=tuple(
-                    Test(estimand_from_dict(test["estimand"]), rule_from_dict(test["rule"]))
+                    Test(
+                        _of_types(estimand_from_dict(test["estimand"])),
+                        _of_types(rule_from_dict(test["rule"])),
+                    )
                     for test in data["tests"]
                 ),
                 against=str(data["against"]),
                 note=str(data.get("note", "")),
             )
-        except (AttributeError, KeyError, TypeError, ValueError) as problem:
+        except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as problem:
             if isinstance(problem, InvalidInput):
                 raise
             raise InvalidInput(
                 f"claim {data.get('id', '?')} cannot be read ({problem}): it needs id, text, "
                 "tests and against as Claim.describe writes them"
             ) from problem
+
+
+def _of_types(part: T) -> T:
+    """A rule or an estimand as it is. Raises `TypeError` if a field of a plain type holds something else: data may come
+    from a damaged file."""
+    hints = get_type_hints(type(part))
+    for field in dataclasses.fields(part):
+        value, kind = getattr(part, field.name), hints[field.name]
+        if kind == tuple[str, ...]:
+            right = isinstance(value, tuple) and all(isinstance(one, str) for one in value)
+        elif kind is float:
+            right = isinstance(value, int | float) and not isinstance(value, bool)
+        elif kind is int:
+            right = isinstance(value, int) and not isinstance(value, bool)
+        else:
+            right = not isinstance(kind, type) or isinstance(value, kind)
+        if not right:
+            named = kind.__name__ if isinstance(kind, type) else kind
+            raise TypeError(f"{field.name} of {type(part).__name__} is {value!r}, must be {named}")
+    return part

@@ -129,15 +129,15 @@ def _asked(header: dict[str, Any], session: dict[str, Any]) -> Sequence[Point]:
     # The command line reads its own commands.
     from sweeps import cli, commands
 
-    words = shlex.split(session.get("command") or "")
     try:
+        words = shlex.split(session.get("command") or "")
         if not words:
             study = load_study(header.get("file") or header["study"])
             return study.points(header["preset"], header["seeds"])
-        with contextlib.redirect_stderr(io.StringIO()):
+        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
             options = cli.parser().parse_args(words[1:])
         selections = commands.selections(options)
-    except (InvalidInput, SystemExit):
+    except (AttributeError, InvalidInput, SystemExit, ValueError):
         return ()
     return [
         point for one in selections if one.study.name == header["study"] for point in one.points()

@@ -9,11 +9,14 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pandas as pd
 from tensorboardX import summary as summaries
 from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import Summary  # pyright: ignore[reportAttributeAccessIssue]
+
+from sweeps.log_names import NAMES
 
 if TYPE_CHECKING:
     # pandas infers a union of a dozen types for every selection; see `analysis.load`.
@@ -22,6 +25,8 @@ else:
     Table = pd.DataFrame
 _events: Any = event_pb2
 _SUFFIX = ".testbed"
+_PNG = b"\x89PNG\r\n\x1a\n"
+_LARGEST = float(np.finfo(np.float32).max)
 LOWER, MIDDLE, UPPER = 0.25, 0.5, 0.75
 
 Add = Callable[[Any, int], None]
@@ -54,8 +59,9 @@ def log(directory: Path) -> Iterator[Add]:
 
 
 def clear(root: Path) -> None:
-    """Remove the event files that an earlier call wrote, and the directories that leaves empty."""
-    for file in root.rglob(f"events.out.tfevents.*{_SUFFIX}"):
+    """Remove the event files that an earlier call wrote, with what says what they hold, and the directories that leaves
+    empty."""
+    for file in [*root.rglob(f"events.out.tfevents.*{_SUFFIX}"), *root.glob(f"*/{NAMES}")]:
         file.unlink()
     for directory in [*sorted(root.rglob("*"), reverse=True), root]:
         if directory.is_dir() and not any(directory.iterdir()):
@@ -70,12 +76,13 @@ def scalars(add: Add, table: Table) -> None:
 
 
 def values(numbers: Mapping[str, float]) -> Any:
-    """Scalars of one step; what is not finite is left out."""
+    """Scalars of one step; what is not finite, or is too large for 32 bits, is left out."""
     return Summary(
         value=[
             Summary.Value(tag=tag, simple_value=value)
             for tag, value in numbers.items()
-            if math.isfinite(value)
+            # TensorBoard keeps 32 bits of a number.
+            if abs(value) <= _LARGEST
         ]
     )
 
@@ -96,6 +103,16 @@ def histogram(tag: str, quantiles: Sequence[float], limits: Sequence[float], cou
 def text(tag: str, markdown: str) -> Any:
     """A page of text."""
     return summaries.text(tag, markdown)
+
+
+def is_png(path: Path) -> bool:
+    """Whether a file can be shown by `image`: one that can be read, with a PNG's first chunk."""
+    try:
+        with path.open("rb") as file:
+            first = file.read(24)
+    except OSError:
+        return False
+    return len(first) == 24 and first.startswith(_PNG) and first[12:16] == b"IHDR"
 
 
 def image(figure: Path) -> Any:

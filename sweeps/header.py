@@ -1,16 +1,16 @@
 """What `study.json` says: the study as it was planned, and the sessions that ran it."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
-from sweeps import blocks, files
+from sweeps import blocks, files, json_files
 from sweeps.blocks import value_in
+from sweeps.json_files import SCALAR
 from testbed.errors import InvalidInput
 
 #: 3: the ids of the planned runs are in a file of their own. Stores of schema 2, which had them in `study.json`, can be
@@ -19,6 +19,49 @@ SCHEMA = 3
 _READABLE = (2, SCHEMA)
 #: Arm and id of every planned run; `study.json` says how many they are.
 PLANNED = "planned.parquet"
+#: In `study.json`: hashes of the file with the planned runs. Two while the file is being replaced, the old and the new.
+_HASHES = "planned_files"
+#: Seeds are numbered from 0 on, and each has runs of its own.
+_MOST_SEEDS = 10**6
+
+_MADE_BY: json_files.Shape = {
+    "source?": str,
+    "versions?": {str: str},
+    "machine?": {str: SCALAR},
+    "created?": str,
+    "command?": (str, None),
+}
+_SESSION: json_files.Shape = {
+    **_MADE_BY,
+    "preset?": str,
+    "seeds?": int,
+    "axes?": {str: [SCALAR]},
+    "seconds?": float,
+}
+_SETTINGS: json_files.Shape = {str: (*SCALAR, list)}
+#: What `study.json` must hold, as far as it is read; see `Selection.describe` and `provenance.session`.
+_SHAPE: json_files.Shape = {
+    **_MADE_BY,
+    "study": str,
+    "preset": str,
+    "seeds": int,
+    "base": dict,
+    "arms": {str: _SETTINGS},
+    "axes": {str: [SCALAR]},
+    "claims": [dict],
+    "sessions": [_SESSION],
+    "settings?": _SETTINGS,
+    "fixed?": {str: _SETTINGS},
+    "further?": {str: [{str: SCALAR}]},
+    "planned?": ({str: int}, {str: [str]}),
+    "strata?": [str],
+    "title?": str,
+    "question?": str,
+    "background?": str,
+    "note?": str,
+    "file?": (str, None),
+    f"{_HASHES}?": [str],
+}
 
 
 def read(directory: Path) -> dict[str, Any]:
@@ -26,51 +69,93 @@ def read(directory: Path) -> dict[str, Any]:
 
     Raises `InvalidInput` if it is unreadable or of another schema.
     """
-    path = directory / "study.json"
-    try:
-        header = json.loads(path.read_text())
-    except (OSError, ValueError) as problem:
-        raise InvalidInput(
-            f"{path} is not readable as JSON: restore it, or choose another --out"
-        ) from problem
+    path, remedy = directory / "study.json", "restore it, or choose another --out"
+    header = json_files.read(path, (dict, list, *SCALAR), remedy)
     schema = header.get("schema") if isinstance(header, dict) else None
     if schema not in _READABLE:
         raise InvalidInput(
             f"{path} has schema {schema}, this version reads and writes schema {SCHEMA}: "
             "use the version that wrote it, or another --out"
         )
+    wrong = _misfit(header)
+    if wrong is not None:
+        raise InvalidInput(f"{path} is not as it was written ({wrong}): {remedy}")
     if schema == SCHEMA and "planned" in header:
-        header["planned"] = _read_planned(directory / PLANNED, header["planned"])
+        header["planned"] = _read_planned(directory / PLANNED, header)
     return header
+
+
+def _misfit(header: Mapping[str, Any]) -> str | None:
+    """What is wrong with what a `study.json` of a schema that can be read says; None if nothing is."""
+    wrong = json_files.misfit(header, _SHAPE)
+    if wrong is not None:
+        return wrong
+    if not 1 <= header["seeds"] <= _MOST_SEEDS:
+        return f"seeds is {header['seeds']}, must be from 1 to {_MOST_SEEDS}"
+    if not header["sessions"]:
+        return "sessions is empty"
+    wanted = int if header["schema"] == SCHEMA else list
+    if not all(isinstance(one, wanted) for one in header.get("planned", {}).values()):
+        return "planned is of another schema"
+    return None
 
 
 def write(directory: Path, header: Mapping[str, Any]) -> None:
     """Replace what `study.json` says, but not the ids of the planned runs; see `write_planned`."""
     if "planned" in header:
         header = {**header, "planned": {arm: len(ids) for arm, ids in header["planned"].items()}}
-    text = json.dumps(header, indent=2, allow_nan=False) + "\n"
+    _replace(directory, header)
+
+
+def _replace(directory: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
     files.write(directory / "study.json", text.encode(), directory / "study.json.tmp")
 
 
-def write_planned(directory: Path, header: Mapping[str, Any]) -> None:
-    """Replace the ids of the planned runs. To be called before `write`: ids too many do less harm than ids too few."""
+def write_planned(directory: Path, header: dict[str, Any]) -> None:
+    """Replace the ids of the planned runs, and note the hash of their file in the header. To be called before `write`:
+    ids too many do less harm than ids too few."""
     if "planned" in header:
         planned = header["planned"]
         counts = [len(ids) for ids in planned.values()]
         arms = pa.array(list(planned), pa.string()).take(np.repeat(np.arange(len(counts)), counts))
         runs = [run for ids in planned.values() for run in ids]
         data = blocks.encode(pa.table({"arm": arms, "run": pa.array(runs, pa.string())}))
+        header[_HASHES] = [blocks.name_of(data)]
+        _announce(directory, header[_HASHES])
         files.write(directory / PLANNED, data, directory / f"{PLANNED}.tmp")
 
 
-def _read_planned(path: Path, arms: Iterable[str]) -> dict[str, list[str]]:
+def _announce(directory: Path, hashes: list[str]) -> None:
+    """Let the `study.json` that is there take another file of planned runs beside its present one: whoever is killed
+    between the two leaves a store that can be read."""
+    path = directory / "study.json"
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        known = stored.get(_HASHES, [])
+        if known and not set(hashes) <= set(known):
+            stored[_HASHES] = [*known, *hashes]
+            _replace(directory, stored)
+
+
+def _read_planned(path: Path, header: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The planned runs by arm. Stores of earlier versions do not say which file they have."""
+    remedy = "restore it, or choose another --out"
     try:
-        table = pq.ParquetFile(path).read()
-    except (pa.ArrowInvalid, OSError) as problem:
-        raise InvalidInput(
-            f"{path} is not readable: restore it, or choose another --out"
-        ) from problem
-    planned: dict[str, list[str]] = {arm: [] for arm in arms}
+        data = path.read_bytes()
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise InvalidInput(f"{path} is not readable: {remedy} ({reason})") from problem
+    hashes = header.get(_HASHES)
+    damaged = hashes is not None and blocks.name_of(data) not in hashes
+    table = None if damaged else blocks.decoded(data)
+    if table is None:
+        raise InvalidInput(f"{path} is not readable: {remedy}")
+    texts = all(pa.types.is_string(field.type) for field in table.schema)
+    gaps = any(column.null_count for column in table.columns)
+    if table.column_names != ["arm", "run"] or not texts or gaps:
+        raise InvalidInput(f"{path} must have an arm and a run in each row: {remedy}")
+    planned: dict[str, list[str]] = {arm: [] for arm in header["planned"]}
     for arm, run in zip(*(column.to_pylist() for column in table.columns), strict=True):
         planned.setdefault(arm, []).append(run)
     return planned

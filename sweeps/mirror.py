@@ -1,6 +1,5 @@
 """What TensorBoard shows of a results directory: logs made anew from the stores, when runs are done and meanwhile."""
 
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -8,12 +7,23 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from sweeps import tensorboard
+from sweeps import events, json_files, tensorboard
+from sweeps.file_names import figure_prefix
 from sweeps.pace import Pace
 from sweeps.store import Store, read_stores
 
 #: Seconds from one preview to the next, at least.
 SECONDS = 60.0
+
+#: What a row of `verdicts.json` must have to be shown here.
+VERDICT: json_files.Shape = {
+    "claim": str,
+    "task": str,
+    "verdict": str,
+    "study?": str,
+    "estimate?": (float, None),
+    "interval?": ([float, float], None),
+}
 
 Row = dict[str, Any]
 #: A store and its table, as `read_stores` gives them.
@@ -25,11 +35,12 @@ Draw = Callable[[Path, Sequence[Opened]], object]
 def mirror(directory: Path, opened: Sequence[Opened], more: tensorboard.More | None = None) -> Path:
     """Write TensorBoard's logs of a results directory; the directory to give to TensorBoard."""
     verdicts = read_verdicts(directory)
+    shown = figures(directory, [store.header["study"] for store, _ in opened])
     studies = [
         tensorboard.Logged(
             table,
             store.header,
-            figures=sorted((directory / "report" / "figures").glob(f"{name}-*.png")),
+            figures=shown[name],
             verdicts=[row for row in verdicts if row.get("study", name) == name],
         )
         for store, table in opened
@@ -39,9 +50,23 @@ def mirror(directory: Path, opened: Sequence[Opened], more: tensorboard.More | N
 
 
 def read_verdicts(directory: Path) -> list[Row]:
-    """The verdicts that the analysis wrote; none before it has run."""
+    """The verdicts that the analysis wrote; none before it has run. Raises `InvalidInput` if their file is damaged."""
     path = directory / "report" / "verdicts.json"
-    return json.loads(path.read_text()) if path.is_file() else []
+    if not path.is_file():
+        return []
+    return json_files.read(path, [VERDICT], "delete it, `testbed report` writes it again")
+
+
+def figures(directory: Path, studies: Sequence[str]) -> dict[str, list[Path]]:
+    """The PNG files that the report has of each study; of studies whose names begin alike the longest fits."""
+    found: dict[str, list[Path]] = {name: [] for name in studies}
+    by_length = sorted(found, key=len, reverse=True)
+    for path in sorted((directory / "report" / "figures").glob("*.png")):
+        owners = (name for name in by_length if path.name.startswith(figure_prefix(name)))
+        owner = next(owners, None)
+        if owner is not None and events.is_png(path):
+            found[owner].append(path)
+    return found
 
 
 class Preview:

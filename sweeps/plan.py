@@ -17,7 +17,9 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 
+from sweeps import upkeep
 from sweeps.devices import Machine
+from sweeps.memory import refuse_too_large
 from sweeps.runtime import cache_directory, cores
 from sweeps.study import Point
 from testbed import config, cost, stages
@@ -151,9 +153,12 @@ class _Member(NamedTuple):
 def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
     """Group points by compile key and distance of evaluations, cut each group into chunks, the longest runs first.
 
-    ``machine`` is the host that will run them, this one by default.
+    ``machine`` is the host that will run them, this one by default. Raises `InvalidInput` if its memory is far too
+    little for one run a device, or this host's cache cannot be written.
     """
-    machine = machine or Machine.here()
+    if machine is None:
+        upkeep.require_writable()
+        machine = Machine.here()
     register = _Register()
     groups: dict[tuple[int, int], list[_Member]] = defaultdict(list)
     for point in points:
@@ -349,7 +354,9 @@ def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout
     while _memory(needs, layout, machine.devices, machine.stacks) > machine.memory:
         smaller = layout.halved(machine.devices)
         if smaller is None:
-            break  # it may fit all the same: the forecast is rough, and the device has the last word
+            # It may fit all the same: the forecast is rough, and the device has the last word.
+            refuse_too_large(members[0].point, machine)
+            break
         layout = smaller
     return layout
 

@@ -13,12 +13,25 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from sweeps import json_files
+from sweeps.file_names import file_name
 from sweeps.progress import Meter
-from testbed.errors import Unfinished
+from testbed.errors import InvalidInput, Unfinished
 
 FILE = "progress.json"
 #: Seconds from one renewal to the next.
 INTERVAL = 5.0
+_SHAPE: json_files.Shape = {
+    "state": str,
+    "studies": [str],
+    "begun": float,
+    "written": float,
+    "stage": str,
+    "problem?": str,
+    "failed?": [str],
+    **dict.fromkeys(("runs?", "runs_done?", "run_steps?", "run_steps_done?"), int),
+    **dict.fromkeys(("rate?", "left?"), (float, None)),
+}
 
 
 class Pulse:
@@ -96,10 +109,11 @@ def told(meter: Meter) -> dict[str, Any]:
 
 def read(directory: Path) -> dict[str, Any] | None:
     """What the last command said in this directory, or in the one above it if it ran several studies; None if nothing
-    can be read."""
+    can be read, or the file is not as `Pulse` writes it."""
     for place in (directory, directory.absolute().parent):
-        with contextlib.suppress(OSError, ValueError):
-            said = json.loads((place / FILE).read_text())
-            if place == directory or directory.absolute().name in said["studies"]:
+        with contextlib.suppress(InvalidInput):
+            said = json_files.read(place / FILE, _SHAPE, "")
+            names = map(file_name, said["studies"])
+            if place == directory or directory.absolute().name in names:
                 return said
     return None

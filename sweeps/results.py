@@ -157,6 +157,13 @@ def trained(directory: Path | str) -> "list[Point]":
 
     points = conversation.planned(store for store, _ in opened)
     if not points:
+        files = [store.header.get("file") for store, _ in opened]
+        lost = [file for file in files if file and not Path(file).is_file()]
+        if lost:
+            raise InvalidInput(
+                f"the runs in {directory} are those of a study in a file of its own: restore {lost[0]}, which is not "
+                "there"
+            )
         raise InvalidInput(
             f"no run in {directory} is one that this version would make again: run the study with it"
         )

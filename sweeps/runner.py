@@ -19,6 +19,7 @@ from sweeps import provenance, pulse
 from sweeps.blocks import column
 from sweeps.claims import Claim
 from sweeps.engine import Engine, Plan
+from sweeps.file_names import file_name
 from sweeps.mirror import Draw, Opened, Preview, mirror, read_verdicts
 from sweeps.printing import cost_of, rich_table, say, show, show_cost, show_spent, verdict_table
 from sweeps.progress import display, duration
@@ -94,7 +95,7 @@ def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selec
             f"output directory {directory} holds the results of one study, this command runs "
             f"{len(selections)}: choose another --out"
         )
-    return {directory / name: one for name, one in zip(names, selections, strict=True)}
+    return {directory / file_name(name): one for name, one in zip(names, selections, strict=True)}
 
 
 def run(
@@ -235,7 +236,13 @@ def _execute(
     say(console, f"{total} runs, {total - len(todo)} of them stored already in {where}")
     if not todo:
         return
-    plan = engine.plan(todo)
+    try:
+        plan = engine.plan(todo)
+    except InvalidInput:
+        # What was asked for cannot be had here: it must not be what the next command into this directory has to match.
+        for book in books:
+            book.store.withdraw()
+        raise
     if verbose:
         show(rich_table(plan.describe(), "Plan"), console)
     show_cost(plan, console)

@@ -6,17 +6,17 @@ killed at any moment leaves whole blocks only. One process writes at a time; any
 """
 
 import contextlib
-import hashlib
 import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pyarrow as pa
 
-from sweeps import blocks, files
+from sweeps import blocks, files, pulse
 from sweeps import header as headers
 from sweeps.blocks import COUNTS, FACTS, KNOWN, MEASURED, METRICS, TEXTS, Rows
 from sweeps.header import SCHEMA
@@ -25,13 +25,14 @@ from testbed import config
 from testbed.errors import InvalidInput
 
 __all__ = ["COUNTS", "FACTS", "KNOWN", "MEASURED", "METRICS", "SCHEMA", "TEXTS", "Rows", "Store"]
-__all__ += ["read_stores", "study_directories"]
+__all__ += ["read_stores", "refuse_incomplete", "study_directories"]
 
+_WHOLE = ("run", "arm", "task", "seed", "step", "evaluation", "diverged_step")
 #: Blocks of fewer rows are merged until there are as many: 10^4 runs are then a few dozen files.
 MERGED_ROWS = 32_768
 #: Blocks of fewer bytes that an earlier session has left, if they are many, are merged too.
 _SMALL_BYTES, _MANY = 2**20, 16
-_OURS = {".lock", "study.json.tmp", headers.PLANNED, f"{headers.PLANNED}.tmp"}
+_OURS = {".lock", "study.json.tmp", headers.PLANNED, f"{headers.PLANNED}.tmp", pulse.FILE}
 
 
 class Store:
@@ -42,6 +43,7 @@ class Store:
         self.header = header
         self._lock = lock
         self._small: dict[Path, pa.Table] = {}
+        self._begun = False
 
     @classmethod
     def create_or_open(cls, directory: Path | str, header: Mapping[str, Any]) -> "Store":
@@ -80,6 +82,7 @@ class Store:
             lock.close()
             raise
         store = cls(directory, merged, lock)
+        store._begun = len(merged["sessions"]) == 1
         try:
             store._merge_old()
         except BaseException:
@@ -109,6 +112,13 @@ class Store:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+    def withdraw(self) -> None:
+        """Take back a store that this process has begun and has stored nothing in."""
+        if self._begun and not self._paths():
+            for name in ("study.json", headers.PLANNED):
+                (self.directory / name).unlink(missing_ok=True)
+            (self.directory / "blocks").rmdir()
 
     def note(self, **facts: Any) -> None:
         """Add facts, such as the seconds that it took, to what the header says of the present session."""
@@ -160,7 +170,7 @@ class Store:
 
     def _write(self, table: pa.Table) -> Path:
         data = blocks.encode(table)
-        name = hashlib.sha256(data).hexdigest()[:16]
+        name = blocks.name_of(data)
         path = self.directory / "blocks" / f"{name}.parquet"
         try:
             files.write(path, data, path.with_name(f".{name}.tmp"))
@@ -213,20 +223,41 @@ def study_directories(directory: Path) -> list[Path]:
     return sorted(path.parent for path in directory.glob("*/study.json"))
 
 
+def refuse_incomplete(directory: Path, table: pd.DataFrame) -> None:
+    """Raise `InvalidInput` if rows do not say of which run they are, when they were measured and whether it had
+    diverged: whoever reads them needs that."""
+    missing = [name for name in _WHOLE if name not in table.columns]
+    if missing:
+        raise InvalidInput(f"the results in {directory} lack the columns {', '.join(missing)}")
+    gaps = [name for name in _WHOLE if bool(np.any(table[name].isna()))]
+    if gaps:
+        raise InvalidInput(f"the results in {directory} have gaps in the columns {', '.join(gaps)}")
+
+
 def read_stores(directory: Path) -> list[tuple[Store, pd.DataFrame]]:
     """The stores of a results directory that hold finished runs and can be read, by name, with their tables.
 
-    Raises InvalidInput, with what is wrong with the first, if there are none.
+    Raises InvalidInput, with what is wrong with the first, if there are none; and if two of them hold the same study,
+    whose pages and figures would overwrite each other's.
     """
     found, problems = [], []
+    owners: dict[str, Path] = {}
     for place in study_directories(directory) or [directory]:
         try:
             store = Store.open(place)
             table = store.read()
             if not table.empty:
+                refuse_incomplete(place, table)
                 found.append((store, table))
         except InvalidInput as problem:
             problems.append(problem)
+    for store, _ in found:
+        name = store.header["study"]
+        other = owners.setdefault(name, store.directory)
+        if other != store.directory:
+            raise InvalidInput(
+                f"{other} and {store.directory} both hold study {name}: move one of them out of {directory}"
+            )
     if not found:
         finish = f"{directory} holds no finished run: run the study again to finish one"
         raise problems[0] if problems else InvalidInput(finish)

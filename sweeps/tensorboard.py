@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweeps import answers, events, outcomes
+from sweeps import answers, events, log_names, outcomes
 from sweeps.blocks import REWARD_QUANTILES
 from sweeps.events import LOWER, MIDDLE, UPPER, Table
+from sweeps.file_names import file_name, told_apart
+from sweeps.log_names import Meaning
 from testbed.config import unknown
 from testbed.errors import InvalidInput
 from testbed.metrics import QUANTILES
@@ -96,12 +98,19 @@ def write(studies: Sequence[Logged], directory: Path, more: More | None = None) 
     schema = _Schema(studies)
     # What a study's own log and the single runs leave of what TensorBoard shows at once.
     left = MAX_SUMMARIES + 1 - len(studies) - min(sum(map(len, chosen)), MAX_SUMMARIES // 2)
+    names: dict[str, Meaning] = {}
     for study, place in zip(studies, _places(studies), strict=True):
-        _summarise(study, place, root / "summary" / place, schema, max(1, left // len(studies)))
+        names |= _summarise(study, place, root / "summary", schema, max(1, left // len(studies)))
+    log_names.write_names(root / "summary", names)
+    names = {}
     for runs, place in zip(chosen, _places(studies), strict=False):
-        for kind, label, table in runs:
-            with events.log(root / "runs" / place / kind / label) as add:
+        for kind, label, meaning, table in runs:
+            path = _joined(place, kind, label)
+            names[path] = meaning
+            with events.log(root / "runs" / path) as add:
                 events.scalars(add, _tagged(table.set_index("step").sort_index()))
+    if names:
+        log_names.write_names(root / "runs", names)
     if more.hparams:
         schema.write(root / "hparams", studies)
     # With every run's outcomes below it, TensorBoard would show all of these as curves of one point.
@@ -111,13 +120,30 @@ def write(studies: Sequence[Logged], directory: Path, more: More | None = None) 
 
 
 def _places(studies: Sequence[Logged]) -> list[str]:
-    return [str(study.header.get("study")) if len(studies) > 1 else "" for study in studies]
+    """A directory for each study's logs; the logs of a study that is alone need none."""
+    if len(studies) < 2:
+        return [""]
+    names = [_name(study) for study in studies]
+    # Two of one name are told apart by where they stand in the results directory.
+    return told_apart([file_name(name) for name in names], list(enumerate(names)))
+
+
+def _name(study: Logged) -> str:
+    return str(study.header.get("study"))
+
+
+def _joined(*parts: str) -> str:
+    """A path of those parts that are not empty."""
+    return "/".join(filter(None, parts))
 
 
 def _marked(study: Logged) -> Logged:
     """With a column that says of each row whether its run had diverged by then; a median would hide it."""
     diverged = study.results["diverged_step"].between(0, study.results["step"])
-    return dataclasses.replace(study, results=study.results.assign(diverged=diverged.astype(float)))
+    results = study.results.assign(diverged=diverged.astype(float))
+    if "win_rate" not in results:  # by which settings and runs are chosen
+        results = results.assign(win_rate=math.nan)
+    return dataclasses.replace(study, results=results)
 
 
 def _keys(study: Logged) -> list[str]:
@@ -133,15 +159,24 @@ def _tagged(table: Table) -> Table:
     return table[list(known.values())].set_axis(list(known), axis=1)
 
 
-def _summarise(study: Logged, place: str, root: Path, schema: "_Schema", most: int) -> None:
-    """The logs of a study's settings, and its own. Each arm's best setting has its curves a second time, under the tags
-    by which arms are compared: in a chart every log has a colour, and all tags of one log have the same."""
+def _summarise(
+    study: Logged, place: str, root: Path, schema: "_Schema", most: int
+) -> dict[str, Meaning]:
+    """The logs of a study's settings, and its own; what they hold, by their paths below ``root``. Each arm's best
+    setting has its curves a second time, under the tags by which arms are compared: in a chart every log has a colour,
+    and all tags of one log have the same."""
     keys = _keys(study)
     groups = dict(iter(study.results.groupby(keys, sort=False, dropna=False)))
     peaks = {key: _peak(group) for key, group in groups.items()}
     best = _best(keys, groups, peaks)
+    # Of all settings, so that a setting's name does not depend on which of them are chosen.
+    labels = dict(zip(groups, log_names.labels(keys, list(groups), taken=("study",)), strict=True))
+    names: dict[str, Meaning] = {}
     for key in _chosen(groups, peaks, best, most):
-        with events.log(root / _label(keys, key)) as add:
+        path = _joined(place, labels[key])
+        row = {"study": _name(study), **dict(zip(keys, key, strict=True))}
+        names[path] = log_names.meaning(row, row)
+        with events.log(root / path) as add:
             for part in _over_seeds(groups[key]):
                 events.scalars(add, part)
                 if key in best:
@@ -149,13 +184,16 @@ def _summarise(study: Logged, place: str, root: Path, schema: "_Schema", most: i
                     events.scalars(add, part[list(compared)].rename(columns=compared))
             _spread(add, groups[key])
             schema.setting(add, groups[key], study)
-    with events.log(root / "study") as add:
-        for tag, words in (_texts(study) | _answers(study.results)).items():
+    shown = log_names.page(names)
+    pages = _texts(study) | _answers(study.results) | ({"study/6_logs": shown} if shown else {})
+    with events.log(root / _joined(place, "study")) as add:
+        for tag, words in pages.items():
             add(events.text(tag, words), 0)
         for figure in study.figures:
             add(events.image(figure), 0)
         add(events.layout(_charts(study, place, sorted(set(best.values())))), 0)
         add(outcomes.schema(schema.table, schema.settings), 0)
+    return names
 
 
 def _over_seeds(group: Table) -> Iterator[Table]:
@@ -224,9 +262,11 @@ class _Schema:
 
     def __init__(self, studies: Sequence[Logged]) -> None:
         found = [
-            outcomes.outcomes(study.results, _keys(study)).assign(study=study.header.get("study"))
+            outcomes.outcomes(study.results, _keys(study)).assign(study=_name(study))
             for study in studies
         ]
+        # By identity: two studies of one directory may have one name.
+        self._own = {id(study): own for study, own in zip(studies, found, strict=True)}
         self.table: Table = pd.concat(found, ignore_index=True)
         swept = dict.fromkeys(key for study in studies for key in _keys(study))
         self.settings = [*(["study"] if len(studies) > 1 else []), *swept]
@@ -234,26 +274,28 @@ class _Schema:
 
     def setting(self, add: events.Add, group: Table, study: Logged) -> None:
         """A session of a setting: what came out, median over its runs, and the share of the diverged."""
-        own = self._of(study)
+        own = self._own[id(study)]
         own = own[own["run"].isin(group["run"]) & (own["arm"] == group["arm"].iat[0])]
         row = next(iter(own.to_dict("records")))
         row |= own[outcomes.tags(own)].median().to_dict()
         row[outcomes.DIVERGED] = float(own[outcomes.DIVERGED].mean())
         outcomes.session(add, row, self.settings, self.mixed)
 
-    def _of(self, study: Logged) -> Table:
-        return self.table[self.table["study"] == study.header.get("study")]
-
     def write(self, root: Path, studies: Sequence[Logged]) -> None:
         """A session of every run."""
         keys = [*self.settings, "seed"]
         with events.log(root) as add:
             add(outcomes.schema(self.table, keys), 0)
+        names: dict[str, Meaning] = {}
         for study, place in zip(studies, _places(studies), strict=True):
             settings = _keys(study)
-            for row in self._of(study).to_dict("records"):
-                with events.log(root / place / _run_label(settings, row)) as add:
+            rows = self._own[id(study)].to_dict("records")
+            for row, label in zip(rows, log_names.run_labels(settings, rows), strict=True):
+                path = _joined(place, label)
+                names[path] = log_names.meaning(row, ("study", *settings, "seed", "run"))
+                with events.log(root / path) as add:
                     outcomes.session(add, row, keys, self.mixed)
+        log_names.write_names(root, names)
 
 
 def _chosen(
@@ -277,13 +319,15 @@ def _peak(group: Table) -> float:
     return float(np.max(medians, initial=-math.inf, where=np.isfinite(medians)))
 
 
-def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Table]]:
-    """Single runs with the reason why they are shown and a label: those that match, or of each arm the best, the worst
-    and the diverged."""
+def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Meaning, Table]]:
+    """Single runs with the reason why they are shown, a label, and what it stands for: those that match, or of each arm
+    the best, the worst and the diverged."""
     keys = _keys(study)
     if not set(where) <= set(study.results):
         return []
     table = outcomes.outcomes(study.results, [*keys, *where])
+    named = table.assign(study=_name(study)).to_dict("records")
+    labels = dict(zip(table.index, log_names.run_labels(keys, named), strict=True))
     if where:
         for path, wanted in where.items():
             table = table[table[path].map(lambda value, wanted=wanted: _is(value, wanted))]
@@ -303,9 +347,14 @@ def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Table
         }
     groups = study.results.groupby(["arm", "run"], sort=False)
     return [
-        (kind, _run_label(keys, row), groups.get_group((row["arm"], row["run"])))
+        (
+            kind,
+            labels[index],
+            log_names.meaning(row, ("study", *keys, "seed", "run")),
+            groups.get_group((row["arm"], row["run"])),
+        )
         for kind, rows in picked.items()
-        for row in rows.to_dict("records")
+        for index, row in rows.assign(study=_name(study)).to_dict("index").items()
     ]
 
 
@@ -326,29 +375,9 @@ def _nothing(studies: Sequence[Logged], where: Mapping[str, str]) -> str:
             return str(unknown("column", path, known))
         values = pd.concat(found).dropna().unique().tolist()
         if not any(_is(value, wanted) for value in values):
-            named = ", ".join(map(_number, values[:20]))
+            named = ", ".join(map(log_names.value_text, values[:20]))
             return f"no run has {path}={wanted}: its values are {named}"
     return f"no run has all of {', '.join(f'{path}={value}' for path, value in where.items())}"
-
-
-def _run_label(keys: Sequence[str], row: Mapping[str, Any]) -> str:
-    return f"{_label(keys, tuple(row[key] for key in keys))}/seed={row['seed']}"
-
-
-def _label(keys: Sequence[str], key: tuple[Any, ...]) -> str:
-    """A log's path: the arm, then the settings under their shortest telling names."""
-    last = [name.rpartition(".")[2] for name in keys]
-    short = [end if last.count(end) == 1 else name for name, end in zip(keys, last, strict=True)]
-    settings = ",".join(
-        f"{name}={_number(value)}" for name, value in list(zip(short, key, strict=True))[1:]
-    )
-    return "/".join(
-        re.sub(r"[^A-Za-z0-9_.=,()-]", "_", part) for part in (key[0], settings) if part
-    )
-
-
-def _number(value: Any) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _texts(study: Logged) -> dict[str, str]:
@@ -357,7 +386,7 @@ def _texts(study: Logged) -> dict[str, str]:
     runs = study.results.drop_duplicates("run")
     diverged = np.count_nonzero(runs["diverged_step"] >= 0)
     claims = "\n".join(
-        f"- **{claim['id']}** {claim['text']} *Against it:* {claim.get('against', '')}"
+        f"- **{claim.get('id')}** {claim.get('text', '')} *Against it:* {claim.get('against', '')}"
         for claim in header.get("claims", ())
     )
     outcome = "\n".join(

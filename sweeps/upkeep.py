@@ -1,7 +1,10 @@
 """What commands have left in the cache, and letting go of what nobody has used for long."""
 
 import contextlib
+import errno
+import os
 import stat
+import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -22,6 +25,10 @@ KINDS = {
 }
 #: Folders where earlier versions kept pickles. Nothing reads these any more: they go, whatever the folder.
 _ONCE_PICKLED = ("underway", "policies", "heads")
+#: Folders that runs write to.
+_WRITTEN = ("stages", "xla", "underway", "policies")
+#: Bytes that are written to see whether a disk takes them: as much as file systems hand out at a time.
+_TRIED = 4096
 _DAY = 24 * 60 * 60
 #: Seconds in which a file may still be on its way to its place.
 _WRITING = 60.0
@@ -54,6 +61,43 @@ class Kept:
             "last used": "never" if ago is None else "today" if ago < 1 else f"{ago:.0f} days ago",
             "can go": "yes" if self.goes else "no",
         }
+
+
+def require_writable() -> None:
+    """Refuse a cache that runs could not write to, before anything is built: raises `InvalidInput`.
+
+    In folders that are there a file is written and removed again; where one is not there, a folder is made beside it
+    and removed again: nothing is left behind.
+    """
+    directory = cache_directory()
+    for place in (directory, *(directory / name for name in _WRITTEN)):
+        try:
+            _try(place)
+        except OSError as problem:
+            reason = problem.strerror or problem
+            raise InvalidInput(
+                f"cache {place} cannot be written ({reason}): make room there, or set TESTBED_CACHE to another "
+                "directory, and run the same command again"
+            ) from problem
+
+
+def _try(directory: Path) -> None:
+    """Write in a directory, or make another where it would be made. Raises `OSError` if that is refused."""
+    if directory.exists():
+        # NotADirectoryError where a file is in the way; a full disk refuses the content.
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(_TRIED))
+            file.flush()
+        return
+    above = next(
+        place for place in (directory, *directory.absolute().parents) if os.path.lexists(place)
+    )
+    if not above.is_dir():
+        # A file, or a link that leads nowhere.
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    # Permissions alone do not tell: a superuser has all of them where nothing can be made.
+    with tempfile.TemporaryDirectory(dir=above):
+        pass
 
 
 def cached() -> list[Kept]:

@@ -412,7 +412,7 @@ def test_a_gpu_takes_all_runs_of_a_world_side_by_side() -> None:
     assert plan(runs, GPU._replace(memory=little)).chunks[0].layout == (8, 3)
     least = needs.world + needs.run + needs.work
     assert plan(runs, GPU._replace(memory=least)).chunks[0].layout == (4, 1)
-    assert plan(runs, GPU._replace(memory=1.0)).chunks[0].layout == (4, 1)
+    assert plan(runs, GPU._replace(memory=least / 1.4)).chunks[0].layout == (4, 1)
 
 
 def test_slots_are_halved_lanes_first() -> None:

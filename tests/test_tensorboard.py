@@ -454,3 +454,11 @@ def test_an_axis_called_like_another_keeps_its_whole_path(tmp_path: Path) -> Non
     header = HEADER | {"axes": {"optimiser.learning_rate": [], "proxy.learning_rate": []}}
     root = write(results, header, tmp_path)
     assert "arm0/optimiser.learning_rate=0.3,proxy.learning_rate=0.1" in logs(root)
+
+
+def test_numbers_too_large_for_32_bits_are_left_out(tmp_path: Path) -> None:
+    results = table().assign(train_loss=1e300)
+    root = write(results, HEADER, tmp_path, more=More(hparams=True))
+    assert "train/loss" not in scalars(root / "arm0" / "learning_rate=0.1")
+    results = table().drop(columns="win_rate")
+    assert "study" in logs(write(results, HEADER, tmp_path))

@@ -2,13 +2,17 @@
 
 import json
 import os
+import re
 import time
 from pathlib import Path
 
 import pytest
+from helpers import files_of_at_most
+from small_study import TINY
 
 from sweeps import cli
-from sweeps.upkeep import KINDS, cached, forget
+from sweeps.store import Store
+from sweeps.upkeep import KINDS, cached, forget, require_writable
 from testbed.cache import Cache
 from testbed.errors import InvalidInput
 
@@ -112,3 +116,78 @@ def test_days_are_a_number_from_0(text: str, capsys: pytest.CaptureFixture[str])
         cli.main(["cache", "--forget", "soon"])
     assert stop.value.code == 2
     assert "must be a number of days, got 'soon'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("folder", ["", "stages", "xla", "policies"])
+@pytest.mark.parametrize("how", ["file", "dangling link", "read-only file system"])
+def test_a_cache_that_cannot_be_written_is_told_at_once(
+    directory: Path, monkeypatch: pytest.MonkeyPatch, folder: str, how: str
+) -> None:
+    """Of root, whom permissions do not keep from writing, too: /proc takes no files from anybody."""
+    place = directory / folder
+    place.parent.mkdir(parents=True, exist_ok=True)
+    if how == "file":
+        place.write_text("")
+    else:
+        place.symlink_to("/proc/self" if how.startswith("read") else directory.parent / "nowhere")
+    with pytest.raises(
+        InvalidInput, match=r"cache .* cannot be written \(.+\): make room there, or"
+    ):
+        require_writable()
+
+
+def test_a_full_disk_is_told_at_once(directory: Path) -> None:
+    """As by a quota that takes no file of more than some bytes."""
+    directory.mkdir()
+    with files_of_at_most(1024), pytest.raises(InvalidInput, match=r"written \(File too large\)"):
+        require_writable()
+    require_writable()
+
+
+@pytest.mark.parametrize("made", [(), ("",), ("", "stages", "xla", "underway", "policies")])
+def test_asking_for_a_cache_leaves_nothing(directory: Path, made: tuple[str, ...]) -> None:
+    for name in made:
+        (directory / name).mkdir()
+    before = sorted(directory.parent.rglob("*"))
+    require_writable()
+    assert sorted(directory.parent.rglob("*")) == before
+
+
+def test_an_unwritable_cache_is_noticed_before_anything_is_built(
+    directory: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By a dry run and by a run, which leaves no study behind that the next command would have to match."""
+    directory.write_text("")
+    (tmp_path / "tiny.py").write_text(TINY)
+    words = ["run", str(tmp_path / "tiny.py"), "--out", str(tmp_path / "out")]
+    for more in (["--dry-run"], []):
+        assert cli.main([*words, *more]) == 2
+        said = capsys.readouterr().err
+        assert "cannot be written (Not a directory): make room there" in said
+        assert "building" not in said
+        assert not (tmp_path / "out" / "study.json").exists()
+    directory.unlink()
+    assert cli.main([*words, "--set", "loss.tau=2", "--dry-run"]) == 2
+    capsys.readouterr()
+    assert cli.main([*words, "--set", "batch_size=8", "--dry-run"]) == 0
+
+
+def test_what_no_machine_can_hold_is_refused_before_anything_is_built(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With the bytes needed, those that there are, and what to make smaller; the directory stays free for others."""
+    (tmp_path / "tiny.py").write_text(TINY)
+    words = ["run", str(tmp_path / "tiny.py"), "--out", str(tmp_path / "out")]
+    for path, value in (("data.pairs", 10**10), ("model.width", 2**17)):
+        for more in (["--dry-run"], []):
+            assert cli.main([*words, "--set", f"{path}={value}", *more]) == 2
+            said = capsys.readouterr().err
+            found = re.search(
+                r"needs about ([\d,]+) GB of memory, and ([\d.]+) GB may be used", said
+            )
+            assert found, said
+            assert float(found[1].replace(",", "")) > 100 > float(found[2])
+            assert f"make {path} (now {value}) smaller" in said
+            assert not (tmp_path / "out" / "study.json").exists()
+    with Store.create_or_open(tmp_path / "out", {"study": "another", "seeds": 1}) as store:
+        assert store.header["study"] == "another"

@@ -46,7 +46,10 @@ def add_link(folder: Path, place: Place) -> None:
     """Link a page that came later from those of the site that do not lead to it yet."""
     item = f"<li>{link(place.file, place.name)}</li>"
     for path in sorted(folder.glob("*.html")):
-        text = path.read_text(encoding="utf-8")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except ValueError:
+            continue  # it is damaged: the next report writes it anew
         if path.name != place.file and item not in text and _NAVIGATION in text:
             before, _, after = text.partition(_NAVIGATION)
             inside, end, rest = after.partition("</ul></nav>")

@@ -101,7 +101,7 @@ def _example(results: Results) -> Html:
         if own.empty:
             continue
         text = str(own["config"].iloc[0])
-        with contextlib.suppress(ValueError):
+        with contextlib.suppress(ValueError, RecursionError):
             text = json.dumps(json.loads(text), indent=2)
         parts.append(details(f"{arm}: {own['run'].iloc[0]}", f"<pre>{escape(text)}</pre>"))
     words = paragraph(["The first run of each arm; the results table holds every run’s."])

@@ -8,6 +8,7 @@ from analysis.prose import Html, escape, join, listed, paragraph, plural, sectio
 from analysis.site import design, verdicts
 from analysis.site.chapter import Chapter
 from analysis.site.page import Place, document, figure, navigation
+from sweeps.file_names import figure_stem, study_stem
 
 
 def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place]) -> str:
@@ -46,7 +47,7 @@ def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place])
 
 def file_name(results: Results) -> str:
     """The file of a study's page in the site."""
-    return f"{slug(results.name)}.html"
+    return f"{study_stem(results.name)}.html"
 
 
 def _head(chapter: Chapter) -> Html:
@@ -97,7 +98,7 @@ def _contents(
 def _shown(chapter: Chapter, exhibit: Exhibit) -> Html:
     """A figure's section."""
     name = slug(exhibit.drawing.name)
-    stem = f"figures/{slug(chapter.results.name, exhibit.drawing.name)}"
+    stem = f"figures/{figure_stem(chapter.results.name, exhibit.drawing.name)}"
     words = [paragraph([said]) for said in chapter.words.get(exhibit.drawing.name, ())]
     return section(
         name, exhibit.heading, join(words), figure(exhibit.drawing, exhibit.caption, stem)

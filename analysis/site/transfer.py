@@ -21,6 +21,7 @@ from analysis.prose import (
 )
 from analysis.site.page import Place, document, figure, navigation
 from analysis.transfer import Card
+from sweeps.file_names import study_stem
 
 READING = (
     ("effect", "posterior median with the interval of its rule; ● reproduced, ■ contradicted, ○ undecided there; "
@@ -100,7 +101,7 @@ def _effects(card: Card, files: set[str]) -> Html:
     rows = []
     for pair in words.ordered(card):
         claim, *rest = words.cells(pair)
-        target = f"{slug(pair.name.study)}.html"
+        target = f"{study_stem(pair.name.study)}.html"
         linked = link(f"{target}#{slug(claim)}", claim) if target in files else escape(claim)
         rows.append((Rich(linked), *rest))
     return table(words.HEADER, rows, numeric=1)

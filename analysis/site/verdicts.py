@@ -24,6 +24,7 @@ from analysis.prose import (
     table,
     written,
 )
+from sweeps.file_names import study_stem
 
 PAPER = tuple(f"C{number}" for number in range(1, 18))
 """Ids of the paper's claims; ids that start otherwise are questions beyond it."""
@@ -86,7 +87,7 @@ def scoreboard(entries: Sequence[Entry]) -> Html:
             )
         by_task = {row["task"]: row for row in own}
         cells = "".join(_cell(by_task.get(task), task) for task in columns)
-        page = f"{slug(study)}.html#{slug(claim)}"
+        page = f"{study_stem(study)}.html#{slug(claim)}"
         whose = f'<span class="study">{escape(study)}</span>' if several else ""
         lines.append(
             f'<tr id="{escape(slug(claim, study))}"><th class="claim"><a href="{escape(page)}">'
@@ -109,7 +110,7 @@ def _cell(row: Entry | None, task: str) -> str:
         lines.append(f'<span class="range">{escape(between(row))}</span>')
     if row["newer"]:
         lines.append('<span class="newer">newer rule</span>')
-    target = f"{slug(row['study'])}.html#{anchor(row)}"
+    target = f"{study_stem(row['study'])}.html#{anchor(row)}"
     told = "; ".join(filter(None, (row["effect"], effect(row), row["reason"])))
     return (
         f'<td class="{escape(row["verdict"])}" data-task="{escape(task)}">'
@@ -147,7 +148,7 @@ def not_reproduced(entries: Sequence[Entry]) -> Html:
         key=lambda row: (rank(row["claim"]), row["study"], row["task"] == ALL_TASKS, row["task"]),
     )
     items = [
-        f'<li><a href="{escape(slug(row["study"]))}.html#{escape(anchor(row))}"><b>'
+        f'<li><a href="{escape(study_stem(row["study"]))}.html#{escape(anchor(row))}"><b>'
         f"{escape(row['claim'])}</b> {escape(row['task'])}</a> {pill(row['verdict'])} "
         f"{escape(explain(row))}</li>"
         for row in rows
