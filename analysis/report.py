@@ -104,7 +104,7 @@ def build_transfer(card: Card, directory: Path) -> Path:
 def _transferred(folder: Path, collection: Collection) -> set[Path]:
     """The files of a transfer card that still holds; none if there is no such card."""
     key = folder / _TRANSFER_KEY
-    if not key.is_file() or key.read_text() != fingerprint(collection):
+    if not key.is_file() or key.read_text(encoding="utf-8") != fingerprint(collection):
         return set()
     return {path for pattern in _TRANSFERRED for path in folder.glob(pattern)}
 
@@ -123,7 +123,11 @@ def verdicts(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[
     collection = load_all(directory, opened)
     known = directory / FOLDER / "verdicts.json"
     key = directory / FOLDER / ".verdicts.key"
-    if known.is_file() and key.is_file() and key.read_text() == fingerprint(collection):
+    if (
+        known.is_file()
+        and key.is_file()
+        and key.read_text(encoding="utf-8") == fingerprint(collection)
+    ):
         return json.loads(known.read_text(encoding="utf-8"))
     gathered = [chapter.gather(results, directory) for results in collection.studies]
     return _entries(gathered)

@@ -28,7 +28,7 @@ def read(directory: Path) -> dict[str, Any]:
     """
     path = directory / "study.json"
     try:
-        header = json.loads(path.read_text())
+        header = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as problem:
         raise InvalidInput(
             f"{path} is not readable as JSON: restore it, or choose another --out"

@@ -41,7 +41,7 @@ def mirror(directory: Path, opened: Sequence[Opened], more: tensorboard.More | N
 def read_verdicts(directory: Path) -> list[Row]:
     """The verdicts that the analysis wrote; none before it has run."""
     path = directory / "report" / "verdicts.json"
-    return json.loads(path.read_text()) if path.is_file() else []
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else []
 
 
 class Preview:

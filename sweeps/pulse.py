@@ -77,7 +77,7 @@ class Pulse:
         temporary = self._path.with_name(f".{FILE}.tmp")
         # A disk that is full must not end the runs; whoever reads sees how old the file is.
         with self._writing, contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(said) + "\n")
+            temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
             os.replace(temporary, self._path)
 
 
@@ -99,7 +99,7 @@ def read(directory: Path) -> dict[str, Any] | None:
     can be read."""
     for place in (directory, directory.absolute().parent):
         with contextlib.suppress(OSError, ValueError):
-            said = json.loads((place / FILE).read_text())
+            said = json.loads((place / FILE).read_text(encoding="utf-8"))
             if place == directory or directory.absolute().name in said["studies"]:
                 return said
     return None

@@ -1,7 +1,7 @@
 """Where commands print, and what becomes of output that nobody can take.
 
-`streams` makes standard output and standard error such that printing never fails: a reader that goes away ends no run,
-and a character that the encoding lacks is spelt out. `reserved` keeps standard output for the data that a program reads.
+`streams` makes standard output and standard error such that printing never fails: a reader that goes away ends no
+run, and a character that the encoding lacks is spelt out. `reserved` keeps standard output for data for programs.
 """
 
 import codecs

@@ -94,7 +94,7 @@ def _refuse_namesakes(path: Path) -> None:
 def loaded() -> list[UserFile]:
     """Those that this process has loaded and that are still there."""
     return [
-        UserFile(name, path, Path(path).read_text())
+        UserFile(name, path, importlib.util.decode_source(Path(path).read_bytes()))
         for name, module in sorted(sys.modules.items())
         if name != "__main__"
         and (path := getattr(module, "__file__", None))

@@ -21,10 +21,10 @@ __all__ = ["Tokenizer", "load"]
 def load(source: str | Path) -> tuple[Transformer, Tokenizer]:
     """A pretrained model and its tokenizer.
 
-    ``source`` is ``smollm2``, a directory as Hugging Face writes it, a GGUF file (paths may begin with ``~``), or a name
-    on its hub (``OWNER/NAME``). ``model(tokens)`` maps ids ``(time,)`` to float32 next-token logits ``(time, vocabulary)``.
-    Raises `InvalidInput` for what cannot be used and `Unfinished` for what cannot be had, in a sentence that names
-    the file.
+    ``source`` is ``smollm2``, a directory as Hugging Face writes it, a GGUF file (a path may begin with ``~``), or a
+    name on its hub (``OWNER/NAME``). ``model(tokens)`` maps ids ``(time,)`` to float32 next-token logits ``(time,
+    vocabulary)``. Raises `InvalidInput` for what cannot be used and `Unfinished` for what cannot be had, in a
+    sentence that names the file.
     """
     path = Path(expanded(str(source)))
     if str(source) in KNOWN:
