@@ -6,6 +6,7 @@ column, each a numpy array, an arrow array or a list. `None` and absent columns 
 
 import io
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -147,9 +148,9 @@ def decode(path: Path, columns: list[str] | None = None) -> pa.Table:
     """
     try:
         try:
-            file = pq.ParquetFile(path, read_dictionary=_DICTIONARIES, memory_map=True)
+            file = pq.ParquetFile(mapped(path), read_dictionary=_DICTIONARIES)
         except KeyError:  # it lacks one of them
-            file = pq.ParquetFile(path, memory_map=True)
+            file = pq.ParquetFile(mapped(path))
         return file.read(columns=columns, use_threads=False)
     except FileNotFoundError:
         raise
@@ -157,6 +158,12 @@ def decode(path: Path, columns: list[str] | None = None) -> pa.Table:
         raise InvalidInput(
             f"block {path} of the results is damaged: delete it and run the same command again"
         ) from problem
+
+
+def mapped(path: Path) -> pa.MemoryMappedFile:
+    """A file for arrow to read, which takes paths as texts for addresses if there is a colon in them, and refuses
+    those that are not Unicode."""
+    return pa.memory_map(os.fsencode(path))
 
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:

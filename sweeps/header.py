@@ -65,7 +65,7 @@ def write_planned(directory: Path, header: Mapping[str, Any]) -> None:
 
 def _read_planned(path: Path, arms: Iterable[str]) -> dict[str, list[str]]:
     try:
-        table = pq.ParquetFile(path).read()
+        table = pq.ParquetFile(blocks.mapped(path)).read()
     except (pa.ArrowInvalid, OSError) as problem:
         raise InvalidInput(
             f"{path} is not readable: restore it, or choose another --out"

@@ -23,7 +23,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "methods": ("testbed/methods/*.py",),
     "sources": ("testbed/sources/*.py",),
     "references": ("testbed/references.py",),
-    "columns": ("sweeps/columns.py", "sweeps/blocks.py", "testbed/metrics.py"),
+    "columns": ("sweeps/columns.py", "testbed/metrics.py"),
 }
 
 

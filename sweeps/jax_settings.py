@@ -35,6 +35,7 @@ REQUIRED: dict[str, Required] = {
     "jax_debug_nans": Required((False,), _STOPS),
     "jax_debug_infs": Required((False,), _STOPS),
     "jax_numpy_dtype_promotion": Required(("standard",), _FAILS),
+    "jax_debug_key_reuse": Required((False,), _FAILS),
     "jax_disable_jit": Required((False,), "programs must be compiled before they run"),
     "jax_check_tracer_leaks": Required((False,), _SLOW),
     "jax_no_tracing": Required((False,), "programs must be traced before they run"),
