@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from small_study import results_of_tiny
+from test_cli import results as stored
 
 from sweeps import catalogue, index
 
@@ -42,7 +42,7 @@ def test_changed_sources_are_listed_anew(tmp_path: Path, monkeypatch: pytest.Mon
 
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return results_of_tiny(tmp_path_factory.mktemp("results"))
+    return stored(tmp_path_factory.mktemp("results") / "out")
 
 
 @pytest.mark.parametrize(

@@ -1,17 +1,20 @@
 """Paths as users give them, and commands that are given such paths."""
 
+import importlib.util
+import json
 import os
 import pwd
+import shlex
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from small_study import TINY
+from test_cli import results as stored
 
-import sweeps
 from envs.text import Text
 from sweeps import cli, runtime
+from sweeps.store import Store
 from testbed import llm, places
 from testbed.errors import InvalidInput
 
@@ -116,26 +119,37 @@ def test_an_empty_path_is_refused(command: str, capsys: pytest.CaptureFixture[st
     assert "the path is empty" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("name", ["gap:noisy", "s3://bucket", "a b", "[/red]", "-x", "é\udce9"])
+@pytest.mark.parametrize("name", ["gap:noisy", "s3://bucket", "a b", "[/red]", "-x", "\udce9"])
 def test_results_in_directories_with_odd_names(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A study runs, is read and reported, and the command that is printed to go on is quoted and right."""
+    """They are stored and read, and commands that are printed to go on are quoted."""
     monkeypatch.chdir(tmp_path)
-    Path("tiny.py").write_text(TINY, encoding="utf-8")
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name)
+    )
     out = f"./{name}" if name.startswith("-") else name
-    assert cli.main(["run", "tiny.py", "--seeds", "1", f"--out={out}"]) == 0
-    printed = capsys.readouterr().out
-    assert places.given(out, "--out") == sweeps.load(out).directory
-    expected = {
-        "gap:noisy": "testbed tensorboard gap:noisy",
-        "a b": "testbed tensorboard 'a b'",
-        "-x": "testbed tensorboard ./-x",
-    }
-    assert expected.get(name, "testbed tensorboard ") in printed
-    assert cli.main(["status", out]) == 0
-    assert cli.main(["export", out, "--out", "t:able.csv"]) == 0
-    assert Path("t:able.csv").stat().st_size > 0
+    stored(places.given(out, "--out"))
+    assert cli.main(["status", out, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["directory"] == places.shown(tmp_path / name)
+    assert cli.main(["report", out, "--format", "json"]) == 0
+    assert cli.main(["export", out, "--out", "t:able.parquet"]) == 0
+    assert Path("t:able.parquet").stat().st_size > 0
+    if name != "\udce9":
+        assert cli.main(["status", out]) == 0
+        assert cli.main(["tensorboard", out]) == 1
+        expected = shlex.join(["testbed", "tensorboard", out.replace("s3://", "s3:/")])
+        assert f"`uv run --extra tensorboard {expected}`" in capsys.readouterr().err
+
+
+def test_stores_are_read_where_their_path_looks_like_an_address(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever gives a relative path to a store itself, past the functions that make paths absolute."""
+    monkeypatch.chdir(tmp_path)
+    stored(Path("gap:noisy"))
+    assert len(Store.open(Path("gap:noisy")).read()) == 1
 
 
 def test_reading_results_needs_no_home(tmp_path: Path) -> None:
@@ -149,12 +163,9 @@ def test_reading_results_needs_no_home(tmp_path: Path) -> None:
         "statuses = [main(words.split()) for words in sys.argv[1:]]\n"
         "print(statuses, file=sys.stderr)\n"
     )
-    (tmp_path / "tiny.py").write_text(TINY, encoding="utf-8")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(tmp_path)
-        assert cli.main(["run", "tiny.py", "--seeds", "1", "--out", "out"]) == 0
+    stored(tmp_path / "out")
     commands = ["status out", "report out --format csv", "export out --out x.csv", "list"]
-    refused = ["cache", "run tiny.py --seeds 2 --out out --dry-run", "run tiny.py --out other"]
+    refused = ["cache", "run gap --preset smoke --dry-run", "run gap --preset smoke"]
     done = subprocess.run(
         [sys.executable, "-c", program, *commands, *refused],
         capture_output=True,
