@@ -24,6 +24,7 @@ from envs.writers import PretrainedWriters
 from testbed import decode, own_code, pretrained
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
+from testbed.places import expanded
 from testbed.pretrained import Pretrained, Tokenizer
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Prompt
@@ -80,7 +81,7 @@ class Text(AbstractTask):
     @property
     def file(self) -> Path:
         """Where prompts are read from."""
-        return Path(self.prompts) if self.prompts else prompts.own(self.chat)
+        return Path(expanded(self.prompts)) if self.prompts else prompts.own(self.chat)
 
     def loaded(self) -> tuple[Pretrained, Tokenizer]:
         """The checkpoint, once a process. Raises `InvalidInput` if its vocabulary is of another size, or if it has no

@@ -12,8 +12,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import files, runtime
+from sweeps import files, jax_settings, runtime
 from sweeps.results import Outcome
+from testbed import places
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -63,8 +64,10 @@ def run(
     _show_notes(selections, console)
     _check(selections, console)
     command = command or _command(studies, selections, seeds, settings, axes, task, directory)
-    named = [study for study in studies if isinstance(study, str | Path)]
-    where = {str(study): Path(study).resolve() for study in named if Path(study).suffix == ".py"}
+    named = [str(study) for study in studies if isinstance(study, str | Path)]
+    where = {
+        study: Path(places.expanded(study)).resolve() for study in named if study.endswith(".py")
+    }
     origins = [
         {"command": command, "file": str(where[str(one)]) if str(one) in where else None}
         for one in studies
@@ -104,6 +107,7 @@ def forecast(
 def paper_studies() -> "list[Study]":
     """The studies that judge a claim of arXiv 2405.08448; to `run` them is ``testbed reproduce``."""
     runtime.configure()
+    jax_settings.require(devices=False)
     from sweeps.study import list_studies
 
     return [study for study in list_studies() if study.judges_paper]
@@ -114,6 +118,7 @@ def fetch_models(loud: bool = False) -> tuple[Path, Path]:
     rated texts. ``loud`` shows progress: ``testbed llm fetch``."""
     runtime.configure()
     # Preparing computes next to nothing.
+    jax_settings.require(devices=False)
     runtime.leave_accelerators()
     from testbed.llm import fetch
 
@@ -133,13 +138,14 @@ def inspect(
 ) -> Path:
     """Build a task's world, write the page that shows what it looks like, and return its path: ``testbed inspect``."""
     runtime.configure()
+    jax_settings.require()
     from sweeps import contracts, inspection, provenance, terminal
     from sweeps.printing import say
     from sweeps.progress import display
 
-    experiment = inspection.configure(task, settings, seed, quick)
+    experiment = inspection.configure(places.expanded(task), settings, seed, quick)
     kind = type(experiment.task).__name__.lower()
-    directory = Path(out) if out else Path("results") / f"inspect-{kind}"
+    directory = places.given(Path("results") / f"inspect-{kind}" if out is None else out, "--out")
     _require_writable(directory)
     console = terminal.chosen(console)
     contracts.check_experiment(experiment, functools.partial(say, console))
@@ -156,25 +162,9 @@ def inspect(
 def listing(what: str = "studies") -> list[dict[str, Any]]:
     """What there is to choose from: studies, a family of configs, or the columns of the results: ``testbed list``."""
     runtime.configure()
-    from sweeps import catalogue, columns
+    from sweeps import index
 
-    if what == "columns":
-        return [{"column": name, "meaning": text} for name, text in columns.MEANINGS.items()]
-    if what != "studies":
-        return [entry.describe() for entry in catalogue.entries(what)]
-    from sweeps.study import list_studies
-
-    return [
-        {
-            "study": study.name,
-            "title": study.title,
-            "question": study.question,
-            "claims": [claim.id for claim in study.claims],
-            "default": study.default,
-            "presets": {preset: _size(study, preset) for preset in study.presets},
-        }
-        for study in list_studies()
-    ]
+    return index.listed(what)
 
 
 def select(
@@ -187,6 +177,7 @@ def select(
 ) -> "list[Selection]":
     """The runs that `run` makes with the same arguments, study by study."""
     runtime.configure()
+    jax_settings.require(devices=False)
     if not studies:
         raise InvalidInput("no study is given: name at least one")
     if seeds is not None and seeds < 1:
@@ -214,16 +205,12 @@ def preset_of(task: str) -> str | None:
     return language.SIZES[0] if kind.checkpointed else None
 
 
-def _size(study: "Study", preset: str) -> int:
-    seeds = study.select(preset).seeds
-    return seeds * len(study.points(preset, seeds=1))
-
-
 def _configure(cluster: str | None) -> None:
     runtime.configure()
     if cluster is not None:
         # Workers on this machine own its GPUs.
         runtime.leave_accelerators()
+    jax_settings.require()
 
 
 def _engine(
@@ -244,7 +231,7 @@ def _engine(
 def _load(study: "StudyLike") -> "Study":
     from sweeps.study import load_study
 
-    return load_study(str(study)) if isinstance(study, str | Path) else study
+    return load_study(places.expanded(str(study))) if isinstance(study, str | Path) else study
 
 
 def _texts(changes: Changes, several: bool = False) -> list[str]:
@@ -265,7 +252,8 @@ def _texts(changes: Changes, several: bool = False) -> list[str]:
 def _directory(out: Path | str | None, selections: "Sequence[Selection]") -> Path:
     names = [selection.study.name for selection in selections]
     presets = dict.fromkeys(selection.preset for selection in selections)
-    return Path(out) if out else Path("results") / f"{'-'.join(names)}-{'-'.join(presets)}"
+    default = Path("results") / f"{'-'.join(names)}-{'-'.join(presets)}"
+    return places.given(default if out is None else out, "--out")
 
 
 def _show_notes(selections: "Sequence[Selection]", console: "Console") -> None:
@@ -298,7 +286,7 @@ def _command(
     words += [] if task is None else ["--task", task]
     words += [word for text in _texts(settings) for word in ("--set", text)]
     words += [word for text in _texts(axes, several=True) for word in ("--axis", text)]
-    return shlex.join([*words, "--out", str(directory)])
+    return shlex.join([*words, "--out", places.shown(directory)])
 
 
 def _require_writable(directory: Path) -> None:

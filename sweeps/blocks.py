@@ -9,15 +9,17 @@ import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from testbed.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 #: See above.
 Rows = Mapping[str, Any]
@@ -239,22 +241,37 @@ def joined(tables: Iterable[pa.Table]) -> pa.Table:
     return pa.table({name: _taken(table.column(name), order) for name in table.column_names})
 
 
-def runs(tables: Iterable[pa.Table]) -> set[tuple[str, str]]:
-    """The pairs of arm and run that tables of blocks hold."""
+def runs(
+    tables: Iterable[pa.Table], not_negative: str | None = None
+) -> set[tuple[str, str]]:
+    """The pairs of arm and run that tables of blocks hold; those of the rows alone in which a column of numbers is 0 or
+    more, if one is named: a table without the column has none."""
     found: set[tuple[str, str]] = set()
     for table in tables:
+        if not_negative is not None and not_negative not in table.column_names:
+            continue
         pairs = _with_dictionaries(table.select(["arm", "run"])).unify_dictionaries()
         pairs = pairs.combine_chunks()
-        _, first = np.unique(_key(pairs, ("arm", "run")), return_index=True)
-        found.update(zip(*(column.take(first).to_pylist() for column in pairs), strict=True))
+        rows = np.arange(len(table))
+        if not_negative is not None:
+            rows = np.flatnonzero(_numbers(table.column(not_negative)) >= 0)
+        _, first = np.unique(_key(pairs, ("arm", "run"))[rows], return_index=True)
+        texts = (_texts(column, rows[first]) for column in pairs.columns)
+        found.update(zip(*texts, strict=True))
     return found
 
 
-def not_negative(table: pa.Table, name: str) -> pa.Table:
-    """The rows in which a column of numbers is 0 or more; none of a table without it."""
-    if name not in table.column_names:
-        return table.slice(0, 0)
-    return table.filter(pc.field(name) >= 0)
+def _numbers(values: pa.ChunkedArray) -> np.ndarray:
+    """A column of numbers; gaps are NaN. Arrow's own way imports pandas, which takes long and is needed for gaps
+    alone."""
+    return values.to_numpy() if values.null_count else np.from_dlpack(values.combine_chunks())
+
+
+def _texts(values: pa.ChunkedArray, rows: np.ndarray) -> list[str]:
+    """Some rows of a column of texts that is a dictionary."""
+    array = values.combine_chunks()
+    texts = array.dictionary.to_pylist()
+    return [texts[code] for code in np.from_dlpack(array.indices)[rows].tolist()]
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Table:
@@ -273,10 +290,11 @@ def _key(table: pa.Table, names: Sequence[str]) -> np.ndarray:
         values = table.column(name)
         if pa.types.is_dictionary(values.type):
             array = values.combine_chunks()
-            texts = array.dictionary.to_numpy(zero_copy_only=False)
+            texts = array.dictionary
             rank = np.empty(len(texts), np.int64)
-            rank[np.argsort(texts)] = np.arange(len(texts))
-            codes, count = rank[array.indices.to_numpy()], len(texts)
+            # Sorted by arrow: texts of numpy's come by way of pandas, which takes long to import.
+            rank[np.from_dlpack(pc.array_sort_indices(texts))] = np.arange(len(texts))
+            codes, count = rank[np.from_dlpack(array.indices)], len(texts)
         else:
             codes = values.to_numpy()
             codes = codes - codes.min(initial=0)
@@ -297,9 +315,12 @@ def _taken(values: pa.ChunkedArray, order: np.ndarray) -> pa.Array | pa.ChunkedA
     return pa.array(values.to_numpy()[order])
 
 
-def long(tables: Iterable[pa.Table], axes: Iterable[str]) -> pd.DataFrame:
+def long(tables: Iterable[pa.Table], axes: Iterable[str]) -> "pd.DataFrame":
     """Blocks as the long table: repeated rows once, ordered by arm, seed, run and evaluation, and without gaps in
     ``axes`` that configs can fill."""
+    # It takes long to import, and readers of single columns do without.
+    import pandas as pd
+
     tables = list(tables)
     if not tables:
         return pd.DataFrame({name: [] for name in (*TEXTS, *COUNTS, "config", *METRICS)})
@@ -337,8 +358,10 @@ def value_in(described: Mapping[str, Any], path: str) -> Any:
     return value["kind"] if isinstance(value, Mapping) else value
 
 
-def _filled(frame: pd.DataFrame, path: str, described: dict[int, Any]) -> pd.Series:
+def _filled(frame: "pd.DataFrame", path: str, described: dict[int, Any]) -> "pd.Series":
     """The column of a swept path, with gaps filled from the configs; ``described`` keeps those that were read."""
+    import pandas as pd
+
     column: Any = frame[path] if path in frame else pd.Series(None, frame.index, dtype=object)
     gaps = column.isna().to_numpy()
     configs = frame["config"].cat

@@ -3,9 +3,12 @@ say of them."""
 
 import dataclasses
 import inspect
+import json
 import re
 from typing import Any, NamedTuple
 
+from sweeps import columns, index
+from sweeps.study import Study, list_studies
 from testbed import config, ranges
 from testbed.environment import AbstractGolden, AbstractTask
 from testbed.losses.base import AbstractLoss
@@ -46,6 +49,40 @@ class Entry(NamedTuple):
     def describe(self) -> dict[str, Any]:
         """As JSON-able data."""
         return self._asdict() | {"parameters": [own._asdict() for own in self.parameters]}
+
+
+def members(what: str) -> list[dict[str, Any]]:
+    """The studies, the columns of the results, or the members of one of `FAMILIES`, as JSON-able data."""
+    if what == "columns":
+        return [{"column": name, "meaning": text} for name, text in columns.MEANINGS.items()]
+    if what != "studies":
+        return [entry.describe() for entry in entries(what)]
+    return [
+        {
+            "study": study.name,
+            "title": study.title,
+            "question": study.question,
+            "claims": [claim.id for claim in study.claims],
+            "default": study.default,
+            "presets": {preset: _size(study, preset) for preset in study.presets},
+        }
+        for study in list_studies()
+    ]
+
+
+def _size(study: Study, preset: str) -> int:
+    """Number of runs."""
+    seeds = study.select(preset).seeds
+    return seeds * len(study.points(preset, seeds=1))
+
+
+def write() -> None:
+    """Write what `sweeps.index` reads."""
+    kept = {
+        what: {"sources": index.digest(what), "members": members(what)} for what in index.SOURCES
+    }
+    text = json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    index.FILE.write_text(text, encoding="utf-8")
 
 
 def entries(what: str) -> list[Entry]:
@@ -112,3 +149,7 @@ def _admits(kind: type, field: dataclasses.Field) -> str:
     allowed = ranges.admitted(field)
     words = config.admits(kind, field.name) if allowed is None else str(allowed)
     return re.sub(r"\bAbstract(\w+)", lambda base: f"a kind of {base[1].lower()}", words)
+
+
+if __name__ == "__main__":
+    write()

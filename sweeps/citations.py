@@ -40,7 +40,7 @@ class Entry(NamedTuple):
 @functools.cache
 def entries() -> tuple[Entry, ...]:
     """All entries, in the order of the file."""
-    texts = re.split(r"\n\s*\n(?=@)", _FILE.read_text().strip())
+    texts = re.split(r"\n\s*\n(?=@)", _FILE.read_text(encoding="utf-8").strip())
     return tuple(_entry(text) for text in texts)
 
 

@@ -1,19 +1,22 @@
 """The ``testbed`` command. Slow imports wait until a command needs them."""
 
 import argparse
+import contextlib
 import os
 import shlex
 import sys
+import traceback
+import warnings
 from collections.abc import Sequence
-from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TextIO
 
-from sweeps import commands, reading
+from sweeps import activity, commands, interrupts, reading, terminal
+from testbed import places
 from testbed.errors import InvalidInput, Unfinished, unknown
 
 EXIT_UNFINISHED = 1
 EXIT_BAD_INPUT = 2
-EXIT_INTERRUPTED = 130
+EXIT_INTERRUPTED = interrupts.EXIT_INTERRUPTED
 
 _RUN_EXAMPLES = """\
 examples:
@@ -145,29 +148,84 @@ class _Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; the exit status.
 
-    0 done, 1 not all could be done, 2 bad input (one sentence on standard error), 130 interrupted.
+    0 done, 1 not all could be done, 2 bad input (one sentence on standard error), 130 interrupted. Without
+    ``arguments`` it is the program itself: it takes those of the process, and sets up the process's output, signals
+    and warnings.
     """
-    words = sys.argv[1:] if arguments is None else list(arguments)
+    if arguments is not None:
+        return _run(list(arguments))
+    words = sys.argv[1:]
+    warnings.showwarning = _show_warning
+    with terminal.streams() as lost:
+        again = shlex.join(["testbed", *words])
+        with interrupts.answered(activity.doing, f"Interrupted. To go on: {again}"):
+            try:
+                status = _run(words)
+            except SystemExit as stop:
+                status = stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
+    if lost:
+        reason = lost[0].strerror or lost[0]
+        print(f"testbed: standard output cannot be written ({reason})", file=sys.stderr)
+        status = status or EXIT_UNFINISHED
+    if status == EXIT_INTERRUPTED:
+        # Python would first wait for threads that compile what nobody waits for any more.
+        os._exit(status)
+    return status
+
+
+def _run(words: Sequence[str]) -> int:
+    """The exit status of a command; mistakes are told."""
     options = _parsed(words)
     options.command_line = shlex.join(["testbed", *words])
     try:
-        status = options.command(options)
-        # While it can still be told that nobody reads it any more.
-        sys.stdout.flush()
-        return status
+        with contextlib.ExitStack() as around:
+            if _prints_data(options):
+                around.enter_context(terminal.reserved())
+            if not getattr(options, "quiet", False) and options.command not in _WAITING:
+                around.enter_context(activity.told())
+            return options.command(options)
     except InvalidInput as problem:
-        print(f"testbed: {problem}", file=sys.stderr)
+        print(f"testbed: {places.shortened(str(problem))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except Unfinished as problem:
-        print(f"testbed: {problem}", file=sys.stderr)
+        print(f"testbed: {places.shortened(str(problem))}", file=sys.stderr)
         return EXIT_UNFINISHED
     except KeyboardInterrupt:
         print(f"Interrupted. To go on: {options.command_line}", file=sys.stderr)
         return EXIT_INTERRUPTED
-    except BrokenPipeError:
-        # Whoever read the output has gone, and what is still buffered with it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_UNFINISHED
+    except SystemExit as stop:
+        frame = traceback.extract_tb(stop.__traceback__)[-1]
+        print(
+            f"testbed: the command was ended with exit status {stop.code} by line {frame.lineno} of {frame.filename}",
+            file=sys.stderr,
+        )
+        return EXIT_BAD_INPUT
+
+
+#: Commands that say nothing while they wait for the user.
+_WAITING = (commands.chat, commands.tensorboard)
+
+
+def _prints_data(options: argparse.Namespace) -> bool:
+    """Whether a command prints data for programs on standard output, and all else on standard error."""
+    asked = vars(options)
+    if options.command is reading.export:
+        return options.out == "-"
+    forms = asked.get("format", "html") != "html"
+    return forms or asked.get("json", False) or asked.get("bib", False)
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as one line, which nothing comes into."""
+    text = " ".join(str(message).split())
+    print(f"{category.__name__}: {text} ({filename}:{lineno})", file=file or sys.stderr)
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
@@ -250,7 +308,7 @@ def _add_run(subcommands: Any) -> None:
         help="sweep a field over these values, in place of the study's own axis. Repeatable",
     )
     run.add_argument(
-        "--out", metavar="DIR", type=Path, help="results (default: results/STUDY-PRESET)"
+        "--out", metavar="DIR", type=reading.path, help="results (default: results/STUDY-PRESET)"
     )
     run.set_defaults(command=commands.run)
 
@@ -288,7 +346,7 @@ def _add_reproduce(subcommands: Any) -> None:
     )
     _add_size(reproduce)
     reproduce.add_argument(
-        "--out", metavar="DIR", type=Path, help="results (default: results/reproduce-PRESET)"
+        "--out", metavar="DIR", type=reading.path, help="results (default: results/reproduce-PRESET)"
     )
     reproduce.set_defaults(command=commands.reproduce, study=None, set=[], axis=[])
 
@@ -318,10 +376,10 @@ def _add_transfer(subcommands: Any) -> None:
         _TRANSFER_EXAMPLES,
     )
     transfer.add_argument(
-        "simulated", metavar="SIM_DIR", type=Path, help="the --out of the runs in simulation"
+        "simulated", metavar="SIM_DIR", type=reading.path, help="the --out of the runs in simulation"
     )
     transfer.add_argument(
-        "real", metavar="LLM_DIR", type=Path, help="the --out of the runs on a language model"
+        "real", metavar="LLM_DIR", type=reading.path, help="the --out of the runs on a language model"
     )
     _add_format(
         transfer, "html writes LLM_DIR/report/transfer.html; the others print (default: html)"
@@ -343,7 +401,7 @@ def _add_inspect(subcommands: Any) -> None:
         help="change one field of the config. Repeatable",
     )
     inspect.add_argument(
-        "--out", metavar="DIR", type=Path, help="the page (default: results/inspect-TASK)"
+        "--out", metavar="DIR", type=reading.path, help="the page (default: results/inspect-TASK)"
     )
     inspect.add_argument(
         "--quick",

@@ -3,6 +3,7 @@
 import argparse
 import importlib.util
 import json
+import shlex
 import socket
 import subprocess
 import sys
@@ -10,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import api, results
+from sweeps import activity, api, results, terminal
+from testbed import places
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -60,23 +62,27 @@ def _run(options: argparse.Namespace, studies: Sequence[str]) -> int:
     if options.dry_run:
         forecast = api.forecast(*studies, **asked)
         if options.json:
-            print_json(forecast.describe())
+            terminal.write_json(forecast.describe())
         else:
             forecast.show(asked["console"])
         return 0
     done = api.run(*studies, **asked, verbose=options.verbose, command=options.command_line)
     if options.json:
-        print_json(done.describe())
+        terminal.write_json(done.describe())
     return 0
 
 
 def report(options: argparse.Namespace) -> int:
     """Analyse results anew; print the scoreboard in a form for programs and papers, or write pages."""
     if options.bib:
-        sys.stdout.write(results.bibliography(options.directory))
+        terminal.write(results.bibliography(options.directory))
         return 0
     if options.format != "html":
-        sys.stdout.write(results.scoreboard(options.directory, options.format))
+        board = results.scoreboard(options.directory, options.format)
+        if options.format == "json":
+            terminal.write_json(json.loads(board))
+        else:
+            terminal.write(board)
         return 0
     results.report(options.directory, console_of(options))
     return 0
@@ -88,7 +94,11 @@ def transfer(options: argparse.Namespace) -> int:
     from analysis import card as words
 
     if options.format != "html":
-        sys.stdout.write(words.FORMS[options.format](card))
+        text = words.FORMS[options.format](card)
+        if options.format == "json":
+            terminal.write_json(json.loads(text))
+        else:
+            terminal.write(text)
         return 0
     from sweeps.printing import say
 
@@ -123,11 +133,11 @@ def listing(options: argparse.Namespace) -> int:
     """Show studies, what configs are made of, or what the columns of results mean."""
     found = api.listing(options.what)
     if options.json:
-        print_json(found)
+        terminal.write_json(found)
     elif options.what in ("studies", "columns"):
         _list_rows(options.what, found)
     else:
-        _list_family(options.what)
+        _list_family(found)
     return 0
 
 
@@ -153,24 +163,22 @@ def _list_rows(what: str, found: Sequence[Mapping[str, Any]]) -> None:
     show(rich_table(rows, "Studies (* default preset)"), console)
 
 
-def _list_family(what: str) -> None:
+def _list_family(found: Sequence[Mapping[str, Any]]) -> None:
     """Each member's name, formula, citation, and fields with their ranges."""
     from rich.padding import Padding
     from rich.table import Table
     from rich.text import Text
 
-    from sweeps import catalogue
-
     console = _console()
-    for entry in catalogue.entries(what):
-        console.print(Text(entry.name, style="bold"), Text(entry.formula), sep="  ")
-        if entry.citation:
-            console.print(Padding(Text(entry.citation, style="italic"), (0, 0, 0, 4)))
+    for entry in found:
+        console.print(Text(entry["name"], style="bold"), Text(entry["formula"]), sep="  ")
+        if entry["citation"]:
+            console.print(Padding(Text(entry["citation"], style="italic"), (0, 0, 0, 4)))
         fields = Table.grid(padding=(0, 2))
-        for name, default, admits, meaning in entry.parameters:
-            given = f"{name}={default}" if default else name
-            fields.add_row(Text(given), Text(admits), Text(meaning))
-        if entry.parameters:
+        for field in entry["parameters"]:
+            given = f"{field['name']}={field['default']}" if field["default"] else field["name"]
+            fields.add_row(Text(given), Text(field["admits"]), Text(field["meaning"]))
+        if entry["parameters"]:
             console.print(Padding(fields, (0, 0, 0, 4)))
         console.print()
 
@@ -180,11 +188,13 @@ def tensorboard(options: argparse.Namespace) -> int:
     from sweeps.study import split
 
     where = dict(split(text, "--where", "PATH=VALUE") for text in options.where)
-    logs = results.write_logs(options.directory, options.runs, where, options.hparams)
+    with activity.told():
+        logs = results.write_logs(options.directory, options.runs, where, options.hparams)
     if importlib.util.find_spec("tensorboard") is None:
+        command = ["uv", "run", "--extra", "tensorboard", "testbed", "tensorboard"]
+        command.append(places.shown(options.directory))
         print(
-            f"testbed: TensorBoard is not installed: run `uv run --extra tensorboard testbed "
-            f"tensorboard {options.directory}`; the logs are in {logs}",
+            f"testbed: TensorBoard is not installed: run `{shlex.join(command)}`; the logs are in {places.shown(logs)}",
             file=sys.stderr,
         )
         return 1
@@ -268,11 +278,6 @@ def _require_free(port: int) -> None:
             ) from problem
 
 
-def print_json(data: Any) -> None:
-    """Data for programs, on standard output."""
-    sys.stdout.write(json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
-
-
 def console_of(options: argparse.Namespace) -> "Console":
     """Where a command prints, as its options have it: beside data for programs, standard error."""
     asked = vars(options)
@@ -280,6 +285,4 @@ def console_of(options: argparse.Namespace) -> "Console":
 
 
 def _console(quiet: bool = False, stderr: bool = False) -> "Console":
-    from sweeps import terminal
-
     return terminal.console(quiet, stderr)

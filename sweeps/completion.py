@@ -7,7 +7,7 @@ from typing import Any
 
 import shtab
 
-from sweeps.study import list_studies, study_names
+from sweeps.index import listed, study_names
 
 #: Destinations of arguments that are directories, and of those that are files.
 _DIRECTORIES = {"directory", "a", "b", "simulated", "real"}
@@ -15,7 +15,7 @@ _DIRECTORIES = {"directory", "a", "b", "simulated", "real"}
 
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
     """The script for a shell: one of `sweeps.reading.SHELLS`."""
-    presets = dict.fromkeys(preset for study in list_studies() for preset in study.presets)
+    presets = dict.fromkeys(preset for study in listed("studies") for preset in study["presets"])
     for name, command in commands(parser):
         for action in command._actions:
             if action.dest == "study":

@@ -240,6 +240,6 @@ def _source() -> str:
 def _host() -> tuple[Any, ...]:
     """Versions, and what the processor can do, where the system tells."""
     file = Path("/proc/cpuinfo")
-    lines = file.read_text().splitlines() if file.exists() else []
+    lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     able = next((line for line in lines if line.startswith(("flags", "Features"))), "")
     return tuple(provenance.versions().items()), able

@@ -18,7 +18,7 @@ def lock(directory: Path) -> io.IOBase:
     """The directory, made if need be, locked for this process."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
-        held = open(directory / ".lock", "a+")  # noqa: SIM115 (held open: closing it unlocks)
+        held = open(directory / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held open: closing it unlocks)
     except OSError as problem:
         raise unwritable(directory, problem) from problem
     try:
@@ -42,7 +42,7 @@ def lock(directory: Path) -> io.IOBase:
 def in_use(directory: Path) -> bool:
     """Whether a process has locked the directory. Leaves nothing behind, and whoever comes to `lock` it meanwhile gets
     it all the same."""
-    with contextlib.suppress(OSError), open(directory / ".lock") as file:
+    with contextlib.suppress(OSError), open(directory / ".lock", encoding="utf-8") as file:
         return not _locked(file, fcntl.LOCK_SH)
     return False
 

@@ -3,21 +3,23 @@
 import html
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
-from sweeps import tensorboard
-from sweeps.engine import Plan, Spent
 from sweeps.progress import duration
+from testbed import places
+
+if TYPE_CHECKING:
+    from sweeps.engine import Plan, Spent
 
 #: Columns in which any table of ours can be read.
 NARROW = 60
 
 
-def cost_of(plan: Plan) -> dict[str, Any]:
+def cost_of(plan: "Plan") -> dict[str, Any]:
     """What a plan will take, predicted: seconds (of the runs None if a chunk's are not known), bytes at a time."""
     chunks = plan.chunks
     times = [chunk.seconds for chunk in chunks]
@@ -34,7 +36,7 @@ def cost_of(plan: Plan) -> dict[str, Any]:
     }
 
 
-def show_cost(plan: Plan, console: Console) -> None:
+def show_cost(plan: "Plan", console: Console) -> None:
     """Print what a plan will take."""
     cost = cost_of(plan)
     known = cost["run_seconds"] is not None
@@ -52,7 +54,7 @@ def show_cost(plan: Plan, console: Console) -> None:
     )
 
 
-def show_spent(plan: Plan, spent: Spent, console: Console) -> None:
+def show_spent(plan: "Plan", spent: "Spent", console: Console) -> None:
     """Print what became of a plan's predictions."""
     predicted = math.fsum(chunk.seconds or 0.0 for chunk in plan.chunks)
     memory = max((chunk.bytes for chunk in plan.chunks), default=0)
@@ -73,23 +75,27 @@ def show_spent(plan: Plan, spent: Spent, console: Console) -> None:
 
 def verdict_table(verdicts: Iterable[Mapping[str, Any]]) -> Table:
     """Claims, verdicts, estimates and intervals for the terminal."""
+    # It needs jax, which tables of other things do without.
+    from sweeps import tensorboard
+
     table = Table(title="Verdicts", title_justify="left")
     for name in ("claim", "task", "verdict", "estimate", "interval"):
         table.add_column(name, justify="right" if name == "estimate" else "left")
     colours = {"reproduced": "green", "contradicted": "red", "undecided": "yellow"}
     for verdict in verdicts:
         cells = tensorboard.verdict_cells(verdict)
-        table.add_row(*cells, style=colours.get(cells[2], ""))
+        table.add_row(*map(Text, cells), style=colours.get(cells[2], ""))
     return table
 
 
 def rich_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
     """Rows of equal keys as a table."""
-    table = Table(title=title, title_justify="left")
+    # As texts: in names of users' files and arms, brackets are no markup.
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
     for name in rows[0] if rows else ():
-        table.add_column(str(name))
+        table.add_column(Text(str(name)))
     for row in rows:
-        table.add_row(*(str(value) for value in row.values()))
+        table.add_row(*(Text(str(value)) for value in row.values()))
     return table
 
 
@@ -99,7 +105,7 @@ def show(table: Table, console: Console) -> None:
     if console.width >= min(NARROW, needed):
         console.print(table)
         return
-    console.print(table.title or "", markup=False)
+    console.print(str(table.title or ""), markup=False)
     names = [str(column.header) for column in table.columns]
     for row in zip(*(column.cells for column in table.columns), strict=True):
         console.print()
@@ -109,10 +115,14 @@ def show(table: Table, console: Console) -> None:
 
 def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
     """Rows of equal keys as HTML, for notebooks; everything is escaped."""
+    import pandas as pd
+
     said = f"<p>{html.escape(caption)}</p>\n" if caption else ""
     return said + pd.DataFrame(list(rows)).to_html(index=False, border=0, na_rep="–")
 
 
 def say(console: Console, text: str) -> None:
-    """One line, whatever the width, so that paths can be copied."""
+    """One line, whatever the width, so that paths can be copied; those inside the working directory are told from there
+    on."""
+    text = places.shortened(text)
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,6 +1,8 @@
 """What a running sweep shows: runs done, run-steps a second, elapsed, time left, current stage."""
 
+import contextlib
 import html
+import sys
 import threading
 import time
 from collections import deque
@@ -12,8 +14,12 @@ from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.text import Text
 
+from sweeps import activity, terminal
+
 LOG_INTERVAL = 10.0
 """Seconds between two lines where the output is not a terminal."""
+HEARTBEAT = 19.0
+"""Seconds after which such a line comes though nothing has changed."""
 
 
 @runtime_checkable
@@ -48,6 +54,7 @@ class Meter:
     def stage(self, text: str) -> None:
         """See `Progress`."""
         self.text = text
+        activity.begin(text)
         if not self.steps_done:
             # What came before the first run says nothing about its speed.
             self._recent = deque([(self._clock(), 0)])
@@ -99,7 +106,8 @@ class Meter:
 
 class LogDisplay(Meter):
     """Plain lines for logs: one now and then, at most one in `LOG_INTERVAL` seconds; what begins in between is told
-    after that time, if it still goes on, or at once if ``every_stage`` is to be told."""
+    after that time, if it still goes on, or at once if ``every_stage`` is to be told. What goes on for long is told
+    every `HEARTBEAT` seconds."""
 
     def __init__(
         self,
@@ -139,8 +147,9 @@ class LogDisplay(Meter):
         self._show()
 
     def _tick(self) -> None:
-        while not self._closed.wait(1.0):
-            if self.text != self._told:
+        while not self._closed.wait(0.5):
+            silent = self._shown is not None and self._clock() - self._shown > HEARTBEAT
+            if silent or self.text != self._told:
                 self._show()
 
     def _show(self) -> None:
@@ -160,12 +169,17 @@ class TerminalDisplay(Meter):
         self._live = Live(
             console=console, get_renderable=self._picture, refresh_per_second=4, transient=True
         )
+        self._diverted = contextlib.ExitStack()
 
     def __enter__(self) -> "TerminalDisplay":
         self._live.start()
+        if not self._live.console.stderr:
+            # What logs have kept of the standard error of before comes above the bar, too.
+            self._diverted.enter_context(terminal.diverted(sys.stderr))
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._diverted.close()
         self._live.stop()
         self._live.console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
 

@@ -90,7 +90,7 @@ class Pulse:
         temporary = self._path.with_name(f".{FILE}.tmp")
         # A disk that is full must not end the runs; whoever reads sees how old the file is.
         with self._writing, contextlib.suppress(OSError):
-            temporary.write_text(json.dumps(said) + "\n")
+            temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
             os.replace(temporary, self._path)
 
 

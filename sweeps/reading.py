@@ -5,13 +5,13 @@ Their options and what they do with them. Slow imports wait until a command need
 """
 
 import argparse
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sweeps import results
-from sweeps.commands import console_of, print_json
+from sweeps import results, terminal
+from sweeps.commands import console_of
+from testbed import places
 from testbed.errors import InvalidInput
 
 T = TypeVar("T")
@@ -90,8 +90,8 @@ def add_commands(subcommands: Any, command: MakeCommand) -> None:
         "compare two results directories: which verdicts moved, and why",
         _COMPARE_EXAMPLES,
     )
-    two.add_argument("a", metavar="A", type=Path, help="the --out of a run")
-    two.add_argument("b", metavar="B", type=Path, help="the --out of another")
+    two.add_argument("a", metavar="A", type=path, help="the --out of a run")
+    two.add_argument("b", metavar="B", type=path, help="the --out of another")
     add_json(two)
     add_loudness(two, "tell why of every verdict, moved or not")
     two.set_defaults(command=compare)
@@ -139,7 +139,7 @@ def add_commands(subcommands: Any, command: MakeCommand) -> None:
 
 def add_results(command: argparse.ArgumentParser) -> None:
     """Let a command be given a results directory."""
-    command.add_argument("directory", metavar="DIR", type=Path, help="the --out of a run")
+    command.add_argument("directory", metavar="DIR", type=path, help="the --out of a run")
 
 
 def add_json(command: argparse.ArgumentParser) -> None:
@@ -159,6 +159,14 @@ def add_loudness(command: argparse.ArgumentParser, verbose: str = "") -> None:
         how.add_argument("-v", "--verbose", action="store_true", help=verbose)
 
 
+def path(text: str) -> Path:
+    """Read an option's text as a path, absolute; a mistake is answered with what is wrong with it."""
+    try:
+        return places.given(text, "the path")
+    except InvalidInput as problem:
+        raise argparse.ArgumentTypeError(str(problem)) from None
+
+
 def parsed(kind: Callable[[str], T], what: str) -> Callable[[str], T]:
     """What reads an option's text as a ``kind``; a mistake is answered with ``what`` it must be."""
 
@@ -175,7 +183,7 @@ def status(options: argparse.Namespace) -> int:
     """Show how a results directory stands; 1 if runs are lacking."""
     found = results.status(options.directory)
     if options.json:
-        print_json(found.describe())
+        terminal.write_json(found.describe())
     elif not options.quiet:
         from sweeps.printing import say, show
 
@@ -192,7 +200,7 @@ def compare(options: argparse.Namespace) -> int:
     """Show which verdicts moved, and why; 1 if one did."""
     found = results.compare(options.a, options.b)
     if options.json:
-        print_json(found.describe())
+        terminal.write_json(found.describe())
     elif not options.quiet:
         from sweeps.printing import rich_table, say, show
 
@@ -210,7 +218,7 @@ def export(options: argparse.Namespace) -> int:
         if options.format == "parquet":
             raise InvalidInput("--out - is for csv: give a file for parquet")
         table = results.load(options.directory).evaluations(options.configs)
-        table.to_csv(sys.stdout, index=False)
+        terminal.write(table.to_csv(index=False, lineterminator="\n"))
         return 0
     rows = results.export(options.directory, options.out, options.format, options.configs)
     from sweeps.printing import say
@@ -229,7 +237,7 @@ def show_cache(options: argparse.Namespace) -> int:
     found = upkeep.forget(options.forget) if forgets else upkeep.cached()
     if options.json:
         rows = [kept.describe() for kept in found]
-        print_json({"directory": str(cache_directory()), "deleted" if forgets else "kept": rows})
+        terminal.write_json({"directory": str(cache_directory()), "deleted" if forgets else "kept": rows})
     elif not options.quiet:
         from sweeps.printing import rich_table, show
 
@@ -242,5 +250,5 @@ def completion(options: argparse.Namespace) -> int:
     """Print what a shell needs to complete the command."""
     from sweeps import cli, completion
 
-    sys.stdout.write(completion.script(cli.parser(), options.shell))
+    terminal.write(completion.script(cli.parser(), options.shell))
     return 0

@@ -5,13 +5,14 @@ them.
 """
 
 import contextlib
+import dataclasses
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import runtime
+from sweeps import jax_settings, runtime
+from testbed import places
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -24,8 +25,11 @@ if TYPE_CHECKING:
     from sweeps.standing import Status
     from sweeps.study import Point
 
+#: What the directory of every function here is, in refusals.
+_DIRECTORY = "the results directory"
 
-@dataclass(frozen=True)
+
+@dataclasses.dataclass(frozen=True)
 class Outcome:
     """A results directory and what is in it, read when it is first asked for."""
 
@@ -72,7 +76,7 @@ class Outcome:
     def describe(self) -> dict[str, Any]:
         """As JSON-able data: what ``testbed run --json`` prints."""
         now = self.status()
-        facts = {"directory": str(self.directory), "report": str(self.page)}
+        facts = {"directory": places.shown(self.directory), "report": places.shown(self.page)}
         return facts | now.total.describe() | {"verdicts": self.entries}
 
     def _repr_html_(self) -> str:
@@ -81,29 +85,27 @@ class Outcome:
 
         names = ["claim", "task", "verdict", "estimate", "interval"]
         rows = [dict(zip(names, verdict_cells(entry), strict=True)) for entry in self.entries]
-        return html_table(rows, f"{self.directory}: {self.status().sentences()[0]}")
+        return html_table(rows, f"{places.shown(self.directory)}: {self.status().sentences()[0]}")
 
 
 def load(directory: Path | str) -> Outcome:
     """The results of a directory as pandas objects. Raises `InvalidInput` if it holds no study."""
-    runtime.configure()
-    open_results(Path(directory))
-    return Outcome(Path(directory))
+    directory = _directory(directory)
+    open_results(directory)
+    return Outcome(directory)
 
 
 def status(directory: Path | str) -> "Status":
     """Which runs are done, lacking, diverged or failed, whether a command is at work there, and the time left:
     ``testbed status``."""
-    runtime.configure()
     from sweeps import standing
 
-    return standing.status(Path(directory))
+    return standing.status(places.given(directory, _DIRECTORY))
 
 
 def report(directory: Path | str, console: "Console | None" = None) -> Outcome:
     """Analyse results anew and write their pages and TensorBoard's logs: ``testbed report``."""
-    runtime.configure()
-    directory = Path(directory)
+    directory = _directory(directory, computes=True)
     opened = open_results(directory)
     from analysis import report as pages
     from sweeps import runner, terminal
@@ -114,27 +116,27 @@ def report(directory: Path | str, console: "Console | None" = None) -> Outcome:
 
 def scoreboard(directory: Path | str, form: str) -> str:
     """The verdicts as "json", "csv" or "markdown": ``testbed report --format``."""
-    runtime.configure()
-    opened = open_results(Path(directory))
+    directory = _directory(directory, computes=True)
+    opened = open_results(directory)
     from analysis import export
 
-    return export.render(Path(directory), form, opened)
+    return export.render(directory, form, opened)
 
 
 def compare(a: Path | str, b: Path | str) -> "Comparison":
     """Which verdicts moved from one results directory to another, and why: ``testbed compare``."""
-    runtime.configure()
-    opened = [open_results(Path(directory)) for directory in (a, b)]
+    a, b = _directory(a, computes=True), _directory(b, computes=True)
+    opened = [open_results(directory) for directory in (a, b)]
     from analysis import comparison
 
-    return comparison.compare(a, b, opened)
+    found = comparison.compare(a, b, opened)
+    return dataclasses.replace(found, a=Path(places.shown(a)), b=Path(places.shown(b)))
 
 
 def transfer(simulated: Path | str, real: Path | str) -> "Card":
     """Simulated and real effects side by side, with intervals, sign agreement and rank correlation: ``testbed
     transfer``, whose page `transfer_page` writes."""
-    runtime.configure()
-    directories = Path(simulated), Path(real)
+    directories = _directory(simulated, computes=True), _directory(real, computes=True)
     opened = open_results(directories[0]), open_results(directories[1])
     from analysis import transfer as effects
 
@@ -145,14 +147,13 @@ def transfer_page(card: "Card", directory: Path | str) -> Path:
     """Write a card's page into the report of the real runs in ``directory``, and return its path."""
     from analysis import report as pages
 
-    return pages.build_transfer(card, Path(directory))
+    return pages.build_transfer(card, places.given(directory, _DIRECTORY))
 
 
 def trained(directory: Path | str) -> "list[Point]":
     """The runs whose policies `chat` can put together: those that are stored, if the present code would make them
     again. Raises `InvalidInput` if there is none."""
-    runtime.configure()
-    opened = open_results(Path(directory))
+    opened = open_results(_directory(directory, computes=True))
     from sweeps import conversation
 
     points = conversation.planned(store for store, _ in opened)
@@ -188,21 +189,21 @@ def export(
 ) -> "pd.DataFrame":
     """Write `Outcome.table` to a file, as "parquet" or "csv" (by default what its suffix says), and return it:
     ``testbed export``. ``configs`` adds each run's whole config."""
-    runtime.configure()
-    opened = open_results(Path(directory))
+    directory, out = _directory(directory), places.given(out, "--out")
+    opened = open_results(directory)
     from analysis import table
 
-    rows = table.evaluations(Path(directory), opened, configs)
-    table.write(rows, Path(out), form)
+    rows = table.evaluations(directory, opened, configs)
+    table.write(rows, out, form)
     return rows
 
 
 def bibliography(directory: Path | str) -> str:
     """BibTeX for the methods that the runs used: ``testbed report --bib``."""
-    runtime.configure()
+    directory = _directory(directory)
     from sweeps import citations
 
-    return citations.bibliography(open_results(Path(directory)))
+    return citations.bibliography(open_results(directory))
 
 
 def write_logs(
@@ -216,11 +217,19 @@ def write_logs(
     Single ``runs`` are shown too, those that have the values in ``where`` if there are any; ``hparams`` shows what came
     out of every run.
     """
-    opened = open_results(Path(directory))
+    directory = _directory(directory)
+    opened = open_results(directory)
     from sweeps import mirror, tensorboard
 
     more = tensorboard.More(runs or bool(where), where or {}, hparams)
-    return mirror.mirror(Path(directory), opened, more)
+    return mirror.mirror(directory, opened, more)
+
+
+def _directory(given: Path | str, computes: bool = False) -> Path:
+    """A results directory as a user gives it, absolute, in a process that is ready to import jax, or to compute."""
+    runtime.configure()
+    jax_settings.require(devices=computes)
+    return places.given(given, _DIRECTORY)
 
 
 def open_results(directory: Path) -> list[tuple[Any, Any]]:

@@ -4,6 +4,7 @@ Everything here is host orchestration; the computing is `sweeps.population`'s.
 """
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import pandas as pd
 import pyarrow as pa
 from rich.console import Console
 
-from sweeps import provenance, pulse
+from sweeps import activity, provenance, pulse
 from sweeps.blocks import column
 from sweeps.claims import Claim
 from sweeps.engine import Engine, Plan
@@ -26,6 +27,7 @@ from sweeps.progress import display, duration
 from sweeps.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
 from sweeps.study import Point, Selection
 from testbed import config
+from testbed import places as paths
 from testbed.errors import InvalidInput, Unfinished
 
 #: Analyses the results in a directory, whose stores have been read; the path of the page.
@@ -158,6 +160,7 @@ def finish(
     ``opened`` are the stores as `read_stores` gives them, if they have been read.
     """
     say(console, "Analysing")
+    activity.begin("analysing the results")
     opened = read_stores(directory) if opened is None else opened
     page = report(directory, opened)
     mirror(directory, opened)
@@ -169,7 +172,8 @@ def finish(
     diverged = np.count_nonzero(results["diverged_step"] >= 0)
     say(console, f"Runs        {len(results)}, of which {diverged} diverged")
     say(console, f"Report      {page}")
-    say(console, f"TensorBoard testbed tensorboard {directory}")
+    command = shlex.join(["testbed", "tensorboard", paths.shown(directory)])
+    say(console, f"TensorBoard {command}")
 
 
 @dataclass(frozen=True)
@@ -186,7 +190,7 @@ class Forecast:
     def describe(self) -> dict[str, Any]:
         """As JSON-able data; times in seconds, memory in bytes, predicted."""
         found = {"studies": dict(self.studies), "runs": self.runs, "stored": self.stored}
-        found |= {"directory": str(self.directory)}
+        found |= {"directory": paths.shown(self.directory)}
         if self.plan is not None:
             found |= cost_of(self.plan) | {"groups": self.plan.describe()}
         return found

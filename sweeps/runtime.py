@@ -3,11 +3,13 @@
 Call `configure` before the first import of jax, which it does not import itself.
 """
 
+import contextlib
 import gc
 import os
 import sys
 from pathlib import Path
 
+from testbed.errors import InvalidInput
 from testbed.places import cache_directory
 
 #: Memory maps of a process at which compiled programs are let go: half of what Linux allows by default.
@@ -46,9 +48,14 @@ def configure(cores_here: int | None = None) -> None:
     random numbers (`PINNED`), in any case. ``cores_here`` are the cores of a process that shares the machine with
     others: they count more than what it inherits from its parent.
 
-    Independent runs go faster on one CPU device per core than on one device of many cores.
+    Independent runs go faster on one CPU device per core than on one device of many cores. Raises `InvalidInput` if
+    XLA_FLAGS is the name of a file: XLA takes either a file or flags, and flags must be added.
     """
-    flags = os.environ.get("XLA_FLAGS", "")
+    flags = os.environ.get("XLA_FLAGS", "").strip()
+    if flags and not flags.startswith("-"):
+        raise InvalidInput(
+            f"XLA_FLAGS must hold flags, as in --xla_dump_to=DIR, got '{flags}': put the file's flags into the variable"
+        )
     if cores_here is not None:
         _given.append(cores_here)
         flags = " ".join(flag for flag in flags.split() if _DEVICES not in flag)
@@ -57,13 +64,15 @@ def configure(cores_here: int | None = None) -> None:
             flags = f"{flags} --{flag}={value}".strip()
     os.environ["XLA_FLAGS"] = flags
     settings = {
-        "jax_compilation_cache_dir": str(cache_directory() / "xla"),
         # Small programs count too: a study compiles dozens of them.
         "jax_persistent_cache_min_compile_time_secs": "0.1",
         "jax_persistent_cache_min_entry_size_bytes": "-1",
         # GPUs else round the factors of float32 products; networks state their own, see `testbed.arithmetic`.
         "jax_default_matmul_precision": "highest",
     }
+    # Who has no directory for a cache is told of it by what needs one; reading results does not.
+    with contextlib.suppress(InvalidInput):
+        settings["jax_compilation_cache_dir"] = str(cache_directory() / "xla")
     chosen = {name: value for name, value in settings.items() if name.upper() not in os.environ}
     chosen |= PINNED
     os.environ.update({name.upper(): value for name, value in chosen.items()})

@@ -8,11 +8,13 @@ from pathlib import Path
 from typing import Any
 
 from rich.table import Table
+from rich.text import Text
 
 from sweeps import files, pulse
 from sweeps.printing import html_table
 from sweeps.progress import duration
 from sweeps.store import Store, study_directories
+from testbed import places
 from testbed.errors import InvalidInput
 
 Ids = frozenset[str]
@@ -102,7 +104,7 @@ class Status:
             for one in self.studies
         ]
         return {
-            "directory": str(self.directory),
+            "directory": places.shown(self.directory),
             "complete": self.complete,
             **{name: getattr(self, name) for name in names},
             **self.total.describe(),
@@ -120,7 +122,9 @@ class Status:
 
     def table(self) -> Table:
         """Counts by study and arm for the terminal."""
-        table = Table(title=f"{self.directory}", title_justify="left")
+        table = Table(
+            title=Text(places.shown(self.directory), style="table.title"), title_justify="left"
+        )
         for name in ("study", "arm"):
             table.add_column(name, overflow="fold")
         for name in Count().describe():
@@ -128,7 +132,7 @@ class Status:
         for study in self.studies:
             for place, (arm, own) in enumerate(study.arms.items()):
                 name = f"{study.study} ({study.preset})" if not place else ""
-                table.add_row(name, arm, *map(str, own.describe().values()))
+                table.add_row(Text(name), Text(arm), *map(str, own.describe().values()))
             table.add_section()
         if len(self.rows()) > 1:
             table.add_row("all", "", *map(str, self.total.describe().values()))
@@ -177,17 +181,17 @@ def united(counts: Iterable[Count]) -> Count:
 def status(directory: Path) -> Status:
     """How a results directory stands, read while others may write. Raises `InvalidInput` if it holds no study, or its
     only one cannot be read."""
-    places = study_directories(directory)
+    studied = study_directories(directory)
     said = pulse.read(directory) or {}
     studies, unreadable = [], []
-    for place in places or [directory]:
+    for place in studied or [directory]:
         try:
             studies.append(_study(Store.open(place), frozenset(said.get("failed", ()))))
         except InvalidInput as problem:
-            if len(places) < 2:
+            if len(studied) < 2:
                 raise
             unreadable.append(str(problem))
-    running = any(map(files.in_use, places))
+    running = any(map(files.in_use, studied))
     lacking = any(study.total.lacking for study in studies)
     # A command that was killed, or made before commands told how they end, has left no end to tell of.
     ended = str(said.get("state"))

@@ -10,10 +10,9 @@ import io
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 
 from sweeps import blocks, files, pulse
@@ -21,8 +20,10 @@ from sweeps import header as headers
 from sweeps.blocks import COUNTS, FACTS, KNOWN, MEASURED, METRICS, TEXTS, Rows
 from sweeps.header import SCHEMA
 from sweeps.runtime import cores
-from testbed import config
 from testbed.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["COUNTS", "FACTS", "KNOWN", "MEASURED", "METRICS", "SCHEMA", "TEXTS", "Rows", "Store"]
 __all__ += ["read_stores", "refuse_incomplete", "study_directories"]
@@ -55,7 +56,7 @@ class Store:
         holds anything else.
         """
         directory = Path(directory)
-        header = config.jsonable(header)
+        header = _jsonable(header)
         lock = files.lock(directory)
         try:
             if (directory / "study.json").exists():
@@ -124,7 +125,7 @@ class Store:
         """Add facts, such as the seconds that it took, to what the header says of the present session."""
         if self._lock is None:
             raise ValueError("this store was opened to read")
-        self.header["sessions"][-1] |= config.jsonable(facts)
+        self.header["sessions"][-1] |= _jsonable(facts)
         headers.write(self.directory, self.header)
 
     def append(self, rows: Rows) -> Path:
@@ -189,9 +190,9 @@ class Store:
     def diverged(self) -> set[tuple[str, str]]:
         """Of which arms which stored runs have diverged."""
         tables = self._tables(["arm", "run", "diverged_step"])
-        return blocks.runs(blocks.not_negative(table, "diverged_step") for table in tables)
+        return blocks.runs(tables, "diverged_step")
 
-    def read(self) -> pd.DataFrame:
+    def read(self) -> "pd.DataFrame":
         """The long table: repeated rows once, in a fixed order.
 
         Swept paths that a block does not have as a column (an axis that was added later) are
@@ -216,6 +217,13 @@ class Store:
         return sorted((self.directory / "blocks").glob("[!.]*.parquet"))
 
 
+def _jsonable(value: Any) -> Any:
+    """See `testbed.config.jsonable`: it needs jax, which readers of a store do without."""
+    from testbed import config
+
+    return config.jsonable(value)
+
+
 def study_directories(directory: Path) -> list[Path]:
     """Where the studies of a results directory are: itself, or directories in it, by name."""
     if (directory / "study.json").is_file():
@@ -223,7 +231,7 @@ def study_directories(directory: Path) -> list[Path]:
     return sorted(path.parent for path in directory.glob("*/study.json"))
 
 
-def refuse_incomplete(directory: Path, table: pd.DataFrame) -> None:
+def refuse_incomplete(directory: Path, table: "pd.DataFrame") -> None:
     """Raise `InvalidInput` if rows do not say of which run they are, when they were measured and whether it had
     diverged: whoever reads them needs that."""
     missing = [name for name in _WHOLE if name not in table.columns]
@@ -234,7 +242,7 @@ def refuse_incomplete(directory: Path, table: pd.DataFrame) -> None:
         raise InvalidInput(f"the results in {directory} have gaps in the columns {', '.join(gaps)}")
 
 
-def read_stores(directory: Path) -> list[tuple[Store, pd.DataFrame]]:
+def read_stores(directory: Path) -> "list[tuple[Store, pd.DataFrame]]":
     """The stores of a results directory that hold finished runs and can be read, by name, with their tables.
 
     Raises InvalidInput, with what is wrong with the first, if there are none; and if two of them hold the same study,

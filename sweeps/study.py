@@ -6,7 +6,6 @@ A study is a Python file with a module attribute ``study``, in `sweeps.studies` 
 import functools
 import importlib
 import itertools
-import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ import sweeps.studies
 from sweeps import user_files
 from sweeps.claims import Claim
 from sweeps.grid import Axis, Grid, product
+from sweeps.index import study_names
 from sweeps.selection import Arm, Point, Preset, Selection, layered
 from testbed import config
 from testbed.errors import InvalidInput
@@ -235,11 +235,6 @@ def split(text: str, option: str, form: str) -> tuple[str, str]:
     if not (equals and path.strip() and value.strip()):
         raise InvalidInput(f"{option} takes {form}, got '{text}'")
     return path.strip(), value.strip()
-
-
-def study_names() -> list[str]:
-    """Names of the studies that come with the testbed, without importing them."""
-    return sorted(found.name for found in pkgutil.iter_modules(sweeps.studies.__path__))
 
 
 def list_studies() -> list[Study]:

@@ -1,6 +1,7 @@
 """Users' own Python files: studies, and files beside them that they import, here and on a cluster's workers."""
 
 import ast
+import contextlib
 import hashlib
 import importlib.abc
 import importlib.machinery
@@ -50,8 +51,19 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that dataclasses and typing find the file's own classes
     try:
-        spec.loader.exec_module(module)
-    except Exception as problem:
+        # What a file prints is none of the data that a command prints for programs.
+        with contextlib.redirect_stdout(sys.stderr):
+            spec.loader.exec_module(module)
+    except KeyboardInterrupt:
+        del sys.modules[name]
+        raise
+    except SystemExit as problem:
+        del sys.modules[name]
+        raise InvalidInput(
+            f"study file {path} ends the program while it is loaded, with exit status {problem.code}: let it define "
+            "its study, and nothing more"
+        ) from problem
+    except BaseException as problem:
         del sys.modules[name]
         frames = traceback.extract_tb(problem.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]

@@ -235,4 +235,4 @@ def _identity(directory: Path) -> str:
             file.flush()
             with contextlib.suppress(FileExistsError):
                 os.link(file.name, path)
-    return path.read_text()
+    return path.read_text(encoding="utf-8")

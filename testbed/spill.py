@@ -85,7 +85,7 @@ def read(directory: Path) -> Recording:
 
     Raises `InvalidInput` if there is none."""
     try:
-        index = json.loads((directory / _INDEX).read_text())
+        index = json.loads((directory / _INDEX).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InvalidInput(f"directory {directory} holds no finished recording") from None
     leaves = [np.load(_file(directory, i), mmap_mode="r") for i in range(index["files"])]
@@ -166,5 +166,5 @@ def _create(directory: Path, number: int, shape: tuple[int, ...], like: np.ndarr
 def _write_index(directory: Path, index: dict[str, int]) -> None:
     """Say that the recording is whole: written aside and renamed."""
     temporary = directory / f"{_INDEX}.tmp"
-    temporary.write_text(json.dumps(index))
+    temporary.write_text(json.dumps(index), encoding="utf-8")
     os.replace(temporary, directory / _INDEX)

@@ -152,13 +152,14 @@ def test_logs_get_no_control_characters(
 
 
 def test_whoever_reads_may_go() -> None:
+    """A reader that has gone is no fault: the command's own status counts."""
     words = [sys.executable, "-m", "sweeps.cli", "list", "columns", "--json"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
-    assert process.returncode == 1
+    assert process.returncode == 0
 
 
 def test_mistakes_in_arguments(capsys: pytest.CaptureFixture[str], study: str) -> None:

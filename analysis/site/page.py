@@ -92,7 +92,8 @@ def section(
 def write_whole(path: Path, text: str) -> Path:
     """Write a file whole or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    temporary.write_text(text, encoding="utf-8")
+    # Names of files may hold what is not Unicode.
+    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)
     return path
 

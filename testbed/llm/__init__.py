@@ -15,6 +15,7 @@ from testbed.llm.checkpoint import read_directory
 from testbed.llm.families import build
 from testbed.llm.gguf_files import GgufFile
 from testbed.llm.tokenizer import Tokenizer
+from testbed.places import expanded
 from testbed.transformer import Transformer
 
 __all__ = ["Tokenizer", "load"]
@@ -23,10 +24,10 @@ __all__ = ["Tokenizer", "load"]
 def load(source: str | Path) -> tuple[Transformer, Tokenizer]:
     """A pretrained model and its tokenizer.
 
-    ``source`` is ``smollm2``, a directory as Hugging Face writes it, a GGUF file, or a name on its hub
-    (``OWNER/NAME``). ``model(tokens)`` maps ids ``(time,)`` to float32 next-token logits ``(time, vocabulary)``.
-    Raises `InvalidInput` for what cannot be used and `Unfinished` for what cannot be had, in a sentence that names
-    the file.
+    ``source`` is ``smollm2``, a directory as Hugging Face writes it, a GGUF file (a path may begin with ``~``), or a
+    name on its hub (``OWNER/NAME``). ``model(tokens)`` maps ids ``(time,)`` to float32 next-token logits ``(time,
+    vocabulary)``. Raises `InvalidInput` for what cannot be used and `Unfinished` for what cannot be had, in a
+    sentence that names the file.
     """
     path = located(source)
     if path.is_dir():
@@ -40,7 +41,7 @@ def load(source: str | Path) -> tuple[Transformer, Tokenizer]:
 
 def located(source: str | Path) -> Path:
     """The directory or the GGUF file of a model that `load` takes. Raises what `load` raises for an unknown one."""
-    path = Path(source)
+    path = Path(expanded(str(source)))
     if str(source) in KNOWN:
         return KNOWN[str(source)]()
     if path.exists():

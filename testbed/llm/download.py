@@ -38,7 +38,9 @@ def download(wanted: Distribution, directory: Path, loud: bool = False) -> Path:
     kind = ["--no-binary" if wanted.source else "--only-binary", wanted.name]
     with tempfile.TemporaryDirectory() as scratch:
         requirement = Path(scratch) / "requirement.txt"
-        requirement.write_text(f"{wanted.name}=={wanted.version} --hash=sha256:{wanted.sha256}\n")
+        requirement.write_text(
+            f"{wanted.name}=={wanted.version} --hash=sha256:{wanted.sha256}\n", encoding="utf-8"
+        )
         words = ["download", "--no-deps", "--require-hashes", *kind, "--requirement", requirement]
         done = subprocess.run(
             [*_pip(), *words, "--dest", directory],

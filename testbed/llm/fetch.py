@@ -97,14 +97,14 @@ def prepare(gguf: Path, made: Path) -> None:
     file = GgufFile(gguf)
     checkpoint, tokenizer = file.checkpoint(), file.tokenizer()
     made.mkdir()
-    (made / CONFIG).write_text(json.dumps(checkpoint.config, indent=2))
-    (made / SETTINGS).write_text(json.dumps(tokenizer.settings, indent=2))
+    (made / CONFIG).write_text(json.dumps(checkpoint.config, indent=2), encoding="utf-8")
+    (made / SETTINGS).write_text(json.dumps(tokenizer.settings, indent=2), encoding="utf-8")
     tokenizer.backend.save(str(made / TOKENIZER))
     weights = {name: checkpoint.read(name) for name in checkpoint.shapes}
     package("safetensors.numpy").save_file(weights, made / WEIGHTS, {"format": "pt"})
     names = (CONFIG, SETTINGS, TOKENIZER, WEIGHTS)
     contents = {name: [(made / name).stat().st_size, checksum(made / name)] for name in names}
-    (made / CONTENTS).write_text(json.dumps(contents, indent=2))
+    (made / CONTENTS).write_text(json.dumps(contents, indent=2), encoding="utf-8")
 
 
 def verify() -> None:

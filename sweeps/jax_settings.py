@@ -1,0 +1,142 @@
+"""jax's own settings: which of them the testbed works with, and what is said of the others before anything is built.
+
+Settings come from the environment (``JAX_ENABLE_X64=1``) or from ``jax.config.update``. What they change was found by
+running a study under each (``docs/cli.md`` has the table).
+"""
+
+import logging
+import os
+import subprocess
+import sys
+from typing import Any, NamedTuple
+
+from testbed.errors import InvalidInput, said
+
+#: What the testbed sets in XLA_FLAGS itself.
+OURS = ("--xla_force_host_platform_device_count=", "--xla_cpu_prefer_vector_width=")
+#: Files that there are where NVIDIA's driver is, on Linux itself and on Windows below it.
+_GPUS = ("/dev/nvidiactl", "/dev/dxg")
+
+
+class Required(NamedTuple):
+    """The values that a setting may have, the default first, and why."""
+
+    allowed: tuple[Any, ...]
+    why: str
+
+
+_SLOW = "building and compiling take many times as long under it"
+_NUMBERS = "other values change the numbers that runs compute"
+_STOPS = "it stops programs at values that are meant to occur, as in runs that diverge"
+_FAILS = "the testbed's programs, or libraries that it uses, fail under it"
+#: Settings that may have few values, by the names that jax gives them.
+REQUIRED: dict[str, Required] = {
+    "jax_enable_x64": Required((False,), "the testbed computes in 32 bits"),
+    "jax_debug_nans": Required((False,), _STOPS),
+    "jax_debug_infs": Required((False,), _STOPS),
+    "jax_numpy_dtype_promotion": Required(("standard",), _FAILS),
+    "jax_debug_key_reuse": Required((False,), _FAILS),
+    "jax_disable_jit": Required((False,), "programs must be compiled before they run"),
+    "jax_check_tracer_leaks": Required((False,), _SLOW),
+    "jax_no_tracing": Required((False,), "programs must be traced before they run"),
+    "jax_no_execution": Required((False,), "programs must be executed"),
+    "jax_default_prng_impl": Required(("threefry2x32",), _NUMBERS),
+    "jax_random_seed_offset": Required((0,), _NUMBERS),
+    "jax_high_dynamic_range_gumbel": Required((False,), _NUMBERS),
+    "jax_softmax_custom_jvp": Required((False,), _NUMBERS),
+    **{
+        f"jax_transfer_guard{way}": Required((None, "allow", "log", "log_explicit"), _FAILS)
+        for way in ("", "_host_to_device", "_device_to_device", "_device_to_host")
+    },
+    "jax_disable_most_optimizations": Required((False,), _NUMBERS),
+}
+
+
+def require(devices: bool = True) -> None:
+    """Refuse settings under which the testbed does not work; import jax.
+
+    Call it after `sweeps.runtime.configure`. ``devices``: find the devices too, which takes memory on accelerators.
+    Raises `InvalidInput` with the setting to drop.
+    """
+    try:
+        import jax
+    except ValueError as problem:
+        raise InvalidInput(
+            f"jax refuses a setting of the environment ({said(problem)}): correct or unset that variable"
+        ) from problem
+    for name, required in REQUIRED.items():
+        # Versions of jax differ in the settings that they have.
+        value = getattr(jax.config, name, required.allowed[0])
+        if value not in required.allowed:
+            variable = name.upper() in os.environ
+            where, remedy = (
+                (name.upper(), "unset the variable")
+                if variable
+                else (f"{name} of jax.config", "set it back")
+            )
+            allowed = " or ".join(str(own) for own in required.allowed if own is not None)
+            raise InvalidInput(f"{where} is {value}, must be {allowed}: {required.why}; {remedy}")
+    if devices:
+        _require_flags()
+        _require_devices()
+
+
+def _require_devices() -> None:
+    import jax
+
+    logger = logging.getLogger("jax._src.xla_bridge")
+    logger.addFilter(_on_one_line)
+    try:
+        jax.devices()
+    # What jax raises depends on the platform and on the version: RuntimeError, and a bare AssertionError for cuda.
+    except Exception as problem:
+        chosen = jax.config.jax_platforms
+        reason = said(problem) or "no such device was found"
+        asked = f"JAX_PLATFORMS is {chosen}" if chosen else "JAX_PLATFORMS is not set"
+        raise InvalidInput(
+            f"jax finds no device: {asked} ({reason}); unset it to take what there is, or set it to cpu"
+        ) from problem
+    finally:
+        logger.removeFilter(_on_one_line)
+
+
+def _on_one_line(record: logging.LogRecord) -> bool:
+    """Let jax say on one line, without a traceback, why a kind of device cannot be used; not at all where it is GPUs
+    and the machine has none."""
+    if record.exc_info:
+        if "cuda" in record.getMessage() and not any(map(os.path.exists, _GPUS)):
+            return False
+        record.msg, record.args = f"{record.getMessage()}: {record.exc_info[1]}", ()
+        record.exc_info = record.exc_text = None
+    return True
+
+
+def _require_flags() -> None:
+    """Try XLA_FLAGS in a process of its own, since XLA ends the process for a flag that it does not know."""
+    flags = os.environ.get("XLA_FLAGS", "")
+    theirs = [flag for flag in flags.split() if not flag.startswith(OURS)]
+    if not theirs or flags in _tried:
+        return
+    program = "from jaxlib import xla_client; xla_client.make_cpu_client()"
+    environ = {**os.environ, "TF_CPP_MIN_LOG_LEVEL": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env=environ,
+        capture_output=True,
+        text=True,
+        errors="replace",
+        check=False,
+    )
+    if done.returncode:
+        lines = [
+            line.partition("] ")[2] for line in done.stderr.splitlines() if "XLA_FLAGS" in line
+        ]
+        reason = lines[0] if lines else f"it ends with status {done.returncode}"
+        raise InvalidInput(
+            f"XLA cannot start with XLA_FLAGS={' '.join(theirs)} ({reason.strip()}): correct or unset XLA_FLAGS"
+        )
+    _tried.add(flags)
+
+
+#: Flags that XLA has started with.
+_tried: set[str] = set()
