@@ -29,6 +29,15 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
+#: Special tokens by what ``tokenizer_config.json`` and GGUF files call them.
+_SPECIAL = {
+    "bos": "bos",
+    "eos": "eos",
+    "unk": "unknown",
+    "sep": "seperator",
+    "pad": "padding",
+    "mask": "mask",
+}
 #: Divisors of rotary frequencies, which files of Llama 3.1 and later hold in place of the numbers they come from.
 _DIVISORS = "rope_freqs.weight"
 
@@ -89,14 +98,28 @@ class GgufFile:
             backend = byte_pair_backend(tokens, kinds, self.get("tokenizer.ggml.merges", []), split)
         except InvalidInput as problem:
             raise InvalidInput(f"{self.path}: {problem}") from problem
-        settings = {
-            f"{name}_token": tokens[self.get(f"tokenizer.ggml.{name}_token_id")]
-            for name in ("bos", "eos")
-            if self.get(f"tokenizer.ggml.{name}_token_id") is not None
+        settings: dict[str, Any] = {
+            f"{name}_token": tokens[number]
+            for name, key in _SPECIAL.items()
+            if (number := self._token_id(key)) is not None
         }
-        return Tokenizer(
-            backend, settings | {"chat_template": self.get("tokenizer.chat_template")}, self.path
-        )
+        # As llama.cpp has it: files say so themselves, and tokenizers of Llama 3 begin texts where they do not.
+        settings["add_bos_token"] = self.get("tokenizer.ggml.add_bos_token", split == "llama-bpe")
+        settings["chat_template"] = self.get("tokenizer.chat_template")
+        return Tokenizer(backend, settings, self.path, self._ends())
+
+    def _token_id(self, name: str) -> int | None:
+        """The id of a special token; None if the file names none. Raises `InvalidInput` for one that no token has."""
+        key, count = f"tokenizer.ggml.{name}_token_id", len(self.get("tokenizer.ggml.tokens", []))
+        found = self.get(key)
+        if found is not None and not (type(found) is int and 0 <= found < count):
+            raise InvalidInput(f"{self.path}: {key} must be an id below {count}, got {found!r}")
+        return found
+
+    def _ends(self) -> list[int]:
+        """Ids of the tokens that end a response, each once: of a text, of a turn, of a message."""
+        found = (self._token_id(name) for name in ("eos", "eot", "eom"))
+        return list(dict.fromkeys(number for number in found if number is not None))
 
     def _config(self) -> dict[str, Any]:
         """The fields of a ``config.json``."""
@@ -135,8 +158,8 @@ class GgufFile:
             "rope_scaling": self._scaling(size, own("rope.freq_base", 10_000.0)),
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "vocab_size": rows,
-            "bos_token_id": self.get("tokenizer.ggml.bos_token_id"),
-            "eos_token_id": self.get("tokenizer.ggml.eos_token_id"),
+            "bos_token_id": self._token_id("bos"),
+            "eos_token_id": self._ends() or None,
         }
 
     def _scaling(self, size: int, base: float) -> dict[str, Any] | None:
