@@ -140,6 +140,7 @@ class GgufFile:
                 f"got {own('attention.value_length', size)} in values and {turned} in rotations"
             )
         embedding = self._tensors.get("token_embd.weight")
+        ends = self._ends()
         rows = int(embedding.shape[-1]) if embedding is not None else own("vocab_size")
         return {
             "architectures": ["LlamaForCausalLM"],
@@ -159,7 +160,7 @@ class GgufFile:
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "vocab_size": rows,
             "bos_token_id": self._token_id("bos"),
-            "eos_token_id": self._ends() or None,
+            "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         }
 
     def _scaling(self, size: int, base: float) -> dict[str, Any] | None:

@@ -8,7 +8,7 @@ import json
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, no_type_check
 
 from testbed.errors import InvalidInput, Unfinished, said
 from testbed.llm.optional import package
@@ -229,6 +229,7 @@ def _few_steps() -> Iterator[None]:
     A debugger or a measurement of coverage does not see them."""
     left, before = STEPS, sys.gettrace()
 
+    @no_type_check  # checked a million times, its types would cost more than the template
     def count(frame: Any, event: str, argument: Any) -> Any:
         nonlocal left
         left -= 1
