@@ -154,7 +154,9 @@ class Form(NamedTuple):
 def encoded(path: Path, tokenizer: Tokenizer, form: Form) -> Prompt:
     """The prompts of a file in its order, padded. Raises `InvalidInput`, naming file and line, for one that the
     checkpoint's chat template refuses, and for one that has no tokens or more than there is room for."""
-    rows = [(number, _ids_of(path, number, tokenizer, prompt, form)) for number, prompt in read(path)]
+    rows = [
+        (number, _ids_of(path, number, tokenizer, prompt, form)) for number, prompt in read(path)
+    ]
     longest = max(len(own) for _, own in rows)
     for number, own in rows:
         if len(own) > form.room:

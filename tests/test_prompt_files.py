@@ -3,6 +3,7 @@ shown whole."""
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -51,10 +52,10 @@ def written(path: Path, line: str) -> Path:
     return path
 
 
-def task(path: Path, **changes: object) -> Text:
+def task(path: Path, **changes: Any) -> Text:
     """A text world of the tiny checkpoint."""
     tiny.loaded()
-    fields = {
+    fields: dict[str, Any] = {
         "vocabulary": tiny.VOCABULARY,
         "prompt_length": 8,
         "response_length": 6,
@@ -155,7 +156,8 @@ def test_prompts_are_shown_whole(tmp_path: Path) -> None:
         for i in range(2)
     ]
     assert shown == [
-        f"<user> a<end><assistant> the<end><user> {word}<end><assistant>" for word in ("film", "was")
+        f"<user> a<end><assistant> the<end><user> {word}<end><assistant>"
+        for word in ("film", "was")
     ]
     assert text.text([5, 6, 0, 7]) == " the film"
 

@@ -85,6 +85,4 @@ def _address(trunk: Pretrained, begin: tuple[int, ...], split: Split, checksum: 
     modules = (features, heads, transformer, ratings, regression)
     code = [inspect.getsource(module) for module in modules]
     layers = trunk.model.config.layers
-    return fingerprint(
-        "human rating", *trunk.source, layers, *begin, *split, checksum, *code
-    )
+    return fingerprint("human rating", *trunk.source, layers, *begin, *split, checksum, *code)

@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, Final, TypeAlias, no_type_check
 
-from testbed.errors import InvalidInput, Unfinished, said
+from testbed.errors import InvalidInput, Unfinished, printable, said
 from testbed.llm.optional import package
 
 #: One turn: ``role`` (system, user or assistant) and ``content``.
@@ -155,12 +155,14 @@ def template_of(source: Any, tokens: Mapping[str, str], path: Path) -> Template 
     if there is none. Raises `InvalidInput` for anything else."""
     if isinstance(source, list):
         if not all(isinstance(entry, dict) for entry in source):
-            raise InvalidInput(f"{path}: a list in chat_template must hold objects with name and template")
+            raise InvalidInput(
+                f"{path}: a list in chat_template must hold objects with name and template"
+            )
         source = {str(entry.get("name")): entry.get("template") for entry in source}
     if isinstance(source, dict):
         if "default" not in source:
             raise InvalidInput(
-                f"{path}: chat_template must name one of its templates 'default', got {', '.join(source) or 'none'}"
+                f"{path}: chat_template must name one of its templates 'default', got {printable(', '.join(source)) or 'none'}"
             )
         source = source["default"]
     if source is None:
@@ -220,7 +222,9 @@ def _require_small(operator: str, left: Any, right: Any) -> None:
         count, many = (left, right) if isinstance(left, int) else (right, left)
         size = len(many) * count if isinstance(count, int) and hasattr(many, "__len__") else 0
     if size > LARGEST:
-        raise InvalidInput(f"'{operator}' may give at most {LARGEST} characters or bits, not {size}")
+        raise InvalidInput(
+            f"'{operator}' may give at most {LARGEST} characters or bits, not {size}"
+        )
 
 
 @contextlib.contextmanager

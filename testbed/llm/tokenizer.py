@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self, TypeVar
 
-from testbed.errors import InvalidInput, Unfinished, said
+from testbed.errors import InvalidInput, Unfinished, printable, said
 from testbed.llm.checkpoint import CONFIG, read_json
 from testbed.llm.optional import package
 from testbed.llm.templates import Message, template_of
@@ -171,6 +171,11 @@ class Tokenizer:
         # Which of the given texts a token is of; None for one that the post-processor added.
         of = whole.sequence_ids
         first = next((i for i, sequence in enumerate(of) if sequence is not None), 0)
+        for number in whole.ids[:first]:
+            if number >= self.vocabulary:
+                raise InvalidInput(
+                    f"{self._path}: the tokenizer begins texts with token {number}, which it does not have"
+                )
         return tuple(whole.ids[:first])
 
     def _continuations(self, rows: Sequence[Sequence[int]]) -> list[str]:
@@ -208,7 +213,9 @@ def special_tokens(settings: Mapping[str, Any], path: Path) -> dict[str, str]:
         if text is None and not isinstance(value, dict):
             continue
         if not isinstance(text, str):
-            raise InvalidInput(f"{path}: {key} must be the text of a token, got {value!r}")
+            raise InvalidInput(
+                f"{path}: {printable(key)} must be the text of a token, got {value!r}"
+            )
         found[key] = text
     return found
 
@@ -221,8 +228,7 @@ def asked(refusal: str, call: Callable[[], Answer]) -> Answer:
     except (KeyboardInterrupt, SystemExit, InvalidInput, Unfinished):
         raise
     except BaseException as problem:
-        reason = " ".join(str(problem).encode("utf-8", "backslashreplace").decode().split())
-        raise InvalidInput(f"{refusal} ({reason.rstrip('.') or type(problem).__name__})") from problem
+        raise InvalidInput(f"{refusal} ({said(problem) or type(problem).__name__})") from problem
 
 
 def byte_pair_backend(

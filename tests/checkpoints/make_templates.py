@@ -19,7 +19,7 @@ SPECIAL = {"bos_token": "<|start|>", "eos_token": "<|end|>", "pad_token": "<|pad
 
 HELLO = [{"role": "user", "content": "  a<b & 'é'\n"}]
 TALK = [
-    {"role": "system", "content": "Be \"brief\"."},
+    {"role": "system", "content": 'Be "brief".'},
     {"role": "user", "content": "12 cats\tand <dogs>"},
     {"role": "assistant", "content": "yes </think> no"},
     {"role": "user", "content": "the 🐈 mat"},
@@ -128,7 +128,9 @@ def written(settings: dict[str, object]) -> list[str | None]:
         for messages in CONVERSATIONS:
             try:
                 texts.append(
-                    tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+                    tokenizer.apply_chat_template(
+                        messages, tokenize=False, add_generation_prompt=True
+                    )
                 )
             except Exception:  # whatever a template raises
                 texts.append(None)
