@@ -6,6 +6,7 @@ as usual for conversations. The project's own are 84 openings of reviews, messag
 """
 
 import json
+import sys
 from pathlib import Path
 from typing import Any, Final, NamedTuple
 
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import Bool, PRNGKeyArray
 
 from testbed.environment import AbstractPrompts
-from testbed.errors import InvalidInput
+from testbed.errors import InvalidInput, said
 from testbed.pretrained import Tokenizer
 from testbed.types import END_TOKEN, Prompt
 
@@ -60,10 +61,11 @@ def read(path: Path) -> list[Read]:
     """The prompts of a file in its order; empty lines are skipped. Raises `InvalidInput`, naming file and line."""
     try:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
-    except OSError as error:
-        raise InvalidInput(f"prompts file {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
         raise InvalidInput(f"prompts file {path} must be UTF-8: {error}") from error
+    except (OSError, ValueError) as error:  # no file has a name with a zero in it
+        reason = getattr(error, "strerror", None) or said(error)
+        raise InvalidInput(f"prompts file {path} cannot be read: {reason}") from error
     found = [
         Read(number, _prompt(line, f"{path}, line {number}"))
         for number, line in enumerate(lines, 1)
@@ -82,6 +84,11 @@ def _prompt(line: str, where: str) -> str | list[dict[str, str]]:
         row = json.loads(line)
     except json.JSONDecodeError as error:
         raise InvalidInput(f"{where}: not valid JSON: {error}") from error
+    except ValueError as error:
+        digits = sys.get_int_max_str_digits()
+        raise InvalidInput(f"{where}: a number must have at most {digits} digits") from error
+    except RecursionError as error:
+        raise InvalidInput(f"{where}: lists and objects are nested too deeply") from error
     given = [name for name in ("prompt", "messages") if isinstance(row, dict) and name in row]
     if len(given) != 1:
         raise InvalidInput(f"{where}: needs one of 'prompt' and 'messages', got {_short(row)}")
@@ -90,6 +97,7 @@ def _prompt(line: str, where: str) -> str | list[dict[str, str]]:
         return _messages(value, where)
     if not isinstance(value, str) or not value.strip():
         raise InvalidInput(f"{where}: 'prompt' must be text that is not empty, got {_short(value)}")
+    _require_unicode(value, where)
     return value
 
 
@@ -103,13 +111,29 @@ def _messages(value: Any, where: str) -> list[dict[str, str]]:
                 f"{where}: a message needs a 'role' ({', '.join(ROLES)}) and a 'content' that is not "
                 f"empty, got {_short(message)}"
             )
+        _require_unicode(content, where)
     if value[-1]["role"] != "user":
         raise InvalidInput(f"{where}: the last message must be the user's, got {_short(value[-1])}")
     return [{"role": m["role"], "content": m["content"]} for m in value]
 
 
+def _require_unicode(text: str, where: str) -> None:
+    """Refuse half of a surrogate pair, which JSON can spell and no tokenizer reads."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        found = text[error.start].encode("unicode_escape").decode()
+        raise InvalidInput(
+            f"{where}: text must be Unicode, got {found}, one half of a surrogate pair, at character {error.start + 1}"
+        ) from error
+
+
 def _short(value: Any) -> str:
-    text = json.dumps(value, ensure_ascii=False)
+    """The beginning of a value as JSON, with halves of surrogate pairs, which cannot be printed, escaped."""
+    try:
+        text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
+    except RecursionError:
+        text = f"a {type(value).__name__}, nested deeply"
     return text if len(text) <= 60 else text[:57] + "..."
 
 
@@ -118,7 +142,8 @@ class Form(NamedTuple):
 
     Attributes:
         chat: whether a text is a request of a user's, to be answered, and not an opening. system: the system prompt of
-            conversations that have none: empty for none, None for the checkpoint's own. room: tokens of a prompt.
+            conversations that have none. None and the empty text add none; the empty text also leaves out the one that
+            SmolLM2's template has of its own. room: tokens of a prompt.
     """
 
     chat: bool
@@ -127,9 +152,11 @@ class Form(NamedTuple):
 
 
 def encoded(path: Path, tokenizer: Tokenizer, form: Form) -> Prompt:
-    """The prompts of a file in its order, padded. Raises `InvalidInput`, naming file and line, for one that has more
-    tokens than there is room for."""
-    rows = [(number, ids(tokenizer, prompt, form)) for number, prompt in read(path)]
+    """The prompts of a file in its order, padded. Raises `InvalidInput`, naming file and line, for one that the
+    checkpoint's chat template refuses, and for one that has no tokens or more than there is room for."""
+    rows = [
+        (number, _ids_of(path, number, tokenizer, prompt, form)) for number, prompt in read(path)
+    ]
     longest = max(len(own) for _, own in rows)
     for number, own in rows:
         if len(own) > form.room:
@@ -140,8 +167,26 @@ def encoded(path: Path, tokenizer: Tokenizer, form: Form) -> Prompt:
     return _padded([own for _, own in rows], form.room)
 
 
+def _ids_of(
+    path: Path,
+    line: int,
+    tokenizer: Tokenizer,
+    prompt: str | list[dict[str, str]],
+    form: Form,
+) -> list[int]:
+    try:
+        found = ids(tokenizer, prompt, form)
+    except InvalidInput as error:
+        raise InvalidInput(f"{path}, line {line}: {error}") from error
+    if not found:
+        raise InvalidInput(f"{path}, line {line}: the prompt has no tokens: {_short(prompt)}")
+    return found
+
+
 def one(text: str, tokenizer: Tokenizer, form: Form) -> Prompt:
-    """One prompt, padded. Raises `InvalidInput` for an empty one, or one with more tokens than there is room for."""
+    """One prompt, padded. Raises `InvalidInput` for one that is empty or no Unicode, or has more tokens than there is
+    room for."""
+    _require_unicode(text, "a prompt")
     own = ids(tokenizer, text, form) if text.strip() else []
     if not 0 < len(own) <= form.room:
         raise InvalidInput(f"a prompt must have 1 to {form.room} tokens, got {len(own)}: '{text}'")
@@ -156,9 +201,10 @@ def _padded(rows: list[list[int]], room: int) -> Prompt:
 
 
 def ids(tokenizer: Tokenizer, prompt: str | list[dict[str, str]], form: Form) -> list[int]:
-    """Token ids of one prompt."""
+    """Token ids of one prompt: of a text with the tokenizer's begin tokens in front, of a conversation with those that
+    its template writes."""
     if isinstance(prompt, str) and not form.chat:
-        return tokenizer.encode(prompt)
+        return tokenizer.opening(prompt)
     if isinstance(prompt, str):
         prompt = [{"role": "user", "content": prompt}]
     return tokenizer.chat(prompt, None if prompt[0]["role"] == "system" else form.system)

@@ -70,7 +70,7 @@ def read_alone(
     """Features of whole texts, (text, width)."""
     everything = tokenizer.responses(texts, WIDTHS[-1])
     lengths = np.asarray(everything.length)
-    run = jax.jit(lambda model, given: features(model, *alone(given)))
+    run = jax.jit(lambda model, given: features(model, *alone(given, tokenizer.begin)))
     found = np.zeros((len(texts), trunk.model.config.width), np.float32)
     shorter = 0
     for width in WIDTHS:

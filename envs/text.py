@@ -6,6 +6,7 @@ within prompts over the model's own samples.
 """
 
 import dataclasses
+import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -53,7 +54,7 @@ class Text(AbstractTask):
         golden: what is liked. without_length: whether what the reward owes to length is taken out of it.
         prompts: a JSON Lines file (`envs.prompts`), none for the project's own. chat: whether prompts are requests to
             be answered, in the checkpoint's form of a conversation, and not openings to be continued. system: the
-            system prompt of conversations without one: empty for none, none for the checkpoint's own.
+            system prompt of conversations without one: empty and none add none, and empty also leaves out SmolLM2's own.
     """
 
     checkpointed = True
@@ -106,10 +107,15 @@ class Text(AbstractTask):
             )
         self.golden.refuse(shape)
 
+    def check(self) -> None:
+        """Refuse prompts that cannot be used: a file that cannot be read, one that the checkpoint's chat template
+        refuses, one that is too long. Loads the checkpoint."""
+        _encoded(self.file, _digest(self.file), self.loaded()[1], self._form)
+
     def material(self) -> Material:
         """The checkpoint, prompts, and what the golden reward has learnt; fetched where they are not there yet."""
         model, tokenizer = self.loaded()
-        given = prompts.encoded(self.file, tokenizer, self._form)
+        given = _encoded(self.file, _digest(self.file), tokenizer, self._form)
         apart = prompts.is_held_out(given.length.shape[0])
         drawn, held_out = (
             jax.tree.map(lambda x, own=own: x[own], given) for own in (~apart, apart)
@@ -149,8 +155,12 @@ class Text(AbstractTask):
         return prompts.one(text, self.loaded()[1], self._form)
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What a prompt or a response says."""
+        """What a response says, up to its end token, as it reads behind its prompt."""
         return self.loaded()[1].decode(np.asarray(tokens))
+
+    def prompt_text(self, tokens: Sequence[int]) -> str:
+        """What a prompt says, all of it, special tokens spelt out."""
+        return self.loaded()[1].decode_prompt(np.asarray(tokens))
 
     def words(self) -> tuple[str, ...]:
         """What each token reads as, a leading space included."""
@@ -169,6 +179,20 @@ class Text(AbstractTask):
                 f"prompts file {self.file} cannot be read: {problem.strerror}"
             ) from problem
         return f"{asked} {pretrained.content(self.checkpoint)} {ratings.CHECKSUM}"
+
+
+@functools.lru_cache(maxsize=8)
+def _encoded(file: Path, digest: str, tokenizer: Tokenizer, form: Form) -> Prompt:
+    """`envs.prompts.encoded` of a file of a content that ``digest`` names, once a process."""
+    return prompts.encoded(file, tokenizer, form)
+
+
+def _digest(file: Path) -> str:
+    """What names the content of a file; empty if it cannot be read, which `envs.prompts.read` refuses."""
+    try:
+        return own_code.file_hash(file)
+    except (OSError, ValueError):
+        return ""
 
 
 @eqx.filter_jit

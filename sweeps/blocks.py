@@ -241,9 +241,7 @@ def joined(tables: Iterable[pa.Table]) -> pa.Table:
     return pa.table({name: _taken(table.column(name), order) for name in table.column_names})
 
 
-def runs(
-    tables: Iterable[pa.Table], not_negative: str | None = None
-) -> set[tuple[str, str]]:
+def runs(tables: Iterable[pa.Table], not_negative: str | None = None) -> set[tuple[str, str]]:
     """The pairs of arm and run that tables of blocks hold; those of the rows alone in which a column of numbers is 0 or
     more, if one is named: a table without the column has none."""
     found: set[tuple[str, str]] = set()

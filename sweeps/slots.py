@@ -243,7 +243,8 @@ def _asked(ground: Ground, config: GroundConfig) -> list[str]:
     prompts = ground.opponent.prompts
     tokens, lengths = (np.asarray(x[:SHOWN]) for x in (prompts.tokens, prompts.length))
     return [
-        config.task.text(row[:size].tolist()) for row, size in zip(tokens, lengths, strict=True)
+        config.task.prompt_text(row[:size].tolist())
+        for row, size in zip(tokens, lengths, strict=True)
     ]
 
 

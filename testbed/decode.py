@@ -17,6 +17,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, Key, PRNGKeyArray
 
 from testbed import logprob
+from testbed.end_tokens import merged_tokens
 from testbed.lora import merged
 from testbed.transformer import Cache, Transformer
 from testbed.types import Prompt, Response, closed
@@ -80,6 +81,8 @@ def write(
         caches = tuple(cache for *_, cache in found)
         logits = combine(tuple(model.logits(hidden)[:, 0] for model, hidden, _ in found))
         token = jax.vmap(draw)(numbers, logits)
+        if models[0].ends:
+            token = merged_tokens(token, models[0].ends)
         target = jnp.take_along_axis(logits, token[:, None], axis=-1)[:, 0]
         return (token, caches), (token, target - jax.nn.logsumexp(logits, axis=-1))
 

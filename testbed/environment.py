@@ -105,6 +105,10 @@ class AbstractTask(eqx.Module):
         """Shape of the policy, which is asked for as ``model``: of the one that worlds bring, if they do."""
         return model
 
+    def check(self) -> None:
+        """Refuse files that worlds depend on and that cannot be used, before anything is built. Raises
+        `InvalidInput`."""
+
     def content(self) -> str:
         """What identifies the content of files that worlds depend on beside the task's fields; empty for none."""
         return ""
@@ -114,9 +118,14 @@ class AbstractTask(eqx.Module):
         return (".", *(str(token) for token in range(1, self.vocabulary)))
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What a prompt or a response says, up to its end token."""
+        """What a response says, up to its end token."""
         words = self.words()
         return " ".join(words[token] for token in _ended(tokens))
+
+    def prompt_text(self, tokens: Sequence[int]) -> str:
+        """What a prompt says: all of its tokens, because one of a conversation holds an end token behind each turn."""
+        words = self.words()
+        return " ".join(words[int(token)] for token in tokens)
 
 
 def _ended(tokens: Sequence[int]) -> list[int]:

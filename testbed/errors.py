@@ -21,9 +21,14 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InvalidInput:
     return InvalidInput(f"unknown {what} '{name}': {hint}known: {', '.join(known) or 'none'}")
 
 
-def said(problem: Exception) -> str:
+def said(problem: BaseException) -> str:
     """What an error of a library says, on one line and without its full stop, to be quoted in a sentence."""
-    return " ".join(str(problem).split()).rstrip(".")
+    return printable(str(problem)).rstrip(".")
+
+
+def printable(text: str) -> str:
+    """A text of a file or a library on one line, with halves of surrogate pairs, which cannot be printed, escaped."""
+    return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 
 class Unfinished(Exception):

@@ -6,6 +6,7 @@ others, at the first token above all, would else be most of a mean.
 """
 
 import dataclasses
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
@@ -72,8 +73,9 @@ def one_by_one(
     return jax.lax.map(one, (prompts, responses), batch_size=batch)
 
 
-def alone(texts: Response) -> tuple[Prompt, Response]:
-    """``n`` whole texts as responses to a prompt that says nothing: one end token, which also takes the place of the
-    first token, whose activations are like no other's."""
-    n = texts.length.shape[0]
-    return Prompt(jnp.full((n, 1), END_TOKEN), jnp.ones(n, jnp.int32)), texts
+def alone(texts: Response, begin: Sequence[int] = ()) -> tuple[Prompt, Response]:
+    """``n`` whole texts as responses to a prompt that says nothing: the tokenizer's ``begin`` tokens, or where it has
+    none one end token, which also takes the place of the first token, whose activations are like no other's."""
+    n, first = texts.length.shape[0], jnp.asarray(tuple(begin) or (END_TOKEN,), jnp.int32)
+    prompts = jnp.broadcast_to(first, (n, first.size))
+    return Prompt(prompts, jnp.full(n, first.size, jnp.int32)), texts

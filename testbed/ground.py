@@ -79,7 +79,9 @@ class GroundConfig(eqx.Module):
 
     @property
     def content(self) -> str | None:
-        """Content of files that worlds depend on; None for none."""
+        """Content of files that worlds depend on; None for none. Raises `InvalidInput` for files that cannot be
+        used: everything that is planned asks for their content first."""
+        self.task.check()
         return self.task.content() or None
 
     @property

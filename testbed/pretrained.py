@@ -2,7 +2,8 @@
 
 Everywhere here token 0 is the end token (`testbed.types.END_TOKEN`); in a checkpoint it is another one. So ids are
 renumbered: the checkpoint's end token and its token 0 change places, in the weights (`renumbered`) and in the tokenizer
-(`Tokenizer`).
+(`Tokenizer`). Where several tokens end a response, the first of them changes places, and the renumbered model gives it
+the probability of all (`testbed.transformer.Transformer.ends`): responses hold no other.
 """
 
 import dataclasses
@@ -29,8 +30,13 @@ class Pieces(Protocol):
     """What is asked of a checkpoint's own tokenizer."""
 
     @property
-    def end(self) -> int:
-        """Id of the token that ends a text."""
+    def ends(self) -> tuple[int, ...]:
+        """Ids of the tokens that end a response, at least one."""
+        ...
+
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """Ids of the tokens that stand in front of every text that is read from its beginning."""
         ...
 
     def encode(self, text: str) -> list[int]:
@@ -41,12 +47,16 @@ class Pieces(Protocol):
         """The text of ids, special tokens spelt out."""
         ...
 
+    def continuation(self, ids: Sequence[int]) -> str:
+        """The text of ids that stand behind other text, special tokens spelt out, a leading space included."""
+        ...
+
     def chat(self, messages: Sequence[Mapping[str, str]], system: str | None = None) -> list[int]:
         """Ids of a conversation, up to where the model's answer begins; see `testbed.llm.tokenizer.Tokenizer.chat`."""
         ...
 
     def words(self) -> tuple[str, ...]:
-        """What each id stands for by itself."""
+        """What each id stands for inside of a text, a leading space included."""
         ...
 
 
@@ -56,12 +66,14 @@ def exchanged(ids: Any, end: int) -> Any:
     return np.where(ids == end, END_TOKEN, np.where(ids == END_TOKEN, end, ids))
 
 
-def renumbered(model: Transformer, end: int) -> Transformer:
+def renumbered(model: Transformer, end: int, others: Sequence[int] = ()) -> Transformer:
     """The same transformer for ids in which ``end`` and `END_TOKEN` have changed places: two rows of the embedding, and
-    two columns of the head if it has one."""
+    two columns of the head if it has one. ``others`` are further tokens that end a response, in the old numbering: the
+    new model gives their probability to `END_TOKEN`."""
     order = exchanged(np.arange(model.vocabulary), end)
     head = None if model.head is None else model.head[:, order]
-    return dataclasses.replace(model, embedding=model.embedding[order], head=head)
+    ends = tuple(exchanged(others, end).tolist())
+    return dataclasses.replace(model, embedding=model.embedding[order], head=head, ends=ends)
 
 
 class Tokenizer(NamedTuple):
@@ -69,34 +81,60 @@ class Tokenizer(NamedTuple):
 
     pieces: Pieces
 
+    @property
+    def begin(self) -> tuple[int, ...]:
+        """Ids of the tokens that stand in front of every text that is read from its beginning; most often none."""
+        return tuple(exchanged(self.pieces.begin, self._end).tolist())
+
+    @property
+    def _end(self) -> int:
+        """The end token in the checkpoint's own numbering."""
+        return self.pieces.ends[0]
+
     def encode(self, text: str) -> list[int]:
-        """Ids of a text."""
-        return exchanged(self.pieces.encode(text), self.pieces.end).tolist()
+        """Ids of a text; nothing is added in front or behind."""
+        return exchanged(self.pieces.encode(text), self._end).tolist()
+
+    def opening(self, text: str) -> list[int]:
+        """Ids of a text that is read from its beginning: with the begin tokens in front, unless it spells them out."""
+        ids, begin = self.encode(text), list(self.begin)
+        return ids if begin and ids[: len(begin)] == begin else begin + ids
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " token"]) -> str:
-        """The text of ids up to the first end token."""
+        """The text of a response, up to its first end token, as it reads behind its prompt: with the space that it
+        begins with, if it does."""
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
         ended = np.flatnonzero(ids == END_TOKEN)
         ids = ids[: ended[0]] if ended.size else ids
-        return self.pieces.decode(exchanged(ids, self.pieces.end).tolist())
+        return self.pieces.continuation(exchanged(ids, self._end).tolist())
+
+    def decode_prompt(self, ids: Sequence[int] | Int[np.ndarray, " token"]) -> str:
+        """The text of a prompt: of all its tokens, because one of a conversation holds an end token behind each
+        turn."""
+        ids = np.asarray(ids, dtype=np.int64).reshape(-1)
+        return self.pieces.decode(exchanged(ids, self._end).tolist())
 
     def chat(self, messages: Sequence[Mapping[str, str]], system: str | None) -> list[int]:
         """Ids of a conversation, up to where the model's answer begins; ``system``: the system prompt, empty for none,
         None for the checkpoint's own."""
-        return exchanged(self.pieces.chat(messages, system), self.pieces.end).tolist()
+        return exchanged(self.pieces.chat(messages, system), self._end).tolist()
 
     def words(self, vocabulary: int) -> tuple[str, ...]:
-        """What each of ``vocabulary`` ids stands for by itself; nothing for one that no token has."""
+        """What each of ``vocabulary`` ids stands for inside of a text, a leading space included; nothing for one that
+        no token has."""
         words = self.pieces.words()
-        order = exchanged(np.arange(vocabulary), self.pieces.end).tolist()
+        order = exchanged(np.arange(vocabulary), self._end).tolist()
         return tuple(words[i] if i < len(words) else "" for i in order)
 
     def responses(self, texts: Sequence[str], length: int) -> Response:
-        """Texts as responses: their first ``length`` tokens, with an end token where there is room for one."""
+        """Texts as responses: their first ``length`` tokens, or fewer if one of these spells a token that ends a
+        response, and an end token where there is room for one. Begin tokens stand in front of the prompt, not here."""
         tokens = np.full((len(texts), length), END_TOKEN, np.int32)
         lengths = np.zeros(len(texts), np.int32)
         for row, text in enumerate(texts):
-            ids = self.encode(text)[:length]
+            ids = self.pieces.encode(text)[:length]
+            ended = next((i for i, token in enumerate(ids) if token in self.pieces.ends), length)
+            ids = exchanged(ids[:ended], self._end).tolist()
             tokens[row, : len(ids)] = ids
             lengths[row] = min(len(ids) + 1, length)
         return Response(jnp.asarray(tokens), jnp.asarray(lengths))
@@ -161,14 +199,15 @@ def content(checkpoint: str) -> str:
 def register(checkpoint: str, model: Transformer, pieces: Pieces) -> Pretrained:
     """Give a model and its tokenizer, in the checkpoint's own numbering, a name in this process."""
     loaded = _renumbered(checkpoint, "", model, pieces)
-    what = (loaded.model.source.checksum, model.config, pieces.end, pieces.words())
+    what = (loaded.model.source.checksum, model.config, pieces.ends, pieces.begin, pieces.words())
     given = hashlib.sha256(repr(what).encode()).hexdigest()
     _GIVEN[checkpoint] = loaded._replace(content=given)
     return loaded.model
 
 
 def _renumbered(checkpoint: str, content: str, model: Transformer, pieces: Pieces) -> _Loaded:
-    model = renumbered(jax.tree.map(jnp.asarray, model), pieces.end)
+    end, *others = pieces.ends
+    model = renumbered(jax.tree.map(jnp.asarray, model), end, others)
     source = Source(checkpoint, _checksum(model))
     return _Loaded(content, Pretrained(weights.hold(source, model), source), Tokenizer(pieces))
 
@@ -197,8 +236,8 @@ def _configured(model: Transformer, changes: dict[str, Any]) -> Transformer:
 
 
 def _checksum(model: Transformer) -> str:
-    """SHA-256 of all weights."""
-    digest = hashlib.sha256()
+    """SHA-256 of all weights, and of which tokens end a response if there are several."""
+    digest = hashlib.sha256(repr(model.ends).encode() if model.ends else b"")
     for leaf in jax.tree.leaves(model):
         digest.update(np.asarray(leaf).tobytes())
     return digest.hexdigest()

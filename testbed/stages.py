@@ -301,7 +301,7 @@ class Stage(NamedTuple):
 
 
 STAGES = (
-    Stage("material", (), ("task",), load_material, "content", host=True),
+    Stage("material", (), ("task", "content"), load_material, "content", host=True),
     Stage(
         "world",
         ("material",),

@@ -20,6 +20,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from testbed.activations import gelu, softmax, swiglu
 from testbed.arithmetic import LowRank, Precision, contract, dtype, linear
+from testbed.end_tokens import merged_logits
 from testbed.errors import InvalidInput
 from testbed.norms import LayerNorm, Norm, normalise, rms_norm
 from testbed.positions import Llama3Scaling, rotary_angles, rotate
@@ -325,6 +326,8 @@ class Transformer(eqx.Module):
 
     ``model(tokens)`` maps token ids ``(time,)`` to next-token logits ``(time, vocabulary)`` under a causal mask;
     `hidden` is the general form with explicit positions, mask and cache.
+
+    ``ends`` are tokens that end a response beside token 0, which gets their probability (`testbed.end_tokens`).
     """
 
     embedding: Float[Array, "vocabulary width"]
@@ -333,6 +336,7 @@ class Transformer(eqx.Module):
     norm: Norm
     head: Float[Array, "width vocabulary"] | None
     config: TransformerConfig
+    ends: tuple[int, ...] = eqx.field(static=True, default=())
 
     @classmethod
     def init(cls, key: PRNGKeyArray, config: TransformerConfig, vocabulary: int) -> Self:
@@ -435,7 +439,9 @@ class Transformer(eqx.Module):
         rows = hidden.reshape(-1, self.config.width)
         logits = linear(rows, head, self.config.precision, jnp.float32)
         logits = logits.reshape(*hidden.shape[:-1], -1)
-        return logits if self.config.temperature == 1.0 else logits / self.config.temperature
+        if self.config.temperature != 1.0:
+            logits = logits / self.config.temperature
+        return merged_logits(logits, self.ends) if self.ends else logits
 
     def __call__(self, tokens: Int[Array, "*n time"]) -> Float[Array, "*n time vocabulary"]:
         """Next-token logits at every position under a causal mask. Raises `InvalidInput` if there are more positions

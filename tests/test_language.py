@@ -162,6 +162,17 @@ def test_a_run_goes_on_at_the_step_where_it_was(
     assert [Underway().paused(p) for p in points] == [None] * 2
 
 
+def test_stored_prompts_are_those_that_were_asked(cache: Path) -> None:
+    """Whole, with the end token in the middle of two of them; an answer ends at its first end token."""
+    pairs = [
+        pair for kept in done(cache)["answers"] if kept is not None for pair in json.loads(kept)
+    ]
+    shown = {f" {text}" for text in text_runs.PROMPTS}
+    assert {prompt for prompt, _ in pairs} <= shown
+    assert {prompt for prompt, _ in pairs} & {" a<end> film", " a<end> was"}
+    assert all("<end>" not in answer for _, answer in pairs)
+
+
 def test_policies_answer(cache: Path) -> None:
     """Before and after, with the same random numbers; the reward is the golden one, and no policy of another run
     answers."""

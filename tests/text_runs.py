@@ -15,7 +15,7 @@ from testbed.heads import HeadConfig
 from testbed.lora import Lora
 from testbed.optimiser import FitConfig, OptimiserConfig
 
-PROMPTS = ("a film", "the film was", "we", "not", "but a", "very")
+PROMPTS = ("a film", "the film was", "we", "not", "a<end> film", "a<end> was")
 
 
 def task(directory: Path) -> Text:

@@ -25,6 +25,8 @@ class Pieces:
     """Words separated by spaces; a token reads as a space and the word, special ones without the space."""
 
     end = WORDS.index("<end>")
+    ends: tuple[int, ...] = (end,)
+    begin: tuple[int, ...] = ()
 
     def encode(self, text: str) -> list[int]:
         for name in SPECIAL:
@@ -34,6 +36,9 @@ class Pieces:
 
     def decode(self, ids: Sequence[int]) -> str:
         return "".join(f" {WORDS[i]}" if WORDS[i] in PLAIN else WORDS[i] for i in ids)
+
+    def continuation(self, ids: Sequence[int]) -> str:
+        return self.decode(ids)
 
     def chat(self, messages: Sequence[Mapping[str, str]], system: str | None = None) -> list[int]:
         """Its own system prompt is ``very fine``."""

@@ -39,7 +39,8 @@ class HumanRating(AbstractHeaded):
     ) -> Fitted:
         """The head of a trunk, learnt from an archive of this ``checksum`` once and then found in a ``directory`` by
         content. Raises `InvalidInput` for an archive that cannot be read."""
-        cache, address = Cache(directory), _address(trunk, split, checksum)
+        cache = Cache(directory)
+        address = _address(trunk, tokenizer.begin, split, checksum)
         found = cache.load(address) if cache.holds(address) else None
         if found is None:
             found = regression.learn(trunk, tokenizer, ratings.read(archive, checksum), split)
@@ -91,9 +92,9 @@ class HumanTaste(AbstractTaste):
         return HumanRating(model.trunk(self.layers), learnt)
 
 
-def _address(trunk: Pretrained, split: Split, checksum: str) -> str:
-    """Everything that a learnt head depends on: weights, ratings and code."""
+def _address(trunk: Pretrained, begin: tuple[int, ...], split: Split, checksum: str) -> str:
+    """Everything that a learnt head depends on: weights, the tokens in front of texts, ratings and code."""
     modules = (features, heads, transformer, ratings, regression)
     code = [inspect.getsource(module) for module in modules]
     layers = trunk.model.config.layers
-    return fingerprint("human rating", *trunk.source, layers, *split, checksum, *code)
+    return fingerprint("human rating", *trunk.source, layers, *begin, *split, checksum, *code)

@@ -10,7 +10,7 @@ from typing import Any, Final
 import jax.numpy as jnp
 import numpy as np
 
-from testbed.errors import InvalidInput, said
+from testbed.errors import InvalidInput
 from testbed.llm import gguf_format
 from testbed.llm.checkpoint import Checkpoint, finite, shown
 from testbed.llm.known_settings import GGUF_HARMLESS, GGUF_HARMLESS_PREFIXES, GGUF_NEUTRAL
@@ -30,6 +30,15 @@ _NAMES = {
     "ffn_gate": "mlp.gate_proj",
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
+}
+#: Special tokens by what ``tokenizer_config.json`` and GGUF files call them.
+_SPECIAL = {
+    "bos": "bos",
+    "eos": "eos",
+    "unk": "unknown",
+    "sep": "seperator",
+    "pad": "padding",
+    "mask": "mask",
 }
 #: Divisors of rotary frequencies, which files of Llama 3.1 and later hold in place of the numbers they come from.
 _DIVISORS = "rope_freqs.weight"
@@ -148,25 +157,28 @@ class GgufFile:
             backend = byte_pair_backend(tokens, kinds, merges, split)
         except InvalidInput as problem:
             raise InvalidInput(f"{self.path}: {problem}") from problem
-        except Exception as problem:  # the library raises nothing narrower
-            raise InvalidInput(
-                f"{self.path}: tokenizer.ggml.tokens and merges make no tokenizer ({shown(said(problem), 200)})"
-            ) from problem
-        settings = {f"{name}_token": self._token(name, tokens) for name in ("bos", "eos")}
-        settings = {name: token for name, token in settings.items() if token is not None}
-        return Tokenizer(
-            backend, settings | {"chat_template": self.get("tokenizer.chat_template")}, self.path
-        )
+        settings: dict[str, Any] = {
+            f"{name}_token": tokens[number]
+            for name, key in _SPECIAL.items()
+            if (number := self._token_id(key)) is not None
+        }
+        # As llama.cpp has it: files say so themselves, and tokenizers of Llama 3 begin texts where they do not.
+        settings["add_bos_token"] = self.get("tokenizer.ggml.add_bos_token", split == "llama-bpe")
+        settings["chat_template"] = self.get("tokenizer.chat_template")
+        return Tokenizer(backend, settings, self.path, self._ends())
 
-    def _token(self, name: str, tokens: list[str]) -> str | None:
-        """The text of a special token, which the file has by number; None if it has none."""
-        field = f"tokenizer.ggml.{name}_token_id"
-        number = self.get(field)
-        if number is None:
-            return None
-        if isinstance(number, bool) or not isinstance(number, int) or not 0 <= number < len(tokens):
-            raise self._refusal(field, f"between 0 and {len(tokens) - 1}, the ids of tokens")
-        return tokens[number]
+    def _token_id(self, name: str) -> int | None:
+        """The id of a special token; None if the file names none. Raises `InvalidInput` for one that no token has."""
+        field, tokens = f"tokenizer.ggml.{name}_token_id", self.get("tokenizer.ggml.tokens")
+        found, count = self.get(field), len(tokens) if isinstance(tokens, list) else 0
+        if found is not None and not (type(found) is int and 0 <= found < count):
+            raise self._refusal(field, f"between 0 and {count - 1}, the ids of tokens")
+        return found
+
+    def _ends(self) -> list[int]:
+        """Ids of the tokens that end a response, each once: of a text, of a turn, of a message."""
+        found = (self._token_id(name) for name in ("eos", "eot", "eom"))
+        return list(dict.fromkeys(number for number in found if number is not None))
 
     def _list(self, name: str, kind: type, default: list[Any] | None = None) -> list[Any]:
         """A list of the tokenizer's, all of one kind; empty lists are refused as missing ones."""
@@ -194,6 +206,7 @@ class GgufFile:
                 f"got {own('attention.value_length', size)} in values and {turned} in rotations"
             )
         embedding = self._tensors.get("token_embd.weight")
+        ends = self._ends()
         rows = embedding.shape[0] if embedding is not None else own("vocab_size")
         window, base = own("attention.sliding_window"), own("rope.freq_base", 10_000.0)
         epsilon = own("attention.layer_norm_rms_epsilon", 1e-5)
@@ -220,8 +233,8 @@ class GgufFile:
             "rope_scaling": self._scaling(size, base),
             "tie_word_embeddings": "output.weight" not in self._tensors,
             "vocab_size": rows,
-            "bos_token_id": self.get("tokenizer.ggml.bos_token_id"),
-            "eos_token_id": self.get("tokenizer.ggml.eos_token_id"),
+            "bos_token_id": self._token_id("bos"),
+            "eos_token_id": ends[0] if len(ends) == 1 else ends or None,
         } | ({"sliding_window": window} if window else {})
 
     def _scaling(self, size: int, base: float) -> dict[str, Any] | None:

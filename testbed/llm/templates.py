@@ -1,16 +1,24 @@
 """How a conversation is written for a model: its chat template."""
 
+import contextlib
 import datetime
+import functools
 import importlib.util
-from collections.abc import Mapping
+import json
+import sys
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, Final, TypeAlias
+from typing import Any, Final, TypeAlias, no_type_check
 
-from testbed.errors import InvalidInput, Unfinished, said
+from testbed.errors import InvalidInput, Unfinished, printable, said
 from testbed.llm.optional import package
 
 #: One turn: ``role`` (system, user or assistant) and ``content``.
 Message: TypeAlias = Mapping[str, str]
+
+#: Most steps that a template may take (lines and calls of Python's), and most characters or bits of a product in it.
+STEPS: Final = 1_000_000
+LARGEST: Final = 10_000_000
 
 SMOLLM2_SYSTEM: Final = "You are a helpful AI assistant named SmolLM, trained by Hugging Face"
 SMOLLM2_TEMPLATE: Final = (
@@ -19,6 +27,10 @@ SMOLLM2_TEMPLATE: Final = (
     "{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>' + '\n'}}"
     "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
 )
+
+
+class _Endless(Exception):
+    """A template takes too many steps; not an error that Jinja's filters take for one of their own."""
 
 
 class ChatMl:
@@ -37,53 +49,128 @@ class ChatMl:
 
 
 class Jinja:
-    """A template in the language Jinja, as checkpoints carry it."""
+    """A template in the language Jinja, as checkpoints carry it, in the surroundings that transformers 5 gives it
+    (its ``utils/chat_template_utils.py``)."""
 
-    def __init__(self, source: str, bos: str, eos: str, path: Path) -> None:
-        self._source, self._path = source, path
-        self._tokens = {"bos_token": bos, "eos_token": eos}
+    def __init__(self, source: str, tokens: Mapping[str, str], path: Path) -> None:
+        """``tokens`` are special tokens by the names that the template knows: ``bos_token``, ``eos_token``, ...;
+        ``path`` is the file that refusals name."""
+        self._source, self._tokens, self._path = source, dict(tokens), path
 
     def render(self, messages: list[Message], system: str | None) -> str:
-        """A conversation up to where the model's answer begins; see `testbed.llm.tokenizer.Tokenizer.chat`."""
+        """A conversation up to where the model's answer begins; see `testbed.llm.tokenizer.Tokenizer.chat`.
+
+        Raises `InvalidInput`, naming the file, for every error in the template, for more than `STEPS` steps and for
+        products of more than `LARGEST` characters or bits."""
         if importlib.util.find_spec("jinja2") is None:
             raise Unfinished(
                 f"the chat template of {self._path} needs the package jinja2, which is not "
                 "installed: run `uv sync --extra llm`"
             )
-        if system == "":
-            raise InvalidInput(
-                f"system must be a text or None for the chat template of {self._path}, got ''"
-            )
-        jinja = package("jinja2")
-        sandbox = package("jinja2.sandbox").ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=["jinja2.ext.loopcontrols"]
-        )
-        sandbox.globals |= {"raise_exception": _refuse, "strftime_now": _now}
+        given = [dict(message) for message in _with_system(messages, system or "")]
         try:
-            return sandbox.from_string(self._source).render(
-                messages=_with_system(messages, system or ""),
-                add_generation_prompt=True,
-                **self._tokens,
-            )
-        except (jinja.TemplateError, InvalidInput, TypeError, KeyError) as problem:
+            template = _compiled(self._source)
+            with _few_steps():
+                return template.render(
+                    **self._tokens,
+                    messages=given,
+                    tools=None,
+                    documents=None,
+                    add_generation_prompt=True,
+                )
+        except Exception as problem:  # a template is a program, and can raise anything
+            reason = said(problem) or type(problem).__name__
             raise InvalidInput(
-                f"the chat template of {self._path} refuses these messages ({said(problem)})"
+                f"the chat template of {self._path} refuses these messages ({reason})"
             ) from problem
+
+
+@functools.lru_cache(maxsize=8)
+def _compiled(source: str) -> Any:
+    """The compiled template."""
+    return surroundings().from_string(source)
+
+
+@functools.cache
+def surroundings() -> Any:
+    """Jinja's environment for chat templates."""
+    jinja, sandboxes = package("jinja2"), package("jinja2.sandbox")
+
+    class Sandbox(sandboxes.ImmutableSandboxedEnvironment):
+        """A sandbox without products that take all memory or time."""
+
+        intercepted_binops = frozenset(("*", "**"))
+
+        def call_binop(self, context: Any, operator: str, left: Any, right: Any) -> Any:
+            _require_small(operator, left, right)
+            return super().call_binop(context, operator, left, right)
+
+    class Generation(package("jinja2.ext").Extension):
+        """The block ``generation``, which marks what the model has written: its content as it stands."""
+
+        tags = frozenset(("generation",))
+
+        def parse(self, parser: Any) -> Any:
+            """The block as a call of `caller_text`: like transformers', it has a scope of its own."""
+            line = next(parser.stream).lineno
+            body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
+            call = self.call_method("caller_text")
+            return jinja.nodes.CallBlock(call, [], [], body).set_lineno(line)
+
+        def caller_text(self, caller: Any) -> str:
+            """What stands in the block."""
+            return caller()
+
+    class Namespace(package("jinja2.utils").Namespace):
+        """Jinja's ``namespace`` without names that begin with an underscore."""
+
+        def __init__(*args: Any, **fields: Any) -> None:
+            values = dict(*args[1:], **fields)
+            for name in values:
+                _require_public(name)
+            super(Namespace, args[0]).__init__(values)
+
+        def __setitem__(self, name: str, value: Any) -> None:
+            _require_public(name)
+            super().__setitem__(name, value)
+
+    found = Sandbox(
+        trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
+    )
+    found.filters["tojson"] = _json
+    found.globals |= {
+        "raise_exception": _refuse,
+        "strftime_now": _now,
+        "namespace": Namespace,
+    }
+    return found
 
 
 #: Writes conversations.
 Template: TypeAlias = ChatMl | Jinja
 
 
-def template_of(source: Any, bos: str, eos: str, path: Path) -> Template | None:
-    """The template that a checkpoint's settings hold: a text, or several by name. None if there is none."""
+def template_of(source: Any, tokens: Mapping[str, str], path: Path) -> Template | None:
+    """The template that a checkpoint's settings hold: a text, or several by name, of which ``default`` is taken. None
+    if there is none. Raises `InvalidInput` for anything else."""
     if isinstance(source, list):
-        named = {entry.get("name"): entry.get("template") for entry in source}
-        source = named.get("default")
+        if not all(isinstance(entry, dict) for entry in source):
+            raise InvalidInput(
+                f"{path}: a list in chat_template must hold objects with name and template"
+            )
+        source = {str(entry.get("name")): entry.get("template") for entry in source}
+    if isinstance(source, dict):
+        if "default" not in source:
+            raise InvalidInput(
+                f"{path}: chat_template must name one of its templates 'default', got {printable(', '.join(source)) or 'none'}"
+            )
+        source = source["default"]
     if source is None:
         return None
+    if not isinstance(source, str):
+        raise InvalidInput(f"{path}: chat_template must be a text, got {type(source).__name__}")
     # Known by heart, so that its system prompt can be left out.
-    return ChatMl(SMOLLM2_SYSTEM) if source == SMOLLM2_TEMPLATE else Jinja(source, bos, eos, path)
+    return ChatMl(SMOLLM2_SYSTEM) if source == SMOLLM2_TEMPLATE else Jinja(source, tokens, path)
 
 
 def _with_system(messages: list[Message], system: str) -> list[Message]:
@@ -105,3 +192,57 @@ def _refuse(message: str) -> None:
 
 def _now(form: str) -> str:
     return datetime.datetime.now().strftime(form)
+
+
+def _json(
+    value: Any,
+    ensure_ascii: bool = False,
+    indent: int | str | None = None,
+    separators: tuple[str, str] | None = None,
+    sort_keys: bool = False,
+) -> str:
+    """JSON as it is, where Jinja's own filter escapes characters of HTML."""
+    return json.dumps(
+        value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
+    )
+
+
+def _require_public(name: Any) -> None:
+    if isinstance(name, str) and name.startswith("_"):
+        raise InvalidInput(f"a namespace may not hold '{name}', which begins with an underscore")
+
+
+def _require_small(operator: str, left: Any, right: Any) -> None:
+    """Refuse a product or power of more than `LARGEST` characters, entries or bits."""
+    if operator == "**":
+        size = left.bit_length() * right if isinstance(left, int) and isinstance(right, int) else 0
+    elif isinstance(left, int) and isinstance(right, int):
+        size = left.bit_length() + right.bit_length()
+    else:
+        count, many = (left, right) if isinstance(left, int) else (right, left)
+        size = len(many) * count if isinstance(count, int) and hasattr(many, "__len__") else 0
+    if size > LARGEST:
+        raise InvalidInput(
+            f"'{operator}' may give at most {LARGEST} characters or bits, not {size}"
+        )
+
+
+@contextlib.contextmanager
+def _few_steps() -> Iterator[None]:
+    """Refuse more than `STEPS` steps of Python's, counted in this thread by tracing it: a template may loop for ever.
+    A debugger or a measurement of coverage does not see them."""
+    left, before = STEPS, sys.gettrace()
+
+    @no_type_check  # checked a million times, its types would cost more than the template
+    def count(frame: Any, event: str, argument: Any) -> Any:
+        nonlocal left
+        left -= 1
+        if left < 0:
+            raise _Endless(f"it takes more than {STEPS} steps")
+        return count
+
+    sys.settrace(count)
+    try:
+        yield
+    finally:
+        sys.settrace(before)

@@ -1,15 +1,23 @@
 """Text to token ids and back, as a checkpoint's own tokenizer has it."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
-from testbed.errors import InvalidInput, said
-from testbed.llm.checkpoint import read_json
+from testbed.errors import InvalidInput, Unfinished, printable, said
+from testbed.llm.checkpoint import CONFIG, read_json
 from testbed.llm.optional import package
-from testbed.llm.templates import Message, Template, template_of
+from testbed.llm.templates import Message, template_of
 
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
+GENERATION = "generation_config.json"
+
+#: What special tokens are called in ``tokenizer_config.json``.
+NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+#: More ids than any tokenizer has: tables over ids must fit into memory.
+MOST_IDS = 1 << 24
+
+Answer = TypeVar("Answer")
 
 #: What a text is split into before pairs of bytes are merged, by the name that GGUF files give it.
 _LLAMA3_SPLIT = (
@@ -24,26 +32,39 @@ class Tokenizer:
     """A tokenizer of the library tokenizers, with what a model's chats look like.
 
     Attributes:
-        end: id of the token that ends a response.
+        ends: ids of the tokens that end a response; the first is the one of the tokenizer's own settings.
+        begin: ids of the tokens that the tokenizer puts in front of every text that a model reads from its beginning.
         vocabulary: number of ids.
     """
 
-    def __init__(self, backend: Any, settings: Mapping[str, Any], path: Path) -> None:
-        """``settings`` are those of ``tokenizer_config.json``: ``eos_token``, ``bos_token``, ``chat_template``."""
+    def __init__(
+        self,
+        backend: Any,
+        settings: Mapping[str, Any],
+        path: Path,
+        ends: Sequence[int] = (),
+        template_path: Path | None = None,
+    ) -> None:
+        """Raises `InvalidInput`, naming ``path``, for settings that cannot be used.
+
+        Args:
+            settings: those of ``tokenizer_config.json``: special tokens, ``add_bos_token``, ``chat_template``.
+            ends: ids of tokens that end a response beside ``eos_token``.
+            template_path: the file of the chat template, if it is another one.
+        """
         backend.no_padding()
         backend.no_truncation()
         self.backend, self.settings, self._path = backend, dict(settings), path
-        self.vocabulary: int = max(backend.get_vocab(with_added_tokens=True).values()) + 1
-        name = _text(settings.get("eos_token"))
-        end = None if name is None else backend.token_to_id(name)
-        if end is None:
+        ids = backend.get_vocab(with_added_tokens=True).values()
+        self.vocabulary: int = max(ids, default=-1) + 1
+        if self.vocabulary > MOST_IDS:
             raise InvalidInput(
-                f"{path}: eos_token must name the token that ends a response, got {name!r}"
+                f"{path}: ids of tokens must be below {MOST_IDS}, got {self.vocabulary - 1}"
             )
-        self.end: int = end
-        self._template: Template | None = template_of(
-            settings.get("chat_template"), _text(settings.get("bos_token")) or "", name or "", path
-        )
+        special = special_tokens(settings, path)
+        self.ends: tuple[int, ...] = self._ends(special.get("eos_token"), ends)
+        self._special, self._template_path = special, template_path or path
+        self.begin: tuple[int, ...] = self._begin(special.get("bos_token"))
 
     @classmethod
     def read(cls, directory: Path) -> Self:
@@ -51,43 +72,63 @@ class Tokenizer:
         path = directory / TOKENIZER
         if not path.exists():
             raise InvalidInput(f"{path} is missing")
-        try:
-            backend = package("tokenizers").Tokenizer.from_file(str(path))
-        except Exception as problem:  # the library raises nothing narrower
-            raise InvalidInput(f"{path} is not a whole tokenizer ({said(problem)})") from problem
-        place = directory / SETTINGS
-        settings = read_json(place) if place.exists() else {}
-        if settings.get("eos_token") is None:
-            settings["eos_token"] = _end_by_number(directory, backend)
-        if (directory / TEMPLATE).exists():
-            settings["chat_template"] = (directory / TEMPLATE).read_text(encoding="utf-8")
-        return cls(backend, settings, place)
+        backend = asked(
+            f"{path} is not a whole tokenizer",
+            lambda: package("tokenizers").Tokenizer.from_file(str(path)),
+        )
+        place, template = directory / SETTINGS, directory / TEMPLATE
+        settings = _read_settings(place) if place.exists() else {}
+        if template.exists():
+            try:
+                settings["chat_template"] = template.read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as problem:
+                raise InvalidInput(f"{template} cannot be read ({said(problem)})") from problem
+        ends = _listed_ends(directory, settings.get("eos_token") is not None)
+        return cls(backend, settings, place, ends, template if template.exists() else None)
+
+    @property
+    def end(self) -> int:
+        """Id of the first token that ends a response."""
+        return self.ends[0]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; what spells a special token is that token. Nothing is added in front or behind."""
-        return self.backend.encode(text, add_special_tokens=False).ids
+        """Ids of a text; what spells a special token is that token. Nothing is added in front or behind.
+
+        Raises `InvalidInput` for a text that is no Unicode: one with half of a surrogate pair."""
+        return self._asked(lambda: self.backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], special: bool = True) -> str:
-        """The text that ids stand for; special tokens are spelt out, or left out."""
-        return self.backend.decode([int(i) for i in ids], skip_special_tokens=not special)
+        """The text that ids stand for; special tokens are spelt out, or left out. A decoder may take a space off the
+        beginning of a text, as those of SentencePiece do: see `continuation`."""
+        given = [int(i) for i in ids]
+        return self._asked(lambda: self.backend.decode(given, skip_special_tokens=not special))
+
+    def continuation(self, ids: Sequence[int]) -> str:
+        """The text that ids stand for behind other text, special tokens spelt out: with the space that it begins with,
+        if it does."""
+        return self._continuations([[int(i) for i in ids]])[0]
 
     def chat(self, messages: str | Sequence[Message], system: str | None = None) -> list[int]:
-        """Ids of a conversation, up to where the model's answer begins.
+        """Ids of a conversation, up to where the model's answer begins. Begin tokens are those of the template alone.
 
         Args:
             messages: each with ``role`` and ``content``; a text is one message of the user.
-            system: the system prompt; None leaves it to the template, which may have one of its own; an empty text
-                means none at all, and is refused where the template's own could not be left out.
+            system: the system prompt; None leaves it to the template, which may have one of its own. An empty text adds
+                no system message either, and where the template is SmolLM2's it leaves out the template's own.
         """
-        if self._template is None:
+        # Looked at only here: who does not chat has no use for it.
+        template = template_of(
+            self.settings.get("chat_template"), self._special, self._template_path
+        )
+        if template is None:
             raise InvalidInput(f"{self._path} has no chat_template: encode a text instead")
         if isinstance(messages, str):
             messages = [{"role": "user", "content": messages}]
-        return self.encode(self._template.render(list(messages), system))
+        return self.encode(template.render(list(messages), system))
 
     def words(self) -> tuple[str, ...]:
-        """What each id stands for by itself; nothing for an id that no token has."""
-        return tuple(self.backend.decode_batch([[i] for i in range(self.vocabulary)], False))
+        """What each id stands for inside of a text, a leading space included; nothing for an id that no token has."""
+        return tuple(self._continuations([[i] for i in range(self.vocabulary)]))
 
     def require_fits(self, rows: int) -> None:
         """Refuse a tokenizer that has ids beyond the ``rows`` of a model's embedding."""
@@ -96,6 +137,98 @@ class Tokenizer:
                 f"{self._path}: the tokenizer has ids up to {self.vocabulary - 1}, the weights "
                 f"only for ids below {rows}"
             )
+
+    def _asked(self, call: Callable[[], Answer]) -> Answer:
+        return asked(f"the tokenizer of {self._path} cannot do this", call)
+
+    def _ends(self, name: str | None, others: Sequence[int]) -> tuple[int, ...]:
+        """The end token of a name, and others by their ids; each once."""
+        own = None if name is None else self._asked(lambda: self.backend.token_to_id(name))
+        if own is None and (name is not None or not others):
+            raise InvalidInput(
+                f"{self._path}: eos_token must name the token that ends a response, got {name!r}"
+            )
+        for number in others:
+            if not 0 <= number < self.vocabulary:
+                raise InvalidInput(
+                    f"{self._path}: the tokens that end a response must have ids below {self.vocabulary}, got {number}"
+                )
+        return tuple(dict.fromkeys(([] if own is None else [own]) + list(others)))
+
+    def _begin(self, name: str | None) -> tuple[int, ...]:
+        """Begin tokens: that of a name where ``add_bos_token`` says so, as transformers 5 has it, and else those that
+        the tokenizer's post-processor adds. What the post-processor adds behind a text does not count: a prompt goes
+        on."""
+        added = self.settings.get("add_bos_token")
+        if added is not None and not isinstance(added, bool):
+            raise InvalidInput(f"{self._path}: add_bos_token must be true or false, got {added!r}")
+        if added is not None:
+            found = None if name is None else self._asked(lambda: self.backend.token_to_id(name))
+            if added and name is not None and found is None:
+                raise InvalidInput(f"{self._path}: bos_token must name a token, got {name!r}")
+            return (found,) if added and found is not None else ()
+        whole = self._asked(lambda: self.backend.encode("a", add_special_tokens=True))
+        # Which of the given texts a token is of; None for one that the post-processor added.
+        of = whole.sequence_ids
+        first = next((i for i, sequence in enumerate(of) if sequence is not None), 0)
+        for number in whole.ids[:first]:
+            if number >= self.vocabulary:
+                raise InvalidInput(
+                    f"{self._path}: the tokenizer begins texts with token {number}, which it does not have"
+                )
+        return tuple(whole.ids[:first])
+
+    def _continuations(self, rows: Sequence[Sequence[int]]) -> list[str]:
+        """The texts of several sequences of ids, each as it reads behind a letter: decoders treat the beginning of a
+        text in a way of its own."""
+        before = self._asked(lambda: self.backend.encode("a", add_special_tokens=False).ids[-1:])
+
+        def read(rows: Sequence[Sequence[int]]) -> list[str]:
+            return self._asked(lambda: self.backend.decode_batch(rows, skip_special_tokens=False))
+
+        (anchor,) = read([before])
+        found = read([[*before, *row] for row in rows])
+        odd = [i for i, text in enumerate(found) if not text.startswith(anchor)]
+        alone = dict(zip(odd, read([rows[i] for i in odd]), strict=True))
+        return [alone.get(i, text[len(anchor) :]) for i, text in enumerate(found)]
+
+
+def special_tokens(settings: Mapping[str, Any], path: Path) -> dict[str, str]:
+    """Texts of the special tokens that ``tokenizer_config.json`` names, by the names that chat templates have for them:
+    every field that ends in ``_token`` and is a text or an object with ``content``, and named ``extra_special_tokens``.
+
+    Raises `InvalidInput` for one of another type."""
+    named = {
+        key: value
+        for key, value in settings.items()
+        # Others that end alike are flags, such as add_bos_token.
+        if key.endswith("_token") and (key in NAMED or isinstance(value, str | dict))
+    }
+    extra = settings.get("extra_special_tokens")
+    if isinstance(extra, dict):
+        named |= extra
+    found = {}
+    for key, value in named.items():
+        text = value.get("content") if isinstance(value, dict) else value
+        if text is None and not isinstance(value, dict):
+            continue
+        if not isinstance(text, str):
+            raise InvalidInput(
+                f"{path}: {printable(key)} must be the text of a token, got {value!r}"
+            )
+        found[key] = text
+    return found
+
+
+def asked(refusal: str, call: Callable[[], Answer]) -> Answer:
+    """What a call of the library gives. Raises `InvalidInput`, which begins with ``refusal``, for whatever the library
+    raises: it has no narrower errors, and where it panics they are not even of the class `Exception`."""
+    try:
+        return call()
+    except (KeyboardInterrupt, SystemExit, InvalidInput, Unfinished):
+        raise
+    except BaseException as problem:
+        raise InvalidInput(f"{refusal} ({said(problem) or type(problem).__name__})") from problem
 
 
 def byte_pair_backend(
@@ -134,18 +267,31 @@ def byte_pair_backend(
     return backend
 
 
-def _text(token: Any) -> str | None:
-    """A token's text, which settings spell out or wrap in an object."""
-    return token.get("content") if isinstance(token, dict) else token
+def _read_settings(path: Path) -> dict[str, Any]:
+    """A file of settings. Raises `InvalidInput` for one that cannot be read."""
+    try:
+        return read_json(path)
+    except (OSError, RecursionError) as problem:
+        raise InvalidInput(f"{path} cannot be read ({said(problem)})") from problem
 
 
-def _end_by_number(directory: Path, backend: Any) -> str | None:
-    """The end token as the model's own settings number it."""
-    for name in ("generation_config.json", "config.json"):
+def _listed_ends(directory: Path, named: bool) -> list[int]:
+    """Ids of the tokens that end a response as the model's own settings list them: those of
+    ``generation_config.json``, or else of ``config.json``. A single number in the latter counts only if the tokenizer
+    has not ``named`` its end token: there transformers writes what the class of the model has by default.
+
+    Raises `InvalidInput` for what is no id or list of ids."""
+    for name in (GENERATION, CONFIG):
         place = directory / name
-        number = read_json(place).get("eos_token_id") if place.exists() else None
-        if isinstance(number, list):
-            number = number[0] if number else None
-        if type(number) is int and 0 <= number < 2**32:
-            return backend.id_to_token(number)
-    return None
+        found = _read_settings(place).get("eos_token_id") if place.exists() else None
+        if found is None or (name == CONFIG and named and not isinstance(found, list)):
+            continue
+        listed = found if isinstance(found, list) else [found]
+        for number in listed:
+            if not isinstance(number, int) or isinstance(number, bool) or number < 0:
+                raise InvalidInput(
+                    f"{place}: eos_token_id must be the id of a token or a list of ids, got {found!r}"
+                )
+        if listed:
+            return listed
+    return []

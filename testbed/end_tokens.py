@@ -1,0 +1,28 @@
+"""Several tokens that end a response, as some pretrained models have them, treated as one: `END_TOKEN`.
+
+A model gives the probability of all to `END_TOKEN` and none to the others, so that sampled and scored responses know of
+one end token alone, and their probabilities still sum to one. In prompts the others are tokens like any other.
+"""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float, Int
+
+from testbed.activations import MASKED
+from testbed.types import END_TOKEN
+
+
+def merged_logits(
+    logits: Float[Array, "*n vocabulary"], ends: tuple[int, ...]
+) -> Float[Array, "*n vocabulary"]:
+    """Next-token logits in which `END_TOKEN` has its own probability and that of ``ends``, and these have none."""
+    alike = jnp.take(logits, jnp.asarray((END_TOKEN, *ends)), axis=-1)
+    together = jax.nn.logsumexp(alike, axis=-1, keepdims=True)
+    index = jnp.arange(logits.shape[-1])
+    logits = jnp.where(jnp.isin(index, jnp.asarray(ends)), MASKED, logits)
+    return jnp.where(index == END_TOKEN, together, logits)
+
+
+def merged_tokens(tokens: Int[Array, "*n"], ends: tuple[int, ...]) -> Int[Array, "*n"]:
+    """Drawn tokens with `END_TOKEN` in place of ``ends``: rounding may still draw a token without probability."""
+    return jnp.where(jnp.isin(tokens, jnp.asarray(ends)), END_TOKEN, tokens)
