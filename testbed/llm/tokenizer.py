@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any, Self, TypeVar
 
 from testbed.errors import InvalidInput, Unfinished, printable, said
-from testbed.llm.checkpoint import CONFIG, read_json
+from testbed.llm.checkpoint import CONFIG, read_json, shown
 from testbed.llm.optional import package
 from testbed.llm.templates import Message, template_of
 
@@ -290,7 +290,7 @@ def _listed_ends(directory: Path, named: bool) -> list[int]:
         for number in listed:
             if not isinstance(number, int) or isinstance(number, bool) or number < 0:
                 raise InvalidInput(
-                    f"{place}: eos_token_id must be the id of a token or a list of ids, got {found!r}"
+                    f"{place}: eos_token_id must be the id of a token or a list of ids, got {shown(found)}"
                 )
         if listed:
             return listed
