@@ -54,7 +54,7 @@ class Text(AbstractTask):
         golden: what is liked. without_length: whether what the reward owes to length is taken out of it.
         prompts: a JSON Lines file (`envs.prompts`), none for the project's own. chat: whether prompts are requests to
             be answered, in the checkpoint's form of a conversation, and not openings to be continued. system: the
-            system prompt of conversations without one: empty and none add none, and empty also leaves out SmolLM2's own.
+            system prompt of conversations without one: empty and none add none; empty also leaves out SmolLM2's own.
     """
 
     checkpointed = True

@@ -1,4 +1,4 @@
-"""Inputs that are nearly right: files cut short, with bits turned or parts moved, and documents with odd values in them."""
+"""Inputs that are nearly right: files cut short, with bits turned or parts moved, documents with odd values in them."""
 
 import copy
 import json

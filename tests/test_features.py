@@ -68,6 +68,16 @@ def test_a_text_alone_follows_one_end_token() -> None:
         np.testing.assert_allclose(found[i], by_hand([0], cut(written, i).tolist()), atol=1e-4)
 
 
+def test_a_text_alone_follows_the_begin_tokens() -> None:
+    """Where the tokenizer has some, they take the end token's place."""
+    given, written = alone(texts()[1], (3, 7))
+    np.testing.assert_array_equal(given.tokens, [[3, 7]] * N)
+    np.testing.assert_array_equal(given.length, [2] * N)
+    found = measured(trunk().model, given, written)
+    for i in range(3):
+        np.testing.assert_allclose(found[i], by_hand([3, 7], cut(written, i).tolist()), atol=1e-4)
+
+
 @pytest.mark.parametrize("layers", [0, 4])
 def test_a_trunk_has_blocks_that_are_there(layers: int) -> None:
     with pytest.raises(InvalidInput, match=f"layers must be between 1 and the 3 of .*got {layers}"):

@@ -1,5 +1,5 @@
-"""Readers of prompts, tokenizers and chat templates on inputs that are nearly right: what comes of it is the right thing
-or one sentence, soon and in little memory. What once failed is in `tests/corpus` and tried again."""
+"""Readers of prompts, tokenizers and chat templates on inputs that are nearly right: they give the right thing or one
+sentence, soon and in little memory. Inputs that once failed are in `tests/corpus` and tried again."""
 
 import atexit
 import functools

@@ -144,3 +144,10 @@ def test_heads_are_learnt_once(tmp_path: Path) -> None:
     jax.tree.map(np.testing.assert_array_equal, learnt(2), first)
     with pytest.raises(InvalidInput, match="cannot be read"):
         learnt(1)
+
+    class Beginning(tiny.Pieces):
+        begin = (1,)
+
+    tokenizer = tokenizer._replace(pieces=Beginning())
+    with pytest.raises(InvalidInput, match="cannot be read"):
+        learnt(2)

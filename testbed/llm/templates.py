@@ -161,8 +161,9 @@ def template_of(source: Any, tokens: Mapping[str, str], path: Path) -> Template 
         source = {str(entry.get("name")): entry.get("template") for entry in source}
     if isinstance(source, dict):
         if "default" not in source:
+            names = printable(", ".join(source)) or "none"
             raise InvalidInput(
-                f"{path}: chat_template must name one of its templates 'default', got {printable(', '.join(source)) or 'none'}"
+                f"{path}: chat_template must name one of its templates 'default', got {names}"
             )
         source = source["default"]
     if source is None:

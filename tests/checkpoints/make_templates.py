@@ -3,8 +3,8 @@
     python3.11 -m venv /tmp/made && /tmp/made/bin/pip install transformers==5.24.0 jinja2==3.1.6
     /tmp/made/bin/python tests/checkpoints/make_templates.py
 
-Each case is what ``tokenizer_config.json`` holds beside the tokenizer of ``llama``, and what transformers writes of each
-conversation with it: null where transformers raises an error.
+Each case is what ``tokenizer_config.json`` holds beside the tokenizer of ``llama``, and what transformers writes of
+each conversation with it: null where transformers raises an error.
 """
 
 import json
@@ -37,7 +37,8 @@ BRACKETS = """{{ bos_token }}{% if messages[0]['role'] == 'system' %}{% set syst
 {% set rest = messages[1:] %}{% else %}{% set system = '' %}{% set rest = messages %}{% endif %}
 {%- for m in rest -%}
     {%- if (m['role'] == 'user') != (loop.index0 % 2 == 0) -%}{{ raise_exception('turns must alternate') }}{%- endif -%}
-    {%- if m['role'] == 'user' -%}[INST] {{ '<<' + system + '>>' if loop.first and system else '' }}{{ m.content.strip() }} [/INST]
+    {%- if m['role'] == 'user' -%}[INST] {{ '<<' + system + '>>' if loop.first and system else '' }}
+        {{- m.content.strip() }} [/INST]
     {%- else -%}{{ ' ' + m.content + eos_token }}{%- endif -%}
 {%- endfor -%}"""
 HEADERS = """{{- bos_token }}
