@@ -206,7 +206,8 @@ def _misfit(table: pa.Table, columns: list[str] | None) -> str | None:
     for name in _ORDER if columns is None else ():
         values = table.column(name)
         if pa.types.is_integer(values.type) and len(values):
-            least, most = pc.min_max(values).as_py().values()
+            numbers = values.to_numpy()
+            least, most = int(numbers.min()), int(numbers.max())
             if not -_LARGEST < least <= most < _LARGEST:
                 return f"column {name} has {most if most >= _LARGEST else least}"
     for field in table.schema:

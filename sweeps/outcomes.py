@@ -79,8 +79,7 @@ def _matched_gaps(trained: Table) -> pd.Series:
             if others.empty:
                 continue
             near = np.array_split(others[["kl", "win_rate"]].to_numpy(float), _knots(len(others)))
-            with np.errstate(over="ignore"):
-                kl, win_rate = np.transpose([part.mean(0) for part in near])
+            kl, win_rate = np.transpose([part.mean(0) for part in near])
             line = np.interp(own["kl"], kl, win_rate)
             inside = own["kl"].between(others["kl"].iat[0], others["kl"].iat[-1])
             gaps[own.index] = (own["win_rate"] - line).where(inside)

@@ -83,6 +83,8 @@ class More:
     hparams: bool = False
 
 
+# Numbers whose sum or square is beyond any float are left out like others that are not finite.
+@np.errstate(over="ignore")
 def write(studies: Sequence[Logged], directory: Path, more: More | None = None) -> Path:
     """Write event files under ``directory/tensorboard``, in place of the ones of an earlier call.
 

@@ -1,6 +1,7 @@
 """Files of a results directory as they may be found: cut, with wrong bits, or of another structure; and all that reads
 them, short of fits and figures."""
 
+import copy
 import json
 import random
 import resource
@@ -164,7 +165,7 @@ def odd_json(data: Any, seed: int) -> bytes:
         holder, key = chosen.choice(list(places(data)))
         what = chosen.randrange(len(ODD) + 2)
         if what < len(ODD):
-            holder[key] = ODD[what]
+            holder[key] = copy.deepcopy(ODD[what])
         elif what == len(ODD):
             del holder[key]
         else:

@@ -197,8 +197,8 @@ def test_blocks_of_another_structure(base: Path, seed: int) -> None:
     whole = block_of(base).read_bytes()
     try:
         data = blocks.encode(odd_table(seed))
-    except (pa.ArrowException, ValueError):
-        return  # nothing that Parquet can hold
+    except (pa.ArrowException, KeyError, ValueError):
+        return  # nothing that Parquet can hold, or a column doubled and then changed
     named_by_content(base, data)
     try:
         tried(read_all, base, *BLOCK_WORDS)
