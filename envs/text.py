@@ -7,6 +7,7 @@ within prompts over the model's own samples.
 
 import dataclasses
 import functools
+import hashlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -171,14 +172,17 @@ class Text(AbstractTask):
         return Form(self.chat, self.system, self.prompt_length)
 
     def content(self) -> str:
-        """Of the prompts' file, of all files of the checkpoint, and of the ratings."""
+        """Of the prompts' file and the tokens that it becomes (a chat template may write the date), of all files of the
+        checkpoint, and of the ratings."""
         try:
             asked = own_code.file_hash(self.file)
         except OSError as problem:
             raise InvalidInput(
                 f"prompts file {self.file} cannot be read: {problem.strerror}"
             ) from problem
-        return f"{asked} {pretrained.content(self.checkpoint)} {ratings.CHECKSUM}"
+        tokens = np.asarray(_encoded(self.file, asked, self.loaded()[1], self._form).tokens)
+        read = hashlib.sha256(tokens.tobytes()).hexdigest()
+        return f"{asked} {read} {pretrained.content(self.checkpoint)} {ratings.CHECKSUM}"
 
 
 @functools.lru_cache(maxsize=8)

@@ -189,9 +189,9 @@ def texts(module: ModuleType) -> dict[str, str]:
     return {_relative(path, name, scope): text for name, (path, text) in followed(module).items()}
 
 
-def followed(module: ModuleType) -> dict[str, tuple[Path, str]]:
+def followed(module: ModuleType, scope: "_Scope | None" = None) -> dict[str, tuple[Path, str]]:
     """Path and text of a user's module and of what it imports from below the folders of users' code, by name."""
-    content, scope = text(module), _scope(module)
+    content, scope = text(module), scope or _scope(module)
     if content is None:
         return {}
     own = {module.__name__: (_path(module) or Path(module.__name__), content)}
@@ -206,6 +206,18 @@ def followed(module: ModuleType) -> dict[str, tuple[Path, str]]:
                     own[other] = place, content
                     queue.append(other)
     return own
+
+
+def reached(*modules: ModuleType) -> str:
+    """A hash of the testbed's own files that some of its modules can reach by imports, themselves included."""
+    folders = tuple(
+        path.parent for name in OURS if (path := _path(sys.modules.get(name))) is not None
+    )
+    scope = _Scope(folders, tuple({folder.parent for folder in folders}), True, own=True)
+    found = {
+        name: text for module in modules for name, (_, text) in followed(module, scope).items()
+    }
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
 def is_followed(module: Any) -> bool:
@@ -249,17 +261,19 @@ def _path(module: Any) -> Path | None:
 
 
 class _Scope(NamedTuple):
-    """Where a module's imports are followed: to files below ``within``; names are looked up in ``search``."""
+    """Where a module's imports are followed: to files below ``within``; names are looked up in ``search``. ``own``
+    follows those of the testbed's packages, and no others."""
 
     within: tuple[Path, ...]
     search: tuple[Path, ...]
     installed: bool
+    own: bool = False
 
     def holds(self, name: str, place: Path) -> bool:
         """Whether a module's file is users' own code here."""
         return (
             place.suffix == ".py"
-            and name.partition(".")[0] not in OURS
+            and (name.partition(".")[0] in OURS) == self.own
             and (self.installed or not _installed(place))
             and any(place.is_relative_to(folder) for folder in self.within)
         )

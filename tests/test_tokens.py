@@ -303,5 +303,7 @@ def test_special_tokens_of_gguf_files_that_are_not_there(
     tmp_path: Path, name: str, number: int
 ) -> None:
     path = gguf_with(tmp_path / "model.gguf", **{f"{name}_token_id": number})
-    with pytest.raises(InvalidInput, match=f"{name}_token_id must be an id below 272, got"):
+    with pytest.raises(
+        InvalidInput, match=f"{name}_token_id must be between 0 and 271, the ids of tokens, got"
+    ):
         load(path)

@@ -1,6 +1,6 @@
 """People's ratings of how positive a text is, as a pretrained transformer predicts them."""
 
-import inspect
+import sys
 from pathlib import Path
 
 from jaxtyping import PRNGKeyArray
@@ -9,7 +9,7 @@ from envs import ratings, regression
 from envs.goldens.headed import AbstractHeaded
 from envs.regression import STANDARD, Fitted, Split
 from envs.tastes import AbstractTaste
-from testbed import features, heads, ranges, transformer
+from testbed import features, numerics, own_code, pretrained, ranges
 from testbed.cache import Cache
 from testbed.config import fingerprint
 from testbed.errors import InvalidInput
@@ -40,7 +40,7 @@ class HumanRating(AbstractHeaded):
         """The head of a trunk, learnt from an archive of this ``checksum`` once and then found in a ``directory`` by
         content. Raises `InvalidInput` for an archive that cannot be read."""
         cache = Cache(directory)
-        address = _address(trunk, tokenizer.begin, split, checksum)
+        address = _address(trunk, split, checksum)
         found = cache.load(address) if cache.holds(address) else None
         if found is None:
             found = regression.learn(trunk, tokenizer, ratings.read(archive, checksum), split)
@@ -92,9 +92,10 @@ class HumanTaste(AbstractTaste):
         return HumanRating(model.trunk(self.layers), learnt)
 
 
-def _address(trunk: Pretrained, begin: tuple[int, ...], split: Split, checksum: str) -> str:
-    """Everything that a learnt head depends on: weights, the tokens in front of texts, ratings and code."""
-    modules = (features, heads, transformer, ratings, regression)
-    code = [inspect.getsource(module) for module in modules]
-    layers = trunk.model.config.layers
-    return fingerprint("human rating", *trunk.source, layers, *begin, *split, checksum, *code)
+def _address(trunk: Pretrained, split: Split, checksum: str) -> str:
+    """Everything that a learnt head depends on: the checkpoint's files, the shape of its trunk, ratings, code, libraries
+    and settings."""
+    checkpoint = pretrained.content(trunk.source.checkpoint)
+    code = own_code.reached(sys.modules[__name__])
+    parts = (checkpoint, trunk.model.config, *split, checksum, code, numerics.settings())
+    return fingerprint("human rating", *parts)

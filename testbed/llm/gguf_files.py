@@ -170,9 +170,11 @@ class GgufFile:
     def _token_id(self, name: str) -> int | None:
         """The id of a special token; None if the file names none. Raises `InvalidInput` for one that no token has."""
         field, tokens = f"tokenizer.ggml.{name}_token_id", self.get("tokenizer.ggml.tokens")
-        found, count = self.get(field), len(tokens) if isinstance(tokens, list) else 0
-        if found is not None and not (type(found) is int and 0 <= found < count):
-            raise self._refusal(field, f"between 0 and {count - 1}, the ids of tokens")
+        found = self.get(field)
+        if not isinstance(tokens, list):
+            return None  # `tokenizer` refuses that
+        if found is not None and not (type(found) is int and 0 <= found < len(tokens)):
+            raise self._refusal(field, f"between 0 and {len(tokens) - 1}, the ids of tokens")
         return found
 
     def _ends(self) -> list[int]:
