@@ -179,9 +179,7 @@ def joined(tables: Iterable[pa.Table]) -> pa.Table:
     return pa.table({name: _taken(table.column(name), order) for name in table.column_names})
 
 
-def runs(
-    tables: Iterable[pa.Table], not_negative: str | None = None
-) -> set[tuple[str, str]]:
+def runs(tables: Iterable[pa.Table], not_negative: str | None = None) -> set[tuple[str, str]]:
     """The pairs of arm and run that tables of blocks hold; those of the rows alone in which a column of numbers is 0 or
     more, if one is named: a table without the column has none."""
     found: set[tuple[str, str]] = set()
@@ -209,7 +207,8 @@ def _texts(values: pa.ChunkedArray, rows: np.ndarray) -> list[str]:
     """Some rows of a column of texts that is a dictionary."""
     array = values.combine_chunks()
     texts = array.dictionary.to_pylist()
-    return [texts[code] for code in np.from_dlpack(array.indices)[rows].tolist()]
+    indices: Any = np.from_dlpack(array.indices)
+    return [texts[code] for code in indices[rows].tolist()]
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Table:
@@ -231,8 +230,10 @@ def _key(table: pa.Table, names: Sequence[str]) -> np.ndarray:
             texts = array.dictionary
             rank = np.empty(len(texts), np.int64)
             # Sorted by arrow: texts of numpy's come by way of pandas, which takes long to import.
-            rank[np.from_dlpack(pc.array_sort_indices(texts))] = np.arange(len(texts))
-            codes, count = rank[np.from_dlpack(array.indices)], len(texts)
+            order: Any = np.from_dlpack(pc.call_function("array_sort_indices", [texts]))
+            indices: Any = np.from_dlpack(array.indices)
+            rank[order] = np.arange(len(texts))
+            codes, count = rank[indices], len(texts)
         else:
             codes = values.to_numpy()
             codes = codes - codes.min(initial=0)

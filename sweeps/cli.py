@@ -346,7 +346,10 @@ def _add_reproduce(subcommands: Any) -> None:
     )
     _add_size(reproduce)
     reproduce.add_argument(
-        "--out", metavar="DIR", type=reading.path, help="results (default: results/reproduce-PRESET)"
+        "--out",
+        metavar="DIR",
+        type=reading.path,
+        help="results (default: results/reproduce-PRESET)",
     )
     reproduce.set_defaults(command=commands.reproduce, study=None, set=[], axis=[])
 
@@ -376,10 +379,16 @@ def _add_transfer(subcommands: Any) -> None:
         _TRANSFER_EXAMPLES,
     )
     transfer.add_argument(
-        "simulated", metavar="SIM_DIR", type=reading.path, help="the --out of the runs in simulation"
+        "simulated",
+        metavar="SIM_DIR",
+        type=reading.path,
+        help="the --out of the runs in simulation",
     )
     transfer.add_argument(
-        "real", metavar="LLM_DIR", type=reading.path, help="the --out of the runs on a language model"
+        "real",
+        metavar="LLM_DIR",
+        type=reading.path,
+        help="the --out of the runs on a language model",
     )
     _add_format(
         transfer, "html writes LLM_DIR/report/transfer.html; the others print (default: html)"

@@ -63,9 +63,7 @@ def answered(waits_for: Callable[[], str], farewell: str) -> Iterator[None]:
 
 
 def _waiting(what: str) -> str:
-    return (
-        f"Interrupted; this cannot be left half done: {what}. Ctrl-C again ends at once; finished runs are kept."
-    )
+    return f"Interrupted; this cannot be left half done: {what}. Ctrl-C again ends at once; finished runs are kept."
 
 
 def _end(farewell: str) -> None:

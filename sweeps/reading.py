@@ -237,7 +237,9 @@ def show_cache(options: argparse.Namespace) -> int:
     found = upkeep.forget(options.forget) if forgets else upkeep.cached()
     if options.json:
         rows = [kept.describe() for kept in found]
-        terminal.write_json({"directory": str(cache_directory()), "deleted" if forgets else "kept": rows})
+        terminal.write_json(
+            {"directory": str(cache_directory()), "deleted" if forgets else "kept": rows}
+        )
     elif not options.quiet:
         from sweeps.printing import rich_table, show
 
