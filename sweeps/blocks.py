@@ -270,7 +270,8 @@ def _texts(values: pa.ChunkedArray, rows: np.ndarray) -> list[str]:
     """Some rows of a column of texts that is a dictionary."""
     array = values.combine_chunks()
     texts = array.dictionary.to_pylist()
-    return [texts[code] for code in np.from_dlpack(array.indices)[rows].tolist()]
+    indices: Any = np.from_dlpack(array.indices)
+    return [texts[code] for code in indices[rows].tolist()]
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Table:
@@ -292,8 +293,10 @@ def _key(table: pa.Table, names: Sequence[str]) -> np.ndarray:
             texts = array.dictionary
             rank = np.empty(len(texts), np.int64)
             # Sorted by arrow: texts of numpy's come by way of pandas, which takes long to import.
-            rank[np.from_dlpack(pc.array_sort_indices(texts))] = np.arange(len(texts))
-            codes, count = rank[np.from_dlpack(array.indices)], len(texts)
+            order: Any = np.from_dlpack(pc.call_function("array_sort_indices", [texts]))
+            indices: Any = np.from_dlpack(array.indices)
+            rank[order] = np.arange(len(texts))
+            codes, count = rank[indices], len(texts)
         else:
             codes = values.to_numpy()
             codes = codes - codes.min(initial=0)

@@ -90,7 +90,7 @@ def _require_devices() -> None:
         jax.devices()
     # What jax raises depends on the platform and on the version: RuntimeError, and a bare AssertionError for cuda.
     except Exception as problem:
-        chosen = jax.config.jax_platforms
+        chosen = getattr(jax.config, "jax_platforms", None)
         reason = said(problem) or "no such device was found"
         asked = f"JAX_PLATFORMS is {chosen}" if chosen else "JAX_PLATFORMS is not set"
         raise InvalidInput(

@@ -234,7 +234,15 @@ def results(directory: Path) -> Path:
     """A directory of results with one run."""
     header = {"study": "small", "base": {}, "settings": {}, "arms": {}, "axes": {}}
     header |= {"preset": "laptop", "seeds": 1, "claims": [], "source": "abc"}
-    row = {"run": "a", "arm": "online", "seed": 0, "evaluation": 0, "config": "{}", "step": 0}
+    row = {
+        "study": "small",
+        "run": "a",
+        "arm": "online",
+        "seed": 0,
+        "evaluation": 0,
+        "config": "{}",
+        "step": 0,
+    }
     with Store.create_or_open(directory, header) as store:
         row |= {"task": "t", "diverged_step": -1, "kl": 0.0, "win_rate": 0.5}
         store.append({name: [value] for name, value in row.items()})

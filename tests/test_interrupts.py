@@ -30,6 +30,7 @@ def busy(silence: float = 100.0) -> subprocess.Popen:
     process = subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     assert process.stdout is not None
     assert process.stdout.readline() == "ready\n"
+    time.sleep(0.5)  # It is on its way into C.
     return process
 
 
@@ -61,9 +62,9 @@ def test_nothing_is_silent() -> None:
     assert all(line.endswith("elapsed, compiling the world\n") for line in lines)
 
 
-def testbed(*words: str, code: str = "", **options) -> subprocess.Popen:
-    """The program, in a process whose first lines are ``code``."""
-    program = f"{code}\nimport sys\nsys.argv[0] = 'testbed'\nfrom sweeps.cli import main\nsys.exit(main())"
+def command_line(*words: str, **options) -> subprocess.Popen:
+    """The program, in a process of its own."""
+    program = "import sys\nsys.argv[0] = 'testbed'\nfrom sweeps.cli import main\nsys.exit(main())"
     return subprocess.Popen([sys.executable, "-c", program, *words], **options)
 
 
@@ -72,7 +73,7 @@ def test_one_interrupt_ends_a_run(tmp_path: Path) -> None:
     out = str(tmp_path / "out")
     words = ["run", "gap", "--preset", "smoke", "--out", out, "--verbose"]
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    with testbed(*words, **piped) as process:
+    with command_line(*words, **piped) as process:
         assert process.stdout is not None
         for line in process.stdout:
             if "building" in line:
@@ -98,17 +99,20 @@ def test_closed_and_full_outputs(command: list[str], results: Path) -> None:
         os.close(0)
         os.close(1)
 
-    with testbed(*words, preexec_fn=close, stderr=subprocess.PIPE) as process:
+    with command_line(*words, preexec_fn=close, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 0
-    with testbed(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+    with command_line(*words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None
         process.stdout.close()
         assert process.stderr.read() == b""
     assert process.returncode == 0
-    with open("/dev/full", "w") as full, testbed(*words, stdout=full, stderr=subprocess.PIPE) as p:
+    with (
+        open("/dev/full", "w") as full,
+        command_line(*words, stdout=full, stderr=subprocess.PIPE) as p,
+    ):
         assert p.stderr is not None
         said = "testbed: standard output cannot be written (No space left on device)\n"
         assert p.stderr.read() == said.encode()
@@ -139,7 +143,7 @@ def test_narrow_encodings(encoding: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("columns", ["0", "-3", "²", "00"])
 def test_a_width_that_is_none_is_passed_over(columns: str, results: Path) -> None:
     env = {**os.environ, "COLUMNS": columns, "LINES": columns}
-    done = testbed("status", str(results), stdout=subprocess.PIPE, env=env)
+    done = command_line("status", str(results), stdout=subprocess.PIPE, env=env)
     assert b"online" in done.communicate(timeout=100)[0]
     assert done.returncode == 0
 
@@ -148,7 +152,7 @@ def test_what_a_study_prints_is_none_of_the_data(tmp_path: Path) -> None:
     file = tmp_path / "noisy.py"
     file.write_text("print('hello')\nfrom sweeps.studies.gap import study\n", encoding="utf-8")
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    done = testbed("run", str(file), "--preset=smoke", "--dry-run", "--json", **piped)
+    done = command_line("run", str(file), "--preset=smoke", "--dry-run", "--json", **piped)
     printed, error = done.communicate(timeout=300)
     assert json.loads(printed)["runs"] > 0
     assert "hello\n" in error
@@ -159,7 +163,7 @@ def test_a_study_that_ends_the_program_is_refused(end: str, tmp_path: Path) -> N
     file = tmp_path / "ends.py"
     file.write_text(f"import sys\n{end}\n", encoding="utf-8")
     piped = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    done = testbed("run", str(file), **piped)
+    done = command_line("run", str(file), **piped)
     printed, error = done.communicate(timeout=300)
     assert (done.returncode, printed) == (2, "")
     assert f"study file {file} ends the program while it is loaded, with exit status" in error

@@ -92,7 +92,7 @@ def test_settings_of_a_running_jax_count_too() -> None:
     """Whoever calls from Python sets them without the environment."""
     with (
         jax.debug_nans(True),
-        pytest.raises(InvalidInput, match="jax_debug_nans of jax.config is True.*set it back"),
+        pytest.raises(InvalidInput, match=r"jax_debug_nans of jax.config is True.*set it back"),
     ):
         jax_settings.require(devices=False)
     jax_settings.require()

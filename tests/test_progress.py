@@ -57,6 +57,12 @@ def test_a_log_tells_what_began_between_two_lines():
         time.sleep(1.5)
         assert out.getvalue().count("building recorded") == 1
         assert "0:11 elapsed, building recorded for 2 worlds" in out.getvalue()
+        # What goes on is told again before twenty seconds are over.
+        clock.now = 30.5
+        deadline = time.monotonic() + 30
+        while "0:30 elapsed" not in out.getvalue() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert out.getvalue().count("building recorded") == 2
 
 
 def test_a_notebook_shows_a_bar_that_is_renewed_in_place():
