@@ -10,7 +10,16 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import cut, experiment, prompts, response, responses, sum_reward, world
+from helpers import (
+    SumTask,
+    cut,
+    experiment,
+    prompts,
+    response,
+    responses,
+    sum_reward,
+    world,
+)
 
 from envs.labelers import style
 from envs.labelers.annotators import AnnotatorPool
@@ -109,7 +118,7 @@ def test_contract(kind: type) -> None:
     """Every labeler, by default: documented, probabilities that sum to one and are symmetric in the two responses
     unless position counts, blind to what stands behind the end, and finite where rewards are far apart."""
     labeler, first, second = kind(), views(0), views(1)
-    contracts.check_member(labeler, experiment())
+    contracts.check_member(labeler, replace(experiment(), "task", SumTask()))
     assert kind.__doc__
     forward = np.asarray(outcomes(labeler, first, second))
     assert forward.shape == (N, len(Outcome))

@@ -45,14 +45,15 @@ _BATCH_LEVEL = ("value", "scored", "request", "prepare", "critic")
 def check_loss(loss: AbstractLoss, sizes: Sizes) -> None:
     """One floating-point number a pair, finite, with a finite slope. Raises `InvalidInput`."""
     require_numbers(loss)
-    loss = as_arrays(loss)
     with guarded(loss, "extras"):
         extras = loss.extras
     if not isinstance(extras, frozenset) or not all(isinstance(one, Extra) for one in extras):
         raise InvalidInput(
             f"{named(loss, 'extras')} returns {extras!r}: needs a frozenset of members of Extra"
         )
-    pairs = samples.scored_pairs()
+    if any(getattr(type(loss), name) is not getattr(AbstractLoss, name) for name in _BATCH_LEVEL):
+        check_objective(loss, sizes)
+    loss, pairs = as_arrays(loss), samples.scored_pairs()
     one = jax.tree.map(lambda x: x[0], pairs)
     with guarded(loss):
         shape = jax.eval_shape(lambda loss, pair: loss(pair), loss, one)
@@ -73,14 +74,11 @@ def check_loss(loss: AbstractLoss, sizes: Sizes) -> None:
         require_finite(
             f"the slope of {named(loss)}", slope, "pairs with margins between -6 and 6 nats"
         )
-    if any(getattr(type(loss), name) is not getattr(AbstractLoss, name) for name in _BATCH_LEVEL):
-        check_objective(loss, sizes)
 
 
 def check_objective(objective: AbstractObjective, sizes: Sizes) -> None:
     """A finite mean loss of a step's texts, with a finite gradient. Raises `InvalidInput`."""
     require_numbers(objective)
-    objective = as_arrays(objective)
     with guarded(objective, "request"):
         request = objective.request(BATCH)
     require_kind(named(objective, "request"), request, Request)
@@ -90,9 +88,11 @@ def check_objective(objective: AbstractObjective, sizes: Sizes) -> None:
             source: AbstractSource = Online()
         except InvalidInput:
             source = Offline()
+    objective = as_arrays(objective)
     key, step = jax.random.key(0), jnp.asarray(0)
 
     def drawn(objective: AbstractObjective, supply: Supply) -> PyTree:
+        request = objective.request(BATCH)
         state = source.init(supply, supply.reference, request)
         return source.draw(state, supply, supply.reference, request, key, step)[0]
 
@@ -134,7 +134,6 @@ def check_source(source: AbstractSource, sizes: Sizes) -> None:
 
     Where the source prepares something from a recorded run, shapes are checked and values are not."""
     require_numbers(source)
-    source = as_arrays(source)
     with guarded(source, "writes"):
         writes = source.writes
     require_kind(named(source, "writes"), writes, bool)
@@ -147,6 +146,7 @@ def check_source(source: AbstractSource, sizes: Sizes) -> None:
         )
     given = jax.eval_shape(functools.partial(samples.supplied, sizes))
     given, prepares = _prepared(source, given, sizes)
+    source = as_arrays(source)
 
     def start(source: AbstractSource, supply: Supply) -> PyTree:
         return source.init(supply, supply.reference, request)
@@ -202,7 +202,7 @@ def _prepared(source: AbstractSource, given: Supply, sizes: Sizes) -> tuple[Supp
         return source.prepare(Given(supply, made, world, BradleyTerry(), key))
 
     with guarded(source, "prepare"):
-        result = jax.eval_shape(prepare, source, given, made)
+        result = jax.eval_shape(prepare, as_arrays(source), given, made)
     if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
         raise InvalidInput(
             f"{named(source, 'prepare')} returns a {type(result).__name__}: needs two things, what is prepared and a "
@@ -245,9 +245,9 @@ def require_tokens(what: str, tokens: Any, vocabulary: int) -> None:
 def check_reference(reference: AbstractReference, sizes: Sizes) -> None:
     """A next reference policy of the form of the present one, finite. Raises `InvalidInput`."""
     require_numbers(reference)
-    reference = as_arrays(reference)
     with guarded(reference, "moves"):
         moves = reference.moves
+    reference = as_arrays(reference)
     require_kind(named(reference, "moves"), moves, bool)
     policy = samples.supply(sizes).reference
     other = jax.tree.map(lambda x: 0.5 * x, policy)
@@ -267,7 +267,6 @@ def check_proxy(
     """`train` makes an `AbstractProxy` with one finite margin a pair that turns its sign with the pair. Raises
     `InvalidInput`."""
     require_numbers(proxy)
-    proxy = as_arrays(proxy)
     with guarded(proxy, "form"):
         form = proxy.form(model)
     require_kind(named(proxy, "form"), form, tuple)
@@ -278,7 +277,7 @@ def check_proxy(
     require_kind(named(proxy, "reading"), reading, Reading)
     with guarded(proxy, "fit"):
         fit = FitConfig(steps=2, batch_size=BATCH, optimiser=proxy.fit.optimiser)
-        short = config.replace_all(proxy, {"fit": fit})
+        short = as_arrays(config.replace_all(proxy, {"fit": fit}))
     small = model.parameters(sizes.vocabulary) <= _SMALL
     given = functools.partial(samples.supplied, sizes, model)
     supply = samples.supply(sizes, model) if small else jax.eval_shape(given)

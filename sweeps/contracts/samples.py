@@ -210,7 +210,7 @@ class MadeUpEvidence:
 
     def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Counts and peaks, as results give them."""
-        details = self.describe_runs(arms) | {"shared_kl": [0.1, 9.0]}
+        details: dict[str, Any] = self.describe_runs(arms) | {"shared_kl": [0.1, 9.0]}
         for arm in arms:
             details["arms"][arm] |= {
                 "observed_kl": [0.1, 9.0],

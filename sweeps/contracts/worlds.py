@@ -48,7 +48,6 @@ def check_task(task: AbstractTask) -> Drawn | None:
     It draws the world of seed 0. Of a task that stands on a checkpoint, which would have to be loaded, sizes alone are
     checked, and None is returned."""
     require_numbers(task)
-    task = as_arrays(task)
     sizes = Sizes.of(task)
     for name, size in zip(("vocabulary", "prompt_length", "response_length"), sizes, strict=True):
         if not isinstance(size, int) or isinstance(size, bool):
@@ -61,6 +60,7 @@ def check_task(task: AbstractTask) -> Drawn | None:
     _check_words(task, sizes)
     with guarded(task, "material"):
         material = task.material()
+    task = as_arrays(task)
     key = stream(jax.random.key(0), Stream.WORLD)
     with guarded(task, "world"):
         world = jax.eval_shape(lambda t, m, k: t.world_on(m, k), task, material, key)
