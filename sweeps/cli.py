@@ -34,7 +34,6 @@ examples:
   testbed run gap --cluster ray://auto         on all hosts of a Ray cluster
 
 The same command resumes after an interruption: finished runs are in DIR and are not repeated.
-An unknown path or kind is answered with the nearest one there is.
 """
 
 _REPRODUCE_EXAMPLES = """\
@@ -73,8 +72,7 @@ examples:
   testbed inspect chat --set labeler=BradleyTerry --set data.quality=0.5
   testbed inspect enumerable --set task.taste_weight=1.0 --seed 3 --out results/taste
 
-It prints the page, and writes inspect.html, inspect.json and the figure to DIR. Tasks, labelers and
-the rest, with their fields: testbed list tasks.
+It prints the page, and writes inspect.html, inspect.json and the figure to DIR. Fields: testbed list tasks.
 """
 
 _LIST_EXAMPLES = """\
@@ -96,7 +94,6 @@ TIME SERIES shows the median over seeds of every arm and setting, CUSTOM SCALARS
 the arms side by side, HPARAMS what came out, IMAGES the figures, TEXT the claims with their verdicts.
 """
 
-
 _LLM_EXAMPLES = """\
 examples:
   testbed llm fetch                            what pretrained models need, into the cache, once
@@ -114,7 +111,6 @@ examples:
 Both policies are sampled with the same random numbers. Rewards are golden ones, in standard deviations
 over samples of the policy before training.
 """
-
 
 _EXIT_CODES = """\
 exit status:

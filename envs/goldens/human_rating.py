@@ -93,8 +93,8 @@ class HumanTaste(AbstractTaste):
 
 
 def _address(trunk: Pretrained, split: Split, checksum: str) -> str:
-    """Everything that a learnt head depends on: the checkpoint's files, the shape of its trunk, ratings, code, libraries
-    and settings."""
+    """Everything that a learnt head depends on: the checkpoint's files, the shape of its trunk, ratings, code,
+    libraries and settings."""
     checkpoint = pretrained.content(trunk.source.checkpoint)
     code = own_code.reached(sys.modules[__name__])
     parts = (checkpoint, trunk.model.config, *split, checksum, code, numerics.settings())
