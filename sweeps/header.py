@@ -28,6 +28,9 @@ _MADE_BY: json_files.Shape = {
     "source?": str,
     "versions?": {str: str},
     "machine?": {str: SCALAR},
+    "numerics?": dict,
+    "bits?": dict,
+    "content?": {str: {str: str}},
     "created?": str,
     "command?": (str, None),
 }
@@ -163,7 +166,7 @@ def _read_planned(path: Path, header: Mapping[str, Any]) -> dict[str, list[str]]
 
 def session(header: Mapping[str, Any]) -> dict[str, Any]:
     """What one invocation leaves of itself in the header."""
-    names = ("preset", "seeds", "axes", "content", "source", "versions", "settings", "bits")
+    names = ("preset", "seeds", "axes", "content", "source", "versions", "numerics", "bits")
     names += ("machine", "created", "command")
     return {name: header[name] for name in names if name in header}
 

@@ -54,12 +54,12 @@ def now() -> str:
 
 
 def session() -> dict[str, Any]:
-    """Code, versions, settings, machine and time of one invocation. ``settings`` are all that changes numbers
+    """Code, versions, machine and time of one invocation. ``numerics`` is everything that changes numbers
     (`testbed.numerics`), ``bits`` what changes their last bits only."""
     return {
         "source": source_hash(),
         "versions": versions(),
-        "settings": numerics.settings(),
+        "numerics": numerics.settings(),
         "bits": numerics.bits(),
         "machine": machine(),
         "created": now(),

@@ -323,7 +323,7 @@ def _changes(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]
             "the testbed's code has changed since this store was begun; its finished runs are kept, and the column "
             "`code` tells which version made each run. Choose another --out for results of one version."
         )
-    for name, what in (("settings", "libraries or settings"), ("bits", "processor or devices")):
+    for name, what in (("numerics", "libraries or settings"), ("bits", "processor or devices")):
         known = [session[name] for session in stored["sessions"] if name in session]
         if any(one != known[0] for one in known):
             notes.append(

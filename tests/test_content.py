@@ -279,7 +279,7 @@ def text(tmp_path: Path) -> Text:
         vocabulary=272,
         prompts=str(prompts),
         chat=True,
-        prompt_length=64,
+        prompt_length=60,
         response_length=4,
         golden=RandomTaste(layers=2, units=8),
         system=None,
@@ -434,12 +434,12 @@ def test_the_generator_of_random_numbers_is_pinned() -> None:
 
 def test_a_session_says_with_which_settings_it_ran() -> None:
     session = header.session({**provenance.session(), "command": "x"})
-    assert session["settings"]["jax"]["jax_threefry_partitionable"] == "True"
+    assert session["numerics"]["jax"]["jax_threefry_partitionable"] == "True"
     assert any(
         flag.startswith("--xla_cpu_prefer_vector_width")
-        for flag in session["settings"]["xla_flags"]
+        for flag in session["numerics"]["xla_flags"]
     )
-    assert session["settings"]["libraries"]["jaxlib"]
+    assert session["numerics"]["libraries"]["jaxlib"]
     assert session["bits"]["processor"] == session["machine"]["processor"]
     assert session["bits"]["devices"][1] == jax.device_count()
 

@@ -116,9 +116,9 @@ def test_words_of_a_large_vocabulary_are_there_soon() -> None:
     backend = tokenizers.Tokenizer(models.BPE(vocab=names, merges=[]))
     backend.decoder = decoders.Metaspace()
     backend.add_special_tokens(["</s>"])
-    began = time.monotonic()
+    began = time.process_time()
     words = wrapped(backend).words()
-    assert time.monotonic() - began < 5
+    assert time.process_time() - began < 20  # a decoder asked once for each id takes minutes
     assert words[:2] == ("w0", " w1")
     assert words[128_000] == ""
     assert words[127_999] == " w127999"
