@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from sweeps import activity, commands, interrupts, reading, terminal
 from testbed import places
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None:
         return _run(list(arguments), tells=False)
     words = sys.argv[1:]
-    warnings.showwarning = _show_warning
+    warnings.showwarning = terminal.show_warning
     with terminal.streams() as lost:
         again = shlex.join(["testbed", *words])
         with interrupts.answered(activity.doing, f"Interrupted. To go on: {again}"):
@@ -215,19 +215,6 @@ def _prints_data(options: argparse.Namespace) -> bool:
         return options.out == "-"
     forms = asked.get("format", "html") != "html"
     return forms or asked.get("json", False) or asked.get("bib", False)
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning as one line, which nothing comes into."""
-    text = " ".join(str(message).split())
-    print(f"{category.__name__}: {text} ({filename}:{lineno})", file=file or sys.stderr)
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
