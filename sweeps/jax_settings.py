@@ -1,7 +1,7 @@
 """jax's own settings: which of them the testbed works with, and what is said of the others before anything is built.
 
-Settings come from the environment (``JAX_ENABLE_X64=1``) or from ``jax.config.update``. ``docs/cli.md`` has the table, and
-says which were found by running a study.
+Settings come from the environment (``JAX_ENABLE_X64=1``) or from ``jax.config.update``. ``docs/cli.md`` has the table,
+and says which were found by running a study.
 """
 
 import logging
