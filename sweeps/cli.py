@@ -8,7 +8,7 @@ import sys
 import traceback
 import warnings
 from collections.abc import Sequence
-from typing import Any, NoReturn, TextIO
+from typing import Any, NoReturn
 
 from sweeps import activity, commands, interrupts, reading, terminal
 from testbed import places
@@ -149,14 +149,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     and warnings.
     """
     if arguments is not None:
-        return _run(list(arguments))
+        return _run(list(arguments), tells=False)
     words = sys.argv[1:]
-    warnings.showwarning = _show_warning
+    warnings.showwarning = terminal.show_warning
     with terminal.streams() as lost:
         again = shlex.join(["testbed", *words])
         with interrupts.answered(activity.doing, f"Interrupted. To go on: {again}"):
             try:
-                status = _run(words)
+                status = _run(words, tells=True)
             except SystemExit as stop:
                 status = stop.code if isinstance(stop.code, int) else EXIT_BAD_INPUT
     if lost:
@@ -169,15 +169,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return status
 
 
-def _run(words: Sequence[str]) -> int:
-    """The exit status of a command; mistakes are told."""
+def _run(words: Sequence[str], tells: bool) -> int:
+    """The exit status of a command; mistakes are told. With ``tells``, so is what goes on when nothing is printed for
+    long."""
     options = _parsed(words)
     options.command_line = shlex.join(["testbed", *words])
     try:
         with contextlib.ExitStack() as around:
             if _prints_data(options):
                 around.enter_context(terminal.reserved())
-            if not getattr(options, "quiet", False) and options.command not in _WAITING:
+            quiet = getattr(options, "quiet", False) or options.command in _WAITING
+            if tells and not quiet:
                 around.enter_context(activity.told())
             return options.command(options)
     except InvalidInput as problem:
@@ -209,19 +211,6 @@ def _prints_data(options: argparse.Namespace) -> bool:
         return options.out == "-"
     forms = asked.get("format", "html") != "html"
     return forms or asked.get("json", False) or asked.get("bib", False)
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning as one line, which nothing comes into."""
-    text = " ".join(str(message).split())
-    print(f"{category.__name__}: {text} ({filename}:{lineno})", file=file or sys.stderr)
 
 
 def _parsed(words: Sequence[str]) -> argparse.Namespace:

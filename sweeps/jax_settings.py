@@ -1,7 +1,7 @@
 """jax's own settings: which of them the testbed works with, and what is said of the others before anything is built.
 
-Settings come from the environment (``JAX_ENABLE_X64=1``) or from ``jax.config.update``. What they change was found by
-running a study under each (``docs/cli.md`` has the table).
+Settings come from the environment (``JAX_ENABLE_X64=1``) or from ``jax.config.update``. ``docs/cli.md`` has the table,
+and says which were found by running a study.
 """
 
 import logging
@@ -59,14 +59,13 @@ def require(devices: bool = True) -> None:
     Raises `InvalidInput` with the setting to drop.
     """
     try:
-        import jax
+        import jax  # noqa: F401 (to see whether it can be)
     except ValueError as problem:
         raise InvalidInput(
             f"jax refuses a setting of the environment ({said(problem)}): correct or unset that variable"
         ) from problem
     for name, required in REQUIRED.items():
-        # Versions of jax differ in the settings that they have.
-        value = getattr(jax.config, name, required.allowed[0])
+        value = _value(name, required.allowed[0])
         if value not in required.allowed:
             variable = name.upper() in os.environ
             where, remedy = (
@@ -79,6 +78,14 @@ def require(devices: bool = True) -> None:
     if devices:
         _require_flags()
         _require_devices()
+
+
+def _value(name: str, default: Any) -> Any:
+    """A setting's present value; the default if this version of jax does not have it."""
+    import jax
+
+    # Some are attributes, which know of contexts (``jax.debug_nans(True)``), others are kept among the values alone.
+    return getattr(jax.config, name, jax.config.values.get(name, default))
 
 
 def _require_devices() -> None:

@@ -92,6 +92,19 @@ def wrote() -> None:
     _written[-1] = time.monotonic()
 
 
+def show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning as one line, which nothing comes into."""
+    text = " ".join(str(message).split())
+    print(f"{category.__name__}: {text} ({filename}:{lineno})", file=file or sys.stderr)
+
+
 class _Outlet(io.RawIOBase):
     """A file descriptor to which writing never fails: after the first problem, output goes nowhere.
 

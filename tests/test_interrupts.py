@@ -124,7 +124,7 @@ def test_narrow_encodings(encoding: str, tmp_path: Path) -> None:
     """Text is spelt out where the encoding lacks a character; JSON stays JSON."""
     out = stored(tmp_path / "é–")
     for words in (["status", str(out), "--json"], ["status", str(out)], ["list", "losses"]):
-        done = testbed(
+        done = command_line(
             *words,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,

@@ -26,6 +26,7 @@ REFUSED = {
     "JAX_DISABLE_JIT=1": "JAX_DISABLE_JIT is True",
     "JAX_CHECK_TRACER_LEAKS=1": "JAX_CHECK_TRACER_LEAKS is True",
     "JAX_DEFAULT_PRNG_IMPL=rbg": "JAX_DEFAULT_PRNG_IMPL is rbg, must be threefry2x32",
+    "JAX_DISABLE_MOST_OPTIMIZATIONS=1": "JAX_DISABLE_MOST_OPTIMIZATIONS is True",
     "JAX_RANDOM_SEED_OFFSET=1": "JAX_RANDOM_SEED_OFFSET is 1, must be 0",
     "JAX_TRANSFER_GUARD=disallow": "JAX_TRANSFER_GUARD is disallow",
     "XLA_FLAGS=--xla_nonsense=1": "XLA cannot start with XLA_FLAGS=--xla_nonsense=1 (Unknown flag",
@@ -100,7 +101,7 @@ def test_settings_of_a_running_jax_count_too() -> None:
 
 @pytest.mark.parametrize("name", jax_settings.REQUIRED)
 def test_every_required_setting_is_one_of_jax_with_that_default(name: str) -> None:
-    assert getattr(jax.config, name) == jax_settings.REQUIRED[name].allowed[0]
+    assert jax.config.values[name] == jax_settings.REQUIRED[name].allowed[0]
 
 
 def test_the_table_of_the_documentation_is_whole() -> None:
