@@ -181,10 +181,9 @@ def decoded(
     None if it is damaged, which pyarrow reports by errors of many kinds."""
     buffer = pa.BufferReader(data)
     try:
-        try:
-            file = pq.ParquetFile(buffer, read_dictionary=list(dictionaries))
-        except KeyError:  # it lacks one of them
-            file = pq.ParquetFile(buffer)
+        there = pq.read_schema(buffer).names
+        known = [name for name in dictionaries if name in there]
+        file = pq.ParquetFile(buffer, read_dictionary=known)
         table = file.read(columns=columns, use_threads=False)
         # Texts are checked to be UTF-8, too, which whoever uses them would find.
         table.validate(full=True)

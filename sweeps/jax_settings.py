@@ -40,8 +40,6 @@ REQUIRED: dict[str, Required] = {
     "jax_check_tracer_leaks": Required((False,), _SLOW),
     "jax_no_tracing": Required((False,), "programs must be traced before they run"),
     "jax_no_execution": Required((False,), "programs must be executed"),
-    "jax_default_prng_impl": Required(("threefry2x32",), _NUMBERS),
-    "jax_random_seed_offset": Required((0,), _NUMBERS),
     "jax_high_dynamic_range_gumbel": Required((False,), _NUMBERS),
     "jax_softmax_custom_jvp": Required((False,), _NUMBERS),
     **{

@@ -62,10 +62,12 @@ def test_nothing_is_silent() -> None:
     assert all(line.endswith("elapsed, compiling the world\n") for line in lines)
 
 
+PROGRAM = "import sys\nsys.argv[0] = 'testbed'\nfrom sweeps.cli import main\nsys.exit(main())"
+
+
 def command_line(*words: str, **options) -> subprocess.Popen:
     """The program, in a process of its own."""
-    program = "import sys\nsys.argv[0] = 'testbed'\nfrom sweeps.cli import main\nsys.exit(main())"
-    return subprocess.Popen([sys.executable, "-c", program, *words], **options)
+    return subprocess.Popen([sys.executable, "-c", PROGRAM, *words], **options)
 
 
 def test_one_interrupt_ends_a_run(tmp_path: Path) -> None:
@@ -95,11 +97,8 @@ def test_closed_and_full_outputs(command: list[str], results: Path) -> None:
     """Closed streams and readers that have gone leave the command its status; lost output is told of."""
     words = [str(results) if word == "OUT" else word for word in command]
 
-    def close() -> None:
-        os.close(0)
-        os.close(1)
-
-    with command_line(*words, preexec_fn=close, stderr=subprocess.PIPE) as process:
+    closed = ["sh", "-c", 'exec "$@" <&- >&-', "sh", sys.executable, "-c", PROGRAM, *words]
+    with subprocess.Popen(closed, stderr=subprocess.PIPE) as process:
         assert process.stderr is not None
         assert process.stderr.read() == b""
     assert process.returncode == 0

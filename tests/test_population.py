@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import operator
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import GROUNDED, Silence, built, cache_directory, experiment, grounds
+from jax.experimental.compilation_cache import compilation_cache
 
 from envs.enumerable import Enumerable
 from sweeps import devices, executables, population, programs, runtime
@@ -200,7 +202,18 @@ def test_a_plan_runs_to_its_rows() -> None:
     expect_rows(delivered, stacked()[0])
 
 
-@pytest.mark.usefixtures("shared_cache")
+@pytest.fixture
+def fresh_programs(tmp_path: Path) -> Iterator[None]:
+    """A compilation cache of its own: what jax has compiled before can be run, but not written down again."""
+    usual = jax.config.jax_compilation_cache_dir
+    jax.config.update("jax_compilation_cache_dir", str(tmp_path / "xla"))
+    compilation_cache.reset_cache()
+    yield
+    jax.config.update("jax_compilation_cache_dir", usual)
+    compilation_cache.reset_cache()
+
+
+@pytest.mark.usefixtures("shared_cache", "fresh_programs")
 def test_programs_are_found_without_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process, as it were, traces neither training nor measuring, and finds the same to the last bit."""
     made, delivered = plan(points()), []

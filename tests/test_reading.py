@@ -102,7 +102,8 @@ def test_lacking_runs_and_how_the_last_command_ended(
         (copy / pulse.FILE).write_text(json.dumps(told))
         text = said(capsys, "status", str(copy), "--verbose", code=1)
         for part in ("5 of 8 runs are stored", words.partition(":")[0], "about 1:05 of runs"):
-            assert part in text
+            # Where the path of the results is long, lines are broken.
+            assert part in " ".join(text.split())
         assert all(f"lacking     {run}" in text for run in lost)
         assert ("(failed)" in text) == (state == "failed")
         found = sweeps.status(copy)
@@ -260,7 +261,7 @@ def test_tables_for_other_programs(
     parquet, table = pd.read_parquet(tmp_path / "rows.parquet"), pd.read_csv(tmp_path / "rows.csv")
     for rows in (parquet, table, sweeps.load(out).table):
         assert list(rows["kl"]) == pytest.approx(list(stored["kl"]))
-        assert list(rows.columns[:8]) == list(columns.IDENTITY)
+        assert list(rows.columns[: len(columns.IDENTITY)]) == list(columns.IDENTITY)
         assert "optimiser.learning_rate" in rows
         assert "config" not in rows
         assert rows["ground.proxy_accuracy"].between(0, 1).all()

@@ -21,7 +21,7 @@ from sweeps.study import (
     split_values,
     study_names,
 )
-from testbed import config
+from testbed import config, own_code
 from testbed.errors import InvalidInput
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -94,7 +94,9 @@ def test_points_are_arms_by_settings_by_seeds() -> None:
         0,
         {"rate": 0.001, "loss.beta": 0.1},
     )
-    assert first.run == config.fingerprint(Small(source=Online(), seed=0))
+    assert first.run == config.fingerprint(
+        Small(source=Online(), seed=0), *own_code.sources([Small(source=Online())])
+    )
     assert first.experiment.source == Online()
     assert {point.experiment.seed for point in points} == {0, 1}
     assert all(point.experiment.seed == point.seed for point in points)

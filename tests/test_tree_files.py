@@ -189,7 +189,6 @@ Replaced = namedtuple("Replaced", "y")
         (np.zeros(2, "f4,i4"), "an array of type .* cannot be kept"),
         (2**5000, "a number of 5001 bits cannot be kept"),
     ],
-    ids=str,
 )
 def test_what_cannot_be_kept_is_refused_when_it_is_kept(tree: Any, why: str) -> None:
     with pytest.raises(InvalidInput, match=why):
