@@ -17,6 +17,7 @@ import pyarrow as pa
 from rich.console import Console
 
 from sweeps import activity, provenance, pulse
+from sweeps import header as headers
 from sweeps.blocks import column
 from sweeps.claims import Claim
 from sweeps.engine import Engine, Plan
@@ -211,6 +212,9 @@ def forecast(selections: Sequence[Selection], directory: Path, engine: Engine) -
     for place, selection in places(selections, directory).items():
         points += selection.points()
         if (place / "study.json").is_file():
+            # What the run itself would refuse.
+            described = config.jsonable({**selection.describe(), **provenance.session()})
+            headers.joined(place, headers.read(place), described)
             stored |= Store.open(place).finished()
     points = _distinct(points)
     todo = [point for point in points if point.run not in stored]

@@ -89,7 +89,7 @@ def _refuse_namesakes(path: Path, folder: Path, seen: set[Path]) -> None:
         if beside is None or found is None:
             continue
         places = [found.origin] if found.origin else list(found.submodule_search_locations or [])
-        if beside not in [Path(place).resolve() for place in places if place]:
+        if beside.resolve() not in [Path(place).resolve() for place in places if place]:
             raise InvalidInput(
                 f"study file {path} imports {name}, which is {places[0]} here: give "
                 f"{beside.relative_to(folder)} beside it another name"

@@ -278,7 +278,9 @@ def _float(_: _Reader, digits: Any) -> float:
 def _function(_: _Reader, name: Any) -> Callable[..., Any]:
     found = class_names.find(_of(str, name))
     safe = callable(found) and not isinstance(found, type) and class_names.is_open_function(name)
-    return found if safe else _refuse(name)
+    # By the name it was made under alone: a module of ours holds functions of others, such as `os.remove`, too.
+    own = f"{getattr(found, '__module__', None)}:{getattr(found, '__qualname__', None)}"
+    return found if safe and own == name else _refuse(name)
 
 
 def _numpy_type(_: _Reader, name: Any) -> type:

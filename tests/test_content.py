@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import importlib
 import json
 import os
 import re
@@ -29,7 +30,7 @@ from sweeps import header, provenance
 from sweeps.grid import Axis
 from sweeps.store import Store
 from sweeps.study import Arm, Preset, Study, load_study
-from testbed import config, numerics, own_code, pretrained, stages
+from testbed import code_files, config, numerics, own_code, pretrained, stages
 from testbed.data import DataSpec
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
@@ -60,8 +61,8 @@ def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
 
 def read_anew() -> None:
     """Let users' files be read as another process reads them."""
-    own_code._hash.cache_clear()
-    own_code._TEXTS.clear()
+    own_code._HASHES.clear()
+    code_files._TEXTS.clear()
 
 
 # Users' own code.
@@ -217,6 +218,89 @@ def test_files_that_fields_name_count(tmp_path: Path) -> None:
         path.write_text("one", encoding="utf-8")
         assert own_code.sources([experiment(loss=loss)]) == first
     assert own_code.sources([experiment(loss=Weighted(file="no such\0file"))])
+
+
+ALIKE = {
+    "__init__.py": "from .square import Loss as Square\nfrom .fourth import Loss as Fourth\n",
+    "common.py": """
+from testbed.losses.base import AbstractLoss
+class Base(AbstractLoss):
+    beta: float = 0.1
+""",
+    "square.py": """
+from .common import Base
+class Loss(Base):
+    def __call__(self, pair):
+        return pair.margin() ** 2
+""",
+    "fourth.py": """
+from .common import Base
+class Loss(Base):
+    def __call__(self, pair):
+        return pair.margin() ** 4
+""",
+}
+LOSSES = (
+    TINY
+    + """
+from five_parts import Fourth, Square
+from testbed.config import replace_all
+from testbed.losses.ipo import Ipo
+def make(power):
+    class Mine(Ipo):
+        def __call__(self, pair):
+            return pair.margin() ** power
+    return Mine()
+def runs(*losses):
+    return [replace_all(base, {"loss": loss}) for loss in losses]
+by_file, by_closure = runs(Square(), Fourth()), runs(make(2), make(4))
+"""
+)
+
+
+def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
+    """In two files that import the same others, and made by a function that was given another number."""
+    (tmp_path / "five_parts").mkdir()
+    for name, text in ALIKE.items():
+        (tmp_path / "five_parts" / name).write_text(text, encoding="utf-8")
+    (tmp_path / "study.py").write_text(LOSSES, encoding="utf-8")
+    study = load_study(str(tmp_path / "study.py"))
+    (module,) = (m for m in list(sys.modules.values()) if getattr(m, "study", None) is study)
+    by_file, by_closure = vars(module)["by_file"], vars(module)["by_closure"]
+    for first, second in (by_file, by_closure):
+        assert config.fingerprint(first) == config.fingerprint(second)
+        assert own_code.sources([first]) != own_code.sources([second])
+        assert own_code.sources([first]) == own_code.sources([first])
+    before = own_code.sources([by_file[0]])
+    common = tmp_path / "five_parts" / "common.py"
+    common.write_text(common.read_text(encoding="utf-8") + "x = 1\n", encoding="utf-8")
+    assert own_code.sources([by_file[0]]) == before
+    importlib.reload(sys.modules["five_parts.common"])
+    assert own_code.sources([by_file[0]]) != before
+
+
+class Two(Ipo):
+    """A loss of others' with two files, and a number that its constructor does not take."""
+
+    first: str = eqx.field(static=True, default="")
+    rest: tuple[str, ...] = eqx.field(static=True, default=())
+    power: int = eqx.field(static=True, init=False, default=2)
+
+
+def test_files_are_told_apart_by_the_fields_that_name_them(tmp_path: Path) -> None:
+    one, two = tmp_path / "a" / "p.txt", tmp_path / "b" / "p.txt"
+    for path in (one, two):
+        path.parent.mkdir()
+        path.write_text(path.parent.name, encoding="utf-8")
+    run = experiment(loss=Two(first=str(one), rest=(str(two),)))
+    before, files = own_code.sources([run]), own_code.files([run])
+    assert {str(one), str(two)} <= files.keys()
+    for path, text in ((one, "b"), (two, "a")):
+        path.write_text(text, encoding="utf-8")
+    assert own_code.sources([run]) != before
+    odd = Two()
+    object.__setattr__(odd, "power", 4)
+    assert own_code.sources([experiment(loss=odd)]) != own_code.sources([experiment(loss=Two())])
 
 
 # A user's own proxy.
@@ -579,6 +663,7 @@ def store(
         ({"near": {"loss.py": "a"}}, {"near": {"loss.py": "b"}}, "loss.py"),
         ({"near": {"loss.py": "a"}}, {"near": {"renamed.py": "a"}}, "loss.py, renamed.py"),
         (None, {"near": {"loss.py": "a"}}, "loss.py"),
+        ({}, {"near": {"loss.py": "a"}}, "loss.py"),
         ({"near": {"loss.py": "a"}}, {"near": {"loss.py": "a", "labeler.py": "c"}}, ""),
         ({"near": {"loss.py": "a", "labeler.py": "c"}}, {"near": {"loss.py": "a"}}, ""),
         ({}, {}, ""),

@@ -98,6 +98,7 @@ def test_lacking_runs_and_how_the_last_command_ended(
         ("finished", "stopped without a word"),
     ):
         told = {"state": state, "studies": ["tiny"], "begun": 1.0, "written": 2.0, "left": 65.0}
+        told |= {"stage": "training"}
         told |= {"problem": "no worker", "failed": [min(lost)]} if state == "failed" else {}
         (copy / pulse.FILE).write_text(json.dumps(told))
         text = said(capsys, "status", str(copy), "--verbose", code=1)

@@ -14,7 +14,7 @@ from envs.neural import Neural
 from sweeps import user_files
 from sweeps.study import Point, load_study
 from sweeps.underway import Underway
-from testbed import own_code
+from testbed import code_files, own_code
 from testbed.config import replace
 from testbed.errors import InvalidInput
 from testbed.ground import GroundConfig
@@ -45,8 +45,8 @@ study = gap.study.derived("mine", "Mine", loss=Mine())
 
 def read_anew() -> None:
     """Let users' files be read as another process reads them."""
-    own_code._hash.cache_clear()
-    own_code._TEXTS.clear()
+    own_code._HASHES.clear()
+    code_files._TEXTS.clear()
 
 
 def written(folder: Path, prefix: str) -> Path:
@@ -178,5 +178,5 @@ def test_only_own_code_counts() -> None:
     plain = GroundConfig.of(experiment())
     assert own_code.sources([plain, Neural(), (Ipo(),)]) == []
     (own,) = own_code.sources([[SumTask()]])
-    assert own_code.sources([SumTask(vocabulary=9)]) == [own]
+    assert own_code.sources([[SumTask(vocabulary=9)]]) == [own]
     assert set(fingerprints(plain)) > {"world", "baseline"}

@@ -40,7 +40,7 @@ class HumanRating(AbstractHeaded):
         """The head of a trunk, learnt from an archive of this ``checksum`` once and then found in a ``directory`` by
         content. Raises `InvalidInput` for an archive that cannot be read."""
         cache = Cache(directory)
-        address = _address(trunk, split, checksum)
+        address = _address(trunk, tokenizer.begin, split, checksum)
         found = cache.load(address) if cache.holds(address) else None
         if found is None:
             found = regression.learn(trunk, tokenizer, ratings.read(archive, checksum), split)
@@ -92,10 +92,10 @@ class HumanTaste(AbstractTaste):
         return HumanRating(model.trunk(self.layers), learnt)
 
 
-def _address(trunk: Pretrained, split: Split, checksum: str) -> str:
+def _address(trunk: Pretrained, begin: tuple[int, ...], split: Split, checksum: str) -> str:
     """Everything that a learnt head depends on: the checkpoint's files, the shape of its trunk, ratings, code,
     libraries and settings."""
     checkpoint = pretrained.content(trunk.source.checkpoint)
     code = own_code.reached(sys.modules[__name__])
-    parts = (checkpoint, trunk.model.config, *split, checksum, code, numerics.settings())
+    parts = (checkpoint, trunk.model.config, begin, *split, checksum, code, numerics.settings())
     return fingerprint("human rating", *parts)

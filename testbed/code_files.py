@@ -1,0 +1,285 @@
+"""Users' own code, as files: what a module depends on by its imports, and the testbed's own by the same rule.
+
+A module is followed through its imports, those inside functions included, to every file below the folders of users'
+code (`follow`), or of the package that it was installed with.
+"""
+
+import ast
+import functools
+import hashlib
+import importlib.util
+import itertools
+import os
+import sys
+import sysconfig
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from types import ModuleType
+from typing import Any, NamedTuple
+
+#: Packages whose code is accounted for elsewhere.
+OURS = ("testbed", "envs", "sweeps", "analysis")
+#: What the names of the modules begin with that are made of study files (`sweeps.user_files`).
+STUDY = "user_study_"
+#: Calls that load code by names that reading a file does not tell.
+_DYNAMIC = {"__import__", "exec", "exec_module", "import_module", "run_module", "run_path"}
+#: Most files that a file counts with which loads code by names that only its run gives.
+_MOST_FILES = 2000
+_folders: set[Path] = set()
+
+
+def follow(folder: Path) -> None:
+    """Count what is loaded from below ``folder``, at any depth, as users' own code from now on."""
+    # As it is named, and as it is: what is reached through a link counts too.
+    _folders.update((Path(os.path.abspath(folder)), folder.resolve()))
+
+
+def package_files(folder: Path) -> Iterator[Path]:
+    """The files of a package, data included, that are part of its source."""
+    return (
+        path
+        for path in folder.rglob("*")
+        if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".pyc"
+    )
+
+
+#: The texts that count for a module's classes, as the process that sent users' files has found them.
+_SENT: dict[str, Mapping[str, str]] = {}
+
+
+def received(texts: Mapping[str, Mapping[str, str]]) -> None:
+    """Take the `texts` of modules from the process that users' files come from, where all of them can be read."""
+    _SENT.update(texts)
+
+
+def texts_of(kind: type) -> Mapping[str, str]:
+    """The texts that count for a class, by name of the file; none if its module has no text."""
+    return _SENT.get(kind.__module__) or texts(sys.modules[kind.__module__])
+
+
+def texts(module: ModuleType) -> dict[str, str]:
+    """The texts that count for a module's classes, by path below the folder of users' code."""
+    scope = _scope(module)
+    return {_relative(path, name, scope): text for name, (path, text) in followed(module).items()}
+
+
+def followed(module: ModuleType, scope: "_Scope | None" = None) -> dict[str, tuple[Path, str]]:
+    """Path and text of a user's module and of what it imports from below the folders of users' code, by name."""
+    content, scope = text(module), scope or _scope(module)
+    if content is None:
+        return {}
+    own = {module.__name__: (_path(module) or Path(module.__name__), content)}
+    queue = [module.__name__]
+    while queue:
+        name = queue.pop()
+        for other, place in _imported(name, *own[name], scope):
+            if other not in own:
+                there = sys.modules.get(other)
+                content = text(there) if there else _read(place)
+                if content is not None:
+                    own[other] = place, content
+                    queue.append(other)
+    return own
+
+
+def reached(*modules: ModuleType) -> str:
+    """A hash of the testbed's own files that some of its modules can reach by imports, themselves included."""
+    folders = tuple(
+        path.parent for name in OURS if (path := _path(sys.modules.get(name))) is not None
+    )
+    scope = _Scope(folders, tuple({folder.parent for folder in folders}), True, own=True)
+    found = {
+        name: text for module in modules for name, (_, text) in followed(module, scope).items()
+    }
+    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
+
+
+def is_followed(module: Any) -> bool:
+    """Whether a module was loaded from below a folder that `follow` was given."""
+    path = _path(module) if isinstance(module, ModuleType) else None
+    return path is not None and _folders_scope().holds(module.__name__, path)
+
+
+#: Texts of modules as they were when they were first asked for: those that run, if files change later.
+_TEXTS: dict[str, tuple[ModuleType, Any, str | None]] = {}
+
+
+def note(module: ModuleType) -> None:
+    """Read the text of a module, and of all that it follows, now that they have just been loaded."""
+    followed(module)
+
+
+def text(module: ModuleType) -> str | None:
+    """As its loader has it, which need not be a file of this machine; None where there is no text."""
+    known = _TEXTS.get(module.__name__)
+    spec = getattr(module, "__spec__", None)  # another one once the module is loaded again
+    if known is None or known[0] is not module or known[1] is not spec:
+        read_source = getattr(getattr(module, "__loader__", None), "get_source", None)
+        try:
+            text = read_source(module.__name__) if read_source else None
+        except (OSError, ImportError, SyntaxError):
+            text = None
+        known = _TEXTS[module.__name__] = module, spec, text
+    return known[2]
+
+
+def _read(path: Path) -> str | None:
+    try:
+        return importlib.util.decode_source(path.read_bytes())
+    except (OSError, SyntaxError, UnicodeDecodeError):
+        return None
+
+
+def _path(module: Any) -> Path | None:
+    file = getattr(module, "__file__", None)
+    return Path(os.path.abspath(file)) if isinstance(file, str) else None
+
+
+class _Scope(NamedTuple):
+    """Where a module's imports are followed: to files below ``within``; names are looked up in ``search``. ``own``
+    follows those of the testbed's packages, and no others."""
+
+    within: tuple[Path, ...]
+    search: tuple[Path, ...]
+    installed: bool
+    own: bool = False
+
+    def holds(self, name: str, place: Path) -> bool:
+        """Whether a module's file is users' own code here."""
+        return (
+            place.suffix == ".py"
+            and (name.partition(".")[0] in OURS) == self.own
+            and (self.installed or not _installed(place))
+            and any(place.is_relative_to(folder) for folder in self.within)
+        )
+
+
+def _folders_scope() -> _Scope:
+    folders = tuple(sorted(_folders))
+    return _Scope(folders, folders, False)
+
+
+def _scope(module: ModuleType) -> _Scope:
+    """The folders that `follow` was given, of which one holds the module; else its outermost package, or its folder."""
+    path = _path(module)
+    if path is None:
+        return _Scope((), (), False)
+    installed = _installed(path)
+    if _folders_scope().holds(module.__name__, path):
+        return _folders_scope()
+    package = sys.modules.get(module.__name__.partition(".")[0])
+    outermost = _path(package) if package and package is not module else None
+    if outermost:
+        return _Scope((outermost.parent,), (outermost.parent.parent,), installed)
+    # A single installed file has no folder of its own.
+    return _Scope((path,) if installed else (path.parent,), (path.parent,), installed)
+
+
+@functools.cache
+def _library_folders() -> tuple[Path, ...]:
+    return tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")})
+
+
+def _installed(path: Path) -> bool:
+    """Whether a file belongs to an installed package or to Python."""
+    if {"site-packages", "dist-packages"} & set(path.parts):
+        return True
+    return any(path.is_relative_to(folder) for folder in _library_folders())
+
+
+def _relative(path: Path, name: str, scope: _Scope) -> str:
+    """A file's path below the innermost folder that holds it, the same wherever that folder lies."""
+    holding = [folder for folder in scope.search if path.is_relative_to(folder)]
+    if not holding:
+        return name
+    return path.relative_to(max(holding, key=lambda folder: len(folder.parts))).as_posix()
+
+
+def _imported(name: str, path: Path, text: str, scope: _Scope) -> Iterator[tuple[str, Path]]:
+    """The modules of users' own code that a module's text imports anywhere, with the packages that they are in."""
+    try:
+        tree = ast.parse(text)
+    except (SyntaxError, ValueError):
+        return
+    package = name if path.name == "__init__.py" else name.rpartition(".")[0]
+    for wanted in _wanted(tree, package):
+        parts = wanted.split(".")
+        for depth in range(1, len(parts) + 1):
+            found = _located(".".join(parts[:depth]), scope)
+            if found:
+                yield found
+    if _is_dynamic(tree):
+        for other, module in list(sys.modules.items()):
+            place = _path(module) if not other.startswith(STUDY) else None
+            if place and scope.holds(other, place):
+                yield other, place
+        for place in itertools.islice(_python_files(path.parent), _MOST_FILES):
+            yield f"file {place.relative_to(path.parent).as_posix()}", place
+
+
+def _python_files(folder: Path) -> Iterator[Path]:
+    """Python files below a folder, hidden and installed ones left out."""
+    for place, folders, names in os.walk(folder):
+        folders[:] = sorted(
+            name for name in folders if not name.startswith(".") and name != "site-packages"
+        )
+        yield from (Path(place, name) for name in sorted(names) if name.endswith(".py"))
+
+
+def _wanted(tree: ast.AST, package: str) -> Iterator[str]:
+    """The dotted names that may be modules in a file's import statements."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package.split(".")[: len(package.split(".")) - node.level + 1]
+            base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
+            if base:
+                yield base
+            yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
+        elif isinstance(node, ast.Call) and _called(node) in _DYNAMIC and node.args:
+            first = node.args[0]
+            if isinstance(first, ast.Constant) and isinstance(first.value, str):
+                dots = len(first.value) - len(first.value.lstrip("."))
+                above = package.split(".")[: len(package.split(".")) - dots + 1] if dots else []
+                yield ".".join([*above, *filter(None, [first.value.lstrip(".")])])
+
+
+def _is_dynamic(tree: ast.AST) -> bool:
+    """Whether a file loads code by a name that only its run gives."""
+    return any(
+        isinstance(node, ast.Call)
+        and _called(node) in _DYNAMIC
+        and not (node.args and isinstance(node.args[0], ast.Constant))
+        for node in ast.walk(tree)
+    )
+
+
+def _called(node: ast.Call) -> str:
+    function = node.func
+    if isinstance(function, ast.Attribute):
+        return function.attr
+    return function.id if isinstance(function, ast.Name) else ""
+
+
+def _located(name: str, scope: _Scope) -> tuple[str, Path] | None:
+    """Where a module of users' own code is: as it was loaded, or as it would be. None for any other."""
+    loaded = sys.modules.get(name)
+    place = _path(loaded) if loaded else None
+    if loaded is None and all(part.isidentifier() for part in name.split(".")):
+        below = [folder / name.rpartition(".")[2] for folder in _searched(name, scope)]
+        files = [file for one in below for file in (one / "__init__.py", one.with_suffix(".py"))]
+        place = next((file for file in files if file.is_file()), None)
+    return (name, place) if place and scope.holds(name, place) else None
+
+
+def _searched(name: str, scope: _Scope) -> list[Path]:
+    """The folders in which Python would look for a module, of those that count."""
+    above = name.rpartition(".")[0]
+    if above:
+        parent = sys.modules.get(above)
+        if parent is not None:
+            return [Path(os.path.abspath(place)) for place in getattr(parent, "__path__", ())]
+        return [folder / above.rpartition(".")[2] for folder in _searched(above, scope)]
+    order = [Path(os.path.abspath(place)) for place in sys.path if place]
+    return [place for place in order if place in scope.search]
