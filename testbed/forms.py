@@ -62,7 +62,12 @@ def canonical(thing: Any) -> str:
         return "{" + ",".join(f"{_quoted(key)}:{items[key]}" for key in sorted(items)) + "}"
     if isinstance(thing, list | tuple):
         return f"[{','.join(map(canonical, thing))}]"
-    return json.dumps(jsonable(thing), allow_nan=False)
+    try:
+        return json.dumps(jsonable(thing), allow_nan=False)
+    except TypeError as problem:
+        raise InvalidInput(
+            f"a config holds numbers, texts, tuples of these and modules, got a {type(thing).__name__}: {thing!r:.60}"
+        ) from problem
 
 
 def fingerprint(*things: Any) -> str:

@@ -359,3 +359,10 @@ def test_parse_a_module_that_may_be_missing() -> None:
     assert proxy.model is None
     with pytest.raises(InvalidInput, match="unknown kind for baseline_model 'Ipo': known: Trans"):
         config.parse(base, "baseline_model", "Ipo")
+
+
+def test_a_value_that_no_config_holds_is_named() -> None:
+    """A path, an array or a function in a field of a user's class."""
+    for value in (Path("a"), np.ones(2), len):
+        with pytest.raises(InvalidInput, match=f"got a {type(value).__name__}"):
+            config.canonical([value])
