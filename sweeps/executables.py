@@ -14,7 +14,6 @@ import contextlib
 import functools
 import hashlib
 import io
-import os
 import pickle
 import threading
 import types
@@ -29,6 +28,7 @@ from jaxtyping import PyTree
 
 from sweeps import provenance
 from sweeps.signed_files import SignedFiles
+from testbed import numerics
 from testbed.cache import Cache
 from testbed.errors import InvalidInput, Unfinished
 
@@ -219,16 +219,10 @@ def _machine() -> tuple[Any, ...]:
         jax.default_backend(),
         (device.platform, device.device_kind, device.client.platform_version),
         jax.device_count(),
-        _flags(),
+        numerics.flags(),
         settings,
         *_host(),
     )
-
-
-def _flags() -> list[tuple[str, str]]:
-    """XLA's, in whatever order they were set; the last of a name counts."""
-    parts = (flag.partition("=") for flag in os.environ.get("XLA_FLAGS", "").split())
-    return sorted({name: value for name, _, value in parts}.items())
 
 
 @functools.cache

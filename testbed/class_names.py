@@ -4,13 +4,12 @@ A file may name what it holds, but it must not decide what runs. So nothing is i
 attribute access runs code of a module or class, and what is found must be of a kind that is safe to fill in.
 """
 
-import functools
 import sys
-import sysconfig
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from testbed.code_files import is_installed
 from testbed.errors import InvalidInput
 
 #: Packages whose functions a file may name: those of the project.
@@ -68,12 +67,4 @@ def is_open_function(name: str) -> bool:
     file = getattr(sys.modules.get(module), "__file__", None)
     if not file:
         return False
-    path = Path(file).resolve()
-    installed = {"site-packages", "dist-packages"}.intersection(path.parts)
-    return not installed and not any(path.is_relative_to(folder) for folder in _standard())
-
-
-@functools.cache
-def _standard() -> frozenset[Path]:
-    """Folders of the standard library."""
-    return frozenset(Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+    return not is_installed(Path(file).resolve())

@@ -149,7 +149,7 @@ class _Scope(NamedTuple):
         return (
             place.suffix == ".py"
             and (name.partition(".")[0] in OURS) == self.own
-            and (self.installed or not _installed(place))
+            and (self.installed or not is_installed(place))
             and any(place.is_relative_to(folder) for folder in self.within)
         )
 
@@ -164,7 +164,7 @@ def _scope(module: ModuleType) -> _Scope:
     path = _path(module)
     if path is None:
         return _Scope((), (), False)
-    installed = _installed(path)
+    installed = is_installed(path)
     if _folders_scope().holds(module.__name__, path):
         return _folders_scope()
     package = sys.modules.get(module.__name__.partition(".")[0])
@@ -180,7 +180,7 @@ def _library_folders() -> tuple[Path, ...]:
     return tuple({Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib")})
 
 
-def _installed(path: Path) -> bool:
+def is_installed(path: Path) -> bool:
     """Whether a file belongs to an installed package or to Python."""
     if {"site-packages", "dist-packages"} & set(path.parts):
         return True
