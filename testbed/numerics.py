@@ -42,6 +42,12 @@ def settings() -> dict[str, Any]:
     }
 
 
+def snapshot() -> tuple[Any, ...]:
+    """What `settings` is made from, as it is: equal as long as nothing has changed, and far less work."""
+    values = tuple(jax.config.values.values())
+    return values, os.environ.get("XLA_FLAGS"), repr(_versions()), jax.default_backend()
+
+
 def bits() -> dict[str, Any]:
     """What the last bits of numbers depend on beside `settings`: processor, kind and number of devices. JSON-able."""
     devices = jax.devices()

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from functools import cache
 from operator import attrgetter
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -381,6 +381,12 @@ def _corpus_keys(ground: GroundConfig) -> tuple[PRNGKeyArray, PRNGKeyArray]:
 
 def _code_fingerprint() -> str:
     """What every stage depends on beside its config: the engine's and the worlds' code, libraries, settings."""
+    return _code_under(numerics.snapshot())
+
+
+@cache
+def _code_under(snapshot: tuple[Any, ...]) -> str:
+    """`_code_fingerprint` under the present settings, of which there is a ``snapshot``: made once for all worlds."""
     return config.fingerprint(_source_hash(), numerics.settings())
 
 
