@@ -12,7 +12,7 @@ from typing import Any
 import jax
 
 from sweeps.runtime import cores
-from testbed import numerics, own_code
+from testbed import code_files, numerics
 
 _PACKAGES = ("testbed", "envs", "sweeps", "analysis")
 _DISTRIBUTIONS = ("jax", "jaxlib", "equinox", "optax", "gymnax", "numpyro", "numpy")
@@ -24,7 +24,7 @@ def source_hash() -> str:
     for package in _PACKAGES:
         spec = importlib.util.find_spec(package)
         for root in (spec.submodule_search_locations or []) if spec else []:
-            for file in sorted(own_code.package_files(Path(root))):
+            for file in sorted(code_files.package_files(Path(root))):
                 digest.update(f"{package}/{file.relative_to(root).as_posix()}\0".encode())
                 digest.update(file.read_bytes() + b"\0")
     return digest.hexdigest()[:16]

@@ -13,9 +13,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from testbed import own_code
+from testbed import code_files
+from testbed.code_files import STUDY
 from testbed.errors import InvalidInput
-from testbed.own_code import STUDY
 
 
 class UserFile(NamedTuple):
@@ -38,7 +38,7 @@ def load(path: Path) -> ModuleType:
     if not path.is_file():
         raise InvalidInput(f"study file {path} does not exist: give a name or the path of a file")
     folder = str(path.resolve().parent)
-    own_code.follow(path.resolve().parent)
+    code_files.follow(path.resolve().parent)
     if folder not in sys.path:
         sys.path.append(folder)  # at the end: what is installed keeps its name
     _refuse_namesakes(path, path.resolve().parent, set())
@@ -71,7 +71,7 @@ def load(path: Path) -> ModuleType:
         raise InvalidInput(
             f"study file {path} cannot be loaded{where}: {type(problem).__name__}: {problem}"
         ) from problem
-    own_code.note(module)
+    code_files.note(module)
     return module
 
 
@@ -124,16 +124,16 @@ def loaded() -> list[UserFile]:
     modules = {
         name: module
         for name, module in sorted(sys.modules.items())
-        if name != "__main__" and own_code.is_followed(module)
+        if name != "__main__" and code_files.is_followed(module)
     }
     found: dict[str, UserFile] = {}
     for name, module in modules.items():
-        text = own_code.text(module)
+        text = code_files.text(module)
         if text is not None:
-            texts = own_code.texts(module)
+            texts = code_files.texts(module)
             found[name] = UserFile(name, str(module.__file__), text, True, texts)
     for module in modules.values():
-        for name, (path, text) in own_code.followed(module).items():
+        for name, (path, text) in code_files.followed(module).items():
             found.setdefault(name, UserFile(name, str(path), text, False))
     return list(found.values())
 
@@ -176,7 +176,7 @@ class _Sent(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
 def receive(files: Sequence[UserFile]) -> None:
     """Load files that another process has sent, so that what is of their classes can be read here."""
     sys.meta_path.insert(0, _Sent({file.name: file for file in files}))
-    own_code.received({file.name: file.texts for file in files if file.texts})
+    code_files.received({file.name: file.texts for file in files if file.texts})
     for file in files:
         if file.loaded:
             importlib.import_module(file.name)

@@ -5,8 +5,8 @@ is never taken for what it was. Code of the testbed's own packages is accounted 
 `sweeps.provenance`).
 
 A class of a user's is followed through its file's imports, those inside functions included, to every file below the
-folders of users' code (`follow`), or of the package that the class was installed with. A file that imports by
-names which only its run gives (``importlib.import_module(name)``, ``exec``) counts with every Python file below its
+folders of users' code (`testbed.code_files`), or of the package that the class was installed with. A file that imports
+by names which only its run gives (``importlib.import_module(name)``, ``exec``) counts with every Python file below its
 folder and all that is loaded from there. What a user's code reads by itself (a file of weights, say) is seen if a field
 of the config names it, or if the class has a method ``content()`` that returns a text which changes with it.
 """
@@ -23,25 +23,9 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 
-from testbed.code_files import (
-    OURS,
-    STUDY,
-    follow,
-    followed,
-    is_followed,
-    note,
-    package_files,
-    reached,
-    received,
-    text,
-    texts,
-    texts_of,
-)
+from testbed.code_files import OURS, STUDY, followed, texts_of
 from testbed.errors import InvalidInput, said
 from testbed.forms import names_of, read, spell
-
-__all__ = ["OURS", "STUDY", "file_hash", "files", "follow", "followed", "is_followed", "note"]
-__all__ += ["package_files", "reached", "received", "sources", "text", "texts"]
 
 _MOST_WALKED = 100_000
 #: Libraries whose classes configs and users' classes stand on; their versions count (`testbed.numerics`).

@@ -19,6 +19,7 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from testbed import (
+    code_files,
     config,
     decode,
     enumeration,
@@ -396,6 +397,6 @@ def _source_hash() -> str:
     digest = hashlib.sha256()
     here = Path(__file__).parent
     for folder in (here, here.parent / "envs"):
-        for path in sorted(own_code.package_files(folder)):
+        for path in sorted(code_files.package_files(folder)):
             digest.update(path.relative_to(folder).as_posix().encode() + path.read_bytes())
     return digest.hexdigest()

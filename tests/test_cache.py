@@ -17,6 +17,7 @@ import pytest
 import text_runs
 from helpers import BATCH, Silence, experiment, supply, world
 from test_layout import PACKAGE_FILES, name
+from traps import trapped
 
 from envs.enumerable import Enumerable
 from envs.labelers.bradley_terry import BradleyTerry
@@ -226,26 +227,11 @@ def test_a_run_under_way_is_read_as_it_was_kept(parts: tuple[Any, ...], tmp_path
     assert (state.reference is not None) == reference.moves
 
 
-class Marker:
-    """When this is unpickled, a file appears."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
-
-
 @pytest.fixture
 def trap(tmp_path: Path) -> Iterator[bytes]:
     """A pickle, and the test fails if it is read."""
-    marker = tmp_path / "unpickled"
-    content = pickle.dumps(Marker(marker))
-    pickle.loads(content)
-    assert marker.is_dir()  # it does what it says
-    marker.rmdir()
-    yield content
-    assert not marker.exists()
+    with trapped(tmp_path) as content:
+        yield content
 
 
 def damaged(whole: bytes) -> Iterator[bytes]:

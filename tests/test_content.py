@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import tiny
-from helpers import experiment
+from helpers import experiment, read_anew
 from small_study import BASE, TINY
 
 from envs.enumerable import Enumerable
@@ -57,12 +57,6 @@ RECORDED = Recorded(OnlineRun(steps=6, batch_size=8))
 
 def moved(before: dict[str, str], after: dict[str, str]) -> set[str]:
     return {name for name in before if before[name] != after[name]}
-
-
-def read_anew() -> None:
-    """Let users' files be read as another process reads them."""
-    own_code._HASHES.clear()
-    code_files._TEXTS.clear()
 
 
 # Users' own code.
@@ -174,7 +168,7 @@ def test_equal_files_in_another_folder_are_the_same_code(tmp_path: Path) -> None
         file = package(tmp_path / folder, "three")
         study = load_study(str(file))
         found.append((fingerprints(GroundConfig.of(study.base)), [p.run for p in study.points()]))
-        assert type(study.base.task).__module__.startswith(own_code.STUDY)
+        assert type(study.base.task).__module__.startswith(code_files.STUDY)
         for name in [name for name in sys.modules if name.startswith("three_")]:
             del sys.modules[name]
         sys.path.remove(str(tmp_path / folder))

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array
+from traps import trapped
 
 from sweeps import devices, executables, provenance
 from sweeps.devices import Along
@@ -155,23 +156,8 @@ def test_damage_and_a_full_disk_cost_nothing_but_time(directory: Path) -> None:
 @pytest.fixture
 def trap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
     """A pickle, and the test fails if it is read."""
-    marker = tmp_path_factory.mktemp("trap") / "unpickled"
-    content = pickle.dumps(Marker(marker))
-    pickle.loads(content)
-    assert marker.is_dir()  # it does what it says
-    marker.rmdir()
-    yield content
-    assert not marker.exists()
-
-
-class Marker:
-    """When this is unpickled, a directory appears."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return os.mkdir, (str(self.path),)
+    with trapped(tmp_path_factory.mktemp("trap")) as content:
+        yield content
 
 
 def recompiled(x: np.ndarray) -> bool:

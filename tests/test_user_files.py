@@ -8,13 +8,13 @@ import types
 from pathlib import Path
 
 import pytest
-from helpers import SumTask, experiment
+from helpers import SumTask, experiment, read_anew
 
 from envs.neural import Neural
 from sweeps import user_files
 from sweeps.study import Point, load_study
 from sweeps.underway import Underway
-from testbed import code_files, own_code
+from testbed import own_code
 from testbed.config import replace
 from testbed.errors import InvalidInput
 from testbed.ground import GroundConfig
@@ -41,12 +41,6 @@ class Here(Mine):
     pass
 study = gap.study.derived("mine", "Mine", loss=Mine())
 """
-
-
-def read_anew() -> None:
-    """Let users' files be read as another process reads them."""
-    own_code._HASHES.clear()
-    code_files._TEXTS.clear()
 
 
 def written(folder: Path, prefix: str) -> Path:

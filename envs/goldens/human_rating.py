@@ -9,7 +9,7 @@ from envs import ratings, regression
 from envs.goldens.headed import AbstractHeaded
 from envs.regression import STANDARD, Fitted, Split
 from envs.tastes import AbstractTaste
-from testbed import features, numerics, own_code, pretrained, ranges
+from testbed import code_files, features, numerics, pretrained, ranges
 from testbed.cache import Cache
 from testbed.config import fingerprint
 from testbed.errors import InvalidInput
@@ -96,6 +96,6 @@ def _address(trunk: Pretrained, begin: tuple[int, ...], split: Split, checksum: 
     """Everything that a learnt head depends on: the checkpoint's files, the shape of its trunk, ratings, code,
     libraries and settings."""
     checkpoint = pretrained.content(trunk.source.checkpoint)
-    code = own_code.reached(sys.modules[__name__])
+    code = code_files.reached(sys.modules[__name__])
     parts = (checkpoint, trunk.model.config, begin, *split, checksum, code, numerics.settings())
     return fingerprint("human rating", *parts)
