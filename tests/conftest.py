@@ -5,6 +5,7 @@ test run under the same ones.
 """
 
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -51,3 +52,20 @@ def few_memory_maps() -> Iterator[None]:
     """One process compiles the programs of all modules, more than it can hold at once."""
     yield
     runtime.make_room()
+
+
+@pytest.fixture(autouse=True)
+def users_files_unloaded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Unload users' files that a test has loaded: they would be sent to the workers that later tests start."""
+    modules, folders, written = set(sys.modules), list(sys.path), tmp_path_factory.getbasetemp()
+    yield
+    sys.path[:] = [
+        folder for folder in sys.path if folder in folders or not _below(folder, written)
+    ]
+    for name in set(sys.modules) - modules:
+        if _below(getattr(sys.modules[name], "__file__", None), written):
+            del sys.modules[name]
+
+
+def _below(file: str | None, folder: Path) -> bool:
+    return file is not None and Path(file).is_relative_to(folder)

@@ -133,9 +133,6 @@ def test_code_in_packages_and_imported_inside_methods_counts(
     assert moved(before, fingerprints(ground)) == (NAMES if counts else set())
     again = {point.run for point in study.points()}
     assert runs.isdisjoint(again) if counts else runs == again
-    for name in [name for name in sys.modules if name.startswith("one_")]:
-        del sys.modules[name]
-    sys.path.remove(str(tmp_path))
 
 
 def test_code_loaded_by_a_name_that_only_its_run_gives_counts(tmp_path: Path) -> None:

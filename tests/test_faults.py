@@ -12,6 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 from small_study import BASE
 
@@ -88,10 +89,13 @@ def expect_undisturbed(directory: Path, out: str) -> None:
     assert len(expected) == 3 * RUNS
     key = ["run", "evaluation"]
     found, expected = (table.sort_values(key, ignore_index=True) for table in (found, expected))
-    texts = ["study", "arm", "task", "config", *key]
+    numbers = [name for name in expected if pd.api.types.is_numeric_dtype(expected[name])]
+    # What depends on the runs beside a run in its chunk, which the plan may have put elsewhere.
+    varying = ("policy_checksum", "stack", "answers")
+    texts = [name for name in expected if name not in (*numbers, *varying)]
+    assert {"run", "config", "code"} <= set(texts)
     assert np.all(found[texts].astype(str) == expected[texts].astype(str))
-    others = (*texts, "policy_checksum", "stack", "answers")
-    numbers = [name for name in expected if name not in others]
+    numbers = [name for name in numbers if name not in varying]
     np.testing.assert_allclose(
         found[numbers].astype(float), expected[numbers].astype(float), rtol=1e-4, atol=1e-5
     )

@@ -204,7 +204,9 @@ def test_a_plan_runs_to_its_rows() -> None:
 
 @pytest.fixture
 def fresh_programs(tmp_path: Path) -> Iterator[None]:
-    """A compilation cache of its own: what jax has compiled before can be run, but not written down again."""
+    """A compilation cache of its own, and nothing in memory: what jax has compiled before can be run, but not written
+    down again."""
+    jax.clear_caches()
     usual = jax.config.jax_compilation_cache_dir
     jax.config.update("jax_compilation_cache_dir", str(tmp_path / "xla"))
     compilation_cache.reset_cache()
