@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from analysis import report
+from analysis.html import SYMBOLS, amount, effect, listed, plural
 from analysis.load import Results, load_all
-from analysis.prose import SYMBOLS, amount, effect, listed, plural
 from analysis.site.verdicts import ordered
-from sweeps import header
 from sweeps.claims import Claim
-from sweeps.printing import html_table
-from sweeps.store import Store
+from sweeps.console.tables import html_table
+from sweeps.store import metadata
+from sweeps.store.store import Store
 from testbed.errors import InvalidInput
 
 Entry = Mapping[str, Any]
@@ -139,9 +139,9 @@ def compare(
 ) -> Comparison:
     """The verdicts of two results directories side by side, as `report` gives them now: by the studies' present rules.
 
-    ``opened`` are the stores of each as `sweeps.store.read_stores` has read them. Studies are paired by name; the only
-    one of A with the only one of B whatever their names. Raises InvalidInput if either holds no finished run, or they
-    have no study in common.
+    ``opened`` are the stores of each as `sweeps.store.store.read_stores` has read them. Studies are paired by name;
+    the only one of A with the only one of B whatever their names. Raises InvalidInput if either holds no finished run,
+    or they have no study in common.
     """
     a, b = Path(a), Path(b)
     both = list(zip((a, b), opened, strict=True))
@@ -172,7 +172,7 @@ def compare(
 
 
 def _pair(a: Results, b: Results) -> StudyPair:
-    design = ((name, *both) for name, both in header.differences(a.study, b.study).items())
+    design = ((name, *both) for name, both in metadata.differences(a.study, b.study).items())
     return StudyPair(
         a.name if a.name == b.name else f"{a.name} → {b.name}",
         tuple(design),

@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from analysis import report
-from analysis.prose import SYMBOLS, amount, between, safe
+from analysis.html import SYMBOLS, amount, between, safe
 from analysis.site import verdicts
-from sweeps.store import Store
+from sweeps.store.store import Store
 from testbed.errors import InvalidInput
 
 Entry = Mapping[str, Any]

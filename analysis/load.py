@@ -14,7 +14,7 @@ import pandas as pd
 
 from sweeps.claims import Claim
 from sweeps.estimands import Unit
-from sweeps.store import FACTS, KNOWN, METRICS, Store, refuse_incomplete, study_directories
+from sweeps.store.store import FACTS, KNOWN, METRICS, Store, refuse_incomplete, study_directories
 from sweeps.study import load_study
 from testbed.errors import InvalidInput, said
 
@@ -30,7 +30,7 @@ else:
 
 @dataclasses.dataclass(frozen=True)
 class Results:
-    """The study's header (see `sweeps.store`) and its table, one row per run and evaluation.
+    """The study's header (see `sweeps.store.store`) and its table, one row per run and evaluation.
 
     ``foreign`` says how many runs were left out because the study did not plan them.
     """

@@ -11,20 +11,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.card import as_json
 from analysis.figures.exhibits import early, exhibits
 from analysis.figures.material import Exhibit
+from analysis.html import VERDICTS
 from analysis.load import Collection, Results, load_all
-from analysis.prose import VERDICTS
 from analysis.site import chapter, index, methods, provenance, study, transfer
 from analysis.site.chapter import Chapter
 from analysis.site.page import Place, add_link, unwritable, write_whole
+from analysis.site.transfer_table import as_json
 from analysis.site.verdicts import ordered
 from analysis.transfer import Card
-from sweeps import json_files
-from sweeps.file_names import figure_stem
-from sweeps.provenance import source_hash
-from sweeps.store import Store
+from sweeps.store import json_files
+from sweeps.store.file_names import figure_stem
+from sweeps.store.provenance import source_hash
+from sweeps.store.store import Store
 from testbed.errors import InvalidInput
 
 FOLDER = "report"
@@ -40,7 +40,7 @@ TEST: json_files.Shape = {
     "rule": {"kind": str, "rope": float, "confidence": float, "words": str},
     "details": dict,
 }
-#: A row of `verdicts.json`; see `analysis.verdict.entry`.
+#: A row of `verdicts.json`; see `analysis.verdicts.verdict.entry`.
 ENTRY: json_files.Shape = {
     **TEST,
     **dict.fromkeys(("study", "claim", "task", "text", "against", "note"), str),
@@ -57,7 +57,7 @@ _OURS = ("*.html", "figures/*.png", "figures/*.svg", "figures/*.csv", *_TRANSFER
 def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
     """Analyse a results directory; writes its site into DIR/report. Returns the path of index.html.
 
-    ``opened`` are its stores as `sweeps.store.read_stores` has read them; otherwise they are read here.
+    ``opened`` are its stores as `sweeps.store.store.read_stores` has read them; otherwise they are read here.
 
     The same results give the same files, byte for byte, with the same library versions. Raises
     InvalidInput if the directory holds no results or cannot be written.

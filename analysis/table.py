@@ -11,8 +11,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from analysis.load import Table, load_all
-from sweeps import columns, files
-from sweeps.store import Store
+from sweeps.store import columns, files
+from sweeps.store.store import Store
 from testbed.errors import unknown
 
 FORMS = ("parquet", "csv")
@@ -21,11 +21,11 @@ FORMS = ("parquet", "csv")
 def evaluations(
     directory: Path, opened: Sequence[tuple[Store, Any]] = (), configs: bool = False
 ) -> Table:
-    """Every planned run's evaluations, with the columns of `sweeps.columns` in their order; NaN is what a study did not
-    measure.
+    """Every planned run's evaluations, with the columns of `sweeps.store.columns` in their order; NaN is what a study
+    did not measure.
 
-    ``opened`` are stores as `sweeps.store.read_stores` has read them, ``configs`` keeps each run's whole config. Raises
-    InvalidInput if the directory holds no finished run.
+    ``opened`` are stores as `sweeps.store.store.read_stores` has read them, ``configs`` keeps each run's whole config.
+    Raises InvalidInput if the directory holds no finished run.
     """
     parts = [
         study.table.drop(columns=[] if configs else "config", errors="ignore")

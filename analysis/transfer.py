@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 import numpy as np
 from scipy import stats
 
-from analysis import verdict
 from analysis.load import Collection, Results, load_all
-from analysis.verdict import lacks
+from analysis.verdicts import verdict
+from analysis.verdicts.verdict import lacks
 from sweeps.claims import Test
-from sweeps.rules import Judgement, Side
+from sweeps.rules.base import Judgement, Side
 from testbed.errors import InvalidInput
 
 LEAST = 3
@@ -156,7 +156,7 @@ def compare(
 ) -> Card:
     """Judge the claims of both results directories and pair what they have in common.
 
-    ``opened`` are the directories' stores as `sweeps.store.read_stores` gives them. Raises
+    ``opened`` are the directories' stores as `sweeps.store.store.read_stores` gives them. Raises
     InvalidInput if one holds no results, both are the same, or they have no effect in common.
     """
     if simulated.resolve() == real.resolve():

@@ -36,7 +36,7 @@ def table(runs: int, evaluations: int) -> Any:
     import numpy as np
     import pandas as pd
 
-    from sweeps.tensorboard import TAGS
+    from sweeps.tensorboard.writer import TAGS
 
     rng = np.random.default_rng(0)
     run = np.arange(runs)
@@ -115,22 +115,22 @@ def _ask(port: int, what: str, query: Any = None) -> Any:
 def main() -> None:
     """Measure the summary, with single runs, and every run's outcomes."""
     options = arguments()
-    from sweeps import tensorboard
+    from sweeps.tensorboard import writer
 
     results = table(options.runs, options.evaluations)
     axes = {"optimiser.learning_rate": [], "loss.beta": []}
-    study = tensorboard.Logged(results, {"study": "synthetic", "axes": axes})
+    study = writer.Logged(results, {"study": "synthetic", "axes": axes})
     shapes = {
-        "summary": tensorboard.More(),
-        "--runs": tensorboard.More(runs=True),
-        "--where arm=online": tensorboard.More(runs=True, where={"arm": "online"}),
-        "--hparams": tensorboard.More(hparams=True),
+        "summary": writer.More(),
+        "--runs": writer.More(runs=True),
+        "--where arm=online": writer.More(runs=True, where={"arm": "online"}),
+        "--hparams": writer.More(hparams=True),
     }
     print(f"{'shown':20s} {'logs':>6s} {'MB':>7s} {'written s':>10s} {'opens s':>8s}")
     for name, more in shapes.items():
         with tempfile.TemporaryDirectory() as place:
             start = time.monotonic()
-            logs = tensorboard.write([study], Path(place), more)
+            logs = writer.write([study], Path(place), more)
             written = time.monotonic() - start
             files = list(logs.rglob("events*"))
             size = sum(file.stat().st_size for file in files)

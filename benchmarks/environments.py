@@ -187,7 +187,7 @@ def measure(options: argparse.Namespace, tasks: dict[str, Any]) -> dict[str, Any
     """Run everything; every figure."""
     import jax
 
-    from sweeps import provenance
+    from sweeps.store import provenance
 
     playing = programs(tasks, options.environments)
     for (name, way), program in playing.items():

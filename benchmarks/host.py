@@ -62,8 +62,8 @@ def rows(points: list[Any], evaluations: int) -> dict[str, Any]:
     """What an engine delivers of some runs: random numbers in every column."""
     import numpy as np
 
-    from sweeps.blocks import FACTS as PREFIX
-    from sweeps.blocks import METRICS
+    from sweeps.store.parquet import FACTS as PREFIX
+    from sweeps.store.parquet import METRICS
 
     generator = np.random.default_rng(0)
     run = np.repeat(np.arange(len(points)), evaluations)
@@ -100,7 +100,7 @@ def stored(
 ) -> None:
     """Store rows of the first runs block by block, as a command does; times of what is done besides making rows."""
     from sweeps.runner import Book
-    from sweeps.store import Store
+    from sweeps.store.store import Store
 
     points = chosen.points()
     with Store.create_or_open(directory, {**chosen.describe(), "source": "benchmark"}) as store:
@@ -126,7 +126,7 @@ def stored(
 def measure(runs: int, seeds: int, block: int) -> dict[str, Any]:
     """Every figure for one number of runs."""
     from analysis.load import load_all
-    from sweeps.store import Store, read_stores
+    from sweeps.store.store import Store, read_stores
 
     found: dict[str, Any] = {}
     chosen = selection(runs, seeds)
@@ -172,7 +172,7 @@ def main() -> None:
     if options.alone:
         print(json.dumps(measure(options.runs[0], options.seeds, options.block)))
         return
-    from sweeps import provenance
+    from sweeps.store import provenance
 
     figures = [apart(runs, options) for runs in options.runs]
     for name in figures[0]:

@@ -85,11 +85,11 @@ def training(options: argparse.Namespace, handle: Any) -> dict[str, float]:
     import jax.numpy as jnp
 
     from testbed import logprob, train
-    from testbed.heads import Head, HeadProxy
     from testbed.lora import Lora, adapted
     from testbed.losses.ipo import Ipo
     from testbed.optimiser import OptimiserConfig
-    from testbed.sources.base import Dataset, Supply
+    from testbed.proxies.linear_head import Head, HeadProxy
+    from testbed.source import Dataset, Supply
     from testbed.sources.offline import Offline
     from testbed.types import Pair, PairScores, Response
 
@@ -138,8 +138,9 @@ def main() -> None:
 
     # One model on all cores, where studies have one device a core.
     runtime.configure(cores_here=1)
-    from sweeps import devices, provenance
-    from testbed.pretrained import pretrained
+    from sweeps.population import devices
+    from sweeps.store import provenance
+    from testbed.policies.pretrained import pretrained
 
     handle = pretrained(options.checkpoint)[0].configured(temperature=TEMPERATURE)
     figures = sampling(options, handle.model) | training(options, handle)

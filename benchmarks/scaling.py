@@ -103,10 +103,10 @@ def tiny_study(runs: int) -> Any:
     from envs.neural import Neural
     from sweeps.grid import Axis
     from sweeps.study import Arm, Preset, Study
-    from testbed.data import DataSpec
+    from testbed.data.spec import DataSpec
     from testbed.experiment import EvaluationConfig, Experiment
     from testbed.optimiser import FitConfig
-    from testbed.proxies import ProxyConfig
+    from testbed.proxies.base import ProxyConfig
     from testbed.sources.offline import Offline
     from testbed.train import OnlineRun
     from testbed.transformer import TransformerConfig
@@ -148,22 +148,23 @@ def many_runs(count: int) -> dict[str, Any]:
     from rich.console import Console
 
     from analysis import report
-    from sweeps import population, runner
+    from sweeps import runner
+    from sweeps.population import host
 
     analysing = resident = 0.0
-    took = population.Spent()
+    took = host.Spent()
 
     class Engine:
         """The engine, remembering what it took."""
 
         def plan(self, points: Any) -> Any:
             """See `population.plan`."""
-            return population.plan(points)
+            return host.plan(points)
 
-        def execute(self, plan: Any, on_rows: Any, progress: Any) -> population.Spent:
+        def execute(self, plan: Any, on_rows: Any, progress: Any) -> host.Spent:
             """See `population.execute`."""
             nonlocal took, resident
-            took = population.execute(plan, on_rows, progress)
+            took = host.execute(plan, on_rows, progress)
             resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
             return took
 
@@ -233,7 +234,7 @@ def main() -> None:
         )
         print(json.dumps(figures))
         return
-    from sweeps import provenance
+    from sweeps.store import provenance
 
     found = {}
     for part in [options.part] if options.part else PARTS:

@@ -143,7 +143,7 @@ def main() -> None:
     if options.rounds < 1 or options.steps < 1:
         sys.exit("--rounds and --steps must be at least 1")
     pin(1)
-    from sweeps import provenance
+    from sweeps.store import provenance
     from testbed.config import members
     from testbed.losses.base import AbstractLoss
 

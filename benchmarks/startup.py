@@ -41,11 +41,12 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     runtime.configure()
     from throughput import experiment
 
-    from sweeps import devices, plan, population, provenance
-    from sweeps.programs import Programs
+    from sweeps.population import devices, host, plan
+    from sweeps.population.programs import Programs
+    from sweeps.store import provenance
     from sweeps.study import Point
     from testbed.config import replace_all
-    from testbed.ground import GroundConfig
+    from testbed.stages.world_config import GroundConfig
 
     measured = {"points": 1, "prompts": 64, "kl_prompts": 64, "pairs": 64}
     changes = {f"evaluation.{name}": value for name, value in measured.items()}
@@ -65,7 +66,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
         finite = 0
         for number, chunk in enumerate(chunks):
             compiled = programs.of(chunks[number:])
-            outcome = population.run_chunk(chunk, standing, silence, compiled)
+            outcome = host.run_chunk(chunk, standing, silence, compiled)
             finite += len(chunk.points) - outcome.diverged
     done = time.time()
     if finite < options.runs:
@@ -89,11 +90,11 @@ def ground(base: Any) -> Any:
     import numpy as np
     import throughput
 
-    from sweeps import devices, executables
+    from sweeps.population import devices, executable_cache
     from testbed import logprob
-    from testbed.ground import Ground
     from testbed.metrics import Opponent
-    from testbed.sources.base import Dataset
+    from testbed.source import Dataset
+    from testbed.stages.world_config import Ground
 
     def drawn_shapes() -> Any:
         return devices.alone(jax.eval_shape(networks))
@@ -116,7 +117,7 @@ def ground(base: Any) -> Any:
         return type(like)(jnp.asarray(tokens), jnp.asarray(np.full(count, time, np.int32)))
 
     code = "".join(Path(file).read_text() for file in (__file__, throughput.__file__))
-    shapes = executables.worked_out(code, devices.alone(base), drawn_shapes)
+    shapes = executable_cache.worked_out(code, devices.alone(base), drawn_shapes)
     supply, drawn = jax.tree.map(filled, shapes)
     margins = jnp.asarray(np.ones(count, np.float32))
     pairs = supply.data.pairs
@@ -138,13 +139,13 @@ class Silence:
     """A progress that shows nothing."""
 
     def stage(self, text: str) -> None:
-        """See `sweeps.progress.Progress`."""
+        """See `sweeps.console.progress.Progress`."""
 
     def advance(self, run_steps: int) -> None:
-        """See `sweeps.progress.Progress`."""
+        """See `sweeps.console.progress.Progress`."""
 
     def finished(self, runs: int, diverged: int) -> None:
-        """See `sweeps.progress.Progress`."""
+        """See `sweeps.console.progress.Progress`."""
 
 
 def timed(options: argparse.Namespace, cache: str) -> dict[str, Any]:

@@ -75,9 +75,9 @@ def experiment(workload: str, mode: str, pointwise: bool = False) -> Any:
     """The workload's config: vocabulary 64, prompt 8, response 16, 32 pairs a step, AdamW."""
     from envs.labelers.bradley_terry import BradleyTerry
     from envs.neural import Neural
-    from testbed.data import DataSpec
+    from testbed.data.spec import DataSpec
     from testbed.experiment import Experiment
-    from testbed.proxies import ProxyConfig
+    from testbed.proxies.base import ProxyConfig
     from testbed.sources.offline import Offline
     from testbed.sources.online import Online
     from testbed.transformer import TransformerConfig
@@ -100,7 +100,7 @@ def world(config: Any, seed: Any) -> Any:
     import jax.numpy as jnp
 
     from testbed import logprob
-    from testbed.sources.base import Dataset, Supply
+    from testbed.source import Dataset, Supply
     from testbed.transformer import Transformer
     from testbed.types import Pair, Prompt, Response
 
@@ -150,8 +150,8 @@ class Training:
         import jax
         import numpy as np
 
-        from sweeps import devices
-        from sweeps.devices import Along
+        from sweeps.population import devices
+        from sweeps.population.devices import Along
         from testbed import train
 
         def advance(state: Any, config: Any, seed: Any, supply: Any, start: Any, steps: Any) -> Any:
@@ -201,13 +201,13 @@ def measure(options: argparse.Namespace, workload: str, mode: str, stack: int) -
     """Run one workload; every figure."""
     import jax
 
-    from sweeps import devices
-    from testbed import cost
+    from sweeps.population import devices
     from testbed.config import replace
+    from testbed.estimates import flops
 
     config = experiment(workload, mode, options.pointwise)
     config = replace(config, "model.precision", options.precision)
-    needed = cost.flops(config).update
+    needed = flops.flops(config).update
     training = Training(config, stack)
     training.seconds(5)
     steps = max(1, round(options.seconds / REPEATS / (training.seconds(5) / 5)))
@@ -273,7 +273,7 @@ def main() -> None:
     if options.devices < 1:
         sys.exit("--devices must be at least 1")
     pin(options.devices)
-    from sweeps import provenance
+    from sweeps.store import provenance
 
     print(f"{'workload':16s}{'stack':>6s}" + "".join(f"{name:>18s}" for name in SHOWN.values()))
     found = []

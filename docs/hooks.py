@@ -26,10 +26,10 @@ def listing(path: str) -> str:
 
 def family(what: str) -> str:
     """The members of a family: what each computes, where that is from, its fields with ranges."""
-    from sweeps import catalogue
+    from sweeps.catalogue import families
 
     parts = []
-    for entry in catalogue.entries(what):
+    for entry in families.entries(what):
         parts.append(f"### `{entry.name}`\n\n{_plain(entry.formula)}")
         if entry.citation:
             parts.append(f"*{_linked(_plain(entry.citation))}*")

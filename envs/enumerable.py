@@ -3,7 +3,7 @@
 Prompts are random tokens of full length and human writers are random transformers, as in `envs.neural`, so their
 likelihood is exact. The golden reward counts n-grams whose worth depends on the prompt, plus a weak random network: the
 network tells apart the texts with the same n-grams, which would tie. Exact values, divergences and optima are in
-`testbed.exact`, a tabular policy in `testbed.tabular`; transformers run here as on any other task.
+`testbed.exact.quantities`, a tabular policy in `testbed.policies.tabular`; transformers run here as on any other task.
 """
 
 from typing import ClassVar
@@ -17,9 +17,9 @@ from envs.goldens.neural import NeuralGolden
 from envs.goldens.ngram import NGram
 from envs.goldens.weighted import WeightedGolden
 from envs.neural import AbstractNetworkTask
-from testbed import enumeration
 from testbed.environment import AbstractGolden, AbstractWriters, World
 from testbed.errors import InvalidInput
+from testbed.exact import enumeration
 from testbed.transformer import TransformerConfig
 from testbed.types import Prompt, Response
 

@@ -17,7 +17,7 @@ from jaxtyping import Bool, PRNGKeyArray
 
 from testbed.environment import AbstractPrompts
 from testbed.errors import InvalidInput, said
-from testbed.pretrained import Tokenizer
+from testbed.policies.pretrained import Tokenizer
 from testbed.types import END_TOKEN, Prompt
 
 _DATA: Final = Path(__file__).parent / "data"

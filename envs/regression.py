@@ -12,9 +12,9 @@ import numpy as np
 from jaxtyping import Float
 
 from envs.ratings import KINDS, Snippet
-from testbed.features import alone, features
-from testbed.heads import Head
-from testbed.pretrained import Pretrained, Tokenizer
+from testbed.policies.features import alone, features
+from testbed.policies.pretrained import Pretrained, Tokenizer
+from testbed.proxies.linear_head import Head
 from testbed.types import Response
 
 #: Penalties that cross-validation chooses from, per snippet: 0.001 to 10.

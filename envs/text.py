@@ -1,8 +1,8 @@
 """The text world: English by a pretrained model, rewarded by what a model's activations say of it.
 
 Prompts are openings of reviews, messages and editorials, which are continued, or requests, which are answered. The
-pretrained model itself stands for the human writers. The golden reward is a `envs.tastes.AbstractTaste`, standardised
-within prompts over the model's own samples.
+pretrained model itself stands for the human writers. The golden reward is a `envs.pretrained_rewards.AbstractTaste`,
+standardised within prompts over the model's own samples.
 """
 
 import dataclasses
@@ -20,14 +20,16 @@ from jaxtyping import PRNGKeyArray, PyTree
 from envs import prompts, ratings
 from envs.goldens.human_rating import HumanTaste
 from envs.goldens.residual import Residual
+from envs.pretrained_rewards import AbstractTaste
 from envs.prompts import Form, ListedPrompts
-from envs.tastes import AbstractTaste
 from envs.writers import PretrainedWriters
-from testbed import decode, own_code, pretrained
+from testbed import decode
+from testbed.config import user_code
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
-from testbed.places import expanded
-from testbed.pretrained import Pretrained, Tokenizer
+from testbed.paths import expanded
+from testbed.policies import pretrained
+from testbed.policies.pretrained import Pretrained, Tokenizer
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Prompt
 
@@ -175,7 +177,7 @@ class Text(AbstractTask):
         """Of the prompts' file and the tokens that it becomes (a chat template may write the date), of all files of the
         checkpoint, and of the ratings."""
         try:
-            asked = own_code.file_hash(self.file)
+            asked = user_code.file_hash(self.file)
         except OSError as problem:
             raise InvalidInput(
                 f"prompts file {self.file} cannot be read: {problem.strerror}"
@@ -194,7 +196,7 @@ def _encoded(file: Path, digest: str, tokenizer: Tokenizer, form: Form) -> Promp
 def _digest(file: Path) -> str:
     """What names the content of a file; empty if it cannot be read, which `envs.prompts.read` refuses."""
     try:
-        return own_code.file_hash(file)
+        return user_code.file_hash(file)
     except (OSError, ValueError):
         return ""
 

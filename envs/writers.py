@@ -9,7 +9,7 @@ from jaxtyping import Array, PRNGKeyArray
 
 from testbed import decode, logprob
 from testbed.environment import AbstractWriters
-from testbed.pretrained import Pretrained
+from testbed.policies.pretrained import Pretrained
 from testbed.streams import Stream, stream
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import END_TOKEN, Prompt, Response, Scalar

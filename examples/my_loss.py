@@ -9,8 +9,8 @@ Moved to `testbed/losses/` it is one of the testbed's own: every study finds it,
 import jax.numpy as jnp
 
 from sweeps.studies import gap
+from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, ScoredPair
-from testbed.ranges import hyper
 from testbed.types import Scalar
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from sweeps.studies import gap
 from testbed.environment import AbstractTask
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
-from testbed.proxies import AbstractProxy, AbstractProxyConfig, Reading, cross_entropy
+from testbed.proxies.base import AbstractProxy, AbstractProxyConfig, Reading, cross_entropy
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, Prompt, Response
 

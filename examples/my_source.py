@@ -9,11 +9,11 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import MatchedGap
-from sweeps.rules import More
+from sweeps.rules.base import More
 from sweeps.study import Arm, Study
+from testbed.config.ranges import hyper
 from testbed.logprob import Policy
-from testbed.ranges import hyper
-from testbed.sources.base import (
+from testbed.source import (
     AbstractSource,
     Batch,
     Request,

@@ -12,9 +12,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import files, jax_settings, runtime
+from sweeps import jax_settings, runtime
 from sweeps.results import Outcome
-from testbed import places
+from sweeps.store import files
+from testbed import paths
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -58,7 +59,8 @@ def run(
     selections = select(studies, preset, seeds, settings, axes, task)
     directory = _directory(out, selections)
     from analysis import report as pages
-    from sweeps import runner, terminal
+    from sweeps import runner
+    from sweeps.console import terminal
 
     console = terminal.chosen(console)
     _show_notes(selections, console)
@@ -66,7 +68,7 @@ def run(
     command = command or _command(studies, selections, seeds, settings, axes, task, directory)
     named = [str(study) for study in studies if isinstance(study, str | Path)]
     where = {
-        study: Path(places.expanded(study)).resolve() for study in named if study.endswith(".py")
+        study: Path(paths.expanded(study)).resolve() for study in named if study.endswith(".py")
     }
     origins = [
         {"command": command, "file": str(where[str(one)]) if str(one) in where else None}
@@ -95,7 +97,8 @@ def forecast(
     _configure(cluster)
     selections = select(studies, preset, seeds, settings, axes, task)
     directory = _directory(out, selections)
-    from sweeps import runner, terminal
+    from sweeps import runner
+    from sweeps.console import terminal
 
     console = terminal.chosen(console)
     _show_notes(selections, console)
@@ -139,19 +142,21 @@ def inspect(
     """Build a task's world, write the page that shows what it looks like, and return its path: ``testbed inspect``."""
     runtime.configure()
     jax_settings.require()
-    from sweeps import contracts, inspection, provenance, terminal
-    from sweeps.printing import say
-    from sweeps.progress import display
+    from sweeps import contracts, inspection
+    from sweeps.console import terminal
+    from sweeps.console.progress import display
+    from sweeps.console.tables import say
+    from sweeps.store import provenance
 
-    experiment = inspection.configure(places.expanded(task), settings, seed, quick)
+    experiment = inspection.configure(paths.expanded(task), settings, seed, quick)
     kind = type(experiment.task).__name__.lower()
-    directory = places.given(Path("results") / f"inspect-{kind}" if out is None else out, "--out")
+    directory = paths.given(Path("results") / f"inspect-{kind}" if out is None else out, "--out")
     _require_writable(directory)
     console = terminal.chosen(console)
     contracts.check_experiment(experiment, functools.partial(say, console))
     with display(0, 0, console) as progress:
         found = inspection.inspect(experiment, quick, progress)
-    from analysis import inspect as pages
+    from analysis.site import inspection as pages
 
     origin = provenance.session() | {"command": command or f"sweeps.inspect({task!r})"}
     page = pages.build(found, directory, origin)
@@ -162,7 +167,7 @@ def inspect(
 def listing(what: str = "studies") -> list[dict[str, Any]]:
     """What there is to choose from: studies, a family of configs, or the columns of the results: ``testbed list``."""
     runtime.configure()
-    from sweeps import index
+    from sweeps.catalogue import listing as index
 
     return index.listed(what)
 
@@ -217,7 +222,7 @@ def _engine(
     cluster: str | None, workers: int | None
 ) -> "contextlib.AbstractContextManager[Engine]":
     """What runs the plan: this process, or a cluster."""
-    from sweeps import population
+    from sweeps.population import host
 
     if cluster is not None:
         from sweeps.cluster import Cluster
@@ -225,13 +230,13 @@ def _engine(
         return Cluster(cluster, 1 if workers is None else workers)
     if workers is not None:
         raise InvalidInput("--workers needs --cluster: it says how many workers share a host")
-    return contextlib.nullcontext(population)
+    return contextlib.nullcontext(host)
 
 
 def _load(study: "StudyLike") -> "Study":
     from sweeps.study import load_study
 
-    return load_study(places.expanded(str(study))) if isinstance(study, str | Path) else study
+    return load_study(paths.expanded(str(study))) if isinstance(study, str | Path) else study
 
 
 def _texts(changes: Changes, several: bool = False) -> list[str]:
@@ -253,7 +258,7 @@ def _directory(out: Path | str | None, selections: "Sequence[Selection]") -> Pat
     names = [selection.study.name for selection in selections]
     presets = dict.fromkeys(selection.preset for selection in selections)
     default = Path("results") / f"{'-'.join(names)}-{'-'.join(presets)}"
-    return places.given(default if out is None else out, "--out")
+    return paths.given(default if out is None else out, "--out")
 
 
 def _show_notes(selections: "Sequence[Selection]", console: "Console") -> None:
@@ -265,7 +270,7 @@ def _show_notes(selections: "Sequence[Selection]", console: "Console") -> None:
 def _check(selections: "Sequence[Selection]", console: "Console") -> None:
     """Try the user's own classes before anything is built."""
     from sweeps import contracts
-    from sweeps.printing import say
+    from sweeps.console.tables import say
 
     contracts.check(selections, functools.partial(say, console))
 
@@ -286,7 +291,7 @@ def _command(
     words += [] if task is None else ["--task", task]
     words += [word for text in _texts(settings) for word in ("--set", text)]
     words += [word for text in _texts(axes, several=True) for word in ("--axis", text)]
-    return shlex.join([*words, "--out", places.shown(directory)])
+    return shlex.join([*words, "--out", paths.shown(directory)])
 
 
 def _require_writable(directory: Path) -> None:

@@ -1,7 +1,7 @@
 """What a study claims, how each claim is measured, and the rules that decide it: plain data.
 
 A `Claim` is a conjunction of tests. A `Test` names an estimand (`sweeps.estimands`), which turns
-evidence into posterior draws of one effect, and a rule (`sweeps.rules`), which turns draws into a
+evidence into posterior draws of one effect, and a rule (`sweeps.rules.base`), which turns draws into a
 verdict. Everything here describes itself as JSON (`describe`) and is rebuilt from it (`from_dict`),
 so that the rules stored before a run can judge it, beside those that its study has since come to have.
 """
@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from sweeps.estimands import AtEvery, Estimand, Evidence, estimand_from_dict
-from sweeps.rules import Judgement, More, Rule, Verdict, rule_from_dict
+from sweeps.rules.base import Judgement, More, Rule, Verdict, rule_from_dict
 from testbed.errors import InvalidInput
 
 T = TypeVar("T", Estimand, Rule)

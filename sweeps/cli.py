@@ -10,8 +10,9 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from sweeps import activity, commands, interrupts, reading, terminal
-from testbed import places
+from sweeps import commands, reading
+from sweeps.console import activity, interrupts, terminal
+from testbed import paths
 from testbed.errors import InvalidInput, Unfinished, unknown
 
 EXIT_UNFINISHED = 1
@@ -183,10 +184,10 @@ def _run(words: Sequence[str], tells: bool) -> int:
                 around.enter_context(activity.told())
             return options.command(options)
     except InvalidInput as problem:
-        print(f"testbed: {places.shortened(str(problem))}", file=sys.stderr)
+        print(f"testbed: {paths.shortened(str(problem))}", file=sys.stderr)
         return EXIT_BAD_INPUT
     except Unfinished as problem:
-        print(f"testbed: {places.shortened(str(problem))}", file=sys.stderr)
+        print(f"testbed: {paths.shortened(str(problem))}", file=sys.stderr)
         return EXIT_UNFINISHED
     except KeyboardInterrupt:
         print(f"Interrupted. To go on: {options.command_line}", file=sys.stderr)

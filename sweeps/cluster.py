@@ -23,19 +23,20 @@ from typing import Any, Self
 
 import jax
 
-from sweeps import devices, runtime
-from sweeps import plan as planning
+from sweeps import runtime
+from sweeps.console.progress import Progress
 from sweeps.crew import PATIENCE, SILENCE, Crew, Hand, Lost, names
-from sweeps.engine import Spent
-from sweeps.plan import Chunk, Plan
-from sweeps.progress import Progress
-from sweeps.store import Rows
+from sweeps.population import devices
+from sweeps.population import plan as planning
+from sweeps.population.engine import Spent
+from sweeps.population.plan import Chunk, Plan
+from sweeps.store.store import Rows
 from sweeps.study import Point
 from sweeps.work import ATTEMPTS, Item, Work
 from sweeps.worker import About, Done, Problem, Told
-from testbed import stages
 from testbed.errors import InvalidInput, Unfinished, said
-from testbed.ground import GroundConfig
+from testbed.stages import stages
+from testbed.stages.world_config import GroundConfig
 
 #: Port of the server by which a process outside of a Ray cluster reaches it.
 CLIENT_PORT = 10001

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sweeps import activity, api, results, terminal
-from testbed import places
+from sweeps import api, results
+from sweeps.console import activity, terminal
+from testbed import paths
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -91,7 +92,7 @@ def report(options: argparse.Namespace) -> int:
 def transfer(options: argparse.Namespace) -> int:
     """Set simulated and real effects side by side; print them in a form for programs and papers, or write a page."""
     card = results.transfer(options.simulated, options.real)
-    from analysis import card as words
+    from analysis.site import transfer_table as words
 
     if options.format != "html":
         text = words.FORMS[options.format](card)
@@ -100,7 +101,7 @@ def transfer(options: argparse.Namespace) -> int:
         else:
             terminal.write(text)
         return 0
-    from sweeps.printing import say
+    from sweeps.console.tables import say
 
     console = _console()
     page = results.transfer_page(card, options.real)
@@ -121,7 +122,7 @@ def inspect(options: argparse.Namespace) -> int:
         console,
         options.command_line,
     )
-    from sweeps.printing import say
+    from sweeps.console.tables import say
 
     console.print()
     say(console, f"Page        {page}")
@@ -142,7 +143,7 @@ def listing(options: argparse.Namespace) -> int:
 
 
 def _list_rows(what: str, found: Sequence[Mapping[str, Any]]) -> None:
-    from sweeps.printing import rich_table, show
+    from sweeps.console.tables import rich_table, show
 
     console = _console()
     if what == "columns":
@@ -192,9 +193,9 @@ def tensorboard(options: argparse.Namespace) -> int:
         logs = results.write_logs(options.directory, options.runs, where, options.hparams)
     if importlib.util.find_spec("tensorboard") is None:
         command = ["uv", "run", "--extra", "tensorboard", "testbed", "tensorboard"]
-        command.append(places.shown(options.directory))
+        command.append(paths.shown(options.directory))
         print(
-            f"testbed: TensorBoard is not installed: run `{shlex.join(command)}`; the logs are in {places.shown(logs)}",
+            f"testbed: TensorBoard is not installed: run `{shlex.join(command)}`; the logs are in {paths.shown(logs)}",
             file=sys.stderr,
         )
         return 1
@@ -211,7 +212,7 @@ def tensorboard(options: argparse.Namespace) -> int:
 def llm(options: argparse.Namespace) -> int:
     """Download what pretrained models need, or check what is there."""
     model, ratings = api.fetch_models(loud=True)
-    from sweeps.printing import say
+    from sweeps.console.tables import say
 
     say(_console(), f"Model       {model}")
     say(_console(), f"Ratings     {ratings}")
@@ -222,7 +223,7 @@ def chat(options: argparse.Namespace) -> int:
     """Let a trained policy and the one it started from answer, side by side."""
     from rich.table import Table
 
-    from sweeps.printing import rich_table
+    from sweeps.console.tables import rich_table
 
     console = _console()
     if options.run is None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import shtab
 
-from sweeps.index import listed, study_names
+from sweeps.catalogue.listing import listed, study_names
 
 #: Destinations of arguments that are directories, and of those that are files.
 _DIRECTORIES = {"directory", "a", "b", "simulated", "real"}

@@ -11,20 +11,20 @@ import equinox as eqx
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
-from sweeps.grounds import Grounds
-from sweeps.progress import Progress
+from sweeps.console.progress import Progress
+from sweeps.population.run_checkpoints import Underway
+from sweeps.population.world_builder import Grounds
 from sweeps.runtime import cache_directory
-from sweeps.store import Store
+from sweeps.store.store import Store
 from sweeps.study import Point, load_study
-from sweeps.underway import Underway
 from testbed import config, decode, logprob
 from testbed.cache import Cache
 from testbed.environment import World
 from testbed.errors import InvalidInput
-from testbed.ground import GroundConfig
 from testbed.logprob import Policy
-from testbed.pretrained import restored
-from testbed.trained import rebuilt
+from testbed.policies.pretrained import restored
+from testbed.policies.trainable import rebuilt
+from testbed.stages.world_config import GroundConfig
 from testbed.types import Prompt, Response
 
 #: The stages that a policy needs to be put together and judged.

@@ -7,8 +7,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from sweeps import provenance, user_files
-from sweeps.devices import Machine
+from sweeps import user_files
+from sweeps.population.devices import Machine
+from sweeps.store import provenance
 from sweeps.work import ATTEMPTS, Item
 from sweeps.worker import About, Problem, Told, Worker
 from testbed.errors import InvalidInput, Unfinished

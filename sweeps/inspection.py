@@ -15,9 +15,9 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
+from sweeps.console.progress import Progress
 from sweeps.grid import product
-from sweeps.grounds import Grounds
-from sweeps.progress import Progress
+from sweeps.population.world_builder import Grounds
 from sweeps.runtime import cache_directory
 from sweeps.study import Arm, Preset, Study, load_study
 from testbed import config, decode
@@ -26,10 +26,10 @@ from testbed.cache import Cache
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.experiment import EvaluationConfig, Experiment
-from testbed.ground import GroundConfig
 from testbed.preference import AbstractPreference
-from testbed.sources.base import Dataset
-from testbed.stages import STAGES
+from testbed.source import Dataset
+from testbed.stages.stages import STAGES
+from testbed.stages.world_config import GroundConfig
 from testbed.streams import Stream, stream
 from testbed.transformer import Transformer
 from testbed.types import END_TOKEN, Prompt, Response

@@ -17,8 +17,8 @@ from typing import Any
 from envs.text import Text
 from sweeps.grid import Axis, Grid, product
 from sweeps.study import Preset
-from testbed.heads import HeadConfig
 from testbed.lora import Lora
+from testbed.proxies.linear_head import HeadConfig
 
 #: The largest rate tried at which IPO's loss falls on the data it trains on; at twice this it rises above its start.
 RATE, BETA = 1e-3, 0.1

@@ -48,13 +48,13 @@ from sweeps import language
 from sweeps.grid import Axis, Grid, product
 from sweeps.study import Preset
 from testbed import config
-from testbed.data import DataSpec
+from testbed.data.spec import DataSpec
 from testbed.experiment import Experiment
 from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig, OptimiserConfig
-from testbed.proxies import ProxyConfig
-from testbed.recorded import Recorded
+from testbed.proxies.base import ProxyConfig
+from testbed.recorded_runs.recorded_run import Recorded
 from testbed.sources.replay import Replay
 from testbed.train import OnlineRun
 from testbed.transformer import SIZES

@@ -9,9 +9,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from sweeps import results, terminal
+from sweeps import results
 from sweeps.commands import console_of
-from testbed import places
+from sweeps.console import terminal
+from testbed import paths
 from testbed.errors import InvalidInput
 
 T = TypeVar("T")
@@ -162,7 +163,7 @@ def add_loudness(command: argparse.ArgumentParser, verbose: str = "") -> None:
 def path(text: str) -> Path:
     """Read an option's text as a path, absolute; a mistake is answered with what is wrong with it."""
     try:
-        return places.given(text, "the path")
+        return paths.given(text, "the path")
     except InvalidInput as problem:
         raise argparse.ArgumentTypeError(str(problem)) from None
 
@@ -185,7 +186,7 @@ def status(options: argparse.Namespace) -> int:
     if options.json:
         terminal.write_json(found.describe())
     elif not options.quiet:
-        from sweeps.printing import say, show
+        from sweeps.console.tables import say, show
 
         console = console_of(options)
         show(found.table(), console)
@@ -202,7 +203,7 @@ def compare(options: argparse.Namespace) -> int:
     if options.json:
         terminal.write_json(found.describe())
     elif not options.quiet:
-        from sweeps.printing import rich_table, say, show
+        from sweeps.console.tables import rich_table, say, show
 
         console = console_of(options)
         show(rich_table([row.cells() for row in found.rows], f"A {found.a}, B {found.b}"), console)
@@ -221,7 +222,7 @@ def export(options: argparse.Namespace) -> int:
         terminal.write(table.to_csv(index=False, lineterminator="\n"))
         return 0
     rows = results.export(options.directory, options.out, options.format, options.configs)
-    from sweeps.printing import say
+    from sweeps.console.tables import say
 
     runs = len(rows[["study", "arm", "run"]].drop_duplicates())
     say(console_of(options), f"{len(rows)} evaluations of {runs} runs are in {options.out}")
@@ -231,7 +232,7 @@ def export(options: argparse.Namespace) -> int:
 def show_cache(options: argparse.Namespace) -> int:
     """Show what the cache holds, or what of it was deleted."""
     from sweeps import upkeep
-    from testbed.places import cache_directory
+    from testbed.paths import cache_directory
 
     forgets = options.forget is not None
     found = upkeep.forget(options.forget) if forgets else upkeep.cached()
@@ -241,7 +242,7 @@ def show_cache(options: argparse.Namespace) -> int:
             {"directory": str(cache_directory()), "deleted" if forgets else "kept": rows}
         )
     elif not options.quiet:
-        from sweeps.printing import rich_table, show
+        from sweeps.console.tables import rich_table, show
 
         title = f"{'Deleted from' if forgets else 'In'} {cache_directory()}"
         show(rich_table([kept.cells() for kept in found], title), console_of(options))

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sweeps import jax_settings, runtime
-from testbed import places
+from testbed import paths
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class Outcome:
 
     @functools.cached_property
     def table(self) -> "pd.DataFrame":
-        """A row a run and evaluation, of all studies; `sweeps.columns` says what the columns mean."""
+        """A row a run and evaluation, of all studies; `sweeps.store.columns` says what the columns mean."""
         return self.evaluations()
 
     def evaluations(self, configs: bool = False) -> "pd.DataFrame":
@@ -76,16 +76,16 @@ class Outcome:
     def describe(self) -> dict[str, Any]:
         """As JSON-able data: what ``testbed run --json`` prints."""
         now = self.status()
-        facts = {"directory": places.shown(self.directory), "report": places.shown(self.page)}
+        facts = {"directory": paths.shown(self.directory), "report": paths.shown(self.page)}
         return facts | now.total.describe() | {"verdicts": self.entries}
 
     def _repr_html_(self) -> str:
-        from sweeps.printing import html_table
-        from sweeps.tensorboard import verdict_cells
+        from sweeps.console.tables import html_table
+        from sweeps.tensorboard.writer import verdict_cells
 
         names = ["claim", "task", "verdict", "estimate", "interval"]
         rows = [dict(zip(names, verdict_cells(entry), strict=True)) for entry in self.entries]
-        return html_table(rows, f"{places.shown(self.directory)}: {self.status().sentences()[0]}")
+        return html_table(rows, f"{paths.shown(self.directory)}: {self.status().sentences()[0]}")
 
 
 def load(directory: Path | str) -> Outcome:
@@ -100,7 +100,7 @@ def status(directory: Path | str) -> "Status":
     ``testbed status``."""
     from sweeps import standing
 
-    return standing.status(places.given(directory, _DIRECTORY))
+    return standing.status(paths.given(directory, _DIRECTORY))
 
 
 def report(directory: Path | str, console: "Console | None" = None) -> Outcome:
@@ -108,7 +108,8 @@ def report(directory: Path | str, console: "Console | None" = None) -> Outcome:
     directory = _directory(directory, computes=True)
     opened = open_results(directory)
     from analysis import report as pages
-    from sweeps import runner, terminal
+    from sweeps import runner
+    from sweeps.console import terminal
 
     runner.finish(directory, terminal.chosen(console), pages.build, opened)
     return Outcome(directory)
@@ -130,7 +131,7 @@ def compare(a: Path | str, b: Path | str) -> "Comparison":
     from analysis import comparison
 
     found = comparison.compare(a, b, opened)
-    return dataclasses.replace(found, a=Path(places.shown(a)), b=Path(places.shown(b)))
+    return dataclasses.replace(found, a=Path(paths.shown(a)), b=Path(paths.shown(b)))
 
 
 def transfer(simulated: Path | str, real: Path | str) -> "Card":
@@ -147,7 +148,7 @@ def transfer_page(card: "Card", directory: Path | str) -> Path:
     """Write a card's page into the report of the real runs in ``directory``, and return its path."""
     from analysis import report as pages
 
-    return pages.build_transfer(card, places.given(directory, _DIRECTORY))
+    return pages.build_transfer(card, paths.given(directory, _DIRECTORY))
 
 
 def trained(directory: Path | str) -> "list[Point]":
@@ -175,9 +176,9 @@ def chat(directory: Path | str, run: str, console: "Console | None" = None) -> "
     """A run's trained language model beside the one it started from: a function of a prompt, whose answers have their
     words and rewards: ``testbed chat``. ``run`` is an id, the beginning of one, or an arm and a seed ("online-0")."""
     points = trained(directory)
-    from sweeps import terminal
+    from sweeps.console import terminal
+    from sweeps.console.progress import display
     from sweeps.conversation import Conversation, chosen
-    from sweeps.progress import display
 
     point = chosen(points, run)
     with display(0, 0, terminal.chosen(console)) as progress:
@@ -189,7 +190,7 @@ def export(
 ) -> "pd.DataFrame":
     """Write `Outcome.table` to a file, as "parquet" or "csv" (by default what its suffix says), and return it:
     ``testbed export``. ``configs`` adds each run's whole config."""
-    directory, out = _directory(directory), places.given(out, "--out")
+    directory, out = _directory(directory), paths.given(out, "--out")
     opened = open_results(directory)
     from analysis import table
 
@@ -201,7 +202,7 @@ def export(
 def bibliography(directory: Path | str) -> str:
     """BibTeX for the methods that the runs used: ``testbed report --bib``."""
     directory = _directory(directory)
-    from sweeps import citations
+    from sweeps.catalogue import citations
 
     return citations.bibliography(open_results(directory))
 
@@ -219,23 +220,23 @@ def write_logs(
     """
     directory = _directory(directory)
     opened = open_results(directory)
-    from sweeps import mirror, tensorboard
+    from sweeps.tensorboard import refresh, writer
 
-    more = tensorboard.More(runs or bool(where), where or {}, hparams)
-    return mirror.mirror(directory, opened, more)
+    more = writer.More(runs or bool(where), where or {}, hparams)
+    return refresh.mirror(directory, opened, more)
 
 
 def _directory(given: Path | str, computes: bool = False) -> Path:
     """A results directory as a user gives it, absolute, in a process that is ready to import jax, or to compute."""
     runtime.configure()
     jax_settings.require(devices=computes)
-    return places.given(given, _DIRECTORY)
+    return paths.given(given, _DIRECTORY)
 
 
 def open_results(directory: Path) -> list[tuple[Any, Any]]:
     """Refuse a directory without results; load the studies' files, which may define kinds of their own. Its stores as
     `read_stores` gives them."""
-    from sweeps.store import read_stores
+    from sweeps.store.store import read_stores
     from sweeps.study import load_study
 
     opened = read_stores(directory)

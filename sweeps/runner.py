@@ -1,6 +1,6 @@
 """Running studies on this machine: plan, skip what is stored, execute, store, report.
 
-Everything here is host orchestration; the computing is `sweeps.population`'s.
+Everything here is host orchestration; the computing is `sweeps.population.host`'s.
 """
 
 import contextlib
@@ -16,19 +16,28 @@ import pandas as pd
 import pyarrow as pa
 from rich.console import Console
 
-from sweeps import activity, provenance, pulse
-from sweeps import header as headers
-from sweeps.blocks import column
 from sweeps.claims import Claim
-from sweeps.engine import Engine, Plan
-from sweeps.file_names import file_name
-from sweeps.mirror import Draw, Opened, Preview, mirror, read_verdicts
-from sweeps.printing import cost_of, rich_table, say, show, show_cost, show_spent, verdict_table
-from sweeps.progress import display, duration
-from sweeps.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
+from sweeps.console import activity
+from sweeps.console.progress import display, duration
+from sweeps.console.tables import (
+    cost_of,
+    rich_table,
+    say,
+    show,
+    show_cost,
+    show_spent,
+    verdict_table,
+)
+from sweeps.population.engine import Engine, Plan
+from sweeps.store import heartbeat, provenance
+from sweeps.store import metadata as headers
+from sweeps.store.file_names import file_name
+from sweeps.store.parquet import column
+from sweeps.store.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
 from sweeps.study import Point, Selection
+from sweeps.tensorboard.refresh import Draw, Opened, Preview, mirror, read_verdicts
 from testbed import config
-from testbed import places as paths
+from testbed import paths as paths
 from testbed.errors import InvalidInput, Unfinished
 
 #: Analyses the results in a directory, whose stores have been read; the path of the page.
@@ -137,7 +146,7 @@ def run(
             for warning in _changes(store.header, header):
                 console.print(f"Note: {header['study']}: {warning}", style="yellow", markup=False)
         names = [book.store.header["study"] for book in books]
-        beat = opened.enter_context(pulse.Pulse(directory, names))
+        beat = opened.enter_context(heartbeat.Pulse(directory, names))
         try:
             _execute(books, console, engine, beat, verbose, Preview(directory, draw, console))
         except (KeyboardInterrupt, Unfinished):
@@ -231,7 +240,7 @@ def _execute(
     books: Sequence[Book],
     console: Console,
     engine: Engine,
-    beat: pulse.Pulse,
+    beat: heartbeat.Pulse,
     verbose: bool,
     preview: Preview,
 ) -> None:

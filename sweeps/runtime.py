@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from testbed.errors import InvalidInput
-from testbed.places import cache_directory
+from testbed.paths import cache_directory
 
 #: Memory maps of a process at which compiled programs are let go: half of what Linux allows by default.
 MOST_MAPS = 32_000
@@ -67,7 +67,7 @@ def configure(cores_here: int | None = None) -> None:
         # Small programs count too: a study compiles dozens of them.
         "jax_persistent_cache_min_compile_time_secs": "0.1",
         "jax_persistent_cache_min_entry_size_bytes": "-1",
-        # GPUs else round the factors of float32 products; networks state their own, see `testbed.arithmetic`.
+        # GPUs else round the factors of float32 products; networks state their own, see `testbed.nn.matmul`.
         "jax_default_matmul_precision": "highest",
     }
     # Who has no directory for a cache is told of it by what needs one; reading results does not.

@@ -11,7 +11,8 @@ import equinox as eqx
 
 from sweeps.claims import Claim
 from sweeps.grid import Grid
-from testbed import config, own_code
+from testbed import config
+from testbed.config import user_code
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ class Preset:
 @dataclass(frozen=True, slots=True)
 class Point:
     """One run of a study. ``run`` is the fingerprint of the experiment, seed included, and of the files beside the
-    config that the run depends on: users' own code, prompts, checkpoints (`testbed.own_code`).
+    config that the run depends on: users' own code, prompts, checkpoints (`testbed.config.user_code`).
 
     ``settings`` maps each swept path to its value as stored in the results: a scalar, or the text
     of a module.
@@ -112,7 +113,7 @@ class Selection:
     @property
     def content(self) -> dict[str, dict[str, str]]:
         """The files beside the configs that the runs of each arm depend on, with hashes of their content
-        (`testbed.own_code`); arms without any are left out."""
+        (`testbed.config.user_code`); arms without any are left out."""
         return self._planning[1]
 
     @functools.cached_property
@@ -126,9 +127,9 @@ class Selection:
                 if number == 0:
                     # Every setting is checked with the lowest seed, and the highest with one of them.
                     config.replace(first, "seed", self.seeds - 1)
-                depends = own_code.sources([first])
+                depends = user_code.sources([first])
                 if depends:
-                    content.setdefault(arm.name, {}).update(own_code.files([first]))
+                    content.setdefault(arm.name, {}).update(user_code.files([first]))
                 for seed in range(self.seeds):
                     experiment = config.varied(first, "seed", seed) if seed else first
                     run = config.fingerprint(experiment, *depends)

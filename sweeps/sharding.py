@@ -16,7 +16,7 @@ from testbed import config
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.objective import AbstractObjective
-from testbed.sources.base import AbstractSource, Request, Supply
+from testbed.source import AbstractSource, Request, Supply
 from testbed.train import TrainConfig
 from testbed.transformer import Transformer
 from testbed.types import Scalar

@@ -10,11 +10,11 @@ from typing import Any
 from rich.table import Table
 from rich.text import Text
 
-from sweeps import files, pulse
-from sweeps.printing import html_table
-from sweeps.progress import duration
-from sweeps.store import Store, study_directories
-from testbed import places
+from sweeps.console.progress import duration
+from sweeps.console.tables import html_table
+from sweeps.store import files, heartbeat
+from sweeps.store.store import Store, study_directories
+from testbed import paths
 from testbed.errors import InvalidInput
 
 Ids = frozenset[str]
@@ -104,7 +104,7 @@ class Status:
             for one in self.studies
         ]
         return {
-            "directory": places.shown(self.directory),
+            "directory": paths.shown(self.directory),
             "complete": self.complete,
             **{name: getattr(self, name) for name in names},
             **self.total.describe(),
@@ -123,7 +123,7 @@ class Status:
     def table(self) -> Table:
         """Counts by study and arm for the terminal."""
         table = Table(
-            title=Text(places.shown(self.directory), style="table.title"), title_justify="left"
+            title=Text(paths.shown(self.directory), style="table.title"), title_justify="left"
         )
         for name in ("study", "arm"):
             table.add_column(name, overflow="fold")
@@ -148,7 +148,7 @@ class Status:
         if self.state == "running":
             stage = f": {self.stage}" if self.stage else ""
             lines.append(f"A command is at work here{stage}{left}")
-            if self.silent is not None and self.silent > 12 * pulse.INTERVAL:
+            if self.silent is not None and self.silent > 12 * heartbeat.INTERVAL:
                 lines.append(f"It has said nothing for {duration(self.silent)}")
         elif self.state != "complete":
             why = f": {self.problem}" if self.problem else ""
@@ -182,7 +182,7 @@ def status(directory: Path) -> Status:
     """How a results directory stands, read while others may write. Raises `InvalidInput` if it holds no study, or its
     only one cannot be read."""
     studied = study_directories(directory)
-    said = pulse.read(directory) or {}
+    said = heartbeat.read(directory) or {}
     studies, unreadable = [], []
     for place in studied or [directory]:
         try:

@@ -13,9 +13,9 @@ from typing import Any
 
 import sweeps.studies
 from sweeps import user_files
+from sweeps.catalogue.listing import study_names
 from sweeps.claims import Claim
 from sweeps.grid import Axis, Grid, product
-from sweeps.index import study_names
 from sweeps.selection import Arm, Point, Preset, Selection, layered
 from testbed import config
 from testbed.errors import InvalidInput

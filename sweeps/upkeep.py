@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from testbed.errors import InvalidInput
-from testbed.places import cache_directory
+from testbed.paths import cache_directory
 
 #: Kinds of content by folder, and whether a command that lacks it makes the same again.
 KINDS = {

@@ -13,14 +13,14 @@ from pathlib import Path
 from types import ModuleType
 from typing import NamedTuple
 
-from testbed import code_files
-from testbed.code_files import STUDY
+from testbed.config import code_files
+from testbed.config.code_files import STUDY
 from testbed.errors import InvalidInput
 
 
 class UserFile(NamedTuple):
     """A user's file: the name it is loaded under, its path and its text, whether it is loaded now, and the texts that
-    count for its classes (`testbed.own_code`)."""
+    count for its classes (`testbed.config.user_code`)."""
 
     name: str
     path: str

@@ -22,9 +22,9 @@ from sweeps.user_files import UserFile
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
-    from sweeps.devices import Machine
-    from sweeps.plan import Chunk
-    from testbed.ground import Ground, GroundConfig
+    from sweeps.population.devices import Machine
+    from sweeps.population.plan import Chunk
+    from testbed.stages.world_config import Ground, GroundConfig
 
 #: Seconds between two messages of a worker about its progress.
 INTERVAL = 1.0
@@ -79,17 +79,17 @@ class Notes:
             self._told = Told(number, 0, "")
 
     def stage(self, text: str) -> None:
-        """See `sweeps.progress.Progress`."""
+        """See `sweeps.console.progress.Progress`."""
         with self._lock:
             self._told = self._told._replace(text=text)
 
     def advance(self, run_steps: int) -> None:
-        """See `sweeps.progress.Progress`."""
+        """See `sweeps.console.progress.Progress`."""
         with self._lock:
             self._told = self._told._replace(steps=self._told.steps + run_steps)
 
     def finished(self, runs: int, diverged: int) -> None:
-        """See `sweeps.progress.Progress`: the rows tell."""
+        """See `sweeps.console.progress.Progress`: the rows tell."""
 
     def read(self) -> Told:
         """What was told so far of the present work."""
@@ -116,9 +116,9 @@ class Worker:
         user_files.receive(files)
         import jax
 
-        from sweeps import provenance
-        from sweeps.grounds import Grounds
-        from sweeps.population import Host
+        from sweeps.population.host import Host
+        from sweeps.population.world_builder import Grounds
+        from sweeps.store import provenance
         from testbed.cache import Cache
 
         directory = runtime.cache_directory() / "stages"
@@ -129,7 +129,7 @@ class Worker:
 
     def machine(self) -> "Machine | Problem":
         """What a plan must know of it."""
-        from sweeps.devices import Machine
+        from sweeps.population.devices import Machine
 
         return _attempt(Machine.here)
 

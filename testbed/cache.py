@@ -1,7 +1,7 @@
 """Results on disk, named by content: stages of worlds, runs under way, policies.
 
-Nothing in a file of the cache is run when the file is read (`testbed.tree_files`), and a file that is cut, changed or
-of another kind counts as missing.
+Nothing in a file of the cache is run when the file is read (`testbed.serialisation.tree_files`), and a file that is
+cut, changed or of another kind counts as missing.
 """
 
 import contextlib
@@ -14,9 +14,9 @@ from typing import Any
 import jax
 from jaxtyping import PyTree
 
-from testbed import tree_files
 from testbed.errors import Unfinished
-from testbed.tree_structure import Damaged
+from testbed.serialisation import tree_files
+from testbed.serialisation.tree_structure import Damaged
 
 SUFFIX = ".safetensors"
 

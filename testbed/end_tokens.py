@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from testbed.activations import MASKED
+from testbed.nn.activations import MASKED
 from testbed.types import END_TOKEN
 
 

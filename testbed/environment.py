@@ -70,8 +70,8 @@ class AbstractTask(eqx.Module):
     """A kind of world and its size."""
 
     family: ClassVar[str] = "envs"
-    #: Whether all responses can be listed and the writers' likelihood is known (`testbed.enumeration`), so that what is
-    #: estimated elsewhere is exact.
+    #: Whether all responses can be listed and the writers' likelihood is known (`testbed.exact.enumeration`), so that
+    #: what is estimated elsewhere is exact.
     enumerable: ClassVar[bool] = False
     #: Whether worlds stand on a checkpoint, so that `material` loads its weights, and fetches them where it must.
     checkpointed: ClassVar[bool] = False

@@ -11,19 +11,19 @@ from typing import Any
 import equinox as eqx
 
 from testbed import config
-from testbed.data import DataSpec
+from testbed.config.canonical_form import read
+from testbed.data.spec import DataSpec
 from testbed.environment import AbstractTask
 from testbed.errors import InvalidInput
-from testbed.forms import read
 from testbed.lora import Lora
 from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import AbstractLabeler
-from testbed.proxies import AbstractProxyConfig, ProxyConfig
-from testbed.recorded import Recorded
-from testbed.references import AbstractReference, Fixed
-from testbed.sources.base import AbstractSource
+from testbed.proxies.base import AbstractProxyConfig, ProxyConfig
+from testbed.recorded_runs.recorded_run import Recorded
+from testbed.references.base import AbstractReference, Fixed
+from testbed.source import AbstractSource
 from testbed.sources.online import Online
 from testbed.train import OnlineRun, Teacher, TrainConfig
 from testbed.transformer import SIZES, TransformerConfig

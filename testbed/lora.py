@@ -1,7 +1,7 @@
 """Adapters of low rank on a transformer's weights: what they are put on, how they start, how they are taken in.
 
-A policy with adapters is a `Transformer` like any other, some of whose weights are `testbed.arithmetic.LowRank`; what
-of it is trained, `testbed.trained` says.
+A policy with adapters is a `Transformer` like any other, some of whose weights are `testbed.nn.matmul.LowRank`; what
+of it is trained, `testbed.policies.trainable` says.
 """
 
 import functools
@@ -12,10 +12,10 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
 
-from testbed import ranges
-from testbed.arithmetic import LowRank
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
-from testbed.ranges import hyper
+from testbed.nn.matmul import LowRank
 from testbed.transformer import Block, Transformer, TransformerConfig
 
 #: Weights of a block that may have an adapter, by letter.

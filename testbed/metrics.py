@@ -10,14 +10,15 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
 
-from testbed import decode, exact, logprob
+from testbed import decode, logprob
 from testbed.batches import in_portions, long_map
+from testbed.exact import quantities
 from testbed.logprob import Policy
+from testbed.policies.trainable import trained
 from testbed.preference import AbstractPreference, GoldenPreference
-from testbed.recording import Windows
-from testbed.sources.base import Dataset
+from testbed.recorded_runs.pair_stream import Windows
+from testbed.source import Dataset
 from testbed.streams import Stream, stream
-from testbed.trained import trained
 from testbed.types import Prompt, Response, Scalar
 
 #: Which quantiles of the golden reward over prompts are measured.
@@ -36,7 +37,7 @@ class Opponent(eqx.Module):
 
 class Optimum(eqx.Module):
     """The policy that theory says is learnt, where all prompts and responses can be listed: its log-probability of
-    every response to every prompt, in the order of `testbed.enumeration`."""
+    every response to every prompt, in the order of `testbed.exact.enumeration`."""
 
     prompts: Prompt
     responses: Response
@@ -44,9 +45,10 @@ class Optimum(eqx.Module):
 
     def apart(self, policy: Policy) -> tuple[Scalar, Scalar]:
         """Total variation between a policy and it, and KL(policy || optimum) in nats: exact, means over prompts."""
-        ours = exact.log_table(policy, self.prompts, self.responses)
+        ours = quantities.log_table(policy, self.prompts, self.responses)
         each = (
-            jax.vmap(measure)(ours, self.policy) for measure in (exact.total_variation, exact.kl)
+            jax.vmap(measure)(ours, self.policy)
+            for measure in (quantities.total_variation, quantities.kl)
         )
         distance, divergence = map(jnp.mean, each)
         return distance, divergence

@@ -7,9 +7,9 @@ from typing import ClassVar
 import equinox as eqx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from testbed import ranges
+from testbed.config import ranges
 from testbed.logprob import Policy
-from testbed.sources.base import AbstractSource, Request, Supply
+from testbed.source import AbstractSource, Request, Supply
 from testbed.types import Scalar
 
 

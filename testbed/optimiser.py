@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
-from testbed import ranges
 from testbed.batches import minibatch
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
-from testbed.ranges import hyper
 from testbed.streams import Stream, stream
 
 Model = TypeVar("Model", bound=PyTree)

@@ -20,8 +20,8 @@ from jaxtyping import PRNGKeyArray
 
 from testbed import train
 from testbed.errors import InvalidInput
-from testbed.recording import Recording, shuffled
-from testbed.sources.base import Supply
+from testbed.recorded_runs.pair_stream import Recording, shuffled
+from testbed.source import Supply
 from testbed.sources.record import Record
 from testbed.sources.replay import Replay
 from testbed.streams import Stream, stream

@@ -8,15 +8,15 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
+from testbed.config.ranges import check, hyper
 from testbed.logprob import Policy
 from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
 from testbed.optimiser import OptimiserConfig
-from testbed.ranges import check, hyper
-from testbed.references import AbstractReference, Fixed
-from testbed.sources.base import AbstractSource, Ledger, Supply
+from testbed.policies.trainable import rebuilt, trained
+from testbed.references.base import AbstractReference, Fixed
+from testbed.source import AbstractSource, Ledger, Supply
 from testbed.sources.online import Online
-from testbed.trained import rebuilt, trained
 
 #: Who judges what sources have written: the learned proxy, or the golden reward itself, without noise.
 Teacher: TypeAlias = Literal["proxy", "golden"]
@@ -67,11 +67,12 @@ class OnlineRun(eqx.Module):
 class TrainState(eqx.Module):
     """A policy optimisation under way.
 
-    ``policy`` and ``reference`` hold what is trained of a policy (`testbed.trained`), which is all of it unless it has
-    adapters; `present` is the whole. ``critic`` are parameters of the loss or method that are trained along,
-    ``reference`` is there if it moves, ``ledger`` what was consumed. ``diverged_step`` is the first step whose loss,
-    gradient or parameters were not finite, -1 if there is none; from then on the policy is frozen as it was before, and
-    consumes nothing. ``loss`` and ``gradient_norm`` are sums since `restarted`, and means of these once `averaged`.
+    ``policy`` and ``reference`` hold what is trained of a policy (`testbed.policies.trainable`), which is all of it
+    unless it has adapters; `present` is the whole. ``critic`` are parameters of the loss or method that are trained
+    along, ``reference`` is there if it moves, ``ledger`` what was consumed. ``diverged_step`` is the first step whose
+    loss, gradient or parameters were not finite, -1 if there is none; from then on the policy is frozen as it was
+    before, and consumes nothing. ``loss`` and ``gradient_norm`` are sums since `restarted`, and means of these once
+    `averaged`.
     """
 
     policy: Policy

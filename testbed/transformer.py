@@ -18,12 +18,12 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
-from testbed.activations import gelu, softmax, swiglu
-from testbed.arithmetic import LowRank, Precision, contract, dtype, linear
 from testbed.end_tokens import merged_logits
 from testbed.errors import InvalidInput
-from testbed.norms import LayerNorm, Norm, normalise, rms_norm
-from testbed.positions import Llama3Scaling, rotary_angles, rotate
+from testbed.nn.activations import gelu, softmax, swiglu
+from testbed.nn.matmul import LowRank, Precision, contract, dtype, linear
+from testbed.nn.norms import LayerNorm, Norm, normalise, rms_norm
+from testbed.nn.rotary import Llama3Scaling, rotary_angles, rotate
 
 
 class TransformerConfig(eqx.Module):

@@ -15,13 +15,15 @@ from hypothesis import strategies as st
 from analysis import export, report
 from analysis.load import load
 from analysis.site import design
-from sweeps import blocks, json_files, mirror, standing
-from sweeps.blocks import columns
+from sweeps import standing
 from sweeps.claims import Claim, Test
+from sweeps.console.tables import verdict_table
 from sweeps.estimands import PairedDifference
-from sweeps.printing import verdict_table
-from sweeps.rules import More
-from sweeps.store import Store, read_stores
+from sweeps.rules.base import More
+from sweeps.store import json_files, parquet
+from sweeps.store.parquet import columns
+from sweeps.store.store import Store, read_stores
+from sweeps.tensorboard import refresh
 
 CORPUS = Path(__file__).parent / "corpus"
 #: Bytes that reading may add to what the process has held at most.
@@ -100,7 +102,7 @@ def table() -> pa.Table:
         for seed in range(2 if arm == "near" else 1)
         for k in range(3)
     ]
-    return blocks.typed(columns(rows))
+    return parquet.typed(columns(rows))
 
 
 def results(directory: Path) -> Path:
@@ -126,13 +128,13 @@ def read_all(directory: Path) -> None:
     assert all(isinstance(make(one), str) for make in parts)
     assert design.runs(one, []) + design.facts_of(one.study) + design.repeat(one, "x")
     assert len(one.on_axes) <= len(one.table)
-    assert all(blocks.config_in(text) is not None for text in one.table["config"].unique())
-    mirror.mirror(directory, opened)
+    assert all(parquet.config_in(text) is not None for text in one.table["config"].unique())
+    refresh.mirror(directory, opened)
 
 
 def read_verdicts(directory: Path) -> None:
     """What `tensorboard` and `report` read of `verdicts.json`."""
-    verdict_table(mirror.read_verdicts(directory))
+    verdict_table(refresh.read_verdicts(directory))
     rows = json_files.read(directory / "report" / "verdicts.json", [report.ENTRY], "")
     for write in export.FORMS.values():
         write(rows)

@@ -16,11 +16,11 @@ import numpy as np
 
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
-from sweeps.grounds import Grounds
-from testbed import code_files, decode, logprob, own_code, train
+from sweeps.population.world_builder import Grounds
+from testbed import decode, logprob, train
 from testbed.cache import Cache
-from testbed.config import replace, replace_all
-from testbed.data import DataSpec
+from testbed.config import code_files, replace, replace_all, user_code
+from testbed.data.spec import DataSpec
 from testbed.environment import (
     AbstractGolden,
     AbstractPrompts,
@@ -29,12 +29,12 @@ from testbed.environment import (
     World,
 )
 from testbed.experiment import EvaluationConfig, Experiment
-from testbed.ground import Ground, GroundConfig
 from testbed.losses.base import ScoredPair
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import GoldenPreference
-from testbed.proxies import ProxyConfig
-from testbed.sources.base import Dataset, Supply
+from testbed.proxies.base import ProxyConfig
+from testbed.source import Dataset, Supply
+from testbed.stages.world_config import Ground, GroundConfig
 from testbed.train import OnlineRun
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar
@@ -294,5 +294,5 @@ def built(
 
 def read_anew() -> None:
     """Let users' files be read as another process reads them."""
-    own_code._HASHES.clear()
+    user_code._HASHES.clear()
     code_files._TEXTS.clear()

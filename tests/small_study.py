@@ -17,10 +17,10 @@ from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
 from sweeps.grid import Axis
 from sweeps.study import Arm, Preset, Study
-from testbed.data import DataSpec
+from testbed.data.spec import DataSpec
 from testbed.experiment import EvaluationConfig, Experiment
 from testbed.optimiser import FitConfig
-from testbed.proxies import ProxyConfig
+from testbed.proxies.base import ProxyConfig
 from testbed.sources.offline import Offline
 from testbed.train import OnlineRun
 from testbed.transformer import TransformerConfig
@@ -47,7 +47,7 @@ TINY = (
     + """
 from sweeps.claims import Claim, Test
 from sweeps.estimands import PairedDifference
-from sweeps.rules import More
+from sweeps.rules.base import More
 
 further = Test(PairedDifference("kl", "far", "near"), More(0.0))
 study = Study(

@@ -12,8 +12,8 @@ from helpers import experiment, supply
 from jax.extend.core import jaxprs_in_params
 
 from testbed import config, decode, logprob, train
-from testbed.arithmetic import PRECISIONS, Precision, contract, linear
-from testbed.sources.base import Supply
+from testbed.nn.matmul import PRECISIONS, Precision, contract, linear
+from testbed.source import Supply
 from testbed.transformer import Transformer, TransformerConfig
 
 KEY = jax.random.key(0)

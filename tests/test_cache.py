@@ -21,30 +21,32 @@ from traps import trapped
 
 from envs.enumerable import Enumerable
 from envs.labelers.bradley_terry import BradleyTerry
-from sweeps.grounds import Grounds
+from sweeps.population.run_checkpoints import Paused, Underway
+from sweeps.population.world_builder import Grounds
 from sweeps.study import Point
-from sweeps.underway import Paused, Underway
-from testbed import recorded, train, weights
+from testbed import train
 from testbed.cache import Cache
 from testbed.config import members, replace
 from testbed.environment import AbstractTask
 from testbed.experiment import Experiment
-from testbed.ground import GroundConfig
-from testbed.heads import HeadConfig
 from testbed.lora import Lora
 from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig, OptimiserConfig
+from testbed.policies import shared_weights
+from testbed.policies.shared_weights import Weights
 from testbed.preference import GoldenPreference
-from testbed.recorded import Given, Recorded
-from testbed.references import AbstractReference, Fixed
-from testbed.sources.base import AbstractSource, Supply
+from testbed.proxies.linear_head import HeadConfig
+from testbed.recorded_runs import recorded_run
+from testbed.recorded_runs.recorded_run import Given, Recorded
+from testbed.references.base import AbstractReference, Fixed
+from testbed.source import AbstractSource, Supply
 from testbed.sources.generated import Generated
 from testbed.sources.online import Online
 from testbed.sources.replay import Replay
-from testbed.stages import STAGES, fingerprints
+from testbed.stages.stages import STAGES, fingerprints
+from testbed.stages.world_config import GroundConfig
 from testbed.train import OnlineRun, TrainConfig
-from testbed.weights import Weights
 
 ADDRESS = "a" * 16
 RECORDED = Recorded(OnlineRun(steps=2, batch_size=8))
@@ -88,17 +90,17 @@ def read_back(cache: Cache, tree: Any) -> Any:
 
 def worked_out(run: Experiment, last: str) -> dict[str, Any]:
     """The results of stages up to the last in shapes alone, filled with random bits. What the host makes is made, and
-    weights are left out, as `sweeps.grounds` does."""
+    weights are left out, as `sweeps.population.world_builder` does."""
     ground = GroundConfig.of(run)
     made: dict[str, Any] = {}
     for stage in STAGES:
         result = None
         if stage.needed(ground) and stage.host:
-            result = weights.left_out(stage.make(ground, made))
+            result = shared_weights.left_out(stage.make(ground, made))
         elif stage.needed(ground):
             given = ground, made
-            missing = Weights.of(weights.missing(given))
-            result = jax.eval_shape(weights.sharing(stage.make), missing, *given)
+            missing = Weights.of(shared_weights.missing(given))
+            result = jax.eval_shape(shared_weights.sharing(stage.make), missing, *given)
         made[stage.name] = result
         if stage.name == last:
             break
@@ -155,14 +157,14 @@ def test_every_stage_is_read_as_it_was_kept(made: Any, tmp_path: Path) -> None:
     for result in results.values():
         if result is not None:
             same(read_back(Cache(tmp_path), result), jax.device_get(result))
-    assert bool(weights.missing(results)) == (make == "text_run")
+    assert bool(shared_weights.missing(results)) == (make == "text_run")
 
 
 OTHER_PROCESS = """
 import pickle, sys
 from pathlib import Path
 config, addresses = pickle.load(sys.stdin.buffer)
-import sweeps.grounds
+import sweeps.population.world_builder
 from testbed.cache import Cache
 cache = Cache(Path(sys.argv[1]))
 print(*(name for name, address in addresses.items() if cache.load(address) is not None))
@@ -198,7 +200,7 @@ def drawn_on(kind: type[AbstractSource]) -> Supply:
     """Shapes of what a source of this kind draws on."""
     plain, key, golden = supply(), jax.random.key(1), GoldenPreference(world())
     run = Recorded(OnlineRun(steps=4, batch_size=BATCH))
-    made = jax.eval_shape(recorded.make, run, plain, golden, key)
+    made = jax.eval_shape(recorded_run.make, run, plain, golden, key)
     given = Given(plain, made, world(), BradleyTerry(), key)
     prepared, _ = jax.eval_shape(lambda source, given: source.prepare(given), kind(), given)
     return Supply(plain.data, plain.reference, plain.teacher, prepared)

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import calibration
-from analysis.calibration import SCENARIOS, Truth
+from analysis.verdicts import calibration
+from analysis.verdicts.calibration import SCENARIOS, Truth
 
 CLEAR = SCENARIOS["a clear gap"]
 DESIGN = {"settings": 6, "evaluations": 8}
@@ -35,7 +35,7 @@ def test_true_values_by_hand():
 @pytest.mark.slow
 @pytest.mark.parametrize("tasks", [1, 2])
 def test_intervals_cover_and_edges_are_not_reproduced(tasks):
-    """Within the binomial error of few replications; `python -m analysis.calibration 200` says more."""
+    """Within the binomial error of few replications; `python -m analysis.verdicts.calibration 200` says more."""
     count = 20 if tasks == 1 else 6
     rows = calibration.replicate(CLEAR, count, tasks=tasks, **DESIGN)
     assert (rows["trouble"] == "").all()

@@ -12,8 +12,8 @@ from test_cli import results
 
 from envs.labelers.ties import Ties
 from sweeps import cli, runtime, user_files
-from sweeps.citations import bibliography, entries, kinds, said
-from sweeps.store import Store
+from sweeps.catalogue.citations import bibliography, entries, kinds, said
+from sweeps.store.store import Store
 from sweeps.study import load_study
 from testbed import config
 from testbed.losses.dpo import Dpo

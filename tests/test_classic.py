@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import classic
+from analysis.curves import classic
 
 ARMS = ("online", "offline")
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import cli, completion, progress, reading, runtime, terminal
-from sweeps.store import SCHEMA, Store
+from sweeps import cli, completion, reading, runtime
+from sweeps.console import progress, terminal
+from sweeps.store.store import SCHEMA, Store
 
 STUDY = textwrap.dedent('''
     """A user's own study."""

@@ -18,16 +18,17 @@ import numpy as np
 import pytest
 from helpers import Silence, experiment
 
-from sweeps import cli, cluster, crew, population, runtime, worker
-from sweeps import plan as planning
+from sweeps import cli, cluster, crew, runtime, worker
 from sweeps.cluster import Cluster
-from sweeps.devices import Machine
-from sweeps.store import Store
+from sweeps.population import host
+from sweeps.population import plan as planning
+from sweeps.population.devices import Machine
+from sweeps.store.store import Store
 from sweeps.study import Point
 from sweeps.work import Item, Work
 from testbed import config
 from testbed.errors import InvalidInput, Unfinished
-from testbed.ground import GroundConfig
+from testbed.stages.world_config import GroundConfig
 
 # Nobody else on the network may use the hosts of these tests: they have a token of their own. Ray reads it once, when
 # it is imported, and also that it is not to start workers by `uv run`, which `sweeps.cluster` says when it imports it.
@@ -138,7 +139,7 @@ def undisturbed(local_cache: Path) -> Results:
         patch.setattr(planning, "CHUNK_SECONDS", 0.0)
         patch.setattr(planning, "CPU_LANES", 1)
         delivered: list[dict[str, Any]] = []
-        population.execute(population.plan(points()), delivered.append, Silence())
+        host.execute(host.plan(points()), delivered.append, Silence())
         return by_run(delivered)
 
 

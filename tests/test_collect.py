@@ -11,11 +11,12 @@ from helpers import experiment
 from envs.enumerable import Enumerable
 from envs.labelers.skips import Skips
 from envs.labelers.soft import Soft
-from testbed import exact, stages
-from testbed.enumeration import all_prompts, all_responses, prompt_index, response_index
 from testbed.errors import InvalidInput
-from testbed.ground import GroundConfig
-from testbed.stages import STAGES
+from testbed.exact import quantities
+from testbed.exact.enumeration import all_prompts, all_responses, prompt_index, response_index
+from testbed.stages import stages
+from testbed.stages.stages import STAGES
+from testbed.stages.world_config import GroundConfig
 from testbed.transformer import TransformerConfig
 
 NET = TransformerConfig(width=8, layers=1, heads=2, key_value_heads=1)
@@ -66,7 +67,7 @@ def tables(world, sft):
         jax.vmap(lambda p, f=f: jax.vmap(lambda r: f(p, r))(every))(prompts)
         for f in (world.reward, world.writers.log_likelihood)
     )
-    return reward, written, exact.log_table(sft, prompts, every)
+    return reward, written, quantities.log_table(sft, prompts, every)
 
 
 def counts(data) -> np.ndarray:

@@ -26,25 +26,28 @@ from small_study import BASE, TINY
 from envs.enumerable import Enumerable
 from envs.goldens.random_head import RandomTaste
 from envs.text import Text
-from sweeps import header, provenance
 from sweeps.grid import Axis
-from sweeps.store import Store
+from sweeps.store import metadata, provenance
+from sweeps.store.store import Store
 from sweeps.study import Arm, Preset, Study, load_study
-from testbed import code_files, config, numerics, own_code, pretrained, stages
-from testbed.data import DataSpec
+from testbed import config, numerics
+from testbed.config import code_files, user_code
+from testbed.config.canonical_form import alternatives, field_names, read, type_hints
+from testbed.data.spec import DataSpec
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
-from testbed.forms import alternatives, field_names, read, type_hints
-from testbed.ground import GroundConfig
-from testbed.heads import HeadConfig
 from testbed.lora import Lora
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import FitConfig
-from testbed.proxies import AbstractProxyConfig
-from testbed.recorded import Recorded
+from testbed.policies import pretrained
+from testbed.proxies.base import AbstractProxyConfig
+from testbed.proxies.linear_head import HeadConfig
+from testbed.recorded_runs.recorded_run import Recorded
 from testbed.sources.generated import Generated
 from testbed.sources.online import Online
-from testbed.stages import STAGES, fingerprints
+from testbed.stages import stages
+from testbed.stages.stages import STAGES, fingerprints
+from testbed.stages.world_config import GroundConfig
 from testbed.train import OnlineRun
 from testbed.transformer import SIZES
 
@@ -152,7 +155,7 @@ loss = Mine()
     file = package(tmp_path, "two", files)
     study = load_study(str(file))
     (module,) = (m for m in list(sys.modules.values()) if getattr(m, "study", None) is study)
-    assert set(own_code.files([module.loss])) == {  # type: ignore[attr-defined]
+    assert set(user_code.files([module.loss])) == {  # type: ignore[attr-defined]
         "study.py",
         "two_lib/__init__.py",
         "two_lib/chosen.py",
@@ -202,13 +205,13 @@ def test_files_that_fields_name_count(tmp_path: Path) -> None:
     for kind, field in ((Weighted, "file"), (Told, "said")):
         path.write_text("one", encoding="utf-8")
         loss = kind(**{field: str(path)})
-        first = own_code.sources([experiment(loss=loss)])
+        first = user_code.sources([experiment(loss=loss)])
         path.write_text("two", encoding="utf-8")
-        second = own_code.sources([experiment(loss=loss)])
+        second = user_code.sources([experiment(loss=loss)])
         assert first != second
         path.write_text("one", encoding="utf-8")
-        assert own_code.sources([experiment(loss=loss)]) == first
-    assert own_code.sources([experiment(loss=Weighted(file="no such\0file"))])
+        assert user_code.sources([experiment(loss=loss)]) == first
+    assert user_code.sources([experiment(loss=Weighted(file="no such\0file"))])
 
 
 ALIKE = {
@@ -260,14 +263,14 @@ def test_classes_of_one_name_are_told_apart(tmp_path: Path) -> None:
     by_file, by_closure = vars(module)["by_file"], vars(module)["by_closure"]
     for first, second in (by_file, by_closure):
         assert config.fingerprint(first) == config.fingerprint(second)
-        assert own_code.sources([first]) != own_code.sources([second])
-        assert own_code.sources([first]) == own_code.sources([first])
-    before = own_code.sources([by_file[0]])
+        assert user_code.sources([first]) != user_code.sources([second])
+        assert user_code.sources([first]) == user_code.sources([first])
+    before = user_code.sources([by_file[0]])
     common = tmp_path / "five_parts" / "common.py"
     common.write_text(common.read_text(encoding="utf-8") + "x = 1\n", encoding="utf-8")
-    assert own_code.sources([by_file[0]]) == before
+    assert user_code.sources([by_file[0]]) == before
     importlib.reload(sys.modules["five_parts.common"])
-    assert own_code.sources([by_file[0]]) != before
+    assert user_code.sources([by_file[0]]) != before
 
 
 class Two(Ipo):
@@ -284,14 +287,14 @@ def test_files_are_told_apart_by_the_fields_that_name_them(tmp_path: Path) -> No
         path.parent.mkdir()
         path.write_text(path.parent.name, encoding="utf-8")
     run = experiment(loss=Two(first=str(one), rest=(str(two),)))
-    before, files = own_code.sources([run]), own_code.files([run])
+    before, files = user_code.sources([run]), user_code.files([run])
     assert {str(one), str(two)} <= files.keys()
     for path, text in ((one, "b"), (two, "a")):
         path.write_text(text, encoding="utf-8")
-    assert own_code.sources([run]) != before
+    assert user_code.sources([run]) != before
     odd = Two()
     object.__setattr__(odd, "power", 4)
-    assert own_code.sources([experiment(loss=odd)]) != own_code.sources([experiment(loss=Two())])
+    assert user_code.sources([experiment(loss=odd)]) != user_code.sources([experiment(loss=Two())])
 
 
 # A user's own proxy.
@@ -397,10 +400,10 @@ def text_experiment(task: Text) -> Experiment:
 @pytest.mark.parametrize("name", EDITS)
 def test_every_file_of_a_text_world_counts(text: Text, name: str) -> None:
     run = text_experiment(text)
-    before, names = fingerprints(GroundConfig.of(run)), own_code.sources([run])
+    before, names = fingerprints(GroundConfig.of(run)), user_code.sources([run])
     EDITS[name](Path(text.checkpoint))
     assert "material" in moved(before, fingerprints(GroundConfig.of(run)))
-    assert own_code.sources([run]) != names
+    assert user_code.sources([run]) != names
 
 
 def test_a_checkpoint_that_changes_in_place_is_loaded_again(text: Text) -> None:
@@ -508,7 +511,7 @@ def test_the_generator_of_random_numbers_is_pinned() -> None:
 
 
 def test_a_session_says_with_which_settings_it_ran() -> None:
-    session = header.session({**provenance.session(), "command": "x"})
+    session = metadata.session({**provenance.session(), "command": "x"})
     assert session["numerics"]["jax"]["jax_threefry_partitionable"] == "True"
     assert any(
         flag.startswith("--xla_cpu_prefer_vector_width")

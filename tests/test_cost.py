@@ -11,11 +11,12 @@ from helpers import experiment
 from jax.extend.core import jaxprs_in_params
 from jax.interpreters.partial_eval import dce_jaxpr
 
-from testbed import cost, decode, logprob
+from testbed import decode, logprob
 from testbed.config import replace
+from testbed.estimates import flops
 from testbed.experiment import Experiment
 from testbed.lora import Lora, adapted
-from testbed.trained import rebuilt, trained
+from testbed.policies.trainable import rebuilt, trained
 from testbed.transformer import Transformer
 from testbed.types import Prompt, Response
 
@@ -42,13 +43,13 @@ def without_attention(
     count: Callable[[Experiment], float], e: Experiment, monkeypatch: Any
 ) -> float:
     """A count for a batch, as if no key were seen."""
-    forward = cost.forward
+    forward = flops.forward
 
     def blind(model: Any, rows: Any, keys: Any, *rest: Any, **named: Any) -> float:
         return forward(model, rows, 0.0, *rest, **named)
 
     with monkeypatch.context() as patch:
-        patch.setattr(cost, "forward", blind)
+        patch.setattr(flops, "forward", blind)
         return count(e) * e.batch_size
 
 
@@ -70,7 +71,7 @@ def batch(e: Experiment) -> tuple[Experiment, Transformer, Prompt, Response]:
 def test_scoring(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     e, policy, prompts, responses = parts
     program = jax.make_jaxpr(logprob.score)(policy, prompts, responses)
-    expected = without_attention(cost.score, e, monkeypatch)
+    expected = without_attention(flops.score, e, monkeypatch)
     assert weighted(program.jaxpr) == pytest.approx(expected)
 
 
@@ -79,7 +80,7 @@ def test_sampling(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     keys = jax.random.split(KEY, e.batch_size)
     time = e.task.response_length
     program = jax.make_jaxpr(lambda p: decode.sample(p, prompts, keys, time, 2))(policy)
-    expected = without_attention(lambda e: cost.sample(e, 2), e, monkeypatch)
+    expected = without_attention(lambda e: flops.sample(e, 2), e, monkeypatch)
     assert weighted(program.jaxpr) == pytest.approx(expected)
 
 
@@ -89,7 +90,7 @@ def test_judging(parts: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     judge = e.proxy.init(KEY, e.model, e.task.vocabulary)
     first = second = jax.tree.map(lambda x: x[:, 0], responses)
     program = jax.make_jaxpr(judge.margin)(prompts, first, second)
-    expected = without_attention(cost.judge, e, monkeypatch)
+    expected = without_attention(flops.judge, e, monkeypatch)
     assert weighted(program.jaxpr) == pytest.approx(expected)
 
 
@@ -104,12 +105,12 @@ def test_learning_with_adapters(
     e = experiment(model__layers=layers, model__checkpointing=checkpointing, lora=lora)
     _, policy, prompts, responses = batch(e)
     policy = adapted(KEY, policy, lora)
-    expected = without_attention(lambda e: cost.learn(e, 2), e, monkeypatch)
+    expected = without_attention(lambda e: flops.learn(e, 2), e, monkeypatch)
     assert learnt(policy, prompts, responses) == pytest.approx(expected)
     scored = jax.make_jaxpr(logprob.score)(policy, prompts, responses)
-    expected = without_attention(cost.score, e, monkeypatch)
+    expected = without_attention(flops.score, e, monkeypatch)
     assert weighted(scored.jaxpr) == pytest.approx(expected)
-    assert cost.learn(e) < cost.learn(replace(e, "lora", None))
+    assert flops.learn(e) < flops.learn(replace(e, "lora", None))
 
 
 @pytest.mark.parametrize("checkpointing", [False, True])
@@ -118,7 +119,7 @@ def test_learning_all_parameters(
 ) -> None:
     e = replace(parts[0], "model.checkpointing", checkpointing)
     _, policy, prompts, responses = batch(e)
-    expected = without_attention(lambda e: cost.learn(e, 2), e, monkeypatch)
+    expected = without_attention(lambda e: flops.learn(e, 2), e, monkeypatch)
     assert learnt(policy, prompts, responses) == pytest.approx(expected)
 
 
@@ -141,5 +142,5 @@ def test_adapters_are_merged_once_a_batch(monkeypatch: pytest.MonkeyPatch) -> No
     time = e.task.response_length
     policy = adapted(KEY, policy, lora)
     program = jax.make_jaxpr(lambda p: decode.sample(p, prompts, keys, time, 2))(policy)
-    expected = without_attention(lambda e: cost.sample(e, 2), e, monkeypatch)
+    expected = without_attention(lambda e: flops.sample(e, 2), e, monkeypatch)
     assert weighted(program.jaxpr) == pytest.approx(expected)

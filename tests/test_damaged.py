@@ -32,8 +32,10 @@ from hypothesis import strategies as st
 
 import sweeps.results
 from analysis import report
-from sweeps import blocks, cli, mirror, pulse, standing
-from sweeps.store import read_stores
+from sweeps import cli, standing
+from sweeps.store import heartbeat, parquet
+from sweeps.store.store import read_stores
+from sweeps.tensorboard import refresh
 from testbed.errors import InvalidInput
 
 FUZZED = settings(
@@ -196,7 +198,7 @@ def odd_table(seed: int) -> pa.Table:
 def test_blocks_of_another_structure(base: Path, seed: int) -> None:
     whole = block_of(base).read_bytes()
     try:
-        data = blocks.encode(odd_table(seed))
+        data = parquet.encode(odd_table(seed))
     except (pa.ArrowException, KeyError, ValueError):
         return  # nothing that Parquet can hold, or a column doubled and then changed
     named_by_content(base, data)
@@ -249,7 +251,7 @@ def test_studies_that_were_tracebacks_once(directory: Path, path: Path) -> None:
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("progress/*")), ids=lambda path: path.name)
 def test_progress_that_was_a_traceback_once(directory: Path, path: Path) -> None:
     (directory / "progress.json").write_bytes(path.read_bytes())
-    assert pulse.read(directory) is None
+    assert heartbeat.read(directory) is None
     assert standing.status(directory).state == "stopped"
 
 
@@ -286,10 +288,10 @@ def test_a_flipped_bit_that_parquet_accepts_is_not_read(directory: Path) -> None
     for place in range(0, len(whole), max(1, len(whole) // 200)):
         changed = bytearray(whole)
         changed[place] ^= 1
-        accepted += blocks.decoded(bytes(changed)) is not None
+        accepted += parquet.decoded(bytes(changed)) is not None
         path.write_bytes(bytes(changed))
         with pytest.raises(InvalidInput, match=f"{path.name} of the results is damaged"):
-            blocks.decode(path)
+            parquet.decode(path)
     assert accepted > 10
 
 
@@ -297,8 +299,8 @@ def test_a_kill_between_planned_runs_and_study_leaves_a_store(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Joined by a command with further runs, which is killed after each of the files that it replaces."""
-    from sweeps import files, header
-    from sweeps.store import Store
+    from sweeps.store import files, metadata
+    from sweeps.store.store import Store
 
     more = HEADER | {"planned": {"near": ["near2"], "far": ["far0"]}}
     write = files.write
@@ -322,7 +324,7 @@ def test_a_kill_between_planned_runs_and_study_leaves_a_store(
             else:
                 Store.create_or_open(copy, more).close()
         assert written == ["study.json", "planned.parquet", "study.json"][:kept]
-        planned = header.read(copy)["planned"]
+        planned = metadata.read(copy)["planned"]
         assert planned["near"] == ["near0", "near1", *(["near2"] if kept > 1 else [])]
     assert sum(1 for _ in places(HEADER)) > 40
 
@@ -359,7 +361,7 @@ def test_without_the_studys_file_all_else_is_read(
     assert out.read_text().count("near0") == 3
     assert cli.main(["status", str(directory)]) == 1
     assert cli.main(["report", str(directory), "--bib"]) == 0
-    assert mirror.mirror(directory, read_stores(directory)).is_dir()
+    assert refresh.mirror(directory, read_stores(directory)).is_dir()
     capsys.readouterr()
     with pytest.raises(InvalidInput, match=f"restore {file}, which is not there"):
         sweeps.results.trained(directory)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from testbed.data import (
+from testbed.data.spec import (
     DataSpec,
     Dials,
     Pool,

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import tiny
 
-from testbed import decode, logprob, mixture
-from testbed.features import truncated
-from testbed.pretrained import Tokenizer, exchanged, pretrained, register
+from testbed import decode, logprob
+from testbed.policies import geometric_mixture
+from testbed.policies.features import truncated
+from testbed.policies.pretrained import Tokenizer, exchanged, pretrained, register
 from testbed.transformer import Transformer
 from testbed.types import END_TOKEN, Prompt, Response
 
@@ -111,7 +112,7 @@ def test_a_drawn_token_is_never_one_of_the_others() -> None:
     certain = eqx.tree_at(
         lambda m: m.embedding, model(), model().embedding.at[OTHERS[0]].multiply(200.0)
     )
-    for policy in (certain, mixture.Geometric(certain, certain, 0.5)):
+    for policy in (certain, geometric_mixture.Geometric(certain, certain, 0.5)):
         found = sample(policy, prompt(5, 6), jax.random.split(jax.random.key(1), 1), 3, 500)
         assert not np.isin(np.asarray(found.response.tokens), OTHERS).any()
         assert np.all(np.isfinite(found.logprobs))

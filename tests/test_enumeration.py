@@ -10,7 +10,8 @@ from helpers import prompt as a_prompt
 from helpers import response as a_response
 
 from envs.enumerable import Enumerable
-from testbed.enumeration import (
+from testbed.errors import InvalidInput
+from testbed.exact.enumeration import (
     LIMIT,
     TABLE_LIMIT,
     all_prompts,
@@ -21,7 +22,6 @@ from testbed.enumeration import (
     prompt_index,
     response_index,
 )
-from testbed.errors import InvalidInput
 from testbed.types import response_length
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

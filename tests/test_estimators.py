@@ -17,9 +17,10 @@ import numpy as np
 import pytest
 from helpers import UniformPrompts, UniformWriters, advance, init, model
 
-from testbed import decode, exact, logprob, tabular
-from testbed.enumeration import all_prompts, all_responses, prompt_index, response_index
+from testbed import decode, logprob
 from testbed.environment import AbstractGolden, World
+from testbed.exact import quantities
+from testbed.exact.enumeration import all_prompts, all_responses, prompt_index, response_index
 from testbed.methods.base import AbstractPolicyGradient, Rollouts
 from testbed.methods.grpo import Grpo
 from testbed.methods.hypo import Hypo
@@ -28,10 +29,11 @@ from testbed.methods.ppo import Ppo
 from testbed.methods.reinforce import Reinforce
 from testbed.methods.rloo import Rloo
 from testbed.optimiser import OptimiserConfig
+from testbed.policies import tabular
+from testbed.policies.tabular import Tabular
 from testbed.preference import GoldenPreference
-from testbed.sources.base import Dataset, Ledger, Supply
+from testbed.source import Dataset, Ledger, Supply
 from testbed.sources.online import Online
-from testbed.tabular import Tabular
 from testbed.train import TrainConfig
 from testbed.transformer import TransformerConfig
 from testbed.types import Pair, Prompt, Response, Scalar
@@ -100,7 +102,7 @@ def enumerated(method, policy, writer, critic, given: Supply, reward, count: int
     written = decode.Sample(responses, logprob.score_tokens(writer, prompts, responses))
     spent, gains = Ledger.zero(len(rows)), reward[rows[:, None], index]
     rollouts = Rollouts.judged(given, jnp.asarray(rows), written, gains, spent)
-    log_chance = exact.log_table(writer, PROMPTS, RESPONSES)[rows[:, None], index]
+    log_chance = quantities.log_table(writer, PROMPTS, RESPONSES)[rows[:, None], index]
     chance = jnp.exp(jnp.sum(log_chance, axis=1)) / ASKED
 
     def mean(policy):
@@ -119,9 +121,9 @@ def ascended(policy, reference, reward, beta):
     """Minus the gradient of mean E[reward] - beta KL(policy || reference): what a loss should have."""
 
     def loss(policy):
-        ours, theirs = (exact.log_table(p, PROMPTS, RESPONSES) for p in (policy, reference))
-        gains = jax.vmap(exact.value)(ours, reward)
-        return jnp.mean(beta * jax.vmap(exact.kl)(ours, theirs) - gains)
+        ours, theirs = (quantities.log_table(p, PROMPTS, RESPONSES) for p in (policy, reference))
+        gains = jax.vmap(quantities.value)(ours, reward)
+        return jnp.mean(beta * jax.vmap(quantities.kl)(ours, theirs) - gains)
 
     return jax.grad(loss)(policy)
 
@@ -432,7 +434,9 @@ def test_where_training_ends(kl: str, distance: float) -> None:
     state = init(config, given)
     state = advance(config, given, state, jax.random.key(0), jnp.asarray(0), jnp.asarray(3000))
     reference, ended = (jax.nn.log_softmax(t.logits) for t in (start, state.policy))
-    best = jax.vmap(lambda row, r: exact.rlhf_optimum(row, r, BETA))(reference, REWARD)
-    assert float(jnp.mean(jax.vmap(exact.kl)(best, reference))) == pytest.approx(1.97, abs=0.01)
-    found = float(jnp.mean(jax.vmap(exact.kl)(ended, best)))
+    best = jax.vmap(lambda row, r: quantities.rlhf_optimum(row, r, BETA))(reference, REWARD)
+    assert float(jnp.mean(jax.vmap(quantities.kl)(best, reference))) == pytest.approx(
+        1.97, abs=0.01
+    )
+    found = float(jnp.mean(jax.vmap(quantities.kl)(ended, best)))
     assert found == pytest.approx(distance, rel=0.1, abs=1e-3)

@@ -16,18 +16,19 @@ from scipy import stats
 
 from envs.enumerable import Enumerable
 from envs.labelers.bradley_terry import BradleyTerry
-from testbed import decode, exact, logprob, metrics
+from testbed import decode, logprob, metrics
 from testbed.config import members
-from testbed.enumeration import all_prompts, all_responses, response_index
 from testbed.environment import World
+from testbed.exact import quantities
+from testbed.exact.enumeration import all_prompts, all_responses, response_index
 from testbed.losses.base import AbstractLoss
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
 from testbed.metrics import Metrics, Opponent, Yardstick
+from testbed.policies.tabular import Tabular
 from testbed.preference import AbstractLabeler, GoldenPreference, View, decided
-from testbed.proxies import PairwiseProxy
-from testbed.sources.base import Batch, Dataset, Ledger, Supply
-from testbed.tabular import Tabular
+from testbed.proxies.base import PairwiseProxy
+from testbed.source import Batch, Dataset, Ledger, Supply
 from testbed.transformer import TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar, arrange
 
@@ -37,9 +38,9 @@ PROMPTS, RESPONSES = all_prompts(VOCABULARY, TASK.prompt_length), all_responses(
 N, R = PROMPTS.length.shape[0], RESPONSES.length.shape[0]
 SHAPE = TransformerConfig(width=16, layers=1, heads=2, key_value_heads=1)
 
-log_table = jax.jit(exact.log_table)
+log_table = jax.jit(quantities.log_table)
 over_prompts = {
-    name: jax.jit(jax.vmap(getattr(exact, name)))
+    name: jax.jit(jax.vmap(getattr(quantities, name)))
     for name in ("value", "kl", "entropy", "win_rate", "chi_square", "max_ratio", "support")
 }
 
@@ -59,7 +60,7 @@ class Tables(NamedTuple):
 def world() -> World:
     """A world of `TASK`, its golden reward in standard deviations."""
     drawn = jax.jit(lambda task, key: task.world(key))(TASK, jax.random.key(3))
-    reward = jax.jit(lambda w: exact.tabulate(w.reward, PROMPTS, RESPONSES))(drawn)
+    reward = jax.jit(lambda w: quantities.tabulate(w.reward, PROMPTS, RESPONSES))(drawn)
     scale = (jnp.mean(reward), jnp.std(reward))
     return eqx.tree_at(lambda w: (w.centre, w.scale), drawn, scale)
 
@@ -75,9 +76,9 @@ def tables() -> Tables:
 
     @jax.jit
     def rewards_and_labels(world: World) -> tuple:
-        reward = exact.tabulate(world.reward, PROMPTS, RESPONSES)
+        reward = quantities.tabulate(world.reward, PROMPTS, RESPONSES)
         labels = jax.lax.map(
-            lambda prompt: exact.preference_matrix(LABELER, world, prompt, RESPONSES), PROMPTS
+            lambda prompt: quantities.preference_matrix(LABELER, world, prompt, RESPONSES), PROMPTS
         )
         return reward, labels
 
@@ -147,17 +148,19 @@ def test_ties_and_missing_support_by_hand() -> None:
     narrow = jnp.asarray([log(0.25), log(0.75), -np.inf], jnp.float32)
     reward = jnp.asarray([1.0, 1.0, 2.0])
     # 0.5 beats the 0.8 of the worse, and ties with 0.2; the rest ties with 0.8.
-    expect(exact.win_rate(policy, other, reward), 0.5 * 0.8 + 0.5 * 0.5 * 0.2 + 0.5 * 0.5 * 0.8)
-    expect(exact.win_rate(policy, policy, reward), 0.5)
-    expect(exact.support(policy, narrow), 0.5)
-    expect(exact.support(narrow, policy), 1.0)
-    expect(exact.entropy(narrow), -(0.25 * log(0.25) + 0.75 * log(0.75)))
-    expect(exact.kl(narrow, policy), 0.25 * log(0.25 / 0.2) + 0.75 * log(0.75 / 0.3))
-    expect(exact.chi_square(narrow, policy), 0.25**2 / 0.2 + 0.75**2 / 0.3 - 1)
-    expect(exact.max_ratio(narrow, policy), 2.5)
-    for infinite in (exact.kl, exact.chi_square, exact.max_ratio):
+    expect(
+        quantities.win_rate(policy, other, reward), 0.5 * 0.8 + 0.5 * 0.5 * 0.2 + 0.5 * 0.5 * 0.8
+    )
+    expect(quantities.win_rate(policy, policy, reward), 0.5)
+    expect(quantities.support(policy, narrow), 0.5)
+    expect(quantities.support(narrow, policy), 1.0)
+    expect(quantities.entropy(narrow), -(0.25 * log(0.25) + 0.75 * log(0.75)))
+    expect(quantities.kl(narrow, policy), 0.25 * log(0.25 / 0.2) + 0.75 * log(0.75 / 0.3))
+    expect(quantities.chi_square(narrow, policy), 0.25**2 / 0.2 + 0.75**2 / 0.3 - 1)
+    expect(quantities.max_ratio(narrow, policy), 2.5)
+    for infinite in (quantities.kl, quantities.chi_square, quantities.max_ratio):
         assert float(infinite(policy, narrow)) == np.inf
-    expect(exact.total_variation(policy, narrow), 0.5)
+    expect(quantities.total_variation(policy, narrow), 0.5)
 
 
 class FirstIsFavoured(AbstractLabeler):
@@ -170,7 +173,7 @@ class FirstIsFavoured(AbstractLabeler):
 def test_preferences_average_over_the_order_of_reading() -> None:
     given = world()
     prompt = jax.tree.map(lambda x: x[4], PROMPTS)
-    found = jax.jit(exact.preference_matrix)(FirstIsFavoured(), given, prompt, RESPONSES)
+    found = jax.jit(quantities.preference_matrix)(FirstIsFavoured(), given, prompt, RESPONSES)
     reward, mu = tables().reward[4], np.exp(tables().data[4])
     expected = np.zeros(R)
     for y, z in itertools.product(range(R), repeat=2):
@@ -178,7 +181,7 @@ def test_preferences_average_over_the_order_of_reading() -> None:
         assert found[y, z] == pytest.approx(reads_first, abs=1e-5)
         reads_last = 1 - 1 / (1 + np.exp(-(reward[z] - reward[y] + 0.5)))
         expected[y] += mu[z] * 0.5 * (reads_first + reads_last)
-    expect(exact.preferred(found, jnp.asarray(tables().data[4], jnp.float32)), expected)
+    expect(quantities.preferred(found, jnp.asarray(tables().data[4], jnp.float32)), expected)
 
 
 LOSSES = members(AbstractLoss, AbstractLoss.family)
@@ -225,7 +228,7 @@ def batch_loss(loss: AbstractLoss, policy: Tabular, supply: Supply, batch: Batch
     return loss.value(policy, None, supply, batch)
 
 
-population_loss = jax.jit(exact.population_loss)
+population_loss = jax.jit(quantities.population_loss)
 
 
 @functools.cache
@@ -242,8 +245,8 @@ def drawn_worlds() -> tuple[np.ndarray, ...]:
         keys = jax.random.split(k_writers, (N, 256))
         written = jax.vmap(jax.vmap(drawn.writers, (0, None)))(keys, PROMPTS)
         return (
-            exact.tabulate(drawn.reward, PROMPTS, RESPONSES),
-            exact.tabulate(drawn.writers.log_likelihood, PROMPTS, RESPONSES),
+            quantities.tabulate(drawn.reward, PROMPTS, RESPONSES),
+            quantities.tabulate(drawn.writers.log_likelihood, PROMPTS, RESPONSES),
             response_index(best, VOCABULARY),
             response_index(written, VOCABULARY),
         )
@@ -490,12 +493,12 @@ class Problem(NamedTuple):
 def problem(kind: str, anchor: jax.Array, data: jax.Array, labels: jax.Array) -> Problem:
     """Optima by the formulas under test; ``curvature`` bounds a loss's second derivative in h."""
     if kind == "ipo":
-        exponent = jax.vmap(exact.preferred)(labels, data) / BETA
-        optimum = jax.vmap(exact.ipo_optimum, (0, 0, 0, None))(anchor, labels, data, BETA)
+        exponent = jax.vmap(quantities.preferred)(labels, data) / BETA
+        optimum = jax.vmap(quantities.ipo_optimum, (0, 0, 0, None))(anchor, labels, data, BETA)
         return Problem(Ipo(beta=BETA), exponent, optimum, 2.0)
     scale = LABELER.temperature * BETA
     reward = jnp.asarray(tables().reward, jnp.float32)
-    optimum = jax.vmap(exact.rlhf_optimum, (0, 0, None))(anchor, reward, scale)
+    optimum = jax.vmap(quantities.rlhf_optimum, (0, 0, None))(anchor, reward, scale)
     return Problem(Dpo(beta=BETA), reward / scale, optimum, BETA**2 / 4)
 
 
@@ -504,16 +507,16 @@ def descend(loss: AbstractLoss, start: Tabular, data, labels, rate) -> jax.Array
     """Plain gradient descent of a table on the population loss of all prompts: its log-probabilities at the end."""
 
     def total(model: Tabular) -> Scalar:
-        policy = exact.log_table(model, PROMPTS, RESPONSES)
-        anchor = exact.log_table(start, PROMPTS, RESPONSES)
+        policy = quantities.log_table(model, PROMPTS, RESPONSES)
+        anchor = quantities.log_table(start, PROMPTS, RESPONSES)
         lengths = RESPONSES.length
-        each = jax.vmap(lambda *rows: exact.population_loss(loss, *rows, lengths))
+        each = jax.vmap(lambda *rows: quantities.population_loss(loss, *rows, lengths))
         return jnp.sum(each(policy, anchor, data, labels))
 
     def step(_, model: Tabular) -> Tabular:
         return jax.tree.map(lambda x, slope: x - rate * slope, model, jax.grad(total)(model))
 
-    return exact.log_table(jax.lax.fori_loop(0, STEPS, step, start), PROMPTS, RESPONSES)
+    return quantities.log_table(jax.lax.fori_loop(0, STEPS, step, start), PROMPTS, RESPONSES)
 
 
 def distances(kind: str, full: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -528,8 +531,8 @@ def distances(kind: str, full: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     rate = 0.5 / (given.curvature * float(jnp.max(jnp.exp(data))))
     start = Tabular(anchor, VOCABULARY, TIME)
     found = descend(given.loss, start, data, labels, rate)
-    restricted = jax.vmap(exact.restricted_optimum)(anchor, given.exponent, data)
-    distance = jax.vmap(exact.total_variation, (0, 0))
+    restricted = jax.vmap(quantities.restricted_optimum)(anchor, given.exponent, data)
+    distance = jax.vmap(quantities.total_variation, (0, 0))
     return tuple(np.asarray(distance(found, x)) for x in (given.optimum, restricted, anchor))
 
 

@@ -14,9 +14,10 @@ from helpers import PROMPT, TIME, VOCABULARY, cache_directory, experiment
 from rich.console import Console
 from snippets import ROOT, files
 
-from sweeps import api, population, runner
+from sweeps import api, runner
 from sweeps.contracts.samples import MadeUpEvidence
-from sweeps.store import Store
+from sweeps.population import host
+from sweeps.store.store import Store
 from sweeps.study import load_study
 from testbed.config import replace_all
 
@@ -80,7 +81,7 @@ def test_examples_run(
         settings["proxy"] = replace_all(study.base.proxy, {"fit": small.proxy.fit})
     selection = study.select("smoke", 1, settings)
     console, out = Console(file=io.StringIO()), tmp_path / "out"
-    runner.run([selection], out, console, lambda directory, *_: directory, population)
+    runner.run([selection], out, console, lambda directory, *_: directory, host)
     rows = Store.open(out).read()
     assert set(rows["arm"]) == {arm.name for arm in study.arms}
     assert rows["run"].nunique() == len(selection.points())

@@ -18,8 +18,9 @@ from jax.experimental.compilation_cache import compilation_cache
 from jaxtyping import Array
 from traps import trapped
 
-from sweeps import devices, executables, provenance
-from sweeps.devices import Along
+from sweeps.population import devices, executable_cache
+from sweeps.population.devices import Along
+from sweeps.store import provenance
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
 from testbed.methods.best_of_n import write_best
@@ -60,7 +61,7 @@ def made(loss: Any, x: Any, function: Program = scaled, name: str = "scaled") ->
     rows = devices.place(devices.stacked([(loss, x)] * jax.device_count()))
     given = (devices.everywhere(()), *rows)
     program = devices.compiled(function, (Along.ROWS, Along.ROWS))
-    found = executables.compiled(name, program, devices.shapes_of(given))(*given)
+    found = executable_cache.compiled(name, program, devices.shapes_of(given))(*given)
     return jax.tree.map(lambda x: x[0], jax.device_get(found))
 
 
@@ -107,7 +108,7 @@ def test_other_circumstances_are_other_programs(what: str, monkeypatch: pytest.M
         monkeypatch.setenv("XLA_FLAGS", os.environ["XLA_FLAGS"] + " --xla_cpu_enable_fast_math=1")
     elif what == "backend":
         monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    for known in (executables._source, executables._host):
+    for known in (executable_cache._source, executable_cache._host):
         known.cache_clear()
     before = jax.config.values["jax_default_matmul_precision"]
     try:
@@ -117,7 +118,7 @@ def test_other_circumstances_are_other_programs(what: str, monkeypatch: pytest.M
             made(Ipo(), x, never)
     finally:
         jax.config.update("jax_default_matmul_precision", before)
-        for known in (executables._source, executables._host):
+        for known in (executable_cache._source, executable_cache._host):
             known.cache_clear()
 
 
@@ -163,14 +164,14 @@ def trap(tmp_path_factory: pytest.TempPathFactory) -> Iterator[bytes]:
 def recompiled(x: np.ndarray) -> bool:
     """Whether a kept program is compiled anew, by XLA itself: jax's own cache is emptied first. What comes out is
     right."""
-    files = executables._files()
+    files = executable_cache._files()
     assert files is not None
     for file in files.cache.directory.parent.glob("*-cache"):
         file.unlink()
     jax.clear_caches()
-    with executables._FRESH:
+    with executable_cache._FRESH:
         np.testing.assert_array_equal(made(Ipo(beta=1.0), x)[1]["scaled"], x)
-    return executables._FRESH.count > 0
+    return executable_cache._FRESH.count > 0
 
 
 def program_file(directory: Path) -> Path:
@@ -274,10 +275,10 @@ def test_the_same_from_other_code_is_not_compiled_again(
     made(Ipo(), x)
     for file in directory.parent.glob("*-cache"):
         file.unlink()
-    monkeypatch.setattr(executables, "_source", lambda: "changed")
-    with executables._FRESH:
+    monkeypatch.setattr(executable_cache, "_source", lambda: "changed")
+    with executable_cache._FRESH:
         np.testing.assert_array_equal(made(Ipo(beta=1.0), x)[1]["scaled"], x)
-    assert executables._FRESH.count == 0
+    assert executable_cache._FRESH.count == 0
     assert len(list(directory.iterdir())) == 3
     np.testing.assert_array_equal(made(Ipo(beta=1.0), x, never)[1]["scaled"], x)
 
@@ -301,9 +302,9 @@ def test_nothing_is_kept_where_jax_does_not_tell_what_is_read(
     directory: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     x = np.arange(3, dtype=np.float32)
-    assert executables._read(jax.jit(lambda a, b: b + 1).lower(x, x)) == [1]
-    assert executables._read(object()) is None
-    monkeypatch.setattr(executables, "_read", lambda lowered: None)
+    assert executable_cache._read(jax.jit(lambda a, b: b + 1).lower(x, x)) == [1]
+    assert executable_cache._read(object()) is None
+    monkeypatch.setattr(executable_cache, "_read", lambda lowered: None)
     np.testing.assert_array_equal(made(Ipo(beta=1.0), x)[1]["scaled"], x)
     assert not directory.exists()
 
@@ -337,10 +338,10 @@ def test_shapes_are_worked_out_once() -> None:
         raise AssertionError("worked out again")
 
     by = (jax.eval_shape(Ipo), jax.ShapeDtypeStruct((2,), np.float32))
-    assert executables.worked_out("shapes", by, found) == found()
-    assert executables.worked_out("shapes", by, refuse) == found()
+    assert executable_cache.worked_out("shapes", by, found) == found()
+    assert executable_cache.worked_out("shapes", by, refuse) == found()
     with pytest.raises(AssertionError, match="again"):
-        executables.worked_out("other shapes", by, refuse)
+        executable_cache.worked_out("other shapes", by, refuse)
 
 
 OTHER_PROCESS = """
@@ -349,7 +350,7 @@ from sweeps import runtime
 runtime.configure()
 from sweeps import devices, executables
 from helpers import GROUNDED
-from testbed.ground import GroundConfig
+from testbed.stages.world_config import GroundConfig
 given = devices.shapes((GROUNDED[0].train, GroundConfig.of(GROUNDED[0])), 2)
 print(executables._address("program", "any", given))
 """

@@ -16,7 +16,7 @@ import pandas as pd
 import pytest
 from small_study import BASE
 
-from sweeps.store import Store
+from sweeps.store.store import Store
 
 pytestmark = pytest.mark.slow
 

@@ -12,12 +12,12 @@ import reference
 import tiny
 from helpers import cut, prompts, response, responses
 
-from testbed import weights
 from testbed.errors import InvalidInput
-from testbed.features import alone, features, one_by_one, truncated, words
-from testbed.heads import Head, HeadConfig, HeadProxy, measure
 from testbed.optimiser import FitConfig, OptimiserConfig
-from testbed.pretrained import Pretrained, exchanged, pretrained, renumbered, restored
+from testbed.policies import shared_weights
+from testbed.policies.features import alone, features, one_by_one, truncated, words
+from testbed.policies.pretrained import Pretrained, exchanged, pretrained, renumbered, restored
+from testbed.proxies.linear_head import Head, HeadConfig, HeadProxy, measure
 from testbed.types import Pair, Prompt, Response
 
 N = 24
@@ -124,17 +124,17 @@ def test_weights_are_left_out_and_put_back() -> None:
     arrays. What is not the checkpoint's stays."""
     whole, _ = tiny.loaded()
     for handle in (whole, whole.trunk(2), whole.configured(temperature=0.5).trunk(1)):
-        stored = weights.left_out((handle, handle, jnp.ones(2)))
+        stored = shared_weights.left_out((handle, handle, jnp.ones(2)))
         text = pickle.dumps(jax.device_get(stored))
         assert len(text) < 10_000
         found = restored(pickle.loads(text))
         assert jax.tree.structure(found[0]) == jax.tree.structure(handle)
         assert found[0].model.embedding is found[1].model.embedding is whole.model.embedding
         np.testing.assert_array_equal(found[2], [1.0, 1.0])
-        assert weights.size(stored) == weights.size((handle, handle)) + 2
-        assert len(weights.missing(stored)) == len(set(weights.missing(stored)))
+        assert shared_weights.size(stored) == shared_weights.size((handle, handle)) + 2
+        assert len(shared_weights.missing(stored)) == len(set(shared_weights.missing(stored)))
     moved = eqx.tree_at(lambda h: h.model.norm, whole, whole.model.norm + 1.0)
-    kept = weights.left_out(moved).model.norm
+    kept = shared_weights.left_out(moved).model.norm
     np.testing.assert_array_equal(kept, moved.model.norm)
 
 
@@ -145,19 +145,19 @@ def test_programs_share_weights() -> None:
     def use(model, x):
         return model, (model.embedding[0] * x, model.norm)
 
-    stored = weights.left_out(whole.model)
-    given = weights.Weights.of(weights.missing(stored))
-    shared = jax.jit(weights.sharing(use))
+    stored = shared_weights.left_out(whole.model)
+    given = shared_weights.Weights.of(shared_weights.missing(stored))
+    shared = jax.jit(shared_weights.sharing(use))
     same, (product, norm) = shared(given, stored, jnp.asarray(2.0))
-    assert weights.missing(same) == weights.missing(stored)
-    assert isinstance(norm, weights.Weight)
+    assert shared_weights.missing(same) == shared_weights.missing(stored)
+    assert isinstance(norm, shared_weights.Weight)
     np.testing.assert_allclose(product, 2 * whole.model.embedding[0], rtol=1e-6)
 
 
 def test_a_checkpoint_that_has_changed_is_refused() -> None:
     whole, _ = tiny.loaded()
     source = whole.source._replace(checksum="other")
-    old = weights.Weight(source, 0, whole.model.embedding.size)
+    old = shared_weights.Weight(source, 0, whole.model.embedding.size)
     with pytest.raises(InvalidInput, match="checkpoint tiny has changed since this was stored"):
         restored((old,))
 

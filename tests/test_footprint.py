@@ -8,11 +8,11 @@ import pytest
 from helpers import experiment
 from scripts import script
 
-from sweeps import devices, executables, programs
-from sweeps.plan import plan
+from sweeps.population import devices, executable_cache, programs
+from sweeps.population.plan import plan
 from sweeps.selection import Point
 from testbed.config import fingerprint, replace, replace_all
-from testbed.footprint import COPIES, footprint
+from testbed.estimates.memory import COPIES, footprint
 from testbed.lora import Lora
 
 FEWER = {"evaluation.prompts": 64, "evaluation.kl_prompts": 64}
@@ -52,7 +52,7 @@ def test_a_plan_predicts_the_memory_of_its_programs(
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
     ground = script("benchmarks/startup.py").ground(run)
     parts = programs.needed(chunk, ground).parts
-    sizes = [devices.needed_memory(executables.compiled(*part)) or 0 for part in parts]
+    sizes = [devices.needed_memory(executable_cache.compiled(*part)) or 0 for part in parts]
     assert sizes.index(max(sizes)) == ("training", "measuring").index(decisive)
     assert chunk.bytes / chunk.devices == pytest.approx(max(sizes), rel=within)
 

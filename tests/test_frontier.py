@@ -11,8 +11,8 @@ from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS, init_to_median
 from scipy import optimize, special, stats
 
-from analysis import frontier, hierarchy, posterior, sampler
-from analysis.calibration import Truth, simulate
+from analysis.curves import frontier, hierarchy, posterior, sampler
+from analysis.verdicts.calibration import Truth, simulate
 from sweeps.estimands import Unanswerable
 
 DESIGN = {"settings": 6, "evaluations": 8}

@@ -9,35 +9,35 @@ from pathlib import Path
 import pytest
 from test_cli import results as stored
 
-from sweeps import catalogue, index
+from sweeps.catalogue import families, listing
 
 
-@pytest.mark.parametrize("what", index.SOURCES)
+@pytest.mark.parametrize("what", listing.SOURCES)
 def test_what_is_kept_is_what_the_code_defines(what: str) -> None:
     """Else the list would be told from the file although the code says otherwise."""
-    kept = index.read()[what]
-    anew = json.loads(json.dumps(catalogue.members(what)))
-    assert kept["members"] == anew, "run: python -m sweeps.catalogue"
-    assert kept["sources"] == index.digest(what), "run: python -m sweeps.catalogue"
+    kept = listing.read()[what]
+    anew = json.loads(json.dumps(families.members(what)))
+    assert kept["members"] == anew, "run: python -m sweeps.catalogue.families"
+    assert kept["sources"] == listing.digest(what), "run: python -m sweeps.catalogue.families"
     assert len(anew) > 1
 
 
 def test_changed_sources_are_listed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that was written for other sources, or is damaged, is not believed."""
-    kept = index.read()
-    truth = index.listed("labelers")
+    kept = listing.read()
+    truth = listing.listed("labelers")
     kept["labelers"]["members"] = []
     file = tmp_path / "sweeps" / "catalogue.json"
     shutil.copytree("envs/labelers", tmp_path / "envs" / "labelers")
     file.parent.mkdir()
     file.write_text(json.dumps(kept), encoding="utf-8")
-    monkeypatch.setattr(index, "FILE", file)
-    assert index.listed("labelers") == []
+    monkeypatch.setattr(listing, "FILE", file)
+    assert listing.listed("labelers") == []
     edited = tmp_path / "envs" / "labelers" / "annotators.py"
     edited.write_text(edited.read_text(encoding="utf-8") + "\n", encoding="utf-8")
-    assert index.listed("labelers") == truth
+    assert listing.listed("labelers") == truth
     file.write_text("{", encoding="utf-8")
-    assert index.listed("labelers") == truth
+    assert listing.listed("labelers") == truth
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     "command",
     [
-        *(["list", what] for what in index.SOURCES),
+        *(["list", what] for what in listing.SOURCES),
         ["list", "--json"],
         ["completion", "bash"],
         ["completion", "zsh"],

@@ -28,11 +28,11 @@ from helpers import (
     sum_reward,
 )
 
-from analysis import inspect as page
+from analysis.site import inspection as page
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
-from sweeps import catalogue, cli, inspection, runtime
-from sweeps.grounds import Grounds
+from sweeps import cli, inspection, runtime
+from sweeps.catalogue import families
 from sweeps.inspection import (
     BEST,
     BEST_OF,
@@ -47,11 +47,12 @@ from sweeps.inspection import (
     WRITERS,
     Inspection,
 )
+from sweeps.population.world_builder import Grounds
 from sweeps.study import load_study
 from testbed.cache import Cache
 from testbed.environment import World
 from testbed.errors import InvalidInput
-from testbed.ground import GroundConfig
+from testbed.stages.world_config import GroundConfig
 from testbed.types import Prompt, Response
 
 NET = "TransformerConfig(width=8, layers=1, heads=2, key_value_heads=1)"
@@ -337,19 +338,19 @@ def test_an_unreachable_dial_is_told() -> None:
 
 
 def test_catalogue_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
-    (ipo,) = (entry for entry in catalogue.entries("losses") if entry.name == "Ipo")
+    (ipo,) = (entry for entry in families.entries("losses") if entry.name == "Ipo")
     assert ipo.citation == "Azar et al. 2023, arXiv 2310.12036, eq. 17"
     assert ipo.formula.startswith("(h - 1/(2 beta))^2")
     beta, averaged = ipo.parameters
     assert (beta.name, beta.default, beta.admits) == ("beta", "0.1", "> 0")
     assert beta.meaning.startswith("strength of the KL regularisation")
     assert (averaged.default, averaged.admits) == ("false", "true or false")
-    assert catalogue.cited("f(x) (A 2020, eq. (3)).") == ("f(x)", "A 2020, eq. (3)")
-    assert catalogue.cited("f(x) (twice).") == ("f(x) (twice).", "")
-    for what in catalogue.FAMILIES:
+    assert families.cited("f(x) (A 2020, eq. (3)).") == ("f(x)", "A 2020, eq. (3)")
+    assert families.cited("f(x) (twice).") == ("f(x) (twice).", "")
+    for what in families.FAMILIES:
         assert cli.main(["list", what]) == 0
         out = capsys.readouterr().out
-        for entry in catalogue.entries(what):
+        for entry in families.entries(what):
             assert f"\n{entry.name}  " in f"\n{out}"
             assert all(parameter.name in out for parameter in entry.parameters)
 
@@ -357,7 +358,7 @@ def test_catalogue_by_hand(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("what", ["losses", "methods", "sources", "references"])
 def test_what_runs_are_made_of_is_documented(what: str) -> None:
     """Formula and citation where there is one to give, every field with its meaning, every number with its range."""
-    for entry in catalogue.entries(what):
+    for entry in families.entries(what):
         assert entry.formula, entry.name
         if what in ("losses", "methods"):
             assert entry.citation, f"{entry.name}: the first paragraph must end with its citation"

@@ -175,7 +175,7 @@ import logging, sys, time, warnings
 from sweeps import terminal
 with terminal.streams():
     logging.basicConfig(format="%(message)s")
-    from sweeps.progress import TerminalDisplay, display
+    from sweeps.console.progress import TerminalDisplay, display
     with display(4, 400, terminal.console()) as bar:
         assert isinstance(bar, TerminalDisplay)
         for number in range(3):

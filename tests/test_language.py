@@ -13,19 +13,21 @@ import text_runs
 import tiny
 from helpers import Silence
 
-from sweeps import cli, conversation, pace, population, slots
-from sweeps.grounds import Grounds
-from sweeps.plan import Chunk, Layout, plan
-from sweeps.store import FACTS
+from sweeps import cli, conversation, throttle
+from sweeps.population import chunk_runner, host
+from sweeps.population.plan import Chunk, Layout, plan
+from sweeps.population.run_checkpoints import Underway
+from sweeps.population.world_builder import Grounds
+from sweeps.store.store import FACTS
 from sweeps.study import Point
-from sweeps.underway import Underway
-from testbed import config, metrics, train, weights
+from testbed import config, metrics, train
 from testbed.cache import Cache
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
-from testbed.ground import Ground, GroundConfig
-from testbed.pretrained import restored
+from testbed.policies import shared_weights
+from testbed.policies.pretrained import restored
 from testbed.sources.offline import Offline
+from testbed.stages.world_config import Ground, GroundConfig
 from testbed.streams import Stream, stream
 
 
@@ -65,7 +67,7 @@ def chunk(points: list[Point], seconds: float | None = None) -> Chunk:
 def done(cache: Path) -> dict[str, np.ndarray]:
     """The rows of all runs, in one go."""
     found: list[Any] = []
-    population.execute(plan([point(run) for run in runs(cache)]), found.append, Silence())
+    host.execute(plan([point(run) for run in runs(cache)]), found.append, Silence())
     names = set(found[0]).intersection(*found)
     return {name: np.concatenate([rows[name] for rows in found]) for name in names}
 
@@ -101,7 +103,7 @@ def test_rows_are_those_of_the_training_loop(cache: Path, which: int) -> None:
         )
     assert mine["kl"][0] == 0.0 < mine["kl"][-1]
     assert mine["win_rate"][0] == pytest.approx(0.5, abs=0.35)
-    assert mine[f"{FACTS}parameters"][0] == weights.size(ground.sft)
+    assert mine[f"{FACTS}parameters"][0] == shared_weights.size(ground.sft)
 
 
 def test_nothing_that_is_stored_holds_weights(cache: Path) -> None:
@@ -113,7 +115,7 @@ def test_nothing_that_is_stored_holds_weights(cache: Path) -> None:
             assert getattr(leaf, "shape", ()) != tiny.loaded()[0].model.embedding.shape
             assert np.size(leaf) < 8 * biggest
     start = grounds(cache).made(GroundConfig.of(runs(cache)[0]))["start"]
-    assert len(weights.missing(start)) == len(jax.tree.leaves(tiny.loaded()[0].model))
+    assert len(shared_weights.missing(start)) == len(jax.tree.leaves(tiny.loaded()[0].model))
 
 
 def test_golden_rewards_keep_their_own_scale(cache: Path) -> None:
@@ -142,20 +144,20 @@ def test_a_run_goes_on_at_the_step_where_it_was(
     cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Interrupted in the third step and in the fifth, it measures the very same, to the last bit."""
-    monkeypatch.setattr(slots, "SAVE_SECONDS", 0.0)
-    monkeypatch.setattr(pace, "SHARE", 1e9)
+    monkeypatch.setattr(chunk_runner, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(throttle, "SHARE", 1e9)
     points = [point(run) for run in runs(cache)[:2]]
-    undisturbed = population.run_chunk(chunk(points), grounds(cache), Silence()).rows
+    undisturbed = host.run_chunk(chunk(points), grounds(cache), Silence()).rows
     slow = chunk(points, seconds=1e6)
     seen = []
     # The second is told of two runs that go on, before it is told of steps.
     for times in (3, 2 + 3):
         with pytest.raises(KeyboardInterrupt):
-            population.run_chunk(slow, grounds(cache), Interrupted(times))
+            host.run_chunk(slow, grounds(cache), Interrupted(times))
         paused = [Underway().paused(p) for p in points]
         seen += [(one.index, one.done) for one in paused if one is not None]
     assert seen == [(1, 2), (1, 2), (2, 1), (2, 1)]
-    rows = population.run_chunk(slow, grounds(cache), Silence()).rows
+    rows = host.run_chunk(slow, grounds(cache), Silence()).rows
     assert rows.keys() == undisturbed.keys()
     for name in rows:
         np.testing.assert_array_equal(rows[name], undisturbed[name], err_msg=name)

@@ -12,10 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_tensorboard import HEADER, events, hparams, logs, table, write
 
-from sweeps import mirror, tensorboard
-from sweeps.file_names import MOST_BYTES, figure_stem, file_name, stem, study_stem
-from sweeps.log_names import labels, run_labels
-from sweeps.tensorboard import Logged, More
+from sweeps.store.file_names import MOST_BYTES, figure_stem, file_name, stem, study_stem
+from sweeps.tensorboard import refresh, writer
+from sweeps.tensorboard.tags import labels, run_labels
+from sweeps.tensorboard.writer import Logged, More
 
 LONG = [f"{'Flips(labeler=' * depth}x{')' * depth}" for depth in (16, 17, 18)]
 #: Values of one path that the names of before could not tell apart, or could not hold.
@@ -145,7 +145,7 @@ def test_names_are_written_beside_what_they_stand_for(tmp_path: Path, kind: str)
 def test_studies_have_directories_of_their_own(tmp_path: Path) -> None:
     names = ["a b", "a_b", "../x", "n" * 300, "Gap", "gap"]
     studies = [Logged(table(rates=1), HEADER | {"study": name}) for name in names]
-    tensorboard.write(studies, tmp_path, More(hparams=True))
+    writer.write(studies, tmp_path, More(hparams=True))
     root = tmp_path / "tensorboard"
     places = {name.partition("/")[0] for name in logs(root / "summary")}
     expect_names(sorted(places))
@@ -174,7 +174,7 @@ def test_figures_are_those_of_their_study(tmp_path: Path) -> None:
     for name in names:
         path = folder / f"{figure_stem(name, 'curves')}.png"
         path.write_bytes(b"" if name == "cut" else png)
-    found = mirror.figures(tmp_path, names)
+    found = refresh.figures(tmp_path, names)
     assert {name: [path.name for path in own] for name, own in found.items()} == {
         "gap": ["gap-curves.png"],
         "gap-noisy": ["gap-noisy-curves.png"],

@@ -32,32 +32,33 @@ from test_arithmetic import products
 from training import KEY, RATE, STEPS, go, plan, same
 
 from envs.labelers.bradley_terry import BradleyTerry
-from sweeps import population
-from sweeps.plan import Chunk, Layout
+from sweeps.population import host
+from sweeps.population.plan import Chunk, Layout
 from sweeps.study import Point
-from testbed import config, decode, logprob, metrics, recorded, train
-from testbed.arithmetic import PRECISIONS, LowRank, Precision
+from testbed import config, decode, logprob, metrics, train
 from testbed.cache import Cache
 from testbed.config import members, replace
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
-from testbed.ground import GroundConfig
 from testbed.lora import TARGETS, Lora, adapted, merged, shapes
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
+from testbed.nn.matmul import PRECISIONS, LowRank, Precision
 from testbed.optimiser import OptimiserConfig
+from testbed.policies.trainable import rebuilt, trained
 from testbed.preference import GoldenPreference
-from testbed.recorded import Given, Recorded
-from testbed.references import Averaged, Refreshed
-from testbed.sources.base import AbstractSource, Supply
+from testbed.recorded_runs import recorded_run
+from testbed.recorded_runs.recorded_run import Given, Recorded
+from testbed.references.base import Averaged, Refreshed
+from testbed.source import AbstractSource, Supply
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.sources.record import Record
 from testbed.sources.replay import Replay
 from testbed.sources.snapshot import Snapshot
+from testbed.stages.world_config import GroundConfig
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
-from testbed.trained import rebuilt, trained
 from testbed.transformer import Transformer, TransformerConfig
 
 SOURCES = members(AbstractSource, AbstractSource.family)
@@ -205,7 +206,7 @@ def prepared(kind: type) -> Supply:
     """What a source of this kind draws on."""
     plain = given()
     run = OnlineRun(Ipo(beta=0.1), RATE, STEPS, BATCH)
-    made = jax.jit(recorded.make)(Recorded(run), plain, GoldenPreference(world()), KEY)
+    made = jax.jit(recorded_run.make)(Recorded(run), plain, GoldenPreference(world()), KEY)
     parts = Given(plain, made, world(), BradleyTerry(), KEY)
     found, _ = jax.jit(lambda source, parts: source.prepare(parts))(kind(), parts)
     return Supply(plain.data, plain.reference, plain.teacher, found)
@@ -280,7 +281,7 @@ def test_a_study_measures_adapters_with_the_weights_of_their_world() -> None:
     )
     assert sum(x.size for x in jax.tree.leaves(trained(ground.sft))) == 2 * (16 + 16) + 2 * (16 + 8)
     chunk = Chunk(tuple(points), (owner,), (0, 0), Layout(2, 1), 0, 2, False, None)
-    rows = population.run_chunk(chunk, standing, Silence()).rows
+    rows = host.run_chunk(chunk, standing, Silence()).rows
     np.testing.assert_array_equal(rows["kl"][rows["step"] == 0], 0.0)
     assert np.all(rows["kl"][rows["step"] == 6] > 0.0)
     key = stream(jax.random.key(0), Stream.TRAINING)

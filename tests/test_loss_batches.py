@@ -17,7 +17,7 @@ from testbed.losses.dpo import Dpo
 from testbed.losses.kto import Kto
 from testbed.losses.slic import Slic
 from testbed.preference import AbstractPreference
-from testbed.sources.base import Batch, Dataset, Ledger, Supply
+from testbed.source import Batch, Dataset, Ledger, Supply
 from testbed.types import Pair, Prompt, Response
 
 N = 6

@@ -15,6 +15,7 @@ import reference_losses
 from helpers import scored_pair
 
 from testbed.config import members
+from testbed.config.ranges import Range, admitted
 from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss, Extra, ScoredPair
 from testbed.losses.best_of_two import BestOfTwo
@@ -32,7 +33,6 @@ from testbed.losses.simpo import SimPo
 from testbed.losses.slic import Slic
 from testbed.losses.sppo import Sppo
 from testbed.losses.weighted_sft import WeightedSft
-from testbed.ranges import Range, admitted
 from testbed.types import PairScores
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

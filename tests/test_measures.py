@@ -15,21 +15,23 @@ from training import STEPS, made
 from envs.enumerable import Enumerable
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.labelers.skips import Skips
-from testbed import cost, exact, metrics
+from testbed import metrics
 from testbed.cache import Cache
-from testbed.enumeration import all_prompts, all_responses, prompt_index, response_index
 from testbed.errors import InvalidInput
+from testbed.estimates import flops
+from testbed.estimates.memory import footprint
+from testbed.exact import quantities
+from testbed.exact.enumeration import all_prompts, all_responses, prompt_index, response_index
 from testbed.experiment import EvaluationConfig
-from testbed.footprint import footprint
-from testbed.ground import Ground, GroundConfig
 from testbed.losses.ipo import Ipo
 from testbed.methods.rloo import Rloo
-from testbed.recorded import Recorded
-from testbed.recording import WINDOW, WINDOWS
-from testbed.sources.base import Supply
+from testbed.recorded_runs.pair_stream import WINDOW, WINDOWS
+from testbed.recorded_runs.recorded_run import Recorded
+from testbed.source import Supply
 from testbed.sources.online import Online
 from testbed.sources.replay import Replay
-from testbed.stages import fingerprints
+from testbed.stages.stages import fingerprints
+from testbed.stages.world_config import Ground, GroundConfig
 from testbed.train import OnlineRun
 from testbed.transformer import TransformerConfig
 
@@ -132,7 +134,7 @@ TINY = Enumerable(
 )
 PROMPTS, RESPONSES = all_prompts(3, 2), all_responses(3, 3)
 BETA, TEMPERATURE = 0.3, 0.8
-log_table = jax.jit(exact.log_table)
+log_table = jax.jit(quantities.log_table)
 
 
 def listed(**changes: Any) -> Any:
@@ -157,7 +159,7 @@ def rewards_and_writers(run: Any) -> tuple[np.ndarray, np.ndarray]:
     world = built(run).world
     tables = jax.jit(
         lambda w: [
-            exact.tabulate(function, PROMPTS, RESPONSES)
+            quantities.tabulate(function, PROMPTS, RESPONSES)
             for function in (w.reward, w.writers.log_likelihood)
         ]
     )
@@ -293,12 +295,12 @@ def test_what_cannot_be_measured_is_refused(settings: dict, said: str) -> None:
 def test_what_is_measured_is_counted() -> None:
     run, recorded = experiment(), Recorded(OnlineRun(Ipo(), steps=6, batch_size=8))
     more = experiment(evaluation__stream=recorded)
-    scoring = 2 * WINDOWS * WINDOW * cost.score(run)
-    assert cost.flops(more).evaluation - cost.flops(run).evaluation == pytest.approx(scoring)
+    scoring = 2 * WINDOWS * WINDOW * flops.score(run)
+    assert flops.flops(more).evaluation - flops.flops(run).evaluation == pytest.approx(scoring)
     assert footprint(more) > footprint(run)
     exactly, not_ = listed(), listed(evaluation__optimum_beta=None)
-    scoring = len(PROMPTS.length) * len(RESPONSES.length) * cost.score(exactly, 1)
-    assert cost.flops(exactly).evaluation - cost.flops(not_).evaluation == pytest.approx(scoring)
+    scoring = len(PROMPTS.length) * len(RESPONSES.length) * flops.score(exactly, 1)
+    assert flops.flops(exactly).evaluation - flops.flops(not_).evaluation == pytest.approx(scoring)
 
 
 def test_a_supply_has_the_teacher_it_is_asked_for() -> None:

@@ -14,7 +14,7 @@ from test_arithmetic import products
 from testbed import decode, logprob
 from testbed.config import replace
 from testbed.lora import Lora, adapted
-from testbed.trained import rebuilt, trained
+from testbed.policies.trainable import rebuilt, trained
 from testbed.transformer import Transformer, TransformerConfig
 
 #: XLA's CPU backend orders operations so that most can run at once, and begins to compute blocks again long before they

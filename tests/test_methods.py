@@ -42,13 +42,13 @@ from testbed.methods.ppo import Ppo, estimated, whitened
 from testbed.methods.reinforce import Reinforce
 from testbed.methods.rloo import Rloo
 from testbed.methods.xpo import Xpo
-from testbed.mixture import Geometric, mix
 from testbed.objective import AbstractObjective
 from testbed.optimiser import OptimiserConfig
-from testbed.sources.base import Ledger
+from testbed.policies.geometric_mixture import Geometric, mix
+from testbed.policies.tabular import Tabular
+from testbed.source import Ledger
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
-from testbed.tabular import Tabular
 from testbed.train import TrainConfig
 from testbed.types import Response
 

@@ -20,9 +20,9 @@ from test_tokens import sentencepiece, wordpiece
 
 from envs import prompts
 from envs.prompts import Form
-from testbed import pretrained
 from testbed.errors import InvalidInput
 from testbed.llm.tokenizer import Tokenizer
+from testbed.policies import pretrained
 
 HERE = Path(__file__).parent
 LLAMA = HERE / "checkpoints" / "llama"

@@ -28,18 +28,18 @@ from envs.labelers.flips import Flips
 from sweeps import cli, contracts
 from sweeps.contracts.samples import MadeUpEvidence
 from sweeps.estimands import Estimand, Unanswerable
-from sweeps.rules import Draws, Rule
+from sweeps.rules.base import Draws, Rule
 from sweeps.studies import gap
 from testbed.config import replace
+from testbed.config.ranges import hyper
 from testbed.environment import AbstractGolden, AbstractTask, AbstractWriters, World
 from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss
 from testbed.methods.reinforce import Reinforce
 from testbed.optimiser import FitConfig
 from testbed.preference import AbstractLabeler, decided
-from testbed.proxies import AbstractProxy, AbstractProxyConfig, Reading, cross_entropy
-from testbed.ranges import hyper
-from testbed.references import AbstractReference
+from testbed.proxies.base import AbstractProxy, AbstractProxyConfig, Reading, cross_entropy
+from testbed.references.base import AbstractReference
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.types import Response
@@ -51,7 +51,7 @@ import jax.numpy as jnp
 
 from sweeps.studies import gap
 from testbed.losses.base import AbstractLoss, ScoredPair
-from testbed.ranges import hyper
+from testbed.config.ranges import hyper
 
 
 class Square(AbstractLoss):

@@ -14,8 +14,8 @@ from test_cli import results as stored
 
 from envs.text import Text
 from sweeps import cli, runtime
-from sweeps.store import Store
-from testbed import llm, places
+from sweeps.store.store import Store
+from testbed import llm, paths
 from testbed.errors import InvalidInput
 
 
@@ -40,17 +40,17 @@ def homeless(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_paths_are_absolute_and_expanded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", "/home/somebody")
-    assert places.given("gap:noisy", "--out") == tmp_path / "gap:noisy"
-    assert places.given(Path("a/b"), "--out") == tmp_path / "a" / "b"
-    assert places.given("~/x", "--out") == Path("/home/somebody/x")
-    assert places.given("~nobody-has-this-name/x", "--out") == tmp_path / "~nobody-has-this-name/x"
+    assert paths.given("gap:noisy", "--out") == tmp_path / "gap:noisy"
+    assert paths.given(Path("a/b"), "--out") == tmp_path / "a" / "b"
+    assert paths.given("~/x", "--out") == Path("/home/somebody/x")
+    assert paths.given("~nobody-has-this-name/x", "--out") == tmp_path / "~nobody-has-this-name/x"
     for path, said in (
         ("", "--out is empty"),
         ("a\0b", "null byte"),
         ("x" * 300, "File name too long"),
     ):
         with pytest.raises(InvalidInput, match=said):
-            places.given(path, "--out")
+            paths.given(path, "--out")
 
 
 def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -59,21 +59,21 @@ def test_a_working_directory_that_is_gone(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.chdir(gone)
     gone.rmdir()
     with pytest.raises(InvalidInput, match="the working directory is gone"):
-        places.given("results", "--out")
-    assert places.given("/results", "--out") == Path("/results")
-    assert places.shortened("nothing changes") == "nothing changes"
+        paths.given("results", "--out")
+    assert paths.given("/results", "--out") == Path("/results")
+    assert paths.shortened("nothing changes") == "nothing changes"
 
 
 def test_paths_are_shown_from_the_working_directory_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    assert places.shown(tmp_path / "a b" / "c") == "a b/c"
-    assert places.shown(tmp_path / "-q") == "./-q"
-    assert places.shown(tmp_path) == "."
-    assert places.shown(Path("/elsewhere")) == "/elsewhere"
+    assert paths.shown(tmp_path / "a b" / "c") == "a b/c"
+    assert paths.shown(tmp_path / "-q") == "./-q"
+    assert paths.shown(tmp_path) == "."
+    assert paths.shown(Path("/elsewhere")) == "/elsewhere"
     text = f"{tmp_path}/out holds, /other{tmp_path}/out, {tmp_path}2/out"
-    assert places.shortened(text) == f"out holds, /other{tmp_path}/out, {tmp_path}2/out"
+    assert paths.shortened(text) == f"out holds, /other{tmp_path}/out, {tmp_path}2/out"
 
 
 def test_the_cache_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -84,15 +84,15 @@ def test_the_cache_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         ("", tmp_path / ".cache" / "alignment-testbed"),
     ):
         monkeypatch.setenv("TESTBED_CACHE", chosen)
-        assert places.cache_directory() == found
+        assert paths.cache_directory() == found
 
 
 @pytest.mark.usefixtures("homeless")
 def test_without_a_home_the_cache_must_be_named() -> None:
     with pytest.raises(InvalidInput, match="set TESTBED_CACHE to a directory"):
-        places.cache_directory()
+        paths.cache_directory()
     with pytest.raises(InvalidInput, match="~ in '~/x' cannot be replaced, because HOME is not"):
-        places.expanded("~/x")
+        paths.expanded("~/x")
 
 
 def test_home_in_checkpoint_and_prompts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -130,9 +130,9 @@ def test_results_in_directories_with_odd_names(
         importlib.util, "find_spec", lambda name: None if name == "tensorboard" else find(name)
     )
     out = f"./{name}" if name.startswith("-") else name
-    stored(places.given(out, "--out"))
+    stored(paths.given(out, "--out"))
     assert cli.main(["status", out, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["directory"] == places.shown(tmp_path / name)
+    assert json.loads(capsys.readouterr().out)["directory"] == paths.shown(tmp_path / name)
     assert cli.main(["report", out, "--format", "json"]) == 0
     assert cli.main(["export", out, "--out", "t:able.parquet"]) == 0
     assert Path("t:able.parquet").stat().st_size > 0

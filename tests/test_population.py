@@ -16,24 +16,26 @@ from helpers import GROUNDED, Silence, built, cache_directory, experiment, groun
 from jax.experimental.compilation_cache import compilation_cache
 
 from envs.enumerable import Enumerable
-from sweeps import devices, executables, population, programs, runtime
-from sweeps import plan as planning
-from sweeps.grounds import Grounds
-from sweeps.plan import Chunk, Layout, compile_key, plan
+from sweeps import runtime
+from sweeps.population import devices, executable_cache, host, programs
+from sweeps.population import plan as planning
+from sweeps.population.plan import Chunk, Layout, compile_key, plan
+from sweeps.population.world_builder import Grounds
 from sweeps.study import Point
-from testbed import config, logprob, metrics, stages, train
+from testbed import config, logprob, metrics, train
 from testbed.cache import Cache
 from testbed.errors import InvalidInput
+from testbed.estimates.memory import footprint
 from testbed.experiment import Experiment
-from testbed.footprint import footprint
-from testbed.ground import GroundConfig
 from testbed.losses.dpo import Dpo
-from testbed.recorded import Recorded
-from testbed.sources.base import AbstractSource
+from testbed.recorded_runs.recorded_run import Recorded
+from testbed.source import AbstractSource
 from testbed.sources.generated import Generated
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.sources.replay import Replay
+from testbed.stages import stages
+from testbed.stages.world_config import GroundConfig
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 
@@ -64,7 +66,7 @@ def chunk(runs: list[Point], rows: int = 2, lanes: int = 2, stacks: bool = False
 
 def taken(made: Chunk, standing: Any, progress: Any) -> tuple[list[dict[str, Any]], int]:
     """The rows of a chunk one by one, and how many of its runs diverged."""
-    outcome = population.run_chunk(made, standing, progress)
+    outcome = host.run_chunk(made, standing, progress)
     assert outcome.seconds > 0
     return one_by_one(outcome.rows), outcome.diverged
 
@@ -81,7 +83,7 @@ def stacked() -> tuple[list[dict[str, Any]], int, Silence]:
 
 @functools.cache
 def alone(which: int) -> list[dict[str, float]]:
-    """One run by itself on one device: the training loop and the evaluation, without `sweeps.population`."""
+    """One run by itself on one device: the training loop and the evaluation, without `sweeps.population.host`."""
     run = points()[which].experiment
     ground = grounds()[GroundConfig.of(run)]
     key = stream(jax.random.key(run.seed), Stream.TRAINING)
@@ -195,7 +197,7 @@ def test_a_plan_runs_to_its_rows() -> None:
     [row] = made.describe()
     assert (row["runs"], row["steps"], row["worlds x runs"]) == (3, 6, "2 x 2")
     progress, delivered = Silence(), []
-    spent = population.execute(made, delivered.append, progress)
+    spent = host.execute(made, delivered.append, progress)
     assert not any("building" in text for text in progress.stages)
     assert (progress.runs, progress.diverged, progress.steps) == (3, 1, 18)
     assert spent.bytes > 0 == spent.shrunk
@@ -219,7 +221,7 @@ def fresh_programs(tmp_path: Path) -> Iterator[None]:
 def test_programs_are_found_without_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process, as it were, traces neither training nor measuring, and finds the same to the last bit."""
     made, delivered = plan(points()), []
-    population.execute(made, delivered.append, Silence())
+    host.execute(made, delivered.append, Silence())
 
     def refuse(*_: Any) -> Any:
         raise AssertionError("traced")
@@ -229,7 +231,7 @@ def test_programs_are_found_without_tracing(monkeypatch: pytest.MonkeyPatch) -> 
     for program in (programs.training_program, programs.measuring_program):
         program.cache_clear()
     try:
-        population.execute(made, delivered.append, Silence())
+        host.execute(made, delivered.append, Silence())
     finally:
         for program in (programs.training_program, programs.measuring_program):
             program.cache_clear()
@@ -254,10 +256,10 @@ def test_a_device_that_runs_out_of_memory_is_given_less(monkeypatch: pytest.Monk
     made = plan(points())
     [two] = made.chunks
     parts = programs.needed(two, grounds()[two.grounds[0]]).parts
-    needed = max(devices.needed_memory(executables.compiled(*part)) or 0 for part in parts)
+    needed = max(devices.needed_memory(executable_cache.compiled(*part)) or 0 for part in parts)
     monkeypatch.setenv(devices.LIMIT, str(needed - 1))
     progress, delivered = Silence(), []
-    spent = population.execute(made, delivered.append, progress)
+    spent = host.execute(made, delivered.append, progress)
     assert spent.shrunk == 1
     assert any("out of memory: 2 instead of 4 runs" in text for text in progress.stages)
     assert 0 < spent.bytes / 2 < needed
@@ -265,7 +267,7 @@ def test_a_device_that_runs_out_of_memory_is_given_less(monkeypatch: pytest.Monk
     expect_rows(delivered, stacked()[0])
     monkeypatch.setenv(devices.LIMIT, "10kB")
     with pytest.raises(InvalidInput, match="too little memory for one run of online"):
-        population.execute(made, delivered.append, progress)
+        host.execute(made, delivered.append, progress)
 
 
 def test_errors_of_memory_are_told_from_others() -> None:
@@ -274,9 +276,9 @@ def test_errors_of_memory_are_told_from_others() -> None:
             raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.")
 
     with pytest.raises(devices.OutOfMemory, match="12 bytes"):
-        population.run_chunk(chunk(points()), Failing(), Silence())
+        host.run_chunk(chunk(points()), Failing(), Silence())
     with pytest.raises(KeyError):
-        population.run_chunk(chunk(points()), {}, Silence())
+        host.run_chunk(chunk(points()), {}, Silence())
 
 
 @pytest.mark.parametrize("text", ["", "lots", "-3", "0", "6 XB"])
@@ -364,7 +366,7 @@ def test_steps_of_a_chunk_that_ran_out_of_memory_do_not_count() -> None:
         layout=Layout(2, 1),
     )
     with pytest.raises(devices.OutOfMemory):
-        population.run_chunk(two, Full(progress), progress)
+        host.run_chunk(two, Full(progress), progress)
     assert progress.steps == 0
 
 
@@ -509,13 +511,13 @@ def test_a_stage_s_program_is_made_once_for_all_worlds(
 ) -> None:
     """Three worlds on two devices are two batches; that nothing is kept on disk makes no difference."""
     names: list[str] = []
-    compile_one = executables.compiled
+    compile_one = executable_cache.compiled
 
     def counted(name: str, *arguments: Any) -> Any:
         names.append(name)
         return compile_one(name, *arguments)
 
-    monkeypatch.setattr(executables, "compiled", counted)
+    monkeypatch.setattr(executable_cache, "compiled", counted)
     configs = [GroundConfig.of(config.replace(GROUNDED[0], "seed", seed)) for seed in range(3)]
     Grounds(Cache(tmp_path), Silence()).prepare(configs, {"material", "world"})
     assert names == ["world"]

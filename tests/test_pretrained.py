@@ -11,10 +11,11 @@ import pytest
 import safetensors.numpy
 from test_cost import weighted
 
-from testbed import config, cost, decode, logprob
+from testbed import config, decode, logprob
 from testbed.errors import InvalidInput
+from testbed.estimates import flops
 from testbed.llm import load
-from testbed.positions import Llama3Scaling
+from testbed.nn.rotary import Llama3Scaling
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Prompt
 
@@ -134,12 +135,12 @@ def test_parameters_and_operations_are_counted_exactly(name: str) -> None:
     assert jax.tree.structure(drawn) == jax.tree.structure(model)
     assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, model)
     program = jax.make_jaxpr(lambda m: m(jnp.zeros(rows, jnp.int32)))(model)
-    assert weighted(program.jaxpr) == cost.forward(shape, rows, 0, vocabulary)
+    assert weighted(program.jaxpr) == flops.forward(shape, rows, 0, vocabulary)
 
 
 def test_attention_is_counted_by_the_width_of_the_heads() -> None:
     shape = TransformerConfig(width=8, layers=3, heads=2, key_value_heads=1, head_width=10)
-    difference = cost.forward(shape, 5, 7) - cost.forward(shape, 5, 0)
+    difference = flops.forward(shape, 5, 7) - flops.forward(shape, 5, 0)
     assert difference == 2 * 3 * 5 * 2 * 7 * 20
 
 

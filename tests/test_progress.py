@@ -7,7 +7,7 @@ from IPython.core.interactiveshell import InteractiveShell
 from IPython.utils.capture import capture_output
 from rich.console import Console
 
-from sweeps.progress import LogDisplay, Meter, NotebookDisplay, display
+from sweeps.console.progress import LogDisplay, Meter, NotebookDisplay, display
 
 
 class Clock:

@@ -9,7 +9,7 @@ import reference
 from helpers import SHALLOW, TIME, VOCABULARY, cut, pairs, prompts
 
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
-from testbed.proxies import AbstractProxy, PairwiseProxy, PointwiseProxy, ProxyConfig
+from testbed.proxies.base import AbstractProxy, PairwiseProxy, PointwiseProxy, ProxyConfig
 from testbed.types import END_TOKEN, Pair, Response
 
 N = 24

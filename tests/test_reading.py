@@ -20,11 +20,12 @@ from small_study import results_of_tiny
 
 import sweeps
 from analysis import comparison, report
-from sweeps import cli, columns, completion, files, header, pulse, runtime
-from sweeps.blocks import ANSWERS, COUNTS, METRICS, TEXTS
-from sweeps.progress import LogDisplay
+from sweeps import cli, completion, runtime
+from sweeps.console.progress import LogDisplay
 from sweeps.standing import Count, status
-from sweeps.store import Store
+from sweeps.store import columns, files, heartbeat, metadata
+from sweeps.store.parquet import ANSWERS, COUNTS, METRICS, TEXTS
+from sweeps.store.store import Store
 from testbed.errors import InvalidInput, Unfinished
 from testbed.metrics import SHOWN
 
@@ -82,7 +83,7 @@ def test_complete_results(made: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert [(arm["arm"], arm["stored"]) for arm in study["arms"]] == [("near", 4), ("far", 4)]
     assert "8 of 8 runs are stored" in said(capsys, "status", out)
     assert said(capsys, "status", out, "--quiet") == ""
-    assert json.loads((made / "out" / pulse.FILE).read_text())["state"] == "finished"
+    assert json.loads((made / "out" / heartbeat.FILE).read_text())["state"] == "finished"
     assert "far" in sweeps.status(out)._repr_html_()
 
 
@@ -100,7 +101,7 @@ def test_lacking_runs_and_how_the_last_command_ended(
         told = {"state": state, "studies": ["tiny"], "begun": 1.0, "written": 2.0, "left": 65.0}
         told |= {"stage": "training"}
         told |= {"problem": "no worker", "failed": [min(lost)]} if state == "failed" else {}
-        (copy / pulse.FILE).write_text(json.dumps(told))
+        (copy / heartbeat.FILE).write_text(json.dumps(told))
         text = said(capsys, "status", str(copy), "--verbose", code=1)
         for part in ("5 of 8 runs are stored", words.partition(":")[0], "about 1:05 of runs"):
             # Where the path of the results is long, lines are broken.
@@ -110,7 +111,7 @@ def test_lacking_runs_and_how_the_last_command_ended(
         found = sweeps.status(copy)
         assert found.total.lacking == lost
         assert found.total.failed == (frozenset({min(lost)}) if state == "failed" else frozenset())
-    (copy / pulse.FILE).write_text("{")
+    (copy / heartbeat.FILE).write_text("{")
     assert sweeps.status(copy).state == "stopped"
 
 
@@ -123,13 +124,13 @@ def test_a_command_at_work_is_seen_and_not_disturbed(copy: Path) -> None:
         now = time.time()
         told = {"state": "running", "studies": ["tiny"], "begun": now - 60, "written": now - 5}
         told |= {"left": 65.0, "rate": 3.0, "stage": "chunk 1 of 2"}
-        (copy / pulse.FILE).write_text(json.dumps(told))
+        (copy / heartbeat.FILE).write_text(json.dumps(told))
         found = status(copy)
         assert (found.state, found.stage, found.rate) == ("running", "chunk 1 of 2", 3.0)
         assert found.left == pytest.approx(60, abs=2)
         assert "at work here: chunk 1 of 2, about" in " ".join(found.sentences())
         told["written"] = now - 600
-        (copy / pulse.FILE).write_text(json.dumps(told))
+        (copy / heartbeat.FILE).write_text(json.dumps(told))
         assert "said nothing for" in " ".join(status(copy).sentences())
     assert not files.in_use(copy)
     # Somebody who only looks is no reason to refuse to begin.
@@ -152,18 +153,18 @@ def test_a_pulse_tells_where_a_command_is_and_how_it_ended(tmp_path: Path) -> No
 
     def end(problem: BaseException | None) -> dict:
         ended = contextlib.suppress(type(problem) if problem else ())
-        with ended, pulse.Pulse(tmp_path, ["tiny", "other"], interval=0.01) as beat:
-            assert pulse.read(tmp_path)["stage"] == "planning"  # type: ignore[index]
+        with ended, heartbeat.Pulse(tmp_path, ["tiny", "other"], interval=0.01) as beat:
+            assert heartbeat.read(tmp_path)["stage"] == "planning"  # type: ignore[index]
             beat.watch(meter)
             meter.stage("chunk 1 of 2")
             meter.advance(10)
             deadline = time.monotonic() + 20
-            while pulse.read(tmp_path).get("run_steps_done") != meter.steps_done:  # type: ignore[union-attr]
+            while heartbeat.read(tmp_path).get("run_steps_done") != meter.steps_done:  # type: ignore[union-attr]
                 assert time.monotonic() < deadline
                 time.sleep(0.01)
             if problem:
                 raise problem
-        found = pulse.read(tmp_path)
+        found = heartbeat.read(tmp_path)
         assert found is not None
         return found
 
@@ -176,8 +177,8 @@ def test_a_pulse_tells_where_a_command_is_and_how_it_ended(tmp_path: Path) -> No
     # Of several studies, each is told of in a directory of its own.
     (tmp_path / "other").mkdir()
     (tmp_path / "foreign").mkdir()
-    assert pulse.read(tmp_path / "other") == pulse.read(tmp_path)
-    assert pulse.read(tmp_path / "foreign") is None
+    assert heartbeat.read(tmp_path / "other") == heartbeat.read(tmp_path)
+    assert heartbeat.read(tmp_path / "foreign") is None
 
 
 def test_the_same_results_have_not_moved(made: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,7 +206,7 @@ def test_what_moved_and_why(made: Path, copy: Path, capsys: pytest.CaptureFixtur
     head["sessions"][0]["source"] = "f" * 16
     head["claims"][0]["tests"][0]["rule"]["rope"] = 0.5
     (copy / "study.json").write_text(json.dumps(head))
-    with Store.create_or_open(copy, header.read(copy)) as again:
+    with Store.create_or_open(copy, metadata.read(copy)) as again:
         again.append({name: table[name].to_numpy() for name in table})
     found = sweeps.compare(made / "out", copy)
     [pair], [row] = found.studies, found.rows

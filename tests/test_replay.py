@@ -28,10 +28,10 @@ from testbed.errors import InvalidInput
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
 from testbed.preference import GoldenPreference
-from testbed.recorded import Given, Recorded
-from testbed.recording import shuffled
-from testbed.references import Refreshed
-from testbed.sources.base import Request, Supply, write_pairs
+from testbed.recorded_runs.pair_stream import shuffled
+from testbed.recorded_runs.recorded_run import Given, Recorded
+from testbed.references.base import Refreshed
+from testbed.source import Request, Supply, write_pairs
 from testbed.sources.generated import Generated
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online

@@ -13,11 +13,11 @@ import pytest
 
 import analysis
 from analysis import export, report
-from analysis.calibration import Truth, simulate
 from analysis.figures import material, style
+from analysis.html import amount, number, slug
 from analysis.load import Results, results
-from analysis.prose import amount, number, slug
 from analysis.site import chapter, verdicts
+from analysis.verdicts.calibration import Truth, simulate
 from sweeps.claims import Claim, Test
 from sweeps.estimands import (
     Change,
@@ -28,8 +28,8 @@ from sweeps.estimands import (
     RelativeTrend,
     WithinRun,
 )
-from sweeps.rules import More, Same
-from sweeps.store import Store
+from sweeps.rules.base import More, Same
+from sweeps.store.store import Store
 from testbed.errors import InvalidInput
 
 NASTY = "<script>alert('x')</script> & \"quoted\" | *bold*"

@@ -18,15 +18,15 @@ from envs.goldens.length import LengthTaste
 from envs.goldens.random_head import RandomTaste
 from envs.text import Text
 from sweeps import cli
-from testbed import pretrained
 from testbed.config import replace_all
 from testbed.errors import InvalidInput
-from testbed.ground import GroundConfig
-from testbed.heads import HeadConfig
 from testbed.llm import load
 from testbed.optimiser import FitConfig
-from testbed.pretrained import register
-from testbed.proxies import ProxyConfig
+from testbed.policies import pretrained
+from testbed.policies.pretrained import register
+from testbed.proxies.base import ProxyConfig
+from testbed.proxies.linear_head import HeadConfig
+from testbed.stages.world_config import GroundConfig
 from testbed.transformer import Transformer, TransformerConfig
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"

@@ -14,17 +14,18 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sweeps import mirror, pace, runner
-from sweeps.blocks import Rows, columns
+from sweeps import runner, throttle
 from sweeps.claims import Claim, Test
-from sweeps.engine import Engine, Spent
+from sweeps.console.progress import LogDisplay, Meter, Progress, TerminalDisplay, display, duration
+from sweeps.console.tables import show_spent
 from sweeps.estimands import MatchedGap
 from sweeps.grid import Axis
-from sweeps.printing import show_spent
-from sweeps.progress import LogDisplay, Meter, Progress, TerminalDisplay, display, duration
-from sweeps.rules import More
-from sweeps.store import Store
+from sweeps.population.engine import Engine, Spent
+from sweeps.rules.base import More
+from sweeps.store.parquet import Rows, columns
+from sweeps.store.store import Store
 from sweeps.study import Arm, Point, Preset, Study
+from sweeps.tensorboard import refresh
 from testbed import config
 from testbed.errors import InvalidInput
 
@@ -152,8 +153,8 @@ def test_what_there_is_can_be_seen_while_runs_go_on(
 
     watched(Sums(), tmp_path / "slow")
     assert seen == []
-    monkeypatch.setattr(mirror, "SECONDS", 0.0)
-    monkeypatch.setattr(pace, "SHARE", 1e9)
+    monkeypatch.setattr(refresh, "SECONDS", 0.0)
+    monkeypatch.setattr(throttle, "SHARE", 1e9)
     engine = Sums()
     text = watched(engine, tmp_path / "out")
     assert seen == [2, 4, 6]

@@ -17,7 +17,7 @@ from testbed.errors import InvalidInput
 from testbed.llm import load
 from testbed.llm.checkpoint import Checkpoint
 from testbed.llm.families import read_shape
-from testbed.positions import Llama3Scaling, rotary_angles
+from testbed.nn.rotary import Llama3Scaling, rotary_angles
 from testbed.transformer import TransformerConfig
 
 __all__ = ["copied"]  # the fixture

@@ -28,7 +28,7 @@ PROGRAM = textwrap.dedent("""
     from testbed.losses.ipo import Ipo
     from testbed.optimiser import OptimiserConfig
     from testbed.preference import GoldenPreference
-    from testbed.sources.base import Supply
+    from testbed.source import Supply
     from testbed.sources.online import Online
 
     assert jax.device_count() == 4

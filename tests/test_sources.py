@@ -21,14 +21,14 @@ from helpers import (
 )
 from training import KEY, batches, go, made, made_run, plan, same, with_prepared
 
-from testbed import recorded
 from testbed.errors import InvalidInput
 from testbed.preference import GoldenPreference
-from testbed.proxies import PairwiseProxy
-from testbed.recorded import Recorded
-from testbed.recording import Recording
-from testbed.references import AbstractReference, Averaged, Fixed, Refreshed
-from testbed.sources.base import AbstractSource, Batch, Request, Supply, write_pairs
+from testbed.proxies.base import PairwiseProxy
+from testbed.recorded_runs import recorded_run
+from testbed.recorded_runs.pair_stream import Recording
+from testbed.recorded_runs.recorded_run import Recorded
+from testbed.references.base import AbstractReference, Averaged, Fixed, Refreshed
+from testbed.source import AbstractSource, Batch, Request, Supply, write_pairs
 from testbed.sources.best_worst_of_n import BestWorstOfN, compared
 from testbed.sources.generated import Generated
 from testbed.sources.mixture import Mixture
@@ -288,7 +288,7 @@ def test_offline_scores_are_the_moving_references() -> None:
         ),
         (lambda: Averaged(decay=1.0), r"decay must be in \[0, 1\), got 1.0"),
         (
-            lambda: recorded.make(
+            lambda: recorded_run.make(
                 Recorded(OnlineRun(batch_size=PAIRS + 1)), supply(), GoldenPreference(world()), KEY
             ),
             "recorded.run.batch_size must be at most data.pairs=24, got 25",

@@ -17,19 +17,19 @@ from helpers import (
 )
 from helpers import sample as decode_sample
 
-from testbed import stages
 from testbed.cache import Cache
 from testbed.errors import InvalidInput, Unfinished
 from testbed.experiment import Experiment
-from testbed.ground import Ground, GroundConfig
 from testbed.losses.dpo import Dpo
-from testbed.recorded import Recorded
-from testbed.sources.base import AbstractSource
+from testbed.recorded_runs.recorded_run import Recorded
+from testbed.source import AbstractSource
 from testbed.sources.generated import Generated
 from testbed.sources.mixture import Mixture
 from testbed.sources.offline import Offline
 from testbed.sources.replay import Replay
-from testbed.stages import STAGES, fingerprints
+from testbed.stages import stages
+from testbed.stages.stages import STAGES, fingerprints
+from testbed.stages.world_config import Ground, GroundConfig
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 from testbed.types import Pair

@@ -20,9 +20,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from sweeps import blocks
-from sweeps.blocks import columns, value_in
-from sweeps.store import METRICS, SCHEMA, Store
+from sweeps.store import parquet
+from sweeps.store.parquet import columns, value_in
+from sweeps.store.store import METRICS, SCHEMA, Store
 from testbed.errors import InvalidInput
 
 HEADER: dict[str, Any] = {
@@ -111,11 +111,11 @@ def test_columns_are_stored_as_given(tmp_path: Path) -> None:
     assert table["config"].dtype == "category"
     # Rows that come one by one are the same.
     again = columns(pq.read_table(path).to_pylist())
-    same(blocks.long([blocks.typed(again)], ()), table[list(given)])
+    same(parquet.long([parquet.typed(again)], ()), table[list(given)])
     with pytest.raises(ValueError, match=r"rows lack the columns \['config'\]"):
-        blocks.typed({name: given[name] for name in given if name != "config"})
+        parquet.typed({name: given[name] for name in given if name != "config"})
     with pytest.raises(ValueError, match="equally long"):
-        blocks.typed(given | {"kl": [1.0]})
+        parquet.typed(given | {"kl": [1.0]})
 
 
 def same(left: pd.DataFrame, right: pd.DataFrame) -> None:
@@ -140,7 +140,7 @@ def test_many_blocks_read_as_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     with Store.create_or_open(tmp_path / "one", HEADER) as store:
         store.append(columns(whole))
     expected = Store.open(tmp_path / "one").read()
-    monkeypatch.setattr("sweeps.store.MERGED_ROWS", 30)
+    monkeypatch.setattr("sweeps.store.store.MERGED_ROWS", 30)
     with Store.create_or_open(tmp_path / "many", HEADER) as store:
         for part in (*parts[:20], *later, *parts[:5]):
             store.append(columns(part))
@@ -197,7 +197,7 @@ def test_a_full_disk_leaves_blocks_unmerged(
 
 
 def test_reading_while_blocks_are_merged(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    decode, todo = blocks.decode, [lambda: writer.merge(), lambda: writer.append(late)]
+    decode, todo = parquet.decode, [lambda: writer.merge(), lambda: writer.append(late)]
 
     def meanwhile(*arguments: Any) -> Any:
         if todo:
@@ -208,9 +208,9 @@ def test_reading_while_blocks_are_merged(tmp_path: Path, monkeypatch: pytest.Mon
     with Store.create_or_open(tmp_path, HEADER) as writer:
         for part in many(8):
             writer.append(columns(part))
-        monkeypatch.setattr(blocks, "decode", meanwhile)
+        monkeypatch.setattr(parquet, "decode", meanwhile)
         table = Store.open(tmp_path).read()
-    monkeypatch.setattr(blocks, "decode", decode)
+    monkeypatch.setattr(parquet, "decode", decode)
     same(table, Store.open(tmp_path).read())
     assert len(table) == 27
 
@@ -434,8 +434,8 @@ def test_a_disk_error_leaves_nothing_of_the_block(
 
 WRITER = textwrap.dedent("""
     import sys
-    from sweeps.blocks import columns
-    from sweeps.store import METRICS, Store
+    from sweeps.store.parquet import columns
+    from sweeps.store.store import METRICS, Store
     from test_store_rows import HEADER
     k = int(sys.argv[2])
     with Store.create_or_open(sys.argv[1], HEADER) as store:

@@ -10,10 +10,10 @@ import jax
 import pytest
 
 from sweeps import paper
-from sweeps.rules import Rule
+from sweeps.rules.base import Rule
 from sweeps.study import Study, list_studies, load_study, study_names
 from testbed import config
-from testbed.stages import GroundConfig, fingerprints
+from testbed.stages.stages import GroundConfig, fingerprints
 
 STUDIES = {study.name: study for study in list_studies()}
 

@@ -11,7 +11,7 @@ import pytest
 from sweeps.claims import Claim, Test
 from sweeps.estimands import InteriorMaximum, MatchedGap
 from sweeps.grid import Axis, Grid, product, zipped
-from sweeps.rules import More
+from sweeps.rules.base import More
 from sweeps.study import (
     Arm,
     Preset,
@@ -21,7 +21,8 @@ from sweeps.study import (
     split_values,
     study_names,
 )
-from testbed import config, own_code
+from testbed import config
+from testbed.config import user_code
 from testbed.errors import InvalidInput
 
 EXAMPLES = Path(__file__).parents[1] / "examples"
@@ -95,7 +96,7 @@ def test_points_are_arms_by_settings_by_seeds() -> None:
         {"rate": 0.001, "loss.beta": 0.1},
     )
     assert first.run == config.fingerprint(
-        Small(source=Online(), seed=0), *own_code.sources([Small(source=Online())])
+        Small(source=Online(), seed=0), *user_code.sources([Small(source=Online())])
     )
     assert first.experiment.source == Online()
     assert {point.experiment.seed for point in points} == {0, 1}

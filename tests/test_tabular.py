@@ -13,15 +13,15 @@ from helpers import score_pairs as pair_scores
 from scipy import stats
 
 from testbed import decode, logprob, metrics
-from testbed.enumeration import all_prompts, all_responses
 from testbed.errors import InvalidInput
+from testbed.exact.enumeration import all_prompts, all_responses
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import OptimiserConfig
+from testbed.policies.tabular import Tabular
 from testbed.preference import AbstractPreference
-from testbed.sources.base import AbstractSource, Dataset, Supply
+from testbed.source import AbstractSource, Dataset, Supply
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
-from testbed.tabular import Tabular
 from testbed.train import TrainConfig
 from testbed.types import Pair, Prompt, Response
 

@@ -18,8 +18,9 @@ from tensorboardX.proto.event_pb2 import Event, SessionLog
 from tensorboardX.proto.layout_pb2 import Layout
 from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
-from sweeps import outcomes, tensorboard
-from sweeps.tensorboard import Logged, More
+from sweeps.tensorboard import hparams as outcomes
+from sweeps.tensorboard import writer
+from sweeps.tensorboard.writer import Logged, More
 from testbed.errors import InvalidInput
 
 HEADER: dict[str, Any] = {
@@ -99,7 +100,7 @@ def write(
     **shown: Any,
 ) -> Path:
     """Write one study; the summary's directory."""
-    tensorboard.write([Logged(results, header, **shown)], directory, more)
+    writer.write([Logged(results, header, **shown)], directory, more)
     return directory / "tensorboard" / "summary"
 
 
@@ -214,13 +215,13 @@ def test_writing_again_replaces_our_files_and_no_others(tmp_path: Path) -> None:
 def test_large_studies_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     big = table(rates=40, seeds=1)
     root = write(big, HEADER, tmp_path)
-    assert len(logs(root)) <= tensorboard.MAX_SUMMARIES + 1
+    assert len(logs(root)) <= writer.MAX_SUMMARIES + 1
     # The settings with the best peaks of each arm are kept: high rates here.
     kept = {name for name in logs(root) if name.startswith("arm0")}
     assert kept == {f"arm0/learning_rate={10.0 ** -(k + 1):g}" for k in range(21, 40)}
     # Of each arm the three best and the three worst; together there are no more logs than before.
     write(big, HEADER, tmp_path, more=More(runs=True))
-    assert len(logs(root.parent)) <= tensorboard.MAX_SUMMARIES + 1
+    assert len(logs(root.parent)) <= writer.MAX_SUMMARIES + 1
     runs = logs(root.parent / "runs")
     assert {run for run in runs if run.startswith("best/arm1")} == {
         f"best/arm1/learning_rate={10.0 ** -(k + 1):g}/seed=0" for k in (37, 38, 39)
@@ -228,7 +229,7 @@ def test_large_studies_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert {run for run in runs if run.startswith("worst/arm1")} == {
         f"worst/arm1/learning_rate={10.0 ** -(k + 1):g}/seed=0" for k in (0, 1, 2)
     }
-    monkeypatch.setattr(tensorboard, "MAX_RUNS", 7)
+    monkeypatch.setattr(writer, "MAX_RUNS", 7)
     write(table(), HEADER, tmp_path, more=More(runs=True, where={"arm": "arm1"}))
     assert len(logs(root.parent / "runs")) == 6
     write(table(), HEADER, tmp_path, more=More(runs=True, where={"task": "neural"}))
@@ -281,7 +282,7 @@ def hparams(directory: Path) -> dict[str, Any]:
 
 def test_hparams_have_one_schema_and_a_session_a_run(tmp_path: Path) -> None:
     logged = Logged(table(), HEADER)
-    root = tensorboard.write([logged], tmp_path, More(hparams=True))
+    root = writer.write([logged], tmp_path, More(hparams=True))
     assert root == tmp_path / "tensorboard" / "hparams"
     schema = hparams(root)["experiment"].experiment
     assert [info.name for info in schema.hparam_infos] == ["arm", "optimiser.learning_rate", "seed"]
@@ -383,11 +384,11 @@ def test_several_studies_share_the_logs_and_the_schema(tmp_path: Path) -> None:
     studies = [
         Logged(table(rates=30, seeds=1), HEADER | {"study": name}) for name in ("one", "two")
     ]
-    root = tensorboard.write(studies, tmp_path)
+    root = writer.write(studies, tmp_path)
     assert root == tmp_path / "tensorboard" / "summary"
-    assert len(logs(root)) <= tensorboard.MAX_SUMMARIES + 1
+    assert len(logs(root)) <= writer.MAX_SUMMARIES + 1
     assert {name.split("/")[0] for name in logs(root)} == {"one", "two"}
-    root = tensorboard.write(studies, tmp_path, More(hparams=True))
+    root = writer.write(studies, tmp_path, More(hparams=True))
     assert len(logs(root) - {"."}) == 120
     schema = hparams(root)["experiment"].experiment
     assert schema.hparam_infos[0].name == "study"
@@ -418,7 +419,7 @@ def test_tensorboards_own_hparams_page_has_every_run(tmp_path: Path) -> None:
     from tensorboard.plugins.base_plugin import TBContext
     from tensorboard.plugins.hparams import api_pb2, backend_context, list_session_groups
 
-    root = tensorboard.write([Logged(table(), HEADER)], tmp_path, More(hparams=True))
+    root = writer.write([Logged(table(), HEADER)], tmp_path, More(hparams=True))
     logs = plugin_event_multiplexer.EventMultiplexer().AddRunsFromDirectory(str(root))
     logs.Reload()
     provider = data_provider.MultiplexerDataProvider(logs, str(root))

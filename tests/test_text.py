@@ -20,11 +20,11 @@ from envs.goldens.residual import Residual, measured, rewards
 from envs.goldens.sentiment import Sentiment
 from envs.prompts import OPENINGS, REQUESTS, Form, is_held_out
 from envs.text import Text
-from testbed import weights
 from testbed.config import fingerprint, parse, replace
 from testbed.environment import AbstractGolden
 from testbed.errors import InvalidInput
-from testbed.pretrained import restored
+from testbed.policies import shared_weights
+from testbed.policies.pretrained import restored
 from testbed.types import Prompt, Response, Scalar
 
 ROOM = 8
@@ -256,10 +256,10 @@ def test_writers_are_the_model() -> None:
 def test_stored_worlds_hold_no_weights() -> None:
     """A world as it is stored leaves out what its writers and its reward share; put back, it is the same."""
     text, model = task(), tiny.loaded()[0].model
-    material = weights.left_out(text.material())
-    given = weights.Weights.of(weights.missing(material))
-    drawn = jax.jit(weights.sharing(text.world_on))(given, material, jax.random.key(0))
-    assert weights.missing(drawn) == weights.missing(weights.left_out(model))
+    material = shared_weights.left_out(text.material())
+    given = shared_weights.Weights.of(shared_weights.missing(material))
+    drawn = jax.jit(shared_weights.sharing(text.world_on))(given, material, jax.random.key(0))
+    assert shared_weights.missing(drawn) == shared_weights.missing(shared_weights.left_out(model))
     found = restored(pickle.loads(pickle.dumps(jax.device_get(drawn))))
     assert found.writers.model.model.embedding is model.embedding
     assert found.golden.golden.trunk.model.embedding is model.embedding

@@ -14,10 +14,10 @@ from tokenizers import decoders, models, normalizers, pre_tokenizers, processors
 
 from envs.goldens.sentiment import Sentiment
 from envs.prompts import Form, ids
-from testbed import pretrained
 from testbed.errors import InvalidInput
 from testbed.llm import load
 from testbed.llm.tokenizer import Tokenizer
+from testbed.policies import pretrained
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 LLAMA = CHECKPOINTS / "llama"

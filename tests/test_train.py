@@ -25,7 +25,7 @@ from testbed.batches import minibatch
 from testbed.errors import InvalidInput
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
-from testbed.sources.base import Batch, Ledger, Rows, Supply, taken
+from testbed.source import Batch, Ledger, Rows, Supply, taken
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.streams import Stream, stream

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import card as words
 from analysis import report, transfer
+from analysis.site import transfer_table as words
 from analysis.transfer import Measured, Name, Pair, spearman
 from sweeps import cli, runtime
-from sweeps.rules import Draws, More
+from sweeps.rules.base import Draws, More
 from testbed.errors import InvalidInput
 
 RULE = More(0.01)
@@ -28,7 +28,7 @@ STUDY = textwrap.dedent("""
     from sweeps.claims import Claim, Test
     from sweeps.estimands import Change, Identical, Level, MatchedGap, PairedDifference
     from sweeps.grid import Axis
-    from sweeps.rules import More, Same
+    from sweeps.rules.base import More, Same
     from sweeps.study import Arm, Preset, Study
     from testbed.sources.offline import Offline
     from testbed.sources.online import Online

@@ -9,9 +9,9 @@ import pytest
 import reference
 from helpers import CONFIG, VOCABULARY, model
 
-from testbed.activations import MASKED, softmax, swiglu
 from testbed.errors import InvalidInput
-from testbed.norms import rms_norm
+from testbed.nn.activations import MASKED, softmax, swiglu
+from testbed.nn.norms import rms_norm
 from testbed.transformer import SIZES, Transformer, TransformerConfig
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

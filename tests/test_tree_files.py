@@ -25,12 +25,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_cache import same
 
-from sweeps.signed_files import SignedFiles
-from testbed import tree_files
+from sweeps.population.signed_files import SignedFiles
 from testbed.errors import InvalidInput
 from testbed.losses.ipo import Ipo
-from testbed.tree_structure import _KINDS, DTYPES, Damaged
-from testbed.weights import Source, Weight
+from testbed.policies.shared_weights import Source, Weight
+from testbed.serialisation import tree_files
+from testbed.serialisation.tree_structure import _KINDS, DTYPES, Damaged
 
 CORPUS = Path(__file__).parent / "corpus" / "stages"
 Kind = TypeVar("Kind")
@@ -328,7 +328,11 @@ NAMES = st.sampled_from(
         *("test_tree_files:Box", "test_tree_files:Point", "test_tree_files:Colour", "enum:Enum"),
         *("testbed.losses.ipo:Ipo", "equinox:Module", "equinox._module._module:Module"),
         *("testbed.objective:AbstractObjective", "builtins:tuple", "antigravity:x", "sweeps:run"),
-        *("testbed.weights:Weight", "test_tree_files:Box.__init__", "testbed.llm.fetch:ratings"),
+        *(
+            "testbed.policies.shared_weights:Weight",
+            "test_tree_files:Box.__init__",
+            "testbed.llm.fetch:ratings",
+        ),
         *("float32", "bfloat16", "threefry2x32", "rbg", "object", "key<fry>", "RED", "inside", "x"),
     ]
 )
@@ -451,7 +455,7 @@ HARMFUL = {
     "field missing": of_class("test_tree_files:Box", inside=1),
     "other field": of_class("testbed.losses.ipo:Ipo", __class__=1),
     "to be imported": of_class("antigravity:Module"),
-    "abstract": of_class("testbed.references:AbstractReference"),
+    "abstract": of_class("testbed.references.base:AbstractReference"),
     "no member": of_tree({"enum": "test_tree_files:Colour", "member": "__class__"}),
     "key that has no hash": of_tree({"dict": [[[1], 2]]}),
     "function of numpy": of_tree({"jax type": "load"}),

@@ -11,7 +11,7 @@ from helpers import files_of_at_most
 from small_study import TINY
 
 from sweeps import cli
-from sweeps.store import Store
+from sweeps.store.store import Store
 from sweeps.upkeep import KINDS, cached, forget, require_writable
 from testbed.cache import Cache
 from testbed.errors import InvalidInput

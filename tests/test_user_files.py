@@ -12,14 +12,13 @@ from helpers import SumTask, experiment, read_anew
 
 from envs.neural import Neural
 from sweeps import user_files
+from sweeps.population.run_checkpoints import Underway
 from sweeps.study import Point, load_study
-from sweeps.underway import Underway
-from testbed import own_code
-from testbed.config import replace
+from testbed.config import replace, user_code
 from testbed.errors import InvalidInput
-from testbed.ground import GroundConfig
 from testbed.losses.ipo import Ipo
-from testbed.stages import fingerprints
+from testbed.stages.stages import fingerprints
+from testbed.stages.world_config import GroundConfig
 
 HELPER = """
 import jax.numpy as jnp
@@ -86,13 +85,13 @@ def test_another_process_gets_the_files_themselves(tmp_path: Path) -> None:
         if name.startswith(user_files.STUDY) and module.study is study
     )
     files = [f for f in user_files.loaded() if f.path.startswith(str(tmp_path))]
-    own = own_code.sources([study.base.loss])
+    own = user_code.sources([study.base.loss])
     for name in ("helper", "loss", "study"):
         (tmp_path / f"sent_{name}.py").unlink()
     reader = textwrap.dedent("""
         import pickle, sys
         from sweeps.user_files import UserFile, receive
-        from testbed.own_code import sources
+        from testbed.config.user_code import sources
         with open(sys.argv[1], "rb") as file:
             receive([UserFile(*each) for each in pickle.load(file)])
             things = pickle.load(file)
@@ -170,7 +169,7 @@ def test_a_paused_run_is_not_gone_on_with_by_other_code(tmp_path: Path) -> None:
 
 def test_only_own_code_counts() -> None:
     plain = GroundConfig.of(experiment())
-    assert own_code.sources([plain, Neural(), (Ipo(),)]) == []
-    (own,) = own_code.sources([[SumTask()]])
-    assert own_code.sources([[SumTask(vocabulary=9)]]) == [own]
+    assert user_code.sources([plain, Neural(), (Ipo(),)]) == []
+    (own,) = user_code.sources([[SumTask()]])
+    assert user_code.sources([[SumTask(vocabulary=9)]]) == [own]
     assert set(fingerprints(plain)) > {"world", "baseline"}

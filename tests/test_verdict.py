@@ -7,9 +7,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import verdict
-from analysis.calibration import Truth, simulate
 from analysis.load import Results, results, trajectories
+from analysis.verdicts import verdict
+from analysis.verdicts.calibration import Truth, simulate
 from sweeps.claims import Claim, Test
 from sweeps.estimands import (
     AtEvery,
@@ -25,7 +25,7 @@ from sweeps.estimands import (
     RelativeTrend,
     Unanswerable,
 )
-from sweeps.rules import More, Same
+from sweeps.rules.base import More, Same
 
 ARMS = ("online", "offline")
 RULE = More(rope=0.01)

@@ -9,11 +9,11 @@ from helpers import experiment
 
 from envs.goldens.random_head import RandomTaste
 from envs.text import Text
-from testbed.data import DataSpec
+from testbed.data.spec import DataSpec
 from testbed.experiment import Experiment
-from testbed.heads import HeadConfig
 from testbed.lora import Lora
 from testbed.optimiser import FitConfig, OptimiserConfig
+from testbed.proxies.linear_head import HeadConfig
 
 PROMPTS = ("a film", "the film was", "we", "not", "a<end> film", "a<end> was")
 

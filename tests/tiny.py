@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from helpers import model
 
 from testbed.config import replace
-from testbed.pretrained import Pretrained, Tokenizer, pretrained, register
+from testbed.policies.pretrained import Pretrained, Tokenizer, pretrained, register
 from testbed.transformer import Transformer, TransformerConfig
 
 SPECIAL = ["<pad>", "<user>", "<end>", "<assistant>"]

@@ -14,13 +14,13 @@ from helpers import (
     world,
 )
 
-from testbed import recorded
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import OptimiserConfig
 from testbed.preference import GoldenPreference
-from testbed.recorded import Made, Recorded
-from testbed.references import Fixed
-from testbed.sources.base import AbstractSource, Batch, Request, Supply, write_pairs
+from testbed.recorded_runs import recorded_run
+from testbed.recorded_runs.recorded_run import Made, Recorded
+from testbed.references.base import Fixed
+from testbed.source import AbstractSource, Batch, Request, Supply, write_pairs
 from testbed.train import OnlineRun, TrainConfig, TrainState
 
 KEY = jax.random.key(2)
@@ -50,7 +50,7 @@ def made_run() -> OnlineRun:
 def made(loss: Any = None) -> Made:
     """An online run of `STEPS`, recorded."""
     run = OnlineRun(loss or Ipo(beta=0.1), RATE, STEPS, BATCH)
-    record = jax.jit(recorded.make)
+    record = jax.jit(recorded_run.make)
     return record(Recorded(run), supply(), GoldenPreference(world()), KEY)
 
 

@@ -8,11 +8,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.evidence import describe_peak
+from analysis.curves.frontier import Frontier
 from analysis.figures import style
 from analysis.figures.style import FEW_ARMS, FEW_PANELS, INK, MANY_POINTS, PAPER, SOFT, look
-from analysis.frontier import Frontier
 from analysis.load import Table
+from analysis.verdicts.evidence import describe_peak
 from sweeps.estimands import Unanswerable
 
 Fits = Mapping[str, Frontier]

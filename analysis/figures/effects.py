@@ -8,12 +8,12 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.evidence import describe_peak
 from analysis.figures import style
 from analysis.figures.curves import Fits
 from analysis.figures.style import INK, PAPER, RULE, SOFT, VERDICT_COLOURS, look
+from analysis.html import scale_of, unit_name
 from analysis.load import Table
-from analysis.prose import scale_of, unit_name
+from analysis.verdicts.evidence import describe_peak
 
 MARKS = {"reproduced": "o", "contradicted": "s", "undecided": "o"}
 

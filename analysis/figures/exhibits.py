@@ -3,7 +3,6 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from analysis.evidence import ALL_TASKS
 from analysis.figures import curves, effects, learning, sizes
 from analysis.figures.curves import Pair
 from analysis.figures.material import (
@@ -24,7 +23,8 @@ from analysis.figures.material import (
 )
 from analysis.figures.style import Drawing
 from analysis.load import Table
-from sweeps.store import FACTS
+from analysis.verdicts.evidence import ALL_TASKS
+from sweeps.store.store import FACTS
 
 OWN_FIGURES = ("win_rate", "best_win_rate", "policy_checksum", *learning.LOGPROBS)
 """Metrics that need no figure of last values: others show them, or they are not amounts."""

@@ -11,7 +11,7 @@ from scipy import stats
 from analysis.figures import style
 from analysis.figures.style import FEW_ARMS, PAPER, SOFT, look
 from analysis.load import Table
-from sweeps.store import FACTS
+from sweeps.store.store import FACTS
 
 LOGPROBS = {"winner_logprob_change": "winners", "loser_logprob_change": "losers"}
 LEAST_SEEDS = 3

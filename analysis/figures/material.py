@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
+from analysis.curves.frontier import Frontier
 from analysis.figures import style
 from analysis.figures.curves import Fits
 from analysis.figures.sizes import compact
 from analysis.figures.style import Drawing
-from analysis.frontier import Frontier
 from analysis.load import Results, Table, last_rows
 from sweeps.estimands import METRICS
-from sweeps.store import FACTS
+from sweeps.store.store import FACTS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -20,8 +20,8 @@ from analysis.figures.style import (
     Drawing,
     halo,
 )
+from analysis.html import scale_of, unit_name
 from analysis.load import Table
-from analysis.prose import scale_of, unit_name
 from analysis.transfer import LEAST, Measured, Pair
 
 SIMULATED, REAL = ARM_COLOURS[:2]

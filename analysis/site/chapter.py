@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis import classic, verdict
-from analysis.evidence import describe_peak
+from analysis.curves import classic
+from analysis.curves.frontier import Frontier, clean
 from analysis.figures.material import Material, estimands, level_names
-from analysis.frontier import Frontier, clean
+from analysis.html import listed, number, percent, sentence
 from analysis.load import Results, Table
-from analysis.prose import listed, number, percent, sentence
+from analysis.verdicts import verdict
+from analysis.verdicts.evidence import describe_peak
 from sweeps.estimands import PeakPlaceTrend, Unanswerable, estimand_from_dict
 
 

@@ -4,8 +4,7 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.load import Results, Table
-from analysis.prose import (
+from analysis.html import (
     Html,
     definitions,
     details,
@@ -20,8 +19,9 @@ from analysis.prose import (
     table,
     written,
 )
-from sweeps.answers import said
-from sweeps.store import FACTS
+from analysis.load import Results, Table
+from sweeps.store.store import FACTS
+from sweeps.tensorboard.samples import said
 
 GROUND = {
     "proxy_accuracy": "proxy accuracy",

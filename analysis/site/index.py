@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.prose import (
+from analysis.html import (
     Html,
     Rich,
     duration,
@@ -16,7 +16,7 @@ from analysis.prose import (
     section,
     tally,
 )
-from analysis.prose import table as table_of
+from analysis.html import table as table_of
 from analysis.site import verdicts
 from analysis.site.chapter import Chapter
 from analysis.site.page import Place, document, navigation

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 
 import sweeps.estimands as known
+from analysis.curves.hierarchy import POPULATION_SD, PRIORS, SCALE_LOG_SD
 from analysis.figures.material import estimands
-from analysis.hierarchy import POPULATION_SD, PRIORS, SCALE_LOG_SD
-from analysis.prose import (
+from analysis.html import (
     Html,
     Rich,
     definitions,

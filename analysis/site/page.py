@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from analysis.figures.style import NARROW, WIDE, Drawing
-from analysis.prose import Html, escape, heading, join, link
+from analysis.html import Html, escape, heading, join, link
 from testbed.errors import InvalidInput
 
 _NAVIGATION = '<nav aria-label="Pages"><ul>'

@@ -4,8 +4,7 @@ import contextlib
 import json
 from collections.abc import Sequence
 
-from analysis.load import Results
-from analysis.prose import (
+from analysis.html import (
     Html,
     details,
     duration,
@@ -18,6 +17,7 @@ from analysis.prose import (
     slug,
     table,
 )
+from analysis.load import Results
 from analysis.site import design
 from analysis.site.chapter import Chapter
 from analysis.site.page import Place, document, navigation

@@ -2,11 +2,9 @@
 
 from collections.abc import Sequence
 
-from analysis import card as words
 from analysis.figures import transfer as figures
 from analysis.figures.style import Drawing
-from analysis.load import Collection
-from analysis.prose import (
+from analysis.html import (
     Html,
     Rich,
     definitions,
@@ -19,9 +17,11 @@ from analysis.prose import (
     table,
     tally,
 )
+from analysis.load import Collection
+from analysis.site import transfer_table as words
 from analysis.site.page import Place, document, figure, navigation
 from analysis.transfer import Card
-from sweeps.file_names import study_stem
+from sweeps.store.file_names import study_stem
 
 READING = (
     ("effect", "posterior median with the interval of its rule; ● reproduced, ■ contradicted, ○ undecided there; "

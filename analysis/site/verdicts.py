@@ -4,8 +4,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.evidence import ALL_TASKS
-from analysis.prose import (
+from analysis.html import (
     SYMBOLS,
     VERDICTS,
     Html,
@@ -24,7 +23,8 @@ from analysis.prose import (
     table,
     written,
 )
-from sweeps.file_names import study_stem
+from analysis.verdicts.evidence import ALL_TASKS
+from sweeps.store.file_names import study_stem
 
 PAPER = tuple(f"C{number}" for number in range(1, 18))
 """Ids of the paper's claims; ids that start otherwise are questions beyond it."""

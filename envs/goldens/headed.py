@@ -4,14 +4,14 @@ import equinox as eqx
 import jax
 
 from testbed.environment import AbstractGolden
-from testbed.features import features
-from testbed.heads import Head
-from testbed.pretrained import Pretrained
+from testbed.policies.features import features
+from testbed.policies.pretrained import Pretrained
+from testbed.proxies.linear_head import Head
 from testbed.types import Prompt, Response, Scalar
 
 
 class AbstractHeaded(AbstractGolden):
-    """A frozen head's value of `testbed.features.features`, read behind the prompt."""
+    """A frozen head's value of `testbed.policies.features.features`, read behind the prompt."""
 
     trunk: eqx.AbstractVar[Pretrained]
     head: eqx.AbstractVar[Head]

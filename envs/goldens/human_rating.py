@@ -7,16 +7,17 @@ from jaxtyping import PRNGKeyArray
 
 from envs import ratings, regression
 from envs.goldens.headed import AbstractHeaded
+from envs.pretrained_rewards import AbstractTaste
 from envs.regression import STANDARD, Fitted, Split
-from envs.tastes import AbstractTaste
-from testbed import code_files, features, numerics, pretrained, ranges
+from testbed import numerics
 from testbed.cache import Cache
-from testbed.config import fingerprint
+from testbed.config import code_files, fingerprint, ranges
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
-from testbed.heads import Head
-from testbed.places import cache_directory
-from testbed.pretrained import Pretrained, Tokenizer
-from testbed.ranges import hyper
+from testbed.paths import cache_directory
+from testbed.policies import features, pretrained
+from testbed.policies.pretrained import Pretrained, Tokenizer
+from testbed.proxies.linear_head import Head
 from testbed.transformer import TransformerConfig
 from testbed.types import Prompt, Response
 

@@ -3,9 +3,9 @@
 import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray
 
-from envs.tastes import AbstractTaste
+from envs.pretrained_rewards import AbstractTaste
 from testbed.environment import AbstractGolden
-from testbed.pretrained import Pretrained
+from testbed.policies.pretrained import Pretrained
 from testbed.types import Prompt, Response, Scalar
 
 

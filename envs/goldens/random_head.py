@@ -7,12 +7,12 @@ import jax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from envs.goldens.headed import AbstractHeaded
-from envs.tastes import AbstractTaste
-from testbed import ranges
-from testbed.features import one_by_one, refuse_layers
-from testbed.heads import Head
-from testbed.pretrained import Pretrained
-from testbed.ranges import hyper
+from envs.pretrained_rewards import AbstractTaste
+from testbed.config import ranges
+from testbed.config.ranges import hyper
+from testbed.policies.features import one_by_one, refuse_layers
+from testbed.policies.pretrained import Pretrained
+from testbed.proxies.linear_head import Head
 from testbed.transformer import TransformerConfig
 from testbed.types import Prompt, Response, each_with_prompt
 

@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from envs.pretrained_rewards import AbstractTaste
 from envs.ratings import lexicon
-from envs.tastes import AbstractTaste
 from testbed.environment import AbstractGolden
-from testbed.pretrained import Pretrained, Tokenizer
+from testbed.policies.pretrained import Pretrained, Tokenizer
 from testbed.types import Prompt, Response, Scalar
 
 #: As VADER has them: what a negation makes of a valence, how many tokens it reaches, and the square of the sum that is

@@ -11,9 +11,9 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from envs.labelers.bradley_terry import BradleyTerry
-from testbed import ranges
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.preference import AbstractLabeler, View, decided
-from testbed.ranges import hyper
 
 
 class Raters(AbstractLabeler):

@@ -25,16 +25,16 @@ from sweeps.contracts.sentences import named, ours
 from sweeps.contracts.worlds import check_chances, check_labeler, check_rewards, check_task
 from sweeps.estimands import Estimand
 from sweeps.selection import Selection
-from testbed import ranges
+from testbed.config import ranges
+from testbed.config.canonical_form import names_of, read
 from testbed.environment import AbstractTask
 from testbed.experiment import Experiment
-from testbed.forms import names_of, read
 from testbed.losses.base import AbstractLoss
 from testbed.objective import AbstractObjective
 from testbed.preference import AbstractLabeler
-from testbed.proxies import AbstractProxyConfig
-from testbed.references import AbstractReference
-from testbed.sources.base import AbstractSource
+from testbed.proxies.base import AbstractProxyConfig
+from testbed.references.base import AbstractReference
+from testbed.source import AbstractSource
 
 __all__ = ["check", "check_chances", "check_estimand", "check_experiment", "check_labeler"]
 __all__ += ["check_loss", "check_margins", "check_member", "check_objective", "check_proxy"]

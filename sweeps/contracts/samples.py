@@ -25,7 +25,7 @@ from testbed.environment import (
 from testbed.errors import unknown
 from testbed.losses.base import ScoredPair
 from testbed.preference import AbstractPreference
-from testbed.sources.base import Dataset, Supply
+from testbed.source import Dataset, Supply
 from testbed.transformer import Transformer, TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar
 

@@ -15,15 +15,15 @@ import jax.numpy as jnp
 import numpy as np
 
 from sweeps.estimands import Estimand
-from sweeps.rules import Rule
+from sweeps.rules.base import Rule
 from testbed.environment import AbstractGolden, AbstractPrompts, AbstractTask, AbstractWriters
 from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss
 from testbed.objective import AbstractObjective
 from testbed.preference import AbstractLabeler, AbstractPreference
-from testbed.proxies import AbstractProxyConfig
-from testbed.references import AbstractReference
-from testbed.sources.base import AbstractSource
+from testbed.proxies.base import AbstractProxyConfig
+from testbed.references.base import AbstractReference
+from testbed.source import AbstractSource
 
 #: Packages whose classes the contract tests hold; those of others are checked by every command.
 OURS = ("testbed", "envs", "sweeps", "analysis")

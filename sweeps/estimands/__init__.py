@@ -34,7 +34,7 @@ from sweeps.estimands.levels import (
     RelativeTrend,
     RelativeTrendDifference,
 )
-from sweeps.rules import descendants
+from sweeps.rules.base import descendants
 from testbed.errors import InvalidInput
 
 __all__ = [

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from scipy.special import stdtrit
 
-from sweeps.rules import Draws
+from sweeps.rules.base import Draws
 
 METRICS: Mapping[str, tuple[str, str]] = {
     "win_rate": ("win rate", "probability"),

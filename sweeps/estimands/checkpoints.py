@@ -5,7 +5,7 @@ import dataclasses
 import numpy as np
 
 from sweeps.estimands.base import Estimand, Evidence, Unanswerable, mean_draws, words_of
-from sweeps.rules import Draws
+from sweeps.rules.base import Draws
 
 
 @dataclasses.dataclass(frozen=True)

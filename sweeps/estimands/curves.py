@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from sweeps.estimands.base import Estimand, Evidence, Peak
-from sweeps.rules import Draws, Side
+from sweeps.rules.base import Draws, Side
 from testbed.errors import InvalidInput
 
 

@@ -16,7 +16,7 @@ from sweeps.estimands.base import (
     seed_draws,
     words_of,
 )
-from sweeps.rules import Draws
+from sweeps.rules.base import Draws
 from testbed.errors import InvalidInput
 
 

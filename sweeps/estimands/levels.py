@@ -8,7 +8,7 @@ import numpy as np
 
 from sweeps.estimands.base import Estimand, Evidence, Unanswerable, mean_draws
 from sweeps.estimands.curves import place_bounds
-from sweeps.rules import Draws, Side
+from sweeps.rules.base import Draws, Side
 
 QUANTILE = 0.9
 """Which quantile of the win rates stands for an arm's best, as in the paper's figure 11."""

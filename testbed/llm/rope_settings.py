@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from typing import Any, Final, NamedTuple
 
 from testbed.llm.fields import Fields
-from testbed.positions import Llama3Scaling
+from testbed.nn.rotary import Llama3Scaling
 
 DEFAULT_BASE: Final = 10_000.0
 #: Settings of plain rotary positions; ``original_max_position_embeddings`` changes nothing where nothing is scaled.

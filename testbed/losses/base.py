@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from testbed import logprob
 from testbed.logprob import Policy
 from testbed.objective import AbstractObjective
-from testbed.sources.base import AbstractSource, Batch, Request, Supply, write_pairs
+from testbed.source import AbstractSource, Batch, Request, Supply, write_pairs
 from testbed.types import Pair, PairScores, Response, Scalar
 
 
@@ -139,7 +139,7 @@ def estimated_kl(policy: Policy, reference: Policy, pairs: Pair) -> Scalar:
     were written to other prompts of the batch, at least 0, without a gradient. Pair i's prompt gets both responses of
     pair i + 1. It is no unbiased estimate: the responses are not the policy's own.
 
-    For a `testbed.tabular` policy the exact value stands in its place."""
+    For a `testbed.policies.tabular` policy the exact value stands in its place."""
     policy = jax.lax.stop_gradient(policy)
     exact = logprob.exact_kl(policy, reference, pairs.prompt)
     if exact is not None:

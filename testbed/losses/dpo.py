@@ -2,8 +2,8 @@
 
 import jax
 
+from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, ScoredPair
-from testbed.ranges import hyper
 from testbed.types import Scalar
 
 
@@ -11,8 +11,8 @@ class Dpo(AbstractLoss):
     """-log sigmoid(beta h), h from log-probabilities summed over tokens (Rafailov et al. 2023, arXiv 2305.18290, eq.
     7).
 
-    The population optimum under Bradley-Terry labels is `testbed.exact.rlhf_optimum`. TRL, HALOs and OpenRLHF agree
-    with the paper.
+    The population optimum under Bradley-Terry labels is `testbed.exact.quantities.rlhf_optimum`. TRL, HALOs and
+    OpenRLHF agree with the paper.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

@@ -5,8 +5,8 @@ from typing import Literal
 import equinox as eqx
 import jax
 
+from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, ScoredPair
-from testbed.ranges import hyper
 from testbed.types import Scalar
 
 Place = Literal["inside", "outside"]

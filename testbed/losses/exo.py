@@ -3,8 +3,8 @@
 import jax
 import jax.numpy as jnp
 
+from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, ScoredPair
-from testbed.ranges import hyper
 from testbed.types import Scalar
 
 

@@ -2,8 +2,8 @@
 
 import equinox as eqx
 
+from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, ScoredPair
-from testbed.ranges import hyper
 from testbed.types import Scalar
 
 
@@ -13,7 +13,7 @@ class Ipo(AbstractLoss):
 
     The paper (its tau is our beta) writes whole-response log-probabilities, as do the original DPO repository and
     OpenRLHF; TRL's DPOTrainer and HALOs average them over tokens under the same name, which rescales h by about the
-    response length. Both are here. The population optimum of the summed form is `testbed.exact.ipo_optimum`.
+    response length. Both are here. The population optimum of the summed form is `testbed.exact.quantities.ipo_optimum`.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

@@ -2,8 +2,8 @@
 
 import jax
 
+from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, Extra, ScoredPair
-from testbed.ranges import hyper
 from testbed.types import Scalar
 
 

@@ -5,8 +5,8 @@ from typing import Final
 import jax
 import jax.numpy as jnp
 
+from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, ScoredPair
-from testbed.ranges import hyper
 from testbed.types import Scalar
 
 #: Where the log-probability a token is cut off, in nats below certainty: the odds of a certain text are infinite.

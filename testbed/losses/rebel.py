@@ -1,7 +1,7 @@
 """Regression to relative rewards."""
 
+from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, ScoredPair
-from testbed.ranges import hyper
 from testbed.types import Scalar
 
 
@@ -12,8 +12,8 @@ class Rebel(AbstractLoss):
     Rewards are the teacher's (`ScoredPair.reward_margin`), so it learns from how much better, and labels do not
     matter: nothing changes if winner and loser swap. The paper's reference is the previous iterate:
     ``reference=Refreshed(...)``. With a fixed reference and data of full support the population optimum is ref exp(r /
-    beta) / Z (`testbed.exact.rlhf_optimum`), whatever the data's distribution. Log-probabilities are summed over
-    tokens. The authors' code has (h - eta (r_w - r_l))^2, which is eta^2 times this: rates do not transfer.
+    beta) / Z (`testbed.exact.quantities.rlhf_optimum`), whatever the data's distribution. Log-probabilities are summed
+    over tokens. The authors' code has (h - eta (r_w - r_l))^2, which is eta^2 times this: rates do not transfer.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

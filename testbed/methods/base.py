@@ -32,7 +32,7 @@ from testbed import config, decode, logprob
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.objective import AbstractObjective
-from testbed.sources.base import AbstractSource, Author, Ledger, Request, Supply
+from testbed.source import AbstractSource, Author, Ledger, Request, Supply
 from testbed.types import Prompt, Response, Scalar
 
 #: Where the KL penalty stands; see the module's text.

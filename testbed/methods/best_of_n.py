@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from testbed import decode, logprob
+from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import AbstractWriting, rewards
-from testbed.ranges import hyper
-from testbed.sources.base import Author, Ledger, Request, Supply
+from testbed.source import Author, Ledger, Request, Supply
 from testbed.types import Prompt, Response, Scalar
 
 

@@ -3,6 +3,7 @@
 import equinox as eqx
 import jax.numpy as jnp
 
+from testbed.config.ranges import hyper
 from testbed.methods.base import (
     AbstractResponseGradient,
     Each,
@@ -11,7 +12,6 @@ from testbed.methods.base import (
     Tokens,
     clipped,
 )
-from testbed.ranges import hyper
 from testbed.types import Response
 
 #: Added to the standard deviation of a group's returns, which may be 0. TRL's; verl has 1e-6.

@@ -6,13 +6,13 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from testbed import decode, logprob
+from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.losses.base import AbstractLoss
 from testbed.losses.dpo import Dpo
 from testbed.methods.base import less_others
 from testbed.objective import AbstractObjective
-from testbed.ranges import hyper
-from testbed.sources.base import AbstractSource, Batch, Ledger, Request, Supply
+from testbed.source import AbstractSource, Batch, Ledger, Request, Supply
 from testbed.streams import Stream, stream
 from testbed.types import Prompt, Response, Scalar
 

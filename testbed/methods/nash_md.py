@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from testbed import decode
+from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import (
     AbstractResponseGradient,
@@ -15,9 +16,8 @@ from testbed.methods.base import (
     Tokens,
     weighted,
 )
-from testbed.mixture import Geometric
-from testbed.ranges import hyper
-from testbed.sources.base import Ledger, Request, Supply
+from testbed.policies.geometric_mixture import Geometric
+from testbed.source import Ledger, Request, Supply
 from testbed.types import Scalar
 
 
@@ -55,7 +55,8 @@ class NashMd(AbstractResponseGradient):
 
     P = sigmoid(teacher's margin), the probability of a Bradley-Terry judge of temperature 1. The opponent is not
     differentiated. With ``mixing`` 0 this is self-play, with 1 the best response to the reference. For tables the
-    mixture is that of whole responses, for transformers that of next tokens; see `testbed.mixture.Geometric`.
+    mixture is that of whole responses, for transformers that of next tokens; see
+    `testbed.policies.geometric_mixture.Geometric`.
 
     TRL's trainer multiplies each token's log-ratio with the gradient of that token alone, which is ``kl="k2"`` here and
     not the paper's gradient, which is ``kl="reward"``.

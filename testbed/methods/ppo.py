@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, PyTree
 
 from testbed import logprob
+from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import AbstractPolicyGradient, Penalty, Rollouts, Tokens, clipped
-from testbed.ranges import hyper
-from testbed.sources.base import Supply
+from testbed.source import Supply
 from testbed.types import Scalar
 
 

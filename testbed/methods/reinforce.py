@@ -4,6 +4,7 @@ from typing import Literal
 
 import equinox as eqx
 
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.methods.base import (
     AbstractResponseGradient,
@@ -15,8 +16,7 @@ from testbed.methods.base import (
     weighted,
     write_group,
 )
-from testbed.ranges import hyper
-from testbed.sources.base import Request
+from testbed.source import Request
 
 
 class Reinforce(AbstractResponseGradient):

@@ -2,6 +2,7 @@
 
 import equinox as eqx
 
+from testbed.config.ranges import hyper
 from testbed.methods.base import (
     AbstractResponseGradient,
     Each,
@@ -11,7 +12,6 @@ from testbed.methods.base import (
     less_others,
     weighted,
 )
-from testbed.ranges import hyper
 
 
 class Rloo(AbstractResponseGradient):

@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from testbed import decode, logprob
+from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import AbstractWriting
-from testbed.ranges import hyper
-from testbed.sources.base import Ledger, Request, Supply, judged
+from testbed.source import Ledger, Request, Supply, judged
 from testbed.types import Pair, PairScores, Scalar
 
 

@@ -10,10 +10,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from testbed import config, decode, logprob
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.ranges import hyper
-from testbed.sources.base import (
+from testbed.source import (
     AbstractSource,
     Author,
     Batch,

@@ -9,12 +9,13 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from testbed import decode
 from testbed.batches import choose, long_map
-from testbed.collect import Corpus, balanced, label
+from testbed.config.ranges import hyper
+from testbed.data.collect import Corpus, balanced, label
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.ranges import hyper
-from testbed.recorded import Given, Recorded
-from testbed.sources.base import (
+from testbed.policies.trainable import rebuilt
+from testbed.recorded_runs.recorded_run import Given, Recorded
+from testbed.source import (
     AbstractSource,
     Batch,
     Dataset,
@@ -25,7 +26,6 @@ from testbed.sources.base import (
     from_data,
 )
 from testbed.streams import Stream, stream
-from testbed.trained import rebuilt
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar
 
 

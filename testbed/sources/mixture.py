@@ -8,10 +8,10 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from testbed import config
 from testbed.batches import choose
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.ranges import hyper
-from testbed.sources.base import AbstractSource, Request, Supply
+from testbed.source import AbstractSource, Request, Supply
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.streams import Stream, stream

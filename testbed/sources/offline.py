@@ -3,7 +3,7 @@
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from testbed.logprob import Policy
-from testbed.sources.base import (
+from testbed.source import (
     AbstractSource,
     Batch,
     Request,

@@ -4,7 +4,7 @@ import jax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from testbed.logprob import Policy
-from testbed.sources.base import AbstractSource, Request, Rows, Supply
+from testbed.source import AbstractSource, Request, Rows, Supply
 from testbed.streams import Stream, stream
 
 

@@ -5,10 +5,10 @@ from typing import Any
 import equinox as eqx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from testbed.config.ranges import hyper
 from testbed.logprob import Policy
-from testbed.ranges import hyper
-from testbed.recording import Recording, token_type
-from testbed.sources.base import AbstractSource, Batch, Request, Supply
+from testbed.recorded_runs.pair_stream import Recording, token_type
+from testbed.source import AbstractSource, Batch, Request, Supply
 from testbed.sources.online import Online
 
 

@@ -6,12 +6,12 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from testbed import config
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.ranges import hyper
-from testbed.recorded import Given, Recorded
-from testbed.recording import Recording, shuffled
-from testbed.sources.base import AbstractSource, Batch, Request, Supply
+from testbed.recorded_runs.pair_stream import Recording, shuffled
+from testbed.recorded_runs.recorded_run import Given, Recorded
+from testbed.source import AbstractSource, Batch, Request, Supply
 from testbed.streams import Stream, stream
 
 

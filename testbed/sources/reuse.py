@@ -6,10 +6,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 from testbed import config
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.ranges import hyper
-from testbed.sources.base import AbstractSource, Ledger, Request, Supply
+from testbed.source import AbstractSource, Ledger, Request, Supply
 from testbed.sources.online import Online
 from testbed.streams import Stream, stream
 

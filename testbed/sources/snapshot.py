@@ -3,11 +3,11 @@
 import jax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
+from testbed.config.ranges import hyper
 from testbed.logprob import Policy
-from testbed.ranges import hyper
-from testbed.sources.base import AbstractSource, Request, Rows, Supply
+from testbed.policies.trainable import rebuilt, trained
+from testbed.source import AbstractSource, Request, Rows, Supply
 from testbed.sources.online import Online
-from testbed.trained import rebuilt, trained
 
 
 class Snapshot(AbstractSource):

@@ -1,0 +1,1 @@
+"""Curves of win rate over KL divergence, fitted."""

@@ -1,0 +1,452 @@
+"""A study's frontiers from its results: which checkpoints count, the fit, peaks and gaps.
+
+The curve shown and judged is that of a *typical seed*: the one at the population's coefficients
+(see `analysis.curves.hierarchy`). It is what a new draw of world, data and training would give in the
+median, which is what a claim about a task means; an average over the seeds at hand would answer for
+these seeds only and have too narrow an interval. No curve is read outside the range its arm was
+observed in. All tasks of a study (and the levels of its strata) are fitted together; the curve at
+the coefficients above them all is that of a *typical task*.
+"""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.curves import hierarchy, posterior
+from analysis.load import Column, Table
+from sweeps.estimands import Peak, Unanswerable
+
+MISFIT = 0.05
+"""Largest mean distance of a fifth of an arm's checkpoints from its curve that a verdict may rest on."""
+MIN_CHECKPOINTS = 6
+"""Fewest trained checkpoints (at three or more distinct KL) that an arm needs for a curve."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """Where an arm was observed, in d = sqrt(KL).
+
+    `low` and `high` hold nine tenths of the trained checkpoints (5% and 95% quantiles) and bound
+    comparisons at matched KL. `start` is 0 if SFT itself was evaluated, else the smallest d; `end`
+    is the largest d that most of the arm's seeds reached. Peaks are looked for between these two,
+    and their places are not resolved below `nearest`, the smallest d of a trained checkpoint.
+    """
+
+    start: float
+    end: float
+    low: float
+    high: float
+    nearest: float
+
+
+@dataclasses.dataclass(frozen=True)
+class Cleaned:
+    """Usable checkpoints of one task (a `d` column added) and how many rows were left out, why."""
+
+    rows: Table
+    left_out: Mapping[str, int]
+
+    @property
+    def trained(self) -> Table:
+        """Checkpoints after the first step."""
+        return self.rows[self.rows["evaluation"] > 0]
+
+    @property
+    def sft(self) -> Table:
+        """Evaluations before training."""
+        return self.rows[self.rows["evaluation"] == 0]
+
+
+@dataclasses.dataclass(frozen=True)
+class Frontier:
+    """One group's fitted frontier: a task's, or a task's at levels of the strata.
+
+    `effects` are draws (draw, 1 + 2 arms) of c, a per arm, b per arm. `seed_effects`
+    (seed, 1 + 2 arms) are posterior means of each seed's own curve, in the order of `seeds`.
+    `scales` are draws of the model's scales as they hold for this group, by name. `missing` maps
+    arms without a curve to the reason.
+    """
+
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    unit: float
+    effects: np.ndarray
+    seed_effects: np.ndarray
+    scales: Mapping[str, Any]
+    spans: Mapping[str, Span]
+    diagnostics: posterior.Diagnostics
+    cleaned: Cleaned
+    missing: Mapping[str, str]
+
+    def _coefficients(self, arm: str) -> np.ndarray:
+        """Draws of (c, a, b) of an arm, shape (3, draw)."""
+        if arm not in self.arms:
+            raise Unanswerable(self.missing.get(arm, f"arm {arm} has no results"))
+        index = self.arms.index(arm)
+        return self.effects[:, [0, 1 + index, 1 + len(self.arms) + index]].T
+
+    def win_rate(self, arm: str, d: np.ndarray) -> np.ndarray:
+        """Draws (draw, d) of the typical seed's win rate at d = sqrt(KL)."""
+        c, a, b = self._coefficients(arm)[..., None]
+        return expit(c + rise(a, b, np.asarray(d)[None, :] / self.unit))
+
+    def seed_win_rate(self, arm: str, d: np.ndarray) -> np.ndarray:
+        """Posterior mean curve (seed, d) of every seed, on the logit scale, as win rates."""
+        index = self.arms.index(arm)
+        columns = [0, 1 + index, 1 + len(self.arms) + index]
+        c, a, b = self.seed_effects[:, columns].T[..., None]
+        return expit(c + rise(a, b, np.asarray(d)[None, :] / self.unit))
+
+    def peak(self, arm: str) -> Peak:
+        """Draws of the arm's best point inside its observed range."""
+        c, a, b = self._coefficients(arm)
+        span = self.spans[arm]
+        start, end = span.start / self.unit, span.end / self.unit
+        x, interior = maximum(a, b, start, end)
+        ends = [expit(c + rise(a, b, np.full_like(a, edge))) for edge in (start, end)]
+        return Peak(
+            expit(c + rise(a, b, x)), x * self.unit, ends[0], ends[1], interior, span.nearest
+        )
+
+    def shared(self, *arms: str) -> tuple[float, float]:
+        """The range of d in which all these arms have checkpoints: overlap of their (low, high)."""
+        for arm in arms:
+            self._coefficients(arm)
+        spans = [self.spans[arm] for arm in arms]
+        low, high = max(s.low for s in spans), min(s.high for s in spans)
+        if low >= high:
+            raise Unanswerable(f"{' and '.join(arms)} share no range of KL")
+        return low, high
+
+    def gap(
+        self, first: str, second: str, also: Sequence[str] = (), points: int = 65
+    ) -> np.ndarray:
+        """Draws of the mean of first minus second win rate over the range of d that these arms
+        share, with those of `also`."""
+        d = np.linspace(*self.shared(first, second, *also), points)
+        return np.trapezoid(self.win_rate(first, d) - self.win_rate(second, d), d, axis=1) / (
+            d[-1] - d[0]
+        )
+
+    def misfit(self, arm: str, bins: int = 5) -> tuple[float, float]:
+        """Largest mean of observed minus fitted win rate over `bins` equal shares of the
+        checkpoints ordered by d, with the mean d of that share: is the family able to follow?"""
+        rows = self.cleaned.trained
+        rows = rows[rows["arm"] == arm].sort_values("d")
+        index = np.searchsorted(self.seeds, rows["seed"])
+        fitted = self.seed_win_rate(arm, rows["d"].to_numpy())[index, np.arange(len(rows))]
+        residual = rows["win_rate"].to_numpy() - fitted
+        shares = [share for share in np.array_split(np.arange(len(rows)), bins) if share.size]
+        worst = max(shares, key=lambda share: abs(residual[share].mean()))
+        return float(residual[worst].mean()), float(rows["d"].to_numpy()[worst].mean())
+
+    def trouble(self, arms: Sequence[str]) -> str:
+        """Why no verdict may rest on the curves of these arms, in one clause, or ""."""
+        problem = self.diagnostics.trouble()
+        for arm in arms:
+            if problem or arm not in self.arms:
+                continue
+            points, d = self.misfit(arm)
+            if abs(points) > MISFIT:
+                problem = (
+                    f"the curve of arm {arm} misses a fifth of its checkpoints, around a KL of "
+                    f"{d**2:.2g}, by {100 * abs(points):.0f} points on average, allowed are "
+                    f"{100 * MISFIT:.0f}"
+                )
+        return problem
+
+
+Reals = np.ndarray | np.floating | float
+
+
+def expit(x: Reals) -> np.ndarray:
+    """Inverse of the logit."""
+    return np.asarray(1 / (1 + np.exp(-np.clip(x, -700, 700))))
+
+
+def rise(a: Reals, b: Reals, x: Reals) -> np.ndarray:
+    """x (a - b (x - 1)), the change of log-odds at x; see `analysis.curves.hierarchy`."""
+    x = np.asarray(x)
+    return np.asarray(x * (a - b * (x - 1)))
+
+
+def maximum(
+    a: np.ndarray, b: np.ndarray, start: float, end: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """Argmax of `rise` on [start, end], and whether it lies strictly inside.
+
+    For b > 0 the curve is concave with its top at (1 + a / b) / 2; for b <= 0 it has none, and the
+    better end is the maximum.
+    """
+    with np.errstate(divide="ignore", invalid="ignore"):
+        top = np.where(b > 0, (1 + a / b) / 2, 0.0)
+    interior = (b > 0) & (top > start) & (top < end)
+    ends = np.where(
+        rise(a, b, np.full_like(a, start)) >= rise(a, b, np.full_like(a, end)), start, end
+    )
+    return np.where(interior, top, ends), interior
+
+
+def clean(table: Table) -> Cleaned:
+    """Checkpoints that can enter a fit, from one task's rows; what is left out is counted.
+
+    Left out: rows from a run's divergence on, rows without a finite KL and a win rate in [0, 1],
+    and repeats of one measurement (a shorter run is often the beginning of a longer one, and
+    evaluated on the same samples).
+    """
+    left_out: Counter[str] = Counter()
+    diverged = (table["diverged_step"] >= 0) & (table["step"] >= table["diverged_step"])
+    left_out["after divergence"] = int(diverged.sum())
+    rows = table[~diverged]
+    rate, prompts = rows["win_rate"].astype(float), rows["prompts"].astype(float)
+    usable = np.isfinite(rows["kl"].astype(float)) & rate.between(0, 1) & (prompts > 0)
+    left_out["without KL, win rate or prompts"] = int((~usable).sum())
+    # A sum of exact divergences can only be negative by rounding.
+    rows = rows[usable].assign(d=lambda kept: np.sqrt(kept["kl"].clip(lower=0.0)))
+    same = rows.assign(kl=rows["kl"].round(6)).duplicated(["arm", "seed", "step", "win_rate", "kl"])
+    repeated = same & (rows["evaluation"] > 0)
+    left_out["repeats of the same measurement"] = int(repeated.sum())
+    return Cleaned(rows[~repeated], {reason: n for reason, n in left_out.items() if n})
+
+
+Key = tuple[Any, ...]
+"""A group: its task, then its level of each of the strata."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Fits:
+    """Frontiers of a study, fitted together.
+
+    `groups` has one frontier a group with enough checkpoints, `without` the reasons of the others.
+    `typical` is the frontier of a typical task, None unless there are two tasks and no strata.
+    """
+
+    groups: Mapping[Key, Frontier]
+    without: Mapping[Key, str]
+    typical: Frontier | None
+
+
+def fit(table: Table, arms: Sequence[str], seed: int = 0, **sampler: int) -> Frontier:
+    """Fit the frontier of one task's rows of the results table; see `fit_all`."""
+    fits = fit_all(table.assign(task=""), arms, (), seed, **sampler)
+    return fits.groups[("",)]
+
+
+def fit_all(
+    table: Table, arms: Sequence[str], strata: Sequence[str] = (), seed: int = 0, **sampler: int
+) -> Fits:
+    """Fit the frontiers of all groups of a results table; the same seed, the same numbers.
+
+    Checkpoints are correlated within a `trajectory` (a column; without it, within a run).
+    `sampler` overrides chains, warmup and draws of `posterior.sample`. Raises Unanswerable if no
+    arm has enough usable checkpoints in any group.
+    """
+    if "trajectory" not in table:
+        table = table.assign(trajectory=table["run"])
+    cells, missing, without = {}, {}, {}
+    for key, rows in split(table, strata).items():
+        cleaned = clean(rows)
+        lacking = {arm: _lack(cleaned, arm) for arm in arms}
+        fitted = [arm for arm in arms if not lacking[arm]]
+        if not fitted:
+            without[key] = "; ".join(lacking.values())
+            continue
+        missing[key] = {arm: reason for arm, reason in lacking.items() if reason}
+        kept = cleaned.rows[cleaned.rows["arm"].isin(fitted)]
+        cells[key] = dataclasses.replace(cleaned, rows=kept)
+    if not cells:
+        raise Unanswerable("; ".join(dict.fromkeys(without.values())))
+    known = tuple(arm for arm in arms if any(arm not in lacking for lacking in missing.values()))
+    units = {task: _unit([c for k, c in cells.items() if k[0] == task]) for task, *_ in cells}
+    points, seeds = measurements(cells, known, units)
+    drawn, diagnostics = _sample(points, seed, **sampler)
+    groups = {}
+    for index, (key, cleaned) in enumerate(cells.items()):
+        own = [place for place, arm in enumerate(known) if arm not in missing[key]]
+        columns = [0, *(1 + i for i in own), *(1 + len(known) + i for i in own)]
+        its = [place for place, (group, _) in enumerate(seeds) if group == key]
+        groups[key] = Frontier(
+            arms=tuple(known[place] for place in own),
+            seeds=tuple(seeds[place][1] for place in its),
+            unit=units[key[0]],
+            effects=drawn.effects.groups[:, index, columns],
+            seed_effects=drawn.effects.seeds[np.ix_(its, columns)],
+            scales=_scales(drawn.scales, index, own, len(cells)),
+            spans={known[place]: _span(cleaned, known[place]) for place in own},
+            diagnostics=diagnostics,
+            cleaned=cleaned,
+            missing=missing[key],
+        )
+    typical = None
+    if len(groups) > 1 and not strata:
+        typical = _typical(groups, known, drawn.effects.population, diagnostics)
+    return Fits(groups, without, typical)
+
+
+def _sample(
+    points: hierarchy.Points, seed: int, warmup: int = 200, draws: int = 500, **sampler: int
+) -> tuple[posterior.Posterior, posterior.Diagnostics]:
+    """The posterior; a fit that fails its checks is repeated once, three times as long."""
+    found = posterior.sample(points, seed, warmup=warmup, draws=draws, **sampler)
+    if found[1].trouble():
+        found = posterior.sample(points, seed, warmup=3 * warmup, draws=3 * draws, **sampler)
+    return found
+
+
+def split(table: Table, strata: Sequence[str]) -> dict[Key, Table]:
+    """Rows by group. Rows that lack a stratum's path belong to each of its levels."""
+    parts: dict[Key, Table] = {
+        (task,): table[table["task"] == task] for task in sorted(table["task"].unique())
+    }
+    for path in strata:
+        parts = {
+            (*key, level): at_level(rows, path, level)
+            for key, rows in parts.items()
+            for level in rows[path].dropna().unique()
+        }
+    return parts
+
+
+def at_level(rows: Table, path: str, level: Any) -> Table:
+    """Rows at one level of a swept path, and those that do not have it."""
+    return rows[(rows[path] == level) | rows[path].isna()]
+
+
+def _unit(cells: Sequence[Cleaned]) -> float:
+    """Mean d of the trained checkpoints of one task."""
+    return float(np.mean(np.concatenate([cell.trained["d"].to_numpy() for cell in cells])))
+
+
+def _scales(scales: hierarchy.Scales, group: int, arms: list[int], groups: int) -> dict[str, Any]:
+    """Draws of the scales as they hold for one group and its arms."""
+    found = {name: draws for name, draws in scales._asdict().items() if name != "noise"}
+    found["checkpoint"] = scales.checkpoint[:, arms] * scales.noise[:, [group]]
+    return {name: own for name, own in found.items() if groups > 1 or not name.startswith("group_")}
+
+
+def _typical(
+    groups: Mapping[Key, Frontier],
+    arms: Sequence[str],
+    effects: np.ndarray,
+    diagnostics: posterior.Diagnostics,
+) -> Frontier:
+    """The frontier of a typical task, for arms that at least two tasks have.
+
+    Distances are relative to a task's unit there; ranges are the medians of the tasks', and the
+    unit is their geometric mean.
+    """
+    having = {arm: [fit for fit in groups.values() if arm in fit.arms] for arm in arms}
+    own = [place for place, arm in enumerate(arms) if len(having[arm]) > 1]
+    unit = float(np.exp(np.mean([np.log(fit.unit) for fit in groups.values()])))
+    spans = {}
+    for place in own:
+        ranges = [
+            np.array(dataclasses.astuple(fit.spans[arms[place]])) / fit.unit
+            for fit in having[arms[place]]
+        ]
+        spans[arms[place]] = Span(*(unit * np.median(ranges, axis=0)).tolist())
+    rows = next(iter(groups.values())).cleaned.rows.iloc[:0]
+    return Frontier(
+        arms=tuple(arms[place] for place in own),
+        seeds=(),
+        unit=unit,
+        effects=effects[:, [0, *(1 + i for i in own), *(1 + len(arms) + i for i in own)]],
+        seed_effects=np.empty((0, 1 + 2 * len(own))),
+        scales={},
+        spans=spans,
+        diagnostics=diagnostics,
+        cleaned=Cleaned(rows, {}),
+        missing={
+            arm: f"arm {arm} has a curve on fewer than two tasks"
+            for place, arm in enumerate(arms)
+            if place not in own
+        },
+    )
+
+
+def measurements(
+    cells: Mapping[Key, Cleaned], arms: Sequence[str], units: Mapping[Any, float]
+) -> tuple[hierarchy.Points, list[tuple[Key, int]]]:
+    """Padded arrays for the model, and the seeds of all groups in order.
+
+    All runs of a seed start from the same SFT policy, so their evaluations before training are one
+    measurement a seed: their mean, with the noise of a single evaluation, because they may share
+    the samples as well as the prompts. Sizes are rounded up, so that similar studies share one
+    compiled program.
+    """
+    groups = list(cells)
+    seeds = [(key, int(s)) for key, own in cells.items() for s in sorted(own.rows["seed"].unique())]
+    runs = [
+        (key, arm, int(seed), rows)
+        for key, own in cells.items()
+        for (arm, seed, _), rows in own.trained.groupby(["arm", "seed", "trajectory"], sort=True)
+    ]
+    shape = rounded(len(runs), 24), rounded(max(len(rows) for *_, rows in runs), 8)
+    x, mask, logit, variance = np.ones(shape), np.zeros(shape), np.zeros(shape), np.ones(shape)
+    count = rounded(len(seeds), 4)
+    arm, seed = np.zeros((shape[0], len(arms))), np.zeros((shape[0], count))
+    for index, (key, name, number, rows) in enumerate(runs):
+        row = index, slice(0, len(rows))
+        x[row], mask[row] = rows["d"] / units[key[0]], 1.0
+        logit[row], variance[row] = empirical_logit(rows["win_rate"], rows["prompts"])
+        arm[index, list(arms).index(name)] = 1.0
+        seed[index, seeds.index((key, number))] = 1.0
+    group = np.zeros((count, len(groups)))
+    sft_logit, sft_variance, known = np.zeros(count), np.ones(count), np.zeros(count)
+    for index, (key, number) in enumerate(seeds):
+        group[index, groups.index(key)] = 1.0
+        own = cells[key].sft
+        start = own[own["seed"] == number][["win_rate", "prompts"]].mean().to_frame().T
+        if start["win_rate"].notna().all():
+            (sft_logit[index],), (sft_variance[index],) = empirical_logit(
+                start["win_rate"], start["prompts"]
+            )
+            known[index] = 1.0
+    arrays: list[Any] = [x, logit, variance, mask, arm, seed, group, sft_logit, sft_variance, known]
+    return hierarchy.Points(*arrays), seeds
+
+
+def rounded(count: int, least: int = 1) -> int:
+    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... from `least` on: at most half as much again."""
+    size = 1
+    while size < count:
+        size *= 2
+    return max(least, size * 3 // 4 if size >= 4 and count <= size * 3 // 4 else size)
+
+
+def empirical_logit(rate: Column, trials: Column) -> tuple[np.ndarray, np.ndarray]:
+    """log((k + 1/2) / (n - k + 1/2)) for k = rate * trials, and its delta-method variance.
+
+    The halves keep 0 and 1 finite and remove the leading bias (Haldane 1956; Gart and Zweifel
+    1967).
+    """
+    n = trials.to_numpy(dtype=float)
+    wins = rate.to_numpy(dtype=float) * n + 0.5
+    losses = n + 1 - wins
+    return np.log(wins / losses), 1 / wins + 1 / losses
+
+
+def _lack(cleaned: Cleaned, arm: str) -> str:
+    """Why an arm cannot have a curve, or ""."""
+    d = cleaned.trained.loc[cleaned.trained["arm"] == arm, "d"]
+    if d.empty:
+        return f"arm {arm} has no usable checkpoints"
+    if len(d) < MIN_CHECKPOINTS or d[d > 0].nunique() < 3:
+        return (
+            f"arm {arm} has {len(d)} usable checkpoints at {d[d > 0].nunique()} KL above 0, "
+            f"needed are {MIN_CHECKPOINTS} at 3 or more"
+        )
+    return ""
+
+
+def _span(cleaned: Cleaned, arm: str) -> Span:
+    trained = cleaned.trained[cleaned.trained["arm"] == arm]
+    reached = np.sort(trained.groupby("seed")["d"].max().to_numpy())[::-1]
+    low, high = np.quantile(trained["d"], [0.05, 0.95])
+    start = 0.0 if len(cleaned.sft) else float(trained["d"].min())
+    nearest = float(max(trained["d"].min(), 1e-6))
+    end = float(reached[len(reached) // 2])
+    return Span(start, end, float(low), float(high), nearest)

@@ -1,0 +1,430 @@
+"""The page on a task: its story, sample texts, where rewards lie, and what its data and proxy are like.
+
+`build` writes inspect.html, inspect.json and the figure; `show` prints the same on a terminal. Every number comes with
+a line that says what it is.
+"""
+
+import inspect
+import json
+import re
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import MultipleLocator
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from analysis import html as prose
+from analysis.figures.style import ARM_COLOURS, INK, PAPER, SOFT, Drawing
+from analysis.html import Html, escape, number, percent
+from analysis.site.page import document, section, write_whole
+from sweeps.inspection import (
+    BEST,
+    BEST_OF,
+    COPIED,
+    EMPTY,
+    IDEAL,
+    PROMPTS,
+    REPEATED,
+    SFT,
+    TRIVIAL,
+    WORST,
+    WRITERS,
+    Inspection,
+    Judged,
+)
+from sweeps.store import files
+from testbed import config
+
+UNIT = (
+    "Golden rewards are in standard deviations over samples of the SFT policy, whose mean is 0: "
+    "+1 is a response one standard deviation better than SFT usually writes."
+)
+MEANING = {
+    WRITERS: "the people that the data come from",
+    SFT: "the policy that imitates them, from which every run starts",
+    BEST: f"the best of {BEST_OF} SFT samples to each prompt, by golden reward",
+    WORST: f"the worst of {BEST_OF}",
+    IDEAL: "the best response that is known",
+    EMPTY: "nothing but the end token",
+    REPEATED: "the best such policy: {}, whatever the prompt",
+    COPIED: "the prompt itself, as much of it as fits",
+}
+"""Who writes, in words; a gap for the repeated token."""
+
+COLUMNS = ("source", "mean", "SD", "1%", "50%", "99%", "length")
+RIDGES = (WRITERS, SFT, BEST)
+COLOURS = {
+    WRITERS: ARM_COLOURS[4],
+    SFT: ARM_COLOURS[0],
+    BEST: ARM_COLOURS[2],
+    WORST: ARM_COLOURS[1],
+    IDEAL: ARM_COLOURS[3],
+}
+#: Groups of equally many pairs, ordered by how far their rewards are apart.
+GROUPS = 8
+CAPTION = (
+    "Left (above on a narrow page): golden rewards of single responses, a row a source; dots are "
+    "means, lines span the 1st to 99th percentile, and the dotted line is the writers’ 99th "
+    "percentile, which no response that ignores the prompt should reach on average. Right (below): "
+    "of pairs whose golden rewards are so far apart, how often the better one is preferred, by the "
+    "labels of the data and by the proxy on pairs it has not seen, with its 90% band; half is "
+    "guessing."
+)
+
+
+class Fact(NamedTuple):
+    """A measured number as read aloud, and what it is."""
+
+    name: str
+    value: str
+    meaning: str
+
+
+def facts(found: Inspection) -> list[Fact]:
+    """Every measured number of the world, with its meaning."""
+    f, data = found.facts, found.experiment.data
+    exact = found.experiment.task.enumerable
+    how = "exact" if exact else "an estimate"
+    source = how if exact else f"an estimate from {data.candidates} responses a prompt"
+    share, plain = percent, number
+    rows = [
+        ("within_prompt_variance", "variance within prompts", share,
+         "of SFT samples’ golden reward: what an answer can change; the rest differs between prompts"),
+        ("proxy_accuracy", "proxy accuracy, held out", share,
+         "of new pairs that the learnt preference model orders as the golden reward does; 50% is guessing"),
+        ("proxy_train_accuracy", "proxy accuracy, on its data", share,
+         "the same on pairs it was trained on: much more than held out is learning by heart"),
+        ("label_noise", "wrong labels", share,
+         "of the data’s pairs whose label prefers the response of lower golden reward"),
+        ("label_confidence", "confidence of labels", share,
+         "mean probability that labels give to the winner: below 100% if there are ties or soft labels"),
+        ("labelled", "pairs labelled", share, "the others were skipped by the labeler"),
+        ("data_quality", "quality of the data", plain,
+         "mean golden reward of the data’s responses, in SFT standard deviations; SFT writes 0"),
+        ("data_quantile", "quantile of the data", share,
+         "of SFT samples that a response of the data beats on average"),
+        ("coverage", "coverage", share,
+         "how far the data cover the target (SFT tilted towards reward, by one nat an SD): 100% if they are just that, "
+         f"0% if part of it is missing altogether; 1 / (1 + chi-square), {source}"),
+        ("chi_square", "chi-square", plain,
+         f"of the target from the data: the larger, the harder to learn from these data alone; {how}"),
+        ("max_ratio", "largest ratio", plain,
+         f"of a response’s probability in the target to that in the data; {how}"),
+        ("support", "support", share,
+         f"of what the target writes that can be in the data at all; {how}"),
+        ("data_prompts", "different prompts", lambda x: f"{x:.0f}", f"in {data.pairs} pairs of data"),
+        ("data_responses", "different responses a prompt", plain, "in the data"),
+        ("sft_loss", "SFT loss", plain,
+         "nats a token by which the SFT policy misses what writers write next"),
+    ]  # fmt: skip
+    return [Fact(name, say(f[key]), why) for key, name, say, why in rows if key in f]
+
+
+def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path:
+    """Write inspect.html, inspect.json and figures/ into the directory; the page's path.
+
+    ``origin`` is what `sweeps.store.provenance.session` says, and the command. Raises `InvalidInput` if it cannot be
+    written.
+    """
+    drawing = Drawing("inspect", _alt(found), lambda width: draw(found, width))
+    text = json.dumps(config.jsonable(found.describe() | dict(origin)), indent=1)
+    html = document(f"{found.kind}: what the task looks like", list(_body(found, drawing, origin)))
+    try:
+        (directory / "figures").mkdir(parents=True, exist_ok=True)
+        drawing.save(directory / "figures")
+        write_whole(directory / "inspect.json", text + "\n")
+        return write_whole(directory / "inspect.html", html)
+    except OSError as problem:
+        raise files.refused(directory, problem) from problem
+
+
+def story(found: Inspection) -> list[str]:
+    """The task's own words, a paragraph each: its module's, then its class's."""
+    text = inspect.cleandoc(sys.modules[type(found.experiment.task).__module__].__doc__ or "")
+    text += "\n\n" + _doc(found).partition("\n\nAttributes:")[0]
+    text = re.sub(r"``(.+?)``", r"“\1”", text, flags=re.DOTALL).replace("`", "")
+    return [" ".join(part.split()) for part in text.split("\n\n")]
+
+
+def knobs(found: Inspection) -> list[tuple[str, str]]:
+    """The task's fields and their values; what is not the default says so."""
+    task = found.experiment.task
+    kind: Any = type(task)
+    default = kind()
+    pairs = []
+    for name in config.field_names(task):
+        value, usual = (config.spell(config.get(one, name)) for one in (task, default))
+        pairs.append((name, value if value == usual else f"{value} (default {usual})"))
+    return pairs
+
+
+def _rows(found: Inspection) -> list[tuple[str, ...]]:
+    """The distributions as text, in the order of `COLUMNS`."""
+    return [
+        (
+            row["source"],
+            *(
+                number(row[name], signed=name != "sd")
+                for name in ("mean", "sd", "p1", "median", "p99")
+            ),
+            f"{row['length']:.1f}",
+        )
+        for row in found.distributions()
+    ]
+
+
+def _meaning(found: Inspection, source: str) -> str:
+    return MEANING[source].format(found.repeated)
+
+
+def _quick(found: Inspection) -> list[str]:
+    words = (
+        "A quick look: fewer pairs and shorter fits, so that the proxy’s accuracy is lower than at "
+        "the default size, and SFT a poorer imitation."
+    )
+    return [words] if found.quick else []
+
+
+def _key(found: Inspection) -> str:
+    end = found.experiment.task.words()[0]
+    return (
+        f"“{end}” is the end token; a response without it was cut at the limit of "
+        f"{found.experiment.task.response_length} tokens."
+    )
+
+
+def _body(found: Inspection, drawing: Drawing, origin: Mapping[str, Any]) -> Iterator[Html]:
+    """The page's sections."""
+    lead, *rest = story(found)
+    size = f"seed {found.experiment.seed}" + (" · quick" if found.quick else "")
+    tally = [
+        (percent(found.facts["proxy_accuracy"]), "proxy accuracy"),
+        (percent(found.facts["within_prompt_variance"]), "variance within prompts"),
+        (percent(found.facts["coverage"]), "coverage"),
+        (number(found.facts["data_quality"], signed=True), "quality of the data, SD"),
+    ]
+    more = prose.join(prose.paragraph([part]) for part in [*rest, *_quick(found)])
+    items = "".join(f"<li><b>{escape(n)}</b>{escape(words)}</li>" for n, words in tally)
+    yield Html(
+        f'<header><p class="kicker">{escape(f"Task {found.kind} · {size}")}</p>'
+        f'<h1>{escape(found.kind)}</h1><p class="lead">{escape(lead)}</p>{more}'
+        f'<ul class="tally">{items}</ul></header>'
+    )
+    yield _examples(found)
+    yield section(
+        "rewards", drawing, "How good are the responses?", prose.paragraph([UNIT]), CAPTION
+    )
+    rows = [(*row, _meaning(found, row[0])) for row in _rows(found)]
+    order = [(row[0], row[-1], *row[1:-1]) for row in rows]
+    yield prose.table(("source", "who", *COLUMNS[1:]), order, numeric=len(COLUMNS) - 1)
+    measured = [(fact.name, fact.value, fact.meaning) for fact in facts(found)]
+    checks = [("yes" if holds else "no", words) for words, holds in found.checks()]
+    yield prose.join(
+        [
+            "<section><h2>Is it a useful world?</h2>",
+            prose.table(("", "what a useful world has"), checks),
+            "</section><section><h2>What are the data and the proxy like?</h2>",
+            prose.table(("number", "here", "what it is"), measured),
+            "</section><section><h2>Size and knobs</h2>",
+            prose.definitions(knobs(found)),
+            f"<details><summary>What they mean</summary><pre>{escape(_doc(found))}</pre></details></section>",
+            _provenance(found, origin),
+        ]
+    )
+
+
+def _doc(found: Inspection) -> str:
+    return inspect.cleandoc(type(found.experiment.task).__doc__ or "")
+
+
+def _examples(found: Inspection) -> Html:
+    """Prompts with responses from best to worst."""
+    parts = []
+    for example in found.examples:
+        rows = [
+            (text.source, text.words, number(text.reward, signed=True))
+            for text in example.responses
+        ]
+        parts.append(f"<h3>Prompt: <code>{escape(example.prompt)}</code></h3>")
+        parts.append(prose.table(("written by", "response", "golden reward"), rows, numeric=1))
+    return prose.join(
+        [
+            "<section><h2>What does it look like?</h2>",
+            prose.paragraph(["Responses from best to worst.", _key(found), UNIT]),
+            *parts,
+            "</section>",
+        ]
+    )
+
+
+def _provenance(found: Inspection, origin: Mapping[str, Any]) -> Html:
+    """Configuration, machine, versions, and the command."""
+    described = found.describe()["config"]
+    pairs = [
+        (name, ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in origin[name].items()))
+        for name in ("machine", "versions")
+        if name in origin
+    ]
+    pairs += [(name, origin[name]) for name in ("created", "source") if name in origin]
+    return Html(
+        "<section><h2>Where it comes from, and how to repeat it</h2>"
+        f"{prose.definitions(pairs)}<pre>{escape(origin.get('command', ''))}</pre>"
+        "<details><summary>Configuration</summary>"
+        f"<pre>{escape(json.dumps(config.jsonable(described), indent=2))}</pre></details></section>"
+    )
+
+
+def _alt(found: Inspection) -> str:
+    means = ", ".join(f"{row['source']} {row['mean']:+.2f}" for row in found.distributions())
+    return (
+        f"Golden rewards by source, means {means}; and how often the better of a pair is preferred."
+    )
+
+
+def draw(found: Inspection, width: float) -> Figure:
+    """Rewards by source, and how surely the better response is recognised."""
+    wide = width > 5
+    rows = len(found.rewards) - (WORST in found.rewards)
+    tall = 0.42 * rows + 0.7
+    size = (width, tall if wide else tall + 2.9)
+    figure = Figure(figsize=size, layout="constrained")
+    ratios: dict[str, Any] = {"width_ratios": [1.35, 1]} if wide else {"height_ratios": [tall, 2.7]}
+    left, right = figure.subplots(*((1, 2) if wide else (2, 1)), **ratios)
+    _rewards_panel(left, found)
+    _pairs_panel(right, found)
+    return figure
+
+
+def _rewards_panel(axes: Axes, found: Inspection) -> None:
+    """One row a source: a histogram for those with many responses, mean and range for all."""
+    shown = [source for source in found.rewards if source != WORST]
+    everything = np.concatenate([found.rewards[source] for source in shown])
+    low, high = np.quantile(everything, [0.001, 0.999])
+    edges = np.linspace(low, high, 46)
+    for height, source in enumerate(reversed(shown)):
+        rewards, colour = found.rewards[source], COLOURS.get(source, SOFT)
+        if source in RIDGES:
+            counts, _ = np.histogram(rewards, edges)
+            tops = height + 0.8 * counts / counts.max()
+            axes.stairs(tops, edges, baseline=height, fill=True, color=colour, alpha=0.4, lw=0)
+        low, high = np.percentile(rewards, [1, 99])
+        axes.plot([low, high], [height, height], color=colour, lw=1.4, solid_capstyle="round")
+        mark = "D" if source in TRIVIAL else "o"
+        axes.plot(rewards.mean(), height, mark, ms=5, color=colour, mec=PAPER, mew=0.8, zorder=4)
+    limit = float(np.percentile(found.rewards[WRITERS], 99))
+    axes.axvline(limit, color=INK, lw=0.8, ls=(0, (1, 2.5)))
+    top = len(shown) - 0.05
+    place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
+    axes.annotate("writers’ 99%", (limit, -0.7), (-3, 3), color=SOFT, **place)
+    axes.set_yticks(range(len(shown)), reversed(shown))
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set_ylim(-0.7, top)
+    axes.set_title("Where the rewards lie")
+    axes.set_xlabel("Golden reward, SFT standard deviations")
+
+
+def grouped(judged: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Mean difference, mean share preferred rightly, and its standard error, in `GROUPS` groups of equal size."""
+    order = np.argsort(judged.difference, kind="stable")
+    parts = [part for part in np.array_split(order, GROUPS) if part.size > 1]
+    right = [judged.right[part] for part in parts]
+    return (
+        np.asarray([judged.difference[part].mean() for part in parts]),
+        np.asarray([values.mean() for values in right]),
+        np.asarray([values.std(ddof=1) / np.sqrt(values.size) for values in right]),
+    )
+
+
+def _pairs_panel(axes: Axes, found: Inspection) -> None:
+    """Labels and proxy against the difference in golden reward."""
+    least, ends = 1.0, []
+    for name, judged, colour, mark in (
+        ("labels", found.labels, COLOURS[WRITERS], "^"),
+        ("proxy", found.proxy, COLOURS[SFT], "o"),
+    ):
+        x, share, error = grouped(judged)
+        if not x.size:
+            continue
+        band = np.clip([share - 1.645 * error, share + 1.645 * error], 0, 1)
+        axes.fill_between(x, *band, color=colour, alpha=0.15, lw=0)
+        axes.plot(x, share, mark, ls="-", ms=4, lw=1.6, color=colour, clip_on=False)
+        least = min(least, float(band.min()))
+        ends.append((float(share[-1]), float(x[-1]), name, colour))
+    axes.axhline(0.5, color=SOFT, lw=0.7, ls=(0, (1, 2.5)))
+    height = np.inf
+    for share, x, name, colour in sorted(ends, key=lambda end: -end[0]):
+        # Names stand behind the curves' ends, apart where those meet.
+        height = min(share, height - 0.06)
+        axes.annotate(
+            name,
+            (x, height),
+            (7, 0),
+            textcoords="offset points",
+            va="center",
+            color=colour,
+            weight="bold",
+        )
+    axes.set_xlim(0, 1.3 * max((x for _, x, *_ in ends), default=1.0))
+    axes.set_ylim(min(0.45, least - 0.02), 1.02)
+    axes.yaxis.set_major_locator(MultipleLocator(0.1))
+    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:.0f}%")
+    axes.set_title("Preferring the better one")
+    axes.set_xlabel("Difference in golden reward")
+
+
+def show(found: Inspection, console: Console) -> None:
+    """Print the same on a terminal."""
+
+    def heading(words: str) -> None:
+        console.print()
+        console.rule(Text(words, style="bold"), align="left")
+
+    def say(words: str, style: str = "") -> None:
+        console.print(Text(words, style=style))
+
+    heading(f"{found.kind}, seed {found.experiment.seed}")
+    for part in [*_quick(found), *story(found)]:
+        say(part)
+        console.print()
+    say("  ".join(f"{name}={value}" for name, value in knobs(found)), "dim")
+    heading("What does it look like?")
+    say(f"Responses from best to worst. {_key(found)} {UNIT}")
+    for example in found.examples:
+        console.print()
+        say(f"Prompt: {example.prompt}", "bold")
+        table = Table.grid(padding=(0, 2))
+        table.add_column(justify="right")
+        for text in example.responses:
+            cells = (number(text.reward, signed=True), text.source, text.words)
+            table.add_row(*map(Text, cells))
+        console.print(Padding(table, (0, 0, 0, 2)))
+    heading("How good are the responses?")
+    table = Table(box=None, pad_edge=False)
+    for name in COLUMNS:
+        table.add_column(name, justify="left" if name == "source" else "right")
+    table.add_column("who")
+    for row in _rows(found):
+        table.add_row(*map(Text, row), Text(_meaning(found, row[0]), style="dim"))
+    console.print(table)
+    say(f"{PROMPTS} prompts; mean, standard deviation, percentiles; length in tokens.", "dim")
+    heading("What are the data and the proxy like?")
+    table = Table(box=None, pad_edge=False, show_header=False)
+    for _ in range(3):
+        table.add_column()
+    for fact in facts(found):
+        table.add_row(
+            Text(fact.name), Text(fact.value, style="bold"), Text(fact.meaning, style="dim")
+        )
+    console.print(table)
+    heading("Is it a useful world?")
+    for words, holds in found.checks():
+        say(f"{'yes' if holds else 'NO '}  {words}", "" if holds else "yellow")

@@ -1,0 +1,226 @@
+"""The transfer card in words: sentences and cells, on the terminal, as JSON, CSV and Markdown."""
+
+import csv
+import dataclasses
+import io
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from analysis.html import SYMBOLS, amount, between, listed, plural, safe, sentence, unit_name
+from analysis.site.verdicts import rank
+from analysis.transfer import LEAST, Agreement, Card, Measured, Pair
+
+HEADER = ("claim", "effect", "simulated on", "simulated", "real on", "real", "P(same sign)")
+AGREEMENT = (
+    "simulated on", "real on", "effects", "same sign (expected)", "same verdict", "rank correlation", "of medians",
+    "as high by chance",
+)  # fmt: skip
+COLUMNS: Sequence[str] = (
+    "study", "claim", "effect", "unit", "simulated_task", "simulated_estimate", "simulated_low",
+    "simulated_high", "simulated_verdict", "simulated_open", "real_task", "real_estimate", "real_low",
+    "real_high", "real_verdict", "real_open", "same_sign", "probability_same_sign", "text",
+)  # fmt: skip
+CAUTION = (
+    "The interval of a rank correlation says how well the effects are known, not how other claims would fare: claims "
+    "are few, chosen, and share runs."
+)
+
+
+def ordered(card: Card) -> list[Pair]:
+    """The pairs by claim, then by study and tasks; the tests of a claim in their order."""
+    return sorted(card.pairs, key=lambda pair: (rank(pair.name.claim), pair.name.study))
+
+
+def label(one: Measured) -> str:
+    """An effect with its interval and the mark of its verdict; "≥" and "≤" before what is only a bound."""
+    judged = one.judgement
+    if judged.estimate is None:
+        return f"{SYMBOLS[judged.verdict]} no estimate"
+    said = f"{SYMBOLS[judged.verdict]} {_bound(one)}{amount(judged.estimate, judged.unit)}"
+    interval = between({"interval": judged.interval, "unit": judged.unit})
+    return f"{said} ({interval})" if interval else said
+
+
+def _bound(one: Measured) -> str:
+    if len(one.open) > 1:
+        return "≈ "
+    return {"higher": "≥ ", "lower": "≤ "}.get(next(iter(one.open), ""), "")
+
+
+def chance(value: float | None) -> str:
+    """A probability; a dash if there is none."""
+    if value is None:
+        return "–"
+    return "> 0.99" if 0.995 <= value < 1 else "< 0.01" if 0 < value < 0.005 else f"{value:.2f}"
+
+
+def cells(pair: Pair) -> tuple[str, ...]:
+    """A row under `HEADER`."""
+    own = pair.simulated, pair.real
+    return (
+        pair.name.claim,
+        pair.real.judgement.label,
+        own[0].task,
+        label(own[0]),
+        own[1].task,
+        label(own[1]),
+        chance(pair.probability),
+    )
+
+
+def agreement(one: Agreement) -> tuple[str, ...]:
+    """A row under `AGREEMENT`."""
+    unit = f"in {unit_name(one.unit)}" if one.unit else "of several units"
+    rho = medians = chance_of = "–"
+    if one.estimate is not None and one.interval is not None and one.by_chance is not None:
+        low, high = one.interval
+        rho = f"{one.estimate:.2f} ({low:.2f} to {high:.2f})".replace("-", "−")
+        medians = f"{one.of_medians:.2f}".replace("-", "−")
+        chance_of = "under 1%" if one.by_chance < 0.01 else f"{100 * one.by_chance:.0f}%"
+    return (
+        one.simulated_task,
+        one.real_task,
+        f"{one.effects} {unit}" if one.effects else "none",
+        f"{one.same_sign} ({one.expected:.1f})",
+        f"{one.same_verdict} of {one.decided}",
+        rho,
+        medians,
+        chance_of,
+    )
+
+
+def withheld(card: Card) -> list[str]:
+    """Why there is no rank correlation, where there is none."""
+    said = []
+    for one in card.agreements:
+        where = f"No rank correlation is given for {one.simulated_task} and {one.real_task}"
+        if one.effects < LEAST:
+            said.append(f"{where}: they share {plural(one.effects, 'effect')}, needed are {LEAST}.")
+        elif one.estimate is None:
+            said.append(f"{where}: the {one.effects} effects of one are all equal.")
+    return said
+
+
+def alone(card: Card) -> list[str]:
+    """The claims that only one of the places judges."""
+    return [
+        sentence(f"judged in the {place} runs only: {listed(list(claims))}")
+        for place, claims in card.lone.items()
+        if claims
+    ]
+
+
+def show(card: Card, console: Console) -> None:
+    """Print the card on a terminal."""
+    table = Table(title="Transfer: simulated and real", title_justify="left")
+    for name in HEADER:
+        table.add_column(name, justify="right" if name.startswith("P(") else "left")
+    last: Pair | None = None
+    for pair in ordered(card):
+        row = list(cells(pair))
+        if last is not None and last.name == pair.name:
+            # Said once for an effect, however many tasks it was measured on.
+            row[:2] = "", ""
+        elif last is not None and last.name.claim != pair.name.claim:
+            table.add_section()
+        table.add_row(*map(Text, row), style=_colour(pair))
+        last = pair
+    console.print(table)
+    summary = Table(title="Agreement", title_justify="left")
+    for name in AGREEMENT:
+        summary.add_column(name)
+    for one in card.agreements:
+        summary.add_row(*map(Text, agreement(one)))
+    console.print(summary)
+    for said in [*withheld(card), *alone(card)]:
+        console.print(Text(said))
+
+
+def _colour(pair: Pair) -> str:
+    """Green where the sign is almost certainly the same, red where it is almost certainly not."""
+    if pair.probability is None or 0.05 < pair.probability < 0.95:
+        return ""
+    return "green" if pair.probability >= 0.95 else "red"
+
+
+def as_json(card: Card) -> str:
+    """Everything: effects, correlations, claims of one place only."""
+    data = {
+        "simulated": str(card.simulated.directory),
+        "real": str(card.real.directory),
+        "effects": [_entry(pair) for pair in ordered(card)],
+        "agreement": [dataclasses.asdict(one) for one in card.agreements],
+        "only": dict(card.lone),
+    }
+    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+
+def as_csv(card: Card) -> str:
+    """One line a pair of effects; cells are empty where there is no number."""
+    buffer = io.StringIO()
+    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
+    writer.writeheader()
+    for pair in ordered(card):
+        entry = _entry(pair)
+        flat = {name: entry[name] for name in COLUMNS if name in entry}
+        for place in ("simulated", "real"):
+            own = entry[place]
+            low, high = own["interval"] or (None, None)
+            numbers = {**own, "low": low, "high": high, "open": " ".join(own["open"])}
+            names = ("task", "estimate", "low", "high", "verdict", "open")
+            flat |= {f"{place}_{name}": numbers[name] for name in names}
+        writer.writerow(flat)
+    return buffer.getvalue()
+
+
+def as_markdown(card: Card) -> str:
+    """The table and what came out."""
+    lines = _markdown(HEADER, map(cells, ordered(card)))
+    lines += ["", *_markdown(AGREEMENT, map(agreement, card.agreements)), ""]
+    lines += [f"- {safe(one)}" for one in [CAUTION, *withheld(card), *alone(card)]]
+    return "\n".join(lines) + "\n"
+
+
+def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
+    return lines + [f"| {' | '.join(map(safe, row))} |" for row in rows]
+
+
+FORMS: Mapping[str, Callable[[Card], str]] = {
+    "json": as_json,
+    "csv": as_csv,
+    "markdown": as_markdown,
+}
+
+
+def _entry(pair: Pair) -> dict[str, Any]:
+    return {
+        "study": pair.name.study,
+        "claim": pair.name.claim,
+        "text": pair.real.text,
+        "effect": pair.real.judgement.label,
+        "unit": pair.real.judgement.unit,
+        "estimand": json.loads(pair.name.estimand),
+        "simulated": _numbers(pair.simulated),
+        "real": _numbers(pair.real),
+        "same_sign": pair.same_sign,
+        "probability_same_sign": pair.probability,
+        "same_verdict": pair.same_verdict,
+    }
+
+
+def _numbers(one: Measured) -> dict[str, Any]:
+    judged = one.judgement
+    return {
+        "task": one.task,
+        "estimate": judged.estimate,
+        "interval": judged.interval,
+        "verdict": judged.verdict,
+        "reason": judged.reason,
+        "open": dict(one.open),
+    }

@@ -1,0 +1,326 @@
+"""What a study's results say about one task, or about a typical one, to estimands that ask."""
+
+import dataclasses
+import functools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from analysis.curves import frontier
+from analysis.curves.frontier import Fits, Frontier
+from analysis.load import Table, last_rows, trajectories, units
+from sweeps.estimands import Peak, Unanswerable, Unit
+
+ALL_TASKS = "all tasks"
+PARAMETERS = "ground.parameters"
+"""Column with the policy's number of parameters."""
+
+
+class Pool:
+    """All tasks of a study, fitted together when first asked for, and at most once."""
+
+    def __init__(
+        self, table: Table, arms: tuple[str, ...], axes: tuple[str, ...], strata: tuple[str, ...]
+    ) -> None:
+        self.table, self.arms, self.axes, self.strata = table, arms, axes, strata
+        self._parts: dict[tuple[str, Any], Pool] = {}
+
+    @functools.cached_property
+    def _fits(self) -> Fits | Unanswerable:
+        try:
+            named = self.table.assign(trajectory=trajectories(self.table, self.axes))
+            return frontier.fit_all(named, self.arms, self.strata)
+        except Unanswerable as problem:
+            return problem
+
+    @property
+    def fits(self) -> Fits:
+        """The fitted frontiers; raises Unanswerable if there cannot be any."""
+        if isinstance(self._fits, Unanswerable):
+            raise Unanswerable(str(self._fits))
+        return self._fits
+
+    def at(self, path: str, level: Any) -> "Pool":
+        """The rows at one level of a path that is no stratum, with fits of their own."""
+        if (path, level) not in self._parts:
+            rows = frontier.at_level(self.table, path, level)
+            self._parts[path, level] = Pool(rows, self.arms, self.axes, self.strata)
+        return self._parts[path, level]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEvidence:
+    """What one task's results say; implements `sweeps.estimands.Evidence`.
+
+    `table` has the task's rows, at the levels in `chosen` if there are any. A curve is fitted at
+    each combination of the strata's levels; where some are not chosen, what is said of curves is
+    the mean over the combinations.
+    """
+
+    task: str
+    table: Table
+    pool: Pool
+    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+
+    @property
+    def _frontiers(self) -> list[Frontier]:
+        """The curves of every combination of levels that are not chosen."""
+        fits, strata = self.pool.fits, self.pool.strata
+        wanted = {1 + i: self.chosen[path] for i, path in enumerate(strata) if path in self.chosen}
+
+        def ours(key: frontier.Key) -> bool:
+            return key[0] == self.task and all(key[i] == level for i, level in wanted.items())
+
+        reasons = [why for key, why in fits.without.items() if ours(key)]
+        if reasons:
+            raise Unanswerable(reasons[0])
+        found = [fit for key, fit in fits.groups.items() if ours(key)]
+        if not found:
+            raise Unanswerable(f"{self.task} has no results there")
+        return found
+
+    @property
+    def frontier(self) -> Frontier:
+        """The fitted frontier; raises Unanswerable if there is none, or one at each level."""
+        found = self._frontiers
+        if len(found) > 1:
+            raise Unanswerable(f"{self.task} has a curve at each level of {self.pool.strata}")
+        return found[0]
+
+    def caveat(self, arms: Sequence[str]) -> str:
+        """Why no verdict may rest on the curves: too few seeds, a fit that failed, curves that miss their points."""
+        for fit in self._frontiers:
+            rows = fit.cleaned.trained
+            for arm in arms:
+                if rows.loc[rows["arm"] == arm, "seed"].nunique() < 2:
+                    return f"only one seed in arm {arm}: the seed is the unit of replication"
+        problems = [fit.trouble(arms) for fit in self._frontiers]
+        return next(filter(None, problems), "")
+
+    def peak(self, arm: str) -> Peak:
+        """Peak of the arm's typical curve inside its observed range."""
+        return mean_peak([fit.peak(arm) for fit in self._frontiers])
+
+    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
+        """Draws of the mean win-rate difference over the shared range of sqrt(KL)."""
+        return np.mean([fit.gap(first, second, also) for fit in self._frontiers], axis=0)
+
+    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Counts of these arms; peaks, observed and shared ranges if there is one curve an arm."""
+        details = self.describe_runs(arms)
+        found = self._frontiers
+        return _with_curves(details, found[0], arms) if len(found) == 1 else details
+
+    def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
+        """The metric at the last checkpoint of the arm's runs, diverged ones left out.
+
+        Keys can be compared between the arms `among` which this one is: they hold the settings
+        that all of these have.
+        "best_win_rate" is the best of a run's trained checkpoints (it grows with their number, so
+        compare runs that were evaluated equally often).
+        """
+        rows = last_rows(self.table)
+        if metric == "best_win_rate":
+            trained = self._trained(self.pool.arms).groupby(["arm", "run"])["win_rate"].max()
+            rows = rows.join(trained.rename(metric), on=["arm", "run"])
+        axes = self._axes(tuple(among) or (arm,))
+        rows = rows[(rows["arm"] == arm) & (rows["diverged_step"] < 0)]
+        if metric not in rows:
+            raise Unanswerable(f"the results have no metric {metric}")
+        if rows.empty:
+            raise Unanswerable(f"arm {arm} has no run that finished without diverging")
+        values: dict[Unit, list[float]] = {}
+        for unit, value in zip(units(rows, axes), rows[metric].astype(float), strict=True):
+            values.setdefault(unit, []).append(value)
+        return {unit: float(np.mean(found)) for unit, found in values.items()}
+
+    def checkpoints(
+        self, columns: tuple[str, ...], arms: tuple[str, ...]
+    ) -> tuple[Mapping[Unit, list[np.ndarray]], ...]:
+        """For each arm its runs' trained checkpoints, arrays (checkpoint, column)."""
+        for column in columns:
+            if column not in self.table:
+                raise Unanswerable(f"the results have no metric {column}")
+        axes = self._axes(arms)
+        trained = self._trained(arms).sort_values(["run", "evaluation"])
+        parts = []
+        for arm in arms:
+            found: dict[Unit, list[np.ndarray]] = {}
+            for _, rows in trained[trained["arm"] == arm].groupby("run"):
+                (unit,) = units(rows.head(1), axes)
+                found.setdefault(unit, []).append(rows[list(columns)].to_numpy(dtype=float))
+            if not found:
+                raise Unanswerable(f"arm {arm} has no checkpoints after the first step")
+            parts.append(found)
+        return tuple(parts)
+
+    def _trained(self, arms: Sequence[str]) -> Table:
+        """Trained checkpoints of these arms, up to where a run diverged."""
+        rows = self.table[self.table["arm"].isin(arms) & (self.table["evaluation"] > 0)]
+        return rows[(rows["diverged_step"] < 0) | (rows["step"] < rows["diverged_step"])]
+
+    def _axes(self, arms: Sequence[str]) -> tuple[str, ...]:
+        """The swept paths that all of these arms have."""
+        by_arm = [self.table[self.table["arm"] == arm] for arm in arms]
+        return tuple(
+            axis
+            for axis in self.pool.axes
+            if all(own[axis].notna().any() for own in by_arm if len(own))
+        )
+
+    def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Seeds, runs and diverged runs of these arms."""
+        rows = last_rows(self.table)
+        counts = {}
+        for arm in arms:
+            own = rows[rows["arm"] == arm]
+            counts[arm] = {
+                "seeds": int(own["seed"].nunique()),
+                "runs": len(own),
+                "diverged": int((own["diverged_step"] >= 0).sum()),
+            }
+        return {"arms": counts}
+
+    def levels(self, path: str) -> tuple[Any, ...]:
+        """Values of a swept path, in order of size where all have one, else as they come."""
+        if path not in self.table or self.table[path].isna().all():
+            raise Unanswerable(f"{path} is not swept on {self.task}")
+        found = tuple(self.table[path].dropna().unique().tolist())
+        try:
+            return tuple(sorted(found, key=lambda level: self.size(path, level)))
+        except Unanswerable:
+            return found
+
+    def at(self, path: str, level: Any) -> "TaskEvidence":
+        """The evidence at one level; a path that is no stratum gets fits of its own."""
+        rows = frontier.at_level(self.table, path, level)
+        if path in self.pool.strata:
+            return TaskEvidence(self.task, rows, self.pool, {**self.chosen, path: level})
+        return TaskEvidence(self.task, rows, self.pool.at(path, level), self.chosen)
+
+    def size(self, path: str, level: Any) -> float:
+        """The policy's number of parameters if it differs between levels, else the level's value."""
+        if PARAMETERS in self.table:
+            counts = self.table.groupby(path)[PARAMETERS].median()
+            if counts.notna().all() and counts.nunique() > 1:
+                return float(counts[level])
+        if isinstance(level, int | float) and not isinstance(level, bool):
+            return float(level)
+        raise Unanswerable(f"{level} of {path} has no size")
+
+
+@dataclasses.dataclass(frozen=True)
+class TypicalEvidence:
+    """What the results of several tasks say about a typical one: its curves, and nothing else."""
+
+    pool: Pool
+    tasks: Mapping[str, TaskEvidence]
+
+    @property
+    def frontier(self) -> Frontier:
+        """The typical task's frontier; raises Unanswerable if there are not two tasks with one."""
+        found = self.pool.fits.typical
+        if found is None:
+            raise Unanswerable("fewer than two tasks have curves")
+        return found
+
+    def caveat(self, arms: Sequence[str]) -> str:
+        """As for the tasks: what bars one of them bars all."""
+        fitted = {key[0] for key in self.pool.fits.groups}
+        said = (own.caveat(arms) for task, own in self.tasks.items() if task in fitted)
+        return next(filter(None, said), "")
+
+    def peak(self, arm: str) -> Peak:
+        """Peak of the arm's curve on a typical task, inside the typical observed range."""
+        return self.frontier.peak(arm)
+
+    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
+        """Draws of the mean win-rate difference over the shared range of sqrt(KL)."""
+        return self.frontier.gap(first, second, also)
+
+    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Peaks and ranges of a typical task, and the tasks."""
+        details = self.describe_runs(arms) | {"tasks": list(self.tasks)}
+        return _with_curves(details, self.frontier, arms)
+
+    def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Seeds (all tasks'), runs and diverged runs of these arms."""
+        parts = [own.describe_runs(arms)["arms"] for own in self.tasks.values()]
+        counts = ("seeds", "runs", "diverged")
+        return {
+            "arms": {
+                arm: {name: sum(p[arm][name] for p in parts) for name in counts} for arm in arms
+            }
+        }
+
+    def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
+        raise Unanswerable(_NO_RUNS)
+
+    def checkpoints(
+        self, columns: tuple[str, ...], arms: tuple[str, ...]
+    ) -> tuple[Mapping[Unit, list[np.ndarray]], ...]:
+        raise Unanswerable(_NO_RUNS)
+
+    def levels(self, path: str) -> tuple[Any, ...]:
+        raise Unanswerable(_NO_RUNS)
+
+    def at(self, path: str, level: Any) -> "TypicalEvidence":
+        raise Unanswerable(_NO_RUNS)
+
+    def size(self, path: str, level: Any) -> float:
+        raise Unanswerable(_NO_RUNS)
+
+
+_NO_RUNS = "a typical task has curves and no runs of its own"
+
+
+def mean_peak(peaks: Sequence[Peak]) -> Peak:
+    """Mean of several curves' peaks, draw by draw; inside where all are (of KL, the geometric)."""
+    if len(peaks) == 1:
+        return peaks[0]
+
+    def mean(of: Callable[[Peak], Any]) -> np.ndarray:
+        return np.mean([of(peak) for peak in peaks], axis=0)
+
+    return Peak(
+        value=mean(lambda peak: peak.value),
+        root_kl=np.exp(mean(lambda peak: peak.log_kl) / 2),
+        start=mean(lambda peak: peak.start),
+        end=mean(lambda peak: peak.end),
+        interior=np.all([peak.interior for peak in peaks], axis=0),
+        nearest=math.exp(np.mean([math.log(peak.nearest) for peak in peaks])),
+    )
+
+
+def _with_curves(details: dict[str, Any], fit: Frontier, arms: tuple[str, ...]) -> dict[str, Any]:
+    """The details with peaks and observed ranges, and the range that several arms share."""
+    for arm in arms:
+        details["arms"][arm] |= describe_peak(fit, arm)
+    if len(arms) > 1:
+        try:
+            low, high = fit.shared(*arms)
+            details["shared_kl"] = [low**2, high**2]
+        except Unanswerable:
+            details["shared_kl"] = None
+    return details
+
+
+def describe_peak(fit: Frontier, arm: str) -> dict[str, Any]:
+    """An arm's peak with 90% intervals, and where in the observed range it lies.
+
+    A `peak_place` of "end" says that the peak was not reached.
+    """
+    peak, span = fit.peak(arm), fit.spans[arm]
+    reached = float(np.mean(peak.interior))
+    kl = peak.root_kl**2
+    return {
+        "observed_kl": [span.start**2, span.end**2],
+        "peak": float(np.median(peak.value)),
+        "peak_interval": np.quantile(peak.value, [0.05, 0.95]).tolist(),
+        "peak_kl": float(np.median(kl)),
+        "peak_kl_interval": np.quantile(kl, [0.05, 0.95]).tolist(),
+        "peak_inside": reached,
+        "peak_place": peak.place,
+    }

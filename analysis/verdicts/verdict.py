@@ -1,0 +1,148 @@
+"""Verdicts: every claim of a study, on every task, by the rules of its file, and by those stored before the run where
+the two differ."""
+
+import dataclasses
+import math
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from analysis.load import Results
+from analysis.verdicts.evidence import ALL_TASKS, Pool, TaskEvidence, TypicalEvidence
+from analysis.verdicts.evidence import describe_peak as describe_peak
+from sweeps.claims import Claim, Ruling
+from sweeps.claims import Test as Part
+from sweeps.estimands import Evidence
+from sweeps.rules.base import Judgement
+
+
+def gather(results: Results) -> dict[str, TaskEvidence]:
+    """Evidence by task. Fits nothing yet."""
+    pool = Pool(results.table, results.arms, results.axes, results.strata)
+    return {task: TaskEvidence(task, results.task(task), pool) for task in results.tasks}
+
+
+def decide(
+    results: Results, evidence: Mapping[str, TaskEvidence] | None = None
+) -> list[dict[str, Any]]:
+    """All verdicts as JSON-able entries, claim by claim and task by task.
+
+    A claim whose tests all read curves is judged for a typical task as well ("all tasks"), if there
+    are two or more and no strata: groups of one task would count as tasks otherwise. A claim whose
+    tests or rules the study's file now states differently from what was stored with the results is
+    judged as the file has it, and the entry says so (`newer`) and gives the verdict by the stored
+    rule; a change of words changes nothing but the words. `evidence` may be given to reuse its
+    fits. Raises InvalidInput if a stored claim cannot be read.
+    """
+    evidence = gather(results) if evidence is None else evidence
+    entries = []
+    for asked in questions(results, evidence):
+        claim, stored, own = asked.claim, asked.stored, asked.evidence
+        newer = stored is None or not stored.decides_like(claim)
+        ruling = _held_back(claim.judge(own), asked.lacking)
+        before = _held_back(stored.judge(own), asked.lacking).verdict if newer and stored else None
+        entries.append(entry(claim, asked.task, ruling, newer, before))
+    return entries
+
+
+class Question(NamedTuple):
+    """One claim asked of one task: as the study's file has it, as it was stored before the run (None: it was not), what
+    is known of the task, and the number of planned runs of its arms that are missing."""
+
+    claim: Claim
+    stored: Claim | None
+    task: str
+    evidence: Evidence
+    lacking: int
+
+
+def questions(results: Results, evidence: Mapping[str, TaskEvidence]) -> Iterator[Question]:
+    """Every claim on every task, and on a typical one where `decide` says so."""
+    tasks: dict[str, Evidence] = dict(evidence)
+    pooled: dict[str, Evidence] = {}
+    if len(evidence) > 1 and not results.strata:
+        pool = next(iter(evidence.values())).pool
+        pooled = {ALL_TASKS: TypicalEvidence(pool, evidence)}
+    for claim, stored in paired(results):
+        lacking = sum(results.missing.get(arm, 0) for arm in claim.arms_used())
+        for task, own in (tasks | pooled if claim.from_curves else tasks).items():
+            yield Question(claim, stored, task, own, lacking)
+
+
+def _held_back(ruling: Ruling, lacking: int) -> Ruling:
+    """The ruling, undecided while runs are missing: those that are there may be no fair sample of the settings."""
+    if not lacking:
+        return ruling
+    return dataclasses.replace(ruling, verdict="undecided", reason=lacks(lacking))
+
+
+def lacks(lacking: int) -> str:
+    """Why nothing is decided while planned runs are missing; "" if none are."""
+    return f"{lacking} planned runs of its arms are missing" if lacking else ""
+
+
+def paired(results: Results) -> Iterator[tuple[Claim, Claim | None]]:
+    """Claims to judge by, each with the one stored before the run (None if there was none).
+
+    The study file's claims as it is now where it can be read, in the stored order, then those that
+    it has gained; claims that it no longer has stay as they were stored.
+    """
+    stored = {claim.id: claim for claim in results.claims}
+    present = {claim.id: claim for claim in results.present_claims or ()}
+    for name, claim in stored.items():
+        yield present.get(name, claim), claim
+    for name, claim in present.items():
+        if name not in stored:
+            yield claim, None
+
+
+def entry(
+    claim: Claim, task: str, ruling: Ruling, newer: bool = False, stored: str | None = None
+) -> dict[str, Any]:
+    """One row of verdicts.json. Numbers that do not exist are null, never NaN.
+
+    Effect, numbers and rule at the top are those of the deciding test.
+    """
+    tests = [_test(test, part) for test, part in zip(claim.tests, ruling.parts, strict=True)]
+    deciding = tests[ruling.deciding]
+    row = {
+        "claim": claim.id,
+        "task": task,
+        "text": claim.text,
+        **deciding,
+        "verdict": ruling.verdict,
+        "reason": ruling.reason,
+        "against": claim.against,
+        "note": claim.note,
+        "tests": tests,
+        "newer": newer,
+        "stored_verdict": stored,
+    }
+    return _plain(row)
+
+
+def _test(test: Part, part: Judgement) -> dict[str, Any]:
+    """One test's judgement."""
+    return {
+        "verdict": part.verdict,
+        "effect": part.label,
+        "unit": part.unit,
+        "estimate": part.estimate,
+        "interval": part.interval,
+        "probability": part.probability,
+        "reason": part.reason,
+        "rule": test.rule.describe() | {"words": test.rule.sentence()},
+        "details": dict(part.details),
+    }
+
+
+def _plain(value: Any) -> Any:
+    """JSON-able copy: plain numbers, lists for tuples, null for what is not finite."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | np.ndarray):
+        return [_plain(item) for item in value]
+    if isinstance(value, np.generic):
+        value = value.item()
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,105 @@
+"""Whom to cite for a study: BibTeX entries of the papers that the docstrings of what its runs used name.
+
+Entries are in ``references.bib`` beside this file. An entry belongs to a class if its docstring, or its file's, names
+the entry's arXiv number or, if it has none, its authors and year (``Rao and Kupper 1967``).
+"""
+
+import functools
+import inspect
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pandas as pd
+
+from sweeps import user_files
+from sweeps.catalogue import families
+from sweeps.store.parquet import config_in
+from sweeps.store.store import Store
+from testbed import config
+from testbed.lora import Lora
+
+_FILE = Path(__file__).parent / "references.bib"
+#: For every study: the testbed, the setup that its studies start from, and the form of its curves.
+_ALWAYS = ("alignment-testbed", "tang2024gap", "gao2022overoptimization")
+
+
+class Entry(NamedTuple):
+    """A BibTeX entry: its key, its text, and what docstrings call it."""
+
+    key: str
+    text: str
+    name: str
+
+    def named_in(self, text: str) -> bool:
+        """Whether a text names it."""
+        return re.search(rf"(?<![\w.]){re.escape(self.name)}(?!\w)", text) is not None
+
+
+@functools.cache
+def entries() -> tuple[Entry, ...]:
+    """All entries, in the order of the file."""
+    texts = re.split(r"\n\s*\n(?=@)", _FILE.read_text(encoding="utf-8").strip())
+    return tuple(_entry(text) for text in texts)
+
+
+def _entry(text: str) -> Entry:
+    fields = dict(re.findall(r"^  (\w+) = \{(.*)\},$", text, re.MULTILINE))
+    authors = [name.split(",")[0] for name in fields["author"].split(" and ")]
+    who = f"{authors[0]} et al." if len(authors) > 2 else " and ".join(authors)
+    name = fields.get("eprint") or f"{who} {fields['year']}"
+    return Entry(text.split("{")[1].split(",")[0], text, name)
+
+
+def said(kind: type) -> str:
+    """What the docstrings of a class and of its file say, on one line."""
+    texts = (kind.__doc__, sys.modules[kind.__module__].__doc__)
+    return " ".join(" ".join(inspect.cleandoc(text or "").split()) for text in texts)
+
+
+def kinds() -> dict[str, type]:
+    """Classes that a config may name and that stand for a method, by name: of the testbed's families and of users'
+    files that are loaded. What every run has, such as the policy's architecture, is not among them."""
+    found: dict[str, type] = {Lora.__name__: Lora}
+    for base, packages in families.FAMILIES.values():
+        found |= config.members(base, packages)
+    for file in user_files.loaded():
+        module = sys.modules[file.name]
+        found |= {
+            name: kind
+            for name, kind in vars(module).items()
+            if inspect.isclass(kind) and kind.__module__ == file.name
+        }
+    return found
+
+
+def bibliography(opened: Sequence[tuple[Store, pd.DataFrame]]) -> str:
+    """BibTeX for what the runs of some stores used."""
+    used = {
+        name
+        for _, table in opened
+        for text in table["config"].unique()
+        for name in _named(config_in(text))
+    }
+    known = kinds()
+    texts = [said(known[name]) for name in sorted(used & known.keys())]
+    return "\n\n".join(entry.text for entry in _cited(texts)) + "\n"
+
+
+def _cited(texts: Iterable[str]) -> Iterator[Entry]:
+    together = "\n".join(texts)
+    return (entry for entry in entries() if entry.key in _ALWAYS or entry.named_in(together))
+
+
+def _named(data: Any) -> Iterator[str]:
+    """Kinds that a config names, at any depth."""
+    if isinstance(data, Mapping):
+        if isinstance(data.get("kind"), str):
+            yield data["kind"]
+        for value in data.values():
+            yield from _named(value)
+    elif isinstance(data, list):
+        for value in data:
+            yield from _named(value)

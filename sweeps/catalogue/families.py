@@ -1,0 +1,158 @@
+"""What there is to choose from: the members of each family, found by walking their packages, and what their docstrings
+say of them."""
+
+import dataclasses
+import inspect
+import json
+import re
+from typing import Any, NamedTuple
+
+from sweeps.catalogue import listing
+from sweeps.store import columns
+from sweeps.study import Study, list_studies
+from testbed import config
+from testbed.config import ranges
+from testbed.environment import AbstractGolden, AbstractTask
+from testbed.losses.base import AbstractLoss
+from testbed.objective import AbstractObjective
+from testbed.preference import AbstractLabeler
+from testbed.references.base import AbstractReference
+from testbed.source import AbstractSource
+
+#: Each family's base class, and the packages that are walked for it.
+FAMILIES: dict[str, tuple[Any, str]] = {
+    "tasks": (AbstractTask, AbstractTask.family),
+    "labelers": (AbstractLabeler, AbstractLabeler.family),
+    "goldens": (AbstractGolden, AbstractGolden.family),
+    "losses": (AbstractLoss, "testbed.losses"),
+    "methods": (AbstractObjective, "testbed.methods"),
+    "sources": (AbstractSource, AbstractSource.family),
+    "references": (AbstractReference, AbstractReference.family),
+}
+
+
+class Parameter(NamedTuple):
+    """A field: its default as text (empty if a value must be given), what it admits, and what it means."""
+
+    name: str
+    default: str
+    admits: str
+    meaning: str
+
+
+class Entry(NamedTuple):
+    """A member of a family: what it is or computes, where that is from, and its fields."""
+
+    name: str
+    formula: str
+    citation: str
+    parameters: tuple[Parameter, ...]
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON-able data."""
+        return self._asdict() | {"parameters": [own._asdict() for own in self.parameters]}
+
+
+def members(what: str) -> list[dict[str, Any]]:
+    """The studies, the columns of the results, or the members of one of `FAMILIES`, as JSON-able data."""
+    if what == "columns":
+        return [{"column": name, "meaning": text} for name, text in columns.MEANINGS.items()]
+    if what != "studies":
+        return [entry.describe() for entry in entries(what)]
+    return [
+        {
+            "study": study.name,
+            "title": study.title,
+            "question": study.question,
+            "claims": [claim.id for claim in study.claims],
+            "default": study.default,
+            "presets": {preset: _size(study, preset) for preset in study.presets},
+        }
+        for study in list_studies()
+    ]
+
+
+def _size(study: Study, preset: str) -> int:
+    """Number of runs."""
+    seeds = study.select(preset).seeds
+    return seeds * len(study.points(preset, seeds=1))
+
+
+def write() -> None:
+    """Write what `sweeps.catalogue.listing` reads."""
+    kept = {
+        what: {"sources": listing.digest(what), "members": members(what)}
+        for what in listing.SOURCES
+    }
+    text = json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    listing.FILE.write_text(text, encoding="utf-8")
+
+
+def entries(what: str) -> list[Entry]:
+    """All members of one of `FAMILIES`, by name, then the configs that they are made of and that no family lists."""
+    base, package = FAMILIES[what]
+    kinds = [kind for _, kind in sorted(config.members(base, package).items())]
+    parts = dict.fromkeys(part for kind in kinds for part in config.parts(kind))
+    return [entry(kind) for kind in (*kinds, *parts)]
+
+
+def entry(kind: type) -> Entry:
+    """What a class and its docstring say: the first paragraph is the formula and ends with the citation in brackets."""
+    formula, citation = cited(first_paragraph(kind))
+    meant = meanings(kind)
+    parameters = tuple(
+        Parameter(field.name, _default(field), _admits(kind, field), meant.get(field.name, ""))
+        for field in dataclasses.fields(kind)
+        if field.init
+    )
+    return Entry(kind.__name__, formula, citation, parameters)
+
+
+def first_paragraph(kind: type) -> str:
+    """Of the docstring, on one line, without marks of code."""
+    return " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].split()).replace("`", "")
+
+
+def cited(text: str) -> tuple[str, str]:
+    """A text without the brackets that it ends with, and what stands in them; no citation if they hold no year."""
+    stripped = text.rstrip(". ")
+    if not stripped.endswith(")"):
+        return text, ""
+    depth, start = 0, len(stripped)
+    while start and (depth or start == len(stripped)):
+        start -= 1
+        depth += {")": 1, "(": -1}.get(stripped[start], 0)
+    citation = stripped[start + 1 : -1]
+    return (stripped[:start].rstrip(), citation) if re.search(r"\d{4}", citation) else (text, "")
+
+
+def meanings(kind: type) -> dict[str, str]:
+    """What ``Attributes:`` says of each field: ``name: meaning``, or ``first, second: meaning`` of several."""
+    _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")
+    text = " ".join(text.split()).replace("`", "")
+    names = "|".join(re.escape(field.name) for field in dataclasses.fields(kind))
+    marks = list(re.finditer(rf"(?:^|(?<= ))((?:{names})(?:, (?:{names}))*): ", text))
+    ends = [mark.start() for mark in marks[1:]] + [len(text)]
+    return {
+        name: text[mark.end() : end].strip(" .")
+        for mark, end in zip(marks, ends, strict=False)
+        for name in mark[1].split(", ")
+    }
+
+
+def _default(field: dataclasses.Field) -> str:
+    """As the command line spells it; empty where a value must be given."""
+    if field.default_factory is not dataclasses.MISSING:
+        return config.spell(field.default_factory())
+    return "" if field.default is dataclasses.MISSING else config.spell(field.default)
+
+
+def _admits(kind: type, field: dataclasses.Field) -> str:
+    """The range of a number, or what else may be given."""
+    allowed = ranges.admitted(field)
+    words = config.admits(kind, field.name) if allowed is None else str(allowed)
+    return re.sub(r"\bAbstract(\w+)", lambda base: f"a kind of {base[1].lower()}", words)
+
+
+if __name__ == "__main__":
+    write()

@@ -1,0 +1,46 @@
+"""What this process is doing, for whoever waits for it: told when it has printed nothing for long, and at Ctrl-C."""
+
+import contextlib
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from sweeps.console import terminal
+
+#: Seconds without any output after which a command says what it is doing.
+SILENCE = 19.8
+_doing = ["starting"]
+
+
+def begin(text: str) -> None:
+    """Say what is going on from now on, such as "analysing the results"."""
+    _doing[-1] = text
+
+
+def doing() -> str:
+    """What is going on."""
+    return _doing[-1]
+
+
+@contextlib.contextmanager
+def told(silence: float = SILENCE) -> Iterator[None]:
+    """Print a line to standard error whenever nothing has been printed for ``silence`` seconds, whatever the main
+    thread is busy with."""
+    start, over = time.monotonic(), threading.Event()
+
+    def tick() -> None:
+        while not over.wait(min(0.2, silence / 4)):
+            if terminal.silence() >= silence:
+                terminal.wrote()
+                seconds = round(time.monotonic() - start)
+                print(f"{seconds // 60}:{seconds % 60:02d} elapsed, {doing()}", file=sys.stderr)
+
+    ticker = threading.Thread(target=tick, daemon=True)
+    terminal.wrote()
+    ticker.start()
+    try:
+        yield
+    finally:
+        over.set()
+        ticker.join()

@@ -1,0 +1,244 @@
+"""What a running sweep shows: runs done, run-steps a second, elapsed, time left, current stage."""
+
+import contextlib
+import html
+import sys
+import threading
+import time
+from collections import deque
+from collections.abc import Callable
+from typing import Any, Protocol, runtime_checkable
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.text import Text
+
+from sweeps.console import activity, terminal
+
+LOG_INTERVAL = 10.0
+"""Seconds between two lines where the output is not a terminal."""
+HEARTBEAT = 19.0
+"""Seconds after which such a line comes though nothing has changed."""
+
+
+@runtime_checkable
+class Progress(Protocol):
+    """What `population.execute` tells while it works."""
+
+    def stage(self, text: str) -> None:
+        """Say what is going on: compiling, building a world, running chunk 3 of 8."""
+
+    def advance(self, run_steps: int) -> None:
+        """Count training steps done, summed over runs."""
+
+    def finished(self, runs: int, diverged: int) -> None:
+        """Count runs that are complete, and how many of them diverged."""
+
+
+class Meter:
+    """Counts what is done and estimates the rest; `status` puts it into one line."""
+
+    def __init__(self, runs: int, run_steps: int, clock: Callable[[], float] = time.monotonic):
+        self.runs = runs
+        self.run_steps = run_steps
+        self.runs_done = 0
+        self.diverged = 0
+        self.steps_done = 0
+        self.text = "starting"
+        self._clock = clock
+        self._start = clock()
+        # The latest minute of (time, steps done); at least five entries, since chunks may be long.
+        self._recent = deque([(self._start, 0)])
+
+    def stage(self, text: str) -> None:
+        """See `Progress`."""
+        self.text = text
+        activity.begin(text)
+        if not self.steps_done:
+            # What came before the first run says nothing about its speed.
+            self._recent = deque([(self._clock(), 0)])
+
+    def advance(self, run_steps: int) -> None:
+        """See `Progress`."""
+        self.steps_done += run_steps
+        self._recent.append((self._clock(), self.steps_done))
+        while len(self._recent) > 5 and self._recent[-1][0] - self._recent[0][0] > 60:
+            self._recent.popleft()
+
+    def finished(self, runs: int, diverged: int) -> None:
+        """See `Progress`."""
+        self.runs_done += runs
+        self.diverged += diverged
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the start."""
+        return self._clock() - self._start
+
+    @property
+    def rate(self) -> float:
+        """Run-steps a second over the latest minute."""
+        then, done = self._recent[0]
+        span = self._clock() - then
+        return (self.steps_done - done) / span if span > 0 else 0.0
+
+    @property
+    def left(self) -> float | None:
+        """Seconds left at the present rate, or None before there is one."""
+        remaining = self.run_steps - self.steps_done
+        return remaining / self.rate if self.rate > 0 else None
+
+    def status(self) -> str:
+        """One line: ``3/96 runs, 120 run-steps/s, 0:10 elapsed, 1:20 left, training``; work without runs is told by
+        its stage alone."""
+        if not self.runs:
+            return f"{duration(self.elapsed)} elapsed, {self.text}"
+        parts = [f"{self.runs_done}/{self.runs} runs"]
+        if self.diverged:
+            parts.append(f"{self.diverged} diverged")
+        parts.append(f"{self.rate:,.0f} run-steps/s")
+        parts.append(f"{duration(self.elapsed)} elapsed")
+        if self.left is not None:
+            parts.append(f"{duration(self.left)} left")
+        return ", ".join([*parts, self.text])
+
+
+class LogDisplay(Meter):
+    """Plain lines for logs: one now and then, at most one in `LOG_INTERVAL` seconds; what begins in between is told
+    after that time, if it still goes on, or at once if ``every_stage`` is to be told. What goes on for long is told
+    every `HEARTBEAT` seconds."""
+
+    def __init__(
+        self,
+        runs: int,
+        run_steps: int,
+        console: Console,
+        clock: Callable[[], float] = time.monotonic,
+        every_stage: bool = False,
+    ):
+        super().__init__(runs, run_steps, clock)
+        self._console = console
+        self._every_stage = every_stage
+        self._shown: float | None = None
+        self._told = ""
+        self._lock = threading.Lock()
+        self._closed = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> "LogDisplay":
+        self._show()
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._ticker.join()
+        self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
+
+    def stage(self, text: str) -> None:
+        """See `Progress`."""
+        super().stage(text)
+        self._show()
+
+    def advance(self, run_steps: int) -> None:
+        """See `Progress`."""
+        super().advance(run_steps)
+        self._show()
+
+    def _tick(self) -> None:
+        while not self._closed.wait(0.5):
+            silent = self._shown is not None and self._clock() - self._shown > HEARTBEAT
+            if silent or self.text != self._told:
+                self._show()
+
+    def _show(self) -> None:
+        with self._lock:
+            now = self._clock()
+            told = self._every_stage and self.text != self._told
+            if told or self._shown is None or now - self._shown >= LOG_INTERVAL:
+                self._shown, self._told = now, self.text
+                self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
+
+
+class TerminalDisplay(Meter):
+    """A bar and a line of status, redrawn in place."""
+
+    def __init__(self, runs: int, run_steps: int, console: Console):
+        super().__init__(runs, run_steps)
+        self._live = Live(
+            console=console, get_renderable=self._picture, refresh_per_second=4, transient=True
+        )
+        self._diverted = contextlib.ExitStack()
+
+    def __enter__(self) -> "TerminalDisplay":
+        self._live.start()
+        if not self._live.console.stderr:
+            # What logs have kept of the standard error of before comes above the bar, too.
+            self._diverted.enter_context(terminal.diverted(sys.stderr))
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._diverted.close()
+        self._live.stop()
+        self._live.console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
+
+    def _picture(self) -> RenderableType:
+        # Without steps to count, the bar only moves.
+        bar = ProgressBar(
+            total=max(self.run_steps, 1), completed=self.steps_done, pulse=not self.run_steps
+        )
+        return Group(bar, Text(self.status(), overflow="ellipsis", no_wrap=True))
+
+
+class NotebookDisplay(Meter):
+    """A bar and a line of status below a notebook's cell, which stay when the work is over."""
+
+    def __init__(self, runs: int, run_steps: int):
+        super().__init__(runs, run_steps)
+        self._closed = threading.Event()
+        self._ticker = threading.Thread(target=self._tick, daemon=True)
+
+    def __enter__(self) -> "NotebookDisplay":
+        # A notebook has it; nothing else needs it.
+        from IPython.display import HTML, display
+
+        self._html = HTML
+        self._handle: Any = display(HTML(self._picture()), display_id=True)
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._closed.set()
+        self._ticker.join()
+        self._handle.update(self._html(self._picture()))
+
+    def _tick(self) -> None:
+        while not self._closed.wait(0.5):
+            self._handle.update(self._html(self._picture()))
+
+    def _picture(self) -> str:
+        bar = f'<progress style="width: 100%" max="{self.run_steps}" value="{self.steps_done}"></progress>'
+        return f"{bar if self.run_steps else ''}<div>{html.escape(self.status())}</div>"
+
+
+Display = LogDisplay | TerminalDisplay | NotebookDisplay
+
+
+def display(runs: int, run_steps: int, console: Console, verbose: bool = False) -> Display:
+    """The display that suits the output; a context manager and a `Progress`. A ``verbose`` one is always a log, and
+    tells every stage."""
+    if verbose or console.quiet:
+        return LogDisplay(runs, run_steps, console, every_stage=verbose)
+    if console.is_jupyter:
+        return NotebookDisplay(runs, run_steps)
+    if console.is_interactive:
+        return TerminalDisplay(runs, run_steps, console)
+    return LogDisplay(runs, run_steps, console)
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03``, or ``2:03`` below an hour."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"

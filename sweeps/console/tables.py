@@ -1,0 +1,128 @@
+"""What commands print: plans and what became of them, tables, verdicts."""
+
+import html
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from sweeps.console.progress import duration
+from testbed import paths
+
+if TYPE_CHECKING:
+    from sweeps.population.engine import Plan, Spent
+
+#: Columns in which any table of ours can be read.
+NARROW = 60
+
+
+def cost_of(plan: "Plan") -> dict[str, Any]:
+    """What a plan will take, predicted: seconds (of the runs None if a chunk's are not known), bytes at a time."""
+    chunks = plan.chunks
+    times = [chunk.seconds for chunk in chunks]
+    known = [seconds for seconds in times if seconds is not None]
+    return {
+        "chunks": len(chunks),
+        "devices": max((chunk.devices for chunk in chunks), default=0),
+        "run_steps": sum(chunk.steps for chunk in chunks),
+        "bytes": max((chunk.bytes for chunk in chunks), default=0),
+        "stages": plan.stages,
+        "run_seconds": math.fsum(known) if len(known) == len(times) else None,
+        "stage_seconds": plan.stage_seconds,
+        "compile_seconds": plan.compile_seconds,
+    }
+
+
+def show_cost(plan: "Plan", console: Console) -> None:
+    """Print what a plan will take."""
+    cost = cost_of(plan)
+    known = cost["run_seconds"] is not None
+    runs = duration(cost["run_seconds"]) if known else "not known beforehand"
+    say(console, f"Chunks     {cost['chunks']}")
+    say(console, f"Devices    {cost['devices']}")
+    say(console, f"Run-steps  {cost['run_steps']:,}")
+    say(console, f"Memory     {cost['bytes'] / 1e9:.2f} GB at most at a time, predicted")
+    before, compiling = duration(plan.stage_seconds), duration(plan.compile_seconds)
+    say(console, f"Stages     {plan.stages} to build before the runs")
+    say(console, f"Time       {runs} for the runs, {before} for the stages, predicted")
+    say(
+        console,
+        f"           and up to {compiling} of compiling the first time; the analysis comes after",
+    )
+
+
+def show_spent(plan: "Plan", spent: "Spent", console: Console) -> None:
+    """Print what became of a plan's predictions."""
+    predicted = math.fsum(chunk.seconds or 0.0 for chunk in plan.chunks)
+    memory = max((chunk.bytes for chunk in plan.chunks), default=0)
+    busy = spent.busy_seconds / spent.run_seconds if spent.run_seconds else 1.0
+    took = f"{duration(spent.run_seconds)} for the runs ({duration(predicted)} predicted)"
+    before = (
+        f"{duration(spent.stage_seconds)} for the stages ({duration(plan.stage_seconds)} predicted)"
+    )
+    say(console, f"Took        {took}, {before}")
+    say(
+        console,
+        f"Devices     busy {busy:.0%} of the time for the runs; the rest is compiling and the host's",
+    )
+    needed = f"{spent.bytes / 1e9:.2f} GB ({memory / 1e9:.2f} GB predicted)"
+    shrunk = f"; memory ran out {spent.shrunk} times" if spent.shrunk else ""
+    say(console, f"Memory      {needed}{shrunk}")
+
+
+def verdict_table(verdicts: Iterable[Mapping[str, Any]]) -> Table:
+    """Claims, verdicts, estimates and intervals for the terminal."""
+    # It needs jax, which tables of other things do without.
+    from sweeps.tensorboard import writer
+
+    table = Table(title="Verdicts", title_justify="left")
+    for name in ("claim", "task", "verdict", "estimate", "interval"):
+        table.add_column(name, justify="right" if name == "estimate" else "left")
+    colours = {"reproduced": "green", "contradicted": "red", "undecided": "yellow"}
+    for verdict in verdicts:
+        cells = writer.verdict_cells(verdict)
+        table.add_row(*map(Text, cells), style=colours.get(cells[2], ""))
+    return table
+
+
+def rich_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
+    """Rows of equal keys as a table."""
+    # As texts: in names of users' files and arms, brackets are no markup.
+    table = Table(title=Text(title, style="table.title"), title_justify="left")
+    for name in rows[0] if rows else ():
+        table.add_column(Text(str(name)))
+    for row in rows:
+        table.add_row(*(Text(str(value)) for value in row.values()))
+    return table
+
+
+def show(table: Table, console: Console) -> None:
+    """Print a table; where it would lose columns, row by row, a line a cell."""
+    needed = console.measure(table, options=console.options.update(max_width=1000)).minimum
+    if console.width >= min(NARROW, needed):
+        console.print(table)
+        return
+    console.print(str(table.title or ""), markup=False)
+    names = [str(column.header) for column in table.columns]
+    for row in zip(*(column.cells for column in table.columns), strict=True):
+        console.print()
+        for name, cell in zip(names, row, strict=True):
+            console.print(f"{name}: {cell}" if name else str(cell), markup=False)
+
+
+def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
+    """Rows of equal keys as HTML, for notebooks; everything is escaped."""
+    import pandas as pd
+
+    said = f"<p>{html.escape(caption)}</p>\n" if caption else ""
+    return said + pd.DataFrame(list(rows)).to_html(index=False, border=0, na_rep="–")
+
+
+def say(console: Console, text: str) -> None:
+    """One line, whatever the width, so that paths can be copied; those inside the working directory are told from there
+    on."""
+    text = paths.shortened(text)
+    console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,0 +1,96 @@
+"""Thousands of runs: builds what they stand on, and takes chunk after chunk through its slots
+(`sweeps.population.chunk_runner`)."""
+
+import time
+from collections.abc import Callable, Sequence
+from typing import Self
+
+from sweeps.console.progress import Progress
+from sweeps.population import devices
+from sweeps.population.chunk_runner import Outcome, run_chunk
+from sweeps.population.devices import OutOfMemory
+from sweeps.population.engine import Spent
+from sweeps.population.plan import Chunk, Layout, Plan, compile_key, plan
+from sweeps.population.programs import Programs
+from sweeps.population.world_builder import Grounds, Standing
+from sweeps.runtime import cache_directory
+from sweeps.store.parquet import Rows
+from testbed.cache import Cache
+from testbed.errors import InvalidInput
+
+__all__ = ["Outcome", "compile_key", "execute", "plan", "run_chunk"]
+
+
+def execute(plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> Spent:
+    """Build what the runs stand on, then run chunk after chunk; ``on_rows`` gets each chunk's rows when it is done.
+
+    Raises `InvalidInput` if one run alone does not fit.
+    """
+    clock = time.monotonic()
+    grounds = Grounds(Cache(cache_directory() / "stages"), progress)
+    grounds.prepare(plan.grounds)
+    stage_seconds, clock = time.monotonic() - clock, time.monotonic()
+    with Host(grounds, progress) as host:
+        for number, chunk in enumerate(plan.chunks):
+            progress.stage(f"chunk {number + 1} of {len(plan.chunks)} ({chunk.label})")
+            outcome = host.run(plan.chunks[number:])
+            on_rows(outcome.rows)
+            progress.finished(len(chunk.points), outcome.diverged)
+    host.spent.stage_seconds = stage_seconds
+    host.spent.run_seconds = time.monotonic() - clock
+    return host.spent
+
+
+class Host:
+    """The devices of this process, which take chunk after chunk; ``spent`` says what that took.
+
+    A chunk for which a device has too little memory is begun again with half as many slots, and so are those like it.
+    """
+
+    def __init__(self, grounds: Standing, progress: Progress) -> None:
+        self.spent = Spent()
+        self._grounds, self._progress = grounds, progress
+        self._programs = Programs(grounds)
+        self._smaller: dict[tuple[int, Layout], Layout] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._programs.__exit__(*error)
+
+    def run(self, chunks: Sequence[Chunk]) -> "Outcome":
+        """What comes of the first chunk; the programs of those behind it are begun meanwhile. Raises `InvalidInput` if
+        one run alone does not fit."""
+        while True:
+            chunk = self._fitting(chunks[0])
+            try:
+                made = self._programs.of(map(self._fitting, chunks))
+                outcome = run_chunk(chunk, self._grounds, self._progress, made)
+            except OutOfMemory as problem:
+                smaller = _smaller(chunk, problem)
+                self._smaller[chunk.group, chunk.layout] = smaller
+                self.spent.shrunk += 1
+                self._progress.stage(
+                    f"out of memory: {smaller.slots} instead of {chunk.layout.slots} runs at a time"
+                )
+                continue
+            self.spent.busy_seconds += outcome.seconds
+            self.spent.bytes = max(self.spent.bytes, made.bytes * chunk.devices)
+            return outcome
+
+    def _fitting(self, chunk: Chunk) -> Chunk:
+        """The chunk in as many slots as memory has room for, as far as that is known."""
+        while (chunk.group, chunk.layout) in self._smaller:
+            chunk = chunk.within(self._smaller[chunk.group, chunk.layout])
+        return chunk
+
+
+def _smaller(chunk: Chunk, problem: OutOfMemory) -> Layout:
+    layout = chunk.layout.halved(chunk.devices)
+    if layout is None:
+        raise InvalidInput(
+            f"a device has too little memory for one run of {chunk.label} ({problem}): make the model, batch_size or "
+            f"evaluation.prompts smaller, or raise {devices.LIMIT}"
+        ) from problem
+    return layout

@@ -1,0 +1,396 @@
+"""What will run where: runs grouped by what they compile to, and cut into chunks.
+
+A *chunk* is computed, stored and, on a cluster, sent as one. It has a number of slots: ``rows`` worlds at a time with
+``lanes`` runs of each. A slot takes the next run of its world when its run is done.
+"""
+
+import dataclasses
+import functools
+import itertools
+import math
+import os
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import equinox as eqx
+import jax
+
+from sweeps import upkeep
+from sweeps.population.devices import Machine
+from sweeps.population.memory import refuse_too_large
+from sweeps.runtime import cache_directory, cores
+from sweeps.study import Point
+from testbed import config
+from testbed.cache import Cache
+from testbed.config.canonical_form import read
+from testbed.errors import InvalidInput
+from testbed.estimates import flops as cost
+from testbed.estimates.memory import Footprint, footprint
+from testbed.experiment import EvaluationConfig, Experiment
+from testbed.stages import stages
+from testbed.stages.world_config import GroundConfig
+
+#: Seconds that a chunk should take, which is what a crash can lose, and the variable that says otherwise.
+CHUNK_SECONDS, CHUNK_VARIABLE = 30.0, "TESTBED_CHUNK_SECONDS"
+#: Seconds from one evaluation to the next below which a CPU takes several runs a call: each costs the host a few ms.
+ROUND_SECONDS = 0.05
+#: Most runs of a chunk, and most slots of a device that computes them side by side, or one after the other.
+MOST_RUNS, MOST_LANES, CPU_LANES = 2048, 1024, 64
+#: Seconds that a core takes to compile a training program or a long stage for the first time; only plans use it.
+COMPILING = 12.0
+#: Shares of the machine's matrix-product peak that whole runs have reached: of models of width 64, from which it grows
+#: with the root of the width, and at most. Only plans use them.
+EXPECTED_EFFICIENCY = {"cpu": (0.25, 0.65), "gpu": (0.05, 0.4)}
+
+
+class Layout(NamedTuple):
+    """Slots of a chunk: worlds at a time, over all devices, and runs of each."""
+
+    rows: int
+    lanes: int
+
+    @property
+    def slots(self) -> int:
+        """Runs at a time."""
+        return self.rows * self.lanes
+
+    def halved(self, devices: int) -> "Layout | None":
+        """With about half as many slots, fewer lanes first; None if there is one a device."""
+        if self.lanes > 1:
+            return Layout(self.rows, math.ceil(self.lanes / 2))
+        if self.rows > devices:
+            return Layout(math.ceil(self.rows / devices / 2) * devices, 1)
+        return None
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Runs of one compile key with evaluations equally far apart, executed together.
+
+    ``owners`` says in which of the ``grounds`` each run stands, ``seconds`` is the predicted time, ``longest`` are the
+    operations of its longest run.
+    """
+
+    points: tuple[Point, ...]
+    grounds: tuple[GroundConfig, ...]
+    owners: tuple[int, ...]
+    layout: Layout
+    group: int
+    devices: int
+    stacks: bool
+    seconds: float | None
+    longest: float = 0.0
+
+    @property
+    def label(self) -> str:
+        """What tells the chunk apart: its arms."""
+        return ", ".join(sorted({point.arm for point in self.points}))
+
+    @property
+    def steps(self) -> int:
+        """Training steps, summed over runs."""
+        return sum(point.experiment.steps for point in self.points)
+
+    @property
+    def stack(self) -> int:
+        """Slots of each device."""
+        return self.layout.slots // self.devices
+
+    @property
+    def bytes(self) -> int:
+        """Predicted memory, over all devices."""
+        part = footprint(self.points[0].experiment)
+        return self.devices * _memory(part, self.layout, self.devices, self.stacks)
+
+    def within(self, layout: Layout) -> "Chunk":
+        """The same runs in other slots."""
+        return dataclasses.replace(self, layout=layout)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Chunks in the order of execution, and what they stand on.
+
+    ``stages`` are the long stages that the cache lacks, ``stage_seconds`` what they take and ``compile_seconds`` what
+    compiling takes where nothing is compiled yet: predictions.
+    """
+
+    chunks: tuple[Chunk, ...]
+    grounds: tuple[GroundConfig, ...]
+    stages: int
+    stage_seconds: float
+    compile_seconds: float
+
+    def describe(self) -> list[dict[str, Any]]:
+        """Rows of the dry run's table, one a compile group and length."""
+        tables: dict[tuple[int, int], list[Chunk]] = defaultdict(list)
+        for chunk in self.chunks:
+            tables[chunk.group, max(point.experiment.steps for point in chunk.points)].append(chunk)
+        return [
+            {
+                "group": group + 1,
+                "arms": ", ".join(sorted({chunk.label for chunk in chunks})),
+                "steps": steps,
+                "runs": sum(len(chunk.points) for chunk in chunks),
+                "chunks": len(chunks),
+                "worlds x runs": f"{chunks[0].layout.rows} x {chunks[0].layout.lanes}",
+                "devices": chunks[0].devices,
+                "MB a chunk": round(max(chunk.bytes for chunk in chunks) / 1e6),
+                "seconds": round(math.fsum(chunk.seconds or 0.0 for chunk in chunks)),
+            }
+            for (group, steps), chunks in sorted(tables.items())
+        ]
+
+
+class _Member(NamedTuple):
+    """A run as plans see it: its point, its ground's number, and predicted operations."""
+
+    point: Point
+    ground: int
+    flops: float
+
+
+def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
+    """Group points by compile key and distance of evaluations, cut each group into chunks, the longest runs first.
+
+    ``machine`` is the host that will run them, this one by default. Raises `InvalidInput` if its memory is far too
+    little for one run a device, or this host's cache cannot be written.
+    """
+    if machine is None:
+        upkeep.require_writable()
+        machine = Machine.here()
+    register = _Register()
+    groups: dict[tuple[int, int], list[_Member]] = defaultdict(list)
+    for point in points:
+        e = point.experiment
+        group = register.group(e)
+        member = _Member(point, register.ground(e), register.flops(e, group))
+        every = read(e, "steps") // read(read(e, "evaluation"), "points")
+        groups[group, every].append(member)
+    chunks = [
+        chunk
+        for (group, _), members in groups.items()
+        for chunk in _cut(members, group, register, machine)
+    ]
+    # Stable: chunks of a group stay together, so that they find its programs compiled.
+    chunks.sort(key=lambda chunk: -chunk.longest)
+    lacking = _lacking_stages(register.owners)
+    kinds: dict[Any, list[float]] = defaultdict(list)
+    for name, owner, needed in lacking.values():
+        seconds = needed / _rate(machine, owner)
+        kinds[name, jax.tree.structure(GroundConfig.of(owner))].append(seconds)
+    # Of each kind as many at a time as there are devices; the last of them may be fewer.
+    waves = (math.ceil(len(own) / machine.devices) * max(own) for own in kinds.values())
+    return Plan(
+        tuple(chunks),
+        register.grounds,
+        len(lacking),
+        math.fsum(waves) * machine.devices,
+        COMPILING * (len(register.groups) + len(kinds)) / cores(),
+    )
+
+
+def _rate(machine: Machine, experiment: Experiment) -> float:
+    """Operations a second that a machine is expected to make of an experiment's."""
+    least, most = EXPECTED_EFFICIENCY.get(machine.platform, (0.05, 0.05))
+    return machine.peak * min(most, least * math.sqrt(experiment.shape.width / 64))
+
+
+def chunk_seconds() -> float:
+    """Seconds that a chunk should take. Raises `InvalidInput` if the user's number cannot be read."""
+    text = os.environ.get(CHUNK_VARIABLE, "")
+    try:
+        chosen = float(text) if text else CHUNK_SECONDS
+    except ValueError:
+        chosen = math.nan
+    if not 0 <= chosen < math.inf:
+        raise InvalidInput(f"{CHUNK_VARIABLE} must be a number of seconds, got '{text}'")
+    return chosen
+
+
+def compile_key(experiment: Experiment) -> tuple[Any, ...]:
+    """What must agree for two runs to share a compiled program: everything static but how long anything is trained."""
+    return _compile_key(experiment, jax.tree.structure, _measured)
+
+
+def _compile_key(
+    e: Experiment, structure: Callable[[Any], Any], measured: Callable[[Any], Any]
+) -> tuple[Any, ...]:
+    parts = (read(e, name) for name in _TRAINED)
+    model, proxy = read(e, "model"), read(e, "proxy")
+    form = type(proxy).form(proxy, model)
+    own = (read(e, name) for name in ("batch_size", "teacher", "tabular"))
+    return (
+        *map(structure, parts),
+        structure(model),
+        *(structure(part) if isinstance(part, eqx.Module) else part for part in form),
+        measured(read(e, "evaluation")),
+        read(read(e, "data"), "pairs"),
+        *own,
+    )
+
+
+_TRAINED = ("source", "loss", "optimiser", "reference", "task", "lora")
+
+
+def _measured(evaluation: EvaluationConfig) -> Any:
+    """What a compile key says of an evaluation."""
+    e = evaluation
+    return jax.tree.structure((e.stream, e.optimum_beta)), e.prompts, e.kl_prompts, e.pairs
+
+
+class _Once:
+    """A function of an object that is worked out once for each object: of 10^5 experiments most share their parts."""
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self._function = function
+        self._known: dict[int, tuple[Any, Any]] = {}
+
+    def __call__(self, thing: Any) -> Any:
+        if id(thing) not in self._known:
+            # The object is kept too: its identity means something only while it lives.
+            self._known[id(thing)] = self._function(thing), thing
+        return self._known[id(thing)][0]
+
+
+_GROUND = ("task", "labeler", "model", "lora", "sft", "data", "proxy", "baseline", "baseline_model")
+
+
+class _Register:
+    """Groups, grounds and costs of experiments, numbered as they come."""
+
+    @functools.cached_property
+    def grounds(self) -> tuple[GroundConfig, ...]:
+        """Every ground, when all experiments have come."""
+        return tuple(map(GroundConfig.of, self.owners))
+
+    def __init__(self) -> None:
+        self.groups: dict[Any, int] = {}
+        self.owners: list[Experiment] = []
+        self._grounds: dict[Any, int] = {}
+        self._costs: dict[Any, tuple[cost.Flops, Any]] = {}
+        self._structure, self._text = _Once(jax.tree.structure), _Once(config.canonical)
+        self._compiled = _Once(_measured)
+        self._made_by = _Once(
+            lambda source: config.canonical([source.preparation, source.recorded_run])
+        )
+        self._measured = _Once(
+            lambda one: config.canonical([one.stream, one.optimum_beta, one.prompts])
+        )
+
+    def group(self, experiment: Experiment) -> int:
+        """Number of its compile key."""
+        key = _compile_key(experiment, self._structure, self._compiled)
+        return self.groups.setdefault(key, len(self.groups))
+
+    def ground(self, experiment: Experiment) -> int:
+        """Number of its ground: what `GroundConfig.of` reads, as text."""
+        e = experiment
+        made = self._made_by(read(e, "source")), self._measured(read(e, "evaluation"))
+        parts = (self._text(read(e, name)) for name in _GROUND)
+        key = (*parts, *made, read(e, "tabular"), read(e, "seed"))
+        if key not in self._grounds:
+            self._grounds[key] = len(self.owners)
+            self.owners.append(e)
+        return self._grounds[key]
+
+    def flops(self, experiment: Experiment, group: int) -> float:
+        """Predicted operations of the whole run."""
+        source, points = read(experiment, "source"), read(read(experiment, "evaluation"), "points")
+        key = (group, id(source))
+        if key not in self._costs:
+            self._costs[key] = cost.flops(experiment), source
+        return cost.total(self._costs[key][0], read(experiment, "steps"), points)
+
+
+def _cut(
+    members: Sequence[_Member], group: int, register: _Register, machine: Machine
+) -> Iterator[Chunk]:
+    """Chunks of a group, in each of which the worlds have runs alike in number, so that slots stay busy; the longest
+    runs come first, so that no slot is left alone with one at the end."""
+    members = sorted(members, key=lambda member: -member.flops)
+    rate = _rate(machine, members[0].point.experiment)
+    layout = _layout(members, machine, rate)
+    mean = math.fsum(member.flops for member in members) / len(members) / rate
+    size = layout.slots * math.ceil(chunk_seconds() / max(mean * layout.slots, 1e-9))
+    size = max(layout.slots, min(size, MOST_RUNS // layout.slots * layout.slots))
+    ordered = list(_interleaved(members, layout.rows))
+    # Of equal size: no chunk of leftovers that leaves most slots empty.
+    count = math.ceil(len(ordered) / size)
+    size = math.ceil(len(ordered) / count / layout.slots) * layout.slots
+    for part in _batched(ordered, size):
+        worlds = dict.fromkeys(member.ground for member in part)
+        place = {number: index for index, number in enumerate(worlds)}
+        yield Chunk(
+            tuple(member.point for member in part),
+            tuple(register.grounds[number] for number in worlds),
+            tuple(place[member.ground] for member in part),
+            layout,
+            group,
+            machine.devices,
+            machine.stacks,
+            math.fsum(member.flops for member in part) / rate,
+            max(member.flops for member in part),
+        )
+
+
+def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout:
+    """Slots that memory allows and the devices can use."""
+    counts = Counter(member.ground for member in members)
+    needs = footprint(members[0].point.experiment)
+    most = max(counts.values())
+    if machine.stacks:
+        rows = min(math.ceil(len(counts) / machine.devices), MOST_LANES)
+        lanes = min(most, MOST_LANES // rows)
+    else:
+        first = members[0]
+        evaluations = first.point.experiment.evaluation.points
+        seconds = first.flops / evaluations / (rate / machine.devices)
+        # Where worlds are fewer than devices, each is on several.
+        copies = math.ceil(machine.devices / len(counts))
+        useful = max(1, math.ceil(min(ROUND_SECONDS, chunk_seconds()) / seconds))
+        rows, lanes = 1, min(math.ceil(most / copies), useful, CPU_LANES)
+    layout: Layout | None = Layout(rows * machine.devices, lanes)
+    while _memory(needs, layout, machine.devices, machine.stacks) > machine.memory:
+        smaller = layout.halved(machine.devices)
+        if smaller is None:
+            # It may fit all the same: the forecast is rough, and the device has the last word.
+            refuse_too_large(members[0].point, machine)
+            break
+        layout = smaller
+    return layout
+
+
+def _memory(needs: Footprint, layout: Layout, devices: int, stacks: bool) -> int:
+    """Predicted bytes on each device: worlds, runs, and the work of those that are computed side by side."""
+    rows, lanes = layout.rows // devices, layout.slots // devices
+    return rows * needs.world + lanes * needs.run + (lanes if stacks else 1) * needs.work
+
+
+def _interleaved(members: Sequence[_Member], rows: int) -> Iterator[_Member]:
+    """As many worlds at a time as there are rows, a run of each in turn; worlds with most runs first."""
+    worlds: dict[int, list[_Member]] = defaultdict(list)
+    for member in members:
+        worlds[member.ground].append(member)
+    ordered = sorted(worlds.values(), key=lambda own: -len(own))
+    for together in _batched(ordered, rows):
+        for turn in itertools.zip_longest(*together):
+            yield from (member for member in turn if member is not None)
+
+
+def _batched(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
+    return (things[start : start + size] for start in range(0, len(things), size))
+
+
+def _lacking_stages(owners: Iterable[Experiment]) -> dict[str, tuple[str, Experiment, float]]:
+    """The long stages that are not cached, by address: name, an experiment that needs it, operations."""
+    cache = Cache(cache_directory() / "stages")
+    found: dict[str, tuple[str, Experiment, float]] = {}
+    for owner in owners:
+        addresses = stages.fingerprints(GroundConfig.of(owner))
+        for name, needed in cost.stage_flops(owner).items():
+            if addresses[name] not in found and not cache.holds(addresses[name]):
+                found[addresses[name]] = name, owner, needed
+    return found

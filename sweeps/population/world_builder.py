@@ -1,0 +1,144 @@
+"""What runs stand on, found in the cache or made there: stage by stage, as many worlds at a time as there are devices.
+
+Results live on disk and are read when they are needed; only the latest are kept in memory, so that it does not grow
+with the number of worlds. Weights of checkpoints are left out of all of them (`testbed.policies.shared_weights`).
+"""
+
+import functools
+from collections import OrderedDict, defaultdict
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from typing import Any, Protocol, runtime_checkable
+
+import jax
+from jaxtyping import PyTree
+
+from sweeps.console.progress import Progress
+from sweeps.population import devices, executable_cache
+from sweeps.runtime import make_room
+from testbed.cache import Cache
+from testbed.policies import shared_weights
+from testbed.stages import stages
+from testbed.stages.stages import STAGES, Stage
+from testbed.stages.world_config import Ground, GroundConfig
+
+#: Every stage of a ground, in order.
+STAGE_NAMES = tuple(stage.name for stage in STAGES)
+_BY_NAME = {stage.name: stage for stage in STAGES}
+#: Bytes of stage results that are kept in memory.
+KEPT = 1_000_000_000
+
+
+@runtime_checkable
+class Standing(Protocol):
+    """Grounds by config: `Grounds`, or a mapping of ones that are made."""
+
+    def __getitem__(self, config: GroundConfig, /) -> Ground:
+        """The ground of a config."""
+        ...
+
+
+class Grounds:
+    """The grounds of any number of configs, by config."""
+
+    def __init__(self, cache: Cache, progress: Progress, kept: int = KEPT) -> None:
+        self._cache, self._progress, self._most = cache, progress, kept
+        self._kept: OrderedDict[str, PyTree] = OrderedDict()
+        self._sizes: dict[str, int] = {}
+        self._latest: tuple[Any, Any] = None, None
+
+    def prepare(
+        self, configs: Iterable[GroundConfig], wanted: Collection[str] = STAGE_NAMES
+    ) -> None:
+        """Make what the ``wanted`` stages of some configs lack in the cache; the stages before them must be wanted too.
+
+        Raises `InvalidInput` if data are not what was asked for."""
+        names = {config: stages.fingerprints(config) for config in configs}
+        for stage in STAGES:
+            if stage.name not in wanted:
+                continue
+            missing: dict[str, GroundConfig] = {}
+            for config, addresses in names.items():
+                address = addresses[stage.name]
+                if stage.needed(config) and not self._cache.holds(address):
+                    missing.setdefault(address, config)
+            if missing:
+                self._progress.stage(f"building {stage.name} for {len(missing)} worlds")
+            for batch in _batches(missing):
+                self._make(stage, {address: missing[address] for address in batch})
+
+    def __getitem__(self, config: GroundConfig) -> Ground:
+        """The ground of a config; what the cache has lost is made again."""
+        return stages.assemble(self.made(config))
+
+    def made(
+        self, config: GroundConfig, wanted: Collection[str] = STAGE_NAMES
+    ) -> dict[str, PyTree]:
+        """What the ``wanted`` stages made for a config; None for those that it does not need."""
+        addresses = stages.fingerprints(config)
+        return {
+            name: self._result(config, name, addresses) for name in STAGE_NAMES if name in wanted
+        }
+
+    def _result(self, config: GroundConfig, name: str, addresses: Mapping[str, str]) -> PyTree:
+        stage, address = _BY_NAME[name], addresses[name]
+        if not stage.needed(config):
+            return None
+        if address in self._kept:
+            self._kept.move_to_end(address)
+            return self._kept[address]
+        result = self._cache.load(address)
+        if result is None:
+            return self._make(stage, {address: config})[0]
+        self._keep(address, result)
+        return result
+
+    def _make(self, stage: Stage, owners: Mapping[str, GroundConfig]) -> list[PyTree]:
+        """A stage's results for at most as many configs as there are devices."""
+        make_room()
+        inputs = [(config, self.made(config, _before(stage.name))) for config in owners.values()]
+        if stage.host:
+            results = [shared_weights.left_out(stage.make(*given)) for given in inputs]
+        else:
+            rows = devices.place(devices.stacked(inputs, jax.device_count()))
+            given = (devices.everywhere(shared_weights.missing(inputs)), *rows)
+            made = jax.device_get(self._program(stage, devices.shapes_of(given))(*given))
+            results = [jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(owners))]
+        for (address, config), result in zip(owners.items(), results, strict=True):
+            stages.check(config, stage.name, result)
+            self._cache.save(address, result)
+            self._keep(address, result)
+        return results
+
+    def _program(self, stage: Stage, shapes: tuple[PyTree, ...]) -> Any:
+        """A stage's program. The latest is at hand: batches of one structure come one after the other."""
+        leaves, structure = jax.tree.flatten(shapes)
+        key = stage.name, structure, tuple(leaves)
+        if self._latest[0] != key:
+            make = devices.spread(stage.make)
+            self._latest = key, executable_cache.compiled(stage.name, make, shapes)
+        return self._latest[1]
+
+    def _keep(self, address: str, result: PyTree) -> None:
+        """Hold a result in memory, and let the oldest ones go."""
+        self._kept[address] = result
+        self._sizes[address] = sum(leaf.nbytes for leaf in jax.tree.leaves(result))
+        while len(self._kept) > 1 and sum(self._sizes.values()) > self._most:
+            oldest, _ = self._kept.popitem(last=False)
+            del self._sizes[oldest]
+
+
+@functools.cache
+def _before(name: str) -> frozenset[str]:
+    """The stages that a stage depends on, directly or not."""
+    direct = _BY_NAME[name].after
+    return frozenset(direct).union(*(_before(other) for other in direct))
+
+
+def _batches(owners: Mapping[str, GroundConfig]) -> Iterator[list[str]]:
+    """Addresses whose configs are of one structure, as many at a time as there are devices."""
+    alike: dict[object, list[str]] = defaultdict(list)
+    for address, config in owners.items():
+        alike[jax.tree.structure(config)].append(address)
+    size = jax.device_count()
+    for addresses in alike.values():
+        yield from (addresses[start : start + size] for start in range(0, len(addresses), size))

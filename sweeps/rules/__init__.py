@@ -1,0 +1,1 @@
+"""Rules that turn an interval into a verdict, one a file."""

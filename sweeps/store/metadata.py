@@ -1,0 +1,298 @@
+"""What `study.json` says: the study as it was planned, and the sessions that ran it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from sweeps.store import files, json_files, parquet
+from sweeps.store.json_files import SCALAR
+from sweeps.store.parquet import value_in
+from testbed.errors import InvalidInput
+
+#: 3: the ids of the planned runs are in a file of their own. Stores of schema 2, which had them in `study.json`, can be
+#: read, and joined, which makes them ones of schema 3.
+SCHEMA = 3
+_READABLE = (2, SCHEMA)
+#: Arm and id of every planned run; `study.json` says how many they are.
+PLANNED = "planned.parquet"
+#: In `study.json`: hashes of the file with the planned runs. Two while the file is being replaced, the old and the new.
+_HASHES = "planned_files"
+#: Seeds are numbered from 0 on, and each has runs of its own.
+_MOST_SEEDS = 10**6
+
+_MADE_BY: json_files.Shape = {
+    "source?": str,
+    "versions?": {str: str},
+    "machine?": {str: SCALAR},
+    "numerics?": dict,
+    "bits?": dict,
+    "content?": {str: {str: str}},
+    "created?": str,
+    "command?": (str, None),
+}
+_SESSION: json_files.Shape = {
+    **_MADE_BY,
+    "preset?": str,
+    "seeds?": int,
+    "axes?": {str: [SCALAR]},
+    "seconds?": float,
+}
+_SETTINGS: json_files.Shape = {str: (*SCALAR, list)}
+#: What `study.json` must hold, as far as it is read; see `Selection.describe` and `provenance.session`.
+_SHAPE: json_files.Shape = {
+    **_MADE_BY,
+    "study": str,
+    "preset": str,
+    "seeds": int,
+    "base": dict,
+    "arms": {str: _SETTINGS},
+    "axes": {str: [SCALAR]},
+    "claims": [dict],
+    "sessions": [_SESSION],
+    "settings?": _SETTINGS,
+    "fixed?": {str: _SETTINGS},
+    "further?": {str: [{str: SCALAR}]},
+    "planned?": ({str: int}, {str: [str]}),
+    "strata?": [str],
+    "title?": str,
+    "question?": str,
+    "background?": str,
+    "note?": str,
+    "file?": (str, None),
+    f"{_HASHES}?": [str],
+}
+
+
+def read(directory: Path) -> dict[str, Any]:
+    """The header of a store: what `study.json` says, with the ids of the planned runs by arm.
+
+    Raises `InvalidInput` if it is unreadable or of another schema.
+    """
+    path, remedy = directory / "study.json", "restore it, or choose another --out"
+    header = json_files.read(path, (dict, list, *SCALAR), remedy)
+    schema = header.get("schema") if isinstance(header, dict) else None
+    if schema not in _READABLE:
+        raise InvalidInput(
+            f"{path} has schema {schema}, this version reads and writes schema {SCHEMA}: "
+            "use the version that wrote it, or another --out"
+        )
+    wrong = _misfit(header)
+    if wrong is not None:
+        raise InvalidInput(f"{path} is not as it was written ({wrong}): {remedy}")
+    if schema == SCHEMA and "planned" in header:
+        header["planned"] = _read_planned(directory / PLANNED, header)
+    return header
+
+
+def _misfit(header: Mapping[str, Any]) -> str | None:
+    """What is wrong with what a `study.json` of a schema that can be read says; None if nothing is."""
+    wrong = json_files.misfit(header, _SHAPE)
+    if wrong is not None:
+        return wrong
+    if not 1 <= header["seeds"] <= _MOST_SEEDS:
+        return f"seeds is {header['seeds']}, must be from 1 to {_MOST_SEEDS}"
+    if not header["sessions"]:
+        return "sessions is empty"
+    wanted = int if header["schema"] == SCHEMA else list
+    if not all(isinstance(one, wanted) for one in header.get("planned", {}).values()):
+        return "planned is of another schema"
+    return None
+
+
+def write(directory: Path, header: Mapping[str, Any]) -> None:
+    """Replace what `study.json` says, but not the ids of the planned runs; see `write_planned`."""
+    if "planned" in header:
+        header = {**header, "planned": {arm: len(ids) for arm, ids in header["planned"].items()}}
+    _replace(directory, header)
+
+
+def _replace(directory: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=2, allow_nan=False) + "\n"
+    files.write(directory / "study.json", text.encode(), directory / "study.json.tmp")
+
+
+def write_planned(directory: Path, header: dict[str, Any]) -> None:
+    """Replace the ids of the planned runs, and note the hash of their file in the header. To be called before `write`:
+    ids too many do less harm than ids too few."""
+    if "planned" in header:
+        planned = header["planned"]
+        counts = [len(ids) for ids in planned.values()]
+        arms = pa.array(list(planned), pa.string()).take(np.repeat(np.arange(len(counts)), counts))
+        runs = [run for ids in planned.values() for run in ids]
+        data = parquet.encode(pa.table({"arm": arms, "run": pa.array(runs, pa.string())}))
+        header[_HASHES] = [parquet.name_of(data)]
+        _announce(directory, header[_HASHES])
+        files.write(directory / PLANNED, data, directory / f"{PLANNED}.tmp")
+
+
+def _announce(directory: Path, hashes: list[str]) -> None:
+    """Let the `study.json` that is there take another file of planned runs beside its present one: whoever is killed
+    between the two leaves a store that can be read."""
+    path = directory / "study.json"
+    if path.exists():
+        stored = json.loads(path.read_text(encoding="utf-8"))
+        known = stored.get(_HASHES, [])
+        if known and not set(hashes) <= set(known):
+            stored[_HASHES] = [*known, *hashes]
+            _replace(directory, stored)
+
+
+def _read_planned(path: Path, header: Mapping[str, Any]) -> dict[str, list[str]]:
+    """The planned runs by arm. Stores of earlier versions do not say which file they have."""
+    remedy = "restore it, or choose another --out"
+    try:
+        data = path.read_bytes()
+    except OSError as problem:
+        reason = problem.strerror or problem
+        raise InvalidInput(f"{path} is not readable: {remedy} ({reason})") from problem
+    hashes = header.get(_HASHES)
+    damaged = hashes is not None and parquet.name_of(data) not in hashes
+    table = None if damaged else parquet.decoded(data)
+    if table is None:
+        raise InvalidInput(f"{path} is not readable: {remedy}")
+    texts = all(pa.types.is_string(field.type) for field in table.schema)
+    gaps = any(column.null_count for column in table.columns)
+    if table.column_names != ["arm", "run"] or not texts or gaps:
+        raise InvalidInput(f"{path} must have an arm and a run in each row: {remedy}")
+    planned: dict[str, list[str]] = {arm: [] for arm in header["planned"]}
+    for arm, run in zip(*(column.to_pylist() for column in table.columns), strict=True):
+        planned.setdefault(arm, []).append(run)
+    return planned
+
+
+def session(header: Mapping[str, Any]) -> dict[str, Any]:
+    """What one invocation leaves of itself in the header."""
+    names = ("preset", "seeds", "axes", "content", "source", "versions", "numerics", "bits")
+    names += ("machine", "created", "command")
+    return {name: header[name] for name in names if name in header}
+
+
+def joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
+    """The header of a store that a further invocation joins, or `InvalidInput`."""
+    if old.get("study") != new.get("study"):
+        raise InvalidInput(
+            f"output directory {directory} holds study '{old.get('study')}', this command runs "
+            f"'{new.get('study')}': choose another --out"
+        )
+    _refuse_difference(directory, "", _base(old), _base(new))
+    for arm in sorted(old["arms"].keys() & new["arms"].keys()):
+        _refuse_difference(directory, f"arm {arm}: ", old["arms"][arm], new["arms"][arm])
+        _refuse_other_content(directory, arm, old, new)
+    was, now = old.get("planned", {}), new.get("planned", {})
+    planned = {
+        arm: list(dict.fromkeys([*was.get(arm, ()), *now.get(arm, ())])) for arm in {**was, **now}
+    }
+    return {
+        **old,
+        "schema": SCHEMA,
+        "planned": planned,
+        "preset": new["preset"],
+        "note": new.get("note", ""),
+        "seeds": max(old["seeds"], new["seeds"]),
+        "arms": {**old["arms"], **new["arms"]},
+        "content": _united_content(old, new),
+        "fixed": {**old.get("fixed", {}), **new.get("fixed", {})},
+        "further": _united(old.get("further", {}), new.get("further", {})),
+        "axes": _united(old["axes"], new["axes"]),
+        "sessions": [*old.get("sessions", []), session(new)],
+    }
+
+
+def _united_content(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, str]]:
+    """The files that the runs of each arm depend on."""
+    was, now = old.get("content", {}), new.get("content", {})
+    return {arm: {**was.get(arm, {}), **now.get(arm, {})} for arm in {**was, **now}}
+
+
+def _refuse_other_content(
+    directory: Path, arm: str, old: Mapping[str, Any], new: Mapping[str, Any]
+) -> None:
+    """Refuse to add runs of an arm to those that were made with other code of the user's, or other prompts: they would
+    be one arm under one verdict. An arm may come to depend on further files, or be run where it depends on fewer."""
+    was, now = (header.get("content", {}).get(arm, {}) for header in (old, new))
+    changed = sorted(name for name in was.keys() & now.keys() if was[name] != now[name])
+    if not changed and not (was.keys() <= now.keys() or now.keys() <= was.keys()):
+        changed = sorted(was.keys() ^ now.keys())
+    # Of an arm that depended on no file, the same runs may be planned with a class of the user's of the same name.
+    if not changed and now and not was:
+        changed = sorted(now)
+    if changed:
+        raise InvalidInput(
+            f"output directory {directory} holds runs of arm {arm} that were made with another content of "
+            f"{', '.join(changed)}: choose another --out, or restore what they were made with"
+        )
+
+
+def _united(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
+    """The items of either by name, each once: an axis's values, what an arm runs besides."""
+    found = {name: list(items) for name, items in old.items()}
+    for name, items in new.items():
+        have = found.setdefault(name, [])
+        known = set(map(_hashable, have))
+        have += [item for item in items if _hashable(item) not in known]
+    return found
+
+
+def _hashable(item: Any) -> Any:
+    return frozenset(item.items()) if isinstance(item, Mapping) else item
+
+
+def _base(header: Mapping[str, Any]) -> dict[str, Any]:
+    """The base config, with the settings of fields that only an arm's modules have."""
+    settings = header.get("settings", {})
+    beside = {path: settings[path] for path in settings if value_in(header["base"], path) is None}
+    return {**header["base"], **beside}
+
+
+def _leaves(data: Any, prefix: str = "") -> dict[str, Any]:
+    if not isinstance(data, Mapping):
+        return {prefix.rstrip("."): data}
+    leaves: dict[str, Any] = {}
+    for name, value in data.items():
+        leaves |= _leaves(value, prefix if name == "kind" else f"{prefix}{name}.")
+    return leaves
+
+
+def _differing(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
+    """What two described configs, or parts of them, have otherwise, by path: the value of each, None if it has none."""
+    have, want = _leaves(old), _leaves(new)
+    paths = sorted(have.keys() | want.keys())
+    return {
+        path: (have.get(path), want.get(path)) for path in paths if have.get(path) != want.get(path)
+    }
+
+
+def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
+    """In what two headers plan other runs: preset, seeds, fields of the base config, arms and their settings, values of
+    axes; by name, what each has, None for nothing."""
+    found = {
+        name: (old.get(name), new.get(name))
+        for name in ("study", "preset", "seeds")
+        if old.get(name) != new.get(name)
+    }
+    found |= _differing(_base(old), _base(new))
+    for part in ("arms", "axes", "fixed", "further"):
+        was, now = old.get(part, {}), new.get(part, {})
+        for name in sorted(was.keys() | now.keys()):
+            one, other = was.get(name), now.get(name)
+            if one == other:
+                continue
+            if part == "arms" and one is not None and other is not None:
+                found |= {f"arm {name}: {k}": v for k, v in _differing(one, other).items()}
+            else:
+                words = {"axes": f"axis {name}", "arms": f"arm {name}"}
+                found[words.get(part, f"arm {name}: {part}")] = (one, other)
+    return found
+
+
+def _refuse_difference(directory: Path, prefix: str, old: Any, new: Any) -> None:
+    for path, (have, want) in _differing(old, new).items():
+        have, want = ("nothing" if value is None else value for value in (have, want))
+        raise InvalidInput(
+            f"output directory {directory} holds runs with {prefix}{path}={have}, this command has {want}: "
+            "choose another --out"
+        )

@@ -1,0 +1,96 @@
+"""What TensorBoard shows of a results directory: logs made anew from the stores, when runs are done and meanwhile."""
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from rich.console import Console
+
+from sweeps.store import json_files
+from sweeps.store.file_names import figure_prefix
+from sweeps.store.store import Store, read_stores
+from sweeps.tensorboard import events, writer
+from sweeps.throttle import Pace
+
+#: Seconds from one preview to the next, at least.
+SECONDS = 60.0
+
+#: What a row of `verdicts.json` must have to be shown here.
+VERDICT: json_files.Shape = {
+    "claim": str,
+    "task": str,
+    "verdict": str,
+    "study?": str,
+    "estimate?": (float, None),
+    "interval?": ([float, float], None),
+}
+
+Row = dict[str, Any]
+#: A store and its table, as `read_stores` gives them.
+Opened = tuple[Store, pd.DataFrame]
+#: Draws figures of the results in a directory, whose stores have been read.
+Draw = Callable[[Path, Sequence[Opened]], object]
+
+
+def mirror(directory: Path, opened: Sequence[Opened], more: writer.More | None = None) -> Path:
+    """Write TensorBoard's logs of a results directory; the directory to give to TensorBoard."""
+    verdicts = read_verdicts(directory)
+    shown = figures(directory, [store.header["study"] for store, _ in opened])
+    studies = [
+        writer.Logged(
+            table,
+            store.header,
+            figures=shown[name],
+            verdicts=[row for row in verdicts if row.get("study", name) == name],
+        )
+        for store, table in opened
+        for name in [store.header["study"]]
+    ]
+    return writer.write(studies, directory, more)
+
+
+def read_verdicts(directory: Path) -> list[Row]:
+    """The verdicts that the analysis wrote; none before it has run. Raises `InvalidInput` if their file is damaged."""
+    path = directory / "report" / "verdicts.json"
+    if not path.is_file():
+        return []
+    return json_files.read(path, [VERDICT], "delete it, `testbed report` writes it again")
+
+
+def figures(directory: Path, studies: Sequence[str]) -> dict[str, list[Path]]:
+    """The PNG files that the report has of each study; of studies whose names begin alike the longest fits."""
+    found: dict[str, list[Path]] = {name: [] for name in studies}
+    by_length = sorted(found, key=len, reverse=True)
+    for path in sorted((directory / "report" / "figures").glob("*.png")):
+        owners = (name for name in by_length if path.name.startswith(figure_prefix(name)))
+        owner = next(owners, None)
+        if owner is not None and events.is_png(path):
+            found[owner].append(path)
+    return found
+
+
+class Preview:
+    """Logs of what there is so far, renewed now and then; ``draw`` draws their figures."""
+
+    def __init__(self, directory: Path, draw: Draw | None, console: Console) -> None:
+        self._directory, self._draw, self._console = directory, draw, console
+        self._pace = Pace(SECONDS)
+
+    def renew(self) -> None:
+        """Write them anew if it is time."""
+        if self._draw is None or not self._pace.due():
+            return
+        with self._pace:
+            try:
+                opened = read_stores(self._directory)
+                self._draw(self._directory, opened)
+                mirror(self._directory, opened)
+            # What is only looked at must not end the runs, whatever it is that went wrong.
+            except Exception as problem:
+                self._draw = None
+                self._console.print(
+                    f"Note: TensorBoard shows nothing new until the end ({problem})",
+                    style="yellow",
+                    markup=False,
+                )

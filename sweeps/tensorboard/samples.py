@@ -1,0 +1,56 @@
+"""What policies answer: of each arm, beside what the SFT policy answered to the same prompts."""
+
+import json
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from sweeps.store import json_files
+from sweeps.store.parquet import ANSWERS
+from sweeps.tensorboard.events import Table
+from testbed.errors import InvalidInput
+
+
+class Said(NamedTuple):
+    """A prompt, and the answers of SFT and of a policy at the end of its training."""
+
+    task: str
+    arm: str
+    prompt: str
+    before: str
+    after: str
+
+
+def said(results: Table) -> Iterator[Said]:
+    """Of each arm on each task what one run says: of the lowest seed's that did not diverge, the one whose win rate is
+    highest in the end. Nothing of results in which answers were not kept."""
+    if ANSWERS not in results:
+        return
+    kept = results[results[ANSWERS].notna() & (results["diverged_step"] < 0)]
+    tasks = kept.groupby("task")
+    groups = ((task, *pair) for task, own in tasks for pair in own.groupby("arm", sort=False))
+    for task, arm, group in groups:
+        last = group[(group["seed"] == group["seed"].min()) & (group["evaluation"] > 0)]
+        if last.empty:
+            continue
+        best = last.loc[last["win_rate"].fillna(-1.0).idxmax()]
+        first = group[(group["run"] == best["run"]) & (group["evaluation"] == 0)]
+        if len(first) != 1:
+            continue
+        for (prompt, before), (_, after) in zip(_pairs(first.iloc[0]), _pairs(best), strict=False):
+            yield Said(str(task), str(arm), prompt, before, after)
+
+
+def _pairs(row: Any) -> list[list[str]]:
+    """Prompts with answers, as a row of the results has them. Raises `InvalidInput` if its text is something else."""
+    try:
+        found = json.loads(row[ANSWERS])
+    except (ValueError, RecursionError) as problem:
+        raise InvalidInput(
+            f"the answers of run {row['run']} in the results are not JSON"
+        ) from problem
+    wrong = json_files.misfit(found, [[str, str]])
+    if wrong is not None:
+        raise InvalidInput(
+            f"the answers of run {row['run']} in the results are not pairs of texts ({wrong})"
+        )
+    return found

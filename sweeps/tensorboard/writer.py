@@ -1,0 +1,443 @@
+"""A view of results for TensorBoard: event files made anew from the store, never the store.
+
+``summary/`` holds at most 40 logs (TensorBoard opens blank with more): one for each arm and setting with the median and
+quartiles over seeds, and one a study with the question, the verdicts, the figures, and the charts that set each arm's
+best setting side by side. On request ``runs/`` holds single runs, a bounded choice of them, and ``hparams/`` what came
+out of every run.
+"""
+
+import dataclasses
+import itertools
+import math
+import re
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from sweeps.store.file_names import file_name, told_apart
+from sweeps.store.parquet import REWARD_QUANTILES
+from sweeps.tensorboard import events, samples
+from sweeps.tensorboard import hparams as outcomes
+from sweeps.tensorboard import tags as log_names
+from sweeps.tensorboard.events import LOWER, MIDDLE, UPPER, Table
+from sweeps.tensorboard.tags import Meaning
+from testbed.config import unknown
+from testbed.errors import InvalidInput
+from testbed.metrics import QUANTILES
+
+MAX_SUMMARIES = 39
+MAX_RUNS = 500
+#: So many of the best, of the worst and of the diverged runs of an arm are shown at most.
+_FEW = 3
+
+TAGS = {
+    "generation/win_rate": "win_rate",
+    "generation/golden_reward": "golden_reward",
+    "generation/proxy_reward": "proxy_reward",
+    "generation/proxy_win_rate": "proxy_win_rate",
+    "generation/entropy": "entropy",
+    "generation/length": "length",
+    "budget/kl": "kl",
+    "classification/on_golden_data": "data_accuracy",
+    "classification/own_samples": "self_accuracy",
+    "likelihood/winners": "winner_logprob_change",
+    "likelihood/losers": "loser_logprob_change",
+    "train/loss": "train_loss",
+    "train/gradient_norm": "gradient_norm",
+    "train/diverged": "diverged",
+}
+#: What arms are set side by side in.
+_COMPARED = ("win_rate", "golden_reward", "kl", "data_accuracy", "winner_logprob_change")
+
+
+@dataclasses.dataclass(frozen=True)
+class Logged:
+    """A study to be shown.
+
+    Attributes:
+        results: the long table.
+        header: the contents of ``study.json``.
+        figures: PNG files.
+        verdicts: those of ``verdicts.json`` that are the study's.
+    """
+
+    results: Table
+    header: Mapping[str, Any]
+    figures: Sequence[Path] = ()
+    verdicts: Sequence[Mapping[str, Any]] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class More:
+    """What is written beside the summary.
+
+    Attributes:
+        runs: single runs: of each arm the best, the worst and the diverged, or those that match `where`.
+        where: values of columns, as text.
+        hparams: every run with its settings and what came out.
+    """
+
+    runs: bool = False
+    where: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    hparams: bool = False
+
+
+# Numbers whose sum or square is beyond any float are left out like others that are not finite.
+@np.errstate(over="ignore")
+def write(studies: Sequence[Logged], directory: Path, more: More | None = None) -> Path:
+    """Write event files under ``directory/tensorboard``, in place of the ones of an earlier call.
+
+    Returns the directory to give to TensorBoard. Raises InvalidInput for conditions that no run meets.
+    """
+    more = more or More()
+    root = directory / "tensorboard"
+    studies = [_marked(study) for study in studies]
+    chosen = [_runs(study, more.where) for study in studies] if more.runs else []
+    if more.where and not any(chosen):
+        raise InvalidInput(_nothing(studies, more.where))
+    events.clear(root)
+    schema = _Schema(studies)
+    # What a study's own log and the single runs leave of what TensorBoard shows at once.
+    left = MAX_SUMMARIES + 1 - len(studies) - min(sum(map(len, chosen)), MAX_SUMMARIES // 2)
+    names: dict[str, Meaning] = {}
+    for study, place in zip(studies, _places(studies), strict=True):
+        names |= _summarise(study, place, root / "summary", schema, max(1, left // len(studies)))
+    log_names.write_names(root / "summary", names)
+    names = {}
+    for runs, place in zip(chosen, _places(studies), strict=False):
+        for kind, label, meaning, table in runs:
+            path = _joined(place, kind, label)
+            names[path] = meaning
+            with events.log(root / "runs" / path) as add:
+                events.scalars(add, _tagged(table.set_index("step").sort_index()))
+    if names:
+        log_names.write_names(root / "runs", names)
+    if more.hparams:
+        schema.write(root / "hparams", studies)
+    # With every run's outcomes below it, TensorBoard would show all of these as curves of one point.
+    if more.hparams and not more.runs:
+        return root / "hparams"
+    return root if more.runs else root / "summary"
+
+
+def _places(studies: Sequence[Logged]) -> list[str]:
+    """A directory for each study's logs; the logs of a study that is alone need none."""
+    if len(studies) < 2:
+        return [""]
+    names = [_name(study) for study in studies]
+    # Two of one name are told apart by where they stand in the results directory.
+    return told_apart([file_name(name) for name in names], list(enumerate(names)))
+
+
+def _name(study: Logged) -> str:
+    return str(study.header.get("study"))
+
+
+def _joined(*parts: str) -> str:
+    """A path of those parts that are not empty."""
+    return "/".join(filter(None, parts))
+
+
+def _marked(study: Logged) -> Logged:
+    """With a column that says of each row whether its run had diverged by then; a median would hide it."""
+    diverged = study.results["diverged_step"].between(0, study.results["step"])
+    results = study.results.assign(diverged=diverged.astype(float))
+    if "win_rate" not in results:  # by which settings and runs are chosen
+        results = results.assign(win_rate=math.nan)
+    return dataclasses.replace(study, results=results)
+
+
+def _keys(study: Logged) -> list[str]:
+    """Columns that tell settings apart: the arm, and whatever else takes several values."""
+    candidates = dict.fromkeys(["task", *study.header.get("axes", {})])
+    varied = [name for name in candidates if len(study.results[name].unique()) > 1]
+    return ["arm", *varied]
+
+
+def _tagged(table: Table) -> Table:
+    """The metrics that a table has, under their tags."""
+    known = {tag: column for tag, column in TAGS.items() if column in table}
+    return table[list(known.values())].set_axis(list(known), axis=1)
+
+
+def _summarise(
+    study: Logged, place: str, root: Path, schema: "_Schema", most: int
+) -> dict[str, Meaning]:
+    """The logs of a study's settings, and its own; what they hold, by their paths below ``root``. Each arm's best
+    setting has its curves a second time, under the tags by which arms are compared: in a chart every log has a colour,
+    and all tags of one log have the same."""
+    keys = _keys(study)
+    groups = dict(iter(study.results.groupby(keys, sort=False, dropna=False)))
+    peaks = {key: _peak(group) for key, group in groups.items()}
+    best = _best(keys, groups, peaks)
+    # Of all settings, so that a setting's name does not depend on which of them are chosen.
+    labels = dict(zip(groups, log_names.labels(keys, list(groups), taken=("study",)), strict=True))
+    names: dict[str, Meaning] = {}
+    for key in _chosen(groups, peaks, best, most):
+        path = _joined(place, labels[key])
+        row = {"study": _name(study), **dict(zip(keys, key, strict=True))}
+        names[path] = log_names.meaning(row, row)
+        with events.log(root / path) as add:
+            for part in _over_seeds(groups[key]):
+                events.scalars(add, part)
+                if key in best:
+                    compared = _compared(place, best[key], part)
+                    events.scalars(add, part[list(compared)].rename(columns=compared))
+            _spread(add, groups[key])
+            schema.setting(add, groups[key], study)
+    shown = log_names.page(names)
+    pages = _texts(study) | _answers(study.results) | ({"study/6_logs": shown} if shown else {})
+    with events.log(root / _joined(place, "study")) as add:
+        for tag, words in pages.items():
+            add(events.text(tag, words), 0)
+        for figure in study.figures:
+            add(events.image(figure), 0)
+        add(events.layout(_charts(study, place, sorted(set(best.values())))), 0)
+        add(outcomes.schema(schema.table, schema.settings), 0)
+    return names
+
+
+def _over_seeds(group: Table) -> Iterator[Table]:
+    """Medians and quartiles at each step; of the diverged, the share."""
+    table = _tagged(group).assign(step=group["step"])
+    by_step = table.groupby("step")
+    levels = by_step.quantile([LOWER, MIDDLE, UPPER]).unstack()
+    middle = levels.xs(MIDDLE, axis=1, level=1)
+    yield middle.assign(**{"train/diverged": by_step["train/diverged"].mean()})
+    for level, which in ((LOWER, 0), (UPPER, 1)):
+        band = levels.xs(level, axis=1, level=1).drop(columns="train/diverged")
+        yield band.rename(columns=lambda tag, which=which: _band(tag)[which])
+
+
+def _spread(add: events.Add, group: Table) -> None:
+    """The golden reward's distribution over prompts at each step, from its quantiles, median over seeds."""
+    if not set(REWARD_QUANTILES) <= set(group):
+        return
+    medians = group.groupby("step")[[*REWARD_QUANTILES, "prompts"]].median().dropna()
+    for step, *limits, prompts in medians.itertuples():
+        add(events.histogram("samples/golden_reward", QUANTILES, limits, prompts), step)
+
+
+def _band(tag: str) -> tuple[str, str]:
+    """The tags of the lower and the upper quartile."""
+    return f"quartiles/{tag}/lower", f"quartiles/{tag}/upper"
+
+
+def _best(
+    keys: Sequence[str], groups: Mapping[Any, Table], peaks: Mapping[Any, float]
+) -> dict[Any, str]:
+    """Of each arm on each task the setting whose median peaks highest, with the task if there are several."""
+    task = keys.index("task") if "task" in keys else None
+    found: dict[tuple[str, str], Any] = {}
+    for key in sorted(groups, key=lambda key: -peaks[key]):
+        found.setdefault((key[0], "" if task is None else str(key[task])), key)
+    return {key: where for (_, where), key in found.items()}
+
+
+def _compared(place: str, task: str, tags: Iterable[str]) -> dict[str, str]:
+    """Where arms are compared in those of ``tags`` in which they are: the same name for all arms of a study."""
+    wanted = {tag for tag, column in TAGS.items() if column in _COMPARED}
+    wanted |= {edge for tag in wanted for edge in _band(tag)}
+    prefix = "/".join(filter(None, ("side_by_side", place, task)))
+    return {tag: f"{prefix}/{tag}" for tag in tags if tag in wanted}
+
+
+def _charts(study: Logged, place: str, tasks: Sequence[str]) -> dict[str, dict[str, events.Margin]]:
+    """The charts of CUSTOM SCALARS, one series each: TensorBoard tells of every log that lacks one of several."""
+    tags = [tag for tag in _tagged(study.results) if tag != "train/diverged"]
+    bands = {tag: (tag, *_band(tag)) for tag in tags}
+    charts: dict[str, dict[str, events.Margin]] = {}
+    for task in tasks:
+        where = " on ".join(filter(None, (place, task)))
+        title = "Arms side by side, each at its best" + (f": {where}" if where else "")
+        charts[title] = {}
+        for tag in (tag for column in _COMPARED for tag in tags if TAGS[tag] == column):
+            middle, lower, upper = _compared(place, task, bands[tag]).values()
+            charts[title][tag] = middle, lower, upper
+    charts["Settings: median and quartiles over seeds"] = bands
+    return charts
+
+
+class _Schema:
+    """One schema for the runs of all studies, with every path that one of them sweeps."""
+
+    def __init__(self, studies: Sequence[Logged]) -> None:
+        found = [
+            outcomes.outcomes(study.results, _keys(study)).assign(study=_name(study))
+            for study in studies
+        ]
+        # By identity: two studies of one directory may have one name.
+        self._own = {id(study): own for study, own in zip(studies, found, strict=True)}
+        self.table: Table = pd.concat(found, ignore_index=True)
+        swept = dict.fromkeys(key for study in studies for key in _keys(study))
+        self.settings = [*(["study"] if len(studies) > 1 else []), *swept]
+        self.mixed = outcomes.mixed(self.table, self.settings)
+
+    def setting(self, add: events.Add, group: Table, study: Logged) -> None:
+        """A session of a setting: what came out, median over its runs, and the share of the diverged."""
+        own = self._own[id(study)]
+        own = own[own["run"].isin(group["run"]) & (own["arm"] == group["arm"].iat[0])]
+        row = next(iter(own.to_dict("records")))
+        row |= own[outcomes.tags(own)].median().to_dict()
+        row[outcomes.DIVERGED] = float(own[outcomes.DIVERGED].mean())
+        outcomes.session(add, row, self.settings, self.mixed)
+
+    def write(self, root: Path, studies: Sequence[Logged]) -> None:
+        """A session of every run."""
+        keys = [*self.settings, "seed"]
+        with events.log(root) as add:
+            add(outcomes.schema(self.table, keys), 0)
+        names: dict[str, Meaning] = {}
+        for study, place in zip(studies, _places(studies), strict=True):
+            settings = _keys(study)
+            rows = self._own[id(study)].to_dict("records")
+            for row, label in zip(rows, log_names.run_labels(settings, rows), strict=True):
+                path = _joined(place, label)
+                names[path] = log_names.meaning(row, ("study", *settings, "seed", "run"))
+                with events.log(root / path) as add:
+                    outcomes.session(add, row, keys, self.mixed)
+        log_names.write_names(root, names)
+
+
+def _chosen(
+    groups: Mapping[Any, Table], peaks: Mapping[Any, float], best: Container[Any], most: int
+) -> list[Any]:
+    """The settings to summarise: all if they are few, else each arm's ones with the best peaks, first those that are
+    the ``best`` on a task."""
+    if len(groups) <= most:
+        return list(groups)
+    by_arm: dict[str, list[Any]] = {}
+    for key in sorted(groups, key=lambda key: (key not in best, -peaks[key])):
+        by_arm.setdefault(key[0], []).append(key)
+    # The arms take turns, so that none is left out before another has its second.
+    turns = itertools.chain.from_iterable(itertools.zip_longest(*by_arm.values()))
+    return [key for key in turns if key is not None][:most]
+
+
+def _peak(group: Table) -> float:
+    """The highest median win rate of a setting; lowest of all if there is none."""
+    medians = group.groupby("step")["win_rate"].median().to_numpy(float)
+    return float(np.max(medians, initial=-math.inf, where=np.isfinite(medians)))
+
+
+def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Meaning, Table]]:
+    """Single runs with the reason why they are shown, a label, and what it stands for: those that match, or of each arm
+    the best, the worst and the diverged."""
+    keys = _keys(study)
+    if not set(where) <= set(study.results):
+        return []
+    table = outcomes.outcomes(study.results, [*keys, *where])
+    named = table.assign(study=_name(study)).to_dict("records")
+    labels = dict(zip(table.index, log_names.run_labels(keys, named), strict=True))
+    if where:
+        for path, wanted in where.items():
+            table = table[table[path].map(lambda value, wanted=wanted: _is(value, wanted))]
+        picked = {"matching": table.sort_values("seed", kind="stable").head(MAX_RUNS)}
+    else:
+        # Half of the logs, but one of each kind of each arm at least.
+        few = max(1, min(_FEW, MAX_SUMMARIES // 2 // (3 * table["arm"].nunique())))
+        ordered = table.sort_values("outcome/peak_win_rate", ascending=False, kind="stable")
+        lost = ordered[outcomes.DIVERGED] == 1
+        ranked = ordered[~lost].dropna(subset="outcome/peak_win_rate").groupby("arm", sort=False)
+        best = ranked.head(few)
+        worst = ranked.tail(few)
+        picked = {
+            "best": best,
+            "worst": worst[~worst.index.isin(best.index)],
+            "diverged": ordered[lost].groupby("arm", sort=False).head(few),
+        }
+    groups = study.results.groupby(["arm", "run"], sort=False)
+    return [
+        (
+            kind,
+            labels[index],
+            log_names.meaning(row, ("study", *keys, "seed", "run")),
+            groups.get_group((row["arm"], row["run"])),
+        )
+        for kind, rows in picked.items()
+        for index, row in rows.assign(study=_name(study)).to_dict("index").items()
+    ]
+
+
+def _is(value: Any, wanted: str) -> bool:
+    """Whether a value is what was asked for, as text or as a number."""
+    try:
+        return float(value) == float(wanted)
+    except (TypeError, ValueError):
+        return str(value).casefold() == wanted.casefold()
+
+
+def _nothing(studies: Sequence[Logged], where: Mapping[str, str]) -> str:
+    """Why no run meets the conditions: the first that none does, or that none meets all."""
+    for path, wanted in where.items():
+        found = [study.results[path] for study in studies if path in study.results]
+        if not found:
+            known = dict.fromkeys(key for study in studies for key in [*_keys(study), "seed"])
+            return str(unknown("column", path, known))
+        values = pd.concat(found).dropna().unique().tolist()
+        if not any(_is(value, wanted) for value in values):
+            named = ", ".join(map(log_names.value_text, values[:20]))
+            return f"no run has {path}={wanted}: its values are {named}"
+    return f"no run has all of {', '.join(f'{path}={value}' for path, value in where.items())}"
+
+
+def _texts(study: Logged) -> dict[str, str]:
+    """Markdown pages: the question, the claims and what came out, the design, where the numbers are from."""
+    header, verdicts = study.header, study.verdicts
+    runs = study.results.drop_duplicates("run")
+    diverged = np.count_nonzero(runs["diverged_step"] >= 0)
+    claims = "\n".join(
+        f"- **{claim.get('id')}** {claim.get('text', '')} *Against it:* {claim.get('against', '')}"
+        for claim in header.get("claims", ())
+    )
+    outcome = "\n".join(
+        ["| claim | task | verdict | estimate | interval |", "|---|---|---|---|---|"]
+        + [f"| {' | '.join(verdict_cells(verdict))} |" for verdict in verdicts]
+    )
+    axes = "\n".join(f"- `{path}`: {values}" for path, values in header.get("axes", {}).items())
+    arms = "\n".join(
+        f"- **{arm}**: {_spelt(settings)}" for arm, settings in header.get("arms", {}).items()
+    )
+    known = ("command", "source", "created", "machine", "versions")
+    facts = "\n".join(f"- {name}: `{header[name]}`" for name in known if name in header)
+    return {
+        "study/1_claims": f"# {header.get('title')}\n\n{header.get('question')}\n\n{claims}",
+        "study/2_verdicts": outcome if verdicts else "No verdicts yet.",
+        "study/3_design": f"{len(runs)} runs, of which {diverged} diverged; preset "
+        f"{header.get('preset')}, {header.get('seeds')} seeds.\n\nArms:\n\n{arms}\n\nAxes:\n\n{axes}",
+        "study/5_provenance": facts or "Not stored.",
+    }
+
+
+def _answers(results: Table) -> dict[str, str]:
+    """A page of what policies answer, if that was kept."""
+    rows = [
+        f"| {' | '.join(map(_cell, (one.task, one.arm, one.prompt, one.before, one.after)))} |"
+        for one in samples.said(results)
+    ]
+    head = ["| task | arm | prompt | SFT | trained |", "|---|---|---|---|---|"]
+    return {"study/4_answers": "\n".join([*head, *rows])} if rows else {}
+
+
+def _cell(text: str) -> str:
+    """A text that stays within its cell of a Markdown table."""
+    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split())) or "(nothing)"
+
+
+def _spelt(settings: Mapping[str, Any]) -> str:
+    return ", ".join(f"`{path}={value}`" for path, value in settings.items()) or "as the base is"
+
+
+def verdict_cells(verdict: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Claim, task, verdict, estimate and interval as text; a dash for what there is not."""
+    estimate, interval = verdict.get("estimate"), verdict.get("interval")
+    return (
+        str(verdict.get("claim", "–")),
+        str(verdict.get("task", "–")),
+        str(verdict.get("verdict", "–")),
+        "–" if estimate is None else f"{estimate:.3g}",
+        "–" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}",
+    )

@@ -1,0 +1,1 @@
+"""Offline preference data: what is asked for, and its collection."""

@@ -1,0 +1,1 @@
+"""Forecasts of what a run costs: floating-point operations and memory."""

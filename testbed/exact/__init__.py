@@ -1,0 +1,1 @@
+"""Quantities of worlds that are small enough to enumerate all responses."""

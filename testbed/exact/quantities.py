@@ -1,0 +1,191 @@
+"""Exact quantities and optima where responses can be enumerated.
+
+Everything is written for one prompt: a row holds a number for each of the R responses of
+`testbed.exact.enumeration.all_responses`. Policies come in as log-probabilities (nats; -inf for never), and a row of
+the
+*data* policy mu says where the responses of a comparison are drawn from, independently. `jax.vmap` over prompts is
+outside; a preference matrix has R^2 entries, so use `jax.lax.map` for these.
+"""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float, Int
+
+from testbed import logprob
+from testbed.environment import World
+from testbed.logprob import Policy
+from testbed.losses.base import AbstractLoss, ScoredPair, expected
+from testbed.preference import AbstractLabeler
+from testbed.types import PairScores, Prompt, Response, Scalar
+
+Row = Float[Array, " response"]
+Matrix = Float[Array, "response response"]
+
+
+def tabulate(
+    function: Callable[[Prompt, Response], Scalar], prompts: Prompt, responses: Response
+) -> Float[Array, "prompt response"]:
+    """``function`` of every prompt with every response, such as a world's reward, one prompt at a time."""
+    return jax.lax.map(lambda prompt: jax.vmap(lambda r: function(prompt, r))(responses), prompts)
+
+
+def log_table(
+    policy: Policy, prompts: Prompt, responses: Response
+) -> Float[Array, "prompt response"]:
+    """A policy's log-probability (nats) of every response to every prompt.
+
+    Each response is scored alone behind its prompt: packed together, all responses would attend to one square of
+    R^2 T^2 positions, nearly all of it masked."""
+
+    def one(prompt: Prompt) -> Row:
+        count = responses.length.shape[0]
+        repeated = jax.tree.map(lambda x: jnp.broadcast_to(x, (count, *x.shape)), prompt)
+        return logprob.score(policy, repeated, jax.tree.map(lambda x: x[:, None], responses))[:, 0]
+
+    return jax.lax.map(one, prompts)
+
+
+def supported(data: Row) -> Bool[Array, " response"]:
+    """Which responses have a positive probability."""
+    return jnp.exp(data) > 0
+
+
+def value(policy: Row, reward: Row) -> Scalar:
+    """Expected reward."""
+    return jnp.sum(jnp.exp(policy) * reward)
+
+
+def kl(policy: Row, reference: Row) -> Scalar:
+    """KL(policy || reference) in nats; infinite if the policy leaves the reference's support."""
+    return jnp.sum(jnp.where(supported(policy), jnp.exp(policy) * (policy - reference), 0.0))
+
+
+def entropy(policy: Row) -> Scalar:
+    """Entropy of whole responses in nats."""
+    return -jnp.sum(jnp.where(supported(policy), jnp.exp(policy) * policy, 0.0))
+
+
+def total_variation(first: Row, second: Row) -> Scalar:
+    """Half the summed absolute difference of two policies' probabilities."""
+    return 0.5 * jnp.sum(jnp.abs(jnp.exp(first) - jnp.exp(second)))
+
+
+def win_rate(policy: Row, opponent: Row, reward: Row) -> Scalar:
+    """Probability that the policy's response has the larger reward; a tie counts one half. In R log R steps."""
+    order = jnp.argsort(reward)
+    sorted_reward = reward[order]
+    below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(jnp.exp(opponent)[order])])
+    left, right = (jnp.searchsorted(sorted_reward, reward, side=side) for side in ("left", "right"))
+    return jnp.sum(jnp.exp(policy) * 0.5 * (below[left] + below[right]))
+
+
+def chi_square(target: Row, data: Row) -> Scalar:
+    """E over the target of target/data, less one; infinite if the target leaves the data's support."""
+    ratio = jnp.where(supported(target), jnp.exp(2.0 * target - data), 0.0)
+    return jnp.sum(ratio) - 1.0
+
+
+def max_ratio(target: Row, data: Row) -> Scalar:
+    """Largest target/data over the target's support, the concentrability of the data; infinite if a response that the
+    target writes is never in the data."""
+    return jnp.max(jnp.where(supported(target), jnp.exp(target - data), 0.0))
+
+
+def support(target: Row, data: Row) -> Scalar:
+    """Share of the target's mass on responses that the data can hold."""
+    return jnp.sum(jnp.where(supported(data), jnp.exp(target), 0.0))
+
+
+def preference_matrix(
+    labeler: AbstractLabeler, world: World, prompt: Prompt, responses: Response
+) -> Matrix:
+    """P(row is preferred to column) when the labeler reads the row's response first, among comparisons that it does
+    not skip."""
+    views = jax.vmap(lambda response: labeler.view(world, prompt, response))(responses)
+    against_all = jax.vmap(labeler.preference, in_axes=(None, 0))
+    return jax.vmap(against_all, in_axes=(0, None))(views, views)
+
+
+def preferred(preference: Matrix, data: Row) -> Row:
+    """p(y > mu): how probably each response is preferred to one of the data's, averaged over who is read first."""
+    either_order = 0.5 * (preference + 1.0 - preference.T)
+    return either_order @ jnp.exp(data)
+
+
+def rlhf_optimum(reference: Row, reward: Row, beta: float | Scalar) -> Row:
+    """argmax of E[reward] - beta KL(policy || reference): ref exp(r / beta) / Z (arXiv 2305.18290, eq. 4).
+
+    It is also where the population `Dpo` loss is least if labels are Bradley-Terry with temperature T and the data
+    has full support, with ``T beta`` for beta: then P(y > y') = sigmoid((r - r') / T), and the loss wants
+    beta h = (r - r') / T on every pair."""
+    return jax.nn.log_softmax(reference + reward / beta)
+
+
+def ipo_optimum(reference: Row, preference: Matrix, data: Row, beta: float | Scalar) -> Row:
+    """ref exp(p(y > mu) / beta) / Z: argmax of E[p(y > mu)] - beta KL(policy || reference), and where the population
+    `Ipo` loss is least if mu has full support (arXiv 2310.12036, theorem 2; its tau is our beta).
+
+    The expected loss of a pair is h^2 - (2 p - 1) h / beta, up to a constant, so a response's rho is best at
+    E_mu[rho] + (p(y > mu) - 1/2) / beta, which all responses reach at once."""
+    return jax.nn.log_softmax(reference + preferred(preference, data) / beta)
+
+
+def restricted_optimum(reference: Row, exponent: Row, data: Row) -> Row:
+    """Where plain gradient descent on the population loss of a softmax table ends, started from the reference, if the
+    data's support is not full.
+
+    ``exponent`` is what the full-support optimum multiplies the reference by, as a logarithm: p(y > mu) / beta for
+    `Ipo`, r / (T beta) for `Dpo` under Bradley-Terry labels of temperature T. A loss of h sees differences of logits
+    between responses of the data and nothing else, since normalisers cancel. So its minimisers agree with the
+    exponent on differences *within* the support and say nothing about the rest; and its gradient is zero off the
+    support and sums to zero over it (h does not change if all logits do), so descent keeps every logit off the support
+    and the sum of those on it. The one minimiser that it can reach moves the support's logits by the exponent less its
+    plain mean over the support. The others keep their logits, not their probabilities."""
+    inside = supported(data)
+    mean = jnp.sum(jnp.where(inside, exponent, 0.0)) / jnp.sum(inside)
+    return jax.nn.log_softmax(reference + jnp.where(inside, exponent - mean, 0.0))
+
+
+def population_loss(
+    loss: AbstractLoss,
+    policy: Row,
+    reference: Row,
+    data: Row,
+    preference: Matrix,
+    lengths: Int[Array, " response"],
+    reward: Row | None = None,
+) -> Scalar:
+    """Expected loss of one comparison: both responses independently from the data policy, then the label.
+
+    A response may meet itself, as it may in data. Policy and reference must give every response a positive
+    probability, and comparisons must not be skipped with a probability that depends on the pair. ``lengths`` in tokens,
+    and the teacher's ``reward`` (default: 0), for losses that read them. KL(policy || reference) is exact, without a
+    gradient as in training; the data's preferred response (`ScoredPair.target`) is one from the data policy.
+    """
+    reward = jnp.zeros_like(policy) if reward is None else reward
+    divergence = jax.lax.stop_gradient(kl(policy, reference))
+    target = jnp.sum(jnp.where(supported(data), jnp.exp(data) * policy, 0.0))
+
+    def one(first: Array, second: Array) -> Scalar:
+        ours, theirs = (PairScores(row[first], row[second]) for row in (policy, reference))
+        margin = reward[first] - reward[second]
+        return expected(
+            loss,
+            ScoredPair(
+                ours,
+                theirs,
+                lengths[first],
+                lengths[second],
+                preference[first, second],
+                margin,
+                divergence,
+                target,
+            ),
+        )
+
+    index = jnp.arange(policy.shape[0])
+    each = jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(index, index)
+    chance = jnp.exp(data)
+    return chance @ each @ chance

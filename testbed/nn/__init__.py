@@ -1,0 +1,1 @@
+"""Layers and products that policies are made of."""

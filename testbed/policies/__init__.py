@@ -1,0 +1,1 @@
+"""Kinds of policies beside the plain transformer, and what is trained of them."""

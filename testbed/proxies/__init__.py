@@ -1,0 +1,1 @@
+"""Proxy reward models, one a file."""

@@ -1,0 +1,1 @@
+"""Runs whose pairs are recorded, for sources that replay them."""

@@ -1,0 +1,207 @@
+"""The stream of an online run, kept compactly on the device, and learning from it again."""
+
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, Int, PyTree, UInt
+
+from testbed import logprob
+from testbed.batches import long_map
+from testbed.logprob import Policy
+from testbed.preference import AbstractPreference
+from testbed.source import Batch, Ledger, Supply
+from testbed.types import Pair, PairScores, Response
+
+#: Windows of a stream in which policies and proxy are tested, and pairs of each (arXiv 2405.08448, figure 6 and
+#: appendix E: 64 near each of ten evenly spaced points).
+WINDOWS, WINDOW = 10, 64
+
+
+class Recording(eqx.Module):
+    """Pairs that a run learnt from, in their order (leading axes: step, pair of the step).
+
+    Token ids take one byte where the vocabulary allows it, two or four otherwise; the prompt is kept as its row in the
+    data.
+
+    Attributes:
+        rows: of the prompts in the data. winner, loser: tokens. winner_length, loser_length: how many.
+        preference, weight: the label. reward_margin: the teacher's, of the winner over the loser.
+        golden_margin: golden reward of the winner less that of the loser; NaN before `with_golden`.
+        reference: log-probabilities under the reference policy of the time.
+        start: the step that the first belongs to.
+    """
+
+    rows: Int[Array, "step pair"]
+    winner: UInt[Array, "step pair response"]
+    loser: UInt[Array, "step pair response"]
+    winner_length: Int[Array, "step pair"]
+    loser_length: Int[Array, "step pair"]
+    preference: Float[Array, "step pair"]
+    weight: Float[Array, "step pair"]
+    reward_margin: Float[Array, "step pair"]
+    golden_margin: Float[Array, "step pair"]
+    reference: PairScores
+    start: Int[Array, ""]
+
+    @classmethod
+    def room(cls, steps: int, batch_size: int, time: int, dtype: Any) -> Self:
+        """Room for so many steps of so many pairs of responses of at most ``time`` tokens, of an unsigned type."""
+        shape = (steps, batch_size)
+        tokens = jnp.zeros((*shape, time), dtype=dtype)
+        count, number = jnp.zeros(shape, dtype=jnp.int32), jnp.zeros(shape)
+        scores = PairScores(number, number)
+        return cls(
+            count,
+            tokens,
+            tokens,
+            count,
+            count,
+            number,
+            number,
+            number,
+            jnp.full(shape, jnp.nan),
+            scores,
+            jnp.asarray(0),
+        )
+
+    @property
+    def steps(self) -> int:
+        """How many steps there is room for."""
+        return self.rows.shape[0]
+
+    @property
+    def batch_size(self) -> int:
+        """Pairs a step."""
+        return self.rows.shape[1]
+
+    def put(self, batch: Batch, step: Int[Array, ""]) -> Self:
+        """With the pairs of one step; steps beyond the room are left out."""
+        pairs = batch.pairs
+        new = {
+            "rows": batch.rows,
+            "winner": pairs.winner.tokens,
+            "loser": pairs.loser.tokens,
+            "winner_length": pairs.winner.length,
+            "loser_length": pairs.loser.length,
+            "preference": pairs.preference,
+            "weight": pairs.weight,
+            "reward_margin": batch.reward_margin,
+            "reference": batch.reference,
+        }
+        place = step - self.start
+
+        def write(old: Array, new: Array) -> Array:
+            return old.at[place].set(
+                new.astype(old.dtype), mode="drop", wrap_negative_indices=False
+            )
+
+        def fields(r: Recording) -> tuple[PyTree, ...]:
+            return tuple(getattr(r, name) for name in new)
+
+        return eqx.tree_at(fields, self, jax.tree.map(write, fields(self), tuple(new.values())))
+
+    def batch(
+        self, supply: Supply, index: Int[Array, " n"], new: Bool[Array, " n"], moved: bool
+    ) -> Batch:
+        """The pairs at some places of the stream, counted over all steps; ``new`` are those that were not learnt from
+        before, and ``moved`` says whether the recorded run's reference policy did, so that its scores are not those of
+        the SFT policy. The ledger counts what writing and judging them took once."""
+        took = self._at(index)
+        pairs = took._pairs(supply)
+        reference, winner, loser = took.reference, pairs.winner, pairs.loser
+        if moved or not supply.fixed:
+            reference = logprob.score_pairs(supply.reference, pairs)
+        distinct, first = new.astype(jnp.float32), new.astype(jnp.int32)
+        tokens = first * (winner.length + loser.length)
+        spent = Ledger(jnp.ones_like(distinct), distinct, jnp.zeros_like(first), first, tokens)
+        return Batch(pairs, reference, took.reward_margin, took.rows, spent)
+
+    def windows(self, supply: Supply) -> "Windows":
+        """`WINDOWS` windows of the stream, evenly spaced, with golden margins if the recording has them. Each lies in
+        the middle of its tenth of the stream and holds `WINDOW` pairs, or as many as that tenth has."""
+        size = self.rows.size
+        ends = np.arange(WINDOWS + 1) * size // WINDOWS
+        held = np.clip(np.diff(ends), 1, WINDOW)
+        first = np.minimum((ends[:-1] + ends[1:] - held) // 2, size - held)
+        place = np.arange(WINDOW)
+        index = first[:, None] + np.minimum(place, held[:, None] - 1)
+        took = self._at(jnp.asarray(index.reshape(-1)))
+        inside = jnp.asarray(place < held[:, None])
+        return Windows(took._pairs(supply), took.golden_margin, inside)
+
+    def _at(self, index: Int[Array, " n"]) -> Self:
+        """The pairs at some places of the stream, counted over all steps."""
+        step, pair = index // self.batch_size, index % self.batch_size
+        # The first step is of the whole stream: so that all leaves can be indexed alike, another stands in its place.
+        columns = eqx.tree_at(lambda r: r.start, self, self.rows)
+        return jax.tree.map(lambda x: x[step, pair], columns)
+
+    def _pairs(self, supply: Supply) -> Pair:
+        """As pairs, prompts and all."""
+        winner = Response(self.winner.astype(jnp.int32), self.winner_length)
+        loser = Response(self.loser.astype(jnp.int32), self.loser_length)
+        return Pair(supply.prompts(self.rows), winner, loser, self.preference, self.weight)
+
+    def with_golden(self, golden: AbstractPreference, supply: Supply) -> Self:
+        """With golden margins, judged after the fact: together they cost less than step by step."""
+
+        def judge(one: tuple[Array, Response, Response]) -> Float[Array, ""]:
+            row, winner, loser = jax.tree.map(lambda x: x[None], one)
+            return golden.margin(supply.prompts(row), winner, loser)[0]
+
+        rows = self.rows.reshape(-1)
+        texts = [
+            Response(tokens.reshape(rows.shape[0], -1).astype(jnp.int32), length.reshape(-1))
+            for tokens, length in (
+                (self.winner, self.winner_length),
+                (self.loser, self.loser_length),
+            )
+        ]
+        margin = long_map(judge, (rows, *texts)).reshape(self.rows.shape)
+        # The same text is a tie, whatever rounding makes of its two rewards.
+        margin = jnp.where(jnp.all(self.winner == self.loser, axis=-1), 0.0, margin)
+        return eqx.tree_at(lambda r: r.golden_margin, self, margin)
+
+
+class Windows(eqx.Module):
+    """Pairs of a stream, `WINDOW` for each of `WINDOWS` windows, one window behind the other.
+
+    Attributes:
+        pairs: as the teacher labelled them. golden_margin: golden reward of the winner less that of the loser.
+        inside: which places hold a pair; the others repeat the window's last.
+    """
+
+    pairs: Pair
+    golden_margin: Float[Array, " n"]
+    inside: Bool[Array, "window pair"]
+
+    def accuracy(self, margin: Float[Array, " n"]) -> Float[Array, " window"]:
+        """Share of each window's pairs on which ``margin`` has the sign of the golden one; an exact 0 counts one
+        half."""
+        right = 0.5 * (1.0 + jnp.sign(margin) * jnp.sign(self.golden_margin))
+        right = jnp.where(self.inside, right.reshape(self.inside.shape), 0.0)
+        return jnp.sum(right, axis=1) / jnp.sum(self.inside, axis=1)
+
+
+def token_type(policy: Policy, supply: Supply) -> jnp.dtype:
+    """The smallest unsigned type that holds a policy's token ids."""
+    row = jnp.zeros(1, dtype=jnp.int32)
+    texts = jax.tree.map(lambda x: x[:, None], supply.preferred(row))
+    logits = jax.eval_shape(logprob.response_logits, policy, supply.prompts(row), texts)
+    vocabulary = logits.shape[-1]
+    kinds = (jnp.uint8, jnp.uint16, jnp.uint32)
+    return jnp.dtype(next(kind for kind in kinds if vocabulary - 1 <= jnp.iinfo(kind).max))
+
+
+def shuffled(
+    key: Array, steps: int, batch_size: int, window: Float[Array, ""] | float
+) -> Int[Array, " item"]:
+    """An order of all pairs of a stream in which each stays within its window of so many steps; 1 is the order of the
+    stream itself, and a window as long as the stream shuffles uniformly."""
+    place = jnp.arange(steps * batch_size)
+    block = (place // batch_size).astype(jnp.float32) // jnp.asarray(window, jnp.float32)
+    chance = jax.random.uniform(key, place.shape)
+    return jnp.where(jnp.asarray(window) > 1, jnp.lexsort((chance, block)), place)

@@ -1,0 +1,1 @@
+"""Reference policies of a run, one a file."""

@@ -1,0 +1,1 @@
+"""Pytrees as safe files: arrays as safetensors, their structure as JSON."""

@@ -1,0 +1,1 @@
+"""Worlds, built in cached stages."""

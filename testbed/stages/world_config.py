@@ -1,0 +1,133 @@
+"""What a run stands on, as a config and as it was made (`testbed.stages.stages`)."""
+
+from typing import Any, Self
+
+import equinox as eqx
+import jax
+from jaxtyping import PRNGKeyArray, PyTree
+
+from testbed.data.spec import DataSpec
+from testbed.environment import AbstractTask, World
+from testbed.experiment import EvaluationConfig, Experiment
+from testbed.logprob import Policy
+from testbed.lora import Lora
+from testbed.metrics import Opponent, Optimum, Yardstick
+from testbed.optimiser import FitConfig
+from testbed.preference import AbstractLabeler, AbstractPreference, GoldenPreference
+from testbed.proxies.base import AbstractProxyConfig
+from testbed.recorded_runs.pair_stream import Windows
+from testbed.recorded_runs.recorded_run import Recorded
+from testbed.source import AbstractSource, Dataset, Supply
+from testbed.streams import Stream, stream
+from testbed.train import OnlineRun, Teacher
+from testbed.transformer import TransformerConfig
+
+
+class GroundConfig(eqx.Module):
+    """The part of an `Experiment` that its stages depend on; ``baseline_model`` is None if it is the policy's shape."""
+
+    task: AbstractTask
+    labeler: AbstractLabeler
+    model: TransformerConfig
+    sft: FitConfig
+    data: DataSpec
+    proxy: AbstractProxyConfig
+    baseline: OnlineRun
+    baseline_model: TransformerConfig | None
+    recorded: Recorded | None
+    stream: Recorded | None
+    optimum_beta: float | None
+    source: AbstractSource | None
+    prompts: int = eqx.field(static=True)
+    tabular: bool = eqx.field(static=True)
+    lora: Lora | None
+    seed: int
+
+    @classmethod
+    def of(cls, experiment: Experiment) -> Self:
+        """The ground an experiment stands on. Raises `InvalidInput` if a network cannot read the task's texts."""
+        e = experiment
+        e.refuse_shapes()
+        return cls(
+            e.task,
+            e.labeler,
+            e.shape,
+            e.sft,
+            e.data,
+            e.proxy,
+            e.baseline,
+            None if e.base_shape == e.shape else e.base_shape,
+            e.recorded,
+            e.evaluation.stream,
+            e.evaluation.optimum_beta,
+            e.source.preparation,
+            e.evaluation.prompts,
+            e.tabular,
+            e.lora,
+            e.seed,
+        )
+
+    @property
+    def base_model(self) -> TransformerConfig:
+        """Shape of the SFT policy on which reward, data and baseline stand."""
+        return self.baseline_model or self.model
+
+    @property
+    def trained_proxy(self) -> tuple[Any, ...]:
+        """What a proxy depends on beside its data."""
+        return self.proxy.trained_by(self.model)
+
+    @property
+    def content(self) -> str | None:
+        """Content of files that worlds depend on; None for none. Raises `InvalidInput` for files that cannot be
+        used: everything that is planned asks for their content first."""
+        self.task.check()
+        return self.task.content() or None
+
+    @property
+    def key(self) -> PRNGKeyArray:
+        """The seed's key."""
+        return jax.random.key(self.seed)
+
+    @property
+    def training_key(self) -> PRNGKeyArray:
+        """The key of the policy's optimisation."""
+        return stream(self.key, Stream.TRAINING)
+
+
+class Ground(eqx.Module):
+    """Everything a run stands on: ``sft`` in the form that is trained. ``facts`` are measured numbers about it."""
+
+    world: World
+    sft: Policy
+    data: Dataset
+    proxy: AbstractPreference
+    opponent: Opponent
+    facts: dict[str, Any]
+    prepared: PyTree = None
+    stream: Windows | None = None
+    optimum: Optimum | None = None
+
+    def supply(self, teacher: Teacher = "proxy") -> Supply:
+        """What sources draw on."""
+        judge = self.golden if teacher == "golden" else self.proxy
+        return Supply(self.data, self.sft, judge, self.prepared)
+
+    def yardstick(self, evaluation: EvaluationConfig) -> Yardstick:
+        """What policies are measured by."""
+        pairs = jax.tree.map(lambda x: x[: evaluation.pairs], self.data)
+        return Yardstick(
+            self.sft,
+            pairs,
+            self.golden,
+            self.proxy,
+            self.opponent,
+            self.stream,
+            self.optimum,
+            evaluation.kl_prompts,
+        )
+
+    @property
+    def golden(self) -> GoldenPreference:
+        """The noise-free judge."""
+        return GoldenPreference(self.world)
