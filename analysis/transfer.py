@@ -19,7 +19,7 @@ from analysis.load import Collection, Results, load_all
 from analysis.verdicts import verdict
 from analysis.verdicts.verdict import lacks
 from sweeps.claims import Test
-from sweeps.rules.base import Judgement, Side
+from sweeps.rules import Judgement, Side
 from testbed.errors import InvalidInput
 
 LEAST = 3

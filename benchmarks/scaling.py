@@ -106,7 +106,7 @@ def tiny_study(runs: int) -> Any:
     from testbed.data.spec import DataSpec
     from testbed.experiment import EvaluationConfig, Experiment
     from testbed.optimiser import FitConfig
-    from testbed.proxies.base import ProxyConfig
+    from testbed.proxies.reader import ProxyConfig
     from testbed.sources.offline import Offline
     from testbed.train import OnlineRun
     from testbed.transformer import TransformerConfig

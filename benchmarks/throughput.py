@@ -77,7 +77,7 @@ def experiment(workload: str, mode: str, pointwise: bool = False) -> Any:
     from envs.neural import Neural
     from testbed.data.spec import DataSpec
     from testbed.experiment import Experiment
-    from testbed.proxies.base import ProxyConfig
+    from testbed.proxies.reader import ProxyConfig
     from testbed.sources.offline import Offline
     from testbed.sources.online import Online
     from testbed.transformer import TransformerConfig

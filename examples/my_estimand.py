@@ -8,7 +8,7 @@ import dataclasses
 from sweeps.claims import Claim, Test
 from sweeps.estimands import Estimand, Evidence, Unanswerable
 from sweeps.estimands.base import seed_draws
-from sweeps.rules.base import Draws, More
+from sweeps.rules import Draws, More
 from sweeps.studies import gap
 
 

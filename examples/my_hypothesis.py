@@ -14,7 +14,7 @@ from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import MatchedGap, PeakDifference
 from sweeps.grid import product
-from sweeps.rules.base import More
+from sweeps.rules import More
 from sweeps.study import Arm, Study
 from testbed.config import replace_all
 from testbed.losses.ipo import Ipo

@@ -11,7 +11,7 @@ import numpy as np
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import MatchedGap
-from sweeps.rules.base import Rule
+from sweeps.rules import Rule
 from sweeps.studies import gap
 
 

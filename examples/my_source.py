@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import MatchedGap
-from sweeps.rules.base import More
+from sweeps.rules import More
 from sweeps.study import Arm, Study
 from testbed.config.ranges import hyper
 from testbed.logprob import Policy

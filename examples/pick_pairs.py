@@ -8,7 +8,7 @@ Both arms are online, with the same loss and proxy. What is not said here is the
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import MatchedGap, PeakDifference
-from sweeps.rules.base import More
+from sweeps.rules import More
 from sweeps.study import Arm, Study
 from testbed.sources.best_worst_of_n import BestWorstOfN
 from testbed.sources.online import Online

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from sweeps.estimands import AtEvery, Estimand, Evidence, estimand_from_dict
-from sweeps.rules.base import Judgement, More, Rule, Verdict, rule_from_dict
+from sweeps.rules import Judgement, More, Rule, Verdict, rule_from_dict
 from testbed.errors import InvalidInput
 
 T = TypeVar("T", Estimand, Rule)

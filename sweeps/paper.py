@@ -53,7 +53,7 @@ from testbed.experiment import Experiment
 from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig, OptimiserConfig
-from testbed.proxies.base import ProxyConfig
+from testbed.proxies.reader import ProxyConfig
 from testbed.recorded_runs.recorded_run import Recorded
 from testbed.sources.replay import Replay
 from testbed.train import OnlineRun

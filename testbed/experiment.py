@@ -20,9 +20,11 @@ from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import AbstractLabeler
-from testbed.proxies.base import AbstractProxyConfig, ProxyConfig
+from testbed.proxies.base import AbstractProxyConfig
+from testbed.proxies.reader import ProxyConfig
 from testbed.recorded_runs.recorded_run import Recorded
-from testbed.references.base import AbstractReference, Fixed
+from testbed.references.base import AbstractReference
+from testbed.references.fixed import Fixed
 from testbed.source import AbstractSource
 from testbed.sources.online import Online
 from testbed.train import OnlineRun, Teacher, TrainConfig

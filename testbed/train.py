@@ -14,7 +14,8 @@ from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
 from testbed.optimiser import OptimiserConfig
 from testbed.policies.trainable import rebuilt, trained
-from testbed.references.base import AbstractReference, Fixed
+from testbed.references.base import AbstractReference
+from testbed.references.fixed import Fixed
 from testbed.source import AbstractSource, Ledger, Supply
 from testbed.sources.online import Online
 

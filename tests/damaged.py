@@ -19,7 +19,7 @@ from sweeps import standing
 from sweeps.claims import Claim, Test
 from sweeps.console.tables import verdict_table
 from sweeps.estimands import PairedDifference
-from sweeps.rules.base import More
+from sweeps.rules import More
 from sweeps.store import json_files, parquet
 from sweeps.store.parquet import columns
 from sweeps.store.store import Store, read_stores

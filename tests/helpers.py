@@ -32,7 +32,7 @@ from testbed.experiment import EvaluationConfig, Experiment
 from testbed.losses.base import ScoredPair
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import GoldenPreference
-from testbed.proxies.base import ProxyConfig
+from testbed.proxies.reader import ProxyConfig
 from testbed.source import Dataset, Supply
 from testbed.stages.world_config import Ground, GroundConfig
 from testbed.train import OnlineRun

@@ -39,7 +39,8 @@ from testbed.preference import GoldenPreference
 from testbed.proxies.linear_head import HeadConfig
 from testbed.recorded_runs import recorded_run
 from testbed.recorded_runs.recorded_run import Given, Recorded
-from testbed.references.base import AbstractReference, Fixed
+from testbed.references.base import AbstractReference
+from testbed.references.fixed import Fixed
 from testbed.source import AbstractSource, Supply
 from testbed.sources.generated import Generated
 from testbed.sources.online import Online

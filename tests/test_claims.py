@@ -29,7 +29,7 @@ from sweeps.estimands import (
     WithinRun,
     student_draws,
 )
-from sweeps.rules.base import Draws, More, NoMore, Same, rule_from_dict
+from sweeps.rules import Draws, More, NoMore, Same, rule_from_dict
 from testbed.errors import InvalidInput
 
 RULE = More(rope=0.02)

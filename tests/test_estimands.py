@@ -26,7 +26,7 @@ from sweeps.estimands import (
     Slope,
     WithinRun,
 )
-from sweeps.rules.base import More, Same
+from sweeps.rules import More, Same
 
 RULE = More(rope=0.02)
 

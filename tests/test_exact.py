@@ -27,7 +27,7 @@ from testbed.losses.ipo import Ipo
 from testbed.metrics import Metrics, Opponent, Yardstick
 from testbed.policies.tabular import Tabular
 from testbed.preference import AbstractLabeler, GoldenPreference, View, decided
-from testbed.proxies.base import PairwiseProxy
+from testbed.proxies.reader import PairwiseProxy
 from testbed.source import Batch, Dataset, Ledger, Supply
 from testbed.transformer import TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar, arrange

@@ -49,7 +49,8 @@ from testbed.policies.trainable import rebuilt, trained
 from testbed.preference import GoldenPreference
 from testbed.recorded_runs import recorded_run
 from testbed.recorded_runs.recorded_run import Given, Recorded
-from testbed.references.base import Averaged, Refreshed
+from testbed.references.averaged import Averaged
+from testbed.references.refreshed import Refreshed
 from testbed.source import AbstractSource, Supply
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online

@@ -28,7 +28,7 @@ from envs.labelers.flips import Flips
 from sweeps import cli, contracts
 from sweeps.contracts.samples import MadeUpEvidence
 from sweeps.estimands import Estimand, Unanswerable
-from sweeps.rules.base import Draws, Rule
+from sweeps.rules import Draws, Rule
 from sweeps.studies import gap
 from testbed.config import replace
 from testbed.config.ranges import hyper

@@ -9,7 +9,8 @@ import reference
 from helpers import SHALLOW, TIME, VOCABULARY, cut, pairs, prompts
 
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
-from testbed.proxies.base import AbstractProxy, PairwiseProxy, PointwiseProxy, ProxyConfig
+from testbed.proxies.base import AbstractProxy
+from testbed.proxies.reader import PairwiseProxy, PointwiseProxy, ProxyConfig
 from testbed.types import END_TOKEN, Pair, Response
 
 N = 24

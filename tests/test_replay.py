@@ -30,7 +30,7 @@ from testbed.losses.ipo import Ipo
 from testbed.preference import GoldenPreference
 from testbed.recorded_runs.pair_stream import shuffled
 from testbed.recorded_runs.recorded_run import Given, Recorded
-from testbed.references.base import Refreshed
+from testbed.references.refreshed import Refreshed
 from testbed.source import Request, Supply, write_pairs
 from testbed.sources.generated import Generated
 from testbed.sources.offline import Offline

@@ -28,7 +28,7 @@ from sweeps.estimands import (
     RelativeTrend,
     WithinRun,
 )
-from sweeps.rules.base import More, Same
+from sweeps.rules import More, Same
 from sweeps.store.store import Store
 from testbed.errors import InvalidInput
 

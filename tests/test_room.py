@@ -24,8 +24,8 @@ from testbed.llm import load
 from testbed.optimiser import FitConfig
 from testbed.policies import pretrained
 from testbed.policies.pretrained import register
-from testbed.proxies.base import ProxyConfig
 from testbed.proxies.linear_head import HeadConfig
+from testbed.proxies.reader import ProxyConfig
 from testbed.stages.world_config import GroundConfig
 from testbed.transformer import Transformer, TransformerConfig
 

@@ -21,7 +21,7 @@ from sweeps.console.tables import show_spent
 from sweeps.estimands import MatchedGap
 from sweeps.grid import Axis
 from sweeps.population.engine import Engine, Spent
-from sweeps.rules.base import More
+from sweeps.rules import More
 from sweeps.store.parquet import Rows, columns
 from sweeps.store.store import Store
 from sweeps.study import Arm, Point, Preset, Study

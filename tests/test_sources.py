@@ -23,11 +23,14 @@ from training import KEY, batches, go, made, made_run, plan, same, with_prepared
 
 from testbed.errors import InvalidInput
 from testbed.preference import GoldenPreference
-from testbed.proxies.base import PairwiseProxy
+from testbed.proxies.reader import PairwiseProxy
 from testbed.recorded_runs import recorded_run
 from testbed.recorded_runs.pair_stream import Recording
 from testbed.recorded_runs.recorded_run import Recorded
-from testbed.references.base import AbstractReference, Averaged, Fixed, Refreshed
+from testbed.references.averaged import Averaged
+from testbed.references.base import AbstractReference
+from testbed.references.fixed import Fixed
+from testbed.references.refreshed import Refreshed
 from testbed.source import AbstractSource, Batch, Request, Supply, write_pairs
 from testbed.sources.best_worst_of_n import BestWorstOfN, compared
 from testbed.sources.generated import Generated

@@ -10,7 +10,7 @@ import jax
 import pytest
 
 from sweeps import paper
-from sweeps.rules.base import Rule
+from sweeps.rules import Rule
 from sweeps.study import Study, list_studies, load_study, study_names
 from testbed import config
 from testbed.stages.stages import GroundConfig, fingerprints

@@ -11,7 +11,7 @@ import pytest
 from sweeps.claims import Claim, Test
 from sweeps.estimands import InteriorMaximum, MatchedGap
 from sweeps.grid import Axis, Grid, product, zipped
-from sweeps.rules.base import More
+from sweeps.rules import More
 from sweeps.study import (
     Arm,
     Preset,

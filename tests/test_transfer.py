@@ -19,7 +19,7 @@ from analysis import report, transfer
 from analysis.site import transfer_table as words
 from analysis.transfer import Measured, Name, Pair, spearman
 from sweeps import cli, runtime
-from sweeps.rules.base import Draws, More
+from sweeps.rules import Draws, More
 from testbed.errors import InvalidInput
 
 RULE = More(0.01)

@@ -25,7 +25,7 @@ from sweeps.estimands import (
     RelativeTrend,
     Unanswerable,
 )
-from sweeps.rules.base import More, Same
+from sweeps.rules import More, Same
 
 ARMS = ("online", "offline")
 RULE = More(rope=0.01)

@@ -19,7 +19,7 @@ from testbed.optimiser import OptimiserConfig
 from testbed.preference import GoldenPreference
 from testbed.recorded_runs import recorded_run
 from testbed.recorded_runs.recorded_run import Made, Recorded
-from testbed.references.base import Fixed
+from testbed.references.fixed import Fixed
 from testbed.source import AbstractSource, Batch, Request, Supply, write_pairs
 from testbed.train import OnlineRun, TrainConfig, TrainState
 

@@ -24,7 +24,7 @@ from analysis.curves import frontier, hierarchy
 from analysis.curves.frontier import Frontier, expit, maximum, rise
 from analysis.load import Table
 from analysis.verdicts.evidence import ALL_TASKS
-from sweeps.rules.base import Draws, More, NoMore, Same
+from sweeps.rules import Draws, More, NoMore, Same
 
 
 @dataclasses.dataclass(frozen=True)

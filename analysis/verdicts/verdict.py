@@ -14,7 +14,7 @@ from analysis.verdicts.evidence import describe_peak as describe_peak
 from sweeps.claims import Claim, Ruling
 from sweeps.claims import Test as Part
 from sweeps.estimands import Evidence
-from sweeps.rules.base import Judgement
+from sweeps.rules import Judgement
 
 
 def gather(results: Results) -> dict[str, TaskEvidence]:

@@ -10,7 +10,7 @@ import numpy as np
 from sweeps.contracts.samples import MadeUpEvidence
 from sweeps.contracts.sentences import guarded, named, ours, require_kind
 from sweeps.estimands import Estimand, estimand_from_dict
-from sweeps.rules.base import Draws, Judgement, Rule, descendants, rule_from_dict
+from sweeps.rules import Draws, Judgement, Rule, descendants, rule_from_dict
 from testbed.errors import InvalidInput
 
 #: Effects on which rules are tried, no end of a usual rope among them.

@@ -15,7 +15,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from sweeps.estimands import Estimand
-from sweeps.rules.base import Rule
+from sweeps.rules import Rule
 from testbed.environment import AbstractGolden, AbstractPrompts, AbstractTask, AbstractWriters
 from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss

@@ -1,4 +1,4 @@
-"""Estimands: effects that claims are about, one group a module; all modules here are found.
+"""Estimands: effects that claims are about, one a file; all modules here are found.
 
 An estimand turns evidence into posterior draws of one effect. It is plain data: `describe` writes
 it, `estimand_from_dict` reads it back. The evidence itself (curve fits, the results table) lives
@@ -10,6 +10,7 @@ import pkgutil
 from collections.abc import Mapping
 from typing import Any
 
+from sweeps.estimands.at_every import AtEvery
 from sweeps.estimands.base import (
     METRICS,
     Estimand,
@@ -19,22 +20,22 @@ from sweeps.estimands.base import (
     Unit,
     student_draws,
 )
-from sweeps.estimands.checkpoints import Identical, RankCorrelation
-from sweeps.estimands.curves import (
-    InteriorMaximum,
-    MatchedGap,
-    PeakDifference,
-    PeakPlace,
-    ShareOfGap,
-)
-from sweeps.estimands.finals import Change, Level, PairedDifference, Slope, WithinRun
-from sweeps.estimands.levels import (
-    AtEvery,
-    PeakPlaceTrend,
-    RelativeTrend,
-    RelativeTrendDifference,
-)
-from sweeps.rules.base import descendants
+from sweeps.estimands.change import Change
+from sweeps.estimands.identical import Identical
+from sweeps.estimands.interior_maximum import InteriorMaximum
+from sweeps.estimands.level import Level
+from sweeps.estimands.matched_gap import MatchedGap
+from sweeps.estimands.paired_difference import PairedDifference
+from sweeps.estimands.peak_difference import PeakDifference
+from sweeps.estimands.peak_place import PeakPlace
+from sweeps.estimands.peak_place_trend import PeakPlaceTrend
+from sweeps.estimands.rank_correlation import RankCorrelation
+from sweeps.estimands.relative_trend import RelativeTrend
+from sweeps.estimands.relative_trend_difference import RelativeTrendDifference
+from sweeps.estimands.share_of_gap import ShareOfGap
+from sweeps.estimands.slope import Slope
+from sweeps.estimands.within_run import WithinRun
+from sweeps.rules import descendants
 from testbed.errors import InvalidInput
 
 __all__ = [

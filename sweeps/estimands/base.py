@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 import numpy as np
 from scipy.special import stdtrit
 
-from sweeps.rules.base import Draws
+from sweeps.rules import Draws
 
 METRICS: Mapping[str, tuple[str, str]] = {
     "win_rate": ("win rate", "probability"),
@@ -245,3 +245,12 @@ def _as_data(value: Any) -> Any:
     if isinstance(value, Estimand):
         return value.describe()
     return [_as_data(item) for item in value] if isinstance(value, tuple) else value
+
+
+def range_of(columns: tuple[str, ...]) -> str:
+    """A few columns in words: one by its name, several as the first to the last, without what both begin with."""
+    first, last = words_of(columns[0])[0], words_of(columns[-1])[0]
+    if len(columns) == 1:
+        return first
+    (begins, _, _), (same, _, end) = first.rpartition(" "), last.rpartition(" ")
+    return f"{first} to {end if begins == same else last}"

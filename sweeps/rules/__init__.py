@@ -1,1 +1,26 @@
-"""Rules that turn an interval into a verdict, one a file."""
+"""Rules that turn posterior draws of an effect into a verdict, one a file; all modules here are found."""
+
+import importlib
+import pkgutil
+
+from sweeps.rules.base import Draws, Judgement, Rule, Side, Verdict, descendants, rule_from_dict
+from sweeps.rules.more import More
+from sweeps.rules.no_more import NoMore
+from sweeps.rules.same import Same
+
+__all__ = [
+    "Draws",
+    "Judgement",
+    "More",
+    "NoMore",
+    "Rule",
+    "Same",
+    "Side",
+    "Verdict",
+    "descendants",
+    "rule_from_dict",
+]
+
+# A further rule needs no entry above: this makes its kind known to the reader of stored claims.
+for _module in pkgutil.iter_modules(__path__):
+    importlib.import_module(f"{__name__}.{_module.name}")

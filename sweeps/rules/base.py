@@ -1,4 +1,4 @@
-"""Rules that turn posterior draws of an effect into a verdict."""
+"""Rules that turn posterior draws of an effect into a verdict: what every rule offers."""
 
 import dataclasses
 import math
@@ -10,6 +10,8 @@ import numpy as np
 from testbed.errors import InvalidInput
 
 Verdict = Literal["reproduced", "contradicted", "undecided"]
+
+
 Side = Literal["higher", "lower"]
 
 
@@ -157,55 +159,6 @@ class Rule:
             return math.isinf(high if side == "higher" else low)
         beyond = values > high if side == "higher" else values < low
         return bool(np.mean(beyond) >= self.confidence)
-
-
-@dataclasses.dataclass(frozen=True)
-class More(Rule):
-    """The claim says that the effect is positive, by more than `rope`."""
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        return self.rope, math.inf
-
-    def holds(self, values: np.ndarray) -> np.ndarray:
-        return values > self.rope
-
-    def words(self) -> tuple[str, str]:
-        return f"effect > {self.rope:g}", f"effect ≤ {self.rope:g}"
-
-
-@dataclasses.dataclass(frozen=True)
-class NoMore(Rule):
-    """The claim says that the effect is negligible or negative: at most `rope`."""
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        return -math.inf, self.rope
-
-    def holds(self, values: np.ndarray) -> np.ndarray:
-        return values <= self.rope
-
-    def words(self) -> tuple[str, str]:
-        return f"effect ≤ {self.rope:g}", f"effect > {self.rope:g}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Same(Rule):
-    """The claim says that there is practically no effect: between -`rope` and `rope`.
-
-    Reproduced only if the whole interval lies between the two. A rope of 0 is for effects that are
-    known without error.
-    """
-
-    @property
-    def limits(self) -> tuple[float, float]:
-        return -self.rope, self.rope
-
-    def holds(self, values: np.ndarray) -> np.ndarray:
-        return np.abs(values) <= self.rope
-
-    def words(self) -> tuple[str, str]:
-        return f"|effect| ≤ {self.rope:g}", f"|effect| > {self.rope:g}"
 
 
 def descendants(base: type) -> list[type]:

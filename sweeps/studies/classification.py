@@ -8,7 +8,7 @@ stream, beside the proxy. Pairs of online and offline runs have the same rate, b
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import Change, Level, PairedDifference, RankCorrelation, WithinRun
-from sweeps.rules.base import More, NoMore, Same
+from sweeps.rules import More, NoMore, Same
 from sweeps.study import Arm, Study
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online

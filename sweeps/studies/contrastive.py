@@ -13,7 +13,7 @@ from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import MatchedGap, ShareOfGap
 from sweeps.grid import Axis, Grid, product
-from sweeps.rules.base import More, Same
+from sweeps.rules import More, Same
 from sweeps.study import Arm, Study
 from testbed.losses.best_of_two import BestOfTwo
 from testbed.losses.dpo import Dpo

@@ -11,7 +11,7 @@ from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import PeakDifference, ShareOfGap
 from sweeps.grid import Axis, Grid, product
-from sweeps.rules.base import More
+from sweeps.rules import More
 from sweeps.study import Arm, Study
 from testbed import config
 from testbed.sources.offline import Offline

@@ -9,7 +9,7 @@ times.
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import PeakDifference, ShareOfGap
-from sweeps.rules.base import More, NoMore
+from sweeps.rules import More, NoMore
 from sweeps.study import Arm, Study
 from testbed.sources.mixture import Mixture
 from testbed.sources.offline import Offline

@@ -7,7 +7,7 @@ D_golden; online learns from its own samples, labelled by a proxy that was train
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import InteriorMaximum, MatchedGap, PeakDifference
-from sweeps.rules.base import More
+from sweeps.rules import More
 from sweeps.study import Arm, Study
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online

@@ -13,7 +13,7 @@ from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import AtEvery, MatchedGap, PeakDifference
 from sweeps.grid import Axis, Grid, product
-from sweeps.rules.base import More
+from sweeps.rules import More
 from sweeps.study import Arm, Study
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online

@@ -8,7 +8,7 @@ that the SFT policy imitates.
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import PeakDifference, ShareOfGap
-from sweeps.rules.base import More, NoMore
+from sweeps.rules import More, NoMore
 from sweeps.study import Arm, Study
 from testbed.sources.generated import Generated
 from testbed.sources.offline import Offline

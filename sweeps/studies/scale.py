@@ -19,7 +19,7 @@ from sweeps.estimands import (
     RelativeTrendDifference,
 )
 from sweeps.grid import Axis, Grid, product
-from sweeps.rules.base import More, Same
+from sweeps.rules import More, Same
 from sweeps.study import Arm, Study
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online

@@ -8,7 +8,7 @@ be that run. Shuffled, it covers the same texts with the same labels, and only t
 from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import Identical, MatchedGap, PairedDifference, ShareOfGap
-from sweeps.rules.base import More, NoMore, Same
+from sweeps.rules import More, NoMore, Same
 from sweeps.study import Arm, Study
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online

@@ -15,7 +15,7 @@ from sweeps import paper
 from sweeps.claims import Claim, Test
 from sweeps.estimands import Level
 from sweeps.grid import Axis, Grid, product
-from sweeps.rules.base import More, NoMore
+from sweeps.rules import More, NoMore
 from sweeps.study import Arm, Preset, Study
 from testbed import config
 from testbed.optimiser import OptimiserConfig

@@ -1,0 +1,38 @@
+"""Change: how an arm's value changes from the first checkpoint to the last."""
+
+import dataclasses
+
+from sweeps.estimands.base import (
+    Estimand,
+    Evidence,
+    seed_draws,
+    words_of,
+)
+from sweeps.rules import Draws
+from testbed.errors import InvalidInput
+
+
+@dataclasses.dataclass(frozen=True)
+class Change(Estimand):
+    """A metric's change since SFT at the last checkpoint of one arm, in a stated direction.
+
+    `sign` is +1 if the claim says that the metric rises, -1 if that it falls. For metrics that
+    are already measured against SFT (the log-probability changes).
+    """
+
+    metric: str
+    arm: str
+    sign: int = 1
+
+    def __post_init__(self) -> None:
+        if self.sign not in (-1, 1):
+            raise InvalidInput(f"sign is {self.sign}: allowed are 1 (rises) and -1 (falls)")
+
+    def words(self) -> tuple[str, str]:
+        name, unit = words_of(self.metric)
+        return f"{'rise' if self.sign > 0 else 'fall'} of {name}, {self.arm}", unit
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        label, unit = self.words()
+        values = {run: self.sign * v for run, v in evidence.last(self.metric, self.arm).items()}
+        return seed_draws(label, unit, values, evidence.describe_runs((self.arm,)))

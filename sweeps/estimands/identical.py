@@ -1,0 +1,50 @@
+"""Identical: whether runs of two arms are equal bit for bit."""
+
+import dataclasses
+
+import numpy as np
+
+from sweeps.estimands.base import Estimand, Evidence, Unanswerable, words_of
+from sweeps.rules import Draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Identical(Estimand):
+    """Share of checkpoints at which two arms differ in a metric, exactly (C4).
+
+    Over the trained checkpoints (setting, seed and step) that both arms have. With a checksum of
+    the policy's parameters as the metric, 0 says that the runs are the same, bit for bit. It is a
+    fact about these runs: no error, no interval.
+    """
+
+    first: str
+    second: str
+    metric: str = "policy_checksum"
+
+    def words(self) -> tuple[str, str]:
+        name, _ = words_of(self.metric)
+        return (
+            f"checkpoints at which {self.first} and {self.second} differ in {name}",
+            "share of checkpoints",
+        )
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        label, unit = self.words()
+        arms = (self.first, self.second)
+        first, second = evidence.checkpoints(("step", self.metric), arms)
+        compared = different = 0
+        for unit_key in first.keys() & second.keys():
+            for one in first[unit_key]:
+                for other in second[unit_key]:
+                    _, mine, theirs = np.intersect1d(one[:, 0], other[:, 0], return_indices=True)
+                    pair = np.stack([one[mine, 1], other[theirs, 1]], axis=1)
+                    pair = pair[np.isfinite(pair).all(axis=1)]
+                    compared += len(pair)
+                    different += int((pair[:, 0] != pair[:, 1]).sum())
+        if not compared:
+            raise Unanswerable(
+                f"{self.first} and {self.second} have no checkpoint of the same setting, seed and "
+                f"step with a finite {self.metric}"
+            )
+        details = evidence.describe_runs(arms) | {"compared": compared, "different": different}
+        return Draws(label, unit, np.array([different / compared]), "", details, exact=True)

@@ -1,0 +1,39 @@
+"""InteriorMaximum: whether a curve of win rate over KL has its maximum inside."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from sweeps.estimands.base import Estimand, Evidence
+from sweeps.estimands.peaks import _unreached
+from sweeps.rules import Draws, Side
+
+
+@dataclasses.dataclass(frozen=True)
+class InteriorMaximum(Estimand):
+    """Every arm's curve rises and then falls inside its observed range (C1).
+
+    Effect: the smallest over arms of the peak win rate minus the larger of the win rates at the two
+    ends of the range, taken draw by draw, so that it is positive only where every arm has a peak.
+    A curve that still rises at the end of its range cannot contradict the claim: the fall may lie
+    beyond what was observed.
+    """
+
+    from_curves: ClassVar[bool] = True
+    arms: tuple[str, ...]
+
+    def words(self) -> tuple[str, str]:
+        return "peak above both ends of its range, weaker arm", "probability"
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        label, unit = self.words()
+        peaks = [evidence.peak(arm) for arm in self.arms]
+        margins = [peak.value - np.maximum(peak.start, peak.end) for peak in peaks]
+        details = evidence.describe_curves(self.arms)
+        for arm, margin in zip(self.arms, margins, strict=True):
+            details["arms"][arm]["margin"] = float(np.median(margin))
+        unreached = [arm for arm, peak in zip(self.arms, peaks, strict=True) if peak.unreached]
+        bound: dict[Side, str] = {"higher": _unreached(unreached[0])} if unreached else {}
+        values = np.min(margins, axis=0)
+        return Draws(label, unit, values, evidence.caveat(self.arms), details, open=bound)

@@ -1,0 +1,38 @@
+"""PeakDifference: the difference of two curves' peaks."""
+
+import dataclasses
+from typing import ClassVar
+
+from sweeps.estimands.base import Estimand, Evidence
+from sweeps.estimands.peaks import _unreached
+from sweeps.rules import Draws, Side
+
+
+@dataclasses.dataclass(frozen=True)
+class PeakDifference(Estimand):
+    """Peak win rate of the first arm minus the second's, each inside its own range (C3).
+
+    Where an arm's peak was not reached its best observed win rate is a lower bound, and a verdict
+    that a higher peak could overturn is not given. Arms in `final` can go no further than they
+    were observed to, because a budget ends there: their best is their peak.
+    """
+
+    from_curves: ClassVar[bool] = True
+    first: str
+    second: str
+    final: tuple[str, ...] = ()
+
+    def words(self) -> tuple[str, str]:
+        return f"peak win rate, {self.first} − {self.second}", "probability"
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        label, unit = self.words()
+        first, second = evidence.peak(self.first), evidence.peak(self.second)
+        details = evidence.describe_curves((self.first, self.second))
+        bound: dict[Side, str] = {}
+        if first.unreached and self.first not in self.final:
+            bound["higher"] = _unreached(self.first)
+        if second.unreached and self.second not in self.final:
+            bound["lower"] = _unreached(self.second)
+        values = first.value - second.value
+        return Draws(label, unit, values, evidence.caveat(self.arms_used()), details, open=bound)

@@ -1,0 +1,40 @@
+"""PeakPlaceTrend: how the KL of the peak changes with a size."""
+
+import dataclasses
+
+import numpy as np
+
+from sweeps.estimands.base import Estimand, Evidence
+from sweeps.estimands.peaks import place_bounds
+from sweeps.estimands.trends import _details, _sizes, _weights
+from sweeps.rules import Draws, Side
+
+
+@dataclasses.dataclass(frozen=True)
+class PeakPlaceTrend(Estimand):
+    """Change, per doubling of size, of log KL at an arm's fitted peak (C15).
+
+    Draw by draw the least-squares slope over log2 of the level's size. A peak outside its observed
+    range leaves the slope open on the side that it would move it to.
+    """
+
+    arm: str
+    path: str
+
+    def words(self) -> tuple[str, str]:
+        return f"trend of log KL at the peak with {self.path}, {self.arm}", "log KL per doubling"
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        label, unit = self.words()
+        levels, sizes = _sizes(evidence, self.path)
+        at = [evidence.at(self.path, level) for level in levels]
+        peaks = [own.peak(self.arm) for own in at]
+        weights = _weights(sizes)
+        bound: dict[Side, str] = {}
+        for level, peak, weight in zip(levels, peaks, weights, strict=True):
+            bound |= place_bounds(peak, float(weight), f"{self.arm} at {level}")
+        details = _details(evidence, levels, sizes, (self.arm,))
+        details["peak_kl"] = [float(np.exp(np.median(peak.log_kl))) for peak in peaks]
+        reason = next(filter(None, (own.caveat((self.arm,)) for own in at)), "")
+        values = weights @ np.array([peak.log_kl for peak in peaks])
+        return Draws(label, unit, values, reason, details, open=bound)

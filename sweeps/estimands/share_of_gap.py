@@ -1,0 +1,72 @@
+"""ShareOfGap: the share of a gap between two arms that a third arm closes."""
+
+import dataclasses
+from typing import ClassVar
+
+import numpy as np
+
+from sweeps.estimands.base import Estimand, Evidence, Peak
+from sweeps.estimands.peaks import _unreached
+from sweeps.rules import Draws, Side
+from testbed.errors import InvalidInput
+
+
+@dataclasses.dataclass(frozen=True)
+class ShareOfGap(Estimand):
+    """(candidate - bottom) / (top - bottom): how much of a gap an explanation accounts for (B1).
+
+    `top` and `bottom` are the arms with and without what is to be explained; the candidate has the
+    explanation only. 1: all of the gap, 0: nothing. `measure` is "matched" (mean win rate over the
+    range of KL that all three share) or "peak". Where top does not beat bottom for certain there is
+    no gap to share, and no estimate: a ratio to what may be nothing can be anything.
+    """
+
+    from_curves: ClassVar[bool] = True
+    top: str
+    bottom: str
+    candidate: str
+    measure: str = "matched"
+
+    def __post_init__(self) -> None:
+        if self.measure not in ("matched", "peak"):
+            raise InvalidInput(f"measure is {self.measure}: allowed are matched and peak")
+
+    def words(self) -> tuple[str, str]:
+        how = "at matched KL" if self.measure == "matched" else "in peak win rate"
+        return f"share of {self.top} − {self.bottom} {how} that {self.candidate} closes", "share"
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        label, unit = self.words()
+        arms = (self.top, self.bottom, self.candidate)
+        bound: dict[Side, str] = {}
+        if self.measure == "matched":
+            whole = evidence.gap(self.top, self.bottom, (self.candidate,))
+            part = evidence.gap(self.candidate, self.bottom, (self.top,))
+        else:
+            top, bottom, candidate = (evidence.peak(arm) for arm in arms)
+            whole, part = top.value - bottom.value, candidate.value - bottom.value
+            bound = self._bounds(top, bottom, candidate)
+        details = evidence.describe_curves(arms)
+        details |= {"gap": float(np.median(whole)), "closed": float(np.median(part))}
+        sure = float(np.mean(whole > 0))
+        details["gap_probability"] = sure
+        reason = evidence.caveat(arms)
+        if sure < 0.95:
+            none = f"there is no gap to share: P({self.top} > {self.bottom}) is {sure:.2f}, needed is 0.95"
+            return Draws(label, unit, reason=reason or none, details=details)
+        return Draws(label, unit, part / whole, reason, details, open=bound)
+
+    def _bounds(self, top: Peak, bottom: Peak, candidate: Peak) -> dict[Side, str]:
+        """Which way the share moves where a peak is higher than what was observed."""
+        positive = np.median(candidate.value - bottom.value) > 0
+        more_than_all = np.median(candidate.value - top.value) > 0
+        moves: tuple[tuple[str, Peak, bool], ...] = (
+            (self.candidate, candidate, True),
+            (self.top, top, not positive),
+            (self.bottom, bottom, bool(more_than_all)),
+        )
+        return {
+            "higher" if up else "lower": _unreached(arm)
+            for arm, peak, up in moves
+            if peak.unreached
+        }

@@ -1,0 +1,74 @@
+"""Slope: how an arm's last value depends on a setting."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from sweeps.estimands.base import (
+    Estimand,
+    Evidence,
+    Unanswerable,
+    mean_draws,
+    words_of,
+)
+from sweeps.rules import Draws
+
+
+@dataclasses.dataclass(frozen=True)
+class Slope(Estimand):
+    """Change of a metric per unit of a measured column, other columns held fixed (B3).
+
+    Per seed, least squares over the arm's settings of the metric at the last checkpoint on `on`,
+    the columns `given` and an intercept; the seeds' slopes are then the sample.
+    """
+
+    metric: str
+    on: str
+    given: tuple[str, ...]
+    arm: str
+
+    def words(self) -> tuple[str, str]:
+        (name, unit), (on, per) = words_of(self.metric), words_of(self.on)
+        given = ", ".join(words_of(column)[0] for column in self.given)
+        fixed = f" with {given} held fixed" if given else ""
+        return f"{name} per unit of {on}{fixed}, {self.arm}", f"{unit} per {per}"
+
+    def _measure(self, evidence: Evidence) -> Draws:
+        label, unit = self.words()
+        found = [evidence.last(name, self.arm) for name in (self.metric, self.on, *self.given)]
+        by_seed: dict[int, list[list[float]]] = {}
+        for run in found[0]:
+            row = [own[run] for own in found]
+            if all(map(math.isfinite, row)):
+                by_seed.setdefault(run[0], []).append(row)
+        slopes = {}
+        for seed in sorted(by_seed):
+            slope = _slope(np.array(by_seed[seed]))
+            if slope is not None:
+                slopes[seed] = slope
+        if not slopes:
+            raise Unanswerable(
+                f"{', '.join((self.on, *self.given))} do not vary independently over the settings "
+                f"of {self.arm} in any seed"
+            )
+        details = evidence.describe_runs((self.arm,)) | {
+            "seeds_left_out": len(by_seed) - len(slopes)
+        }
+        return mean_draws(label, unit, slopes, details)
+
+
+def _slope(rows: np.ndarray) -> float | None:
+    """Coefficient of column 1 in the least squares of column 0 on the others and an intercept.
+
+    rows: shape (run, column). None if the columns are collinear or there are too few rows.
+    """
+    columns = rows[:, 1:] - rows[:, 1:].mean(axis=0)
+    spread = columns.std(axis=0)
+    if len(rows) <= columns.shape[1] or np.any(spread == 0):
+        return None
+    # A condition number of 1e4 is far beyond what could be called varied independently.
+    scaled = columns / spread
+    if np.linalg.cond(scaled) > 1e4:
+        return None
+    return float(np.linalg.lstsq(scaled, rows[:, 0] - rows[:, 0].mean())[0][0] / spread[0])

@@ -1,0 +1,26 @@
+"""Same: there is practically no effect."""
+
+import dataclasses
+
+import numpy as np
+
+from sweeps.rules.base import Rule
+
+
+@dataclasses.dataclass(frozen=True)
+class Same(Rule):
+    """The claim says that there is practically no effect: between -`rope` and `rope`.
+
+    Reproduced only if the whole interval lies between the two. A rope of 0 is for effects that are
+    known without error.
+    """
+
+    @property
+    def limits(self) -> tuple[float, float]:
+        return -self.rope, self.rope
+
+    def holds(self, values: np.ndarray) -> np.ndarray:
+        return np.abs(values) <= self.rope
+
+    def words(self) -> tuple[str, str]:
+        return f"|effect| ≤ {self.rope:g}", f"|effect| > {self.rope:g}"

@@ -1,0 +1,19 @@
+"""Fixed: the reference stays the SFT policy."""
+
+from jaxtyping import Array, Int
+
+from testbed.logprob import Policy
+from testbed.references.base import AbstractReference
+
+
+class Fixed(AbstractReference):
+    """The SFT policy throughout."""
+
+    @property
+    def moves(self) -> bool:
+        """See `AbstractReference`."""
+        return False
+
+    def next(self, reference: Policy, policy: Policy, step: Int[Array, ""]) -> Policy:
+        """The same."""
+        return reference
