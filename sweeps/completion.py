@@ -7,7 +7,7 @@ from typing import Any
 
 import shtab
 
-from sweeps.catalogue.listing import listed, study_names
+from sweeps.catalogue.listing import listed
 
 #: Destinations of arguments that are directories, and of those that are files.
 _DIRECTORIES = {"directory", "a", "b", "simulated", "real"}
@@ -40,7 +40,7 @@ def commands(
 
 def _studies() -> dict[str, Any]:
     """Names of studies, and files of one's own."""
-    names = " ".join(map(shlex.quote, study_names()))
+    names = " ".join(shlex.quote(study["study"]) for study in listed("studies"))
     bash = _function(
         "_testbed_studies()",
         f'compgen -W "{names}" -- "$1"',

@@ -80,8 +80,7 @@ class Outcome:
         return facts | now.total.describe() | {"verdicts": self.entries}
 
     def _repr_html_(self) -> str:
-        from sweeps.console.tables import html_table
-        from sweeps.tensorboard.writer import verdict_cells
+        from sweeps.console.tables import html_table, verdict_cells
 
         names = ["claim", "task", "verdict", "estimate", "interval"]
         rows = [dict(zip(names, verdict_cells(entry), strict=True)) for entry in self.entries]

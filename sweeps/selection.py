@@ -107,6 +107,16 @@ class Selection:
         return list(self._points)
 
     @property
+    def size(self) -> int:
+        """Number of `points`. To count runs is cheaper than to name them: a name reads all files that a run uses."""
+        kinds = {
+            (arm.name, config.fingerprint(self.experiment(arm, setting)))
+            for arm in self.arms
+            for setting in itertools.chain(self.axes, self.further.get(arm.name, ()))
+        }
+        return len(kinds) * self.seeds
+
+    @property
     def _points(self) -> tuple[Point, ...]:
         return self._planning[0]
 

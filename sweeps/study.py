@@ -6,14 +6,13 @@ A study is a Python file with a module attribute ``study``, in `sweeps.studies` 
 import functools
 import importlib
 import itertools
+import pkgutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import sweeps.studies
 from sweeps import user_files
-from sweeps.catalogue.listing import study_names
 from sweeps.claims import Claim
 from sweeps.grid import Axis, Grid, product
 from sweeps.selection import Arm, Point, Preset, Selection, layered
@@ -22,6 +21,9 @@ from testbed.errors import InvalidInput
 
 __all__ = ["Arm", "Point", "Preset", "Selection", "Study"]
 __all__ += ["list_studies", "load_study", "split_values", "study_names"]
+
+#: The package of the studies that come with the testbed. Studies import this module, never the other way round.
+_STUDIES = "sweeps.studies"
 
 
 @dataclass(frozen=True)
@@ -237,6 +239,12 @@ def split(text: str, option: str, form: str) -> tuple[str, str]:
     return path.strip(), value.strip()
 
 
+def study_names() -> list[str]:
+    """Names of the studies that come with the testbed, without importing them."""
+    folder = Path(__file__).parent / "studies"
+    return sorted(found.name for found in pkgutil.iter_modules([str(folder)]))
+
+
 def list_studies() -> list[Study]:
     """All studies that come with the testbed."""
     return [load_study(name) for name in study_names()]
@@ -251,7 +259,7 @@ def load_study(name_or_path: str) -> Study:
     if name_or_path.endswith(".py") or "/" in name_or_path:
         module = user_files.load(Path(name_or_path))
     elif name_or_path in study_names():
-        module = importlib.import_module(f"{sweeps.studies.__name__}.{name_or_path}")
+        module = importlib.import_module(f"{_STUDIES}.{name_or_path}")
     else:
         problem = config.unknown("study", name_or_path, study_names())
         raise InvalidInput(f"{problem}; or give the path of a .py file")

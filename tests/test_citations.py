@@ -12,7 +12,7 @@ from test_cli import results
 
 from envs.labelers.ties import Ties
 from sweeps import cli, runtime, user_files
-from sweeps.catalogue.citations import bibliography, entries, kinds, said
+from sweeps.catalogue.citations import bibliography, entries_of, kinds, said
 from sweeps.store.store import Store
 from sweeps.study import load_study
 from testbed import config
@@ -26,11 +26,12 @@ AUTHORS = re.compile(
     rf"({NAME}(?: and {NAME}| et al\.)? (?:1[89]|20)\d\d)(?!, arXiv|[\w.]| \(arXiv)"
 )
 KINDS = {name: kind for name, kind in kinds().items() if not name.startswith("Abstract")}
+ENTRIES = entries_of(KINDS.values())
 
 
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_every_paper_that_a_docstring_names_has_an_entry(kind: type) -> None:
-    text, names = said(kind), {entry.name for entry in entries()}
+    text, names = said(kind), {entry.name for entry in ENTRIES}
     assert set(ARXIV.findall(text)) <= names
     alone = re.sub(rf"{NAME} et al\. \d{{4}}\)?,? \(?arXiv", "", text)
     assert {name for name in AUTHORS.findall(alone) if " " in name} <= names
@@ -38,10 +39,10 @@ def test_every_paper_that_a_docstring_names_has_an_entry(kind: type) -> None:
 
 def test_entries_are_whole() -> None:
     """Unique, with balanced braces, and each of them cited by a class or always."""
-    keys = [entry.key for entry in entries()]
+    keys = [entry.key for entry in ENTRIES]
     assert len(set(keys)) == len(keys)
     together = "\n".join(said(kind) for kind in KINDS.values())
-    for entry in entries():
+    for entry in ENTRIES:
         assert re.match(r"@\w+\{[\w-]+,\n(  \w+ = \{.+\},\n)+\}$", entry.text), entry.key
         assert entry.text.count("{") == entry.text.count("}")
         assert entry.key == "alignment-testbed" or entry.named_in(together), entry.key
@@ -106,5 +107,5 @@ def test_the_citation_file_is_of_this_version() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     assert cff["version"] == project["version"]
     assert cff["license"] == project["license"]
-    assert project["version"] in entries()[0].text
+    assert project["version"] in ENTRIES[0].text
     assert {"cff-version", "message", "title", "authors"} <= cff.keys()

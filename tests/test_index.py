@@ -1,6 +1,7 @@
 """What commands print of names, without importing jax for it."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,31 +13,51 @@ from test_cli import results as stored
 from sweeps.catalogue import families, listing
 
 
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def listed_before(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A cache in which all lists are kept."""
+    folder = tmp_path_factory.mktemp("cache")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TESTBED_CACHE", str(folder))
+        for what in listing.SOURCES:
+            listing.listed(what)
+    return folder
+
+
+@pytest.mark.usefixtures("own_cache")
 @pytest.mark.parametrize("what", listing.SOURCES)
-def test_what_is_kept_is_what_the_code_defines(what: str) -> None:
-    """Else the list would be told from the file although the code says otherwise."""
-    kept = listing.read()[what]
-    anew = json.loads(json.dumps(families.members(what)))
-    assert kept["members"] == anew, "run: python -m sweeps.catalogue.families"
-    assert kept["sources"] == listing.digest(what), "run: python -m sweeps.catalogue.families"
-    assert len(anew) > 1
+def test_the_second_list_is_read_and_equals_the_first(
+    what: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = listing.listed(what)
+    assert len(first) > 1
+    monkeypatch.setattr(
+        families, "members", lambda what: pytest.fail(f"{what}: the list was made again")
+    )
+    assert listing.listed(what) == json.loads(json.dumps(first))
 
 
-def test_changed_sources_are_listed_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file that was written for other sources, or is damaged, is not believed."""
-    kept = listing.read()
-    truth = listing.listed("labelers")
-    kept["labelers"]["members"] = []
-    file = tmp_path / "sweeps" / "catalogue.json"
+def test_changed_sources_are_listed_anew(
+    tmp_path: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A list that was kept for other sources, or is damaged, is not believed."""
     shutil.copytree("envs/labelers", tmp_path / "envs" / "labelers")
-    file.parent.mkdir()
-    file.write_text(json.dumps(kept), encoding="utf-8")
-    monkeypatch.setattr(listing, "FILE", file)
+    monkeypatch.setattr(listing, "ROOT", tmp_path)
+    truth = listing.listed("labelers")
+    (kept,) = (own_cache / listing.FOLDER).glob("labelers-*.json")
+    kept.write_text("[]", encoding="utf-8")
     assert listing.listed("labelers") == []
     edited = tmp_path / "envs" / "labelers" / "annotators.py"
     edited.write_text(edited.read_text(encoding="utf-8") + "\n", encoding="utf-8")
     assert listing.listed("labelers") == truth
-    file.write_text("{", encoding="utf-8")
+    for file in kept.parent.iterdir():
+        file.write_text("{", encoding="utf-8")
     assert listing.listed("labelers") == truth
 
 
@@ -58,14 +79,20 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ],
     ids=" ".join,
 )
-def test_commands_that_print_names_need_no_jax(command: list[str], results: Path) -> None:
+def test_commands_that_print_names_need_no_jax(
+    command: list[str], results: Path, listed_before: Path
+) -> None:
     program = (
         "import sys\nfrom sweeps.cli import main\nstatus = main(sys.argv[1:])\n"
         "assert not {'jax', 'pandas', 'equinox'} & sys.modules.keys(), 'slow'\nsys.exit(status)"
     )
     words = [str(results) if word == "RESULTS" else word for word in command]
     done = subprocess.run(
-        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+        [sys.executable, "-c", program, *words],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"TESTBED_CACHE": str(listed_before)},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout

@@ -1,7 +1,8 @@
 """Whom to cite for a study: BibTeX entries of the papers that the docstrings of what its runs used name.
 
-Entries are in ``references.bib`` beside this file. An entry belongs to a class if its docstring, or its file's, names
-the entry's arXiv number or, if it has none, its authors and year (``Rao and Kupper 1967``).
+Entries are in ``references.bib`` beside this file, or in the text ``BIBTEX`` of a class's own file. An entry belongs to
+a class if the docstring of the class, or of its file, names the entry's arXiv number or, for an entry without one, its
+authors and year (``Rao and Kupper 1967``).
 """
 
 import functools
@@ -40,9 +41,19 @@ class Entry(NamedTuple):
 
 @functools.cache
 def entries() -> tuple[Entry, ...]:
-    """All entries, in the order of the file."""
-    texts = re.split(r"\n\s*\n(?=@)", _FILE.read_text(encoding="utf-8").strip())
-    return tuple(_entry(text) for text in texts)
+    """Entries of ``references.bib``, in its order."""
+    return tuple(_entries(_FILE.read_text(encoding="utf-8")))
+
+
+def entries_of(known: Iterable[type]) -> tuple[Entry, ...]:
+    """`entries`, then those that stand in the files of some classes, each once."""
+    texts = (getattr(sys.modules[kind.__module__], "BIBTEX", "") for kind in known)
+    found = [*entries(), *(entry for text in dict.fromkeys(texts) for entry in _entries(text))]
+    return tuple({entry.key: entry for entry in reversed(found)}.values())[::-1]
+
+
+def _entries(text: str) -> Iterator[Entry]:
+    return (_entry(part) for part in re.split(r"\n\s*\n(?=@)", text.strip()) if part)
 
 
 def _entry(text: str) -> Entry:
@@ -84,13 +95,14 @@ def bibliography(opened: Sequence[tuple[Store, pd.DataFrame]]) -> str:
         for name in _named(config_in(text))
     }
     known = kinds()
-    texts = [said(known[name]) for name in sorted(used & known.keys())]
-    return "\n\n".join(entry.text for entry in _cited(texts)) + "\n"
-
-
-def _cited(texts: Iterable[str]) -> Iterator[Entry]:
-    together = "\n".join(texts)
-    return (entry for entry in entries() if entry.key in _ALWAYS or entry.named_in(together))
+    chosen = [known[name] for name in sorted(used & known.keys())]
+    together = "\n".join(map(said, chosen))
+    cited = (
+        entry.text
+        for entry in entries_of(chosen)
+        if entry.key in _ALWAYS or entry.named_in(together)
+    )
+    return "\n\n".join(cited) + "\n"
 
 
 def _named(data: Any) -> Iterator[str]:

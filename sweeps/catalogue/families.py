@@ -3,19 +3,18 @@ say of them."""
 
 import dataclasses
 import inspect
-import json
 import re
 from typing import Any, NamedTuple
 
-from sweeps.catalogue import listing
 from sweeps.store import columns
-from sweeps.study import Study, list_studies
+from sweeps.study import list_studies
 from testbed import config
 from testbed.config import ranges
 from testbed.environment import AbstractGolden, AbstractTask
 from testbed.losses.base import AbstractLoss
 from testbed.objective import AbstractObjective
 from testbed.preference import AbstractLabeler
+from testbed.proxies.base import AbstractProxyConfig
 from testbed.references.base import AbstractReference
 from testbed.source import AbstractSource
 
@@ -28,6 +27,7 @@ FAMILIES: dict[str, tuple[Any, str]] = {
     "methods": (AbstractObjective, "testbed.methods"),
     "sources": (AbstractSource, AbstractSource.family),
     "references": (AbstractReference, AbstractReference.family),
+    "proxies": (AbstractProxyConfig, AbstractProxyConfig.family),
 }
 
 
@@ -66,26 +66,10 @@ def members(what: str) -> list[dict[str, Any]]:
             "question": study.question,
             "claims": [claim.id for claim in study.claims],
             "default": study.default,
-            "presets": {preset: _size(study, preset) for preset in study.presets},
+            "presets": {preset: study.select(preset).size for preset in study.presets},
         }
         for study in list_studies()
     ]
-
-
-def _size(study: Study, preset: str) -> int:
-    """Number of runs."""
-    seeds = study.select(preset).seeds
-    return seeds * len(study.points(preset, seeds=1))
-
-
-def write() -> None:
-    """Write what `sweeps.catalogue.listing` reads."""
-    kept = {
-        what: {"sources": listing.digest(what), "members": members(what)}
-        for what in listing.SOURCES
-    }
-    text = json.dumps(kept, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
-    listing.FILE.write_text(text, encoding="utf-8")
 
 
 def entries(what: str) -> list[Entry]:
@@ -152,7 +136,3 @@ def _admits(kind: type, field: dataclasses.Field) -> str:
     allowed = ranges.admitted(field)
     words = config.admits(kind, field.name) if allowed is None else str(allowed)
     return re.sub(r"\bAbstract(\w+)", lambda base: f"a kind of {base[1].lower()}", words)
-
-
-if __name__ == "__main__":
-    write()

@@ -1,19 +1,24 @@
-"""What `testbed list` prints, kept in `catalogue.json` beside the code, so that printing names does not import jax.
+"""What `testbed list` prints, kept in the cache once it was worked out, so that printing names does not import jax.
 
-Each part of the file carries a hash of the source files that define its members. If they have changed since, the part
-is made anew from the classes and studies themselves. ``python -m sweeps.catalogue.families`` writes the file.
+A kept list is found by a hash of the source files that define its members: when a file changes or a member is added,
+the list is made anew from the classes and studies themselves.
 """
 
+import contextlib
 import hashlib
 import json
-import pkgutil
+import os
 from pathlib import Path
 from typing import Any
 
-import sweeps.studies
+from testbed.errors import InvalidInput
+from testbed.paths import cache_directory
 
-FILE = Path(__file__).parent / "catalogue.json"
-#: What can be listed, and the files that define its members, from the folder on that the packages are in.
+#: The folder that holds the packages.
+ROOT = Path(__file__).parents[2]
+#: Folder of the kept lists, in the cache.
+FOLDER = "catalogue"
+#: What can be listed, and the files that define its members, from `ROOT` on.
 SOURCES: dict[str, tuple[str, ...]] = {
     "studies": ("sweeps/studies/*.py", "sweeps/paper.py", "sweeps/language.py"),
     "tasks": ("envs/*.py",),
@@ -22,40 +27,36 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "losses": ("testbed/losses/*.py",),
     "methods": ("testbed/methods/*.py",),
     "sources": ("testbed/sources/*.py",),
-    "references": ("testbed/references/base.py",),
+    "references": ("testbed/references/*.py",),
+    "proxies": ("testbed/proxies/*.py",),
     "columns": ("sweeps/store/columns.py", "testbed/metrics.py"),
 }
 
 
 def listed(what: str) -> list[dict[str, Any]]:
     """Studies, members of a family or columns, one of `SOURCES`, as JSON-able data."""
-    kept = read().get(what, {})
-    if kept.get("sources") == digest(what):
-        return kept["members"]
+    file = cache_directory() / FOLDER / f"{what}-{digest(what)}.json"
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(kept, list) and all(isinstance(row, dict) for row in kept):
+            return kept
     from sweeps.catalogue import families
 
-    return families.members(what)
-
-
-def read() -> dict[str, Any]:
-    """What the file holds; nothing if it is missing or damaged."""
-    try:
-        return json.loads(FILE.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
+    members = families.members(what)
+    # A list that cannot be kept is made again next time.
+    with contextlib.suppress(OSError, InvalidInput):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
+        temporary.write_text(json.dumps(members, ensure_ascii=False), encoding="utf-8")
+        os.replace(temporary, file)
+    return members
 
 
 def digest(what: str) -> str:
-    """16 hexadecimal characters of the sha256 over the files that define the members."""
-    found = hashlib.sha256()
-    root = FILE.parent.parent
-    for pattern in SOURCES[what]:
-        for file in sorted(root.glob(pattern)):
-            found.update(f"{file.relative_to(root).as_posix()}\0".encode())
+    """16 hexadecimal characters of the sha256 over this file and the files that define the members."""
+    found = hashlib.sha256(Path(__file__).read_bytes())
+    for pattern in ("sweeps/catalogue/families.py", *SOURCES[what]):
+        for file in sorted(ROOT.glob(pattern)):
+            found.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
             found.update(file.read_bytes() + b"\0")
     return found.hexdigest()[:16]
-
-
-def study_names() -> list[str]:
-    """Names of the studies that come with the testbed, without importing them."""
-    return sorted(found.name for found in pkgutil.iter_modules(sweeps.studies.__path__))

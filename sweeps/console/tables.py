@@ -75,17 +75,26 @@ def show_spent(plan: "Plan", spent: "Spent", console: Console) -> None:
 
 def verdict_table(verdicts: Iterable[Mapping[str, Any]]) -> Table:
     """Claims, verdicts, estimates and intervals for the terminal."""
-    # It needs jax, which tables of other things do without.
-    from sweeps.tensorboard import writer
-
     table = Table(title="Verdicts", title_justify="left")
     for name in ("claim", "task", "verdict", "estimate", "interval"):
         table.add_column(name, justify="right" if name == "estimate" else "left")
     colours = {"reproduced": "green", "contradicted": "red", "undecided": "yellow"}
     for verdict in verdicts:
-        cells = writer.verdict_cells(verdict)
+        cells = verdict_cells(verdict)
         table.add_row(*map(Text, cells), style=colours.get(cells[2], ""))
     return table
+
+
+def verdict_cells(verdict: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+    """Claim, task, verdict, estimate and interval as text; a dash for what there is not."""
+    estimate, interval = verdict.get("estimate"), verdict.get("interval")
+    return (
+        str(verdict.get("claim", "–")),
+        str(verdict.get("task", "–")),
+        str(verdict.get("verdict", "–")),
+        "–" if estimate is None else f"{estimate:.3g}",
+        "–" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}",
+    )
 
 
 def rich_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:

@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from sweeps.console.tables import verdict_cells
 from sweeps.store.file_names import file_name, told_apart
 from sweeps.store.parquet import REWARD_QUANTILES
-from sweeps.tensorboard import events, samples
-from sweeps.tensorboard import hparams as outcomes
-from sweeps.tensorboard import tags as log_names
+from sweeps.tensorboard import events, hparams, samples
+from sweeps.tensorboard import tags as names_of
 from sweeps.tensorboard.events import LOWER, MIDDLE, UPPER, Table
 from sweeps.tensorboard.tags import Meaning
 from testbed.config import unknown
@@ -105,7 +105,7 @@ def write(studies: Sequence[Logged], directory: Path, more: More | None = None) 
     names: dict[str, Meaning] = {}
     for study, place in zip(studies, _places(studies), strict=True):
         names |= _summarise(study, place, root / "summary", schema, max(1, left // len(studies)))
-    log_names.write_names(root / "summary", names)
+    names_of.write_names(root / "summary", names)
     names = {}
     for runs, place in zip(chosen, _places(studies), strict=False):
         for kind, label, meaning, table in runs:
@@ -114,7 +114,7 @@ def write(studies: Sequence[Logged], directory: Path, more: More | None = None) 
             with events.log(root / "runs" / path) as add:
                 events.scalars(add, _tagged(table.set_index("step").sort_index()))
     if names:
-        log_names.write_names(root / "runs", names)
+        names_of.write_names(root / "runs", names)
     if more.hparams:
         schema.write(root / "hparams", studies)
     # With every run's outcomes below it, TensorBoard would show all of these as curves of one point.
@@ -174,12 +174,12 @@ def _summarise(
     peaks = {key: _peak(group) for key, group in groups.items()}
     best = _best(keys, groups, peaks)
     # Of all settings, so that a setting's name does not depend on which of them are chosen.
-    labels = dict(zip(groups, log_names.labels(keys, list(groups), taken=("study",)), strict=True))
+    labels = dict(zip(groups, names_of.labels(keys, list(groups), taken=("study",)), strict=True))
     names: dict[str, Meaning] = {}
     for key in _chosen(groups, peaks, best, most):
         path = _joined(place, labels[key])
         row = {"study": _name(study), **dict(zip(keys, key, strict=True))}
-        names[path] = log_names.meaning(row, row)
+        names[path] = names_of.meaning(row, row)
         with events.log(root / path) as add:
             for part in _over_seeds(groups[key]):
                 events.scalars(add, part)
@@ -188,7 +188,7 @@ def _summarise(
                     events.scalars(add, part[list(compared)].rename(columns=compared))
             _spread(add, groups[key])
             schema.setting(add, groups[key], study)
-    shown = log_names.page(names)
+    shown = names_of.page(names)
     pages = _texts(study) | _answers(study.results) | ({"study/6_logs": shown} if shown else {})
     with events.log(root / _joined(place, "study")) as add:
         for tag, words in pages.items():
@@ -196,7 +196,7 @@ def _summarise(
         for figure in study.figures:
             add(events.image(figure), 0)
         add(events.layout(_charts(study, place, sorted(set(best.values())))), 0)
-        add(outcomes.schema(schema.table, schema.settings), 0)
+        add(hparams.schema(schema.table, schema.settings), 0)
     return names
 
 
@@ -266,7 +266,7 @@ class _Schema:
 
     def __init__(self, studies: Sequence[Logged]) -> None:
         found = [
-            outcomes.outcomes(study.results, _keys(study)).assign(study=_name(study))
+            hparams.outcomes(study.results, _keys(study)).assign(study=_name(study))
             for study in studies
         ]
         # By identity: two studies of one directory may have one name.
@@ -274,32 +274,32 @@ class _Schema:
         self.table: Table = pd.concat(found, ignore_index=True)
         swept = dict.fromkeys(key for study in studies for key in _keys(study))
         self.settings = [*(["study"] if len(studies) > 1 else []), *swept]
-        self.mixed = outcomes.mixed(self.table, self.settings)
+        self.mixed = hparams.mixed(self.table, self.settings)
 
     def setting(self, add: events.Add, group: Table, study: Logged) -> None:
         """A session of a setting: what came out, median over its runs, and the share of the diverged."""
         own = self._own[id(study)]
         own = own[own["run"].isin(group["run"]) & (own["arm"] == group["arm"].iat[0])]
         row = next(iter(own.to_dict("records")))
-        row |= own[outcomes.tags(own)].median().to_dict()
-        row[outcomes.DIVERGED] = float(own[outcomes.DIVERGED].mean())
-        outcomes.session(add, row, self.settings, self.mixed)
+        row |= own[hparams.tags(own)].median().to_dict()
+        row[hparams.DIVERGED] = float(own[hparams.DIVERGED].mean())
+        hparams.session(add, row, self.settings, self.mixed)
 
     def write(self, root: Path, studies: Sequence[Logged]) -> None:
         """A session of every run."""
         keys = [*self.settings, "seed"]
         with events.log(root) as add:
-            add(outcomes.schema(self.table, keys), 0)
+            add(hparams.schema(self.table, keys), 0)
         names: dict[str, Meaning] = {}
         for study, place in zip(studies, _places(studies), strict=True):
             settings = _keys(study)
             rows = self._own[id(study)].to_dict("records")
-            for row, label in zip(rows, log_names.run_labels(settings, rows), strict=True):
+            for row, label in zip(rows, names_of.run_labels(settings, rows), strict=True):
                 path = _joined(place, label)
-                names[path] = log_names.meaning(row, ("study", *settings, "seed", "run"))
+                names[path] = names_of.meaning(row, ("study", *settings, "seed", "run"))
                 with events.log(root / path) as add:
-                    outcomes.session(add, row, keys, self.mixed)
-        log_names.write_names(root, names)
+                    hparams.session(add, row, keys, self.mixed)
+        names_of.write_names(root, names)
 
 
 def _chosen(
@@ -329,9 +329,9 @@ def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Meani
     keys = _keys(study)
     if not set(where) <= set(study.results):
         return []
-    table = outcomes.outcomes(study.results, [*keys, *where])
+    table = hparams.outcomes(study.results, [*keys, *where])
     named = table.assign(study=_name(study)).to_dict("records")
-    labels = dict(zip(table.index, log_names.run_labels(keys, named), strict=True))
+    labels = dict(zip(table.index, names_of.run_labels(keys, named), strict=True))
     if where:
         for path, wanted in where.items():
             table = table[table[path].map(lambda value, wanted=wanted: _is(value, wanted))]
@@ -340,7 +340,7 @@ def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Meani
         # Half of the logs, but one of each kind of each arm at least.
         few = max(1, min(_FEW, MAX_SUMMARIES // 2 // (3 * table["arm"].nunique())))
         ordered = table.sort_values("outcome/peak_win_rate", ascending=False, kind="stable")
-        lost = ordered[outcomes.DIVERGED] == 1
+        lost = ordered[hparams.DIVERGED] == 1
         ranked = ordered[~lost].dropna(subset="outcome/peak_win_rate").groupby("arm", sort=False)
         best = ranked.head(few)
         worst = ranked.tail(few)
@@ -354,7 +354,7 @@ def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Meani
         (
             kind,
             labels[index],
-            log_names.meaning(row, ("study", *keys, "seed", "run")),
+            names_of.meaning(row, ("study", *keys, "seed", "run")),
             groups.get_group((row["arm"], row["run"])),
         )
         for kind, rows in picked.items()
@@ -379,7 +379,7 @@ def _nothing(studies: Sequence[Logged], where: Mapping[str, str]) -> str:
             return str(unknown("column", path, known))
         values = pd.concat(found).dropna().unique().tolist()
         if not any(_is(value, wanted) for value in values):
-            named = ", ".join(map(log_names.value_text, values[:20]))
+            named = ", ".join(map(names_of.value_text, values[:20]))
             return f"no run has {path}={wanted}: its values are {named}"
     return f"no run has all of {', '.join(f'{path}={value}' for path, value in where.items())}"
 
@@ -429,15 +429,3 @@ def _cell(text: str) -> str:
 
 def _spelt(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"`{path}={value}`" for path, value in settings.items()) or "as the base is"
-
-
-def verdict_cells(verdict: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
-    """Claim, task, verdict, estimate and interval as text; a dash for what there is not."""
-    estimate, interval = verdict.get("estimate"), verdict.get("interval")
-    return (
-        str(verdict.get("claim", "–")),
-        str(verdict.get("task", "–")),
-        str(verdict.get("verdict", "–")),
-        "–" if estimate is None else f"{estimate:.3g}",
-        "–" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}",
-    )
