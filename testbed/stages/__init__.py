@@ -1,1 +1,5 @@
 """Worlds, built in cached stages."""
+
+from testbed import moved
+
+__getattr__ = moved.names(__name__, "stages")

@@ -1,0 +1,157 @@
+"""Old import paths of modules that have moved: they keep working, with a warning that names the new path.
+
+`install` is called when `testbed` is imported. A module that became a package of the same name finds the names that the
+module had through `names`.
+"""
+
+import importlib
+import importlib.abc
+import importlib.machinery
+import importlib.util
+import sys
+import warnings
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+#: New path of each module that has moved, by package and old path below it.
+MOVED: dict[str, dict[str, str]] = {
+    "testbed": {
+        "activations": "nn.activations",
+        "arithmetic": "nn.matmul",
+        "class_names": "serialisation.class_names",
+        "code_files": "config.code_files",
+        "collect": "data.collect",
+        "cost": "estimates.flops",
+        "enumeration": "exact.enumeration",
+        "features": "policies.features",
+        "footprint": "estimates.memory",
+        "forms": "config.canonical_form",
+        "ground": "stages.world_config",
+        "heads": "proxies.linear_head",
+        "mixture": "policies.geometric_mixture",
+        "norms": "nn.norms",
+        "own_code": "config.user_code",
+        "places": "paths",
+        "positions": "nn.rotary",
+        "pretrained": "policies.pretrained",
+        "ranges": "config.ranges",
+        "recorded": "recorded_runs.recorded_run",
+        "recording": "recorded_runs.pair_stream",
+        "sources.base": "source",
+        "tabular": "policies.tabular",
+        "trained": "policies.trainable",
+        "tree_files": "serialisation.tree_files",
+        "tree_structure": "serialisation.tree_structure",
+        "weights": "policies.shared_weights",
+    },
+    "envs": {"tastes": "pretrained_rewards"},
+    "sweeps": {
+        "activity": "console.activity",
+        "answers": "tensorboard.samples",
+        "blocks": "store.parquet",
+        "citations": "catalogue.citations",
+        "columns": "store.columns",
+        "conversation": "api.chat",
+        "devices": "population.devices",
+        "engine": "population.engine",
+        "events": "tensorboard.events",
+        "executables": "population.executable_cache",
+        "file_names": "store.file_names",
+        "files": "store.files",
+        "grounds": "population.world_builder",
+        "header": "store.metadata",
+        "index": "catalogue.listing",
+        "mirror": "tensorboard.refresh",
+        "outcomes": "tensorboard.hparams",
+        "pace": "throttle",
+        "plan": "population.plan",
+        "printing": "console.tables",
+        "programs": "population.programs",
+        "progress": "console.progress",
+        "provenance": "store.provenance",
+        "pulse": "store.heartbeat",
+        "results": "api.results",
+        "runner": "api.runner",
+        "slots": "population.chunk_runner",
+        "standing": "api.status",
+        "terminal": "console.terminal",
+        "underway": "population.run_checkpoints",
+        "upkeep": "api.cache",
+    },
+    "analysis": {
+        "calibration": "verdicts.calibration",
+        "card": "site.transfer_table",
+        "classic": "curves.classic",
+        "evidence": "verdicts.evidence",
+        "frontier": "curves.frontier",
+        "hierarchy": "curves.hierarchy",
+        "inspect": "site.inspection",
+        "posterior": "curves.posterior",
+        "prose": "html",
+        "sampler": "curves.sampler",
+        "verdict": "verdicts.verdict",
+    },
+}
+_NEW = {
+    f"{package}.{old}": f"{package}.{new}"
+    for package, table in MOVED.items()
+    for old, new in table.items()
+}
+
+
+def install() -> None:
+    """Find modules at their old paths from now on, where nothing else is found."""
+    if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
+        sys.meta_path.append(_Finder())
+
+
+def names(package: str, *modules: str) -> Callable[[str], Any]:
+    """A ``__getattr__`` for a package that was a module: it looks in these modules below it."""
+
+    def find(name: str) -> Any:
+        if not name.startswith("__"):
+            for module in modules:
+                found = vars(importlib.import_module(f"{package}.{module}"))
+                if name in found:
+                    _warn(f"{package}.{name}", f"{package}.{module}.{name}")
+                    return found[name]
+        raise AttributeError(f"module '{package}' has no attribute '{name}'")
+
+    return find
+
+
+class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
+    """Finds a module that has moved, and hands out the module at its new path."""
+
+    def find_spec(
+        self, fullname: str, path: Any, target: Any = None
+    ) -> importlib.machinery.ModuleSpec | None:
+        """See `importlib.abc.MetaPathFinder`."""
+        if fullname not in _NEW:
+            return None
+        return importlib.machinery.ModuleSpec(fullname, self)
+
+    def create_module(self, spec: importlib.machinery.ModuleSpec) -> ModuleType:
+        """An alias of the module at the new path."""
+        new = _NEW[spec.name]
+        _warn(spec.name, new)
+        return _Alias(spec.name, importlib.import_module(new))
+
+    def exec_module(self, module: ModuleType) -> None:
+        """The module at the new path has been executed."""
+
+
+class _Alias(ModuleType):
+    """A module at its old path: everything is read from the module at the new path."""
+
+    def __init__(self, name: str, new: ModuleType) -> None:
+        super().__init__(name, new.__doc__)
+        self.__dict__["_new"] = new
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.__dict__["_new"], name)
+
+
+def _warn(old: str, new: str) -> None:
+    warnings.warn(f"{old} has moved: import {new}", FutureWarning, stacklevel=3)

@@ -1,0 +1,49 @@
+"""Old import paths keep working, and say where a module has gone."""
+
+import importlib
+import sys
+
+import pytest
+
+from testbed import moved
+
+PATHS = {
+    f"{package}.{old}": f"{package}.{new}"
+    for package, table in moved.MOVED.items()
+    for old, new in table.items()
+}
+
+
+@pytest.mark.parametrize("old", PATHS)
+def test_an_old_path_gives_what_the_new_one_has(old: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, old, raising=False)
+    new = importlib.import_module(PATHS[old])
+    with pytest.warns(FutureWarning, match=rf"{old} has moved: import {PATHS[old]}"):
+        alias = importlib.import_module(old)
+    public = [name for name in vars(new) if not name.startswith("_")]
+    assert public
+    assert all(getattr(alias, name) is vars(new)[name] for name in public)
+    monkeypatch.delitem(sys.modules, old)
+
+
+@pytest.mark.parametrize(
+    ("package", "name"),
+    [
+        ("testbed.references", "Refreshed"),
+        ("testbed.proxies", "ProxyConfig"),
+        ("testbed.proxies", "AbstractProxyConfig"),
+        ("testbed.data", "DataSpec"),
+        ("testbed.exact", "rlhf_optimum"),
+        ("sweeps.store", "Store"),
+    ],
+)
+def test_a_package_that_was_a_module_has_its_names(package: str, name: str) -> None:
+    with pytest.warns(FutureWarning, match=rf"{package}.{name} has moved"):
+        assert getattr(importlib.import_module(package), name).__name__ == name
+
+
+def test_names_that_never_were_are_refused() -> None:
+    with pytest.raises(AttributeError, match=r"testbed\.data.*nothing"):
+        importlib.import_module("testbed.data").nothing  # noqa: B018
+    with pytest.raises(ModuleNotFoundError):
+        importlib.import_module("testbed.never_was")
