@@ -11,13 +11,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from analysis.figures.exhibits import early, exhibits
-from analysis.figures.material import Exhibit
+from analysis.figures.figure_list import early, exhibits
+from analysis.figures.inputs import Exhibit
 from analysis.html import VERDICTS
 from analysis.load import Collection, Results, load_all
-from analysis.site import chapter, index, methods, provenance, study, transfer
-from analysis.site.chapter import Chapter
+from analysis.site import index, methods, provenance, study, study_data, transfer
 from analysis.site.page import Place, add_link, unwritable, write_whole
+from analysis.site.study_data import Chapter
 from analysis.site.transfer_table import as_json
 from analysis.site.verdicts import ordered
 from analysis.transfer import Card
@@ -64,7 +64,7 @@ def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
     """
     directory = Path(directory)
     collection = load_all(directory, opened)
-    chapters = [chapter.gather(results, directory) for results in collection.studies]
+    chapters = [study_data.gather(results, directory) for results in collection.studies]
     folder = directory / FOLDER
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
@@ -86,7 +86,7 @@ def preview(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[P
     return [
         path
         for results in load_all(directory, opened).studies
-        for path in _draw(results, early(chapter.so_far(results)), folder)
+        for path in _draw(results, early(study_data.so_far(results)), folder)
     ]
 
 
@@ -151,7 +151,7 @@ def verdicts(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[
     with contextlib.suppress(InvalidInput):
         if known.is_file() and _holds(key, collection):
             return json_files.read(known, [ENTRY], "it is made anew")
-    gathered = [chapter.gather(results, directory) for results in collection.studies]
+    gathered = [study_data.gather(results, directory) for results in collection.studies]
     return _entries(gathered)
 
 

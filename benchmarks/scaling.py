@@ -109,7 +109,7 @@ def tiny_study(runs: int) -> Any:
     from testbed.proxies.reader import ProxyConfig
     from testbed.sources.offline import Offline
     from testbed.train import OnlineRun
-    from testbed.transformer import TransformerConfig
+    from testbed.transformer_config import TransformerConfig
 
     base = Experiment(
         task=Neural(vocabulary=8, prompt_length=4, response_length=4),

@@ -80,7 +80,7 @@ def experiment(workload: str, mode: str, pointwise: bool = False) -> Any:
     from testbed.proxies.reader import ProxyConfig
     from testbed.sources.offline import Offline
     from testbed.sources.online import Online
-    from testbed.transformer import TransformerConfig
+    from testbed.transformer_config import TransformerConfig
 
     size = WORKLOADS[workload]
     return Experiment(

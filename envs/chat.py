@@ -18,7 +18,7 @@ from envs.goldens.variety import Variety
 from envs.neural import AbstractNetworkTask
 from testbed.environment import World
 from testbed.errors import InvalidInput
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 
 
 class Chat(AbstractNetworkTask):

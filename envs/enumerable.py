@@ -20,7 +20,7 @@ from envs.neural import AbstractNetworkTask
 from testbed.environment import AbstractGolden, AbstractWriters, World
 from testbed.errors import InvalidInput
 from testbed.exact import enumeration
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt, Response
 
 

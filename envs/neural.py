@@ -20,7 +20,7 @@ from envs.goldens.weighted import WeightedGolden
 from envs.writers import TransformerWriters
 from testbed.environment import AbstractPrompts, AbstractTask, World
 from testbed.errors import InvalidInput
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt, Response
 
 #: Writers' responses over which the parts of the golden reward are standardised.

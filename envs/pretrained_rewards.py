@@ -8,7 +8,7 @@ from jaxtyping import PRNGKeyArray, PyTree
 
 from testbed.environment import AbstractGolden
 from testbed.policies.pretrained import Pretrained, Tokenizer
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt, Response
 
 

@@ -30,7 +30,8 @@ from testbed.errors import InvalidInput
 from testbed.paths import expanded
 from testbed.policies import pretrained
 from testbed.policies.pretrained import Pretrained, Tokenizer
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt
 
 

@@ -11,7 +11,8 @@ from testbed import decode, logprob
 from testbed.environment import AbstractWriters
 from testbed.policies.pretrained import Pretrained
 from testbed.streams import Stream, stream
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import END_TOKEN, Prompt, Response, Scalar
 
 

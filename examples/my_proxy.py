@@ -13,7 +13,8 @@ from sweeps.studies import gap
 from testbed.environment import AbstractTask
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
 from testbed.proxies.base import AbstractProxy, AbstractProxyConfig, Reading, cross_entropy
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair, Prompt, Response
 
 

@@ -12,7 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from envs.neural import AbstractNetworkTask
 from sweeps.studies import gap
 from testbed.environment import AbstractGolden, World
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt, Response, Scalar
 
 

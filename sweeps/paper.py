@@ -57,7 +57,7 @@ from testbed.proxies.reader import ProxyConfig
 from testbed.recorded_runs.recorded_run import Recorded
 from testbed.sources.replay import Replay
 from testbed.train import OnlineRun
-from testbed.transformer import SIZES
+from testbed.transformer_config import SIZES
 
 BASE_RATE = 3e-4
 BASE_BETA = 0.1

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from jaxtyping import PRNGKeyArray, PyTree
 
 from testbed.batches import CHUNK
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import END_TOKEN, Prompt, Response, Scalar
 
 

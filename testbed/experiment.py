@@ -28,7 +28,7 @@ from testbed.references.fixed import Fixed
 from testbed.source import AbstractSource
 from testbed.sources.online import Online
 from testbed.train import OnlineRun, Teacher, TrainConfig
-from testbed.transformer import SIZES, TransformerConfig
+from testbed.transformer_config import SIZES, TransformerConfig
 
 
 class EvaluationConfig(eqx.Module):

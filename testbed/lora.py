@@ -16,7 +16,8 @@ from testbed.config import ranges
 from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.nn.matmul import LowRank
-from testbed.transformer import Block, Transformer, TransformerConfig
+from testbed.transformer import Block, Transformer
+from testbed.transformer_config import TransformerConfig
 
 #: Weights of a block that may have an adapter, by letter.
 TARGETS: dict[str, str] = {

@@ -110,7 +110,11 @@ def names(package: str, *modules: str) -> Callable[[str], Any]:
     """A ``__getattr__`` for a package that was a module: it looks in these modules below it."""
 
     def find(name: str) -> Any:
-        if not name.startswith("__"):
+        # A submodule is asked for as an attribute before it is imported.
+        below = importlib.machinery.PathFinder.find_spec(
+            f"{package}.{name}", list(sys.modules[package].__path__)
+        )
+        if below is None and not name.startswith("__"):
             for module in modules:
                 found = vars(importlib.import_module(f"{package}.{module}"))
                 if name in found:

@@ -36,7 +36,8 @@ from testbed.proxies.reader import ProxyConfig
 from testbed.source import Dataset, Supply
 from testbed.stages.world_config import Ground, GroundConfig
 from testbed.train import OnlineRun
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar
 
 VOCABULARY, PROMPT, TIME = 7, 4, 5

@@ -14,7 +14,8 @@ from jax.extend.core import jaxprs_in_params
 from testbed import config, decode, logprob, train
 from testbed.nn.matmul import PRECISIONS, Precision, contract, linear
 from testbed.source import Supply
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 
 KEY = jax.random.key(0)
 

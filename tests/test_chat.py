@@ -10,7 +10,7 @@ import pytest
 from envs.chat import Chat
 from testbed.config import replace_all
 from testbed.errors import InvalidInput
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 
 SMALL = TransformerConfig(width=16, layers=1, heads=2, key_value_heads=2)
 TASK = Chat(

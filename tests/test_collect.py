@@ -17,7 +17,7 @@ from testbed.exact.enumeration import all_prompts, all_responses, prompt_index, 
 from testbed.stages import stages
 from testbed.stages.stages import STAGES
 from testbed.stages.world_config import GroundConfig
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 
 NET = TransformerConfig(width=8, layers=1, heads=2, key_value_heads=1)
 TINY = Enumerable(

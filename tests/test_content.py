@@ -49,7 +49,7 @@ from testbed.stages import stages
 from testbed.stages.stages import STAGES, fingerprints
 from testbed.stages.world_config import GroundConfig
 from testbed.train import OnlineRun
-from testbed.transformer import SIZES
+from testbed.transformer_config import SIZES
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "llama"
 EXACT = {"recorded", "stream", "prepared"}

@@ -35,7 +35,7 @@ from testbed.preference import GoldenPreference
 from testbed.source import Dataset, Ledger, Supply
 from testbed.sources.online import Online
 from testbed.train import TrainConfig
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair, Prompt, Response, Scalar
 
 VOCABULARY, TIME, BETA = 3, 3, 0.3

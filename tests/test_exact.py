@@ -29,7 +29,7 @@ from testbed.policies.tabular import Tabular
 from testbed.preference import AbstractLabeler, GoldenPreference, View, decided
 from testbed.proxies.reader import PairwiseProxy
 from testbed.source import Batch, Dataset, Ledger, Supply
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar, arrange
 
 TASK = Enumerable(vocabulary=4, prompt_length=2, response_length=3)

@@ -11,7 +11,7 @@ from numpyro.diagnostics import effective_sample_size
 from numpyro.infer import MCMC, NUTS, init_to_median
 from scipy import optimize, special, stats
 
-from analysis.curves import frontier, hierarchy, posterior, sampler
+from analysis.curves import checkpoints, frontier, hierarchy, posterior, sampler
 from analysis.verdicts.calibration import Truth, simulate
 from sweeps.estimands import Unanswerable
 
@@ -224,7 +224,7 @@ def test_padding_changes_nothing():
         hierarchy.log_marginal(on_device(p), on_device(scales(2))) for p in (points, wider)
     )
     assert float(one) == pytest.approx(float(other), abs=1e-10)
-    sizes = [frontier.rounded(count) for count in (1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 100)]
+    sizes = [checkpoints.rounded(count) for count in (1, 2, 3, 4, 5, 7, 9, 13, 17, 25, 100)]
     assert sizes == [1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 128]
 
 
@@ -325,7 +325,7 @@ def test_peak_formula_equals_numerical_maximisation(a, b, inside):
 
 
 def test_empirical_logit_by_hand():
-    logit, variance = frontier.empirical_logit(pd.Series([0.25, 0.0]), pd.Series([8.0, 4.0]))
+    logit, variance = checkpoints.empirical_logit(pd.Series([0.25, 0.0]), pd.Series([8.0, 4.0]))
     # 2 of 8: log(2.5 / 6.5), 1/2.5 + 1/6.5; 0 of 4: log(0.5 / 4.5), 1/0.5 + 1/4.5.
     np.testing.assert_allclose(logit, [np.log(2.5 / 6.5), np.log(0.5 / 4.5)])
     np.testing.assert_allclose(variance, [1 / 2.5 + 1 / 6.5, 2 + 1 / 4.5])
@@ -338,7 +338,7 @@ def test_clean_counts_what_it_leaves_out(table):
     broken.loc[broken.index[broken["run"] == second][2], "win_rate"] = np.nan
     broken.loc[broken.index[broken["run"] == second][3], "kl"] = np.inf
     prefix = broken[(broken["run"] == third) & (broken["step"] <= 200)].assign(run="prefix")
-    cleaned = frontier.clean(pd.concat([broken, prefix], ignore_index=True))
+    cleaned = checkpoints.clean(pd.concat([broken, prefix], ignore_index=True))
     # Steps 250, 300, 350, 400 of the diverged run; steps 50 to 200 of the repeated beginning.
     assert cleaned.left_out == {
         "after divergence": 4,
@@ -350,7 +350,7 @@ def test_clean_counts_what_it_leaves_out(table):
 
 def test_span_is_what_most_seeds_reached(table):
     reached = np.sort(np.sqrt(table.groupby(["arm", "seed"])["kl"].max()["online"]))
-    span = frontier._span(frontier.clean(table), "online")
+    span = checkpoints.span_of(checkpoints.clean(table), "online")
     assert span.start == 0.0
     assert span.end == pytest.approx(reached[1])  # two of three seeds got there
 
@@ -405,7 +405,7 @@ def test_gap_and_peak_are_read_inside_the_observed_range(fit):
 
 def test_arms_without_enough_checkpoints_are_named(table):
     few = table[(table["arm"] == "online") | (table["step"] == 0)]
-    lack = frontier._lack(frontier.clean(few), "offline")
+    lack = checkpoints.lack_of(checkpoints.clean(few), "offline")
     assert lack == "arm offline has no usable checkpoints"
     with pytest.raises(Unanswerable, match="offline"):
         frontier.fit(few[few["arm"] == "offline"], ("offline",))

@@ -21,7 +21,7 @@ from envs.goldens.variety import Variety
 from envs.goldens.weighted import WeightedGolden
 from envs.writers import TransformerWriters
 from testbed.errors import InvalidInput
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 
 N = 24
 #: Prompts and responses of every length, with the text they stand for and with other text behind their ends.

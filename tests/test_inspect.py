@@ -28,7 +28,7 @@ from helpers import (
     sum_reward,
 )
 
-from analysis.site import inspection as page
+from analysis.site import inspection_figure
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
 from sweeps import cli, inspection, runtime
@@ -225,7 +225,7 @@ def test_groups_hold_equally_many_pairs() -> None:
     judged = inspection.Judged(
         np.arange(16, dtype=np.float32)[::-1], (np.arange(16)[::-1] >= 8).astype(np.float32)
     )
-    x, share, error = page.grouped(judged)
+    x, share, error = inspection_figure.grouped(judged)
     assert x.tolist() == [0.5, 2.5, 4.5, 6.5, 8.5, 10.5, 12.5, 14.5]
     assert share.tolist() == [0.0] * 4 + [1.0] * 4
     assert error.tolist() == [0.0] * 8

@@ -15,7 +15,8 @@ from test_tensorboard import HEADER, events, hparams, logs, table, write
 from sweeps.store.file_names import MOST_BYTES, figure_stem, file_name, stem, study_stem
 from sweeps.tensorboard import refresh, writer
 from sweeps.tensorboard.tags import labels, run_labels
-from sweeps.tensorboard.writer import Logged, More
+from sweeps.tensorboard.texts import Logged
+from sweeps.tensorboard.writer import More
 
 LONG = [f"{'Flips(labeler=' * depth}x{')' * depth}" for depth in (16, 17, 18)]
 #: Values of one path that the names of before could not tell apart, or could not hold.

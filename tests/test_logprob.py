@@ -23,7 +23,7 @@ from helpers import score as packed_score
 from helpers import score_pairs as packed_score_pairs
 
 from testbed import logprob
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import PairScores, arrange, certain, response_length
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")

@@ -60,7 +60,8 @@ from testbed.sources.snapshot import Snapshot
 from testbed.stages.world_config import GroundConfig
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 
 SOURCES = members(AbstractSource, AbstractSource.family)
 EVERYWHERE = Lora(rank=3, targets="qkvogud", alpha=6.0)

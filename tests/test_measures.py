@@ -33,7 +33,7 @@ from testbed.sources.replay import Replay
 from testbed.stages.stages import fingerprints
 from testbed.stages.world_config import Ground, GroundConfig
 from testbed.train import OnlineRun
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 
 checksum = jax.jit(metrics.checksum)
 

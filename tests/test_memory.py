@@ -15,7 +15,8 @@ from testbed import decode, logprob
 from testbed.config import replace
 from testbed.lora import Lora, adapted
 from testbed.policies.trainable import rebuilt, trained
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 
 #: XLA's CPU backend orders operations so that most can run at once, and begins to compute blocks again long before they
 #: are needed, unless it is told to save memory.

@@ -27,7 +27,7 @@ from testbed import metrics
 from testbed.metrics import Metrics, Opponent, Yardstick, agreement, compare, mean_se
 from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.streams import Stream, stream
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt, Response
 
 N, FEW, KNOWN = 24, 16, 12

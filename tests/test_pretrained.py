@@ -16,7 +16,8 @@ from testbed.errors import InvalidInput
 from testbed.estimates import flops
 from testbed.llm import load
 from testbed.nn.rotary import Llama3Scaling
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"

@@ -13,10 +13,10 @@ import pytest
 
 import analysis
 from analysis import export, report
-from analysis.figures import material, style
+from analysis.figures import inputs, style
 from analysis.html import amount, number, slug
 from analysis.load import Results, results
-from analysis.site import chapter, verdicts
+from analysis.site import study_data, verdicts
 from analysis.verdicts.calibration import Truth, simulate
 from sweeps.claims import Claim, Test
 from sweeps.estimands import (
@@ -354,7 +354,7 @@ def test_forms_agree_and_reuse_the_verdicts_of_the_build(directory, monkeypatch)
     def refuse(*_):
         raise AssertionError("analysed again")
 
-    monkeypatch.setattr(chapter, "gather", refuse)
+    monkeypatch.setattr(study_data, "gather", refuse)
     assert json.loads(export.render(directory, "json")) == rows
     lines = list(csv.DictReader(io.StringIO(export.render(directory, "csv"))))
     assert [(line["study"], line["claim"], line["verdict"]) for line in lines] == [
@@ -453,7 +453,7 @@ def test_spread_labels_keep_their_distance_and_their_middle():
 
 def test_levels_are_named_by_what_differs():
     table = pd.DataFrame({"loss": ["Ipo(beta=0.1,mean=True)", "Ipo(beta=0.3,mean=True)"]})
-    names = material.level_names(results({}, table), "loss", {})
+    names = inputs.level_names(results({}, table), "loss", {})
     assert list(names.values()) == ["beta=0.1", "beta=0.3"]
 
 

@@ -27,7 +27,8 @@ from testbed.policies.pretrained import register
 from testbed.proxies.linear_head import HeadConfig
 from testbed.proxies.reader import ProxyConfig
 from testbed.stages.world_config import GroundConfig
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 
 CHECKPOINTS = Path(__file__).parent / "checkpoints"
 FIT = FitConfig(steps=20, batch_size=8)

@@ -18,7 +18,7 @@ from testbed.llm import load
 from testbed.llm.checkpoint import Checkpoint
 from testbed.llm.families import read_shape
 from testbed.nn.rotary import Llama3Scaling, rotary_angles
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 
 __all__ = ["copied"]  # the fixture
 

@@ -20,7 +20,8 @@ from tensorboardX.proto.plugin_hparams_pb2 import HParamsPluginData
 
 from sweeps.tensorboard import hparams as outcomes
 from sweeps.tensorboard import writer
-from sweeps.tensorboard.writer import Logged, More
+from sweeps.tensorboard.texts import Logged
+from sweeps.tensorboard.writer import More
 from testbed.errors import InvalidInput
 
 HEADER: dict[str, Any] = {

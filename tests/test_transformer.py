@@ -12,7 +12,8 @@ from helpers import CONFIG, VOCABULARY, model
 from testbed.errors import InvalidInput
 from testbed.nn.activations import MASKED, softmax, swiglu
 from testbed.nn.norms import rms_norm
-from testbed.transformer import SIZES, Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import SIZES, TransformerConfig
 
 pytestmark = pytest.mark.usefixtures("strict_dtypes")
 

@@ -7,7 +7,8 @@ from helpers import model
 
 from testbed.config import replace
 from testbed.policies.pretrained import Pretrained, Tokenizer, pretrained, register
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 
 SPECIAL = ["<pad>", "<user>", "<end>", "<assistant>"]
 PLAIN = ["a", "the", "film", "was", "not", "great", "bad", "fine", "very", "and", "but", "we"]

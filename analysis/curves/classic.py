@@ -1,6 +1,6 @@
 """Estimates as the paper makes them, beside the model's: envelopes, quantiles, best checkpoints.
 
-Everything here pools the trained checkpoints of all runs (`frontier.Cleaned.trained`) of one task,
+Everything here pools the trained checkpoints of all runs (`analysis.curves.checkpoints.Cleaned.trained`) of one task,
 or of a task at one level of its strata. None of it has an interval, and all of it grows with the
 number of checkpoints: read it to compare with the paper's figures, not to decide.
 """

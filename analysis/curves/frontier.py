@@ -9,55 +9,18 @@ the coefficients above them all is that of a *typical task*.
 """
 
 import dataclasses
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from analysis.curves import hierarchy, posterior
-from analysis.load import Column, Table
+from analysis.curves.checkpoints import Cleaned, Key, Span, clean, lack_of, measurements, span_of
+from analysis.load import Table
 from sweeps.estimands import Peak, Unanswerable
 
 MISFIT = 0.05
 """Largest mean distance of a fifth of an arm's checkpoints from its curve that a verdict may rest on."""
-MIN_CHECKPOINTS = 6
-"""Fewest trained checkpoints (at three or more distinct KL) that an arm needs for a curve."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Span:
-    """Where an arm was observed, in d = sqrt(KL).
-
-    `low` and `high` hold nine tenths of the trained checkpoints (5% and 95% quantiles) and bound
-    comparisons at matched KL. `start` is 0 if SFT itself was evaluated, else the smallest d; `end`
-    is the largest d that most of the arm's seeds reached. Peaks are looked for between these two,
-    and their places are not resolved below `nearest`, the smallest d of a trained checkpoint.
-    """
-
-    start: float
-    end: float
-    low: float
-    high: float
-    nearest: float
-
-
-@dataclasses.dataclass(frozen=True)
-class Cleaned:
-    """Usable checkpoints of one task (a `d` column added) and how many rows were left out, why."""
-
-    rows: Table
-    left_out: Mapping[str, int]
-
-    @property
-    def trained(self) -> Table:
-        """Checkpoints after the first step."""
-        return self.rows[self.rows["evaluation"] > 0]
-
-    @property
-    def sft(self) -> Table:
-        """Evaluations before training."""
-        return self.rows[self.rows["evaluation"] == 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -190,32 +153,6 @@ def maximum(
     return np.where(interior, top, ends), interior
 
 
-def clean(table: Table) -> Cleaned:
-    """Checkpoints that can enter a fit, from one task's rows; what is left out is counted.
-
-    Left out: rows from a run's divergence on, rows without a finite KL and a win rate in [0, 1],
-    and repeats of one measurement (a shorter run is often the beginning of a longer one, and
-    evaluated on the same samples).
-    """
-    left_out: Counter[str] = Counter()
-    diverged = (table["diverged_step"] >= 0) & (table["step"] >= table["diverged_step"])
-    left_out["after divergence"] = int(diverged.sum())
-    rows = table[~diverged]
-    rate, prompts = rows["win_rate"].astype(float), rows["prompts"].astype(float)
-    usable = np.isfinite(rows["kl"].astype(float)) & rate.between(0, 1) & (prompts > 0)
-    left_out["without KL, win rate or prompts"] = int((~usable).sum())
-    # A sum of exact divergences can only be negative by rounding.
-    rows = rows[usable].assign(d=lambda kept: np.sqrt(kept["kl"].clip(lower=0.0)))
-    same = rows.assign(kl=rows["kl"].round(6)).duplicated(["arm", "seed", "step", "win_rate", "kl"])
-    repeated = same & (rows["evaluation"] > 0)
-    left_out["repeats of the same measurement"] = int(repeated.sum())
-    return Cleaned(rows[~repeated], {reason: n for reason, n in left_out.items() if n})
-
-
-Key = tuple[Any, ...]
-"""A group: its task, then its level of each of the strata."""
-
-
 @dataclasses.dataclass(frozen=True)
 class Fits:
     """Frontiers of a study, fitted together.
@@ -249,7 +186,7 @@ def fit_all(
     cells, missing, without = {}, {}, {}
     for key, rows in split(table, strata).items():
         cleaned = clean(rows)
-        lacking = {arm: _lack(cleaned, arm) for arm in arms}
+        lacking = {arm: lack_of(cleaned, arm) for arm in arms}
         fitted = [arm for arm in arms if not lacking[arm]]
         if not fitted:
             without[key] = "; ".join(lacking.values())
@@ -275,7 +212,7 @@ def fit_all(
             effects=drawn.effects.groups[:, index, columns],
             seed_effects=drawn.effects.seeds[np.ix_(its, columns)],
             scales=_scales(drawn.scales, index, own, len(cells)),
-            spans={known[place]: _span(cleaned, known[place]) for place in own},
+            spans={known[place]: span_of(cleaned, known[place]) for place in own},
             diagnostics=diagnostics,
             cleaned=cleaned,
             missing=missing[key],
@@ -365,88 +302,3 @@ def _typical(
             if place not in own
         },
     )
-
-
-def measurements(
-    cells: Mapping[Key, Cleaned], arms: Sequence[str], units: Mapping[Any, float]
-) -> tuple[hierarchy.Points, list[tuple[Key, int]]]:
-    """Padded arrays for the model, and the seeds of all groups in order.
-
-    All runs of a seed start from the same SFT policy, so their evaluations before training are one
-    measurement a seed: their mean, with the noise of a single evaluation, because they may share
-    the samples as well as the prompts. Sizes are rounded up, so that similar studies share one
-    compiled program.
-    """
-    groups = list(cells)
-    seeds = [(key, int(s)) for key, own in cells.items() for s in sorted(own.rows["seed"].unique())]
-    runs = [
-        (key, arm, int(seed), rows)
-        for key, own in cells.items()
-        for (arm, seed, _), rows in own.trained.groupby(["arm", "seed", "trajectory"], sort=True)
-    ]
-    shape = rounded(len(runs), 24), rounded(max(len(rows) for *_, rows in runs), 8)
-    x, mask, logit, variance = np.ones(shape), np.zeros(shape), np.zeros(shape), np.ones(shape)
-    count = rounded(len(seeds), 4)
-    arm, seed = np.zeros((shape[0], len(arms))), np.zeros((shape[0], count))
-    for index, (key, name, number, rows) in enumerate(runs):
-        row = index, slice(0, len(rows))
-        x[row], mask[row] = rows["d"] / units[key[0]], 1.0
-        logit[row], variance[row] = empirical_logit(rows["win_rate"], rows["prompts"])
-        arm[index, list(arms).index(name)] = 1.0
-        seed[index, seeds.index((key, number))] = 1.0
-    group = np.zeros((count, len(groups)))
-    sft_logit, sft_variance, known = np.zeros(count), np.ones(count), np.zeros(count)
-    for index, (key, number) in enumerate(seeds):
-        group[index, groups.index(key)] = 1.0
-        own = cells[key].sft
-        start = own[own["seed"] == number][["win_rate", "prompts"]].mean().to_frame().T
-        if start["win_rate"].notna().all():
-            (sft_logit[index],), (sft_variance[index],) = empirical_logit(
-                start["win_rate"], start["prompts"]
-            )
-            known[index] = 1.0
-    arrays: list[Any] = [x, logit, variance, mask, arm, seed, group, sft_logit, sft_variance, known]
-    return hierarchy.Points(*arrays), seeds
-
-
-def rounded(count: int, least: int = 1) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... from `least` on: at most half as much again."""
-    size = 1
-    while size < count:
-        size *= 2
-    return max(least, size * 3 // 4 if size >= 4 and count <= size * 3 // 4 else size)
-
-
-def empirical_logit(rate: Column, trials: Column) -> tuple[np.ndarray, np.ndarray]:
-    """log((k + 1/2) / (n - k + 1/2)) for k = rate * trials, and its delta-method variance.
-
-    The halves keep 0 and 1 finite and remove the leading bias (Haldane 1956; Gart and Zweifel
-    1967).
-    """
-    n = trials.to_numpy(dtype=float)
-    wins = rate.to_numpy(dtype=float) * n + 0.5
-    losses = n + 1 - wins
-    return np.log(wins / losses), 1 / wins + 1 / losses
-
-
-def _lack(cleaned: Cleaned, arm: str) -> str:
-    """Why an arm cannot have a curve, or ""."""
-    d = cleaned.trained.loc[cleaned.trained["arm"] == arm, "d"]
-    if d.empty:
-        return f"arm {arm} has no usable checkpoints"
-    if len(d) < MIN_CHECKPOINTS or d[d > 0].nunique() < 3:
-        return (
-            f"arm {arm} has {len(d)} usable checkpoints at {d[d > 0].nunique()} KL above 0, "
-            f"needed are {MIN_CHECKPOINTS} at 3 or more"
-        )
-    return ""
-
-
-def _span(cleaned: Cleaned, arm: str) -> Span:
-    trained = cleaned.trained[cleaned.trained["arm"] == arm]
-    reached = np.sort(trained.groupby("seed")["d"].max().to_numpy())[::-1]
-    low, high = np.quantile(trained["d"], [0.05, 0.95])
-    start = 0.0 if len(cleaned.sft) else float(trained["d"].min())
-    nearest = float(max(trained["d"].min(), 1e-6))
-    end = float(reached[len(reached) // 2])
-    return Span(start, end, float(low), float(high), nearest)

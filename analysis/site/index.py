@@ -18,9 +18,9 @@ from analysis.html import (
 )
 from analysis.html import table as table_of
 from analysis.site import verdicts
-from analysis.site.chapter import Chapter
 from analysis.site.page import Place, document, navigation
 from analysis.site.study import file_name
+from analysis.site.study_data import Chapter
 
 _LEGEND = (
     "● reproduced: the effect is what the claim says with a probability of at least 95%; "

@@ -8,7 +8,7 @@ import numpy as np
 
 import sweeps.estimands as known
 from analysis.curves.hierarchy import POPULATION_SD, PRIORS, SCALE_LOG_SD
-from analysis.figures.material import estimands
+from analysis.figures.inputs import estimands
 from analysis.html import (
     Html,
     Rich,
@@ -22,8 +22,8 @@ from analysis.html import (
     slug,
     table,
 )
-from analysis.site.chapter import Chapter
 from analysis.site.page import Place, document, navigation
+from analysis.site.study_data import Chapter
 
 MODEL = (
     "Win rate is modelled on the logit scale as c + d (α − β d) with d = √KL, the simpler of the two "

@@ -19,9 +19,9 @@ from analysis.html import (
 )
 from analysis.load import Results
 from analysis.site import design
-from analysis.site.chapter import Chapter
 from analysis.site.page import Place, document, navigation
 from analysis.site.study import file_name
+from analysis.site.study_data import Chapter
 
 _MOST_LISTED = 60
 

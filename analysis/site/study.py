@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 
-from analysis.figures.material import Exhibit
+from analysis.figures.inputs import Exhibit
 from analysis.html import Html, escape, join, listed, paragraph, plural, section, slug, tally
 from analysis.load import Results
 from analysis.site import design, verdicts
-from analysis.site.chapter import Chapter
 from analysis.site.page import Place, document, figure, navigation
+from analysis.site.study_data import Chapter
 from sweeps.store.file_names import figure_stem, study_stem
 
 

@@ -18,7 +18,7 @@ from testbed.paths import cache_directory
 from testbed.policies import features, pretrained
 from testbed.policies.pretrained import Pretrained, Tokenizer
 from testbed.proxies.linear_head import Head
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt, Response
 
 

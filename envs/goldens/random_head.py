@@ -13,7 +13,7 @@ from testbed.config.ranges import hyper
 from testbed.policies.features import one_by_one, refuse_layers
 from testbed.policies.pretrained import Pretrained
 from testbed.proxies.linear_head import Head
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt, Response, each_with_prompt
 
 

@@ -35,7 +35,7 @@ from testbed.references.base import AbstractReference
 from testbed.source import AbstractSource, Batch, Ledger, Request, Supply, write_pairs
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 from testbed.types import PairScores
 
 #: Most parameters of a policy on which a proxy is trained for a check; with larger ones only shapes are looked at.

@@ -26,7 +26,8 @@ from testbed.errors import unknown
 from testbed.losses.base import ScoredPair
 from testbed.preference import AbstractPreference
 from testbed.source import Dataset, Supply
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar
 
 #: Texts of a sample, pairs of a data set, and prompts of a training step.

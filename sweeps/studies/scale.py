@@ -23,7 +23,7 @@ from sweeps.rules import More, Same
 from sweeps.study import Arm, Study
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
-from testbed.transformer import SIZES
+from testbed.transformer_config import SIZES
 
 _LADDER = {"smoke": ("XS", "S"), "laptop": ("XS", "S"), "paper": tuple(SIZES)}
 _BETAS = {

@@ -9,7 +9,6 @@ out of every run.
 import dataclasses
 import itertools
 import math
-import re
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -17,21 +16,26 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from sweeps.console.tables import verdict_cells
 from sweeps.store.file_names import file_name, told_apart
 from sweeps.store.parquet import REWARD_QUANTILES
-from sweeps.tensorboard import events, hparams, samples
+from sweeps.tensorboard import events, hparams
 from sweeps.tensorboard import tags as names_of
 from sweeps.tensorboard.events import LOWER, MIDDLE, UPPER, Table
 from sweeps.tensorboard.tags import Meaning
+from sweeps.tensorboard.texts import Logged, answer_texts, texts_of
 from testbed.config import unknown
 from testbed.errors import InvalidInput
 from testbed.metrics import QUANTILES
 
 MAX_SUMMARIES = 39
+
+
 MAX_RUNS = 500
+
+
 #: So many of the best, of the worst and of the diverged runs of an arm are shown at most.
 _FEW = 3
+
 
 TAGS = {
     "generation/win_rate": "win_rate",
@@ -49,25 +53,10 @@ TAGS = {
     "train/gradient_norm": "gradient_norm",
     "train/diverged": "diverged",
 }
+
+
 #: What arms are set side by side in.
 _COMPARED = ("win_rate", "golden_reward", "kl", "data_accuracy", "winner_logprob_change")
-
-
-@dataclasses.dataclass(frozen=True)
-class Logged:
-    """A study to be shown.
-
-    Attributes:
-        results: the long table.
-        header: the contents of ``study.json``.
-        figures: PNG files.
-        verdicts: those of ``verdicts.json`` that are the study's.
-    """
-
-    results: Table
-    header: Mapping[str, Any]
-    figures: Sequence[Path] = ()
-    verdicts: Sequence[Mapping[str, Any]] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -189,7 +178,9 @@ def _summarise(
             _spread(add, groups[key])
             schema.setting(add, groups[key], study)
     shown = names_of.page(names)
-    pages = _texts(study) | _answers(study.results) | ({"study/6_logs": shown} if shown else {})
+    pages = (
+        texts_of(study) | answer_texts(study.results) | ({"study/6_logs": shown} if shown else {})
+    )
     with events.log(root / _joined(place, "study")) as add:
         for tag, words in pages.items():
             add(events.text(tag, words), 0)
@@ -382,50 +373,3 @@ def _nothing(studies: Sequence[Logged], where: Mapping[str, str]) -> str:
             named = ", ".join(map(names_of.value_text, values[:20]))
             return f"no run has {path}={wanted}: its values are {named}"
     return f"no run has all of {', '.join(f'{path}={value}' for path, value in where.items())}"
-
-
-def _texts(study: Logged) -> dict[str, str]:
-    """Markdown pages: the question, the claims and what came out, the design, where the numbers are from."""
-    header, verdicts = study.header, study.verdicts
-    runs = study.results.drop_duplicates("run")
-    diverged = np.count_nonzero(runs["diverged_step"] >= 0)
-    claims = "\n".join(
-        f"- **{claim.get('id')}** {claim.get('text', '')} *Against it:* {claim.get('against', '')}"
-        for claim in header.get("claims", ())
-    )
-    outcome = "\n".join(
-        ["| claim | task | verdict | estimate | interval |", "|---|---|---|---|---|"]
-        + [f"| {' | '.join(verdict_cells(verdict))} |" for verdict in verdicts]
-    )
-    axes = "\n".join(f"- `{path}`: {values}" for path, values in header.get("axes", {}).items())
-    arms = "\n".join(
-        f"- **{arm}**: {_spelt(settings)}" for arm, settings in header.get("arms", {}).items()
-    )
-    known = ("command", "source", "created", "machine", "versions")
-    facts = "\n".join(f"- {name}: `{header[name]}`" for name in known if name in header)
-    return {
-        "study/1_claims": f"# {header.get('title')}\n\n{header.get('question')}\n\n{claims}",
-        "study/2_verdicts": outcome if verdicts else "No verdicts yet.",
-        "study/3_design": f"{len(runs)} runs, of which {diverged} diverged; preset "
-        f"{header.get('preset')}, {header.get('seeds')} seeds.\n\nArms:\n\n{arms}\n\nAxes:\n\n{axes}",
-        "study/5_provenance": facts or "Not stored.",
-    }
-
-
-def _answers(results: Table) -> dict[str, str]:
-    """A page of what policies answer, if that was kept."""
-    rows = [
-        f"| {' | '.join(map(_cell, (one.task, one.arm, one.prompt, one.before, one.after)))} |"
-        for one in samples.said(results)
-    ]
-    head = ["| task | arm | prompt | SFT | trained |", "|---|---|---|---|---|"]
-    return {"study/4_answers": "\n".join([*head, *rows])} if rows else {}
-
-
-def _cell(text: str) -> str:
-    """A text that stays within its cell of a Markdown table."""
-    return re.sub(r"([\\`*_|<>\[\]])", r"\\\1", " ".join(text.split())) or "(nothing)"
-
-
-def _spelt(settings: Mapping[str, Any]) -> str:
-    return ", ".join(f"`{path}={value}`" for path, value in settings.items()) or "as the base is"

@@ -18,7 +18,7 @@ from testbed.proxies.base import Reading
 from testbed.recorded_runs.pair_stream import WINDOW, WINDOWS
 from testbed.sources.online import Online
 from testbed.train import OnlineRun
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 
 #: Products of a block in the order in which they follow from one another.
 ORDER = (("query", "key", "value"), ("attention_out",), ("gate", "up"), ("down",))

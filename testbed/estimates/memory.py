@@ -14,7 +14,7 @@ from testbed.config.ranges import Number
 from testbed.estimates import flops
 from testbed.experiment import Experiment
 from testbed.recorded_runs.pair_stream import WINDOW, WINDOWS
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 
 #: Bytes of a number.
 WORD = 4

@@ -17,7 +17,8 @@ from testbed.llm.checkpoint import Checkpoint, shown
 from testbed.llm.fields import Fields, Tensors
 from testbed.llm.known_settings import HARMLESS, NEUTRAL
 from testbed.nn.norms import LayerNorm
-from testbed.transformer import Block, OutputBiases, Transformer, TransformerConfig
+from testbed.transformer import Block, OutputBiases, Transformer
+from testbed.transformer_config import TransformerConfig
 
 
 class Family(NamedTuple):

@@ -14,7 +14,8 @@ from jaxtyping import Array, Bool, Float
 
 from testbed.errors import InvalidInput
 from testbed.logprob import Packed
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import END_TOKEN, Prompt, Response, within
 
 

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 from testbed.environment import AbstractTask
 from testbed.optimiser import FitConfig
 from testbed.preference import AbstractPreference
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair
 
 

@@ -17,7 +17,8 @@ from testbed.environment import AbstractTask
 from testbed.errors import InvalidInput
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
 from testbed.proxies.base import AbstractProxy, AbstractProxyConfig, Reading, cross_entropy
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import END_TOKEN, Pair, Prompt, Response, within
 
 

@@ -49,7 +49,8 @@ from testbed.recorded_runs.recorded_run import Given, Made
 from testbed.source import Dataset, Supply
 from testbed.stages.world_config import Ground, GroundConfig
 from testbed.streams import Stream, stream
-from testbed.transformer import Transformer, TransformerConfig
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair, PairScores
 
 

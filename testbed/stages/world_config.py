@@ -20,7 +20,7 @@ from testbed.recorded_runs.recorded_run import Recorded
 from testbed.source import AbstractSource, Dataset, Supply
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun, Teacher
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 
 
 class GroundConfig(eqx.Module):

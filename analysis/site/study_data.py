@@ -10,8 +10,9 @@ import numpy as np
 import pandas as pd
 
 from analysis.curves import classic
-from analysis.curves.frontier import Frontier, clean
-from analysis.figures.material import Material, estimands, level_names
+from analysis.curves.checkpoints import clean
+from analysis.curves.frontier import Frontier
+from analysis.figures.inputs import Material, estimands, level_names
 from analysis.html import listed, number, percent, sentence
 from analysis.load import Results, Table
 from analysis.verdicts import verdict
