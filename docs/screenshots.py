@@ -1,6 +1,6 @@
 """Photographs what people see of results: the report's pages and TensorBoard's, each as a PNG.
 
-    uv run python docs/screenshots.py results/gap-laptop
+    uv run --group dev python docs/screenshots.py results/gap-laptop
 
 A Chromium is taken from the system (`--browser` names another). A page is photographed when what it is there for can be
 seen; one that does not come to show it is an error that says what is missing.

@@ -9,7 +9,7 @@ from typing import NamedTuple
 from markdown_it import MarkdownIt
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 #: A comment in a page that is run before what follows it, and not shown.
 _HIDDEN = re.compile(r"<!-- run\n(.*?)-->", re.DOTALL)
 _TITLE = re.compile(r'title="([^"]+)"')

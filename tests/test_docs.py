@@ -8,14 +8,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 from snippets import PAGES, ROOT, blocks, commands, files, name
 
-from sweeps import cli, inspection, runtime
+from sweeps import api, cli, inspection, runtime
 from sweeps.study import load_study
 from testbed.errors import InvalidInput
 
 #: Pages whose snippets need SmolLM2, which is fetched.
-FETCHING = {"README.md", "docs/llm.md"}
+FETCHING = {"docs/llm.md"}
 #: What an outsider writes, each with a page of its own.
 OUTSIDERS = ("loss", "labeler", "golden", "proxy", "source", "task", "estimand", "rule")
 COMMANDS = [
@@ -32,10 +33,13 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         (tmp_path / folder).symlink_to(ROOT / folder)
     text = (ROOT / "examples" / "pick_pairs.py").read_text()
     (tmp_path / "my_study.py").write_text(text)
+    for path, text in files(ROOT / "README.md").items():
+        (tmp_path / path).write_text(text)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(runtime, "configure", lambda: None)
     yield tmp_path
-    sys.modules.pop("my_study", None)
+    for module in ("my_study", "absolute_ipo"):
+        sys.modules.pop(module, None)
 
 
 def runnable(page: Path) -> str:
@@ -121,6 +125,30 @@ def test_pages_on_classes_of_ones_own_have_one_form(what: str) -> None:
     assert f"<!-- file: examples/my_{what}.py -->" in text
     assert (ROOT / "examples" / f"my_{what}.py").is_file()
     assert f"testbed run examples/my_{what}.py --dry-run" in text
+
+
+def test_the_readme_is_read_in_two_minutes(here: Path) -> None:
+    """And the loss in it passes the checks that every command makes."""
+    readme = ROOT / "README.md"
+    assert len(readme.read_text().splitlines()) <= 130
+    ((path, text),) = files(readme).items()
+    assert sum(bool(line) for line in text.splitlines()) <= 12
+    console = Console(quiet=True)
+    assert api.forecast(path, preset="smoke", out=here / "out", console=console).runs == 8
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.parent == ROOT], ids=name)
+def test_links_outside_of_the_site_hold(page: Path) -> None:
+    """The site's own links are checked where it is built; a part after ``#`` must be a heading."""
+    text = page.read_text()
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", text) if "://" not in link]
+    assert page.name == "CHANGELOG.md" or len(links) > 2
+    for link in links:
+        path, _, anchor = link.partition("#")
+        assert (ROOT / path).exists(), link
+        headings = re.findall(r"^#+ (.+)$", (ROOT / path).read_text(), re.M) if anchor else []
+        slugs = [re.sub(r"[^\w\- ]", "", line.lower()).replace(" ", "-") for line in headings]
+        assert not anchor or anchor in slugs, link
 
 
 def test_every_page_is_in_the_navigation() -> None:

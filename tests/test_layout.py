@@ -14,7 +14,7 @@ PACKAGES = ("testbed", "envs", "sweeps", "analysis")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 RUN_COMMAND = "python -m pip install uv && uv run testbed run gap"
-TEST_COMMAND = "python -m pip install uv && uv run pytest"
+TEST_COMMAND = "python -m pip install uv && uv run --group dev pytest"
 BANNER = re.compile(r"[-=#*~_+─━═]{4,}")
 
 PACKAGE_FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -83,3 +83,12 @@ def test_every_locked_version_is_pinned():
         if package["name"] != project["project"]["name"]
     }
     assert locked == pins
+
+
+@pytest.mark.xfail(reason="docs/layout.md has the new places, to which modules move next")
+def test_the_page_of_places_names_places_that_exist():
+    page = (ROOT / "docs" / "layout.md").read_text()
+    cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
+    places = [place for cell in cells for place in re.findall(r"`([^`]+)`", cell)]
+    assert len(places) > 40
+    assert [place for place in places if not (ROOT / place).exists()] == []
