@@ -10,7 +10,8 @@ import pytest
 import yaml
 from snippets import PAGES, ROOT, blocks, commands, files, name
 
-from sweeps import cli, inspection, runtime
+from sweeps import inspection, runtime
+from sweeps.cli import main as cli
 from sweeps.study import load_study
 from testbed.errors import InvalidInput
 

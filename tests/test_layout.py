@@ -16,7 +16,8 @@ MAX_FILE_LINES = 500
 MAX_FUNCTION_LINES = 80
 RUN_COMMAND = "python -m pip install uv && uv run testbed run gap"
 TEST_COMMAND = "python -m pip install uv && uv run pytest"
-MAY_IMPORT_ANALYSIS = ("sweeps/commands.py", "sweeps/api.py", "sweeps/results.py")
+#: A module may import those of its own layer and of the layers before it; the core of `sweeps` is all but the last two.
+LAYERS = ("testbed", "envs", "sweeps", "analysis", "sweeps.api", "sweeps.cli")
 BANNER = re.compile(r"[-=#*~_+─━═]{4,}")
 
 PACKAGE_FILES = sorted(path for package in PACKAGES for path in (ROOT / package).rglob("*.py"))
@@ -33,43 +34,47 @@ def every(paths: list[Path]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("path", paths, ids=name)
 
 
-def imports(node: ast.AST, in_function: bool = False) -> Iterator[tuple[str, int, bool]]:
-    """Absolute imports below ``node``: top-level package, line, and whether a function holds it, or it is for type
-    checkers alone."""
-    for child in ast.iter_child_nodes(node):
+def imports(node: ast.AST) -> Iterator[tuple[str, int]]:
+    """Absolute imports below ``node``, wherever they stand: what is imported, and in which line."""
+    for child in ast.walk(node):
         if isinstance(child, ast.Import):
-            for alias in child.names:
-                yield alias.name.split(".")[0], child.lineno, in_function
+            yield from ((alias.name, child.lineno) for alias in child.names)
         elif isinstance(child, ast.ImportFrom) and child.level == 0 and child.module:
-            yield child.module.split(".")[0], child.lineno, in_function
-        is_function = isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
-        never_runs = isinstance(child, ast.If) and ast.unparse(child.test) == "TYPE_CHECKING"
-        yield from imports(child, in_function or is_function or never_runs)
+            yield from ((f"{child.module}.{alias.name}", child.lineno) for alias in child.names)
+
+
+def layer(module: str) -> int:
+    """The place in `LAYERS` of a module, -1 if it is none of ours."""
+    above = [place for place, name in enumerate(LAYERS) if f"{module}.".startswith(f"{name}.")]
+    return max(above, default=-1)
 
 
 def upward_imports(source: str, file: str) -> list[str]:
-    """Imports in ``source`` that point against ``testbed <- envs <- sweeps <- analysis``.
+    """Imports in ``source`` of layers above the file's own, inside functions and for type checkers too.
 
-    The command line, and what its commands call, may import `analysis` inside functions.
+    `sweeps` itself hands out the public names of `sweeps.api`.
     """
-    own = PACKAGES.index(file.split("/")[0])
+    module = file.removesuffix(".py").removesuffix("/__init__").replace("/", ".")
+    own = layer("sweeps.api" if module == "sweeps" else module)
     return [
-        f"{file}:{line} imports {package}"
-        for package, line, in_function in imports(ast.parse(source))
-        if package in PACKAGES[own + 1 :]
-        and not (file in MAY_IMPORT_ANALYSIS and package == "analysis" and in_function)
+        f"{file}:{line} imports {name}"
+        for name, line in imports(ast.parse(source))
+        if layer(name) > own
     ]
 
 
 def test_import_rule_is_sharp():
-    assert upward_imports("def f():\n    from envs.neural import Neural", "testbed/train.py")
-    assert upward_imports("import analysis.report", "sweeps/commands.py")
+    inside = "def f():\n    "
+    assert upward_imports(f"{inside}from envs.neural import Neural", "testbed/train.py")
     assert upward_imports("if TYPE_CHECKING:\n    import analysis", "sweeps/study.py")
-    assert upward_imports("class A:\n    import analysis", "sweeps/commands.py")
-    assert not upward_imports("def f():\n    import analysis.report", "sweeps/commands.py")
-    assert not upward_imports("def f():\n    import analysis.report", "sweeps/api.py")
-    assert upward_imports("def f():\n    import analysis.report", "sweeps/study.py")
-    assert not upward_imports("import testbed, sweeps, envs", "analysis/report.py")
+    assert upward_imports(f"{inside}import analysis.report", "sweeps/study.py")
+    assert upward_imports("from sweeps import api", "analysis/report.py")
+    assert upward_imports(f"{inside}from sweeps.api.runner import run", "sweeps/population/plan.py")
+    assert upward_imports(f"{inside}from sweeps.cli import main", "sweeps/api/results.py")
+    assert not upward_imports("import analysis.report", "sweeps/api/results.py")
+    assert not upward_imports("from sweeps import api", "sweeps/cli/run.py")
+    assert not upward_imports("from sweeps.api import run", "sweeps/__init__.py")
+    assert not upward_imports("import testbed, sweeps.store.store, envs", "analysis/report.py")
 
 
 @every(PACKAGE_FILES)
