@@ -99,7 +99,7 @@ def stored(
     found: dict[str, Any], chosen: Any, directory: Path, evaluations: int, block: int, most: int
 ) -> None:
     """Store rows of the first runs block by block, as a command does; times of what is done besides making rows."""
-    from sweeps.runner import Book
+    from sweeps.api.runner import Book
     from sweeps.store.store import Store
 
     points = chosen.points()

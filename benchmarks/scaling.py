@@ -148,7 +148,7 @@ def many_runs(count: int) -> dict[str, Any]:
     from rich.console import Console
 
     from analysis import report
-    from sweeps import runner
+    from sweeps.api import runner
     from sweeps.population import host
 
     analysing = resident = 0.0

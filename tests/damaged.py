@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from analysis import export, report
 from analysis.load import load
 from analysis.site import design
-from sweeps import standing
+from sweeps.api import run_status
 from sweeps.claims import Claim, Test
 from sweeps.console.tables import verdict_table
 from sweeps.estimands import PairedDifference
@@ -52,6 +52,13 @@ HEADER: dict[str, Any] = {
     "machine": {"cores": 2, "memory_gb": 25.3},
     "created": "2025-01-01T00:00:00+00:00",
     "command": "testbed run small --preset laptop",
+    "asked": {
+        "study": "small",
+        "preset": "laptop",
+        "seeds": 2,
+        "settings": {"steps": "20"},
+        "axes": {"loss.beta": ["0.1"]},
+    },
     "file": None,
 }
 VERDICT: dict[str, Any] = {
@@ -117,7 +124,7 @@ def results(directory: Path) -> Path:
 
 def read_all(directory: Path) -> None:
     """What `status`, `export`, `tensorboard`, `report` and `compare` read of a results directory, short of fits."""
-    found = standing.status(directory)
+    found = run_status.status(directory)
     assert found.describe()["directory"] == str(directory)
     assert found.table().columns
     assert found.sentences()

@@ -11,7 +11,8 @@ from helpers import experiment
 from test_cli import results
 
 from envs.labelers.ties import Ties
-from sweeps import cli, runtime, user_files
+from sweeps import runtime, user_files
+from sweeps.cli import main as cli
 from sweeps.catalogue.citations import bibliography, entries_of, kinds, said
 from sweeps.store.store import Store
 from sweeps.study import load_study

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from sweeps import cli, completion, reading, runtime
+from sweeps import runtime
+from sweeps.cli import completion
+from sweeps.cli import main as cli
 from sweeps.console import progress, terminal
 from sweeps.store.store import SCHEMA, Store
 
@@ -71,7 +73,7 @@ COMMANDS = dict(completion.commands(cli.parser()))
 @pytest.mark.parametrize("command", [[], *([name] for name in COMMANDS)])
 def test_help_is_quick_and_needs_no_jax(command: list[str]) -> None:
     program = (
-        "import sys\nfrom sweeps.cli import main\n"
+        "import sys\nfrom sweeps.cli.main import main\n"
         "try:\n    main(sys.argv[1:])\nexcept SystemExit as stop:\n    assert stop.code == 0\n"
         "assert not {'jax', 'pandas', 'rich'} & sys.modules.keys()"
     )
@@ -85,7 +87,7 @@ def test_help_is_quick_and_needs_no_jax(command: list[str]) -> None:
 @pytest.mark.parametrize("command", [["list"], ["run", "gap", "--preset=smoke", "--dry-run"]])
 def test_a_start_waits_for_nothing_it_does_not_need(command: list[str], tmp_path: Path) -> None:
     program = (
-        "import sys\nfrom sweeps.cli import main\nstatus = main(sys.argv[1:])\n"
+        "import sys\nfrom sweeps.cli.main import main\nstatus = main(sys.argv[1:])\n"
         "assert not {'gymnax', 'matplotlib', 'scipy.stats'} & sys.modules.keys()\nsys.exit(status)"
     )
     words = [sys.executable, "-c", program, *command]
@@ -105,7 +107,7 @@ def test_help_fits_narrow_terminals(
     assert "usage" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("shell", reading.SHELLS)
+@pytest.mark.parametrize("shell", completion.SHELLS)
 def test_completion(shell: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     """The script of every shell knows commands, studies, presets and kinds; bash, which is here, completes by it."""
     assert cli.main(["completion", shell]) == 0
@@ -154,7 +156,7 @@ def test_logs_get_no_control_characters(
 
 def test_whoever_reads_may_go() -> None:
     """A reader that has gone is no fault: the command's own status counts."""
-    words = [sys.executable, "-m", "sweeps.cli", "list", "columns", "--json"]
+    words = [sys.executable, "-m", "sweeps.cli.main", "list", "columns", "--json"]
     with subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
         assert process.stdout is not None
         assert process.stderr is not None

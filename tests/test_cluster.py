@@ -18,7 +18,8 @@ import numpy as np
 import pytest
 from helpers import Silence, experiment
 
-from sweeps import cli, cluster, crew, runtime, worker
+from sweeps import cluster, crew, runtime, worker
+from sweeps.cli import main as cli
 from sweeps.cluster import Cluster
 from sweeps.population import host
 from sweeps.population import plan as planning

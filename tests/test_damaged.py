@@ -30,9 +30,10 @@ from damaged import (
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import sweeps.results
 from analysis import report
-from sweeps import cli, standing
+from sweeps import api
+from sweeps.api import run_status
+from sweeps.cli import main as cli
 from sweeps.store import heartbeat, parquet
 from sweeps.store.store import read_stores
 from sweeps.tensorboard import refresh
@@ -86,7 +87,7 @@ def block_of(directory: Path) -> Path:
 def test_what_is_sound_is_read(directory: Path) -> None:
     read_all(directory)
     read_verdicts(directory)
-    assert standing.status(directory).state == "failed"
+    assert run_status.status(directory).state == "failed"
 
 
 def write_study(directory: Path, data: bytes) -> None:
@@ -219,7 +220,7 @@ def test_progress_of_any_kind_does_not_keep_status_from_telling(
     changed = data.draw(bytes_like(whole)) if seed % 2 else odd_json(json.loads(whole), seed)
     (base / "progress.json").write_bytes(changed)
     try:
-        found = standing.status(base)
+        found = run_status.status(base)
         assert found.describe()["directory"] == str(base)
         assert found.table().columns
         assert found.sentences()
@@ -252,7 +253,7 @@ def test_studies_that_were_tracebacks_once(directory: Path, path: Path) -> None:
 def test_progress_that_was_a_traceback_once(directory: Path, path: Path) -> None:
     (directory / "progress.json").write_bytes(path.read_bytes())
     assert heartbeat.read(directory) is None
-    assert standing.status(directory).state == "stopped"
+    assert run_status.status(directory).state == "stopped"
 
 
 @pytest.mark.parametrize("path", sorted(CORPUS.glob("verdicts/*")), ids=lambda path: path.name)
@@ -364,7 +365,7 @@ def test_without_the_studys_file_all_else_is_read(
     assert refresh.mirror(directory, read_stores(directory)).is_dir()
     capsys.readouterr()
     with pytest.raises(InvalidInput, match=f"restore {file}, which is not there"):
-        sweeps.results.trained(directory)
+        api.trained(directory)
 
 
 def test_one_study_twice_is_refused(directory: Path, tmp_path: Path) -> None:

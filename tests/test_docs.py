@@ -11,7 +11,8 @@ import yaml
 from rich.console import Console
 from snippets import PAGES, ROOT, blocks, commands, files, name
 
-from sweeps import api, cli, inspection, runtime
+from sweeps import api, inspection, runtime
+from sweeps.cli import main as cli
 from sweeps.study import load_study
 from testbed.errors import InvalidInput
 

@@ -14,7 +14,8 @@ from helpers import PROMPT, TIME, VOCABULARY, cache_directory, experiment
 from rich.console import Console
 from snippets import ROOT, files
 
-from sweeps import api, runner
+from sweeps import api
+from sweeps.api import runner
 from sweeps.contracts.samples import MadeUpEvidence
 from sweeps.population import host
 from sweeps.store.store import Store

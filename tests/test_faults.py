@@ -51,9 +51,9 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
 #: which runs are stored as soon as they are.
 DRIVER = """
 import sys
-import sweeps.cli
+import sweeps.cli.main
 from analysis import report
-from sweeps import runner
+from sweeps.api import runner
 report.build = lambda directory, *_: directory
 put = runner.Book.put
 
@@ -62,7 +62,7 @@ def told(book, rows):
     print("stored", *sorted(set(rows["run"])), flush=True)
 
 runner.Book.put = told
-sys.exit(sweeps.cli.main(["run", "faults.py", "--out", sys.argv[1]]))
+sys.exit(sweeps.cli.main.main(["run", "faults.py", "--out", sys.argv[1]]))
 """
 
 

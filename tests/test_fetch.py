@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from sweeps.cli import main
+from sweeps.cli.main import main
 from testbed.errors import InvalidInput, Unfinished
 from testbed.llm import fetch
 from testbed.llm.download import Distribution, checksum, download

@@ -83,7 +83,7 @@ def test_commands_that_print_names_need_no_jax(
     command: list[str], results: Path, listed_before: Path
 ) -> None:
     program = (
-        "import sys\nfrom sweeps.cli import main\nstatus = main(sys.argv[1:])\n"
+        "import sys\nfrom sweeps.cli.main import main\nstatus = main(sys.argv[1:])\n"
         "assert not {'jax', 'pandas', 'equinox'} & sys.modules.keys(), 'slow'\nsys.exit(status)"
     )
     words = [str(results) if word == "RESULTS" else word for word in command]

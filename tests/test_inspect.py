@@ -31,8 +31,9 @@ from helpers import (
 from analysis.site import inspection_figure
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
-from sweeps import cli, inspection, runtime
+from sweeps import inspection, runtime
 from sweeps.catalogue import families
+from sweeps.cli import main as cli
 from sweeps.inspection import (
     BEST,
     BEST_OF,

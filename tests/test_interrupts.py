@@ -62,7 +62,7 @@ def test_nothing_is_silent() -> None:
     assert all(line.endswith("elapsed, compiling the world\n") for line in lines)
 
 
-PROGRAM = "import sys\nsys.argv[0] = 'testbed'\nfrom sweeps.cli import main\nsys.exit(main())"
+PROGRAM = "import sys\nsys.argv[0] = 'testbed'\nfrom sweeps.cli.main import main\nsys.exit(main())"
 
 
 def command_line(*words: str, **options) -> subprocess.Popen:

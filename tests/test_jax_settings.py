@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import pytest
 
-from sweeps import jax_settings
+from sweeps.api import jax_settings
 from testbed.errors import InvalidInput
 
 #: Settings of the environment that are refused, and a part of the sentence. docs/cli.md has them too.
@@ -41,7 +41,8 @@ TAKEN = (
     "XLA_PYTHON_CLIENT_PREALLOCATE=false",
 )
 PROGRAM = (
-    "import sys\nfrom sweeps import jax_settings, runtime\nfrom testbed.errors import InvalidInput\n"
+    "import sys\nfrom sweeps import runtime\nfrom sweeps.api import jax_settings\n"
+    "from testbed.errors import InvalidInput\n"
     "try:\n    runtime.configure()\n    jax_settings.require()\n"
     "except InvalidInput as problem:\n    sys.exit(f'testbed: {problem}')\n"
 )
@@ -73,7 +74,7 @@ def test_other_settings_are_taken(setting: str, tmp_path: Path) -> None:
 
 
 def test_a_command_refuses_before_anything_is_written(tmp_path: Path) -> None:
-    words = [sys.executable, "-m", "sweeps.cli", "run", "gap", "--preset=smoke", "--out"]
+    words = [sys.executable, "-m", "sweeps.cli.main", "run", "gap", "--preset=smoke", "--out"]
     done = subprocess.run(
         [*words, str(tmp_path / "out")],
         capture_output=True,

@@ -13,7 +13,9 @@ import text_runs
 import tiny
 from helpers import Silence
 
-from sweeps import cli, conversation, throttle
+from sweeps import throttle
+from sweeps.api import chat_session
+from sweeps.cli import main as cli
 from sweeps.population import chunk_runner, host
 from sweeps.population.plan import Chunk, Layout, plan
 from sweeps.population.run_checkpoints import Underway
@@ -179,7 +181,7 @@ def test_policies_answer(cache: Path) -> None:
     """Before and after, with the same random numbers; the reward is the golden one, and no policy of another run
     answers."""
     done(cache)
-    talk = conversation.Conversation.of(point(runs(cache)[0]), Silence())
+    talk = chat_session.Conversation.of(point(runs(cache)[0]), Silence())
     before, after = talk("the film", count=3)
     again = talk("the film", count=3)
     assert (before, after) == again
@@ -203,7 +205,7 @@ def test_policies_answer(cache: Path) -> None:
         talk("  ")
     other = config.replace(runs(cache)[0], "seed", 7)
     with pytest.raises(InvalidInput, match="is not in the cache"):
-        conversation.Conversation.of(point(other), Silence())
+        chat_session.Conversation.of(point(other), Silence())
 
 
 def test_runs_are_chosen_by_name() -> None:
@@ -211,12 +213,12 @@ def test_runs_are_chosen_by_name() -> None:
         Point(run, arm, seed, {}, None)
         for run, arm, seed in (("ab12", "online", 0), ("ab34", "online", 1), ("cd56", "offline", 0))
     ]
-    assert conversation.chosen(points, "online-1").run == "ab34"
-    assert conversation.chosen(points, "cd").run == "cd56"
+    assert chat_session.chosen(points, "online-1").run == "ab34"
+    assert chat_session.chosen(points, "cd").run == "cd56"
     with pytest.raises(InvalidInput, match="run 'ab' is the beginning of 2 ids"):
-        conversation.chosen(points, "ab")
+        chat_session.chosen(points, "ab")
     with pytest.raises(InvalidInput, match="unknown run 'onlin-0': did you mean 'online-0'"):
-        conversation.chosen(points, "onlin-0")
+        chat_session.chosen(points, "onlin-0")
 
 
 @pytest.mark.filterwarnings("ignore:constrained_layout not applied")
@@ -260,10 +262,15 @@ def test_a_study_from_the_command_line(
     assert "reward" in told
     assert cli.main(["chat", str(out), "online-9", "--prompt", "the film"]) == 2
     assert "unknown run 'online-9'" in capsys.readouterr().err
-    # A command that another version understood.
     header = json.loads((out / "study.json").read_text())
+    # A session of an earlier version, and one of a version that had another field.
     for session in header["sessions"]:
-        session["command"] += " --an-option-of-another-version"
+        asked = session.pop("asked")
+    (out / "study.json").write_text(json.dumps(header))
+    assert cli.main(["chat", str(out)]) == 0
+    assert "offline" in capsys.readouterr().out
+    for session in header["sessions"]:
+        session["asked"] = asked | {"settings": {"a_field_of_another_version": "1"}}
     (out / "study.json").write_text(json.dumps(header))
     assert cli.main(["chat", str(out)]) == 2
     assert "is one that this version would make again" in capsys.readouterr().err

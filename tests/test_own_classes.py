@@ -25,7 +25,8 @@ from helpers import (
 
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.labelers.flips import Flips
-from sweeps import cli, contracts
+from sweeps import contracts
+from sweeps.cli import main as cli
 from sweeps.contracts.samples import MadeUpEvidence
 from sweeps.estimands import Estimand, Unanswerable
 from sweeps.rules import Draws, Rule

@@ -13,7 +13,8 @@ import pytest
 from test_cli import results as stored
 
 from envs.text import Text
-from sweeps import cli, runtime
+from sweeps import runtime
+from sweeps.cli import main as cli
 from sweeps.store.store import Store
 from testbed import llm, paths
 from testbed.errors import InvalidInput
@@ -159,7 +160,7 @@ def test_reading_results_needs_no_home(tmp_path: Path) -> None:
         "for name in ('HOME', 'TESTBED_CACHE', 'JAX_COMPILATION_CACHE_DIR'): os.environ.pop(name, None)\n"
         "def unknown(_): raise KeyError('uid not found')\n"
         "pwd.getpwuid = unknown\n"
-        "from sweeps.cli import main\n"
+        "from sweeps.cli.main import main\n"
         "statuses = [main(words.split()) for words in sys.argv[1:]]\n"
         "print(statuses, file=sys.stderr)\n"
     )

@@ -14,7 +14,7 @@ from envs.goldens.length import LengthTaste
 from envs.neural import Neural
 from envs.prompts import Form
 from envs.text import Text
-from sweeps import cli
+from sweeps.cli import main as cli
 from testbed.errors import InvalidInput
 
 GOOD = '{"prompt": "the film"}\n' * 4

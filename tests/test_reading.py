@@ -20,9 +20,12 @@ from small_study import results_of_tiny
 
 import sweeps
 from analysis import comparison, report
-from sweeps import cli, completion, runtime
+from sweeps import runtime
+from sweeps.api.request import Request, selection_of
+from sweeps.api.run_status import Count, status
+from sweeps.cli import completion
+from sweeps.cli import main as cli
 from sweeps.console.progress import LogDisplay
-from sweeps.standing import Count, status
 from sweeps.store import columns, files, heartbeat, metadata
 from sweeps.store.parquet import ANSWERS, COUNTS, METRICS, TEXTS
 from sweeps.store.store import Store
@@ -366,15 +369,15 @@ def test_calls_are_the_commands(made: Path, capsys: pytest.CaptureFixture[str]) 
     assert rows == json.loads(said(capsys, "list", "columns", "--json"))
 
 
-def test_the_command_of_a_call_makes_the_same_runs(made: Path) -> None:
-    session = Store.open(made / "out").header["sessions"][0]
+def test_a_session_says_by_which_command_and_request_it_can_be_made_again(made: Path) -> None:
+    store = Store.open(made / "out")
+    [session] = store.header["sessions"][:1]
     words = session["command"].split()
     assert words[:3] == ["testbed", "run", str(made / "tiny.py")]
     options = cli.parser().parse_args(words[1:])
-    from sweeps import commands
-
-    [selection] = commands.selections(options)
-    assert {point.run for point in selection.points()} == Store.open(made / "out").finished()
+    [selection] = Request(options.study, options.preset, options.seeds).selections()
+    for found in (selection, selection_of(store.header, session)):
+        assert {point.run for point in found.points()} == store.finished()
 
 
 @pytest.mark.parametrize("width", [10, 25, 59, 200])

@@ -17,7 +17,7 @@ from envs.goldens.human_rating import HumanTaste
 from envs.goldens.length import LengthTaste
 from envs.goldens.random_head import RandomTaste
 from envs.text import Text
-from sweeps import cli
+from sweeps.cli import main as cli
 from testbed.config import replace_all
 from testbed.errors import InvalidInput
 from testbed.llm import load

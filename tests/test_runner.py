@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 from rich.console import Console
 
-from sweeps import runner, throttle
+from sweeps import throttle
+from sweeps.api import runner
 from sweeps.claims import Claim, Test
 from sweeps.console.progress import LogDisplay, Meter, Progress, TerminalDisplay, display, duration
 from sweeps.console.tables import show_spent

@@ -18,7 +18,8 @@ from scipy import stats
 from analysis import report, transfer
 from analysis.site import transfer_table as words
 from analysis.transfer import Measured, Name, Pair, spearman
-from sweeps import cli, runtime
+from sweeps import runtime
+from sweeps.cli import main as cli
 from sweeps.rules import Draws, More
 from testbed.errors import InvalidInput
 

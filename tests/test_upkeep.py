@@ -10,9 +10,10 @@ import pytest
 from helpers import files_of_at_most
 from small_study import TINY
 
-from sweeps import cli
+from sweeps.api.cache import KINDS, cached, forget
+from sweeps.cli import main as cli
+from sweeps.store.files import require_writable_cache
 from sweeps.store.store import Store
-from sweeps.upkeep import KINDS, cached, forget, require_writable
 from testbed.cache import Cache
 from testbed.errors import InvalidInput
 
@@ -133,15 +134,15 @@ def test_a_cache_that_cannot_be_written_is_told_at_once(
     with pytest.raises(
         InvalidInput, match=r"cache .* cannot be written \(.+\): make room there, or"
     ):
-        require_writable()
+        require_writable_cache()
 
 
 def test_a_full_disk_is_told_at_once(directory: Path) -> None:
     """As by a quota that takes no file of more than some bytes."""
     directory.mkdir()
     with files_of_at_most(1024), pytest.raises(InvalidInput, match=r"written \(File too large\)"):
-        require_writable()
-    require_writable()
+        require_writable_cache()
+    require_writable_cache()
 
 
 @pytest.mark.parametrize("made", [(), ("",), ("", "stages", "xla", "underway", "policies")])
@@ -149,7 +150,7 @@ def test_asking_for_a_cache_leaves_nothing(directory: Path, made: tuple[str, ...
     for name in made:
         (directory / name).mkdir()
     before = sorted(directory.parent.rglob("*"))
-    require_writable()
+    require_writable_cache()
     assert sorted(directory.parent.rglob("*")) == before
 
 

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 
-from sweeps import upkeep
 from sweeps.population.devices import Machine
 from sweeps.population.memory import refuse_too_large
 from sweeps.runtime import cache_directory, cores
+from sweeps.store import files
 from sweeps.study import Point
 from testbed import config
 from testbed.cache import Cache
@@ -159,7 +159,7 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
     little for one run a device, or this host's cache cannot be written.
     """
     if machine is None:
-        upkeep.require_writable()
+        files.require_writable_cache()
         machine = Machine.here()
     register = _Register()
     groups: dict[tuple[int, int], list[_Member]] = defaultdict(list)

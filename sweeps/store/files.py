@@ -1,15 +1,21 @@
-"""Files of an output directory: written whole or not at all, by one process at a time."""
+"""Files of an output directory, written whole or not at all by one process at a time; a check of the cache's disk."""
 
 import contextlib
 import errno
 import fcntl
 import io
 import os
+import tempfile
 import time
 from pathlib import Path
 
 from testbed.errors import InvalidInput
+from testbed.paths import cache_directory
 
+#: Folders of the cache that runs write to.
+_WRITTEN = ("stages", "xla", "underway", "policies")
+#: Bytes that are written to see whether a disk takes them: as much as file systems hand out at a time.
+_TRIED = 4096
 #: Seconds between attempts to lock: `in_use` holds a lock for an instant.
 _PAUSES = (0.05, 0.1)
 
@@ -93,3 +99,40 @@ def settle(directory: Path) -> None:
         os.fsync(held)
     finally:
         os.close(held)
+
+
+def require_writable_cache() -> None:
+    """Refuse a cache that runs could not write to, before anything is built: raises `InvalidInput`.
+
+    The test writes and removes a file in each folder that exists, and makes and removes a folder where one is missing:
+    nothing stays.
+    """
+    directory = cache_directory()
+    for place in (directory, *(directory / name for name in _WRITTEN)):
+        try:
+            _try_to_write(place)
+        except OSError as problem:
+            reason = problem.strerror or problem
+            raise InvalidInput(
+                f"cache {place} cannot be written ({reason}): make room there, or set TESTBED_CACHE to another "
+                "directory, and run the same command again"
+            ) from problem
+
+
+def _try_to_write(directory: Path) -> None:
+    """Write in a directory, or make another where it would be made. Raises `OSError` if that is refused."""
+    if directory.exists():
+        # NotADirectoryError where a file is in the way; a full disk refuses the content.
+        with tempfile.TemporaryFile(dir=directory) as file:
+            file.write(bytes(_TRIED))
+            file.flush()
+        return
+    above = next(
+        place for place in (directory, *directory.absolute().parents) if os.path.lexists(place)
+    )
+    if not above.is_dir():
+        # A file, or a link that leads nowhere.
+        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+    # Permissions alone do not tell: a superuser has all of them where nothing can be made.
+    with tempfile.TemporaryDirectory(dir=above):
+        pass

@@ -24,6 +24,14 @@ _HASHES = "planned_files"
 #: Seeds are numbered from 0 on, and each has runs of its own.
 _MOST_SEEDS = 10**6
 
+#: What a command asked for, from which `sweeps.api.request` makes the same runs; earlier versions kept its text alone.
+_ASKED: json_files.Shape = {
+    "study": str,
+    "preset": str,
+    "seeds": int,
+    "settings": {str: str},
+    "axes": {str: [str]},
+}
 _MADE_BY: json_files.Shape = {
     "source?": str,
     "versions?": {str: str},
@@ -33,6 +41,7 @@ _MADE_BY: json_files.Shape = {
     "content?": {str: {str: str}},
     "created?": str,
     "command?": (str, None),
+    "asked?": _ASKED,
 }
 _SESSION: json_files.Shape = {
     **_MADE_BY,
@@ -167,7 +176,7 @@ def _read_planned(path: Path, header: Mapping[str, Any]) -> dict[str, list[str]]
 def session(header: Mapping[str, Any]) -> dict[str, Any]:
     """What one invocation leaves of itself in the header."""
     names = ("preset", "seeds", "axes", "content", "source", "versions", "numerics", "bits")
-    names += ("machine", "created", "command")
+    names += ("machine", "created", "command", "asked")
     return {name: header[name] for name in names if name in header}
 
 

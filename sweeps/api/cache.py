@@ -1,10 +1,7 @@
-"""What commands have left in the cache, and letting go of what nobody has used for long."""
+"""What the cache holds, and deleting what nobody has used for long."""
 
 import contextlib
-import errno
-import os
 import stat
-import tempfile
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -14,21 +11,18 @@ from typing import Any
 from testbed.errors import InvalidInput
 from testbed.paths import cache_directory
 
-#: Kinds of content by folder, and whether a command that lacks it makes the same again.
+#: Each folder's content, and whether a command that lacks the content makes the same again.
 KINDS = {
     "stages": ("parts of worlds", True),
     "xla": ("compiled programs", True),
+    "catalogue": ("names that `testbed list` prints", True),
     "underway": ("runs that were interrupted", False),
     "policies": ("what language models have learnt", False),
     "llm": ("pretrained models and rated texts", False),
     "heads": ("rewards fitted to ratings", False),
 }
-#: Folders where earlier versions kept pickles. Nothing reads these any more: they go, whatever the folder.
+#: Folders where earlier versions kept pickles. Nothing reads pickles any more: `forget` deletes them.
 _ONCE_PICKLED = ("underway", "policies", "heads")
-#: Folders that runs write to.
-_WRITTEN = ("stages", "xla", "underway", "policies")
-#: Bytes that are written to see whether a disk takes them: as much as file systems hand out at a time.
-_TRIED = 4096
 _DAY = 24 * 60 * 60
 #: Seconds in which a file may still be on its way to its place.
 _WRITING = 60.0
@@ -63,45 +57,8 @@ class Kept:
         }
 
 
-def require_writable() -> None:
-    """Refuse a cache that runs could not write to, before anything is built: raises `InvalidInput`.
-
-    In folders that are there a file is written and removed again; where one is not there, a folder is made beside it
-    and removed again: nothing is left behind.
-    """
-    directory = cache_directory()
-    for place in (directory, *(directory / name for name in _WRITTEN)):
-        try:
-            _try(place)
-        except OSError as problem:
-            reason = problem.strerror or problem
-            raise InvalidInput(
-                f"cache {place} cannot be written ({reason}): make room there, or set TESTBED_CACHE to another "
-                "directory, and run the same command again"
-            ) from problem
-
-
-def _try(directory: Path) -> None:
-    """Write in a directory, or make another where it would be made. Raises `OSError` if that is refused."""
-    if directory.exists():
-        # NotADirectoryError where a file is in the way; a full disk refuses the content.
-        with tempfile.TemporaryFile(dir=directory) as file:
-            file.write(bytes(_TRIED))
-            file.flush()
-        return
-    above = next(
-        place for place in (directory, *directory.absolute().parents) if os.path.lexists(place)
-    )
-    if not above.is_dir():
-        # A file, or a link that leads nowhere.
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    # Permissions alone do not tell: a superuser has all of them where nothing can be made.
-    with tempfile.TemporaryDirectory(dir=above):
-        pass
-
-
 def cached() -> list[Kept]:
-    """What the cache holds, a row a folder: ``testbed cache``."""
+    """The content of the cache, a row a folder: ``testbed cache``."""
     directory = cache_directory()
     found = {path.name for path in directory.glob("*/")}
     names = [*KINDS, *sorted(found - KINDS.keys())]
@@ -109,9 +66,9 @@ def cached() -> list[Kept]:
 
 
 def forget(days: float) -> list[Kept]:
-    """Delete what has not been used for so many days and can be made again, or was left by an earlier version in a form
-    that nothing reads any more; what that was: ``testbed cache --forget``. A command that runs meanwhile makes again
-    what it lacks. Raises `InvalidInput` below 0."""
+    """Delete files that have not been used for so many days and can be made again, or that an earlier version left in a
+    form that nothing reads any more; return a row a folder of deleted files: ``testbed cache --forget``. A command
+    that runs meanwhile makes again what it lacks. Raises `InvalidInput` below 0."""
     if not days >= 0:
         raise InvalidInput(f"--forget must be a number of days, 0 or more, got {days:g}")
     latest = time.time() - max(_WRITING, days * _DAY)
@@ -134,7 +91,7 @@ class _File:
 
 
 def _files(directory: Path) -> list[_File]:
-    """Files below a directory; those that vanish meanwhile are left out."""
+    """Files below a directory, without those that vanish meanwhile."""
     found = []
     for path in sorted(directory.rglob("*")):
         with contextlib.suppress(OSError):

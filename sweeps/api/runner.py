@@ -1,6 +1,6 @@
-"""Running studies on this machine: plan, skip what is stored, execute, store, report.
+"""Running studies: plan the runs, skip those that are stored, execute the others, store their rows, report.
 
-Everything here is host orchestration; the computing is `sweeps.population.host`'s.
+`sweeps.population.host` or `sweeps.cluster` computes the runs; this module runs on the host.
 """
 
 import contextlib
@@ -40,14 +40,14 @@ from testbed import config
 from testbed import paths as paths
 from testbed.errors import InvalidInput, Unfinished
 
-#: Analyses the results in a directory, whose stores have been read; the path of the page.
+#: A function that analyses the results in a directory, whose stores have been read, and returns the page's path.
 Report = Callable[[Path, Sequence[Opened]], Path]
 
 
 class Book:
-    """One study under way: what it plans, what of it is not stored yet, and where its results go.
+    """The books of one study: the runs that it plans, those that are not stored yet, and the store of its results.
 
-    The store is read once, here; whatever is stored later must come through `put`.
+    The store is read once, when a book is made; all later rows must come through `put`.
     """
 
     def __init__(self, points: Sequence[Point], store: Store) -> None:
@@ -60,12 +60,12 @@ class Book:
                 self._lacking.setdefault(point.run, []).append(point)
 
     def lacking(self) -> Set[str]:
-        """Runs that are not stored yet for every arm that they belong to; changes as rows are stored."""
+        """Runs that some of their arms lack; the set shrinks as rows are stored."""
         return self._lacking.keys()
 
     def put(self, rows: Rows) -> None:
-        """Store the rows (see `Engine.execute`) of runs that are lacking, once for every arm that lacks them. They were
-        made by this version of the code unless they say by which."""
+        """Store the rows (see `Engine.execute`) of runs that are lacking, once for every arm that lacks them. Rows
+        without a column ``code`` were made by this version of the code."""
         encoded = pa.array(rows["run"], pa.string()).dictionary_encode()
         runs, owner = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
         lacking = [self._lacking.get(run, []) for run in runs]
@@ -84,7 +84,8 @@ class Book:
 
 
 def _spread(copies: np.ndarray, owner: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Each row as often as its owner has copies: which rows, and which of all owners' copies in a line each is for."""
+    """Repeat each row as often as its owner has copies: the index of each repeated row, and which of all owners'
+    copies, numbered in a line, the repeated row is for."""
     times = copies[owner]
     index = np.repeat(np.arange(len(owner)), times)
     turn = np.arange(len(index)) - np.repeat(np.cumsum(times) - times, times)
@@ -93,7 +94,7 @@ def _spread(copies: np.ndarray, owner: np.ndarray) -> tuple[pa.Array, pa.Array]:
 
 
 def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selection]:
-    """Where the results of each study go: one study into ``directory`` itself, several into directories in it."""
+    """The directory of each study's results: ``directory`` itself for one study, directories inside it for several."""
     names = [selection.study.name for selection in selections]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -122,25 +123,22 @@ def run(
 ) -> None:
     """Complete studies in ``directory`` and show what came out.
 
-    They are one plan: a run that several of them have is computed once and stored for each, and what runs stand on is
-    built once. ``report`` writes the analysis and returns the page's path; ``origins``, one a study, go into
-    ``study.json`` (the command, the user's study file); ``verbose`` shows the plan and every stage; ``draw`` draws now
-    and then what TensorBoard shows meanwhile.
-
-    Runs that are stored are not repeated, so calling it again after any interruption finishes the work. Raises
-    `InvalidInput` before anything compiles if a selection or the directory cannot be used.
+    The studies are one plan: a run that several of them have is computed once and stored for each, and what runs stand
+    on is built once. Runs that are stored are not repeated, so that calling it again finishes interrupted work.
+    ``report`` writes the analysis and returns the page's path; ``origins`` (`Request.origins`), one a study, go into
+    ``study.json``; ``verbose`` shows the plan and every stage; ``draw`` now and then draws the figures that TensorBoard
+    shows meanwhile. Raises `InvalidInput` before anything compiles if a selection or the directory cannot be used.
     """
     start = time.monotonic()
-    origins = origins or [{}] * len(selections)
+    stores = places(selections, directory)
+    # Planned before a store is made: a selection that cannot be used leaves nothing behind.
     planned = [
-        (place, selection.points(), {**selection.describe(), **provenance.session(), **origin})
-        for (place, selection), origin in zip(
-            places(selections, directory).items(), origins, strict=True
-        )
+        (selection.points(), {**selection.describe(), **provenance.session(), **origin})
+        for selection, origin in zip(stores.values(), origins or [{}] * len(stores), strict=True)
     ]
     with contextlib.ExitStack() as opened:
         books = []
-        for place, points, header in planned:
+        for place, (points, header) in zip(stores, planned, strict=True):
             store = opened.enter_context(Store.create_or_open(place, header))
             books.append(Book(points, store))
             for warning in _changes(store.header, header):
@@ -165,10 +163,8 @@ def run(
 def finish(
     directory: Path, console: Console, report: Report, opened: Sequence[Opened] | None = None
 ) -> None:
-    """Analyse results, write the report and TensorBoard's logs, and show the verdicts.
-
-    ``opened`` are the stores as `read_stores` gives them, if they have been read.
-    """
+    """Analyse results, write the report and TensorBoard's logs, and show the verdicts. ``opened`` holds the stores, as
+    `read_stores` returns them, if they have been read."""
     say(console, "Analysing")
     activity.begin("analysing the results")
     opened = read_stores(directory) if opened is None else opened
@@ -188,8 +184,8 @@ def finish(
 
 @dataclass(frozen=True)
 class Forecast:
-    """What `run` would do: how many runs there are and how many of them are stored, where results go, and the plan of
-    the rest (None if nothing is left to do)."""
+    """What `run` would do: the preset of each study, the number of runs and of those that are stored, the directory of
+    the results, and the plan of the other runs (None if there are none)."""
 
     studies: Mapping[str, str]
     runs: int
@@ -216,12 +212,12 @@ class Forecast:
 
 
 def forecast(selections: Sequence[Selection], directory: Path, engine: Engine) -> Forecast:
-    """What `run` would do; writes nothing."""
+    """Forecast `run`; writes nothing."""
     points, stored = [], set()
     for place, selection in places(selections, directory).items():
         points += selection.points()
         if (place / "study.json").is_file():
-            # What the run itself would refuse.
+            # Refuses what the run itself would refuse.
             described = config.jsonable({**selection.describe(), **provenance.session()})
             headers.joined(place, headers.read(place), described)
             stored |= Store.open(place).finished()
@@ -256,7 +252,7 @@ def _execute(
     try:
         plan = engine.plan(todo)
     except InvalidInput:
-        # What was asked for cannot be had here: it must not be what the next command into this directory has to match.
+        # This machine cannot run the plan: the next command into this directory must not have to match it.
         for book in books:
             book.store.withdraw()
         raise
@@ -280,13 +276,13 @@ def _execute(
 
 
 def _lacking(books: Iterable[Book]) -> set[str]:
-    """Runs that a study still lacks."""
+    """Runs that any of the studies lacks."""
     return {run for book in books for run in book.lacking()}
 
 
 def _exchange(books: Sequence[Book]) -> None:
-    """Give each study, and each arm, the runs it plans that are stored for another: it was begun later, or a kill came
-    between the two."""
+    """Give each study, and each arm, the runs that it plans and that are stored for another one: the study was begun
+    later, or a kill came between the two stores."""
     for giver in books:
         have = giver.store.finished()
         if not any(have & book.lacking() for book in books):
@@ -315,7 +311,7 @@ def identities(points: Sequence[Point], study: str) -> dict[str, pa.Array]:
 
 
 def _task(point: Point, study: str) -> str:
-    """What the experiment calls its task; the study's name if it has none."""
+    """The experiment's name of its task; the study's name if the experiment has no task."""
     try:
         task = config.get(point.experiment, "task")
     except InvalidInput:
@@ -328,7 +324,7 @@ def _distinct(points: Iterable[Point]) -> list[Point]:
 
 
 def _changes(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]:
-    """What to tell somebody who adds to a store."""
+    """Notes for a user whose command adds to a store."""
     notes = []
     sources = {session["source"] for session in stored["sessions"]}
     if len(sources) > 1:
@@ -354,8 +350,8 @@ def _changes(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]
 def _decided_otherwise(
     stored: Sequence[Mapping[str, Any]], present: Sequence[Mapping[str, Any]]
 ) -> bool:
-    """Whether a claim has come, gone or changed its tests. Stored ones are read first: a field that a rule or estimand
-    has gained since, with a default, changes nothing."""
+    """Whether a claim was added, removed, or given other tests. Both sides are read as claims first: a field that a
+    rule or estimand has gained since, with a default, changes nothing."""
     try:
         old, new = ({c["id"]: Claim.from_dict(c) for c in claims} for claims in (stored, present))
     except InvalidInput:

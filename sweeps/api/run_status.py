@@ -1,5 +1,5 @@
-"""How a results directory stands: which runs are done, lacking, diverged or given up, whether a command is at work
-there, and how long it will take."""
+"""The status of a results directory: which runs are done, lacking, diverged or given up, whether a command is at work
+there, and how long that command will take."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -36,14 +36,14 @@ class Count:
         return self.planned - self.stored
 
     def __or__(self, other: "Count") -> "Count":
-        """Both together, a run that is in both once; it is lacking if either lacks it."""
+        """The union of two counts; a run is lacking if it is lacking in either."""
         lacking = self.lacking | other.lacking
         planned = self.planned | other.planned
         failed = (self.failed | other.failed) & lacking
         return Count(planned, planned - lacking, self.diverged | other.diverged, failed)
 
     def describe(self) -> dict[str, int]:
-        """The numbers."""
+        """How many runs there are of each kind."""
         names = ("planned", "stored", "lacking", "diverged", "failed")
         return {name: len(getattr(self, name)) for name in names}
 
@@ -64,13 +64,13 @@ class StudyStatus:
 
 @dataclass(frozen=True)
 class Status:
-    """How a results directory stands.
+    """The status of a results directory.
 
     ``state`` is "running" (a command is at work there), "complete" (every planned run is stored), or how the last
     command ended: "interrupted" (Ctrl-C), "failed" (``problem`` says why), "stopped" (without a word: killed, or of an
-    older version). ``stage`` is what it is doing or did last, ``rate`` its run-steps a second, ``left`` the seconds
-    that the rest of its runs takes at that rate, if it has one; ``silent`` the seconds since it last said so.
-    ``unreadable`` are sentences about studies that cannot be read.
+    older version). ``stage`` is the work that the command does or did last, ``rate`` its run-steps a second, ``left``
+    the seconds that its other runs take at that rate, ``silent`` the seconds since the command last wrote these facts.
+    ``unreadable`` holds sentences about studies that cannot be read.
     """
 
     directory: Path
@@ -100,7 +100,7 @@ class Status:
         studies = [
             {"study": one.study, "preset": one.preset}
             | one.total.describe()
-            | {"arms": [{"arm": arm} | own.describe() for arm, own in one.arms.items()]}
+            | {"arms": [{"arm": arm} | count.describe() for arm, count in one.arms.items()]}
             for one in self.studies
         ]
         return {
@@ -115,9 +115,9 @@ class Status:
     def rows(self) -> list[dict[str, Any]]:
         """One row an arm of each study."""
         return [
-            {"study": one.study, "arm": arm} | own.describe()
+            {"study": one.study, "arm": arm} | count.describe()
             for one in self.studies
-            for arm, own in one.arms.items()
+            for arm, count in one.arms.items()
         ]
 
     def table(self) -> Table:
@@ -130,16 +130,16 @@ class Status:
         for name in Count().describe():
             table.add_column(name, justify="right")
         for study in self.studies:
-            for place, (arm, own) in enumerate(study.arms.items()):
+            for place, (arm, count) in enumerate(study.arms.items()):
                 name = f"{study.study} ({study.preset})" if not place else ""
-                table.add_row(Text(name), Text(arm), *map(str, own.describe().values()))
+                table.add_row(Text(name), Text(arm), *map(str, count.describe().values()))
             table.add_section()
         if len(self.rows()) > 1:
             table.add_row("all", "", *map(str, self.total.describe().values()))
         return table
 
     def sentences(self) -> list[str]:
-        """What is going on, a line each."""
+        """The status in sentences, a line each."""
         total = self.total
         lines = [f"{len(total.stored)} of {len(total.planned)} runs are stored"]
         lines[0] += f", {len(total.diverged)} diverged" if total.diverged else ""
@@ -171,7 +171,7 @@ _ENDED = {
 
 
 def united(counts: Iterable[Count]) -> Count:
-    """Counts as one."""
+    """The union of all counts."""
     total = Count()
     for count in counts:
         total |= count
@@ -179,14 +179,14 @@ def united(counts: Iterable[Count]) -> Count:
 
 
 def status(directory: Path) -> Status:
-    """How a results directory stands, read while others may write. Raises `InvalidInput` if it holds no study, or its
-    only one cannot be read."""
+    """The status of a results directory, also while a command writes there. Raises `InvalidInput` if the directory
+    holds no study, or its only study cannot be read."""
     studied = study_directories(directory)
-    said = heartbeat.read(directory) or {}
+    told = heartbeat.read(directory) or {}
     studies, unreadable = [], []
     for place in studied or [directory]:
         try:
-            studies.append(_study(Store.open(place), frozenset(said.get("failed", ()))))
+            studies.append(_study(Store.open(place), frozenset(told.get("failed", ()))))
         except InvalidInput as problem:
             if len(studied) < 2:
                 raise
@@ -194,23 +194,23 @@ def status(directory: Path) -> Status:
     running = any(map(files.in_use, studied))
     lacking = any(study.total.lacking for study in studies)
     # A command that was killed, or made before commands told how they end, has left no end to tell of.
-    ended = str(said.get("state"))
+    ended = str(told.get("state"))
     ended = ended if ended in ("interrupted", "failed") else "stopped"
     state = "running" if running else ended if lacking or unreadable else "complete"
-    silent = time.time() - said["written"] if "written" in said else None
-    left = said.get("left")
+    silent = time.time() - told["written"] if "written" in told else None
+    left = told.get("left")
     if running and left is not None and silent is not None:
         left = max(0.0, left - silent)
     return Status(
         directory,
         state,
         tuple(studies),
-        stage=said.get("stage"),
-        rate=said.get("rate"),
+        stage=told.get("stage"),
+        rate=told.get("rate"),
         left=None if state == "complete" else left,
-        elapsed=said["written"] - said["begun"] if said else None,
+        elapsed=told["written"] - told["begun"] if told else None,
         silent=silent,
-        problem=said.get("problem") if state == "failed" else None,
+        problem=told.get("problem") if state == "failed" else None,
         unreadable=tuple(unreadable),
     )
 
@@ -222,9 +222,9 @@ def _study(store: Store, failed: Ids) -> StudyStatus:
     arms = dict.fromkeys([*header.get("arms", {}), *planned, *sorted({arm for arm, _ in held})])
 
     def count(arm: str) -> Count:
-        have = frozenset(run for own, run in held if own == arm)
+        have = frozenset(run for other, run in held if other == arm)
         want = frozenset(planned.get(arm, have))
-        bad = frozenset(run for own, run in diverged if own == arm) & want
+        bad = frozenset(run for other, run in diverged if other == arm) & want
         return Count(want, have & want, bad, failed & (want - have))
 
     return StudyStatus(

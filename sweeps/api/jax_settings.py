@@ -10,6 +10,7 @@ import subprocess
 import sys
 from typing import Any, NamedTuple
 
+from sweeps import runtime
 from testbed.errors import InvalidInput, said
 
 #: What the testbed sets in XLA_FLAGS itself.
@@ -48,6 +49,12 @@ REQUIRED: dict[str, Required] = {
     },
     "jax_disable_most_optimizations": Required((False,), _NUMBERS),
 }
+
+
+def ready(devices: bool = True) -> None:
+    """Prepare this process for jax, and import it; see `require`."""
+    runtime.configure()
+    require(devices)
 
 
 def require(devices: bool = True) -> None:

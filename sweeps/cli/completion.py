@@ -1,21 +1,44 @@
-"""What shells need to complete the ``testbed`` command: shtab's scripts, told of studies, presets and files."""
+"""Print what completes this command in a shell.
+
+examples:
+  testbed completion bash > ~/.local/share/bash-completion/completions/testbed
+  testbed completion zsh > ~/.zfunc/_testbed           with ~/.zfunc in fpath, before compinit
+  testbed completion fish > ~/.config/fish/completions/testbed.fish
+
+It completes commands, options, studies, presets, what `list` lists, directories and study files. Write it anew when
+studies have come.
+"""
 
 import argparse
 import shlex
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
-import shtab
+from sweeps.catalogue import listing
+from sweeps.console import terminal
 
-from sweeps.catalogue.listing import listed
-
-#: Destinations of arguments that are directories, and of those that are files.
+SHELLS = ("bash", "zsh", "fish")
+#: Arguments that are results directories.
 _DIRECTORIES = {"directory", "a", "b", "simulated", "real"}
 
 
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    command.add_argument("shell", choices=SHELLS, help="the shell")
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Print the script of a shell."""
+    terminal.write(script(options.whole, options.shell))
+    return 0
+
+
 def script(parser: argparse.ArgumentParser, shell: str) -> str:
-    """The script for a shell: one of `sweeps.reading.SHELLS`."""
-    presets = dict.fromkeys(preset for study in listed("studies") for preset in study["presets"])
+    """The script that completes the commands of ``parser`` in one of `SHELLS`."""
+    import shtab
+
+    studies = listing.listed("studies")
+    presets = dict.fromkeys(preset for study in studies for preset in study["presets"])
     for name, command in commands(parser):
         for action in command._actions:
             if action.dest == "study":
@@ -29,9 +52,7 @@ def script(parser: argparse.ArgumentParser, shell: str) -> str:
     return shtab.complete(parser, shell)
 
 
-def commands(
-    parser: argparse.ArgumentParser,
-) -> Iterator[tuple[str, argparse.ArgumentParser]]:
+def commands(parser: argparse.ArgumentParser) -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """The parser of every command by its name."""
     for action in parser._actions:
         if isinstance(action, argparse._SubParsersAction):
@@ -39,8 +60,8 @@ def commands(
 
 
 def _studies() -> dict[str, Any]:
-    """Names of studies, and files of one's own."""
-    names = " ".join(shlex.quote(study["study"]) for study in listed("studies"))
+    """Completion of a study: the names of the testbed's studies, and a user's files."""
+    names = " ".join(shlex.quote(study["study"]) for study in listing.listed("studies"))
     bash = _function(
         "_testbed_studies()",
         f'compgen -W "{names}" -- "$1"',
@@ -56,5 +77,5 @@ def _studies() -> dict[str, Any]:
     }
 
 
-def _function(head: str, *lines: Iterable[str]) -> str:
+def _function(head: str, *lines: str) -> str:
     return "\n".join([f"{head} {{", *(f"  {line}" for line in lines), "}"])

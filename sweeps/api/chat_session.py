@@ -1,22 +1,21 @@
-"""A run's policy beside the one it started from, in words."""
+"""Chat: a trained policy of a run answers a prompt beside the policy that it started from."""
 
 import contextlib
 import functools
-import io
-import shlex
 from collections.abc import Iterable, Sequence
-from typing import Any, NamedTuple, Self
+from typing import NamedTuple, Self
 
 import equinox as eqx
 import jax
 from jaxtyping import Array, PRNGKeyArray
 
+from sweeps.api.request import selection_of
 from sweeps.console.progress import Progress
 from sweeps.population.run_checkpoints import Underway
 from sweeps.population.world_builder import Grounds
 from sweeps.runtime import cache_directory
 from sweeps.store.store import Store
-from sweeps.study import Point, load_study
+from sweeps.study import Point
 from testbed import config, decode, logprob
 from testbed.cache import Cache
 from testbed.environment import World
@@ -27,13 +26,13 @@ from testbed.policies.trainable import rebuilt
 from testbed.stages.world_config import GroundConfig
 from testbed.types import Prompt, Response
 
-#: The stages that a policy needs to be put together and judged.
+#: The stages that are needed to rebuild a policy and to judge its answers.
 _NEEDED = frozenset({"material", "world", "sft", "start", "base", "golden"})
 
 
 class Answer(NamedTuple):
-    """What was sampled: its words, its golden reward in SFT standard deviations, its length in tokens, and how much
-    more likely it has become by training, log pi - log SFT in nats."""
+    """A sampled answer: its words, its golden reward in SFT standard deviations, its length in tokens, and how much
+    more likely training has made the answer, log pi - log SFT in nats."""
 
     words: str
     reward: float
@@ -58,7 +57,8 @@ class Conversation(eqx.Module):
 
     @classmethod
     def of(cls, point: Point, progress: Progress) -> Self:
-        """The policy of a run of a study. Raises `InvalidInput` if its task has no words, or it has not been kept."""
+        """The policies of a run. Raises `InvalidInput` if the run's task has no words, or if this machine has not kept
+        the trained policy."""
         task = point.experiment.task
         if not type(task).checkpointed:
             raise InvalidInput(
@@ -77,28 +77,25 @@ class Conversation(eqx.Module):
         return cls(point, world, start, rebuilt(part, start))
 
     def __call__(self, text: str, count: int = 1, seed: int = 0) -> Pair:
-        """``count`` answers of each policy to a text. Raises `InvalidInput` for one that is no prompt."""
+        """``count`` answers of each policy to a text. Raises `InvalidInput` for a text that is no prompt."""
         task, key = self.point.experiment.task, jax.random.key(seed)
-        prompt, length, both = task.prompt(text), task.response_length, (self.start, self.trained)
-        return Pair(
-            *(
-                self._answers(_drawn(policy, self.world, both, prompt, key, count, length))
-                for policy in both
-            )
-        )
+        prompt, policies = task.prompt(text), (self.start, self.trained)
 
-    def _answers(self, found: tuple[Response, Array, Array]) -> tuple[Answer, ...]:
-        texts, rewards, ratios = jax.device_get(found)
-        rows = zip(rewards.tolist(), texts.length.tolist(), ratios.tolist(), strict=True)
-        told = self.point.experiment.task.text
-        return tuple(Answer(told(texts.tokens[i].tolist()), *row) for i, row in enumerate(rows))
+        def answers(policy: Policy) -> tuple[Answer, ...]:
+            drawn = _drawn(policy, self.world, policies, prompt, key, count, task.response_length)
+            texts, rewards, ratios = jax.device_get(drawn)
+            rows = zip(rewards.tolist(), texts.length.tolist(), ratios.tolist(), strict=True)
+            tokens = texts.tokens.tolist()
+            return tuple(Answer(task.text(tokens[i]), *row) for i, row in enumerate(rows))
+
+        return Pair(*map(answers, policies))
 
 
 @functools.partial(jax.jit, static_argnames=("count", "length"))
 def _drawn(
     policy: Policy,
     world: World,
-    both: tuple[Policy, Policy],
+    policies: tuple[Policy, Policy],
     prompt: Prompt,
     key: PRNGKeyArray,
     count: int,
@@ -106,42 +103,23 @@ def _drawn(
 ) -> tuple[Response, Array, Array]:
     alone = jax.tree.map(lambda x: x[None], prompt)
     texts = decode.sample(policy, alone, key[None], length, count).response
-    before, after = (logprob.score(model, alone, texts)[0] for model in both)
+    before, after = (logprob.score(model, alone, texts)[0] for model in policies)
     texts = jax.tree.map(lambda x: x[0], texts)
     rewards = jax.vmap(lambda text: world.reward(prompt, text))(texts)
     return texts, rewards, after - before
 
 
 def planned(stores: Iterable[Store]) -> list[Point]:
-    """The runs that are stored and that the present code would make again, as `testbed run` was asked for them."""
+    """The stored runs that the present code would make again for the requests of their sessions; those of requests that
+    this version does not understand are left out."""
     found: dict[str, Point] = {}
     for store in stores:
         finished = store.finished()
         for session in store.header["sessions"]:
-            for point in _asked(store.header, session):
-                if point.run in finished:
-                    found[point.run] = point
+            with contextlib.suppress(InvalidInput):
+                points = selection_of(store.header, session).points()
+                found |= {point.run: point for point in points if point.run in finished}
     return list(found.values())
-
-
-def _asked(header: dict[str, Any], session: dict[str, Any]) -> Sequence[Point]:
-    """The runs that a session's command asked for of a study; none if this version no longer understands it."""
-    # The command line reads its own commands.
-    from sweeps import cli, commands
-
-    try:
-        words = shlex.split(session.get("command") or "")
-        if not words:
-            study = load_study(header.get("file") or header["study"])
-            return study.points(header["preset"], header["seeds"])
-        with contextlib.redirect_stderr(io.StringIO()), contextlib.redirect_stdout(io.StringIO()):
-            options = cli.parser().parse_args(words[1:])
-        selections = commands.selections(options)
-    except (AttributeError, InvalidInput, SystemExit, ValueError):
-        return ()
-    return [
-        point for one in selections if one.study.name == header["study"] for point in one.points()
-    ]
 
 
 def chosen(points: Sequence[Point], name: str) -> Point:

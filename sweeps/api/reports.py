@@ -1,0 +1,91 @@
+"""Reports on results, and comparisons of results: pages, scoreboards, BibTeX, TensorBoard's logs.
+
+A directory is the ``out`` of a run. Mistakes raise `testbed.errors.InvalidInput`. Modules that need jax are imported
+inside the calls.
+"""
+
+import dataclasses
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from sweeps.api.results import DIRECTORY, Outcome, opened
+from testbed import paths
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from analysis.comparison import Comparison
+    from analysis.transfer import Card
+
+
+def report(directory: Path | str, console: "Console | None" = None) -> Outcome:
+    """Analyse results anew and write their pages and TensorBoard's logs: ``testbed report``."""
+    directory, results = opened(directory, computes=True)
+    from analysis import report as pages
+    from sweeps.api import runner
+    from sweeps.console import terminal
+
+    runner.finish(directory, terminal.chosen(console), pages.build, results)
+    return Outcome(directory)
+
+
+def scoreboard(directory: Path | str, form: str) -> str:
+    """The verdicts as "json", "csv" or "markdown": ``testbed report --format``."""
+    directory, results = opened(directory, computes=True)
+    from analysis import export
+
+    return export.render(directory, form, results)
+
+
+def compare(a: Path | str, b: Path | str) -> "Comparison":
+    """Which verdicts moved from one results directory to another, and why: ``testbed compare``."""
+    (a, results_a), (b, results_b) = (opened(one, computes=True) for one in (a, b))
+    from analysis import comparison
+
+    found = comparison.compare(a, b, [results_a, results_b])
+    return dataclasses.replace(found, a=Path(paths.shown(a)), b=Path(paths.shown(b)))
+
+
+def transfer(simulated: Path | str, real: Path | str) -> "Card":
+    """Simulated and real effects side by side, with intervals, sign agreement and rank correlation: ``testbed
+    transfer``, whose page `transfer_page` writes."""
+    (simulated, results), (real, real_results) = (
+        opened(directory, computes=True) for directory in (simulated, real)
+    )
+    from analysis import transfer as effects
+
+    return effects.compare(simulated, real, (results, real_results))
+
+
+def transfer_page(card: "Card", directory: Path | str) -> Path:
+    """Write a card's page into the report of the real runs in ``directory``, and return its path."""
+    from analysis import report as pages
+
+    return pages.build_transfer(card, paths.given(directory, DIRECTORY))
+
+
+def bibliography(directory: Path | str) -> str:
+    """BibTeX for the methods that the runs used: ``testbed report --bib``."""
+    _, results = opened(directory)
+    from sweeps.catalogue import citations
+
+    return citations.bibliography(results)
+
+
+def write_logs(
+    directory: Path | str,
+    runs: bool = False,
+    where: Mapping[str, str] | None = None,
+    hparams: bool = False,
+) -> Path:
+    """Write TensorBoard's logs and return their directory: what ``testbed tensorboard`` does first.
+
+    Single ``runs`` are shown too, those that have the values in ``where`` if there are any; ``hparams`` shows what came
+    out of every run.
+    """
+    directory, results = opened(directory)
+    from sweeps.tensorboard import refresh, writer
+
+    more = writer.More(runs or bool(where), where or {}, hparams)
+    return refresh.mirror(directory, results, more)

@@ -1,0 +1,167 @@
+"""Results read back: tables and verdicts, the status of a directory, policies to chat with, export.
+
+A directory is the ``out`` of a run. Mistakes raise `testbed.errors.InvalidInput`. Modules that need jax are imported
+inside the calls.
+"""
+
+import contextlib
+import dataclasses
+import functools
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sweeps.api import jax_settings
+from testbed import paths
+from testbed.errors import InvalidInput
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.console import Console
+
+    from sweeps.api.chat_session import Conversation
+    from sweeps.api.run_status import Status
+    from sweeps.store.store import Store
+    from sweeps.study import Point
+
+#: The name of a directory argument in error messages.
+DIRECTORY = "the results directory"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """A results directory and what is in it, read when it is first asked for."""
+
+    directory: Path
+
+    @property
+    def page(self) -> Path:
+        """The report's first page."""
+        return self.directory / "report" / "index.html"
+
+    @functools.cached_property
+    def table(self) -> "pd.DataFrame":
+        """A row a run and evaluation, of all studies; `sweeps.store.columns` says what the columns mean."""
+        return self.evaluations()
+
+    def evaluations(self, configs: bool = False) -> "pd.DataFrame":
+        """The rows of `table`, read anew; with ``configs`` each run's whole config as well."""
+        from analysis import table
+
+        return table.evaluations(self.directory, configs=configs)
+
+    @functools.cached_property
+    def entries(self) -> list[dict[str, Any]]:
+        """Every verdict with its effect, interval, rule and reason, as `report/verdicts.json` has them."""
+        from analysis import report as pages
+
+        return pages.verdicts(self.directory)
+
+    @property
+    def verdicts(self) -> "pd.DataFrame":
+        """A row a claim, study and task, with the columns of the scoreboard as CSV."""
+        import io
+
+        import pandas as pd
+
+        from analysis import export
+
+        return pd.read_csv(io.StringIO(export.as_csv(self.entries)))
+
+    def status(self) -> "Status":
+        """Which runs are done, lacking or diverged."""
+        return status(self.directory)
+
+    def describe(self) -> dict[str, Any]:
+        """As JSON-able data: what ``testbed run --json`` prints."""
+        now = self.status()
+        facts = {"directory": paths.shown(self.directory), "report": paths.shown(self.page)}
+        return facts | now.total.describe() | {"verdicts": self.entries}
+
+    def _repr_html_(self) -> str:
+        from sweeps.console.tables import html_table, verdict_cells
+
+        names = ["claim", "task", "verdict", "estimate", "interval"]
+        rows = [dict(zip(names, verdict_cells(entry), strict=True)) for entry in self.entries]
+        return html_table(rows, f"{paths.shown(self.directory)}: {self.status().sentences()[0]}")
+
+
+def load(directory: Path | str) -> Outcome:
+    """The results of a directory as pandas objects. Raises `InvalidInput` if it holds no study."""
+    return Outcome(opened(directory)[0])
+
+
+def status(directory: Path | str) -> "Status":
+    """Which runs are done, lacking, diverged or failed, whether a command is at work there, and the time left:
+    ``testbed status``."""
+    from sweeps.api import run_status
+
+    return run_status.status(paths.given(directory, DIRECTORY))
+
+
+def trained(directory: Path | str) -> "list[Point]":
+    """The runs whose policies `chat` can put together: those that are stored, if the present code would make them
+    again. Raises `InvalidInput` if there is none."""
+    _, results = opened(directory, computes=True)
+    from sweeps.api import chat_session
+
+    points = chat_session.planned(store for store, _ in results)
+    if not points:
+        files = [store.header.get("file") for store, _ in results]
+        lost = [file for file in files if file and not Path(file).is_file()]
+        if lost:
+            raise InvalidInput(
+                f"the runs in {directory} are those of a study in a file of its own: restore {lost[0]}, which is not "
+                "there"
+            )
+        raise InvalidInput(
+            f"no run in {directory} is one that this version would make again: run the study with it"
+        )
+    return points
+
+
+def chat(directory: Path | str, run: str, console: "Console | None" = None) -> "Conversation":
+    """A run's trained language model beside the one it started from: a function of a prompt, whose answers have their
+    words and rewards: ``testbed chat``. ``run`` is an id, the beginning of one, or an arm and a seed ("online-0")."""
+    points = trained(directory)
+    from sweeps.api.chat_session import Conversation, chosen
+    from sweeps.console import terminal
+    from sweeps.console.progress import display
+
+    point = chosen(points, run)
+    with display(0, 0, terminal.chosen(console)) as progress:
+        return Conversation.of(point, progress)
+
+
+def export(
+    directory: Path | str, out: Path | str, form: str | None = None, configs: bool = False
+) -> "pd.DataFrame":
+    """Write `Outcome.table` to a file, as "parquet" or "csv" (by default what its suffix says), and return it:
+    ``testbed export``. ``configs`` adds each run's whole config."""
+    out = paths.given(out, "--out")
+    directory, results = opened(directory)
+    from analysis import table
+
+    rows = table.evaluations(directory, results, configs)
+    table.write(rows, out, form)
+    return rows
+
+
+def opened(
+    directory: Path | str, computes: bool = False
+) -> "tuple[Path, list[tuple[Store, pd.DataFrame]]]":
+    """The absolute path of a results directory, and its stores as `read_stores` gives them, once the studies' files,
+    which may define kinds of their own, are loaded. Prepares the process for jax, with ``computes`` its devices too.
+    Raises `InvalidInput` if it holds no results."""
+    jax_settings.ready(devices=computes)
+    from sweeps.store.store import read_stores
+    from sweeps.study import load_study
+
+    directory = paths.given(directory, DIRECTORY)
+    stores = read_stores(directory)
+    for store, _ in stores:
+        file = store.header.get("file")
+        if file and Path(file).is_file():
+            # A file that no longer loads is told of in the report, which judges by the stored rules.
+            with contextlib.suppress(InvalidInput):
+                load_study(file)
+    return directory, stores

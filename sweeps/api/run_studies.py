@@ -1,0 +1,153 @@
+"""Running studies, and forecasting what that takes.
+
+A study is given by name, as the path of a file, or as a `Study`. Mistakes raise `testbed.errors.InvalidInput`, and work
+that could not be completed `testbed.errors.Unfinished`. Modules that need jax are imported inside the calls.
+"""
+
+import contextlib
+import functools
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from sweeps import runtime
+from sweeps.api import jax_settings
+from sweeps.api.results import Outcome
+from testbed import paths
+from testbed.errors import InvalidInput
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sweeps.api.request import Changes, Request, StudyLike
+    from sweeps.api.runner import Engine, Forecast
+    from sweeps.study import Selection, Study
+
+
+def run(
+    *studies: "StudyLike",
+    preset: str | None = None,
+    seeds: int | None = None,
+    settings: "Changes" = (),
+    axes: "Changes" = (),
+    task: str | None = None,
+    out: Path | str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
+    console: "Console | None" = None,
+    verbose: bool = False,
+    command: str | None = None,
+) -> Outcome:
+    """Run studies, or finish ones that were interrupted: ``testbed run``.
+
+    ``settings`` change single fields of the config, ``axes`` sweep them; see `Study.select`. ``task`` is the world in
+    place of the studies' own. Results go to ``out``, by
+    default ``results/STUDY-PRESET``. ``cluster`` and ``workers`` are as on the command line. ``console`` is where
+    progress goes (``rich.console.Console(quiet=True)``: nowhere); ``verbose`` shows the plan and every stage.
+    ``command`` is the command line that `study.json` shows to people.
+    """
+    with _prepared(
+        studies, preset, seeds, settings, axes, task, out, cluster, workers, console
+    ) as (request, selections, directory, engine, shown):
+        from analysis import report as pages
+        from sweeps.api import runner
+
+        origins = request.origins(selections, command or request.command(selections, directory))
+        runner.run(
+            selections, directory, shown, pages.build, engine, origins, verbose, pages.preview
+        )
+    return Outcome(directory)
+
+
+def forecast(
+    *studies: "StudyLike",
+    preset: str | None = None,
+    seeds: int | None = None,
+    settings: "Changes" = (),
+    axes: "Changes" = (),
+    task: str | None = None,
+    out: Path | str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
+    console: "Console | None" = None,
+) -> "Forecast":
+    """What `run` would do with the same arguments, and what that takes; writes nothing: ``testbed run --dry-run``."""
+    with _prepared(
+        studies, preset, seeds, settings, axes, task, out, cluster, workers, console
+    ) as ready:
+        from sweeps.api import runner
+
+        return runner.forecast(ready.selections, ready.directory, ready.engine)
+
+
+def paper_studies() -> "list[Study]":
+    """The studies that judge a claim of arXiv 2405.08448; to `run` them is ``testbed reproduce``."""
+    jax_settings.ready(devices=False)
+    from sweeps.study import list_studies
+
+    return [study for study in list_studies() if study.judges_paper]
+
+
+class _Prepared(NamedTuple):
+    """What `run` and `forecast` work with, once their arguments are checked."""
+
+    request: "Request"
+    selections: "list[Selection]"
+    directory: Path
+    engine: "Engine"
+    console: "Console"
+
+
+@contextlib.contextmanager
+def _prepared(
+    studies: "tuple[StudyLike, ...]",
+    preset: str | None,
+    seeds: int | None,
+    settings: "Changes",
+    axes: "Changes",
+    task: str | None,
+    out: Path | str | None,
+    cluster: str | None,
+    workers: int | None,
+    console: "Console | None",
+) -> Iterator[_Prepared]:
+    """Check the arguments of `run`, tell their consequences, and try the user's own classes before anything is
+    built."""
+    runtime.configure()
+    if cluster is not None:
+        # Workers on this machine own its GPUs.
+        runtime.leave_accelerators()
+    jax_settings.require()
+    from sweeps import contracts
+    from sweeps.api.request import Request
+    from sweeps.console import terminal
+    from sweeps.console.tables import say
+
+    request = Request(studies, preset, seeds, settings, axes, task)
+    selections = request.selections()
+    names = "-".join(selection.study.name for selection in selections)
+    sizes = "-".join(dict.fromkeys(selection.preset for selection in selections))
+    default = Path("results") / f"{names}-{sizes}"
+    directory = paths.given(default if out is None else out, "--out")
+    console = terminal.chosen(console)
+    for selection in selections:
+        for note in selection.notes():
+            console.print(f"Note: {selection.study.name}: {note}", style="yellow", markup=False)
+    contracts.check(selections, functools.partial(say, console))
+    with _engine(cluster, workers) as engine:
+        yield _Prepared(request, selections, directory, engine, console)
+
+
+def _engine(
+    cluster: str | None, workers: int | None
+) -> "contextlib.AbstractContextManager[Engine]":
+    """What runs the plan: this process, or a cluster."""
+    if cluster is not None:
+        from sweeps.cluster import Cluster
+
+        return Cluster(cluster, 1 if workers is None else workers)
+    if workers is not None:
+        raise InvalidInput("--workers needs --cluster: it says how many workers share a host")
+    from sweeps.population import host
+
+    return contextlib.nullcontext(host)

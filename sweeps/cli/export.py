@@ -1,0 +1,44 @@
+"""Write all evaluations as one table for other programs.
+
+examples:
+  testbed export results/gap-laptop --out gap.parquet
+  testbed export results/gap-laptop --out gap.csv
+  testbed export results/gap-laptop --format csv --out - | head
+
+A row a run and evaluation, of all studies in DIR. What the columns mean: testbed list columns.
+"""
+
+import argparse
+
+from sweeps import api
+from sweeps.cli import options as shared
+from sweeps.console import terminal
+from testbed.errors import InvalidInput
+
+
+def add_options(command: argparse.ArgumentParser) -> None:
+    """Add this command's options."""
+    shared.add_results(command)
+    help = "(default: what FILE ends in; csv for standard output)"
+    command.add_argument("--format", choices=("parquet", "csv"), help=help)
+    help = "the table; - is standard output, for csv"
+    command.add_argument("--out", metavar="FILE", required=True, help=help)
+    shared.add_flag(command, "--configs", "add each run's whole config, as JSON")
+    shared.add_loudness(command)
+
+
+def execute(options: argparse.Namespace) -> int:
+    """Write the evaluations to a file, or as CSV to standard output."""
+    if options.out == "-":
+        if options.format == "parquet":
+            raise InvalidInput("--out - is for csv: give a file for parquet")
+        table = api.load(options.directory).evaluations(options.configs)
+        terminal.write(table.to_csv(index=False, lineterminator="\n"))
+        return 0
+    rows = api.export(options.directory, options.out, options.format, options.configs)
+    from sweeps.console.tables import say
+
+    runs = len(rows[["study", "arm", "run"]].drop_duplicates())
+    told = f"{len(rows)} evaluations of {runs} runs are in {options.out}"
+    say(shared.console_of(options), told)
+    return 0
