@@ -225,7 +225,7 @@ def _engine(
     from sweeps.population import host
 
     if cluster is not None:
-        from sweeps.cluster import Cluster
+        from sweeps.cluster.driver import Cluster
 
         return Cluster(cluster, 1 if workers is None else workers)
     if workers is not None:
