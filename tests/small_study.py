@@ -20,10 +20,10 @@ from sweeps.study import Arm, Preset, Study
 from testbed.data.spec import DataSpec
 from testbed.experiment import EvaluationConfig, Experiment
 from testbed.optimiser import FitConfig
-from testbed.proxies.base import ProxyConfig
+from testbed.proxies.reader import ProxyConfig
 from testbed.sources.offline import Offline
 from testbed.train import OnlineRun
-from testbed.transformer import TransformerConfig
+from testbed.transformer_config import TransformerConfig
 
 base = Experiment(
     task=Neural(vocabulary=7, prompt_length=4, response_length=5),
@@ -47,7 +47,7 @@ TINY = (
     + """
 from sweeps.claims import Claim, Test
 from sweeps.estimands import PairedDifference
-from sweeps.rules.base import More
+from sweeps.rules import More
 
 further = Test(PairedDifference("kl", "far", "near"), More(0.0))
 study = Study(

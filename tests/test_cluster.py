@@ -18,21 +18,23 @@ import numpy as np
 import pytest
 from helpers import Silence, experiment
 
-from sweeps import cluster, crew, runtime, worker
+from sweeps import runtime
 from sweeps.cli import main as cli
-from sweeps.cluster import Cluster
+from sweeps.cluster import driver, workers
+from sweeps.cluster.driver import Cluster
+from sweeps.cluster.queue import Item, Queue
+from sweeps.cluster.workers import Failed, Handle, Told, Workers
 from sweeps.population import host
 from sweeps.population import plan as planning
 from sweeps.population.devices import Machine
 from sweeps.store.store import Store
 from sweeps.study import Point
-from sweeps.work import Item, Work
 from testbed import config
 from testbed.errors import InvalidInput, Unfinished
 from testbed.stages.world_config import GroundConfig
 
 # Nobody else on the network may use the hosts of these tests: they have a token of their own. Ray reads it once, when
-# it is imported, and also that it is not to start workers by `uv run`, which `sweeps.cluster` says when it imports it.
+# it is imported, and also that it is not to start workers by `uv run`, which the driver says when it imports it.
 os.environ |= {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
 os.environ["RAY_ENABLE_UV_RUN_RUNTIME_ENV"] = "0"
 pytest.importorskip("ray")
@@ -177,8 +179,10 @@ def expect_equal(found: Results, expected: Results) -> None:
 
 def signal_busy(engine: Cluster, what: int) -> bool:
     """A signal for the process of a worker that is in the middle of a chunk, if there is one."""
-    assert engine.crew is not None
-    busy = [hand.about.pid for hand in engine.crew.hands if hand.steps and hand.about]
+    assert engine.workers is not None
+    busy = [
+        worker.about.pid for worker in engine.workers.ready if worker.item and worker.told.steps
+    ]
     for pid in busy[:1]:
         os.kill(pid, what)
     return bool(busy)
@@ -193,7 +197,7 @@ def test_two_hosts_make_what_one_process_makes(
     progress = Silence()
     with Cluster("ray://auto") as engine:
         expect_equal(executed(engine, progress), undisturbed)
-        assert engine.crew is None
+        assert engine.workers is None
     assert hosts.stages() == addresses(local_cache)
     assert progress.steps == 5 * STEPS
     assert progress.runs == 5
@@ -323,77 +327,81 @@ def items(*kinds: str, needs: dict[int, set[int]] | None = None) -> list[Item]:
     ]
 
 
-def began(work: Work, *arguments: Any) -> Item:
-    item = work.next(*arguments)
+def began(queue: Queue, *arguments: Any) -> Item:
+    item = queue.next(*arguments)
     assert item is not None
-    work.begin(item)
+    queue.begin(item)
     return item
 
 
 def test_workers_stay_with_what_they_have_compiled() -> None:
-    work = Work(items("a", "b", "a", "b", "a"))
-    first = began(work)
-    second = began(work, None, {"a"})
+    queue = Queue(items("a", "b", "a", "b", "a"))
+    first = began(queue)
+    second = began(queue, None, {"a"})
     assert (first.number, second.number) == (0, 1)
-    assert began(work, "b", {"a"}).number == 3
-    assert began(work, "b", {"a"}).number == 2
-    assert began(work, "b").number == 4
-    assert work.next("a") is None
-    assert not work.over
+    assert began(queue, "b", {"a"}).number == 3
+    assert began(queue, "b", {"a"}).number == 2
+    assert began(queue, "b").number == 4
+    assert queue.next("a") is None
+    assert not queue.over
 
 
 def test_items_wait_for_what_they_need() -> None:
-    work = Work(items("worlds", "a", "b", needs={1: {0}}))
-    worlds = began(work)
-    assert began(work).number == 2
-    assert work.next() is None
-    work.finish(worlds)
-    assert began(work).number == 1
+    queue = Queue(items("worlds", "a", "b", needs={1: {0}}))
+    worlds = began(queue)
+    assert began(queue).number == 2
+    assert queue.next() is None
+    queue.finish(worlds)
+    assert began(queue).number == 1
 
 
 def test_what_fails_is_tried_three_times_before_others() -> None:
-    work = Work(items("a", "b"))
+    queue = Queue(items("a", "b"))
     for attempt in range(3):
-        item = began(work, "b" if attempt else None)
+        item = began(queue, "b" if attempt else None)
         assert item.number == 0
-        assert work.fail(item, f"error {attempt}") == (attempt == 2)
-    assert [(failure.item.number, failure.error) for failure in work.failures] == [(0, "error 2")]
-    work.finish(began(work))
-    assert work.over
+        queue.fail(item, f"error {attempt}")
+        assert bool(queue.failures) == (attempt == 2)
+    assert [(failure.item.number, failure.error) for failure in queue.failures] == [(0, "error 2")]
+    queue.finish(began(queue))
+    assert queue.over
 
 
 def test_what_failed_is_tried_elsewhere_where_there_is_an_elsewhere() -> None:
     """A broken host that fails at once, beside a good one that is busy: no item is tried on it twice."""
-    work, hosts = Work(items("a", "a")), {"broken", "good"}
-    first = began(work, None, (), "broken", hosts)
-    work.fail(first, "no disk", "broken")
-    second = began(work, None, (), "broken", hosts)
+    queue, hosts = Queue(items("a", "a")), {"broken", "good"}
+    first = began(queue, None, (), "broken", hosts)
+    queue.fail(first, "no disk", "broken")
+    second = began(queue, None, (), "broken", hosts)
     assert second.number == 1
-    work.fail(second, "no disk", "broken")
-    assert work.next(None, (), "broken", hosts) is None
-    assert began(work, None, (), "good", hosts).number == 1
+    queue.fail(second, "no disk", "broken")
+    assert queue.next(None, (), "broken", hosts) is None
+    assert began(queue, None, (), "good", hosts).number == 1
     # The good one is lost: there is no elsewhere any more.
-    assert began(work, None, (), "broken", {"broken"}).number == 0
-    assert work.failures == []
+    assert began(queue, None, (), "broken", {"broken"}).number == 0
+    assert queue.failures == []
 
 
 def test_the_loss_of_a_host_is_no_attempt_unless_it_goes_on() -> None:
     """Ten hosts may go; an item that then takes further hosts with it has three more."""
-    work = Work(items("a", "b"))
+    queue = Queue(items("a", "b"))
     for _ in range(10):
-        item = began(work)
+        item = began(queue)
         assert item.number == 0
-        assert not work.lose(item, "lost")
-    assert [work.lose(began(work), "lost") for _ in range(3)] == [False, False, True]
-    assert work.failures[0].error == "lost"
+        queue.fail(item, "lost", with_host=True)
+        assert not queue.failures
+    for attempt in range(3):
+        queue.fail(began(queue), "lost", with_host=True)
+        assert bool(queue.failures) == (attempt == 2)
+    assert queue.failures[0].error == "lost"
 
 
 def test_what_needs_an_item_that_was_given_up_is_given_up_too() -> None:
-    work = Work(items("worlds", "a", "b", needs={1: {0}}))
+    queue = Queue(items("worlds", "a", "b", needs={1: {0}}))
     for _ in range(3):
-        work.fail(began(work), "no memory")
-    assert work.failures[1] == (items("", "a", needs={1: {0}})[1], "item 0 failed: no memory")
-    assert began(work).number == 2
+        queue.fail(began(queue), "no memory")
+    assert queue.failures[1] == (items("", "a", needs={1: {0}})[1], "item 0 failed: no memory")
+    assert began(queue).number == 2
 
 
 def test_worlds_that_share_stages_are_built_together() -> None:
@@ -401,34 +409,38 @@ def test_worlds_that_share_stages_are_built_together() -> None:
     runs = [experiment(seed=seed) for seed in range(3)]
     runs.append(experiment(seed=1, labeler__temperature=1.0))
     grounds = [GroundConfig.of(run) for run in runs]
-    batches = [batch for _, batch in cluster._batches(grounds, 2, 2)]
+    batches = [batch for _, batch in driver._batches(grounds, 2, 2)]
     assert batches == [[grounds[0], grounds[1], grounds[3]], [grounds[2]]]
-    assert [len(batch) for _, batch in cluster._batches(grounds, 2, 3)] == [1, 2, 1]
-    assert [len(batch) for _, batch in cluster._batches(grounds, 1, 1)] == [1, 2, 1]
+    assert [len(batch) for _, batch in driver._batches(grounds, 2, 3)] == [1, 2, 1]
+    assert [len(batch) for _, batch in driver._batches(grounds, 1, 1)] == [1, 2, 1]
 
 
 def test_a_chunk_fits_itself_to_other_devices() -> None:
     machine = Machine("cpu", 3, 1e9, 1e11)
     [first, *_] = planning.plan(points(), machine).chunks
     assert (first.layout, first.devices) == ((3, 1), 3)
-    fitted = worker._fitted(first)
+    fitted = workers._fitted(first)
     assert jax.device_count() == 2
     assert (fitted.layout, fitted.devices, fitted.points) == ((4, 1), 2, first.points)
 
 
 def test_an_error_is_told_in_a_line_with_its_place() -> None:
+    @workers.described()
     def fail() -> None:
         jax.numpy.zeros(3) + jax.numpy.zeros(4)
 
+    @workers.described()
     def refuse() -> None:
         raise InvalidInput("steps must be > 0")
 
-    found = worker._attempt(fail)
-    assert not found.invalid
-    assert found.error.startswith("TypeError: ")
-    assert "(test_cluster.py:" in found.error
-    assert "\n" not in found.error
-    assert worker._attempt(refuse) == ("steps must be > 0", True)
+    with pytest.raises(Unfinished) as caught:
+        fail()
+    error = str(caught.value)
+    assert error.startswith("TypeError: ")
+    assert "(test_cluster.py:" in error
+    assert "\n" not in error
+    with pytest.raises(InvalidInput, match=r"^steps must be > 0$"):
+        refuse()
 
 
 def test_a_worker_has_the_cores_it_is_given() -> None:
@@ -458,9 +470,9 @@ class Empty:
 
 
 def test_a_cluster_without_workers_is_told() -> None:
-    found = crew.Crew(Empty(), 1, patience=-1.0)
+    found = Workers(Empty(), 1, patience=-1.0)
     with pytest.raises(Unfinished, match="no host with CPUs or GPUs left"):
-        found.muster()
+        found.start()
 
 
 class Answering(Empty):
@@ -490,47 +502,48 @@ class Method:
 
 def test_what_was_told_of_an_earlier_attempt_is_forgotten() -> None:
     """Else its steps would count as steps of the present attempt, which never does them again."""
-    found = crew.Crew(Answering(), 1)
-    actor = types.SimpleNamespace(run=Method("done"), told=Method(worker.Told(0, 70, "")))
-    hand = crew.Hand(actor, crew.Place("node", 0), "host", None)
-    found.hands.append(hand)
+    worker = Handle(None, "node", 0, "host")
     [item] = items("a")
-    found.give(hand, item, "run", 1)
-    hand.told = worker.Told(0, 70, "")
-    assert hand.steps == 70
-    found.give(hand, item, "run", 1)
-    assert hand.steps == 0
+    worker.give(item, "done")
+    worker.told = Told(0, 70, "")
+    worker.give(item, "done")
+    assert worker.told.steps == 0
 
 
 def test_a_worker_without_a_word_is_lost() -> None:
-    found = crew.Crew(Answering(), 1, silence=-1.0)
-    actor = types.SimpleNamespace(told=Method(None))
-    hand = crew.Hand(actor, crew.Place("node", 0), "host", None, item=items("a")[0])
-    hand.talk = worker.Told(0, 70, "")
-    found.hands.append(hand)
+    found = Workers(Answering(), 1, silence=-1.0)
+    actor = types.SimpleNamespace(told=Method(Told(0, 70, "")))
+    found.handles.append(Handle(actor, "node", 0, "host", item=items("a")[0]))
     told, lost = [event for _, event in found.events()]
-    assert told == worker.Told(0, 70, "")
-    assert lost == crew.Lost("it has not said a word for -1 seconds")
+    assert told == Told(0, 70, "")
+    assert isinstance(lost, Failed)
+    assert lost.error == "the worker on host was lost: it has not said a word for -1 seconds"
+    assert found.handles == []
 
 
-def test_workers_that_die_when_they_are_asked_what_they_have_are_not_replaced_for_ever() -> None:
+def test_workers_that_die_when_they_are_asked_what_they_have_are_not_replaced_for_ever(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     class Dying(Answering):
+        def nodes(self) -> list[Any]:
+            return [{"NodeID": "node", "Alive": True, "Resources": {"CPU": 1.0}}]
+
         def get(self, reference: Any, **_: Any) -> Any:
             raise LookupError("it died because its driver is broken")
 
-    found = crew.Crew(Dying(), 1)
-    about = worker.About(1, "host", 1, "", {})
-    actor = types.SimpleNamespace(machine=Method(None))
-    for slot in range(5):
-        found.hands.append(crew.Hand(actor, crew.Place("node", slot), "host", None, about))
-    with pytest.raises(Unfinished, match="can tell what its host has: its driver is broken"):
+    def started(self: Workers, host: dict[str, Any], slot: int) -> Handle:
+        return Handle(None, host["NodeID"], slot, "host", "about")
+
+    monkeypatch.setattr(Workers, "_started", started)
+    found = Workers(Dying(), 1)
+    with pytest.raises(Unfinished, match="no worker can be started on any host: its driver is bro"):
         found.machine()
-    assert len(found.hands) == 2
+    assert found.lost == ["host"] * 3
 
 
 def test_worlds_are_let_go_when_no_chunk_needs_them_any_more() -> None:
     plan = planning.plan(points(), Machine("cpu", 2, 1e9, 1e11))
-    sweep = cluster._Sweep(plan, crew.Crew(Empty(), 1), lambda rows: None, Silence())
+    sweep = driver._Execution(plan, Workers(Empty(), 1), lambda rows: None, Silence())
     sweep._sent = {config: "reference" for chunk in plan.chunks for config in chunk.grounds}
     assert len(sweep._sent) == 2
     left = []
@@ -543,11 +556,11 @@ def test_worlds_are_let_go_when_no_chunk_needs_them_any_more() -> None:
 
 def test_a_host_may_come_back_after_the_last_one_was_lost_while_a_worker_was_starting() -> None:
     """What went wrong in starting says nothing of a cluster whose hosts are gone: patience has the last word."""
-    found = crew.Crew(Empty(), 1, patience=60.0)
-    starting = crew.Hand(None, crew.Place("node", 0), "host", None)
-    found.hands.append(starting)
+    found = Workers(Empty(), 1, patience=60.0)
+    starting = Handle(None, "node", 0, "host")
+    found.handles.append(starting)
     found.dismiss(starting, "its node has died")
-    found.muster()
+    found.start()
     assert found.lost == ["host"]
 
 
@@ -565,10 +578,10 @@ class Headless(Empty):
 
 def test_a_lost_cluster_is_told() -> None:
     made = Cluster("ray")
-    made._ray, made.crew = Headless(), crew.Crew(Empty(), 1)
-    made.crew._ray = made._ray
-    made.crew.hands.append(crew.Hand(None, crew.Place("node", 0), "host", None))
+    made._ray, made.workers = Headless(), Workers(Empty(), 1)
+    made.workers._ray = made._ray
+    made.workers.handles.append(Handle(None, "node", 0, "host"))
     plan = planning.plan(points(), Machine("cpu", 2, 1e9, 1e11))
     with pytest.raises(Unfinished, match=r"the cluster was lost \(GRPC connection failed\)"):
         made.execute(plan, lambda rows: None, Silence())
-    assert made.crew is None
+    assert made.workers is None

@@ -29,7 +29,7 @@ STUDY = textwrap.dedent("""
     from sweeps.claims import Claim, Test
     from sweeps.estimands import Change, Identical, Level, MatchedGap, PairedDifference
     from sweeps.grid import Axis
-    from sweeps.rules.base import More, Same
+    from sweeps.rules import More, Same
     from sweeps.study import Arm, Preset, Study
     from testbed.sources.offline import Offline
     from testbed.sources.online import Online

@@ -143,7 +143,7 @@ def _engine(
 ) -> "contextlib.AbstractContextManager[Engine]":
     """What runs the plan: this process, or a cluster."""
     if cluster is not None:
-        from sweeps.cluster import Cluster
+        from sweeps.cluster.driver import Cluster
 
         return Cluster(cluster, 1 if workers is None else workers)
     if workers is not None:

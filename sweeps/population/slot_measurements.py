@@ -1,0 +1,101 @@
+"""Measurements of the runs of a chunk, taken in as slots are measured, and made into rows at the end."""
+
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from sweeps.population.plan import Chunk
+from sweeps.store.parquet import ANSWERS, FACTS, Rows
+
+
+class Measurements:
+    """What was measured of the runs of a chunk, as it comes in."""
+
+    def __init__(self, chunk: Chunk, columns: dict[str, np.dtype]) -> None:
+        self._chunk, self._columns = chunk, columns
+        self._points = np.array([p.experiment.evaluation.points for p in chunk.points])
+        size = (len(chunk.points), int(self._points.max()) + 1, len(columns))
+        self._values = np.full(size, np.nan)
+        self._diverged = np.full(len(chunk.points), -1)
+        # Numbers of the columns that hold tokens, in the order of prompts and time.
+        found = {name: number for number, name in enumerate(columns) if name.startswith("answer_")}
+        order = sorted(found, key=lambda name: [int(part) for part in name.split("_")[1:]])
+        self._tokens = {name: found[name] for name in order}
+
+    @property
+    def diverged(self) -> int:
+        """How many runs diverged."""
+        return int(np.sum(self._diverged >= 0))
+
+    def put(self, runs: np.ndarray, index: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, int]:
+        """Take in what slots have measured: which slots are done, and how many evaluations they are spared. A run that
+        diverged is frozen: what is measured of it once holds for its later evaluations too."""
+        live = runs >= 0
+        run, here = runs[live], index[live]
+        kinds = self._columns.values()
+        columns = [
+            np.ascontiguousarray(bits).view(kind)
+            for bits, kind in zip(found[live].T, kinds, strict=True)
+        ]
+        self._values[run, here] = np.array(columns, dtype=np.float64).T
+        self._diverged[run] = self._values[run, here, list(self._columns).index("diverged_step")]
+        frozen = self._diverged[run] >= 0
+        for own, since in zip(run[frozen], here[frozen], strict=True):
+            self._values[own, since:] = self._values[own, since]
+        done = np.zeros(runs.shape, bool)
+        done[live] = frozen | (here == self._points[run])
+        return done, int(np.sum((self._points[run] - here)[frozen]))
+
+    def so_far(self, run: int, index: int) -> np.ndarray:
+        """What was measured of a run before an evaluation, one row each."""
+        return self._values[run, :index]
+
+    def resume(self, run: int, values: np.ndarray) -> None:
+        """Take in what was measured of a run before."""
+        self._values[run, : len(values)] = values
+
+    def rows(self, known: Mapping[int, Any], asked: Mapping[int, Sequence[str]]) -> Rows:
+        """One entry a run and evaluation in every column, run by run; ``known`` are the facts of every world, ``asked``
+        its first prompts."""
+        chunk, points = self._chunk, self._chunk.points
+        counts = self._points + 1
+        evaluation = np.concatenate([np.arange(count) for count in counts])
+        run = np.repeat(np.arange(len(points)), counts)
+        every = points[0].experiment.steps // points[0].experiment.evaluation.points
+        facts = [known[owner] for owner in chunk.owners]
+        measured = self._values[run, evaluation].T
+        return {
+            "run": np.array([point.run for point in points], dtype=object)[run],
+            "evaluation": evaluation,
+            "step": every * evaluation,
+            "diverged_step": self._diverged[run],
+            "prompts": np.array([p.experiment.evaluation.prompts for p in points])[run],
+            "stack": np.full(len(run), chunk.stack),
+            "devices": np.full(len(run), chunk.devices),
+            ANSWERS: self._answers(run, evaluation, asked),
+            **{
+                name: values
+                for name, values in zip(self._columns, measured, strict=True)
+                if name != "diverged_step" and name not in self._tokens
+            },
+            **{
+                f"{FACTS}{name}": np.array([float(own.get(name, np.nan)) for own in facts])[run]
+                for name in dict.fromkeys(name for own in facts for name in own)
+            },
+        }
+
+    def _answers(
+        self, run: np.ndarray, evaluation: np.ndarray, asked: Mapping[int, Sequence[str]]
+    ) -> list[str | None]:
+        """What is answered at the first and the last evaluation of each run; nothing in between."""
+        ends = (evaluation == 0) | (evaluation == self._points[run])
+        said: list[str | None] = [None] * len(run)
+        for row in np.flatnonzero(ends).tolist():
+            prompts = asked[self._chunk.owners[run[row]]]
+            tokens = self._values[run[row], evaluation[row], list(self._tokens.values())]
+            task = self._chunk.points[run[row]].experiment.task
+            texts = map(task.text, tokens.astype(int).reshape(len(prompts), -1).tolist())
+            said[row] = json.dumps(list(zip(prompts, texts, strict=True)), ensure_ascii=False)
+        return said

@@ -1,0 +1,109 @@
+"""Which run of a chunk is in which slot, and what each slot does next. Numbers only: nothing is computed here.
+
+Slots are stacked as ``rows x lanes``: all lanes of a row hold runs of one world.
+"""
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+
+class Moved(NamedTuple):
+    """Whether slots have other runs than before, and rows other worlds."""
+
+    runs: bool
+    worlds: bool
+
+
+class Call(NamedTuple):
+    """What slots do in one call of the programs: the slots that begin, the slots that train, steps of these, and the
+    slots that are measured afterwards. A slot that neither begins nor trains is idle."""
+
+    begins: np.ndarray
+    trains: np.ndarray
+    steps: int
+    measured: np.ndarray
+
+
+class Schedule:
+    """The runs of a chunk on their way through its slots.
+
+    ``owners`` are the numbers of the runs' worlds, of which there are ``worlds``. A run is measured before its first
+    step and after every ``every`` steps. ``start`` says of a run that takes a slot where it goes on: the number of the
+    evaluation that it comes to, and steps since the one before; zeros for a run that has not begun.
+    """
+
+    def __init__(
+        self,
+        owners: Sequence[int],
+        worlds: int,
+        layout: tuple[int, int],
+        every: int,
+        start: Callable[[int], tuple[int, int]],
+    ) -> None:
+        self._start, self._every = start, every
+        self._queues = [deque[int]() for _ in range(worlds)]
+        for run, owner in enumerate(owners):
+            self._queues[owner].append(run)
+        self._waiting = np.array([len(queue) for queue in self._queues])
+        # The run in each slot, -1 for none; the evaluation it comes to; steps since the one before; each row's world.
+        self.runs = np.full(layout, -1)
+        self.index = np.zeros(layout, np.int32)
+        self.done = np.zeros(layout, np.int32)
+        self.worlds = np.full(layout[0], -1)
+
+    @property
+    def taken(self) -> np.ndarray:
+        """The slots that hold a run."""
+        return self.runs >= 0
+
+    def fill(self) -> Moved:
+        """Give free slots the next runs of their worlds, and free rows the worlds with most runs waiting."""
+        runs, worlds = self.runs.copy(), self.worlds.copy()
+        for row, slots in enumerate(self.runs):
+            if np.all(slots < 0):
+                self.worlds[row] = self._next_world(int(self.worlds[row]))
+            world = self.worlds[row]
+            for lane in np.flatnonzero(slots < 0)[: self._waiting[world]]:
+                run = self._queues[world].popleft()
+                self.runs[row, lane] = run
+                self.index[row, lane], self.done[row, lane] = self._start(run)
+                self._waiting[world] -= 1
+        return Moved(not np.array_equal(runs, self.runs), not np.array_equal(worlds, self.worlds))
+
+    def _next_world(self, held: int) -> int:
+        """The world of a row without runs, which held the world ``held``, or none if that is negative."""
+        if held >= 0 and self._waiting[held]:
+            return held
+        # Of equally long queues that of a world which no other row has.
+        wanted = 2 * self._waiting + 1
+        wanted[self.worlds[self.worlds >= 0]] -= 1
+        best = int(np.argmax(wanted))
+        return best if self._waiting[best] or held < 0 else held
+
+    def next(self, most: int) -> Call:
+        """What slots do next, in at most ``most`` steps: no slot trains past its next evaluation."""
+        begins = self.taken & (self.index == 0)
+        trains = self.taken & (self.index > 0)
+        left = np.min(self._every - self.done, where=trains, initial=self._every)
+        steps = min(most, int(left)) * int(np.any(trains))
+        # Those that come to an evaluation are measured; the others wait.
+        measured = begins | (trains & (self.done + steps == self._every))
+        return Call(begins, trains, steps, measured)
+
+    def count(self, call: Call) -> None:
+        """Count what a call has done: steps, or an evaluation."""
+        self.done[call.trains] += call.steps
+        self.done[call.measured] = 0
+        self.index[call.measured] += 1
+
+    def leave(self, complete: np.ndarray) -> None:
+        """Slots whose runs are ``complete`` are free."""
+        self.runs[complete] = -1
+
+
+def places(chosen: np.ndarray) -> list[tuple[int, int]]:
+    """Row and lane of the slots that are chosen."""
+    return [(int(row), int(lane)) for row, lane in np.argwhere(chosen)]
