@@ -232,12 +232,11 @@ def inspect(experiment: Experiment, quick: bool, progress: Progress) -> Inspecti
     grounds.prepare([ground], _BUILT)
     made = grounds.made(ground, _BUILT)
     progress.stage("sampling")
-    world, _, golden_facts = made["golden"]
-    (sft, sft_facts), (proxy, proxy_facts) = made["sft"], made["proxy"]
-    data, test, data_facts, _ = made["data"]
-    key = stream(ground.key, Stream.EVALUATION)
-    sampled, right = jax.device_get(_program(experiment.task, world, sft, proxy, test.pairs, key))
-    facts = sft_facts | golden_facts | data_facts | proxy_facts
+    sft, golden, data, proxy = (made[name] for name in ("sft", "golden", "data", "proxy"))
+    key = stream(jax.random.key(experiment.seed), Stream.EVALUATION)
+    given = golden.world, sft.policy, proxy.proxy, data.test.pairs
+    sampled, right = jax.device_get(_program(experiment.task, *given, key))
+    facts = sft.facts | golden.facts | data.facts | proxy.facts
     words = experiment.task.words()
     token, times = map(int, sampled.repeated)
     # A compiled program hands dictionaries back in alphabetical order.
@@ -250,8 +249,8 @@ def inspect(experiment: Experiment, quick: bool, progress: Progress) -> Inspecti
         f"{words[token]}, {times} time{'s' if times > 1 else ''}",
         {name: float(value) for name, value in facts.items()},
         _examples(sampled, words),
-        Judged.of(data, np.asarray(data.pairs.preference)),
-        Judged.of(test, right),
+        Judged.of(data.data, np.asarray(data.data.pairs.preference)),
+        Judged.of(data.test, right),
     )
 
 

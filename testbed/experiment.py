@@ -11,7 +11,9 @@ from typing import Any
 import equinox as eqx
 
 from testbed import config
+from testbed.config import ranges
 from testbed.config.canonical_form import read
+from testbed.config.ranges import hyper
 from testbed.data.spec import DataSpec
 from testbed.environment import AbstractTask
 from testbed.errors import InvalidInput
@@ -45,17 +47,15 @@ class EvaluationConfig(eqx.Module):
             for tasks that can be enumerated.
     """
 
-    points: int = eqx.field(static=True, default=10)
+    points: int = hyper(10, least=1, static=True)
     prompts: int = eqx.field(static=True, default=512)
     kl_prompts: int = eqx.field(static=True, default=256)
-    pairs: int = eqx.field(static=True, default=256)
+    pairs: int = hyper(256, least=1, static=True)
     stream: Recorded | None = None
     optimum_beta: float | None = None
 
     def __check_init__(self) -> None:
-        for name in ("points", "pairs"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        ranges.check(self)
         for name in ("prompts", "kl_prompts"):
             if getattr(self, name) < 2:
                 raise InvalidInput(
@@ -167,7 +167,8 @@ class Experiment(eqx.Module):
     @property
     def recorded(self) -> Recorded | None:
         """The online run that is recorded before training, for the source or for the evaluation."""
-        return self.source.recorded_run or self.evaluation.stream
+        stream = read(read(self, "evaluation"), "stream")
+        return read(read(self, "source"), "recorded_run") or stream
 
     @property
     def shape(self) -> TransformerConfig:

@@ -12,7 +12,6 @@ from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 from testbed.batches import minibatch
 from testbed.config import ranges
 from testbed.config.ranges import hyper
-from testbed.errors import InvalidInput
 from testbed.streams import Stream, stream
 
 Model = TypeVar("Model", bound=PyTree)
@@ -61,14 +60,12 @@ class OptimiserConfig(eqx.Module):
 class FitConfig(eqx.Module):
     """Supervised training: gradient steps, examples a step, and the optimiser."""
 
-    steps: int = eqx.field(static=True, default=600)
-    batch_size: int = eqx.field(static=True, default=64)
+    steps: int = hyper(600, least=1, static=True)
+    batch_size: int = hyper(64, least=1, static=True)
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-3)
 
     def __check_init__(self) -> None:
-        for name in ("steps", "batch_size"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        ranges.check(self)
 
 
 def fit(

@@ -12,8 +12,8 @@ from test_cli import results
 
 from envs.labelers.ties import Ties
 from sweeps import runtime, user_files
-from sweeps.cli import main as cli
 from sweeps.catalogue.citations import bibliography, entries_of, kinds, said
+from sweeps.cli import main as cli
 from sweeps.store.store import Store
 from sweeps.study import load_study
 from testbed import config

@@ -55,7 +55,7 @@ def collected(enumerable: bool, **changes):
     result = MAKE["data"](ground, {**made, "pool": pool(enumerable, **changes)})
     stages.check(ground, "data", result)
     data, _, facts, _ = result
-    return made["golden"][0], data, {name: float(value) for name, value in facts.items()}
+    return made["golden"].world, data, {name: float(value) for name, value in facts.items()}
 
 
 @jax.jit
@@ -94,7 +94,7 @@ def test_exact_coverage_on_a_listed_world(dials: dict) -> None:
     they are said to be drawn from: chi-square over all 60 cells below the 1 - 1e-4 quantile, at the fixed seed."""
     world, data, facts = collected(True, **dials)
     reward, writers, sft = (
-        np.asarray(x, np.float64) for x in tables(world, before(True)[0]["sft"][0])
+        np.asarray(x, np.float64) for x in tables(world, before(True)[0]["sft"].policy)
     )
     kappa = 1 / facts["data_temperature"] - 1
     weight = np.exp(writers * (1 + kappa) + facts["data_tilt"] * reward)
@@ -132,7 +132,7 @@ def test_dials_draw_from_the_candidates_of_the_prompt() -> None:
     for response in (data.pairs.winner, data.pairs.loser):
         for i, tokens in enumerate(np.asarray(response.tokens)):
             assert bytes(tokens) in offered[i % 128]
-    prompts = np.asarray(made["world"][1].corpus.prompts.tokens)
+    prompts = np.asarray(made["world"].written.corpus.prompts.tokens)
     np.testing.assert_array_equal(data.pairs.prompt.tokens, np.tile(prompts[:128], (4, 1)))
     assert facts["reached_quality"] == pytest.approx(0.5, abs=1e-3)
     # 1,024 responses of unit variance: four standard errors.

@@ -11,7 +11,7 @@ import shutil
 import subprocess
 import sys
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from envs.enumerable import Enumerable
 from envs.goldens.random_head import RandomTaste
 from envs.text import Text
 from sweeps.grid import Axis
+from sweeps.population import plan
 from sweeps.store import metadata, provenance
 from sweeps.store.store import Store
 from sweeps.study import Arm, Preset, Study, load_study
@@ -45,11 +46,11 @@ from testbed.proxies.linear_head import HeadConfig
 from testbed.recorded_runs.recorded_run import Recorded
 from testbed.sources.generated import Generated
 from testbed.sources.online import Online
-from testbed.stages import stages
+from testbed.stages import code, stages
 from testbed.stages.stages import STAGES, fingerprints
 from testbed.stages.world_config import GroundConfig
 from testbed.train import OnlineRun
-from testbed.transformer_config import SIZES
+from testbed.transformer_config import SIZES, TransformerConfig
 
 CHECKPOINT = Path(__file__).parent / "checkpoints" / "llama"
 EXACT = {"recorded", "stream", "prepared"}
@@ -587,50 +588,103 @@ def test_every_field_changes_the_name_of_a_run() -> None:
         assert config.fingerprint(changed) != config.fingerprint(RICH), path
 
 
-#: Fields of configs that were read since it was emptied.
-LOOKED_AT: set[str] = set()
+RUNS = {
+    "sampled": RICH,
+    "enumerated": experiment(
+        task=Enumerable(vocabulary=3, prompt_length=2, response_length=2),
+        tabular=True,
+        evaluation__optimum_beta=0.5,
+        source=Online(),
+    ),
+}
 
 
-class Looked(GroundConfig):
-    """A config that notes which of its fields are read."""
+@pytest.mark.parametrize("name", RUNS)
+def test_plans_group_runs_by_what_addresses_name(name: str) -> None:
+    """Of every field: the plan puts a run on another ground exactly if one of its stages has another address."""
+    run = RUNS[name]
+    before, register = fingerprints(GroundConfig.of(run)), plan._Register()
+    assert register.ground(run) == 0
+    apart, together = set(), set()
+    for path, changed in variants(run):
+        moves = moved(before, fingerprints(GroundConfig(*GroundConfig.parts(changed))))
+        (apart if moves else together).add(path)
+        assert (register.ground(changed) != 0) == bool(moves), path
+    free = ("loss.", "optimiser.", "steps", "batch_size", "reference", "teacher", "source.")
+    free += ("evaluation.points", "evaluation.kl_prompts", "evaluation.pairs")
+    assert all(path.startswith(free) for path in together), together
+    assert {"seed", "evaluation.prompts", "data.quality", "task.vocabulary"} <= apart
 
-    def __getattribute__(self, name: str) -> Any:
-        LOOKED_AT.add(name)
-        return super().__getattribute__(name)
+
+def variants(thing: Any) -> Iterator[tuple[str, Any]]:
+    """Each field of a config, and the config with another value there."""
+    for path, value in leaves(thing):
+        # The recorded stream is that of the source's run: no experiment has one without the other.
+        changed = None if "stream." in path else altered(thing, path, value)
+        if changed is not None:
+            with contextlib.suppress(
+                InvalidInput
+            ):  # a task that its own check refuses has no world
+                changed.task.check()
+                yield path, changed
 
 
-GROUND_FIELDS = set(field_names(GroundConfig.of(RICH)))
+def distinct(module: Any) -> Any:
+    """A copy of a config in which no two places hold one object."""
+    made = object.__new__(type(module))
+    for name in field_names(module):
+        value = read(module, name)
+        value = distinct(value) if isinstance(value, eqx.Module) else value
+        object.__setattr__(made, name, value)
+    return made
 
 
-@pytest.mark.parametrize(
-    "run",
-    [
-        RICH,
-        experiment(
-            task=Enumerable(vocabulary=3, prompt_length=2, response_length=2),
-            tabular=True,
-            evaluation__optimum_beta=0.5,
-            source=Online(),
-        ),
-    ],
-    ids=["sampled", "enumerated"],
-)
-def test_stages_read_no_field_that_their_address_lacks(run: Experiment) -> None:
-    ground = Looked.of(run)
+def places(module: Any, prefix: str = "") -> dict[int, str]:
+    """Where the modules of a config are."""
+    found = {id(module): prefix}
+    for name in field_names(module):
+        value = read(module, name)
+        if isinstance(value, eqx.Module):
+            found |= places(value, f"{prefix}{name}.")
+    return found
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_addresses_name_what_stages_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of every field: addresses of the stages that read it move, and none moves if none reads it."""
+    ground = distinct(GroundConfig.of(RUNS[name]))
+    where, looked_at = places(ground), set()
+
+    def noting(self: Any, attribute: str) -> Any:
+        if id(self) in where:
+            looked_at.add(where[id(self)] + attribute)
+        return object.__getattribute__(self, attribute)
+
     made: dict[str, Any] = {}
-    covered: dict[str, set[str]] = {}
-    derived = {"trained_proxy": {"proxy", "model"}, "base_model": {"baseline_model", "model"}}
+    seen: dict[str, set[str]] = {}
     for stage in STAGES:
-        fields = {field.partition(".")[0] for field in stage.fields}
-        own = set().union(*(derived.get(field, {field}) for field in fields))
-        covered[stage.name] = own.union(*(covered[name] for name in stage.after))
-        covered[stage.name] |= {stage.only_with} & GROUND_FIELDS
-        made[stage.name] = None
+        made[stage.name], seen[stage.name] = None, set()
         if stage.needed(ground):
-            LOOKED_AT.clear()
-            make = functools.partial(stage.make, ground)
-            made[stage.name] = jax.eval_shape(make, made)
-            assert covered[stage.name] >= LOOKED_AT & GROUND_FIELDS, stage.name
+            parts, given = stage.parts(ground), [made[name] for name in stage.after]
+            looked_at.clear()
+            with monkeypatch.context() as patch:
+                for kind in code.classes_in(ground):
+                    patch.setattr(kind, "__getattribute__", noting)
+                make = functools.partial(stage.function, *parts)
+                made[stage.name] = jax.eval_shape(make, *given)
+            seen[stage.name] = set(looked_at)
+    before = fingerprints(ground)
+    given_by_value = {field for stage in STAGES for field in stage.fields}
+    given_by_value |= {"data.pairs", "data.held_out", "data.candidates", "baseline_model"}
+    for path, changed in variants(ground):
+        moves = moved(before, fingerprints(changed))
+        readers = {name for name in seen if path in seen[name]}
+        assert readers <= moves, path
+        if not readers and moves:
+            # Given as it is; kept inside of networks; or the run whose stream is prepared.
+            above = path.rpartition(".")[0]
+            kept = above and isinstance(config.get(ground, above), TransformerConfig)
+            assert path in given_by_value or kept or path.startswith("source.recorded."), path
 
 
 # Joining results.

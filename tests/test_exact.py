@@ -21,6 +21,7 @@ from testbed.config import members
 from testbed.environment import World
 from testbed.exact import quantities
 from testbed.exact.enumeration import all_prompts, all_responses, response_index
+from testbed.exact.population_loss import population_loss as expected_loss
 from testbed.losses.base import AbstractLoss
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
@@ -228,7 +229,7 @@ def batch_loss(loss: AbstractLoss, policy: Tabular, supply: Supply, batch: Batch
     return loss.value(policy, None, supply, batch)
 
 
-population_loss = jax.jit(quantities.population_loss)
+population_loss = jax.jit(expected_loss)
 
 
 @functools.cache
@@ -510,7 +511,7 @@ def descend(loss: AbstractLoss, start: Tabular, data, labels, rate) -> jax.Array
         policy = quantities.log_table(model, PROMPTS, RESPONSES)
         anchor = quantities.log_table(start, PROMPTS, RESPONSES)
         lengths = RESPONSES.length
-        each = jax.vmap(lambda *rows: quantities.population_loss(loss, *rows, lengths))
+        each = jax.vmap(lambda *rows: expected_loss(loss, *rows, lengths))
         return jnp.sum(each(policy, anchor, data, labels))
 
     def step(_, model: Tabular) -> Tabular:

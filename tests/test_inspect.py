@@ -180,7 +180,7 @@ def test_examples_are_what_the_world_says_of_their_words() -> None:
     config = GroundConfig.of(mine.experiment)
     cache = Cache(cache_directory() / "stages")
     made = Grounds(cache, Silence()).made(config, inspection._BUILT)
-    reward = functools.partial(jax.jit(World.reward), made["golden"][0])
+    reward = functools.partial(jax.jit(World.reward), made["golden"].world)
     assert len(mine.examples) == SHOWN
     words = mine.experiment.task.words()
 

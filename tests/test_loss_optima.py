@@ -14,8 +14,8 @@ import pytest
 from helpers import scored_pair
 from scipy import optimize, special
 
-from testbed.exact import quantities
 from testbed.exact.enumeration import all_responses
+from testbed.exact.population_loss import population_loss as expected_loss
 from testbed.losses.base import AbstractLoss, expected
 from testbed.losses.best_of_two import BestOfTwo
 from testbed.losses.conservative_dpo import ConservativeDpo
@@ -79,9 +79,7 @@ def population(
     def total(logits: jax.Array) -> jax.Array:
         def one(policy, reference, data, labels, reward):
             lengths = RESPONSES.length
-            return quantities.population_loss(
-                loss, policy, reference, data, labels, lengths, reward
-            )
+            return expected_loss(loss, policy, reference, data, labels, lengths, reward)
 
         policy = jax.nn.log_softmax(logits)
         each = jax.vmap(one)(policy, given.reference, given.data, labels, given.reward)

@@ -28,6 +28,7 @@ from testbed.sources.mixture import Mixture
 from testbed.sources.offline import Offline
 from testbed.sources.replay import Replay
 from testbed.stages import stages
+from testbed.stages.code import Code
 from testbed.stages.stages import STAGES, fingerprints
 from testbed.stages.world_config import Ground, GroundConfig
 from testbed.streams import Stream, stream
@@ -123,7 +124,7 @@ def test_another_dial_of_the_same_data_moves_no_candidate() -> None:
 def test_other_code_has_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
     config = GroundConfig.of(experiment())
     before = fingerprints(config)
-    monkeypatch.setattr(stages, "_code_fingerprint", lambda: "other code")
+    monkeypatch.setattr(Code, "hash_of", lambda *given: "other code")
     after = fingerprints(config)
     assert all(before[name] != after[name] for name in NAMES)
 
@@ -223,7 +224,7 @@ def test_golden_reward_is_standardised_over_its_own_samples(which: int) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_labels_and_margins_agree(which: int) -> None:
     """Each pair is one prompt's two texts in some order; its margin is the difference of their golden rewards."""
-    ground, corpus = grounds_of(which), made(which)["world"][1].corpus
+    ground, corpus = grounds_of(which), made(which)["world"].written.corpus
     pairs: Pair = ground.data.pairs
     np.testing.assert_array_equal(pairs.prompt.tokens, corpus.prompts.tokens)
     texts = {

@@ -1,6 +1,5 @@
 """People's ratings of how positive a text is, as a pretrained transformer predicts them."""
 
-import sys
 from pathlib import Path
 
 from jaxtyping import PRNGKeyArray
@@ -11,13 +10,14 @@ from envs.pretrained_rewards import AbstractTaste
 from envs.regression import STANDARD, Fitted, Split
 from testbed import numerics
 from testbed.cache import Cache
-from testbed.config import code_files, fingerprint, ranges
+from testbed.config import fingerprint, ranges
 from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.paths import cache_directory
 from testbed.policies import features, pretrained
 from testbed.policies.pretrained import Pretrained, Tokenizer
 from testbed.proxies.linear_head import Head
+from testbed.stages import code as stage_code
 from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt, Response
 
@@ -97,6 +97,6 @@ def _address(trunk: Pretrained, begin: tuple[int, ...], split: Split, checksum: 
     """Everything that a learnt head depends on: the checkpoint's files, the shape of its trunk, ratings, code,
     libraries and settings."""
     checkpoint = pretrained.content(trunk.source.checkpoint)
-    code = code_files.reached(sys.modules[__name__])
+    code = stage_code.installed().hash_of([__name__])
     parts = (checkpoint, trunk.model.config, begin, *split, checksum, code, numerics.settings())
     return fingerprint("human rating", *parts)

@@ -73,7 +73,7 @@ class Conversation(eqx.Module):
                 "its runs have learnt: run the study here, with this version"
             )
         made = Grounds(Cache(cache_directory() / "stages"), progress).made(ground, _NEEDED)
-        start, world = restored((made["start"], made["golden"][0]))
+        start, world = restored((made["start"], made["golden"].world))
         return cls(point, world, start, rebuilt(part, start))
 
     def __call__(self, text: str, count: int = 1, seed: int = 0) -> Pair:

@@ -22,9 +22,8 @@ from sweeps.population.memory import refuse_too_large
 from sweeps.runtime import cache_directory, cores
 from sweeps.store import files
 from sweeps.study import Point
-from testbed import config
 from testbed.cache import Cache
-from testbed.config.canonical_form import read
+from testbed.config.canonical_form import read, shared_text
 from testbed.errors import InvalidInput
 from testbed.estimates import flops as cost
 from testbed.estimates.memory import Footprint, footprint
@@ -255,7 +254,9 @@ class _Once:
         return self._known[id(thing)][0]
 
 
-_GROUND = ("task", "labeler", "model", "lora", "sft", "data", "proxy", "baseline", "baseline_model")
+def _text(part: Any) -> str:
+    """A part of a config, a module or a number, as text: equal where the addresses of stages are."""
+    return shared_text(part) if isinstance(part, eqx.Module) else repr(part)
 
 
 class _Register:
@@ -271,14 +272,7 @@ class _Register:
         self.owners: list[Experiment] = []
         self._grounds: dict[Any, int] = {}
         self._costs: dict[Any, tuple[cost.Flops, Any]] = {}
-        self._structure, self._text = _Once(jax.tree.structure), _Once(config.canonical)
-        self._compiled = _Once(_measured)
-        self._made_by = _Once(
-            lambda source: config.canonical([source.preparation, source.recorded_run])
-        )
-        self._measured = _Once(
-            lambda one: config.canonical([one.stream, one.optimum_beta, one.prompts])
-        )
+        self._structure, self._compiled = _Once(jax.tree.structure), _Once(_measured)
 
     def group(self, experiment: Experiment) -> int:
         """Number of its compile key."""
@@ -286,14 +280,11 @@ class _Register:
         return self.groups.setdefault(key, len(self.groups))
 
     def ground(self, experiment: Experiment) -> int:
-        """Number of its ground: what `GroundConfig.of` reads, as text."""
-        e = experiment
-        made = self._made_by(read(e, "source")), self._measured(read(e, "evaluation"))
-        parts = (self._text(read(e, name)) for name in _GROUND)
-        key = (*parts, *made, read(e, "tabular"), read(e, "seed"))
+        """Number of its ground."""
+        key = tuple(map(_text, GroundConfig.parts(experiment)))
         if key not in self._grounds:
             self._grounds[key] = len(self.owners)
-            self.owners.append(e)
+            self.owners.append(experiment)
         return self._grounds[key]
 
     def flops(self, experiment: Experiment, group: int) -> float:

@@ -4,7 +4,6 @@ Results live on disk and are read when they are needed; only the latest are kept
 with the number of worlds. Weights of checkpoints are left out of all of them (`testbed.policies.shared_weights`).
 """
 
-import functools
 from collections import OrderedDict, defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
@@ -95,7 +94,7 @@ class Grounds:
     def _make(self, stage: Stage, owners: Mapping[str, GroundConfig]) -> list[PyTree]:
         """A stage's results for at most as many configs as there are devices."""
         make_room()
-        inputs = [(config, self.made(config, _before(stage.name))) for config in owners.values()]
+        inputs = [(config, self.made(config, stage.after)) for config in owners.values()]
         if stage.host:
             results = [shared_weights.left_out(stage.make(*given)) for given in inputs]
         else:
@@ -125,13 +124,6 @@ class Grounds:
         while len(self._kept) > 1 and sum(self._sizes.values()) > self._most:
             oldest, _ = self._kept.popitem(last=False)
             del self._sizes[oldest]
-
-
-@functools.cache
-def _before(name: str) -> frozenset[str]:
-    """The stages that a stage depends on, directly or not."""
-    direct = _BY_NAME[name].after
-    return frozenset(direct).union(*(_before(other) for other in direct))
 
 
 def _batches(owners: Mapping[str, GroundConfig]) -> Iterator[list[str]]:

@@ -107,7 +107,7 @@ def _layout(kind: type) -> tuple[_Field, ...]:
 def _writer(annotation: Any, kind: type) -> Callable[[Any, str], str]:
     """How values of a type are written in fields of an annotation."""
     if issubclass(kind, eqx.Module) and _keeps(annotation, kind):
-        return lambda value, name: _module_text(value)
+        return lambda value, name: shared_text(value)
     simple: dict[type, Callable[[Any, str], str]] = {
         int: lambda value, name: repr(value),
         str: lambda value, name: _quoted(value),
@@ -128,8 +128,8 @@ _TEXTS: dict[int, tuple[Any, str]] = {}
 _MOST_TEXTS = 100_000
 
 
-def _module_text(module: eqx.Module) -> str:
-    """The canonical text of a module that another holds."""
+def shared_text(module: eqx.Module) -> str:
+    """The canonical text of a module that other modules hold, kept for the next that holds it too."""
     known = _TEXTS.get(id(module))
     if known is None:
         text = _text_of(module)

@@ -1,4 +1,4 @@
-"""Users' own code, as files: what a module depends on by its imports, and the testbed's own by the same rule.
+"""Users' own code, as files: what a module depends on by its imports. The testbed's own: `testbed.stages.code`.
 
 A module is followed through its imports, those inside functions included, to every file below the folders of users'
 code (`follow`), or of the package that it was installed with.
@@ -6,7 +6,6 @@ code (`follow`), or of the package that it was installed with.
 
 import ast
 import functools
-import hashlib
 import importlib.util
 import itertools
 import os
@@ -63,9 +62,9 @@ def texts(module: ModuleType) -> dict[str, str]:
     return {_relative(path, name, scope): text for name, (path, text) in followed(module).items()}
 
 
-def followed(module: ModuleType, scope: "_Scope | None" = None) -> dict[str, tuple[Path, str]]:
+def followed(module: ModuleType) -> dict[str, tuple[Path, str]]:
     """Path and text of a user's module and of what it imports from below the folders of users' code, by name."""
-    content, scope = text(module), scope or _scope(module)
+    content, scope = text(module), _scope(module)
     if content is None:
         return {}
     own = {module.__name__: (_path(module) or Path(module.__name__), content)}
@@ -80,18 +79,6 @@ def followed(module: ModuleType, scope: "_Scope | None" = None) -> dict[str, tup
                     own[other] = place, content
                     queue.append(other)
     return own
-
-
-def reached(*modules: ModuleType) -> str:
-    """A hash of the testbed's own files that some of its modules can reach by imports, themselves included."""
-    folders = tuple(
-        path.parent for name in OURS if (path := _path(sys.modules.get(name))) is not None
-    )
-    scope = _Scope(folders, tuple({folder.parent for folder in folders}), True, own=True)
-    found = {
-        name: text for module in modules for name, (_, text) in followed(module, scope).items()
-    }
-    return hashlib.sha256(repr(sorted(found.items())).encode()).hexdigest()
 
 
 def is_followed(module: Any) -> bool:
@@ -136,19 +123,17 @@ def _path(module: Any) -> Path | None:
 
 
 class _Scope(NamedTuple):
-    """Where a module's imports are followed: to files below ``within``; names are looked up in ``search``. ``own``
-    follows those of the testbed's packages, and no others."""
+    """Where a module's imports are followed: to files below ``within``; names are looked up in ``search``."""
 
     within: tuple[Path, ...]
     search: tuple[Path, ...]
     installed: bool
-    own: bool = False
 
     def holds(self, name: str, place: Path) -> bool:
         """Whether a module's file is users' own code here."""
         return (
             place.suffix == ".py"
-            and (name.partition(".")[0] in OURS) == self.own
+            and name.partition(".")[0] not in OURS
             and (self.installed or not is_installed(place))
             and any(place.is_relative_to(folder) for folder in self.within)
         )
@@ -202,13 +187,13 @@ def _imported(name: str, path: Path, text: str, scope: _Scope) -> Iterator[tuple
     except (SyntaxError, ValueError):
         return
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for wanted in _wanted(tree, package):
-        parts = wanted.split(".")
+    for name_wanted in wanted(tree, package):
+        parts = name_wanted.split(".")
         for depth in range(1, len(parts) + 1):
             found = _located(".".join(parts[:depth]), scope)
             if found:
                 yield found
-    if _is_dynamic(tree):
+    if is_dynamic(tree):
         for other, module in list(sys.modules.items()):
             place = _path(module) if not other.startswith(STUDY) else None
             if place and scope.holds(other, place):
@@ -226,7 +211,7 @@ def _python_files(folder: Path) -> Iterator[Path]:
         yield from (Path(place, name) for name in sorted(names) if name.endswith(".py"))
 
 
-def _wanted(tree: ast.AST, package: str) -> Iterator[str]:
+def wanted(tree: ast.AST, package: str) -> Iterator[str]:
     """The dotted names that may be modules in a file's import statements."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Import):
@@ -245,7 +230,7 @@ def _wanted(tree: ast.AST, package: str) -> Iterator[str]:
                 yield ".".join([*above, *filter(None, [first.value.lstrip(".")])])
 
 
-def _is_dynamic(tree: ast.AST) -> bool:
+def is_dynamic(tree: ast.AST) -> bool:
     """Whether a file loads code by a name that only its run gives."""
     return any(
         isinstance(node, ast.Call)

@@ -14,6 +14,8 @@ from testbed.data.spec import (
     DataSpec,
     Dials,
     Pool,
+    PoolSpec,
+    TextCounts,
     covers,
     data_policy,
     draw,
@@ -50,7 +52,7 @@ class Written(eqx.Module):
     candidates: Response
 
 
-def write(world: World, spec: DataSpec, corpus: PRNGKeyArray, held_out: PRNGKeyArray) -> Written:
+def write(world: World, spec: TextCounts, corpus: PRNGKeyArray, held_out: PRNGKeyArray) -> Written:
     """The writers' texts, from a key for the corpus and one for the held-out pairs."""
     rows = min(MEASURED, spec.pairs)
     keys = [_numbered(corpus, spec.pairs), _numbered(held_out, spec.held_out)]
@@ -69,7 +71,7 @@ def make_pool(
     task: AbstractTask,
     world: World,
     sft: Transformer,
-    spec: DataSpec,
+    spec: PoolSpec,
     written: Written,
     corpus: PRNGKeyArray,
     key: PRNGKeyArray,

@@ -16,6 +16,7 @@ nat: with C = E_x sum_y pi*(y)^2 / mu(y) = 1 + chi-square(pi* || mu), the concen
 """
 
 import math
+from typing import NamedTuple
 
 import equinox as eqx
 import jax
@@ -36,6 +37,23 @@ KAPPAS = (-0.9, 9.0)
 QUALITY_TOLERANCE = 0.05
 COVERAGE_TOLERANCE = 0.05
 _GRID, _HALVINGS = 24, 30
+
+
+class TextCounts(NamedTuple):
+    """How many texts the writers write, see `DataSpec`."""
+
+    pairs: int
+    held_out: int
+    candidates: int
+
+
+class PoolSpec(NamedTuple):
+    """The texts that a data policy chooses from, see `DataSpec`."""
+
+    rows: int
+    candidates: int
+    dialled: bool
+    mixed: bool
 
 
 class DataSpec(eqx.Module):
@@ -120,6 +138,16 @@ class DataSpec(eqx.Module):
     def rows(self) -> int:
         """Different prompts in the data."""
         return self.prompts or self.pairs
+
+    @property
+    def counts(self) -> TextCounts:
+        """The part that the writers' texts depend on."""
+        return TextCounts(self.pairs, self.held_out, self.candidates)
+
+    @property
+    def pool(self) -> PoolSpec:
+        """The part that the pool of candidates depends on."""
+        return PoolSpec(self.rows, self.candidates, self.dialled, self.mixed)
 
 
 class Pool(eqx.Module):

@@ -11,14 +11,13 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float, Int
+from jaxtyping import Array, Bool, Float
 
 from testbed import logprob
 from testbed.environment import World
 from testbed.logprob import Policy
-from testbed.losses.base import AbstractLoss, ScoredPair, expected
 from testbed.preference import AbstractLabeler
-from testbed.types import PairScores, Prompt, Response, Scalar
+from testbed.types import Prompt, Response, Scalar
 
 Row = Float[Array, " response"]
 Matrix = Float[Array, "response response"]
@@ -146,46 +145,3 @@ def restricted_optimum(reference: Row, exponent: Row, data: Row) -> Row:
     inside = supported(data)
     mean = jnp.sum(jnp.where(inside, exponent, 0.0)) / jnp.sum(inside)
     return jax.nn.log_softmax(reference + jnp.where(inside, exponent - mean, 0.0))
-
-
-def population_loss(
-    loss: AbstractLoss,
-    policy: Row,
-    reference: Row,
-    data: Row,
-    preference: Matrix,
-    lengths: Int[Array, " response"],
-    reward: Row | None = None,
-) -> Scalar:
-    """Expected loss of one comparison: both responses independently from the data policy, then the label.
-
-    A response may meet itself, as it may in data. Policy and reference must give every response a positive
-    probability, and comparisons must not be skipped with a probability that depends on the pair. ``lengths`` in tokens,
-    and the teacher's ``reward`` (default: 0), for losses that read them. KL(policy || reference) is exact, without a
-    gradient as in training; the data's preferred response (`ScoredPair.target`) is one from the data policy.
-    """
-    reward = jnp.zeros_like(policy) if reward is None else reward
-    divergence = jax.lax.stop_gradient(kl(policy, reference))
-    target = jnp.sum(jnp.where(supported(data), jnp.exp(data) * policy, 0.0))
-
-    def one(first: Array, second: Array) -> Scalar:
-        ours, theirs = (PairScores(row[first], row[second]) for row in (policy, reference))
-        margin = reward[first] - reward[second]
-        return expected(
-            loss,
-            ScoredPair(
-                ours,
-                theirs,
-                lengths[first],
-                lengths[second],
-                preference[first, second],
-                margin,
-                divergence,
-                target,
-            ),
-        )
-
-    index = jnp.arange(policy.shape[0])
-    each = jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(index, index)
-    chance = jnp.exp(data)
-    return chance @ each @ chance

@@ -1,11 +1,13 @@
 """What a run stands on, as a config and as it was made (`testbed.stages.stages`)."""
 
+from collections.abc import Callable
 from typing import Any, Self
 
 import equinox as eqx
 import jax
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import PyTree
 
+from testbed.config.canonical_form import names_of, read, shared_text
 from testbed.data.spec import DataSpec
 from testbed.environment import AbstractTask, World
 from testbed.experiment import EvaluationConfig, Experiment
@@ -18,7 +20,6 @@ from testbed.proxies.base import AbstractProxyConfig
 from testbed.recorded_runs.pair_stream import Windows
 from testbed.recorded_runs.recorded_run import Recorded
 from testbed.source import AbstractSource, Dataset, Supply
-from testbed.streams import Stream, stream
 from testbed.train import OnlineRun, Teacher
 from testbed.transformer_config import TransformerConfig
 
@@ -46,25 +47,16 @@ class GroundConfig(eqx.Module):
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
         """The ground an experiment stands on. Raises `InvalidInput` if a network cannot read the task's texts."""
-        e = experiment
-        e.refuse_shapes()
-        return cls(
-            e.task,
-            e.labeler,
-            e.shape,
-            e.sft,
-            e.data,
-            e.proxy,
-            e.baseline,
-            None if e.base_shape == e.shape else e.base_shape,
-            e.recorded,
-            e.evaluation.stream,
-            e.evaluation.optimum_beta,
-            e.source.preparation,
-            e.evaluation.prompts,
-            e.tabular,
-            e.lora,
-            e.seed,
+        experiment.refuse_shapes()
+        return cls(*cls.parts(experiment))
+
+    @classmethod
+    def parts(cls, experiment: Experiment) -> tuple[Any, ...]:
+        """What an experiment says of each field: experiments that agree on all of them stand on one ground. Nothing is
+        checked."""
+        return tuple(
+            _DERIVED[name](experiment) if name in _DERIVED else read(experiment, name)
+            for name in names_of(cls)
         )
 
     @property
@@ -84,15 +76,32 @@ class GroundConfig(eqx.Module):
         self.task.check()
         return self.task.content() or None
 
-    @property
-    def key(self) -> PRNGKeyArray:
-        """The seed's key."""
-        return jax.random.key(self.seed)
 
-    @property
-    def training_key(self) -> PRNGKeyArray:
-        """The key of the policy's optimisation."""
-        return stream(self.key, Stream.TRAINING)
+def _shape(experiment: Experiment) -> TransformerConfig:
+    task = read(experiment, "task")
+    return type(task).shape(task, read(experiment, "model"))
+
+
+def _baseline_shape(experiment: Experiment) -> TransformerConfig | None:
+    """None where it is the policy's."""
+    task, chosen = read(experiment, "task"), read(experiment, "baseline_model")
+    if chosen is None:
+        return None
+    shape = type(task).shape(task, chosen)
+    # Compared as texts, which are kept: plans ask for the shapes of 10^5 runs.
+    return None if shared_text(shape) == shared_text(_shape(experiment)) else shape
+
+
+#: Fields of `GroundConfig` that are not simply the experiment's field of that name.
+_DERIVED: dict[str, Callable[[Experiment], Any]] = {
+    "model": _shape,
+    "baseline_model": _baseline_shape,
+    "recorded": lambda experiment: read(experiment, "recorded"),
+    "stream": lambda experiment: read(read(experiment, "evaluation"), "stream"),
+    "optimum_beta": lambda experiment: read(read(experiment, "evaluation"), "optimum_beta"),
+    "source": lambda experiment: read(read(experiment, "source"), "preparation"),
+    "prompts": lambda experiment: read(read(experiment, "evaluation"), "prompts"),
+}
 
 
 class Ground(eqx.Module):

@@ -1,0 +1,52 @@
+"""The expected loss of a comparison, exactly, where responses can be enumerated (`testbed.exact.quantities`)."""
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Int
+
+from testbed.exact.quantities import Matrix, Row, kl, supported
+from testbed.losses.base import AbstractLoss, ScoredPair, expected
+from testbed.types import PairScores, Scalar
+
+
+def population_loss(
+    loss: AbstractLoss,
+    policy: Row,
+    reference: Row,
+    data: Row,
+    preference: Matrix,
+    lengths: Int[Array, " response"],
+    reward: Row | None = None,
+) -> Scalar:
+    """Expected loss of one comparison: both responses independently from the data policy, then the label.
+
+    A response may meet itself, as it may in data. Policy and reference must give every response a positive
+    probability, and comparisons must not be skipped with a probability that depends on the pair. ``lengths`` in tokens,
+    and the teacher's ``reward`` (default: 0), for losses that read them. KL(policy || reference) is exact, without a
+    gradient as in training; the data's preferred response (`ScoredPair.target`) is one from the data policy.
+    """
+    reward = jnp.zeros_like(policy) if reward is None else reward
+    divergence = jax.lax.stop_gradient(kl(policy, reference))
+    target = jnp.sum(jnp.where(supported(data), jnp.exp(data) * policy, 0.0))
+
+    def one(first: Array, second: Array) -> Scalar:
+        ours, theirs = (PairScores(row[first], row[second]) for row in (policy, reference))
+        margin = reward[first] - reward[second]
+        return expected(
+            loss,
+            ScoredPair(
+                ours,
+                theirs,
+                lengths[first],
+                lengths[second],
+                preference[first, second],
+                margin,
+                divergence,
+                target,
+            ),
+        )
+
+    index = jnp.arange(policy.shape[0])
+    each = jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(index, index)
+    chance = jnp.exp(data)
+    return chance @ each @ chance

@@ -1,0 +1,177 @@
+"""The code that a stage's result depends on, as one hash: all files of the engine and the worlds that the stage can
+reach by imports.
+
+Imports are read from the files, those inside functions included, those under ``TYPE_CHECKING`` not. What counts of a
+file is its syntax tree without docstrings: comments, layout and docstrings change no hash. Files other than Python
+count as they are for the modules that use ``__file__``, by which such files are found.
+"""
+
+import ast
+import functools
+import hashlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import equinox as eqx
+
+import testbed
+from testbed.config import code_files
+from testbed.config.canonical_form import names_of, read
+
+#: Packages whose files count. Those of the others set up, store and show: users' own files may import them, and are
+#: followed through them.
+_COUNTED = ("testbed", "envs")
+
+
+class _File(NamedTuple):
+    """What is known of a module: its hash, the names that it imports, and whether it uses ``__file__``."""
+
+    digest: str
+    wanted: tuple[str, ...]
+    finds_files: bool
+
+
+class Code:
+    """The project's packages in some folder. Every file is read once, when it is first reached."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self._files: dict[str, _File | None] = {}
+        self._hashes: dict[Any, str] = {}
+
+    def reached_by(self, names: Iterable[str]) -> frozenset[str]:
+        """The modules that some modules reach by imports, they and the packages around them included."""
+        found: set[str] = set()
+        queue = [part for name in names for part in _outer(name)]
+        while queue:
+            name = queue.pop()
+            file = None if name in found else self._file(name)
+            if file is not None:
+                found.add(name)
+                queue.extend(part for other in file.wanted for part in _outer(other))
+        return frozenset(found)
+
+    def hash_of(self, modules: Iterable[str], classes: Iterable[type] = (), told: Any = ()) -> str:
+        """A hash of all code that some modules, and some classes with their bases, can reach. ``told`` is what is known
+        of users' own files behind the classes (`testbed.config.user_code.sources`): the imports of these files are
+        followed again when it changes."""
+        key = frozenset(modules), frozenset(classes), tuple(told)
+        if key not in self._hashes:
+            names = [*key[0], *(name for kind in key[1] for name in self._modules_of(kind))]
+            self._hashes[key] = self._hash(self.reached_by(names))
+        return self._hashes[key]
+
+    def everything(self) -> list[str]:
+        """The names of all modules that count."""
+        found = [path for name in _COUNTED for path in (self._root / name).rglob("*.py")]
+        return [".".join(path.relative_to(self._root).with_suffix("").parts) for path in found]
+
+    def _hash(self, names: Iterable[str]) -> str:
+        """A hash of modules, and of the data files that some of them find."""
+        digest = hashlib.sha256()
+        for name in sorted(names):
+            file = self._file(name)
+            if file is None or name.partition(".")[0] not in _COUNTED:
+                continue
+            digest.update(f"{name} {file.digest}\n".encode())
+            for path in self._data_files(name) if file.finds_files else ():
+                digest.update(path.relative_to(self._root).as_posix().encode() + path.read_bytes())
+        return digest.hexdigest()
+
+    def _data_files(self, name: str) -> list[Path]:
+        """Files other than Python in the package of a module."""
+        package = self._root / name.partition(".")[0]
+        return sorted(path for path in code_files.package_files(package) if path.suffix != ".py")
+
+    def _file(self, name: str) -> _File | None:
+        """What is known of a module; None if the packages have none of this name."""
+        if name not in self._files:
+            place = self._root.joinpath(*name.split("."))
+            paths = (place / "__init__.py", place.with_suffix(".py"))
+            path = next((path for path in paths if path.is_file()), None)
+            package = name if path == paths[0] else name.rpartition(".")[0]
+            self._files[name] = _understood(path.read_bytes(), package) if path else None
+        return self._files[name]
+
+    def _modules_of(self, kind: type) -> Iterator[str]:
+        """The modules of a class and its bases; of users' own classes those that their files import."""
+        for base in kind.__mro__:
+            if base.__module__.partition(".")[0] in code_files.OURS:
+                yield base.__module__
+            elif issubclass(base, eqx.Module) and base is not eqx.Module:
+                for text in code_files.texts_of(base).values():
+                    yield from self._imported(text)
+
+    def _imported(self, text: str) -> Iterable[str]:
+        """Names that a user's own file imports; all there are if only a run of the file gives them."""
+        try:
+            tree = ast.parse(text)
+        except (SyntaxError, ValueError):
+            return ()
+        if code_files.is_dynamic(tree):
+            return self.everything()
+        return [name for name in code_files.wanted(tree, "") if _package(name) in code_files.OURS]
+
+
+def classes_in(thing: Any) -> set[type]:
+    """The classes of the modules that a config holds, at any depth, its own included."""
+    if isinstance(thing, tuple | list):
+        return set().union(*map(classes_in, thing))
+    if not isinstance(thing, eqx.Module):
+        return set()
+    kind = type(thing)
+    return {kind}.union(*(classes_in(read(thing, name)) for name in names_of(kind)))
+
+
+@functools.cache
+def installed() -> Code:
+    """The code that this process runs."""
+    return Code(Path(testbed.__path__[0]).parent)
+
+
+@functools.lru_cache(maxsize=4096)
+def _understood(text: bytes, package: str) -> _File:
+    """What counts of a module's text."""
+    tree = ast.parse(text)
+    tree.body = _bare(tree.body)
+    names = dict.fromkeys(code_files.wanted(tree, package))
+    used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
+    return _File(
+        hashlib.sha256(ast.dump(tree).encode()).hexdigest(),
+        tuple(name for name in names if _package(name) in code_files.OURS),
+        "__file__" in used,
+    )
+
+
+def _bare(body: list[Any]) -> list[Any]:
+    """Statements, at any depth, without docstrings and without what stands under ``TYPE_CHECKING``."""
+    kept = []
+    for node in body:
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
+            continue
+        for part in ("body", "orelse", "finalbody", "handlers", "cases"):
+            if isinstance(inner := getattr(node, part, None), list):
+                setattr(node, part, _bare(inner))
+        if isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING":
+            kept += node.orelse
+        else:
+            kept.append(node)
+    return kept
+
+
+def _last_name(node: ast.expr) -> str:
+    """``x`` of ``x`` and of ``module.x``; empty for anything else."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def _outer(name: str) -> Iterator[str]:
+    """A module's name and those of the packages around it."""
+    parts = name.split(".")
+    return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+
+
+def _package(name: str) -> str:
+    return name.partition(".")[0]

@@ -1,0 +1,81 @@
+"""The labelled data, from the texts that a data policy chooses from to reference scores."""
+
+from typing import NamedTuple
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from testbed import logprob
+from testbed.data.collect import balanced, collect, described, label, make_pool
+from testbed.data.spec import DataSpec, Pool, PoolSpec
+from testbed.environment import AbstractTask
+from testbed.preference import AbstractLabeler
+from testbed.source import Dataset
+from testbed.stages.golden import Standardised
+from testbed.stages.sft import FineTuned
+from testbed.stages.world import DrawnWorld, Seed, corpus_key
+from testbed.streams import Stream, stream
+
+
+class Labelled(NamedTuple):
+    """D_golden, held-out pairs, what was measured of them, and, where responses can be listed, the data policy:
+    log-probabilities of every response to every prompt."""
+
+    data: Dataset
+    test: Dataset
+    facts: dict[str, Array]
+    policy: Float[Array, "row text"] | None
+
+
+def gather(
+    task: AbstractTask,
+    spec: PoolSpec,
+    seed: Seed,
+    golden: Standardised,
+    base: FineTuned,
+    world: DrawnWorld,
+) -> Pool:
+    """The texts that a data policy chooses from, and by which coverage is measured."""
+    key = stream(jax.random.key(seed), Stream.DATA)
+    written, sft = world.written, base.policy
+    return make_pool(task, golden.world, sft, spec, written, corpus_key(seed), key)
+
+
+def make_data(
+    task: AbstractTask,
+    labeler: AbstractLabeler,
+    spec: DataSpec,
+    seed: Seed,
+    golden: Standardised,
+    base: FineTuned,
+    world: DrawnWorld,
+    pool: Pool,
+) -> Labelled:
+    """Collect the data as its dials say, and label it."""
+    written, key = world.written, jax.random.key(seed)
+    corpus, policy, facts = collect(task, spec, pool, written.corpus, stream(key, Stream.DATA))
+    # One program for both parts: it compiles once.
+    texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), corpus, written.held_out)
+    labels = stream(key, Stream.LABELS)
+    labelled, reward = label(golden.world, base.policy, labeler, texts, labels)
+    count = spec.pairs
+    data, test = (
+        jax.tree.map(lambda x, part=part: x[part], labelled)
+        for part in (slice(count), slice(count, None))
+    )
+    data = balanced(data)
+    facts |= described(data, reward[:count], golden.rewards)
+    return Labelled(data, test, facts, policy if task.enumerable else None)
+
+
+def rescore(sft: FineTuned, data: Labelled) -> Dataset:
+    """D_golden with reference scores by the policy's own SFT, where the data stand on one of another shape."""
+    scores = logprob.score_pairs(sft.policy, data.data.pairs)
+    return eqx.tree_at(lambda d: d.reference, data.data, scores)
+
+
+def own_data(scores: Dataset | None, data: Labelled) -> Dataset:
+    """D_golden as the policy learns from it."""
+    return scores or data.data
