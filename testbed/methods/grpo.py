@@ -32,7 +32,7 @@ class Grpo(AbstractResponseGradient):
     group. Its authors' code divides the sum by a constant, the length limit; that is a matter of the learning rate
     (and, with a penalty in the loss, changes nothing else: the constant divides both). Each normalisation biases the
     gradient: standard deviations weigh prompts and returns by how much a group differs, lengths make a token of a
-    long response count less (21 and 12 degrees off the objective's in the world of tests/test_estimators.py).
+    long response count less (21 and 12 degrees off the objective's in the world of tests/testbed/test_estimators.py).
 
     Attributes:
         beta: strength of the KL regularisation; larger stays closer to the reference.

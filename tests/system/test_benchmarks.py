@@ -13,7 +13,7 @@ import pytest
 
 pytestmark = pytest.mark.slow
 
-BENCHMARKS = Path(__file__).parent.parent / "benchmarks"
+BENCHMARKS = Path(__file__).parents[2] / "benchmarks"
 SMALLEST = {
     "environments": ["--tasks=Harmless", "--environments=8", "--seconds=0.1", "--repeats=1"],
     "host": ["--runs", "20"],

@@ -7,7 +7,7 @@ from typing import Any
 
 def script(place: str) -> Any:
     """The script at a place in the repository, as a module."""
-    path = Path(__file__).parent.parent / place
+    path = Path(__file__).parents[2] / place
     spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None

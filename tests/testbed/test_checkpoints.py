@@ -14,7 +14,7 @@ import safetensors.numpy
 from testbed.errors import InvalidInput, Unfinished
 from testbed.llm import load
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 WEIGHTS = "model.safetensors"
 
 

@@ -330,7 +330,7 @@ def test_every_column_has_a_meaning() -> None:
 
 def test_every_command_has_a_documented_call() -> None:
     """The table of docs/api.md: calls that can be imported, and for each command one; completion is the shell's."""
-    page = (Path(__file__).parent.parent / "docs" / "api.md").read_text()
+    page = (Path(__file__).parents[2] / "docs" / "api.md").read_text()
     rows = [line.split(" | ")[:2] for line in page.splitlines() if line.startswith("| `")]
     calls = {name for row in rows for name in re.findall(r"(\w+)\(", row[0])}
     assert calls <= set(sweeps.__all__)

@@ -28,7 +28,7 @@ from helpers import (
     score_pairs,
     world,
 )
-from test_arithmetic import products
+from test_matmul import products
 from training import KEY, RATE, STEPS, go, plan, same
 
 from envs.labelers.bradley_terry import BradleyTerry

@@ -87,7 +87,7 @@ def hosts(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hosts]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
         # What a study file imports must be there on the hosts, here `helpers`.
-        paths = (str(Path(__file__).parent), os.environ.get("PYTHONPATH", ""))
+        paths = (str(Path(__file__).parents[1] / "support"), os.environ.get("PYTHONPATH", ""))
         patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, paths)))
         # A lost host is noticed soon.
         patch.setenv("RAY_health_check_period_ms", "1000")

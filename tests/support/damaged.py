@@ -25,7 +25,7 @@ from sweeps.store.parquet import columns
 from sweeps.store.store import Store, read_stores
 from sweeps.tensorboard import refresh
 
-CORPUS = Path(__file__).parent / "corpus"
+CORPUS = Path(__file__).parents[1] / "corpus"
 #: Bytes that reading may add to what the process has held at most.
 MOST_MEMORY = 2**30
 CLAIM = Claim("B1", "further", (Test(PairedDifference("kl", "far", "near"), More(0.0)),), "nearer")

@@ -138,7 +138,14 @@ def test_an_extension_is_one_new_file_which_the_contract_tests_pick_up(tmp_path:
     for path, text in ADDED.items():
         assert not (ROOT / path).exists()
         (tmp_path / path).write_text(text)
-    tests = ("contracts", "losses", "worlds", "labelers", "likelihoods", "studies")
+    tests = (
+        "contracts/test_contracts.py",
+        "testbed/test_losses.py",
+        "testbed/test_likelihoods.py",
+        "envs/test_worlds.py",
+        "envs/test_labelers.py",
+        "sweeps/test_studies.py",
+    )
     words = [
         sys.executable,
         "-m",
@@ -155,7 +162,7 @@ def test_an_extension_is_one_new_file_which_the_contract_tests_pick_up(tmp_path:
         "HuberIpo and not every_objective or Paths or Lapses or pick_pairs or has_a_ref",
     ]
     done = subprocess.run(
-        [*words, *(f"tests/test_{name}.py" for name in tests)],
+        [*words, *(f"tests/{name}" for name in tests)],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 #: A module may import from its own layer and from those before it.
 LAYERS = ("testbed", "envs", "sweeps", "analysis", "sweeps.api", "sweeps.cli")
 PACKAGES = ("testbed", "envs", "sweeps", "analysis")

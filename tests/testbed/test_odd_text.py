@@ -24,7 +24,7 @@ from testbed.errors import InvalidInput
 from testbed.llm.tokenizer import Tokenizer
 from testbed.policies import pretrained
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).parents[1]
 LLAMA = HERE / "checkpoints" / "llama"
 CORPUS = HERE / "corpus"
 SECONDS, BYTES = 5.0, 1 << 30

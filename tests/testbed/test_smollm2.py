@@ -18,7 +18,7 @@ from testbed.types import Prompt
 
 pytestmark = pytest.mark.slow
 
-IDS = json.loads((Path(__file__).parent / "checkpoints" / "smollm2_ids.json").read_text())
+IDS = json.loads((Path(__file__).parents[1] / "checkpoints" / "smollm2_ids.json").read_text())
 TEXTS = [
     "The capital of France is Paris, and 12 + 30 = 42.\n",
     "<|im_start|>user\nWrite a haiku.<|im_end|>\n<|im_start|>assistant\nSnow on the old",

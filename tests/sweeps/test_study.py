@@ -25,7 +25,7 @@ from testbed import config
 from testbed.config import user_code
 from testbed.errors import InvalidInput
 
-EXAMPLES = Path(__file__).parents[1] / "examples"
+EXAMPLES = Path(__file__).parents[2] / "examples"
 
 
 class Online(eqx.Module):

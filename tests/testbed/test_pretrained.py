@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import safetensors.numpy
-from test_cost import weighted
+from test_flops import weighted
 
 from testbed import config, decode, logprob
 from testbed.errors import InvalidInput
@@ -20,7 +20,7 @@ from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 SOURCES = {name: CHECKPOINTS / name for name in ("llama", "llama_old", "qwen2", "qwen3", "gpt2")}
 SOURCES["llama_gguf"] = CHECKPOINTS / "llama_gguf" / "model.gguf"
 every = pytest.mark.parametrize("name", SOURCES)

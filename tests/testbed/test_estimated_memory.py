@@ -49,7 +49,7 @@ def test_a_plan_predicts_the_memory_of_its_programs(
     run = replace_all(benchmark().experiment("S", mode), changes)
     [chunk] = plan([Point(fingerprint(run), mode, 0, {}, run)]).chunks
     # The scripts import each other.
-    monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
+    monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
     ground = script("benchmarks/startup.py").ground(run)
     parts = programs.needed(chunk, ground).parts
     sizes = [devices.needed_memory(executable_cache.compiled(*part)) or 0 for part in parts]

@@ -13,7 +13,7 @@ from testbed.errors import InvalidInput
 from testbed.llm.templates import SMOLLM2_SYSTEM, SMOLLM2_TEMPLATE, ChatMl, Jinja, template_of
 from testbed.llm.tokenizer import Tokenizer
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 LLAMA = CHECKPOINTS / "llama"
 WRITTEN = json.loads((CHECKPOINTS / "templates.json").read_text(encoding="utf-8"))
 PLACE = Path("somewhere")

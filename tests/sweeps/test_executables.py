@@ -363,7 +363,7 @@ def test_every_process_finds_the_same() -> None:
     for seed in ("1", "2"):
         environment = os.environ | {
             "PYTHONHASHSEED": seed,
-            "PYTHONPATH": f"{Path(__file__).parent}",
+            "PYTHONPATH": f"{Path(__file__).parents[1] / 'support'}",
         }
         code = [sys.executable, "-c", OTHER_PROCESS]
         done = subprocess.run(code, env=environment, capture_output=True, text=True, check=True)

@@ -181,7 +181,7 @@ def test_a_process_that_has_only_the_config_reads_every_stage(made: Any, tmp_pat
     for stage in kept:
         cache.save(addresses[stage], results[stage])
     command = [sys.executable, "-c", OTHER_PROCESS, str(tmp_path)]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[1] / "support")}
     content = pickle.dumps((config, addresses))
     done = subprocess.run(
         command, env=environment, input=content, stdout=subprocess.PIPE, check=True

@@ -26,8 +26,8 @@ from testbed.llm.gguf_files import GgufFile
 from testbed.llm.tokenizer import Tokenizer
 from testbed.transformer import Transformer
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
-CORPUS = Path(__file__).parent / "corpus"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
+CORPUS = Path(__file__).parents[1] / "corpus"
 GGUF = CHECKPOINTS / "llama_gguf" / "model.gguf"
 SECONDS, BYTES, RESERVED = 5, 2**30, 2**32
 #: Inputs of each reader that are drawn.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PACKAGES = ("testbed", "envs", "sweeps", "analysis")
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60

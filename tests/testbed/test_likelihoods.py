@@ -104,7 +104,7 @@ CASES = {
 }
 
 # Those of a labeler that was added: a file of its own with another ``CASES``, of `Case`'s fields.
-for _path in sorted(Path(__file__).parent.glob("labeler_case_*.py")):
+for _path in sorted((Path(__file__).parents[1] / "support").glob("labeler_case_*.py")):
     _added = importlib.import_module(_path.stem).CASES
     CASES |= {name: Case(*fields) for name, fields in _added.items()}
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from helpers import CONFIG, PROMPT, TIME, VOCABULARY, model, pairs
 from jax.interpreters.partial_eval import dce_jaxpr
-from test_arithmetic import products
+from test_matmul import products
 
 from testbed import decode, logprob
 from testbed.config import replace

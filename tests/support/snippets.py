@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 from markdown_it import MarkdownIt
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").rglob("*.md"))]
 #: A comment in a page that is run before what follows it, and not shown.
 _HIDDEN = re.compile(r"<!-- run\n(.*?)-->", re.DOTALL)

@@ -30,7 +30,7 @@ from testbed.stages.world_config import GroundConfig
 from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 FIT = FitConfig(steps=20, batch_size=8)
 #: A table of positions that is too short for any text of `helpers.experiment`.
 SHORT = TransformerConfig(width=8, layers=1, learned_positions=5)

@@ -52,7 +52,7 @@ from testbed.stages.world_config import GroundConfig
 from testbed.train import OnlineRun
 from testbed.transformer_config import SIZES, TransformerConfig
 
-CHECKPOINT = Path(__file__).parent / "checkpoints" / "llama"
+CHECKPOINT = Path(__file__).parents[1] / "checkpoints" / "llama"
 EXACT = {"recorded", "stream", "prepared"}
 NAMES = {stage.name for stage in STAGES}
 FIT = FitConfig(steps=5, batch_size=8)

@@ -32,7 +32,7 @@ from testbed.policies.shared_weights import Source, Weight
 from testbed.serialisation import tree_files
 from testbed.serialisation.tree_structure import _KINDS, DTYPES, Damaged
 
-CORPUS = Path(__file__).parent / "corpus" / "stages"
+CORPUS = Path(__file__).parents[1] / "corpus" / "stages"
 Kind = TypeVar("Kind")
 
 

@@ -19,7 +19,7 @@ from testbed.llm import load
 from testbed.llm.tokenizer import Tokenizer
 from testbed.policies import pretrained
 
-CHECKPOINTS = Path(__file__).parent / "checkpoints"
+CHECKPOINTS = Path(__file__).parents[1] / "checkpoints"
 LLAMA = CHECKPOINTS / "llama"
 GGUF = CHECKPOINTS / "llama_gguf" / "model.gguf"
 WORDS = ("▁", "▁good", "▁bad", "good", "▁not", "ness", "▁movie", "a", "▁a", "▁café")

@@ -19,7 +19,7 @@ from sweeps.study import load_study
 from testbed import config
 from testbed.losses.dpo import Dpo
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 ARXIV = re.compile(r"\d{4}\.\d{5}")
 NAME = r"[A-Z][\w'-]+"
 #: Authors and year, in a sentence; what stands before an arXiv number is told by that.
