@@ -1,4 +1,4 @@
-"""Refreshed: the reference is a copy of the policy, taken anew now and then."""
+"""Refreshed: the reference is a copy of the policy, renewed at a fixed interval."""
 
 import jax
 from jaxtyping import Array, Int
