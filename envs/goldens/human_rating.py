@@ -90,7 +90,7 @@ class HumanTaste(AbstractTaste):
         prompts: Prompt,
         samples: Response,
     ) -> HumanRating:
-        """The same in every world."""
+        """The same golden reward in every world."""
         return HumanRating(model.trunk(self.layers), learnt)
 
 

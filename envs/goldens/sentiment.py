@@ -97,5 +97,5 @@ class LexiconTaste(AbstractTaste):
         prompts: Prompt,
         samples: Response,
     ) -> Sentiment:
-        """The same in every world."""
+        """The same golden reward in every world."""
         return learnt

@@ -160,7 +160,7 @@ def _scope(module: ModuleType) -> _Scope:
     outermost = _path(package) if package and package is not module else None
     if outermost:
         return _Scope((outermost.parent,), (outermost.parent.parent,), installed)
-    # A single installed file has no folder of its own.
+    # The folder of a single installed file also holds files of other packages.
     return _Scope((path,) if installed else (path.parent,), (path.parent,), installed)
 
 

@@ -50,7 +50,7 @@ def find(name: str) -> Any:
     if found is None:
         raise UnknownName(name)
     for part in qualified.split("."):
-        # Not `getattr`: a module or metaclass may answer that with code of its own, such as an import.
+        # Not `getattr`, for which a module or metaclass may run its own code, such as an import.
         names = vars(found) if isinstance(found, type | ModuleType) else {}
         if part not in names:
             raise UnknownName(name)

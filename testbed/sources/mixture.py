@@ -64,7 +64,7 @@ class Mixture(AbstractSource):
 
     @property
     def depth(self) -> int:
-        """Number of nested mixtures, including mixtures inside other sources."""
+        """How deep mixtures are nested in this one, also inside other sources; 0 if there are none."""
 
         def mixture(part: Any) -> bool:
             return isinstance(part, Mixture)
