@@ -64,7 +64,7 @@ def read(path: Path) -> list[Read]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"prompts file {path} must be UTF-8: {error}") from error
-    except (OSError, ValueError) as error:  # no file has a name with a zero in it
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         reason = getattr(error, "strerror", None) or said(error)
         raise InvalidInput(f"prompts file {path} cannot be read: {reason}") from error
     found = [

@@ -102,7 +102,7 @@ def note(module: ModuleType) -> None:
 def text(module: ModuleType) -> str | None:
     """The text of a module from its loader, which need not read a file of this machine; None if there is no text."""
     known = _TEXTS.get(module.__name__)
-    spec = getattr(module, "__spec__", None)  # another one once the module is loaded again
+    spec = getattr(module, "__spec__", None)  # another object once the module is loaded again
     if known is None or known[0] is not module or known[1] is not spec:
         read_source = getattr(getattr(module, "__loader__", None), "get_source", None)
         try:

@@ -153,7 +153,7 @@ def _checks(kind: type) -> tuple[Callable[[Any], None], ...] | None:
     code = getattr(kind.__init__, "__code__", None)
     generated = (
         code is not None and code.co_filename == "<string>"
-    )  # where dataclasses write theirs
+    )  # dataclasses compile their methods under this name
     if not plain or not generated or hasattr(kind, "__post_init__"):
         return None
     return tuple(

@@ -207,7 +207,7 @@ def _is_foreign(kind: type) -> bool:
 def _is_file(text: str) -> bool:
     try:
         return os.path.isfile(text)
-    except ValueError:  # a NUL byte
+    except ValueError:  # a NUL byte in the text
         return False
 
 

@@ -60,7 +60,7 @@ def read_directory(directory: Path) -> Checkpoint:
             raise InvalidInput(
                 f"{path}: tensor {name} is of type {kind}; read are {', '.join(TYPES)}"
             )
-        with np.errstate(over="ignore"):  # what is too large for float32 is refused below
+        with np.errstate(over="ignore"):  # numbers too large for float32 are refused below
             found = np.asarray(file.get_tensor(name)).astype(np.float32)
         return finite(found, path, name)
 
@@ -82,7 +82,7 @@ def shown(value: Any, most: int = SHOWN) -> str:
     ``most`` characters, and printable everywhere."""
     try:
         text = value if isinstance(value, str) else repr(value)
-    except (ValueError, RecursionError):  # a number of too many digits, or what nests too deep
+    except (ValueError, RecursionError):  # too many digits in a number, or too deep nesting
         text = f"a {type(value).__name__} too long to be shown"
     text = text.encode("unicode_escape", "backslashreplace").decode("ascii")
     return text if len(text) <= most else text[: most - 3] + "..."

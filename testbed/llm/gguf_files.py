@@ -173,7 +173,7 @@ class GgufFile:
         field, tokens = f"tokenizer.ggml.{name}_token_id", self.get("tokenizer.ggml.tokens")
         found = self.get(field)
         if not isinstance(tokens, list):
-            return None  # `tokenizer` refuses that
+            return None  # `tokenizer` refuses this
         if found is not None and not (type(found) is int and 0 <= found < len(tokens)):
             raise self._refusal(field, f"between 0 and {len(tokens) - 1}, the ids of tokens")
         return found
@@ -254,7 +254,7 @@ class GgufFile:
         if divisors.max() < 1:
             raise problem
         scaling = Llama3Scaling(factor=round(float(divisors.max()), 4))
-        with np.errstate(all="ignore"):  # of a base out of range, whose divisors are not these
+        with np.errstate(all="ignore"):  # a base out of range fails the comparison below
             frequencies = jnp.asarray(base ** (-np.arange(0, size, 2) / size), jnp.float32)
         expected = np.asarray(frequencies / scaling(frequencies))
         if not np.allclose(divisors, expected, rtol=1e-4):

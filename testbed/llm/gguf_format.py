@@ -88,14 +88,14 @@ def numbers(path: Path, name: str, tensor: StoredTensor) -> np.ndarray:
         raise InvalidInput(f"{path} is not a whole GGUF file: it has become shorter")
     rows = raw.reshape(*tensor.shape[:-1], -1)
     try:
-        with np.errstate(all="ignore"):  # numbers that are not finite are refused by whoever asked
+        with np.errstate(all="ignore"):  # callers refuse numbers that are not finite
             found = gguf.quants.dequantize(rows, tensor.kind)
     except NotImplementedError as problem:
         raise InvalidInput(
             f"{path}: tensor {shown(name)} is of type {tensor.kind.name}, which the package gguf "
             "does not dequantise"
         ) from problem
-    except Exception as problem:  # the package promises nothing narrower
+    except Exception as problem:  # the package documents no narrower errors
         raise InvalidInput(
             f"{path}: tensor {shown(name)} of type {tensor.kind.name} ({per_block} bytes a block) "
             f"cannot be dequantised ({shown(problem)})"

@@ -234,7 +234,7 @@ def _few_steps() -> Iterator[None]:
     thread; a debugger or coverage tool does not see these steps."""
     left, before = STEPS, sys.gettrace()
 
-    @no_type_check  # checked a million times, its types would cost more than the template
+    @no_type_check  # type checks at every step would cost more than the template
     def count(frame: Any, event: str, argument: Any) -> Any:
         nonlocal left
         left -= 1

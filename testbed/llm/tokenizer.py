@@ -113,7 +113,7 @@ class Tokenizer:
 
         Args:
             messages: each with ``role`` and ``content``; a text is one message of the user.
-            system: the system prompt; None leaves it to the template, which may have one of its own. An empty text adds
+            system: the system prompt; None leaves it to the template, which may have a default. An empty text adds
                 no system message either; SmolLM2's template then also leaves out its own system prompt.
         """
         # Read only here, because only chats need the template.
