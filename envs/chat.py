@@ -1,9 +1,9 @@
 """The chat world: open-ended prompts, judged by people of different tastes.
 
-It stands for side-by-side ratings by many people (arXiv 2405.08448, Chat arena). Prompts are random tokens and human
-writers random transformers, as in `envs.neural`. Every annotator has a utility, partly shared and partly their own,
-each a random network, and all like variety. The golden reward is the Borda count of the population: the
-probability that a random annotator prefers the response to a random writers' response.
+The world models side-by-side ratings by many people (arXiv 2405.08448, Chat arena). Prompts are random tokens and human
+writers random transformers, as in `envs.neural`. Every annotator has a utility: random networks, one shared by all
+annotators and one for each annotator, plus a taste for variety. The golden reward is the Borda count of the population:
+the probability that a random annotator prefers the response to a random writers' response.
 """
 
 import equinox as eqx
@@ -24,21 +24,21 @@ from testbed.transformer_config import TransformerConfig
 class Chat(AbstractNetworkTask):
     """A world of annotators who disagree.
 
-    Annotator j's utility is sqrt(agreement) shared + sqrt(1 - agreement) own_j + variety_weight variety, where shared
-    and own_j are independent `NeuralGolden` networks and variety is the number of different tokens, each standardised,
-    as is their sum, over writers' responses. `Borda` aggregates them.
+    Annotator j's utility is sqrt(agreement) shared + sqrt(1 - agreement) own_j + variety_weight variety. Here shared
+    and own_j are independent `NeuralGolden` networks and variety is the number of different tokens; each of these, and
+    their sum, is standardised over writers' responses. `Borda` aggregates the utilities.
 
     Attributes:
         vocabulary: token ids, the end token included. prompt_length, response_length: tokens.
-        writers: how many; ``writer`` their shape, whose temperature sets their entropy; ``closing`` how readily they
-            end a response (logit of the end token).
-        annotators: how many tastes the population has; ``weights`` their shares, none for equal ones.
-        agreement: how much of a taste is shared, between 0 (nothing) and 1 (all are one): the correlation of two
-            annotators' utilities, variety and the networks' correlation by chance apart.
-        golden: shape of each network; ``ruggedness`` how specific the token combinations are that it rewards; ``order``
-            how many tokens of the response interact, 0 for all (see `NeuralGolden`): with a small one every position
-            reads more of the prompt than of the response, and rewards vary more between prompts than within.
-        variety_weight: weight of variety, against 1 for the networks: without it, repeating one good token pays.
+        writers: how many. writer: their shape; its temperature sets their entropy. closing: how readily they end a
+            response (logit of the end token).
+        annotators: how many tastes the population has. weights: the share of each taste; none for equal shares.
+        agreement: how much of a taste is shared, between 0 (nothing) and 1 (all are the same): the correlation of two
+            annotators' utilities, except for variety and chance correlations of the networks.
+        golden: shape of each network. ruggedness: how specific the token combinations are that the network rewards.
+            order: how many tokens of the response interact, 0 for all (see `NeuralGolden`). With a small order every
+            position reads more of the prompt than of the response, and rewards vary more between prompts than within.
+        variety_weight: weight of variety, against 1 for the networks. Without variety, repeating one good token pays.
     """
 
     vocabulary: int = eqx.field(static=True, default=32)
@@ -71,7 +71,7 @@ class Chat(AbstractNetworkTask):
         return self.weights or (1.0 / self.annotators,) * self.annotators
 
     def world(self, key: PRNGKeyArray) -> World:
-        """Draw writers and annotators; unit scale until SFT samples exist."""
+        """Draw writers and annotators; the reward has unit scale until SFT samples exist."""
         k_writers, k_golden, k_prompts, k_responses = jax.random.split(key, 4)
         prompts, writers, sample, responses = self.written(k_writers, k_prompts, k_responses)
         count = self.annotators

@@ -32,7 +32,7 @@ def share(config: eqx.Module, *names: str) -> None:
 
 
 def sum_to_one(config: eqx.Module, name: str, counted: str) -> None:
-    """Refuse weights that are not one for each of a counted thing, none at all, or do not sum to one."""
+    """Refuse weights unless there are none, or one for each item of ``counted``, and they sum to one."""
     weights, count = getattr(config, name), getattr(config, counted)
     if not weights:
         return

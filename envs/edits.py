@@ -1,6 +1,6 @@
-"""Edits of short token sequences, from which imperfect human writers are made, and in-order matching of two of them.
+"""Edits of short token sequences, which model errors of human writers, and the in-order matching of two sequences.
 
-A sequence is a buffer of fixed size and a count: the first ``count`` places hold text, what stands behind them is free.
+A sequence is a buffer of fixed size and a count: the first ``count`` places hold text, the places behind them are free.
 """
 
 from typing import TypeVar
@@ -17,7 +17,7 @@ HabitsT = TypeVar("HabitsT", bound="AbstractHabits")
 
 
 class AbstractHabits(eqx.Module):
-    """How often writers err, a chance for each kind of error: the mean over writers, between 0 and 1/2."""
+    """How often writers err: the chance of each kind of error, as a mean over writers, between 0 and 1/2."""
 
     def __check_init__(self) -> None:
         for name, rate in vars(self).items():
@@ -28,8 +28,9 @@ class AbstractHabits(eqx.Module):
 def population(key: PRNGKeyArray, mean: HabitsT, count: int) -> HabitsT:
     """``count`` writers' habits (leading axis of every rate), between 0 and twice the mean.
 
-    A rate is 2 mean (skill + style) / 2: skill is a writer's own, style a writer's own for each kind of error. Both are
-    evenly spread over (0, 1) in a random order, so that worlds differ in their writers and not in how good they are.
+    A rate is 2 mean (skill + style) / 2: each writer has one skill, and one style for each kind of error. Both are
+    evenly spread over (0, 1) in a random order, so that worlds differ in their writers but not in the writers' mean
+    quality.
     """
     rates, form = jax.tree.flatten(mean)
     strata = (jnp.arange(count) + 0.5) / count
@@ -44,7 +45,7 @@ def population(key: PRNGKeyArray, mean: HabitsT, count: int) -> HabitsT:
 def compact(
     tokens: Int[Array, " size"], keep: Bool[Array, " size"]
 ) -> tuple[Int[Array, " size"], Int[Array, ""]]:
-    """What is kept, in order, at the front; end tokens behind it."""
+    """The kept tokens, in order, at the front; end tokens behind them."""
     order = jnp.argsort(~keep, stable=True)
     count = jnp.sum(keep)
     return jnp.where(within(count, tokens.shape[0]), tokens[order], END_TOKEN), count
@@ -53,7 +54,7 @@ def compact(
 def swap(
     key: PRNGKeyArray, tokens: Int[Array, " size"], count: Int[Array, ""], rate: Scalar
 ) -> Int[Array, " size"]:
-    """Exchange neighbours: the text is cut into twos, from its first or second token on, and each two are exchanged
+    """Exchange neighbours: the text is cut into pairs, from its first or second token on, and each pair is exchanged
     with chance ``rate``."""
     k_start, k_swap = jax.random.split(key)
     size = tokens.shape[0]
@@ -68,7 +69,7 @@ def swap(
 def replace(
     key: PRNGKeyArray, tokens: Int[Array, " size"], rate: Scalar, low: int, high: int
 ) -> Int[Array, " size"]:
-    """Each token becomes a uniform one of ``low`` to ``high - 1`` with chance ``rate``."""
+    """Replace each token by a uniform one of ``low`` to ``high - 1`` with chance ``rate``."""
     k_where, k_what = jax.random.split(key)
     where = jax.random.bernoulli(k_where, rate, tokens.shape)
     return jnp.where(where, jax.random.randint(k_what, tokens.shape, low, high), tokens)
@@ -81,7 +82,7 @@ def stutter(
     drop: Scalar,
     repeat: Scalar,
 ) -> tuple[Int[Array, " double"], Int[Array, ""]]:
-    """Each token is left out with chance ``drop`` and, if it is not, written twice with chance ``repeat``."""
+    """Leave out each token with chance ``drop``; write a token that is not left out twice with chance ``repeat``."""
     k_drop, k_repeat = jax.random.split(key)
     present = within(count, tokens.shape[0]) & ~jax.random.bernoulli(k_drop, drop, tokens.shape)
     again = present & jax.random.bernoulli(k_repeat, repeat, tokens.shape)
@@ -89,7 +90,8 @@ def stutter(
 
 
 def respond(tokens: Int[Array, " size"], count: Int[Array, ""], limit: int) -> Response:
-    """The text as a response of at most ``limit`` tokens; what does not fit is cut, the end token too."""
+    """The text as a response of at most ``limit`` tokens; the rest is cut, including the end token if there is no room
+    for it."""
     index = jnp.arange(limit)
     text = tokens[jnp.minimum(index, tokens.shape[0] - 1)]
     text = jnp.where(index < count, text, END_TOKEN)
@@ -105,8 +107,8 @@ def ramble(
     high: int,
     limit: int,
 ) -> Response:
-    """The text as a response, which before its end goes on with uniform tokens of ``low`` to ``high - 1``: one with
-    chance ``rate``, then another with the same chance, and so on."""
+    """The text as a response, with uniform tokens of ``low`` to ``high - 1`` added before its end: one with chance
+    ``rate``, then another with the same chance, and so on."""
     k_more, k_what = jax.random.split(key)
     more = jnp.sum(jnp.cumprod(jax.random.bernoulli(k_more, rate, (limit,))))
     index = jnp.arange(limit)
@@ -117,8 +119,8 @@ def ramble(
 
 def in_order(gain: Float[Array, "first second"]) -> Scalar:
     """The largest total gain of matching two sequences in order, ``gain[i, j] >= 0`` for matching element i of the
-    first with element j of the second. With gain 1 for equal elements it is the length of their longest common
-    subsequence (Wagner and Fischer 1974)."""
+    first with element j of the second. If the gain is 1 for equal elements and 0 otherwise, the result is the length of
+    their longest common subsequence (Wagner and Fischer 1974)."""
 
     def step(best: Float[Array, " second"], row: Float[Array, " second"]):
         before = jnp.concatenate([jnp.zeros(1), best[:-1]])

@@ -1,8 +1,8 @@
-"""The enumerable world: few enough prompts and responses to list them all, so that nothing need be estimated.
+"""The enumerable world: few enough prompts and responses to list them all, so that no quantity has to be estimated.
 
 Prompts are random tokens of full length and human writers are random transformers, as in `envs.neural`, so their
-likelihood is exact. The golden reward counts n-grams whose worth depends on the prompt, plus a weak random network: the
-network tells apart the texts with the same n-grams, which would tie. Exact values, divergences and optima are in
+likelihood is exact. The golden reward counts n-grams whose worth depends on the prompt, plus a weak random network,
+which separates texts that have the same n-grams and would otherwise tie. Exact values, divergences and optima are in
 `testbed.exact.quantities`, a tabular policy in `testbed.policies.tabular`; transformers run here as on any other task.
 """
 
@@ -25,7 +25,7 @@ from testbed.types import Prompt, Response
 
 
 class BestResponse(AbstractWriters):
-    """Writes the response of the largest golden reward, found by trying all."""
+    """Writes the response of the largest golden reward, found by trying all responses."""
 
     golden: AbstractGolden
     vocabulary: int = eqx.field(static=True)
@@ -39,16 +39,16 @@ class BestResponse(AbstractWriters):
 
 
 class Enumerable(AbstractNetworkTask):
-    """A world that can be listed.
+    """A world whose prompts and responses can all be listed.
 
     Attributes:
         vocabulary: token ids, the end token included. prompt_length, response_length: tokens; with the defaults there
             are 64 prompts and 341 responses to each.
-        writers: how many; ``writer`` their shape, whose temperature sets their entropy; ``closing`` how readily they
-            end a response (logit of the end token).
-        order: longest n-gram that is rewarded. interaction: how much an n-gram's worth depends on the prompt, against
-            its worth to any prompt. repeat: factor on an n-gram's worth for every time it has been written before.
-        taste_weight: weight of the random network, of shape ``taste``, against 1 for the n-grams, both in standard
+        writers: how many. writer: their shape; its temperature sets their entropy. closing: how readily they end a
+            response (logit of the end token).
+        order: longest n-gram that is rewarded. interaction: the part of an n-gram's worth that depends on the prompt,
+            relative to the part that does not. repeat: factor on an n-gram's worth for every earlier occurrence.
+        taste: shape of the random network. taste_weight: its weight, against 1 for the n-grams, both in standard
             deviations over writers' responses.
     """
 
@@ -75,7 +75,7 @@ class Enumerable(AbstractNetworkTask):
             raise InvalidInput(f"order must be at least 1, got {self.order}")
 
     def world(self, key: PRNGKeyArray) -> World:
-        """Draw writers and golden reward; unit scale until SFT samples exist."""
+        """Draw writers and golden reward; the reward has unit scale until SFT samples exist."""
         k_writers, k_golden, k_taste, k_prompts, k_responses = jax.random.split(key, 5)
         prompts, writers, sample, responses = self.written(k_writers, k_prompts, k_responses)
         grams = NGram.init(k_golden, self.vocabulary, self.order, self.interaction, self.repeat)

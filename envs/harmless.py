@@ -1,10 +1,11 @@
-"""The harmless world: refuse what is unsafe, answer the rest.
+"""The harmless world: refuse unsafe prompts, answer all others.
 
-It stands for the harmlessness comparisons of arXiv 2405.08448. A prompt is about a topic, with a word or two of others;
-an unsafe one also has a word of an unsafe class. The first token of a response decides most of the reward (`Decision`):
-a refusal is right on unsafe prompts, anything else on safe ones. What follows is the smaller, graded part
-(`Substance`): words on topic, courtesy, and beside a refusal a way out. Writers err in both, each in their own way.
-Because one early token is worth so much, the reward rises steeply and saturates at a small divergence from SFT.
+The world models the harmlessness comparisons of arXiv 2405.08448. A prompt is about a topic, with a word or two of
+others; an unsafe one also has a word of an unsafe class. The first token of a response decides most of the reward
+(`Decision`): a refusal is right on unsafe prompts, any other token on safe ones. The rest of the response is a smaller,
+graded part (`Substance`): words on topic, courtesy, and a safe alternative beside a refusal. Writers make errors in
+both parts, and differ in their errors. Because one early token is worth so much, the reward rises steeply and saturates
+at a small divergence from SFT.
 """
 
 from typing import NamedTuple
@@ -23,7 +24,7 @@ from testbed.types import END_TOKEN, Prompt, Response, closed
 
 #: Writers' responses over which the parts of the golden reward are standardised.
 STANDARDISING = 512
-#: The tokens in front of the topic words, in this order.
+#: The tokens before the topic words, in this order.
 WORDS = {
     Kind.END: (".",),
     Kind.REFUSAL: ("sorry", "cannot", "refuse"),
@@ -38,16 +39,17 @@ TOPICS = (
     ("seed", "rose", "lawn", "bee"),
 )
 FIRST_TOPIC = sum(map(len, WORDS.values()))
-#: Share of a prompt's words that are of its topic; the rest are of any.
+#: Share of a prompt's words that belong to its topic; the rest belong to any topic.
 FOCUS = 0.8
 #: Standard deviations of the logarithms of tokens' sizes and of harms.
 SIZES, HARMS = 0.4, 0.3
-#: Factor that a position takes off the worth of what is said there.
+#: Factor on the worth of a token for every position that it comes later.
 DECAY = 0.9
 
 
 class HarmlessPrompts(AbstractPrompts):
-    """Words about a topic; in an unsafe prompt one of them is of the unsafe class. Half to all of ``length`` long."""
+    """Words about a topic; in an unsafe prompt one of them is of the unsafe class. The number of words is between half
+    of ``length`` and ``length``."""
 
     unsafe_share: Float[Array, ""]
     unsafe: tuple[int, int] = eqx.field(static=True)
@@ -77,8 +79,8 @@ class HarmlessPrompts(AbstractPrompts):
 
 
 class Manner(NamedTuple):
-    """How one writer writes: chances of refusing unsafe and safe prompts, how strongly worth draws them (per unit of
-    worth, in nats), and how much readier they are to close with every word."""
+    """How one writer writes: chances of refusing unsafe and safe prompts; how strongly the worth of words attracts the
+    writer (in nats per unit of worth); and how much the logit of the end token grows with every word."""
 
     refuses_unsafe: float
     refuses_safe: float
@@ -100,8 +102,8 @@ CLOSING = -0.5
 class HarmlessWriters(AbstractWriters):
     """Each response is by one of `MANNERS`, picked at random.
 
-    They decide, then draw words by their worth to one who decided so (who answers an unsafe prompt answers it as if it
-    were safe), a used word counting as a repeated one; the end token grows likelier with every word.
+    A writer decides, then draws words by their worth for that decision; an answer to an unsafe prompt is written as if
+    the prompt were safe. A used word counts as a repeated one, and the end token becomes likelier with every word.
     """
 
     substance: Substance
@@ -134,14 +136,14 @@ class HarmlessWriters(AbstractWriters):
 
 
 class HarmlessIdeal(AbstractWriters):
-    """The best response while the right decision outweighs what follows it: the refusal of the largest size if the
-    prompt is unsafe, then every word of positive worth, the most worth first, and the end."""
+    """The best response if the right decision outweighs the rest of the response: for an unsafe prompt the refusal of
+    the largest size, then every word of positive worth, the largest worth first, and the end."""
 
     substance: Substance
     time: int = eqx.field(static=True)
 
     def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
-        """Write it."""
+        """The best response; ``key`` is not used."""
         substance, decision = self.substance, self.substance.decision
         unsafe = decision.danger(prompt) > 0
         worth = substance.worth(prompt, jnp.where(unsafe, 2, 0))
@@ -163,8 +165,8 @@ class Harmless(AbstractTask):
         vocabulary: token ids: the end token, 15 words of fixed classes (`WORDS`), and topic words, which belong to the
             ``topics`` in turn. prompt_length, response_length: tokens.
         unsafe_share: share of unsafe prompts.
-        decision_share: share of the writers' reward variance that the first token decides, as far as the decision and
-            what follows it are uncorrelated.
+        decision_share: share of the writers' reward variance that the first token decides, if the decision and the rest
+            of the response are uncorrelated.
         severity: what answering an unsafe prompt costs, against 1 for refusing a safe one.
     """
 
@@ -194,7 +196,7 @@ class Harmless(AbstractTask):
             raise InvalidInput(f"severity must be 0 or more and finite, got {self.severity}")
 
     def world(self, key: PRNGKeyArray) -> World:
-        """Draw sizes of words and harms, and standardise; unit scale until SFT samples exist."""
+        """Draw sizes of words and harms, and standardise the reward's parts; unit scale until SFT samples exist."""
         k_size, k_harm, k_prompts, k_responses = jax.random.split(key, 4)
         kind = self.kinds()
         count = (self.vocabulary,)
@@ -228,7 +230,7 @@ class Harmless(AbstractTask):
         return World(prompts, writers, golden, ideal=ideal)
 
     def kinds(self) -> Int[Array, " vocabulary"]:
-        """What each token id does."""
+        """The `Kind` of each token id."""
         fixed = [kind for kind, words in WORDS.items() for _ in words]
         return jnp.asarray(fixed + [Kind.TOPIC] * (self.vocabulary - FIRST_TOPIC), dtype=jnp.int32)
 

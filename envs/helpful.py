@@ -1,4 +1,4 @@
-"""Instructions: prompts ask for an operation on numbers, or for two in a row, and an answer in a fixed format."""
+"""Instructions: prompts ask for one or two operations on numbers, and for an answer in a fixed format."""
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ from testbed.environment import AbstractPrompts, AbstractTask, AbstractWriters, 
 from testbed.errors import InvalidInput
 from testbed.types import END_TOKEN, Prompt, Response, Scalar, within
 
-#: What may follow an operation: nothing, and no copying, no repetition; a count comes last.
+#: Pairs of operations in a prompt: no copying, no repetition, and a count only at the end.
 COMPOSITIONS = tuple(
     (first, second)
     for first in (Operation.REVERSE, Operation.SORT, Operation.EVEN)
@@ -23,7 +23,7 @@ FEWEST = 3
 
 
 class Instructions(AbstractPrompts):
-    """One operation, or with chance ``composed`` two, then uniform numbers; how many of them is uniform too."""
+    """One operation, or two with chance ``composed``, then numbers; both the numbers and their count are uniform."""
 
     composed: Scalar
     vocabulary: int = eqx.field(static=True)
@@ -45,7 +45,7 @@ class Instructions(AbstractPrompts):
 
 
 class HelpfulHabits(edits.AbstractHabits):
-    """What goes wrong in answers, as mean chances between 0 and 1/2.
+    """Errors in answers, as mean chances between 0 and 1/2.
 
     Attributes:
         misread: of taking an operation for any of them. halfway: of stopping after the first of two operations.
@@ -65,7 +65,8 @@ class HelpfulHabits(edits.AbstractHabits):
 
 
 class HelpfulWriters(AbstractWriters):
-    """Each response comes from one of several writers, picked at random, with habits of their own (leading axis)."""
+    """Each response comes from one of several writers, picked at random; every writer has other habits (leading
+    axis)."""
 
     habits: HelpfulHabits
     vocabulary: int = eqx.field(static=True)
@@ -94,12 +95,12 @@ class HelpfulWriters(AbstractWriters):
 
 
 class PerfectAnswers(AbstractWriters):
-    """The right answer in the right format; ``limit`` tokens hold it."""
+    """The right answer in the right format, which fits into ``limit`` tokens."""
 
     limit: int = eqx.field(static=True)
 
     def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
-        """Write it; ``key`` is not used."""
+        """The answer; ``key`` is not used."""
         numbers, count = Request.of(prompt).answer()
         text, count = _opened(numbers, count, jnp.asarray(True))
         return edits.respond(text, count, self.limit)
@@ -108,7 +109,7 @@ class PerfectAnswers(AbstractWriters):
 def _opened(
     numbers: Int[Array, " size"], count: Int[Array, ""], marked: Bool[Array, ""]
 ) -> tuple[Int[Array, " longer"], Int[Array, ""]]:
-    """The text with the marker before it, or without."""
+    """The text, with the marker before it if ``marked``."""
     bare = jnp.concatenate([numbers, jnp.full(1, END_TOKEN, numbers.dtype)])
     opened = jnp.concatenate([jnp.full(1, MARKER, numbers.dtype), numbers])
     return jnp.where(marked, opened, bare), count + marked
@@ -117,16 +118,16 @@ def _opened(
 class Helpful(AbstractTask):
     """Carry out one or two operations on a few numbers and answer in the format ``answer: ... .``.
 
-    Tokens are the operations, the marker ``answer:`` and the numbers 0, 1, ..., as many as the vocabulary holds. What a
-    number is worth is drawn with the world: uniform around 1, ``spread`` the half-width.
+    Tokens are the operations, the marker ``answer:`` and the numbers 0, 1, ..., as many as the vocabulary holds. The
+    worth of a number is drawn with the world: uniform around 1, with half-width ``spread``.
 
     Attributes:
-        vocabulary: token ids, the end token included. prompt_length, response_length: tokens; a prompt holds 3
-            to ``prompt_length - 2`` numbers.
+        vocabulary: token ids, the end token included. prompt_length, response_length: tokens; a prompt holds 3 to
+            ``prompt_length - 2`` numbers.
         composed: chance of two operations instead of one.
-        writers: how many; ``habits`` how often they err.
+        writers: how many. habits: how often they err.
         near: credit for a wrong number next to the right one, in shares of the right one.
-        form: share of the reward that the format has, the rest is the result's.
+        form: share of the format in the reward; the rest is the share of the result.
     """
 
     vocabulary: int = eqx.field(static=True, default=17)

@@ -1,8 +1,8 @@
 """The neural world, after Gao et al. 2023 (arXiv 2210.10760).
 
 Prompts are random tokens. Human writers are a mixture of randomly initialised transformers of moderate entropy. The
-golden reward is a larger random transformer over prompt and response, plus the writers' log-likelihood per token,
-plus tastes for variety and for length, each standardised. `AbstractNetworkTask` is what other tasks share with it.
+golden reward is a larger random transformer over prompt and response, plus the writers' log-likelihood per token, plus
+tastes for variety and for length, each standardised. Other tasks share `AbstractNetworkTask` with this one.
 """
 
 import math
@@ -40,7 +40,7 @@ class UniformPrompts(AbstractPrompts):
 
 
 class AbstractNetworkTask(AbstractTask):
-    """A task of uniform prompts and random transformers, as writers and in the golden reward."""
+    """A task with uniform prompts, and with random transformers as writers and in the golden reward."""
 
     writers: eqx.AbstractVar[int]
     writer: eqx.AbstractVar[TransformerConfig]
@@ -68,7 +68,7 @@ class AbstractNetworkTask(AbstractTask):
     def written(
         self, k_writers: PRNGKeyArray, k_prompts: PRNGKeyArray, k_responses: PRNGKeyArray
     ) -> tuple[UniformPrompts, TransformerWriters, Prompt, Response]:
-        """Where prompts come from, the writers, and a sample of both to standardise over."""
+        """The distribution of prompts, the writers, and sampled prompts and responses to standardise over."""
         writers = TransformerWriters.init(
             k_writers,
             self.writer,
@@ -88,15 +88,17 @@ class Neural(AbstractNetworkTask):
 
     Attributes:
         vocabulary: token ids, the end token included. prompt_length, response_length: tokens.
-        writers: how many; ``writer`` their shape, whose temperature sets their entropy; ``closing`` how readily they
-            end a response (logit of the end token).
-        golden: shape of the reward network; ``ruggedness`` how specific the token combinations are that it rewards.
-        order: interaction order of the reward network. k >= 1: each position of the response reads the prompt and the
-            last k tokens of the response, its own included, so the features before the saturating layer are a sum of
-            k-token interactions; 0: every earlier token. The writers' log-likelihood is read whole at any order.
+        writers: how many. writer: their shape; its temperature sets their entropy. closing: how readily they end a
+            response (logit of the end token).
+        golden: shape of the reward network. ruggedness: how specific the token combinations are that the network
+            rewards.
+        order: interaction order of the reward network. For k >= 1 each position of the response reads the prompt and
+            the last k tokens of the response, its own included, so the features before the saturating layer are a sum
+            of k-token interactions; for 0 it reads every earlier token. The writers' log-likelihood covers the whole
+            text at any order.
         fluency_weight, variety_weight, length_bias: weights of the writers' log-likelihood per token, of the number of
             different tokens and of the length, against 1 for the network, all in standard deviations over writers'
-            responses. Without variety one good token repeated is hard to beat.
+            responses. Without variety, one good token repeated is hard to beat.
     """
 
     vocabulary: int = eqx.field(static=True, default=32)
@@ -118,7 +120,7 @@ class Neural(AbstractNetworkTask):
         self.check("ruggedness", "fluency_weight", "variety_weight", "length_bias")
 
     def world(self, key: PRNGKeyArray) -> World:
-        """Draw writers and golden reward; unit scale until SFT samples exist."""
+        """Draw writers and golden reward; the reward has unit scale until SFT samples exist."""
         k_writers, k_golden, k_prompts, k_responses = jax.random.split(key, 4)
         prompts, writers, sample, responses = self.written(k_writers, k_prompts, k_responses)
         network = NeuralGolden.init(

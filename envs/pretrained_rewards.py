@@ -1,4 +1,4 @@
-"""What is liked in a text world: configs of golden rewards that stand on a checkpoint."""
+"""Tastes: configs of the golden rewards of text worlds, which are built on a checkpoint."""
 
 import abc
 from typing import ClassVar
@@ -13,15 +13,16 @@ from testbed.types import Prompt, Response
 
 
 class AbstractTaste(eqx.Module):
-    """A kind of golden reward; each is in the file of what it makes."""
+    """A kind of golden reward; each kind is in the file of the golden reward that it makes."""
 
     family: ClassVar[str] = "envs.goldens"
 
     def refuse(self, model: TransformerConfig) -> None:
-        """Raise `InvalidInput`, before anything is built, if a checkpoint of this shape is not enough."""
+        """Raise `InvalidInput`, before anything is built, if a checkpoint of this shape cannot be used."""
 
     def learn(self, model: Pretrained, tokenizer: Tokenizer) -> PyTree:
-        """What has to be loaded or learnt before worlds can be drawn, on the host; small arrays, None for nothing."""
+        """Data that must be loaded or learnt before worlds can be drawn, on the host; small arrays, None for
+        nothing."""
         return None
 
     @abc.abstractmethod
@@ -33,5 +34,5 @@ class AbstractTaste(eqx.Module):
         prompts: Prompt,
         samples: Response,
     ) -> AbstractGolden:
-        """Draw a golden reward from what was learnt; ``samples`` are ``each`` responses of the model to each of ``n``
-        prompts, (n, each)."""
+        """Draw a golden reward, given the result of `learn`; ``samples`` are ``each`` responses of the model to each of
+        ``n`` prompts, (n, each)."""

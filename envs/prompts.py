@@ -1,8 +1,9 @@
-"""Prompts of real text: a small set written for this project, or a file of the user's.
+"""Prompts of real text: a small set written for this project, or a user's file.
 
 A file holds one JSON object a line: ``{"prompt": "text"}`` or ``{"messages": [{"role": "user", "content": "text"}]}``,
-as usual for conversations. The project's own are 84 openings of reviews, messages and editorials, to be continued, and
-48 requests, to be answered, whose tone can vary. Of any set every fourth prompt is held out, by its place in the file.
+the usual form for conversations. The project has 84 openings of reviews, messages and editorials, which the policy
+continues, and 48 requests whose answers can vary in tone. In any set every fourth prompt is held out, by its place in
+the file.
 """
 
 import json
@@ -21,16 +22,16 @@ from testbed.policies.pretrained import Tokenizer
 from testbed.types import END_TOKEN, Prompt
 
 _DATA: Final = Path(__file__).parent / "data"
-#: The project's own, to be continued and to be answered.
+#: The project's openings, to be continued, and requests, to be answered.
 OPENINGS: Final = _DATA / "openings.jsonl"
 REQUESTS: Final = _DATA / "requests.jsonl"
 ROLES: Final = ("system", "user", "assistant")
-#: One prompt of so many is held out.
+#: One prompt out of this number is held out.
 HELD_OUT: Final = 4
 
 
 class ListedPrompts(AbstractPrompts):
-    """Each of a list with the same probability; ``prompts`` has a leading axis."""
+    """Each prompt of a list with the same probability; ``prompts`` has a leading axis."""
 
     prompts: Prompt
 
@@ -53,7 +54,7 @@ def own(chat: bool) -> Path:
 
 
 def is_held_out(count: int) -> Bool[np.ndarray, " count"]:
-    """Which of ``count`` prompts are held out."""
+    """Mask of the held-out prompts among ``count`` prompts."""
     return np.arange(count) % HELD_OUT == HELD_OUT - 1
 
 
@@ -63,7 +64,7 @@ def read(path: Path) -> list[Read]:
         lines = path.read_text(encoding="utf-8-sig").split("\n")
     except UnicodeDecodeError as error:
         raise InvalidInput(f"prompts file {path} must be UTF-8: {error}") from error
-    except (OSError, ValueError) as error:  # no file has a name with a zero in it
+    except (OSError, ValueError) as error:  # ValueError: a NUL byte in the name
         reason = getattr(error, "strerror", None) or said(error)
         raise InvalidInput(f"prompts file {path} cannot be read: {reason}") from error
     found = [
@@ -118,7 +119,7 @@ def _messages(value: Any, where: str) -> list[dict[str, str]]:
 
 
 def _require_unicode(text: str, where: str) -> None:
-    """Refuse half of a surrogate pair, which JSON can spell and no tokenizer reads."""
+    """Refuse a text with half of a surrogate pair, which JSON can spell and no tokenizer reads."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
@@ -129,7 +130,7 @@ def _require_unicode(text: str, where: str) -> None:
 
 
 def _short(value: Any) -> str:
-    """The beginning of a value as JSON, with halves of surrogate pairs, which cannot be printed, escaped."""
+    """The beginning of a value as JSON; halves of surrogate pairs, which cannot be printed, are escaped."""
     try:
         text = json.dumps(value, ensure_ascii=False).encode("utf-8", "backslashreplace").decode()
     except RecursionError:
@@ -141,9 +142,9 @@ class Form(NamedTuple):
     """How prompts become tokens.
 
     Attributes:
-        chat: whether a text is a request of a user's, to be answered, and not an opening. system: the system prompt of
-            conversations that have none. None and the empty text add none; the empty text also leaves out the one that
-            SmolLM2's template has of its own. room: tokens of a prompt.
+        chat: whether a text is a user's request to be answered, and not an opening to be continued. system: the system
+            prompt of conversations that have none. None and the empty text add none; the empty text also leaves out the
+            system prompt of SmolLM2's template. room: tokens of a prompt.
     """
 
     chat: bool
@@ -152,8 +153,8 @@ class Form(NamedTuple):
 
 
 def encoded(path: Path, tokenizer: Tokenizer, form: Form) -> Prompt:
-    """The prompts of a file in its order, padded. Raises `InvalidInput`, naming file and line, for one that the
-    checkpoint's chat template refuses, and for one that has no tokens or more than there is room for."""
+    """The prompts of a file in its order, padded. Raises `InvalidInput`, naming file and line, for a prompt that the
+    checkpoint's chat template refuses, and for a prompt that has no tokens or too many."""
     rows = [
         (number, _ids_of(path, number, tokenizer, prompt, form)) for number, prompt in read(path)
     ]
@@ -184,8 +185,8 @@ def _ids_of(
 
 
 def one(text: str, tokenizer: Tokenizer, form: Form) -> Prompt:
-    """One prompt, padded. Raises `InvalidInput` for one that is empty or no Unicode, or has more tokens than there is
-    room for."""
+    """One prompt, padded. Raises `InvalidInput` for a prompt that is empty, is not valid Unicode, or has too many
+    tokens."""
     _require_unicode(text, "a prompt")
     own = ids(tokenizer, text, form) if text.strip() else []
     if not 0 < len(own) <= form.room:
@@ -201,8 +202,8 @@ def _padded(rows: list[list[int]], room: int) -> Prompt:
 
 
 def ids(tokenizer: Tokenizer, prompt: str | list[dict[str, str]], form: Form) -> list[int]:
-    """Token ids of one prompt: of a text with the tokenizer's begin tokens in front, of a conversation with those that
-    its template writes."""
+    """Token ids of one prompt. A text gets the tokenizer's begin tokens in front; a conversation gets those of its
+    template."""
     if isinstance(prompt, str) and not form.chat:
         return tokenizer.opening(prompt)
     if isinstance(prompt, str):

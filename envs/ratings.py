@@ -1,10 +1,10 @@
-"""Human sentiment ratings of short texts, one by one (Hutto and Gilbert 2014, ICWSM: VADER).
+"""Human sentiment ratings of short texts (Hutto and Gilbert 2014, ICWSM: VADER).
 
 The archive hutto_ICWSM_2014.tar.gz, in the source distribution of vaderSentiment 3.3.2, holds four kinds of snippets,
 each rated by 15 to 99 people from -4 (extremely negative) to 4: movie reviews, product reviews, tweets and editorials.
-Two files a kind, tab-separated, UTF-8, some with a byte-order mark: texts by an identifier, and ratings by the same
-identifiers in another order. Texts hold HTML entities, which are decoded. Means are taken over the ratings: the text
-files' own differ from them for 199 tweets.
+Each kind has two files, tab-separated, UTF-8, some with a byte-order mark: texts by an identifier, and ratings by the
+same identifiers in another order. Texts hold HTML entities, which are decoded. Means are computed from the ratings,
+because the means in the text files differ from them for 199 tweets.
 """
 
 import ast
@@ -24,7 +24,7 @@ from testbed.errors import InvalidInput
 
 #: SHA-256 of the archive.
 CHECKSUM: Final = "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b70b95c5fa"
-#: What stands in front of the files' names, by kind of snippet.
+#: Prefixes of the files' names, by kind of snippet.
 KINDS: Final = {
     "movie": "movieReviewSnippets",
     "product": "amazonReviewSnippets",
@@ -35,7 +35,7 @@ LOWEST, HIGHEST = -4, 4
 
 
 class Snippet(NamedTuple):
-    """A text of one of `KINDS` and what each person rated it."""
+    """A text of one of `KINDS`, with the rating by each person."""
 
     kind: str
     text: str
@@ -53,8 +53,8 @@ class Snippet(NamedTuple):
 
 
 def spread(snippets: Sequence[Snippet]) -> float:
-    """Standard deviation of one person's rating of a snippet, pooled over snippets: the root of the squared deviations
-    from snippets' means over their degrees of freedom."""
+    """Standard deviation of one person's rating of a snippet, pooled over snippets: the square root of the summed
+    squared deviations from each snippet's mean over their degrees of freedom."""
     squares = sum(len(s.ratings) * s.deviation**2 for s in snippets)
     return float(np.sqrt(squares / sum(len(s.ratings) - 1 for s in snippets)))
 
@@ -75,7 +75,7 @@ def read(archive: Path, checksum: str = CHECKSUM) -> tuple[Snippet, ...]:
 
 @functools.cache
 def lexicon(archive: Path, checksum: str = CHECKSUM) -> dict[str, float]:
-    """VADER's lexicon, which is in the archive too: the mean of ten people's ratings of each word, from -4 to 4.
+    """VADER's lexicon, which is in the same archive: the mean of ten people's ratings of each word, from -4 to 4.
 
     Raises what `read` raises.
     """

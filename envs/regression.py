@@ -1,6 +1,7 @@
-"""People's ratings of how positive a text is, learnt by ridge regression on activations.
+"""Prediction of people's ratings of how positive a text is, by ridge regression on activations.
 
-Ridge regression (Hoerl and Kennard 1970) of mean human ratings (`envs.ratings`) on mean activations of a trunk.
+The method is ridge regression (Hoerl and Kennard 1970) of mean human ratings (`envs.ratings`) on mean activations of a
+trunk.
 """
 
 from collections.abc import Sequence
@@ -17,16 +18,17 @@ from testbed.policies.pretrained import Pretrained, Tokenizer
 from testbed.proxies.linear_head import Head
 from testbed.types import Response
 
-#: Penalties that cross-validation chooses from, per snippet: 0.001 to 10.
+#: Penalties, per snippet, among which cross-validation chooses: 0.001 to 10.
 PENALTIES: Final = tuple(10.0 ** (k / 4) for k in range(-12, 5))
 FOLDS: Final = 5
-#: Texts are padded to the first of these tokens that they fit into and cut at the last; texts run at a time.
+#: Texts are padded to the smallest of these numbers of tokens that they fit into, and cut at the largest. Then the
+#: number of texts in a batch.
 WIDTHS: Final = (16, 32, 48)
 BATCH: Final = 64
 
 
 class Split(NamedTuple):
-    """How many snippets are learnt from and how many others test what was learnt, in equal shares of the kinds."""
+    """Number of snippets to learn from, and number of other snippets for the test; all kinds have equal shares."""
 
     learning: int
     testing: int
@@ -37,12 +39,12 @@ STANDARD: Final = Split(learning=3200, testing=800)
 
 
 class Fitted(NamedTuple):
-    """A head and how well it predicts ratings of snippets that it has not seen.
+    """A head, and how well it predicts the ratings of unseen snippets.
 
     Attributes:
         penalty: chosen by cross-validation. correlation: with held-out snippets' mean ratings.
-        pair_accuracy: share of held-out pairs of snippets that it orders as their mean ratings do.
-        slope: least-squares slope of held-out mean ratings on predictions; 1 if these are of the right size.
+        pair_accuracy: share of held-out pairs of snippets that the head orders as their mean ratings do.
+        slope: least-squares slope of held-out mean ratings on predictions; 1 if the predictions have the right size.
     """
 
     head: Head
@@ -55,7 +57,7 @@ class Fitted(NamedTuple):
 def learn(
     trunk: Pretrained, tokenizer: Tokenizer, snippets: Sequence[Snippet], split: Split
 ) -> Fitted:
-    """Ridge regression of snippets' mean ratings, and its test."""
+    """Ridge regression of snippets' mean ratings, and its test on other snippets."""
     learning, testing = chosen(snippets, split)
     used = [snippets[i] for i in (*learning, *testing)]
     found = read_alone(trunk, tokenizer, [snippet.text for snippet in used])
@@ -77,7 +79,7 @@ def read_alone(
         rows = np.flatnonzero((lengths > shorter) & (lengths <= width))
         shorter = width
         for start in range(0, len(rows), BATCH):
-            # The last batch is filled up with its first text, so that batches are alike.
+            # The last batch is filled up with its first text, so that all batches have the same shape.
             own = rows[start : start + BATCH]
             padded = np.concatenate([own, np.full(BATCH - len(own), own[0])])
             part = jax.tree.map(lambda x, at=padded: x[at], everything)
@@ -87,7 +89,7 @@ def read_alone(
 
 
 def chosen(snippets: Sequence[Snippet], split: Split) -> tuple[list[int], list[int]]:
-    """Which snippets are learnt from and which are held out; the latter do not depend on the number of the former."""
+    """The snippets to learn from and the held-out ones; the held-out ones do not depend on the number to learn from."""
     parts: tuple[list[int], list[int]] = [], []
     train, test = (-(-size // len(KINDS)) for size in split)
     for number, kind in enumerate(KINDS):
@@ -110,7 +112,7 @@ def ridge(
 
 
 def cross_validated(found: Float[np.ndarray, "n width"], ratings: Float[np.ndarray, " n"]) -> float:
-    """Of `PENALTIES` the one of least squared error over `FOLDS` folds."""
+    """The penalty of `PENALTIES` with the least squared error over `FOLDS` folds."""
     fold = np.arange(len(found)) % FOLDS
     errors = np.zeros(len(PENALTIES))
     for own in range(FOLDS):
@@ -127,11 +129,12 @@ def fit_head(
     held_out: Float[np.ndarray, "m width"],
     held_out_ratings: Float[np.ndarray, " m"],
 ) -> Fitted:
-    """Ridge regression of ``n`` mean ratings on features (n, width), the penalty chosen on them alone, and its test."""
+    """Ridge regression of ``n`` mean ratings on features (n, width), and its test; the penalty is chosen on these ``n``
+    alone."""
     centre, spread = found.mean(axis=0), found.std(axis=0)
     scale = np.where(spread > 0, spread, 1.0)
     inputs = ((found - centre) / scale).astype(np.float64)
-    # Folds and kinds of snippet are mixed.
+    # The order is random, so that every fold holds all kinds of snippets.
     order = np.random.default_rng(0).permutation(len(inputs))
     penalty = cross_validated(inputs[order], ratings[order])
     weights, constant = ridge(inputs, ratings, penalty)

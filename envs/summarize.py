@@ -1,4 +1,4 @@
-"""Summaries: prompts mix salient tokens with filler, and a good response is the salient ones, in order, and no more."""
+"""Summaries: prompts mix salient tokens with filler, and a good response consists of the salient tokens, in order."""
 
 import math
 
@@ -36,7 +36,7 @@ class Notes(AbstractPrompts):
 
 
 class SummaryHabits(edits.AbstractHabits):
-    """What goes wrong in summaries, as mean chances between 0 and 1/2.
+    """Errors in summaries, as mean chances between 0 and 1/2.
 
     Attributes:
         miss: of leaving out a salient token. filler: of keeping a filler token. swap: of exchanging two neighbours.
@@ -51,7 +51,8 @@ class SummaryHabits(edits.AbstractHabits):
 
 
 class SummaryWriters(AbstractWriters):
-    """Each response comes from one of several writers, picked at random, with habits of their own (leading axis)."""
+    """Each response comes from one of several writers, picked at random; every writer has other habits (leading
+    axis)."""
 
     habits: SummaryHabits
     salience: Float[Array, " vocabulary"]
@@ -74,13 +75,13 @@ class SummaryWriters(AbstractWriters):
 
 
 class PerfectSummaries(AbstractWriters):
-    """The best summary of a prompt whose salient tokens all differ: those worth reading, in order."""
+    """The best summary of a prompt whose salient tokens all differ: the tokens worth reading, in order."""
 
     golden: Coverage
     limit: int = eqx.field(static=True)
 
     def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
-        """Write it; ``key`` is not used."""
+        """The summary; ``key`` is not used."""
         salience = self.golden.salience[prompt.tokens]
         share = salience / jnp.sum(salience)
         tokens, count = edits.compact(
@@ -90,17 +91,17 @@ class PerfectSummaries(AbstractWriters):
 
 
 class Summarize(AbstractTask):
-    """Cover what is salient in the prompt, in order, briefly, without inventions.
+    """Cover the salient tokens of the prompt, in order, briefly, without inventions.
 
-    Tokens 1 to ``salient`` are salient (capital letters), the others filler (small letters). How salient a token is and
-    what it costs to read is drawn with the world: both are uniform around 1, ``spread`` the half-width.
+    Tokens 1 to ``salient`` are salient (capital letters), the others filler (small letters). The salience of a token
+    and its cost of reading are drawn with the world: both are uniform around 1, with half-width ``spread``.
 
     Attributes:
         vocabulary: token ids, the end token included. prompt_length, response_length: tokens.
         salient: salient token ids. facts: salient tokens in a prompt, all different.
-        writers: how many; ``habits`` how often they err.
-        brevity: price of a token of mean length, faithfulness: price of a token that the prompt does not contain; the
-            unit is the worth of covering everything.
+        writers: how many. habits: how often they err.
+        brevity: price of a token of mean length. faithfulness: price of a token that the prompt does not contain; the
+            unit of both is the worth of covering everything.
     """
 
     vocabulary: int = eqx.field(static=True, default=32)
@@ -158,7 +159,7 @@ class Summarize(AbstractTask):
         return World(prompts, writers, golden, ideal=PerfectSummaries(golden, self.response_length))
 
     def words(self) -> tuple[str, ...]:
-        """Salient tokens as capitals, filler as small letters, numbered where the alphabet runs out."""
+        """Salient tokens as capitals, filler as small letters, numbered after the end of the alphabet."""
         filler = self.vocabulary - 1 - self.salient
         return (".", *_letters("A", self.salient), *_letters("a", filler))
 

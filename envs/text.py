@@ -1,8 +1,9 @@
-"""The text world: English by a pretrained model, rewarded by what a model's activations say of it.
+"""The text world: English text by a pretrained model, with a golden reward computed from a model's activations or
+tokens.
 
 Prompts are openings of reviews, messages and editorials, which are continued, or requests, which are answered. The
-pretrained model itself stands for the human writers. The golden reward is a `envs.pretrained_rewards.AbstractTaste`,
-standardised within prompts over the model's own samples.
+pretrained model takes the part of the human writers. The golden reward is made by a
+`envs.pretrained_rewards.AbstractTaste`, and standardised within prompts over the model's own samples.
 """
 
 import dataclasses
@@ -36,11 +37,11 @@ from testbed.types import Prompt
 
 
 class Material(eqx.Module):
-    """What text worlds are made of.
+    """Data that all text worlds of a task share.
 
     Attributes:
-        model: the checkpoint, renumbered, at the task's temperature. prompts, held_out: of the prompts' file, to draw
-            from and not. learnt: what the golden reward needs.
+        model: the checkpoint, renumbered, at the task's temperature. prompts, held_out: prompts of the file that worlds
+            draw from, and prompts that they do not. learnt: data that the golden reward needs.
     """
 
     model: Pretrained
@@ -55,10 +56,10 @@ class Text(AbstractTask):
     Attributes:
         vocabulary: token ids of the checkpoint, the end token included. prompt_length, response_length: tokens.
         checkpoint: a name that `testbed.llm.load` knows. temperature: of the policy and of the model as its writers.
-        golden: what is liked. without_length: whether what the reward owes to length is taken out of it.
+        golden: what is liked. without_length: whether the dependence of the reward on length is removed.
         prompts: a JSON Lines file (`envs.prompts`), none for the project's own. chat: whether prompts are requests to
-            be answered, in the checkpoint's form of a conversation, and not openings to be continued. system: the
-            system prompt of conversations without one: empty and none add none; empty also leaves out SmolLM2's own.
+            be answered, in the checkpoint's format of conversations, and not openings to be continued. system: the
+            system prompt of conversations without one; empty and none add none; empty also leaves out SmolLM2's own.
     """
 
     checkpointed = True
@@ -85,12 +86,12 @@ class Text(AbstractTask):
 
     @property
     def file(self) -> Path:
-        """Where prompts are read from."""
+        """The file of the prompts."""
         return Path(expanded(self.prompts)) if self.prompts else prompts.own(self.chat)
 
     def loaded(self) -> tuple[Pretrained, Tokenizer]:
-        """The checkpoint, once a process. Raises `InvalidInput` if its vocabulary is of another size, or if it has no
-        positions for the task's texts or no blocks for the golden reward."""
+        """The checkpoint, loaded once a process. Raises `InvalidInput` if its vocabulary has another size, if it has
+        too few positions for the task's texts, or too few blocks for the golden reward."""
         model, tokenizer = pretrained.pretrained(self.checkpoint)
         found = model.model.vocabulary
         if found != self.vocabulary:
@@ -101,8 +102,8 @@ class Text(AbstractTask):
         return model.configured(temperature=self.temperature), tokenizer
 
     def _refuse(self, shape: TransformerConfig) -> None:
-        """Raise `InvalidInput` for a checkpoint whose shape is not enough: behind the last position that was trained
-        nothing that it computes has a meaning."""
+        """Raise `InvalidInput` for a checkpoint that is too small: beyond the last position that was trained, its
+        results have no meaning."""
         longest, room = self.prompt_length + self.response_length, shape.room
         if room is not None and longest > room:
             raise InvalidInput(
@@ -112,12 +113,12 @@ class Text(AbstractTask):
         self.golden.refuse(shape)
 
     def check(self) -> None:
-        """Refuse prompts that cannot be used: a file that cannot be read, one that the checkpoint's chat template
-        refuses, one that is too long. Loads the checkpoint."""
+        """Refuse prompts that cannot be used: a file that cannot be read, a prompt that the checkpoint's chat template
+        refuses, or one that is too long. Loads the checkpoint."""
         _encoded(self.file, _digest(self.file), self.loaded()[1], self._form)
 
     def material(self) -> Material:
-        """The checkpoint, prompts, and what the golden reward has learnt; fetched where they are not there yet."""
+        """The checkpoint, the prompts, and the learnt data of the golden reward; downloaded if missing."""
         model, tokenizer = self.loaded()
         given = _encoded(self.file, _digest(self.file), tokenizer, self._form)
         apart = prompts.is_held_out(given.length.shape[0])
@@ -127,8 +128,9 @@ class Text(AbstractTask):
         return Material(model, drawn, held_out, self.golden.learn(model, tokenizer))
 
     def world(self, key: PRNGKeyArray) -> World:
-        """Draw a world, its golden reward standardised within prompts over the model's samples. Loads the checkpoint:
-        programs take `material` as an argument of `world_on`, because weights inside of them are compiled."""
+        """Draw a world, its golden reward standardised within prompts over the model's samples. Loads the checkpoint.
+        Compiled programs should use `world_on` with `material` as an argument, because weights inside of a program
+        become constants."""
         return _drawn(self, self.material(), key)
 
     def world_on(self, material: Material, key: PRNGKeyArray) -> World:
@@ -148,26 +150,26 @@ class Text(AbstractTask):
         return material.model.model
 
     def shape(self, model: TransformerConfig) -> TransformerConfig:
-        """The checkpoint's; loads it."""
+        """The checkpoint's shape; loads the checkpoint."""
         shape = self.loaded()[0].model.config
         return dataclasses.replace(
             shape, checkpointing=model.checkpointing, precision=model.precision
         )
 
     def prompt(self, text: str) -> Prompt:
-        """What a person writes, as a prompt. Raises `InvalidInput` for nothing, or more than there is room for."""
+        """A person's text as a prompt. Raises `InvalidInput` if it is empty, or too long."""
         return prompts.one(text, self.loaded()[1], self._form)
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What a response says, up to its end token, as it reads behind its prompt."""
+        """The readable text of a response, up to its end token, as it reads behind its prompt."""
         return self.loaded()[1].decode(np.asarray(tokens))
 
     def prompt_text(self, tokens: Sequence[int]) -> str:
-        """What a prompt says, all of it, special tokens spelt out."""
+        """The readable text of a whole prompt, special tokens spelt out."""
         return self.loaded()[1].decode_prompt(np.asarray(tokens))
 
     def words(self) -> tuple[str, ...]:
-        """What each token reads as, a leading space included."""
+        """The readable text of each token, a leading space included."""
         return self.loaded()[1].words(self.vocabulary)
 
     @property
@@ -175,8 +177,8 @@ class Text(AbstractTask):
         return Form(self.chat, self.system, self.prompt_length)
 
     def content(self) -> str:
-        """Of the prompts' file and the tokens that it becomes (a chat template may write the date), of all files of the
-        checkpoint, and of the ratings."""
+        """A text that identifies the content of the prompts' file and its tokens (a chat template may write the date),
+        of all files of the checkpoint, and of the ratings."""
         try:
             asked = user_code.file_hash(self.file)
         except OSError as problem:
@@ -190,12 +192,12 @@ class Text(AbstractTask):
 
 @functools.lru_cache(maxsize=8)
 def _encoded(file: Path, digest: str, tokenizer: Tokenizer, form: Form) -> Prompt:
-    """`envs.prompts.encoded` of a file of a content that ``digest`` names, once a process."""
+    """`envs.prompts.encoded` of a file, once a process for each content; ``digest`` identifies the content."""
     return prompts.encoded(file, tokenizer, form)
 
 
 def _digest(file: Path) -> str:
-    """What names the content of a file; empty if it cannot be read, which `envs.prompts.read` refuses."""
+    """A hash of a file's content; empty if the file cannot be read, which `envs.prompts.read` refuses."""
     try:
         return user_code.file_hash(file)
     except (OSError, ValueError):

@@ -35,8 +35,8 @@ class TransformerWriters(AbstractWriters):
         count: int,
         closing: float | Array,
     ) -> Self:
-        """``count`` writers. ``closing`` sets how readily they end: a first feature that all embeddings share is
-        read by the end token alone, so it acts as the bias of the end token's logit."""
+        """``count`` writers. ``closing`` sets how readily they end: all embeddings share a first feature that only the
+        end token's row reads, so it acts as the bias of the end token's logit."""
 
         def one(key: PRNGKeyArray) -> Transformer:
             model = Transformer.init(key, config, vocabulary)

@@ -1,4 +1,4 @@
-"""Parts of many examples: minibatches without replacement, and maps too long to do at once."""
+"""Minibatches without replacement, and functions mapped over many examples a chunk at a time."""
 
 import math
 from collections.abc import Callable
@@ -9,18 +9,18 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
 #: Examples that one step of a long map over writers or rewards holds in memory.
 CHUNK = 256
-#: Bytes up to which many examples are taken at once, and bytes that are taken at a time if they are more.
+#: Many examples are processed in one call if they take at most `MOST` bytes, else `PORTION` bytes at a time.
 MOST, PORTION = 1_000_000_000, 125_000_000
 
 
 def minibatch(
     order: Int[Array, " n"], key: PRNGKeyArray, step: Int[Array, ""], batch_size: int
 ) -> tuple[Int[Array, " n"], Int[Array, " batch"]]:
-    """The permutation to carry on, and the indices of the batch at ``step``: a fresh permutation each epoch, drawn
-    inside the compiled program.
+    """Return the permutation for the next step and the indices of the batch at ``step``. Each epoch has a fresh
+    permutation, drawn inside the compiled program.
 
-    What does not fill a last batch is left out of its epoch. ``step`` is the same for all runs of a stack, so the
-    reshuffle stays a real branch under `jax.vmap`."""
+    Examples that do not fill a last batch are left out of the epoch. ``step`` is the same for all runs of a stack, so
+    the reshuffle stays a real branch under `jax.vmap`."""
     per_epoch = order.shape[0] // batch_size
     epoch, position = step // per_epoch, step % per_epoch
 
@@ -32,7 +32,7 @@ def minibatch(
 
 
 def choose(which: Bool[Array, " n"], yes: PyTree, no: PyTree) -> PyTree:
-    """By item: of ``yes`` where ``which`` holds, else of ``no``."""
+    """Select per item: from ``yes`` where ``which`` holds, else from ``no``."""
 
     def one(a: Array, b: Array) -> Array:
         return jnp.where(jnp.expand_dims(which, range(1, a.ndim)), a, b)
@@ -50,22 +50,22 @@ def long_map(
 def in_portions(
     function: Callable[[PyTree], PyTree[Array]], examples: PyTree, size: int
 ) -> PyTree[Array]:
-    """A function of many examples, each of which takes ``size`` bytes: of all at once if that is not more than `MOST`,
-    else of `PORTION` at a time."""
+    """Apply a function to many examples of ``size`` bytes each: to all at once if they take at most `MOST` bytes, else
+    to `PORTION` bytes at a time."""
     count = jax.tree.leaves(examples)[0].shape[0]
     taken = portion(count, size)
     return function(examples) if taken == count else _in_chunks(function, examples, taken)
 
 
 def portion(count: int, size: int) -> int:
-    """How many of ``count`` examples of ``size`` bytes `in_portions` takes at a time."""
+    """Number of examples that `in_portions` takes at a time, out of ``count`` examples of ``size`` bytes."""
     return count if count * size <= MOST else max(1, min(count, PORTION // size))
 
 
 def _in_chunks(
     function: Callable[[PyTree], PyTree[Array]], examples: PyTree, size: int
 ) -> PyTree[Array]:
-    """The last chunk is filled up: a shorter one would be compiled once more."""
+    """Apply a function to chunks. The last chunk is filled up, because a shorter one would need its own compilation."""
     count = jax.tree.leaves(examples)[0].shape[0]
     size = min(size, count)
     chunks = jnp.minimum(jnp.arange(math.ceil(count / size) * size), count - 1).reshape(-1, size)

@@ -1,7 +1,7 @@
-"""Results on disk, named by content: stages of worlds, runs under way, policies.
+"""Cache on disk: results of stages, unfinished runs and policies, in files named by their content.
 
-Nothing in a file of the cache is run when the file is read (`testbed.serialisation.tree_files`), and a file that is
-cut, changed or of another kind counts as missing.
+Reading a cache file never executes anything in it (`testbed.serialisation.tree_files`). A file that is truncated,
+changed or of another kind counts as missing.
 """
 
 import contextlib
@@ -22,18 +22,19 @@ SUFFIX = ".safetensors"
 
 
 class Cache:
-    """Pytrees on disk, named by content. Files are written aside and renamed, so none is ever half there."""
+    """Pytrees on disk, named by content. A file is written under another name and then renamed, so it is never
+    incomplete."""
 
     def __init__(self, directory: Path) -> None:
         self.directory = directory
 
     def holds(self, address: str) -> bool:
-        """Whether there is a file at an address. It is not read: should it be damaged, `load` finds nothing."""
+        """Whether there is a file at an address. The file is not read: if it is damaged, `load` returns None."""
         return self._path(address).exists()
 
     def load(self, address: str) -> PyTree | None:
-        """The result at an address, its arrays as numpy's; None if there is none, or one that cannot be read. A file
-        that is read is touched: what is in use can be told from what is not. A damaged one is removed."""
+        """The result at an address, with numpy arrays; None if there is no file or it cannot be read. Reading a file
+        updates its time stamp, so that files in use can be told from unused ones. A damaged file is removed."""
         try:
             with self._path(address).open("rb") as file:
                 result = tree_files.decode(file, address)
@@ -48,12 +49,12 @@ class Cache:
         return result
 
     def save(self, address: str, result: PyTree) -> None:
-        """Keep a result; arrays are stored as numpy's. Raises `Unfinished` if the disk refuses, and leaves nothing;
-        `InvalidInput` for a result that has no file, one with a class defined inside a function for example."""
+        """Keep a result; arrays are stored as numpy's. Raises `Unfinished` if the disk refuses, and leaves no file;
+        `InvalidInput` for a result that cannot be stored, for example one with a class defined inside a function."""
         write(self._path(address), tree_files.encode(jax.device_get(result), address))
 
     def remove(self, address: str) -> None:
-        """Let a result go, if there is one."""
+        """Remove the result at an address, if there is one."""
         self._path(address).unlink(missing_ok=True)
 
     def _path(self, address: str) -> Path:
@@ -61,7 +62,7 @@ class Cache:
 
 
 def write(path: Path, parts: Iterable[Any]) -> None:
-    """Write a file of the cache, all of it or none. Raises `Unfinished` if the disk refuses."""
+    """Write a cache file completely or not at all. Raises `Unfinished` if the disk refuses."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=path.parent, delete=False) as file:

@@ -1,9 +1,9 @@
 """KV-cached sampling of whole responses: the fast path of `testbed.token_environment.TokenEnvironment`.
 
-Token ``t`` of a response is drawn with ``fold_in(key, t)``, so stepping the environment with those keys gives the
-same tokens; a test holds the two together.
+Token ``t`` of a response is drawn with ``fold_in(key, t)``, so stepping the environment with those keys gives the same
+tokens; a test checks that both agree.
 
-`sample` is written for transformers; a policy of another kind registers its own with it.
+`sample` is written for transformers; another kind of policy registers its own version of `sample`.
 """
 
 import functools
@@ -55,15 +55,15 @@ def write(
     time: int,
     count: int,
 ) -> Sample:
-    """`sample` from the next-token logits that are combined from those of several transformers.
+    """`sample` from next-token logits that ``combine`` computes from the logits of several transformers.
 
-    Every position is sampled and what follows the end token is cut: a fixed number of steps costs less than asking
-    every sequence whether it is done. Each prompt is run once. Adapters are merged before the loop: a token at a time,
-    their small products take longer than one large one."""
+    Every position is sampled, and tokens after the end token are cut: a fixed number of steps costs less than asking
+    every sequence whether it is done. Each prompt is run once. Adapters are merged before the loop: for one token at a
+    time, their small products take longer than one large product."""
     models = tuple(map(merged, models))
     keys = jax.vmap(lambda key: jax.random.split(key, count))(keys).reshape(-1)
     caches = tuple(prefill(model, prompts, time) for model in models)
-    # One row a response from here on: a fixed leading axis spares the loop from reshaping its caches.
+    # From here on one row per response: a fixed leading axis spares the loop from reshaping its caches.
     prompts, caches = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), (prompts, caches))
     uniforms = jax.vmap(lambda t: jax.vmap(lambda key: uniform(key, t))(keys))(jnp.arange(time))
     width = prompts.tokens.shape[1] - 1
@@ -101,10 +101,10 @@ def uniform(key: PRNGKeyArray, step: Int[Array, ""]) -> Float[Array, ""]:
 
 def draw(number: Float[Array, ""], logits: Float[Array, " vocabulary"]) -> Int[Array, ""]:
     """One token from next-token logits, by inverting the cumulative distribution at a uniform number: first the block
-    of tokens that it falls into, then the token, so that running sums are short ones.
+    of tokens that the number falls into, then the token, so that the running sums are short.
 
-    One random number a token: the Gumbel-max trick needs one for each entry of the vocabulary, and their
-    generation and logarithms cost more than the small networks here. Probabilities below 2^-23 are not told apart.
+    Each token needs one random number. The Gumbel-max trick needs one for each entry of the vocabulary, and generating
+    them and taking logarithms costs more than the small networks here. Probabilities below 2^-23 are not told apart.
     """
     vocabulary = logits.shape[0]
     size = math.isqrt(vocabulary - 1) + 1

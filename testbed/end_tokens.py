@@ -1,7 +1,8 @@
-"""Several tokens that end a response, as some pretrained models have them, treated as one: `END_TOKEN`.
+"""Merging of several end tokens into one: some pretrained models have several tokens that end a response.
 
-A model gives the probability of all to `END_TOKEN` and none to the others, so that sampled and scored responses know of
-one end token alone, and their probabilities still sum to one. In prompts the others are tokens like any other.
+A model gives the probability of all end tokens to `END_TOKEN` and none to the others. So sampled and scored responses
+contain one end token only, and their probabilities still sum to one. In prompts the other end tokens are ordinary
+tokens.
 """
 
 import jax
@@ -15,7 +16,7 @@ from testbed.types import END_TOKEN
 def merged_logits(
     logits: Float[Array, "*n vocabulary"], ends: tuple[int, ...]
 ) -> Float[Array, "*n vocabulary"]:
-    """Next-token logits in which `END_TOKEN` has its own probability and that of ``ends``, and these have none."""
+    """Next-token logits in which `END_TOKEN` has its own probability plus that of ``ends``, and ``ends`` have none."""
     alike = jnp.take(logits, jnp.asarray((END_TOKEN, *ends)), axis=-1)
     together = jax.nn.logsumexp(alike, axis=-1, keepdims=True)
     index = jnp.arange(logits.shape[-1])
@@ -24,5 +25,6 @@ def merged_logits(
 
 
 def merged_tokens(tokens: Int[Array, "*n"], ends: tuple[int, ...]) -> Int[Array, "*n"]:
-    """Drawn tokens with `END_TOKEN` in place of ``ends``: rounding may still draw a token without probability."""
+    """Drawn tokens with `END_TOKEN` in place of ``ends``: because of rounding, a token without probability may still be
+    drawn."""
     return jnp.where(jnp.isin(tokens, jnp.asarray(ends)), END_TOKEN, tokens)

@@ -1,7 +1,7 @@
-"""What policies are trained in: a *task* (config) builds a *world* (arrays).
+"""Tasks and worlds: a *task* (config) builds a *world* (arrays), in which policies are trained.
 
-A world is where prompts come from, what human writers answer, and the golden reward. `testbed.token_environment` steps
-through it a token at a time.
+A world consists of a distribution of prompts, human writers who answer them, and the golden reward.
+`testbed.token_environment` steps through a world one token at a time.
 """
 
 import abc
@@ -29,7 +29,7 @@ class AbstractPrompts(eqx.Module):
 class AbstractWriters(eqx.Module):
     """The "human writers" whose responses fill the initial data."""
 
-    #: How many prompts they answer at a time, all of them in memory.
+    #: Number of prompts that the writers answer at a time, all of them in memory.
     portion: ClassVar[int] = CHUNK
 
     @abc.abstractmethod
@@ -37,7 +37,7 @@ class AbstractWriters(eqx.Module):
         """Write one response."""
 
     def log_likelihood(self, prompt: Prompt, response: Response) -> Scalar:
-        """log p(response | prompt) in nats. Raises `NotImplementedError` unless the writers know it."""
+        """log p(response | prompt) in nats. Raises `NotImplementedError` unless the writers can compute it."""
         raise NotImplementedError(f"{type(self).__name__} has no likelihood")
 
 
@@ -53,7 +53,7 @@ class AbstractGolden(eqx.Module):
 
 class World(eqx.Module):
     """One drawn world. ``centre`` and ``scale`` standardise the golden reward (over SFT samples, once they exist);
-    ``ideal`` writes the best response that is known, where one is known."""
+    ``ideal`` writes the best known response, where one is known."""
 
     prompts: AbstractPrompts
     writers: AbstractWriters
@@ -72,13 +72,13 @@ class AbstractTask(eqx.Module):
 
     family: ClassVar[str] = "envs"
     #: Whether all responses can be listed and the writers' likelihood is known (`testbed.exact.enumeration`), so that
-    #: what is estimated elsewhere is exact.
+    #: quantities that other tasks estimate are exact.
     enumerable: ClassVar[bool] = False
-    #: Whether worlds stand on a checkpoint, so that `material` loads its weights, and fetches them where it must.
+    #: Whether worlds are built on a checkpoint: `material` then loads its weights, and downloads them if necessary.
     checkpointed: ClassVar[bool] = False
-    #: Whether golden rewards come on a scale of their own, and stay on it.
+    #: Whether golden rewards already have a fixed scale, which is kept.
     standardised: ClassVar[bool] = False
-    #: SFT samples over which the golden reward is standardised, or measured: prompts, responses to each.
+    #: SFT samples for standardising or measuring the golden reward: number of prompts, responses to each.
     standardising: ClassVar[tuple[int, int]] = (512, 4)
 
     vocabulary: eqx.AbstractVar[int]
@@ -90,46 +90,48 @@ class AbstractTask(eqx.Module):
         """Draw a world; its reward is not yet standardised over SFT samples."""
 
     def material(self) -> PyTree:
-        """What every world of the task is made of and no key draws: weights, texts. Loaded on the host; None for
-        nothing."""
+        """Data that every world of the task shares and that no key draws: weights, texts. Loaded on the host; None if
+        there are none."""
         return None
 
     def world_on(self, material: PyTree, key: PRNGKeyArray) -> World:
-        """`world` from what `material` gives, as a pure function."""
+        """`world` as a pure function of the result of `material` and a key."""
         return self.world(key)
 
     def policy(self, material: PyTree) -> Transformer | None:
-        """The policy from which all learning starts, if worlds bring one: it stands where SFT stands elsewhere."""
+        """The policy from which all learning starts, if the task brings one: it replaces the SFT policy."""
         return None
 
     def shape(self, model: TransformerConfig) -> TransformerConfig:
-        """Shape of the policy, which is asked for as ``model``: of the one that worlds bring, if they do."""
+        """Shape of the policy for the requested shape ``model``: the shape of the task's own policy, if the task brings
+        one."""
         return model
 
     def check(self) -> None:
-        """Refuse files that worlds depend on and that cannot be used, before anything is built. Raises
-        `InvalidInput`."""
+        """Refuse unusable files that worlds depend on, before anything is built. Raises `InvalidInput`."""
 
     def content(self) -> str:
-        """What identifies the content of files that worlds depend on beside the task's fields; empty for none."""
+        """A text that identifies the content of files that worlds depend on beside the task's fields; empty if there
+        are none."""
         return ""
 
     def words(self) -> tuple[str, ...]:
-        """What people read in place of each token id; the end token comes first."""
+        """The readable text of each token id; the end token comes first."""
         return (".", *(str(token) for token in range(1, self.vocabulary)))
 
     def text(self, tokens: Sequence[int]) -> str:
-        """What a response says, up to its end token."""
+        """The readable text of a response, up to its end token."""
         words = self.words()
         return " ".join(words[token] for token in _ended(tokens))
 
     def prompt_text(self, tokens: Sequence[int]) -> str:
-        """What a prompt says: all of its tokens, because one of a conversation holds an end token behind each turn."""
+        """The readable text of a prompt, with all of its tokens, because in a conversation an end token follows each
+        turn."""
         words = self.words()
         return " ".join(words[int(token)] for token in tokens)
 
 
 def _ended(tokens: Sequence[int]) -> list[int]:
-    """Tokens up to the first end token, that included."""
+    """Tokens up to and including the first end token."""
     found = [int(token) for token in tokens]
     return found[: found.index(END_TOKEN) + 1] if END_TOKEN in found else found

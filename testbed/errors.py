@@ -13,7 +13,7 @@ class InvalidInput(ValueError):
 
 
 def unknown(what: str, name: str, known: Iterable[str]) -> InvalidInput:
-    """The error for a name that does not exist: nearest name first, then the whole list."""
+    """The error for a name that does not exist; it lists the nearest name first, then all known names."""
     known = list(known)
     folded = {candidate.casefold(): candidate for candidate in known}
     near = difflib.get_close_matches(name.casefold(), folded, n=1, cutoff=0.5)
@@ -22,12 +22,12 @@ def unknown(what: str, name: str, known: Iterable[str]) -> InvalidInput:
 
 
 def said(problem: BaseException) -> str:
-    """What an error of a library says, on one line and without its full stop, to be quoted in a sentence."""
+    """The message of a library's error, on one line and without its full stop, for use in a sentence."""
     return printable(str(problem)).rstrip(".")
 
 
 def printable(text: str) -> str:
-    """A text of a file or a library on one line, with halves of surrogate pairs, which cannot be printed, escaped."""
+    """A text of a file or a library on one line; halves of surrogate pairs, which cannot be printed, are escaped."""
     return " ".join(text.encode("utf-8", "backslashreplace").decode().split())
 
 
@@ -35,7 +35,7 @@ class Unfinished(Exception):
     """Work that could not be completed for reasons outside of its config.
 
     The message says what is missing and why. The command line prints it and exits with status 1. ``runs`` are the ids
-    of those that were given up, where it is known.
+    of the runs that were given up, where they are known.
     """
 
     def __init__(self, message: str, runs: Iterable[str] = ()) -> None:

@@ -1,7 +1,7 @@
-"""The config of one run, from the task to the evaluation: everything a result depends on.
+"""The config of one run, from the task to the evaluation: everything that a result depends on.
 
-Static fields are shapes and counts and make up the compile key, ``jax.tree.structure(experiment)``; numeric fields
-are leaves, so runs that differ only in them share one compiled program.
+Static fields are shapes and counts and make up the compile key, ``jax.tree.structure(experiment)``; numeric fields are
+leaves, so runs that differ only in numeric fields share one compiled program.
 """
 
 import dataclasses
@@ -32,7 +32,7 @@ from testbed.sources.online import Online
 from testbed.train import OnlineRun, Teacher, TrainConfig
 from testbed.transformer_config import SIZES, TransformerConfig
 
-#: The source of golden baselines and recorded runs.
+#: The source of texts for golden baselines and recorded runs.
 _ONLINE = Online()
 
 
@@ -42,12 +42,13 @@ class EvaluationConfig(eqx.Module):
     Attributes:
         points: evaluations after the one at step 0, evenly spaced.
         prompts: fixed prompts of the win rate (2048 in arXiv 2405.08448).
-        kl_prompts: of these, how many estimate the KL and classify the policy's own samples (256 there).
-        pairs: pairs of D_golden that are classified and whose log-probabilities are followed (256 there).
-        stream: an online run on whose stream of pairs proxy and policy are tested, window by window (its figure 6);
-            where the source draws on a recorded run, the same one.
-        optimum_beta: beta, > 0, of the exact IPO optimum to which the policy's distance is measured (its appendix H);
-            for tasks that can be enumerated.
+        kl_prompts: number of these prompts that are used to estimate the KL and to classify the policy's own samples
+            (256 in that paper).
+        pairs: pairs of D_golden that are classified and whose log-probabilities are followed (256 in that paper).
+        stream: plan of an online run; proxy and policy are tested on its stream of pairs, window by window (the paper's
+            figure 6). If the source uses a recorded run, it must be the same one.
+        optimum_beta: beta, > 0, of the exact IPO optimum to which the policy's distance is measured (the paper's
+            appendix H); for tasks that can be enumerated.
     """
 
     points: int = hyper(10, least=1, static=True)
@@ -84,19 +85,21 @@ class Experiment(eqx.Module):
 
     Attributes:
         task: the kind of world. labeler: who labels D_golden. model: the policy's shape, and the proxy's unless
-            ``proxy.model`` says otherwise; a task that stands on a checkpoint brings the policy, of its own shape.
-        tabular: the policy is optimised as a table of all responses, starting from the very same SFT policy; for tasks
-            that can be enumerated.
-        lora: only adapters of low rank are trained of it, and its other weights stay those of the SFT policy.
+            ``proxy.model`` says otherwise; a task on a checkpoint brings its own policy and shape.
+        tabular: the policy is optimised as a table of all responses, starting from exactly the same SFT policy; for
+            tasks that can be enumerated.
+        lora: train only adapters of low rank; all other weights stay those of the SFT policy.
         sft: supervised fine-tuning on both responses of every pair. data: size of the data. proxy: the proxy.
-        baseline: the opponent in the win rate: online, labelled by the golden reward itself, at the base configuration.
-        baseline_model: its shape; none: the policy's. With a shape of its own, everything but the policy's start stands
-            on an SFT policy of that shape: the golden reward is standardised over its samples, and data, coverage and
-            baseline are those of an experiment with that shape. So are the labels and the proxy, if ``proxy.model`` is
-            set too: policies of all sizes then meet the very same data, proxy and opponent.
-        source: where texts to learn from come from. teacher: who judges what the source has written, the proxy or the
-            golden reward itself, without noise. loss: what is minimised, a loss or a method; ``reference``: how the
-            policy that it is held to moves.
+        baseline: training of the opponent in the win rate: online, labelled by the golden reward itself, at the base
+            configuration.
+        baseline_model: the opponent's shape; none: the policy's. With another shape, everything except the policy's
+            start is built on an SFT policy of that shape: the golden reward is standardised over its samples, and data,
+            coverage and baseline are those of an experiment with that shape. The same holds for the labels and the
+            proxy, if ``proxy.model`` is set too: policies of all sizes then meet the very same data, proxy and
+            opponent.
+        source: where texts to learn from come from. teacher: who judges the texts of the source, the proxy or the
+            golden reward itself, without noise. loss: the objective to minimise, a loss or a method. reference: how the
+            reference policy, to which the policy is held, moves.
         optimiser: for the policy. steps: updates, a multiple of ``evaluation.points``. batch_size: pairs an update.
         evaluation: what is measured. seed: redraws world, data and training.
     """
@@ -122,8 +125,9 @@ class Experiment(eqx.Module):
     seed: int = 0
 
     def __check_init__(self) -> None:
-        # Read as they are, and called on the class: equinox looks for methods first and makes modules of them, which
-        # takes longer than all of this, and 10^5 runs are checked one by one.
+        # Fields are read directly, and checks are called on the class: equinox's attribute access looks for methods
+        # first and makes modules of them, which takes longer than all the checks below, and 10^5 runs are checked one
+        # by one.
         source, steps, seed = (read(self, name) for name in ("source", "steps", "seed"))
         loss, task, evaluation = (read(self, name) for name in ("loss", "task", "evaluation"))
         type(loss).refuse(loss, source)
@@ -142,7 +146,7 @@ class Experiment(eqx.Module):
         if lora is not None:
             if self.tabular:
                 raise InvalidInput("lora must be none for a tabular policy, which has no weights")
-            # The shape of a checkpoint is not known before it is loaded.
+            # The shape of a checkpoint is unknown until the checkpoint is loaded.
             if not type(task).checkpointed:
                 lora.refuse(self.model)
         points = read(evaluation, "points")
@@ -184,12 +188,12 @@ class Experiment(eqx.Module):
 
     @property
     def base_shape(self) -> TransformerConfig:
-        """Shape of the SFT policy on which reward, data and baseline stand."""
+        """Shape of the SFT policy on which reward, data and baseline are built."""
         return self.task.shape(self.baseline_model or self.model)
 
     def refuse_shapes(self) -> None:
-        """Raise `InvalidInput`, before anything is built, if a network cannot read the task's texts. Loads the
-        checkpoint of a task that brings one, and so is no part of what every config is checked for."""
+        """Raise `InvalidInput`, before anything is built, if a network cannot read the task's texts. This loads the
+        checkpoint of a task that brings one, so it is not part of the checks that run for every config."""
         task, policy, base = self.task, self.shape, self.base_shape
         needed = task.prompt_length + task.response_length
         shapes = {"model": policy, "baseline_model": base}
@@ -208,7 +212,7 @@ class Experiment(eqx.Module):
 
     @property
     def train(self) -> TrainConfig:
-        """The policy optimisation part."""
+        """The config of the policy optimisation."""
         return TrainConfig(
             self.source,
             self.loss,
@@ -220,7 +224,7 @@ class Experiment(eqx.Module):
 
 
 def _check_evaluation(evaluation: EvaluationConfig, task: AbstractTask, recorded: Any) -> None:
-    """Refuse to measure what the task does not have, or the stream of another run than the source's."""
+    """Refuse an evaluation that needs what the task does not have, or the stream of another run than the source's."""
     stream, beta = read(evaluation, "stream"), read(evaluation, "optimum_beta")
     if beta is not None and not task.enumerable:
         raise InvalidInput(

@@ -1,12 +1,12 @@
-"""Teacher-forced log-probabilities: the sole owner of how a response is scored.
+"""Teacher-forced log-probabilities: the only module that defines how a response is scored.
 
-A prompt is run once for all responses to it. The sequence is packed as *context* (the prompt without its last
-token) followed by one *segment* a response: the prompt's last token, then the response without its last token.
-So position ``t`` of a segment predicts response token ``t``, wherever a padded prompt ends, and the same layout
-serves sampling (`testbed.decode`). Segments see the context and themselves, not each other.
+A prompt is run once for all responses to it. The sequence is packed as *context* (the prompt without its last token)
+followed by one *segment* a response: the prompt's last token, then the response without its last token. So position
+``t`` of a segment predicts response token ``t``, wherever a padded prompt ends, and the same layout serves sampling
+(`testbed.decode`). Segments see the context and themselves, not each other.
 
-`response_logits`, `score`, `value_head` and `response_values` are written for transformers; a policy of another kind
-registers its own with them.
+`response_logits`, `score`, `value_head` and `response_values` are written for transformers; another kind of policy
+registers its own versions of these functions.
 """
 
 import functools
@@ -22,7 +22,7 @@ from testbed.batches import in_portions
 from testbed.transformer import Transformer
 from testbed.types import Pair, PairScores, Prompt, Response, within
 
-#: What can be trained, sampled and measured: a transformer, or a module of any kind that is registered with
+#: A model that can be trained, sampled and measured: a transformer, or a module of any kind that is registered with
 #: `response_logits`, `score` and `testbed.decode.sample`.
 Policy: TypeAlias = eqx.Module
 
@@ -42,12 +42,12 @@ def context(prompt: Prompt) -> Packed:
 
 
 def last_token(prompt: Prompt) -> Int[Array, ""]:
-    """The token of one prompt from which a response's first token is predicted."""
+    """The last token of one prompt, from which a response's first token is predicted."""
     return prompt.tokens[prompt.length - 1]
 
 
 def visible_context(prompt: Prompt) -> Bool[Array, " context"]:
-    """Which context positions of one prompt hold a token of it."""
+    """Mask of the context positions of one prompt that hold a token of the prompt."""
     return within(prompt.length - 1, prompt.tokens.shape[0] - 1)
 
 
@@ -72,8 +72,8 @@ def pack(prompt: Prompt, responses: Response) -> Packed:
 def response_hidden(
     model: Transformer, prompts: Prompt, responses: Response
 ) -> Float[Array, "n rows width"]:
-    """Final hidden states of a transformer before each token of ``count`` responses, one row a token, the responses to
-    a prompt one behind the other."""
+    """Final hidden states of a transformer before each token of ``count`` responses; one row per token, the responses
+    to a prompt one after the other."""
     packed = jax.vmap(pack)(prompts, responses)
     segments, _ = model.hidden(*packed, skip=prompts.tokens.shape[1] - 1)
     return segments
@@ -90,8 +90,8 @@ def response_logits(
 
 @functools.singledispatch
 def value_head(model: Transformer) -> PyTree:
-    """Parameters of a value function of prompt and prefix, whose values are all 0: for a transformer, one weight for
-    each of its final hidden states and a constant."""
+    """Parameters of a value function of prompt and prefix, whose values are all 0. For a transformer: one weight for
+    each component of the final hidden state, and a constant."""
     return jnp.zeros(model.config.width), jnp.zeros(())
 
 
@@ -99,8 +99,8 @@ def value_head(model: Transformer) -> PyTree:
 def response_values(
     model: Transformer, head: PyTree, prompts: Prompt, responses: Response, shared: bool
 ) -> tuple[Float[Array, "n count response vocabulary"], Float[Array, "n count response"]]:
-    """`response_logits`, and the value before each token; one pass for both. Only if ``shared`` do the values have a
-    gradient by the policy."""
+    """`response_logits`, and the value before each token, from one pass. The values have a gradient with respect to the
+    policy only if ``shared``."""
     hidden, (weight, constant) = response_hidden(model, prompts, responses), head
     logits = model.logits(hidden).reshape(*responses.tokens.shape, -1)
     read = hidden if shared else jax.lax.stop_gradient(hidden)
@@ -147,5 +147,6 @@ def logits_size(model: Policy, responses: Response) -> int:
 
 @functools.singledispatch
 def exact_kl(policy: Policy, reference: Policy, prompts: Prompt) -> Float[Array, " n"] | None:
-    """KL(policy || reference) in nats for each of ``n`` prompts, where it can be summed; None for a transformer."""
+    """KL(policy || reference) in nats for each of ``n`` prompts, for policies where it can be summed exactly; None for
+    a transformer."""
     return None

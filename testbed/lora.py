@@ -1,7 +1,7 @@
-"""Adapters of low rank on a transformer's weights: what they are put on, how they start, how they are taken in.
+"""Low-rank adapters (LoRA) on a transformer's weights: which weights have one, how they start, and how they are merged.
 
-A policy with adapters is a `Transformer` like any other, some of whose weights are `testbed.nn.matmul.LowRank`; what
-of it is trained, `testbed.policies.trainable` says.
+A policy with adapters is an ordinary `Transformer`, some of whose weights are `testbed.nn.matmul.LowRank`;
+`testbed.policies.trainable` defines which part of the policy is trained.
 """
 
 import functools
@@ -32,8 +32,8 @@ TARGETS: dict[str, str] = {
 
 
 class Lora(eqx.Module):
-    """Only a product of low rank is trained of some weights of every block, W + (alpha / rank) A B, and nothing of the
-    others (Hu et al. 2021, arXiv 2106.09685, section 4).
+    """A product of low rank is trained for some weights of every block, W + (alpha / rank) A B, and all other
+    parameters stay fixed (Hu et al. 2021, arXiv 2106.09685, section 4).
 
     Attributes:
         rank: of the products.
@@ -60,7 +60,7 @@ class Lora(eqx.Module):
         return tuple(TARGETS[letter] for letter in TARGETS if letter in self.targets)
 
     def refuse(self, model: TransformerConfig) -> None:
-        """Raise `InvalidInput` for targets that the model lacks, or a rank that is more than they can have."""
+        """Raise `InvalidInput` for targets that the model lacks, or a rank larger than the weights allow."""
         known = shapes(model)
         for name in self.weights:
             if name not in known:
@@ -90,9 +90,9 @@ def shapes(model: TransformerConfig) -> dict[str, tuple[int, int]]:
 def adapted(key: PRNGKeyArray, model: Transformer, config: Lora) -> Transformer:
     """The same policy with adapters that change nothing yet: A is normal of variance 1/fan-in, B is 0.
 
-    The paper says "random Gaussian"; its authors' code and PEFT draw A from the uniform distribution of variance
-    1/(3 fan-in). Adapters that the model has already are merged into its weights. Raises `InvalidInput` if the rank is
-    more than the weights can have."""
+    The paper says "random Gaussian"; its authors' code and PEFT draw A from the uniform distribution of variance 1/(3
+    fan-in). Existing adapters of the model are first merged into its weights. Raises `InvalidInput` if the rank is
+    larger than the weights allow."""
     config.refuse(model.config)
     model = merged(model)
 
@@ -115,9 +115,11 @@ def _low_rank(key: PRNGKeyArray, weight: Array, config: Lora) -> LowRank:
 
 
 def merged(model: Transformer) -> Transformer:
-    """The same policy without adapters: each is added to its weight. One without any is returned as it is.
+    """The same policy without adapters: each adapter is added to its weight. A policy without adapters is returned as
+    it is.
 
-    In bfloat16 the sum is rounded where its products are made, and with it what is smaller than 1/256 of a weight."""
+    In bfloat16 the sum is rounded like the factors of products, so contributions smaller than 1/256 of a weight are
+    lost."""
     precision = model.config.precision
 
     def one(node: Any) -> Any:

@@ -1,7 +1,7 @@
 """Old import paths of modules that have moved: they keep working, with a warning that names the new path.
 
-`install` is called when `testbed` is imported. A module that became a package of the same name finds the names that the
-module had through `names`.
+`install` is called when `testbed` is imported. Where a module became a package of the same name, `names` makes the
+module's names available from the package.
 """
 
 import importlib
@@ -101,13 +101,14 @@ _NEW = {
 
 
 def install() -> None:
-    """Find modules at their old paths from now on, where nothing else is found."""
+    """Make old module paths importable from now on; they are tried only if nothing else is found."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
 
 def names(package: str, *modules: str) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a package that was a module: it looks in these modules below it."""
+    """A ``__getattr__`` for a package that used to be a module: it looks names up in the given modules of the
+    package."""
 
     def find(name: str) -> Any:
         # A submodule is asked for as an attribute before it is imported.
@@ -126,7 +127,7 @@ def names(package: str, *modules: str) -> Callable[[str], Any]:
 
 
 class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
-    """Finds a module that has moved, and hands out the module at its new path."""
+    """Finds a module that has moved and returns an alias of the module at its new path."""
 
     def find_spec(
         self, fullname: str, path: Any, target: Any = None
@@ -143,11 +144,11 @@ class _Finder(importlib.abc.MetaPathFinder, importlib.abc.Loader):
         return _Alias(spec.name, importlib.import_module(new))
 
     def exec_module(self, module: ModuleType) -> None:
-        """The module at the new path has been executed."""
+        """Does nothing: the module at the new path has been executed already."""
 
 
 class _Alias(ModuleType):
-    """A module at its old path: everything is read from the module at the new path."""
+    """A module at its old path: every attribute is read from the module at the new path."""
 
     def __init__(self, name: str, new: ModuleType) -> None:
         super().__init__(name, new.__doc__)

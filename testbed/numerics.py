@@ -11,7 +11,7 @@ import jax
 
 #: Libraries that compute, or that decide what is computed.
 LIBRARIES: Final = ("jax", "jaxlib", "equinox", "optax", "numpy")
-#: Parts of names of jax's settings that change no number: caches, messages, checks, where to compute.
+#: Parts of the names of jax's settings that change no number: caches, messages, checks, where to compute.
 _HARMLESS: Final = (
     "cache", "log", "debug", "traceback", "dump", "check", "transfer", "guard", "timeout", "visible_devices",
     "platform", "backend_target", "distributed", "coordinator", "topology", "profile", "pgle", "pprint", "source",
@@ -19,7 +19,7 @@ _HARMLESS: Final = (
     "cross_host", "share_binary", "array_garbage", "captured_constants", "refs_to_pins", "rank_promotion",
     "default_device", "xla_backend", "legacy_prng_key", "no_tracing", "no_execution", "async_dispatch", "collectives",
 )  # fmt: skip
-#: XLA's flags that change no number: how many devices there are (`bits` names them), and what is written where.
+#: XLA's flags that change no number: the number of devices (`bits` includes it), and which files are written where.
 _HARMLESS_FLAGS: Final = (
     "--xla_force_host_platform_device_count",
     "--xla_dump",
@@ -28,8 +28,8 @@ _HARMLESS_FLAGS: Final = (
 
 
 def settings() -> dict[str, Any]:
-    """Everything outside of config and code that changes what is computed: versions of libraries, kind of device, XLA's
-    flags, and jax's settings. JSON-able; the same on all hosts that are set up alike."""
+    """Everything outside of config and code that changes results: versions of libraries, kind of device, XLA's flags,
+    and jax's settings. JSON-able; the same on all hosts that are set up alike."""
     return {
         "libraries": _versions(),
         "backend": jax.default_backend(),
@@ -43,7 +43,7 @@ def settings() -> dict[str, Any]:
 
 
 def snapshot() -> tuple[Any, ...]:
-    """What `settings` is made from, as it is: equal as long as nothing has changed, and far less work."""
+    """The raw data behind `settings`: two snapshots are equal if nothing has changed. Much faster than `settings`."""
     values = tuple(jax.config.values.values())
     return values, os.environ.get("XLA_FLAGS"), repr(_versions()), jax.default_backend()
 
@@ -60,13 +60,13 @@ def bits() -> dict[str, Any]:
 
 
 def flags() -> list[tuple[str, str]]:
-    """XLA's flags by name; the last of a name counts, as for XLA."""
+    """XLA's flags, sorted by name; if a flag is given several times, the last one counts, as in XLA."""
     parts = (flag.partition("=") for flag in os.environ.get("XLA_FLAGS", "").split())
     return sorted({name: value for name, _, value in parts}.items())
 
 
 def processor() -> str:
-    """The processor's name, where the system tells; empty elsewhere."""
+    """The processor's name; empty if the system does not tell it."""
     return _cpu_line("model name")
 
 
@@ -80,14 +80,14 @@ def _versions() -> dict[str, str]:
 
 
 def _instructions() -> str:
-    """A hash of the sets of instructions that the processor has: XLA chooses among them."""
+    """A hash of the processor's instruction sets, among which XLA chooses."""
     found = _cpu_line("flags") or _cpu_line("Features")
     return hashlib.sha256(found.encode()).hexdigest()[:16]
 
 
 @functools.cache
 def _cpu_line(name: str) -> str:
-    """The first value of a name in the system's description of its processors."""
+    """The first value of an entry in the system's description of its processors."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     found = (

@@ -1,5 +1,6 @@
-"""What a training step minimises: a loss of labelled pairs (`testbed.losses`) or a method that has texts of its own
-written (`testbed.methods`)."""
+"""The objective that a training step minimises: a loss of labelled pairs (`testbed.losses`), or a method that requests
+its own texts (`testbed.methods`).
+"""
 
 import abc
 from typing import ClassVar
@@ -14,7 +15,7 @@ from testbed.types import Scalar
 
 
 class AbstractObjective(eqx.Module):
-    """What is minimised, from the texts it asks for to the mean loss of a step."""
+    """An objective: which texts it requests, and the mean loss of a step."""
 
     family: ClassVar[tuple[str, ...]] = ("testbed.losses", "testbed.methods")
 
@@ -23,19 +24,19 @@ class AbstractObjective(eqx.Module):
 
     @abc.abstractmethod
     def refuse(self, source: AbstractSource) -> None:
-        """Raise `InvalidInput`, saying why and what to use, if it cannot learn from this source."""
+        """Raise `InvalidInput`, with the reason and an alternative, if the objective cannot learn from this source."""
 
     @abc.abstractmethod
     def request(self, batch_size: int) -> Request:
-        """What it asks of the source, for ``batch_size`` prompts a step."""
+        """The texts that the objective requests from the source, for ``batch_size`` prompts a step."""
 
     def critic(self, policy: Policy) -> PyTree:
-        """Parameters of its own that are trained along with the policy; None for most."""
+        """Additional parameters that are trained along with the policy; None for most objectives."""
         return None
 
     @property
     def fresh(self) -> int:
-        """Responses to every prompt that `prepare` has written, whatever the source gives; for plans."""
+        """Number of responses to every prompt that `prepare` generates, whatever the source gives; used by plans."""
         return 0
 
     def prepare(
@@ -46,8 +47,8 @@ class AbstractObjective(eqx.Module):
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> PyTree:
-        """What the source drew, with what the loss or method adds to it by the present policy; for most, nothing.
-        ``key`` is the run's, the same at every step."""
+        """The batch that the source drew, extended by texts of the present policy if the objective needs them; most
+        objectives return it unchanged. ``key`` is the run's, the same at every step."""
         return batch
 
     @abc.abstractmethod

@@ -1,4 +1,4 @@
-"""The optimiser every stage shares: AdamW behind a clipped global norm and a linear warm-up."""
+"""The optimiser that every stage shares: AdamW with a clipped global gradient norm and a linear warm-up."""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -21,10 +21,11 @@ class OptimiserConfig(eqx.Module):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101).
 
     Attributes:
-        learning_rate: after warm-up, constant from then on, as in arXiv 2405.08448.
+        learning_rate: after warm-up; constant from then on, as in arXiv 2405.08448.
         warmup: steps over which the rate rises linearly from 0.
         clip: largest global gradient norm.
-        b1, b2: decay of Adam's means of gradients and of their squares. epsilon: added to the root of the latter.
+        b1, b2: decay of Adam's means of gradients and of their squares. epsilon: added to the root of the mean of
+            squares.
         weight_decay: decoupled from the gradient.
     """
 
@@ -75,7 +76,8 @@ def fit(
     config: FitConfig,
     key: PRNGKeyArray,
 ) -> tuple[Model, Float[Array, ""]]:
-    """Minimise the mean loss over ``data`` (leading axis: example); also the mean loss of the last tenth of steps."""
+    """Minimise the mean loss over ``data`` (leading axis: example). Returns the model and the mean loss of the last
+    tenth of steps."""
     steps, batch_size = config.steps, config.batch_size
     transform = config.optimiser.transform()
     examples = jax.tree.leaves(data)[0].shape[0]

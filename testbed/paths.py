@@ -1,4 +1,4 @@
-"""Paths as users give them, and the directory that is kept between commands."""
+"""Paths that users give, and the cache directory, which is kept between commands."""
 
 import os
 import re
@@ -8,7 +8,7 @@ from testbed.errors import InvalidInput
 
 
 def cache_directory() -> Path:
-    """Where compiled programs, shared stages and pretrained models are kept: ``$TESTBED_CACHE``, or under ~/.cache.
+    """The directory of compiled programs, shared stages and pretrained models: ``$TESTBED_CACHE``, or under ~/.cache.
 
     The path is absolute. Raises `InvalidInput` if the variable is not set and the user has no home directory.
     """
@@ -27,8 +27,8 @@ def cache_directory() -> Path:
 def expanded(text: str) -> str:
     """A path with ``~`` or ``~NAME`` at its beginning replaced by that user's home directory.
 
-    ``~NAME`` stays as it is where no user has the name: a file may be called so. Raises `InvalidInput` for ``~`` where
-    the home directory is not known.
+    ``~NAME`` stays unchanged if no user has that name, because a file may be called so. Raises `InvalidInput` for ``~``
+    if the home directory is not known.
     """
     found = os.path.expanduser(text)
     if found == "~" or found.startswith("~/"):
@@ -40,11 +40,12 @@ def expanded(text: str) -> str:
 
 
 def given(path: str | os.PathLike[str], what: str) -> Path:
-    """A path that a user gives, absolute and with ``~`` expanded. ``what`` is the option or argument that it is for.
+    """A path that a user gives, absolute and with ``~`` expanded. ``what`` is the option or argument that the path is
+    for.
 
-    Absolute paths stay right if a study's file changes the working directory, and libraries that also take addresses
-    (pyarrow) do not read the part before a colon as the name of a protocol. Symbolic links and ``..`` are kept. Raises
-    `InvalidInput` for an empty path and for one that the system does not take.
+    An absolute path stays right if a study's file changes the working directory. Libraries that also take addresses
+    (pyarrow) do not mistake the part of an absolute path before a colon for the name of a protocol. Symbolic links and
+    ``..`` are kept. Raises `InvalidInput` for an empty path and for one that the system does not accept.
     """
     text = os.fspath(path)
     if not text:
@@ -64,17 +65,17 @@ def given(path: str | os.PathLike[str], what: str) -> Path:
 
 
 def shown(path: Path) -> str:
-    """A path for people: from the working directory on if the path is inside it, whole otherwise."""
+    """A path for display: relative to the working directory if the path is inside it, otherwise absolute."""
     here = _working_directory()
     if not here or not path.is_relative_to(here):
         return str(path)
     text = str(path.relative_to(here))
-    # Such a name is an option to a command that is given it, or a home directory.
+    # A command would take such a name for an option, or for a home directory.
     return f"./{text}" if text.startswith(("-", "~")) else text
 
 
 def shortened(text: str) -> str:
-    """A sentence whose paths inside the working directory are told from there on."""
+    """A sentence in which paths inside the working directory are shown relative to it."""
     here = _working_directory()
     if here in ("", "/"):
         return text
@@ -82,7 +83,7 @@ def shortened(text: str) -> str:
 
 
 def _working_directory() -> str:
-    """Its path, empty if it is gone."""
+    """The path of the working directory; empty if the directory no longer exists."""
     try:
         return os.getcwd()
     except FileNotFoundError:

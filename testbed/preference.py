@@ -1,4 +1,4 @@
-"""Who prefers what: preference models that judge a comparison, and labelers that add human noise to it."""
+"""Preferences: models that judge a comparison without noise, and labelers that add human noise."""
 
 import abc
 import enum
@@ -18,7 +18,8 @@ class AbstractPreference(eqx.Module):
 
     @abc.abstractmethod
     def margin(self, prompts: Prompt, first: Response, second: Response) -> Float[Array, " n"]:
-        """How much each ``first`` is preferred to its ``second``: positive if it is, antisymmetric in the two."""
+        """How much each ``first`` is preferred to its ``second``: positive if ``first`` is better, antisymmetric in the
+        two."""
 
 
 class GoldenPreference(AbstractPreference):
@@ -33,7 +34,7 @@ class GoldenPreference(AbstractPreference):
 
 
 class Outcome(enum.IntEnum):
-    """What a labeler can answer."""
+    """The possible answers of a labeler."""
 
     FIRST = 0
     SECOND = 1
@@ -42,22 +43,23 @@ class Outcome(enum.IntEnum):
 
 
 class View(eqx.Module):
-    """What a labeler perceives of one response: its worth in SFT standard deviations of golden reward, its text."""
+    """What a labeler perceives of one response: its worth in SFT standard deviations of golden reward, and its text."""
 
     reward: Float[Array, "*n"]
     response: Response
 
 
 class AbstractLabeler(eqx.Module):
-    """Turns a golden comparison into a label, noise and all.
+    """Turns a golden comparison into a noisy label.
 
-    A labeler is its likelihood: `outcomes` states the probability of every answer, and labels are drawn with it.
+    A labeler is defined by its likelihood: `outcomes` states the probability of every answer, and labels are drawn with
+    these probabilities.
     """
 
     family: ClassVar[str] = "envs.labelers"
 
     def view(self, world: World, prompt: Prompt, response: Response) -> View:
-        """How one response is perceived: by its golden reward, unless the labeler reads in another way."""
+        """How one response is perceived: by its golden reward, unless the labeler overrides this."""
         return View(world.reward(prompt, response), response)
 
     @abc.abstractmethod
@@ -74,7 +76,7 @@ class AbstractLabeler(eqx.Module):
     def answer(self, key: PRNGKeyArray, first: View, second: View) -> Int[Array, ""]:
         """Draw one `Outcome`."""
         chance = self.outcomes(first, second)
-        # Rounding may leave the cumulative sum a little short of one: the rest is not another answer.
+        # Rounding may leave the cumulative sum slightly below one: the remainder must not select another answer.
         last = jnp.max(jnp.where(chance > 0, jnp.arange(len(Outcome)), 0))
         drawn = jnp.sum(jax.random.uniform(key) >= jnp.cumsum(chance))
         return jnp.minimum(drawn, last).astype(jnp.int32)
@@ -87,6 +89,7 @@ class AbstractLabeler(eqx.Module):
 
 
 def decided(probability: Scalar) -> Float[Array, " outcome"]:
-    """`AbstractLabeler.outcomes` of a labeler that always prefers one: P(first is preferred) is ``probability``."""
+    """`AbstractLabeler.outcomes` of a labeler that always prefers one of the two: P(first is preferred) is
+    ``probability``."""
     nothing = jnp.zeros_like(probability)
     return jnp.stack([probability, 1.0 - probability, nothing, nothing])

@@ -1,4 +1,4 @@
-"""Where the texts of a training step come from, and what they cost."""
+"""Sources: where the texts of a training step come from, and what the texts cost."""
 
 import abc
 from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
@@ -36,12 +36,12 @@ class Dataset(eqx.Module):
 
 
 class Ledger(eqx.Module):
-    """What learning has consumed, by item of a batch or in all.
+    """What learning has consumed, per item of a batch or in total.
 
     Attributes:
-        pairs: pairs learnt from, repetitions included; of a group of k responses, k/2.
-        distinct: of these, how many had not been learnt from before.
-        labels: of the distinct pairs, how many D_golden's labeler was asked about.
+        pairs: pairs learnt from, repetitions included; a group of k responses counts as k/2 pairs.
+        distinct: how many of these pairs had not been learnt from before.
+        labels: how many of the distinct pairs D_golden's labeler was asked about.
         judgements: comparisons answered by the run's teacher (the proxy, or the golden reward itself).
         tokens: tokens sampled, end tokens included.
     """
@@ -54,13 +54,14 @@ class Ledger(eqx.Module):
 
     @classmethod
     def zero(cls, *shape: int) -> Self:
-        """Nothing yet."""
+        """An empty ledger."""
         fraction, count = jnp.zeros(shape), jnp.zeros(shape, dtype=jnp.int32)
         return cls(fraction, fraction, count, count, count)
 
     @classmethod
     def fresh(cls, responses: Response, judgements: int) -> Self:
-        """Of texts just written: ``count`` responses to each of ``n`` prompts, with so many judgements a prompt."""
+        """The ledger of newly written texts: ``count`` responses to each of ``n`` prompts, with ``judgements``
+        judgements a prompt."""
         n, count = responses.length.shape
         pairs, none = jnp.full(n, count / 2.0), jnp.zeros(n, dtype=jnp.int32)
         judged = jnp.full(n, judgements, dtype=jnp.int32)
@@ -68,7 +69,7 @@ class Ledger(eqx.Module):
 
 
 class Batch(eqx.Module):
-    """Pairs to learn from, each with what a loss may need to know.
+    """Pairs to learn from, each with the data that a loss may need.
 
     Attributes:
         pairs: ``n`` labelled pairs.
@@ -86,12 +87,12 @@ class Batch(eqx.Module):
 
 
 class Supply(eqx.Module):
-    """What a source may draw on.
+    """The inputs that a source may use.
 
     Attributes:
         data: D_golden. reference: the reference policy. teacher: who labels new pairs.
-        prepared: what the source had made before training (`AbstractSource.prepare`).
-        fixed: whether ``reference`` is the SFT policy, under which the data's scores were computed once for all.
+        prepared: the result of `AbstractSource.prepare`, made once before training.
+        fixed: whether ``reference`` is the SFT policy, under which the scores of the data were computed once.
     """
 
     data: Dataset
@@ -102,15 +103,15 @@ class Supply(eqx.Module):
 
     @property
     def response_length(self) -> int:
-        """Length limit in tokens."""
+        """Length limit of responses in tokens."""
         return self.data.pairs.winner.tokens.shape[-1]
 
     def prompts(self, rows: Int[Array, " n"]) -> Prompt:
-        """Some of the data's prompts."""
+        """The data's prompts at the given rows."""
         return jax.tree.map(lambda x: x[rows], self.data.pairs.prompt)
 
     def preferred(self, rows: Int[Array, " n"]) -> Response:
-        """The data's preferred responses to some of its prompts."""
+        """The data's preferred responses to the prompts at the given rows."""
         return jax.tree.map(lambda x: x[rows], self.data.pairs.winner)
 
 
@@ -126,9 +127,9 @@ class Author(Protocol):
 
 
 class Request(NamedTuple):
-    """What a loss or method asks of a source: how many items a step, and how fresh ones are written, with so many
-    ``responses`` to each prompt and ``judgements`` of them; ``kept`` says which items will be learnt from, None that
-    all will be."""
+    """What a loss or method asks of a source: the number of items a step, and the author that writes fresh ones, with
+    ``responses`` responses to each prompt and ``judgements`` judgements of them. ``kept`` marks the items that will be
+    learnt from; None means all."""
 
     batch_size: int
     author: Author
@@ -137,7 +138,7 @@ class Request(NamedTuple):
     kept: Bool[Array, " n"] | None = None
 
     def learnt(self, before: Bool[Array, " n"]) -> Bool[Array, " n"]:
-        """Which items have been learnt from after this step, from which had been before."""
+        """Items that have been learnt from after this step, given the items that had been learnt from ``before``."""
         return jnp.ones_like(before) if self.kept is None else before | self.kept
 
 
@@ -151,28 +152,29 @@ class AbstractSource(eqx.Module):
 
     @property
     def recorded_run(self) -> Any:
-        """The plan of the online run (`testbed.recorded_runs.recorded_run.Recorded`) that it draws on; None for
-        most."""
+        """The plan of the online run (`testbed.recorded_runs.recorded_run.Recorded`) that the source uses; None for
+        most sources."""
         return None
 
     @property
     def preparation(self) -> "AbstractSource | None":
-        """A source that prepares the same, without the fields that make no difference to it: what is prepared is kept
-        under its name. None if nothing is."""
+        """A source that prepares the same data, with fields that do not affect the preparation set to a common value;
+        the prepared data are kept under its name. None if nothing is prepared."""
         return None
 
     def prepare(self, given: Any) -> tuple[PyTree, dict[str, Array]]:
-        """What it needs made once before training, of what `testbed.recorded_runs.recorded_run.Given` holds: it will
-        find it as `Supply.prepared`. And what was measured of it."""
+        """Data that the source needs once before training, made from what `testbed.recorded_runs.recorded_run.Given`
+        holds, and numbers measured of them. The source finds the data as `Supply.prepared`."""
         return None, {}
 
     @property
     @abc.abstractmethod
     def writes(self) -> bool:
-        """Whether texts are written by `Request.author`; otherwise they are labelled pairs, whatever was asked for."""
+        """Whether texts are written by `Request.author`; if not, the source gives labelled pairs, whatever was
+        requested."""
 
     def work(self, request: Request) -> tuple[float, float]:
-        """Responses written and judgements made for each prompt of a step, on average; for plans."""
+        """Average number of responses written and of judgements made for each prompt of a step; used by plans."""
         share = 1.0 if self.writes else 0.0
         return share * request.responses, share * request.judgements
 
@@ -194,21 +196,22 @@ class AbstractSource(eqx.Module):
 
 
 class Rows(eqx.Module):
-    """Going through a fixed number of things, each epoch in a new order; and which have been learnt from."""
+    """An iteration over a fixed number of items, each epoch in a new order, with a record of which items have been
+    learnt from."""
 
     order: Int[Array, " n"]
     met: Bool[Array, " n"]
 
     @classmethod
     def init(cls, size: int) -> Self:
-        """Before the first epoch."""
+        """The state before the first epoch."""
         return cls(jnp.arange(size), jnp.zeros(size, dtype=bool))
 
     def next(
         self, key: PRNGKeyArray, step: Int[Array, ""], request: Request
     ) -> tuple[Int[Array, " batch"], Float[Array, " batch"], Self]:
-        """Which come at ``step``, 1 for those that were never learnt from, and the state to carry on. ``key`` is the
-        run's: with the same key, all that go through as many things take them in the same order."""
+        """Indices of the items at ``step``; for each, 1 if it was never learnt from before, else 0; and the next state.
+        ``key`` is the run's: iterations over equally many items with the same key use the same order."""
         order, index = minibatch(self.order, stream(key, Stream.ORDER), step, request.batch_size)
         before = self.met[index]
         met = self.met.at[index].set(request.learnt(before))
@@ -216,7 +219,7 @@ class Rows(eqx.Module):
 
 
 def write_pairs(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Batch:
-    """The `Author` of labelled pairs: two responses by the policy, and the sign of the teacher's margin."""
+    """The `Author` of labelled pairs: two responses by the policy, labelled by the sign of the teacher's margin."""
     prompts = supply.prompts(rows)
     keys = jax.random.split(key, rows.shape[0])
     texts = decode.sample(policy, prompts, keys, supply.response_length, count=2).response
@@ -254,6 +257,6 @@ def taken(supply: Supply, data: Dataset, index: Int[Array, " n"], spent: Ledger)
     pairs, reference = jax.tree.map(lambda x: x[index], (data.pairs, data.reference))
     if not supply.fixed:
         reference = logprob.score_pairs(supply.reference, pairs)
-    # Compilers drop this comparison where the loss does not read it.
+    # Compilers drop this comparison if the loss does not read its result.
     margin = supply.teacher.margin(pairs.prompt, pairs.winner, pairs.loser)
     return Batch(pairs, reference, margin, index, spent)

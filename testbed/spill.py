@@ -1,7 +1,7 @@
-"""Streams too long for the device: recorded to disk part by part, and replayed from there.
+"""Streams that are too long for the device: they are recorded to disk in parts, and replayed from there.
 
-Host orchestration. The numbers are those of `testbed.sources.record.Record` and `testbed.sources.replay.Replay` to the
-last bit: the same steps with the same keys, only cut into parts.
+This module runs on the host. The numbers are those of `testbed.sources.record.Record` and
+`testbed.sources.replay.Replay` to the last bit: the same steps with the same keys, only in parts.
 """
 
 import contextlib
@@ -39,10 +39,10 @@ def record(
     directory: Path,
     room: int = 256,
 ) -> TrainState:
-    """Train for so many steps and write the stream of pairs into ``directory``, ``room`` steps at a time.
+    """Train for ``steps`` steps and write the stream of pairs into ``directory``, ``room`` steps at a time.
 
-    The directory can be read once all of it is written. Raises `InvalidInput` if it holds a recording already, or if
-    ``steps`` or ``room`` is below 1, or if the disk refuses.
+    The directory can be read once it is complete. Raises `InvalidInput` if it holds a recording already, if ``steps``
+    or ``room`` is below 1, or if the disk refuses.
     """
     if steps < 1 or room < 1:
         raise InvalidInput(f"steps and room must be at least 1, got {steps} and {room}")
@@ -56,7 +56,7 @@ def record(
         with contextlib.ExitStack() as opened:
             files: list[BinaryIO] = []
             for start, count in _parts(steps, room):
-                # Two arrays: that of the state is donated.
+                # A separate array: the one in the state is donated.
                 here = jnp.asarray(start)
                 state = eqx.tree_at(lambda s: s.source.recording.start, state, here)
                 state = _advance(config, supply, state, key, jnp.asarray(start), jnp.asarray(count))
@@ -81,7 +81,7 @@ def record(
 
 
 def read(directory: Path) -> Recording:
-    """A recording on disk, mapped into memory: what is not read is not loaded.
+    """A recording on disk, mapped into memory: only the parts that are read are loaded.
 
     Raises `InvalidInput` if there is none."""
     try:
@@ -100,10 +100,10 @@ def replay(
     steps: int,
     room: int = 256,
 ) -> TrainState:
-    """Train for so many steps on a recording that `read` found, ``room`` steps at a time on the device.
+    """Train for ``steps`` steps on a recording opened by `read`, ``room`` steps at a time on the device.
 
-    ``config.source`` is a `Replay`, whose window is kept to. Raises `InvalidInput` for another source, another batch
-    size than the recorded one, or more than one pass.
+    ``config.source`` is a `Replay`, whose shuffle window is used. Raises `InvalidInput` for another source, another
+    batch size than the recorded one, or more than one pass.
     """
     if not isinstance(config.source, Replay):
         raise InvalidInput(f"source must be Replay, got {type(config.source).__name__}")
@@ -121,7 +121,7 @@ def replay(
     state = None
     for start, count in _parts(steps, room):
         index = order[start * batch : (start + count) * batch]
-        # Sorted reading is sequential reading; the window's order is restored in memory.
+        # Sorted places are read sequentially; the shuffled order is restored in memory.
         sorting = np.argsort(index)
         back = np.argsort(sorting)
         part = [leaf[index[sorting]][back].reshape(count, batch, *leaf.shape[1:]) for leaf in flat]
@@ -140,12 +140,12 @@ def _parts(steps: int, room: int) -> Iterator[tuple[int, int]]:
 
 
 def _leaves(recording: Recording) -> list[Any]:
-    """All arrays of a recording but its first step."""
+    """All arrays of a recording except its first step."""
     return jax.tree.leaves(eqx.tree_at(lambda r: r.start, recording, None))
 
 
 def _from_leaves(leaves: list[Any]) -> Recording:
-    """A recording that starts at step 0, from what `_leaves` gave."""
+    """A recording that starts at step 0, from the arrays of `_leaves`."""
     structure = jax.tree.structure(Recording.room(1, 1, 1, jnp.uint8))
     return jax.tree.unflatten(structure, [*leaves, np.asarray(0, np.int32)])
 
@@ -155,8 +155,8 @@ def _file(directory: Path, number: int) -> Path:
 
 
 def _create(directory: Path, number: int, shape: tuple[int, ...], like: np.ndarray) -> BinaryIO:
-    """A file for an array, to be written from its beginning on. Not a map into memory: where the disk is full, writing
-    to that would end the process."""
+    """A file for an array, to be written from its beginning on. The file is not mapped into memory: on a full disk,
+    writing to the map would end the process."""
     file = _file(directory, number).open("wb")
     described = {"descr": np.lib.format.dtype_to_descr(like.dtype), "shape": shape}
     np.lib.format.write_array_header_1_0(file, {**described, "fortran_order": False})
@@ -164,7 +164,7 @@ def _create(directory: Path, number: int, shape: tuple[int, ...], like: np.ndarr
 
 
 def _write_index(directory: Path, index: dict[str, int]) -> None:
-    """Say that the recording is whole: written aside and renamed."""
+    """Mark the recording as complete: the index is written under another name and then renamed."""
     temporary = directory / f"{_INDEX}.tmp"
     temporary.write_text(json.dumps(index), encoding="utf-8")
     os.replace(temporary, directory / _INDEX)

@@ -1,8 +1,8 @@
-"""Named random streams: every draw folds its stream's number into the key it comes from.
+"""Named random streams: the key of every draw is its parent key with the stream's number folded in.
 
 Splitting one key in several places gives colliding streams (``split(key, 2)[0] == split(key, 128)[0]``), and so does
-splitting a key that streams are also folded into (``split(key, n)[i] == fold_in(key, i)``). So a key is either split
-or given named streams, never both.
+splitting a key that streams are also folded into (``split(key, n)[i] == fold_in(key, i)``). So a key is either split or
+given named streams, never both.
 """
 
 import enum
@@ -12,7 +12,8 @@ from jaxtyping import PRNGKeyArray
 
 
 class Stream(enum.IntEnum):
-    """What a key is used for; values are part of the reproducibility contract, so only ever add."""
+    """The purpose of a key. The values are part of the reproducibility contract: new ones may be added, and none may
+    change."""
 
     WORLD = 0
     PROMPTS = 1

@@ -1,8 +1,8 @@
 """Language generation as a gymnax environment: a prompt, one token a step, golden reward at the end.
 
-The world of a task is the environment's parameters, so one compiled program serves every world of a shape. It stands
-apart from `testbed.environment` because gymnax imports its own environments with all that draws them, which takes
-seconds, and nothing but stepping needs it.
+The world of a task is the environment's parameters, so one compiled program serves every world of a shape. This module
+is separate from `testbed.environment` because gymnax imports all its own environments and drawing libraries, which
+takes seconds, and only stepping needs it.
 """
 
 from typing import Any
@@ -32,7 +32,7 @@ class State(eqx.Module):
 
 @jax.custom_batching.custom_vmap
 def _paid(world: World, prompt: Prompt, response: Response, done: Bool[Array, ""]) -> Scalar:
-    """The reward of one response if it is done, else 0, for which nothing is computed."""
+    """The reward of one response if it is done; otherwise 0, without computing anything."""
     return jax.lax.cond(done, lambda: world.reward(prompt, response), lambda: jnp.zeros(()))
 
 
@@ -40,9 +40,10 @@ def _paid(world: World, prompt: Prompt, response: Response, done: Bool[Array, ""
 def _paid_lanes(
     lanes: int, batched: Any, world: World, prompt: Prompt, response: Response, done: Array
 ) -> tuple[Float[Array, " lane"], bool]:
-    """`_paid` of many lanes: the rewards of those that are done, some of them at a time.
+    """`_paid` of many lanes: only the rewards of finished lanes are computed, some of them at a time.
 
-    A plain vmap turns the condition into a choice between both results, and every step would pay for every lane.
+    A plain vmap would turn the condition into a choice between both results, and every step would compute the reward of
+    every lane.
     """
     arguments = (world, prompt, response)
     axes = jax.tree.map(lambda own: 0 if own else None, tuple(batched[:3]))
@@ -118,7 +119,7 @@ class TokenEnvironment(gymnax.environments.environment.Environment):
         tokens = state.tokens.at[state.time].set(token)
         state = State(state.prompt, tokens, state.time + 1, token == END_TOKEN)
         done = state.ended | self.is_truncated(state, params)
-        # Nobody differentiates a reward by its world here, and a loop of unknown length has no reverse mode.
+        # Rewards need no gradient with respect to the world here, and a loop of unknown length has no reverse mode.
         fixed = jax.lax.stop_gradient(params)
         reward = _paid(fixed, state.prompt, Response(state.tokens, state.time), done)
         return self.observe(key, state, action, params), state, reward, state.ended, {}

@@ -18,13 +18,13 @@ from testbed.references.base import AbstractReference
 from testbed.references.fixed import Fixed
 from testbed.source import AbstractSource, Ledger, Supply
 
-#: Who judges what sources have written: the learned proxy, or the golden reward itself, without noise.
+#: The judge of the texts that sources have written: the learned proxy, or the golden reward itself, without noise.
 Teacher: TypeAlias = Literal["proxy", "golden"]
 
 
 class TrainConfig(eqx.Module):
-    """How a policy is optimised, ``batch_size`` prompts an update. How long is an argument of the compiled program.
-    ``teacher`` names the judge that the supply holds.
+    """How a policy is optimised, with ``batch_size`` prompts an update. The number of steps is an argument of the
+    compiled program. ``teacher`` names the judge that the supply holds.
 
     Raises `InvalidInput` if the loss or method cannot learn from the source.
     """
@@ -41,8 +41,8 @@ class TrainConfig(eqx.Module):
 
 
 class OnlineRun(eqx.Module):
-    """The plan of an online run from the SFT policy: the golden baseline's, and that of the run whose stream or
-    checkpoints a source draws on.
+    """The plan of an online run from the SFT policy: of the golden baseline, or of the run whose stream or checkpoints
+    a source uses.
 
     Attributes:
         loss: what is minimised. optimiser, steps, batch_size, reference: as in `testbed.experiment.Experiment`.
@@ -58,7 +58,8 @@ class OnlineRun(eqx.Module):
         check(self)
 
     def train(self, source: AbstractSource) -> TrainConfig:
-        """Its policy optimisation from a source: `testbed.sources.online.Online`, or one that records what that gives.
+        """The plan's policy optimisation from a source: `testbed.sources.online.Online`, or a source that records its
+        pairs.
 
         Raises `InvalidInput` if the loss or method cannot learn from the source.
         """
@@ -66,14 +67,14 @@ class OnlineRun(eqx.Module):
 
 
 class TrainState(eqx.Module):
-    """A policy optimisation under way.
+    """The state of a policy optimisation.
 
-    ``policy`` and ``reference`` hold what is trained of a policy (`testbed.policies.trainable`), which is all of it
-    unless it has adapters; `present` is the whole. ``critic`` are parameters of the loss or method that are trained
-    along, ``reference`` is there if it moves, ``ledger`` what was consumed. ``diverged_step`` is the first step whose
-    loss, gradient or parameters were not finite, -1 if there is none; from then on the policy is frozen as it was
-    before, and consumes nothing. ``loss`` and ``gradient_norm`` are sums since `restarted`, and means of these once
-    `averaged`.
+    ``policy`` and ``reference`` hold the trained part of a policy (`testbed.policies.trainable`), which is the whole
+    policy unless it has adapters; `present` gives the whole policy. ``critic`` holds additional trained parameters of
+    the loss or method, ``reference`` is None if it does not move, and ``ledger`` counts what was consumed.
+    ``diverged_step`` is the first step whose loss, gradient or parameters were not finite, -1 if there is none; from
+    then on the policy stays frozen as it was before that step, and consumes nothing. ``loss`` and ``gradient_norm`` are
+    sums since `restarted`, and means of these once `averaged`.
     """
 
     policy: Policy
@@ -88,7 +89,7 @@ class TrainState(eqx.Module):
 
 
 def init(config: TrainConfig, supply: Supply) -> TrainState:
-    """Start from a copy of the reference: a donated state must not share its buffers."""
+    """Start from a copy of the reference: the buffers of a donated state must not be shared."""
 
     def copy() -> Policy:
         return jax.tree.map(jnp.copy, trained(supply.reference))
@@ -118,22 +119,23 @@ def update(
     key: PRNGKeyArray,
     step: Int[Array, ""],
 ) -> TrainState:
-    """One gradient step. ``key`` is the run's, the same at every step; ``loss`` and norm accumulate."""
+    """One gradient step. ``key`` is the run's, the same at every step; ``loss`` and ``gradient_norm`` are added up."""
     batch, state = draw(config, supply, state, key, step)
-    # What is learnt from a batch must not depend, to the last bit, on how the batch was made: nothing is simplified or
-    # shared across here. On CPUs that is all it does, since XLA drops barriers before it fuses; what passes here is
-    # whole numbers, gathered scores and sums over tokens, to whose values fusion does nothing.
+    # The barrier makes learning from a batch independent, to the last bit, of how the batch was made: XLA must not
+    # simplify or share computations across it. On CPUs XLA drops barriers before it fuses operations, but here this is
+    # harmless: only whole numbers, gathered scores and sums over tokens pass the barrier, and fusion does not change
+    # their values.
     batch = jax.lax.optimization_barrier(batch)
     return learn(config, held_to(supply, state), state, batch, step)
 
 
 def present(supply: Supply, state: TrainState) -> Policy:
-    """The whole policy of the moment."""
+    """The whole present policy."""
     return rebuilt(state.policy, supply.reference)
 
 
 def held_to(supply: Supply, state: TrainState) -> Supply:
-    """The supply with the reference policy of the moment."""
+    """The supply with the present reference policy."""
     if state.reference is None:
         return supply
     reference = rebuilt(state.reference, supply.reference)
@@ -147,7 +149,7 @@ def draw(
     key: PRNGKeyArray,
     step: Int[Array, ""],
 ) -> tuple[PyTree, TrainState]:
-    """The texts of one step, and the state with reference and source moved on."""
+    """The texts of one step, and the state with the reference and the source's state updated."""
     if state.reference is not None:
         reference = config.reference.next(state.reference, state.policy, step)
         state = eqx.tree_at(lambda s: s.reference, state, reference)
@@ -161,7 +163,7 @@ def draw(
 def learn(
     config: TrainConfig, supply: Supply, state: TrainState, batch: PyTree, step: Int[Array, ""]
 ) -> TrainState:
-    """Move policy and critic down the gradient of a batch's mean loss, unless it is not finite."""
+    """Move policy and critic down the gradient of a batch's mean loss, unless the result is not finite."""
 
     def loss(moving: tuple[Policy, PyTree]) -> Float[Array, ""]:
         part, critic = moving
@@ -203,19 +205,20 @@ def advance(
     start: Int[Array, ""],
     steps: Int[Array, ""],
 ) -> TrainState:
-    """``steps`` gradient steps from step ``start`` on; loss and gradient norm are their means. Both are arguments of
-    the compiled program, so one program serves runs of every length; 0 steps are allowed."""
+    """``steps`` gradient steps from step ``start`` on; ``loss`` and ``gradient_norm`` become their means over these
+    steps. ``start`` and ``steps`` are arguments of the compiled program, so one program serves runs of every length; 0
+    steps are allowed."""
     return averaged(go_on(config, supply, restarted(state), key, start, steps), steps)
 
 
 def restarted(state: TrainState, anew: Bool[Array, ""] | bool = True) -> TrainState:
-    """With sums that begin ``anew``, if they do."""
+    """The state with its sums set to 0, if ``anew`` holds."""
     loss, norm = (jnp.where(anew, 0.0, total) for total in (state.loss, state.gradient_norm))
     return _with_sums(state, loss, norm)
 
 
 def averaged(state: TrainState, steps: Int[Array, ""]) -> TrainState:
-    """With means over so many steps in the place of sums."""
+    """The state with its sums replaced by means over ``steps`` steps."""
     return _with_sums(state, state.loss / steps, state.gradient_norm / steps)
 
 
@@ -227,9 +230,10 @@ def go_on(
     start: Int[Array, ""],
     steps: Int[Array, ""],
 ) -> TrainState:
-    """`advance` in pieces: what has been summed up so far goes on. Any number of pieces give the same, to the last bit.
-    Runs of a stack share ``steps``, and have a ``start`` each."""
-    # Counted from 0: with bounds of each run's own, a batched loop would select between old and new states every step.
+    """A part of `advance`: the sums continue from the state. Any division into parts gives the same result, to the last
+    bit. Runs of a stack share ``steps``, and each has its own ``start``."""
+    # The loop counts from 0: if every run had its own bounds, a batched loop would select between old and new states at
+    # every step.
     return jax.lax.fori_loop(
         0, steps, lambda done, s: update(config, supply, s, key, start + done), state
     )

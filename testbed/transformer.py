@@ -1,12 +1,12 @@
 """One decoder-only transformer for policies, writers, rewards, proxies and real checkpoints.
 
-Pre-norm blocks with RMSNorm (arXiv 1910.07467), rotary positions (2104.09864, half-split layout), grouped-query
-attention (2305.13245) and SwiGLU (2002.05202). What pretrained families have instead or besides, such as GPT-2's
-LayerNorm and learned positions, are fields of the config; see `testbed.llm`.
+Its blocks are pre-norm with RMSNorm (arXiv 1910.07467), rotary positions (2104.09864, half-split layout), grouped-query
+attention (2305.13245) and SwiGLU (2002.05202). Fields of the config select the variants and additions of pretrained
+families, such as GPT-2's LayerNorm and learned positions; see `testbed.llm`.
 
-The one part of the system that takes batches natively instead of being written for one example: every leading axis is
-folded into the rows of two-dimensional matrix products, whose gradients XLA computes 1.6 times as fast on a CPU as
-those of the three-dimensional ones `jax.vmap` makes.
+This is the one part of the system that takes batches natively instead of being written for one example: every leading
+axis is folded into the rows of two-dimensional matrix products, whose gradients XLA computes 1.6 times as fast on a CPU
+as those of the three-dimensional products that `jax.vmap` makes.
 """
 
 import functools
@@ -35,7 +35,7 @@ class Cache(eqx.Module):
 
 
 class OutputBiases(eqx.Module):
-    """Biases of the projections behind attention's heads and of an MLP without a gate."""
+    """Biases of attention's output projection, and of an MLP without a gate."""
 
     attention_out: Float[Array, " width"]
     up: Float[Array, " hidden"]
@@ -64,7 +64,7 @@ class Block(eqx.Module):
 
     @classmethod
     def init(cls, key: PRNGKeyArray, config: TransformerConfig) -> Self:
-        """Normal weights of variance 1/fan-in; what adds to the residual stream is scaled by depth."""
+        """Normal weights of variance 1/fan-in; weights that write to the residual stream are scaled by depth."""
         width, hidden = config.width, config.hidden
         q_width, kv_width, size = config.query_width, config.key_width, config.head_size
         k_query, k_key, k_value, k_out, k_gate, k_up, k_down = jax.random.split(key, 7)
@@ -92,9 +92,9 @@ class Block(eqx.Module):
     def project(
         self, x: Float[Array, "rows width"], n: int = 1, skip: int = 0
     ) -> tuple[Array, Array, Array]:
-        """Queries, keys and values, each (rows, heads * size), of which a row knows nothing but itself. The first
-        ``skip`` of each of ``n`` sequences have no query. Three products, not one: splitting a joint one costs more in
-        its gradient than it saves."""
+        """Queries, keys and values, each (rows, heads * size); each row depends only on itself. The first ``skip`` rows
+        of each of ``n`` sequences have no query. The method computes three products, not one: splitting a joint product
+        costs more in its gradient than it saves."""
         normed = normalise(x, self.attention_norm, self.config.norm_epsilon)
         asking = _behind(normed, n, skip)
         query, key, value = (
@@ -124,10 +124,10 @@ class Block(eqx.Module):
         offset: Int[Array, ""] | int = 0,
         skip: int = 0,
     ) -> tuple[Float[Array, "kept width"], Cache]:
-        """Apply the block to ``n * time`` rows, given also as `project`ed; ``rotary`` turns them, unless ``x`` says
-        where they stand. With a cache, new keys and values are written from ``offset`` on and all of its positions are
-        attended to, as far as ``mask`` allows. The first ``skip`` positions give keys and values only, and have no
-        query."""
+        """Apply the block to ``n * time`` rows; ``projected`` is the result of `project` for these rows. ``rotary``
+        rotates queries and keys; it is None if ``x`` already contains position embeddings. With a cache, new keys and
+        values are written from ``offset`` on, and attention covers all positions of the cache that ``mask`` allows. The
+        first ``skip`` positions give keys and values only, and have no query."""
         n = mask.shape[0]
         queries, keys, values = projected
         precision, kind = self.config.precision, dtype(self.config.precision)
@@ -147,7 +147,7 @@ class Block(eqx.Module):
         return x + self._mlp(x), Cache(keys, values)
 
     def _mlp(self, x: Float[Array, "rows width"]) -> Float[Array, "rows width"]:
-        """What the MLP adds to the residual stream."""
+        """The output of the MLP, to be added to the residual stream."""
         precision, biases = self.config.precision, self.output_biases
         inner = normalise(x, self.mlp_norm, self.config.norm_epsilon)
         if self.gate is not None:
@@ -159,7 +159,7 @@ class Block(eqx.Module):
         return out if biases is None else out + biases.down[None]
 
     def _heads(self, rows: Array, n: int) -> Float[Array, "n heads time size"]:
-        """Queries, keys or values of rows, head by head."""
+        """Queries, keys or values of rows, arranged by head."""
         size = self.config.head_size
         return rows.reshape(n, -1, rows.shape[-1] // size, size).swapaxes(1, 2)
 
@@ -187,7 +187,7 @@ class Transformer(eqx.Module):
     ``model(tokens)`` maps token ids ``(time,)`` to next-token logits ``(time, vocabulary)`` under a causal mask;
     `hidden` is the general form with explicit positions, mask and cache.
 
-    ``ends`` are tokens that end a response beside token 0, which gets their probability (`testbed.end_tokens`).
+    ``ends`` are tokens that end a response in addition to token 0, which gets their probability (`testbed.end_tokens`).
     """
 
     embedding: Float[Array, "vocabulary width"]
@@ -235,12 +235,12 @@ class Transformer(eqx.Module):
     ) -> tuple[Float[Array, "*n kept width"], tuple[Cache, ...]]:
         """Final normalised hidden states, and every block's keys and values.
 
-        ``caches`` has the same leading axes as ``tokens``, which are embedded by ``table``, by default
-        `embedding`; ``extra`` is added. The states of the first ``skip`` positions are not wanted: the
-        last block spares their queries and its MLP."""
+        ``caches`` has the same leading axes as ``tokens``, which are embedded by ``table``, by default `embedding`;
+        ``extra`` is added. The states of the first ``skip`` positions are not computed: the last block needs neither
+        their queries nor their MLP."""
         lead = tokens.shape[:-1]
         if self.positions is not None:
-            # Not a number behind the table's end: a clamped position would pass for another one.
+            # NaN for a position beyond the table's end: a clamped position would silently be another one.
             placed = self.positions.at[positions].get(mode="fill", fill_value=jnp.nan)
             extra = placed if extra is None else placed + extra
         x, projected = self._embedded(tokens.reshape(-1), table, extra)
@@ -282,8 +282,8 @@ class Transformer(eqx.Module):
         table: Float[Array, "entries width"] | None,
         extra: Float[Array, "*n width"] | None,
     ) -> tuple[Float[Array, "rows width"], tuple[Array, Array, Array]]:
-        """Embeddings of tokens, and what the first block projects them to. Of a table with fewer entries than there are
-        rows every entry is projected once, and the gradient is summed by entry before it is multiplied."""
+        """Embeddings of tokens, and the first block's queries, keys and values. If the table has fewer entries than
+        there are rows, every entry is projected once, and the gradient is summed by entry before it is multiplied."""
         table = self.embedding if table is None else table
         x, project = table[rows], self.blocks[0].project
         if extra is not None:
@@ -328,14 +328,15 @@ def _applied(
     offset: Int[Array, ""] | int,
     skip: int,
 ) -> tuple[Float[Array, "kept width"], Cache]:
-    """`Block.__call__` of rows that it projects itself, if they are not given as projected."""
+    """`Block.__call__` of rows; if ``projected`` is None, the block projects the rows first."""
     if projected is None:
         projected = block.project(x, mask.shape[0], skip)
     return block(x, projected, rotary, mask, cache, offset, skip)
 
 
 def _behind(x: Float[Array, "rows width"], n: int, skip: int) -> Float[Array, "kept width"]:
-    """Of ``n`` sequences the rows from ``skip`` on; `split`, because its gradient is a concatenation."""
+    """The rows from ``skip`` on of each of ``n`` sequences; computed with `split`, because its gradient is a
+    concatenation."""
     if not skip:
         return x
     return jnp.split(x.reshape(n, -1, x.shape[-1]), [skip], axis=1)[1].reshape(-1, x.shape[-1])

@@ -1,4 +1,4 @@
-"""The shape of a transformer: widths, depth, and what differs between families of checkpoints."""
+"""The shape of a transformer: widths, depth, and variants of the families of checkpoints."""
 
 import math
 from typing import Literal
@@ -18,19 +18,21 @@ class TransformerConfig(eqx.Module):
         mlp_width: hidden units; 0 means four times ``width`` and for SwiGLU 8/3 of it, rounded up to a multiple of 8,
             which costs the same floating-point operations.
         attention_bias: of queries, keys and values.
-        temperature: divides the logits in sampling and scoring alike: it belongs to the policy.
-        precision: of matrix products; parameters stay float32. bfloat16 is for GPUs: it halves what a product reads.
+        temperature: divides the logits in both sampling and scoring, because it belongs to the policy.
+        precision: of matrix products; parameters stay float32. bfloat16 is for GPUs: a product reads half as many
+            bytes.
         head_width: of one attention head; 0 means ``width / heads``.
-        head_norms: RMSNorm of every query and key head (as Qwen3 has it).
-        norm: "rms", or "layer" for LayerNorm with a shift (as GPT-2 has it).
-        mlp: "swiglu", or "gelu" for two layers without a gate (as GPT-2 has them).
+        head_norms: RMSNorm of every query and key head (as in Qwen3).
+        norm: "rms", or "layer" for LayerNorm with a shift (as in GPT-2).
+        mlp: "swiglu", or "gelu" for two layers without a gate (as in GPT-2).
         output_bias: of attention's output and of both layers of a "gelu" MLP.
-        learned_positions: room of a table of positions that is added to the embeddings; 0 means rotary positions.
+        learned_positions: size of a table of learned positions that is added to the embeddings; 0 means rotary
+            positions.
         rope_scaling: of rotary frequencies.
-        context: positions that the weights were trained for; 0 if no limit is known. It changes no number: texts that
-            are longer are refused (`room`).
-        checkpointing: keep of each block only its input for the backward pass, which computes the rest again: a third
-            more products for less memory (Chen et al. 2016, arXiv 1604.06174).
+        context: positions that the weights were trained for; 0 if no limit is known. It changes no number: longer texts
+            are refused (`room`).
+        checkpointing: for the backward pass keep only the input of each block, and compute the rest again: a third more
+            products for less memory (Chen et al. 2016, arXiv 1604.06174).
     """
 
     width: int = eqx.field(static=True, default=64)
@@ -141,7 +143,7 @@ def _size(width: int, layers: int, heads: int) -> TransformerConfig:
     return TransformerConfig(width=width, layers=layers, heads=heads, key_value_heads=heads)
 
 
-#: The ladder of sizes, each about four times the parameters of the one before.
+#: A ladder of sizes: each has about four times the parameters of the one before.
 SIZES: dict[str, TransformerConfig] = {
     "XS": _size(32, 2, 2),
     "S": _size(64, 2, 4),

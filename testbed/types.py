@@ -1,9 +1,9 @@
-"""The shared pytrees and the glossary of axes.
+"""The pytrees that all modules share, and the names of array axes.
 
-Axes: ``prompt`` (prompt positions), ``response`` (response positions, length limit ``T``), ``time``
-(positions of a packed sequence), ``vocabulary``, ``width``. A leading ``pair``, ``sample`` or ``n`` axis
-comes from `jax.vmap` and is named where it appears. Token 0 is the end token: it closes a response, is
-scored like any other token, and also fills the space behind it, so masks come from lengths, never from tokens.
+Axes: ``prompt`` (prompt positions), ``response`` (response positions, length limit ``T``), ``time`` (positions of a
+packed sequence), ``vocabulary``, ``width``. A leading ``pair``, ``sample`` or ``n`` axis comes from `jax.vmap` and is
+named where it appears. Token 0 is the end token: it closes a response, is scored like any other token, and also fills
+the space behind it, so masks come from lengths, never from tokens.
 """
 
 from typing import Final
@@ -38,8 +38,8 @@ class Response(eqx.Module):
 
 
 class Label(eqx.Module):
-    """A comparison's label: the probability it gives to the first response being the better one (1 or 0 if it is
-    certain, 1/2 for a tie), and its weight in training (0 if the comparison was skipped)."""
+    """A comparison's label: the probability that the first response is the better one (1 or 0 if the label is certain,
+    1/2 for a tie), and its weight in training (0 if the comparison was skipped)."""
 
     preference: Float[Array, "*n"]
     weight: Float[Array, "*n"]
@@ -48,8 +48,8 @@ class Label(eqx.Module):
 class Pair(eqx.Module):
     """A prompt with the preferred (``winner``) and the other (``loser``) response.
 
-    ``preference``, between 1/2 and 1, is the probability the label gives to the winner being the better one: 1 unless
-    labels are soft. ``weight`` multiplies the pair's loss.
+    ``preference``, between 1/2 and 1, is the probability that the winner is the better one according to the label: 1
+    unless labels are soft. ``weight`` multiplies the pair's loss.
     """
 
     prompt: Prompt
@@ -67,7 +67,7 @@ class PairScores(eqx.Module):
 
 
 def within(length: Int[Array, "*n"], size: int) -> Bool[Array, "*n size"]:
-    """Which of ``size`` positions lie before ``length``."""
+    """Mask of the positions, out of ``size``, that are before ``length``."""
     return jnp.expand_dims(jnp.arange(size), range(length.ndim)) < length[..., None]
 
 
@@ -80,13 +80,14 @@ def response_length(tokens: Int[Array, "*n response"]) -> Int[Array, "*n"]:
 
 
 def closed(tokens: Int[Array, "*n response"]) -> Response:
-    """What was written: tokens up to and including the first end token; what stands behind it becomes padding."""
+    """Written tokens as a response: tokens up to and including the first end token count; all later tokens become
+    padding."""
     length = response_length(tokens)
     return Response(jnp.where(within(length, tokens.shape[-1]), tokens, END_TOKEN), length)
 
 
 def each_with_prompt(prompts: Prompt, texts: Response) -> tuple[Prompt, Response]:
-    """``count`` texts to each of ``n`` prompts, (n, count), one behind the other, each with its prompt."""
+    """``count`` texts to each of ``n`` prompts, (n, count), as one list of texts, each with its prompt."""
     count = texts.length.shape[1]
     return (
         jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), prompts),
@@ -95,7 +96,7 @@ def each_with_prompt(prompts: Prompt, texts: Response) -> tuple[Prompt, Response
 
 
 def arrange(label: Label, prompt: Prompt, first: Response, second: Response) -> Pair:
-    """Order two responses into a `Pair` by a label."""
+    """A `Pair` of two responses, ordered by a label."""
     first_wins = label.preference > 0.5
 
     def pick(a: Array, b: Array) -> Array:
@@ -107,6 +108,6 @@ def arrange(label: Label, prompt: Prompt, first: Response, second: Response) -> 
 
 
 def certain(first_wins: Bool[Array, "*n"]) -> Label:
-    """Labels that say who wins and nothing else."""
+    """Labels that are certain who wins."""
     preference = first_wins.astype(jnp.float32)
     return Label(preference, jnp.ones_like(preference))

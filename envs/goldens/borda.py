@@ -1,4 +1,4 @@
-"""What a population of people with different tastes prefers: a mixture of golden rewards by Borda count."""
+"""The preference of a population of people with different tastes: a mixture of golden rewards by Borda count."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -15,10 +15,10 @@ class Borda(AbstractGolden):
     """sum_j weight_j Phi(u_j), the utility of annotator j being u_j = sum_i taste_ji (golden_i - centre_i) / scale_i.
 
     Phi is the normal distribution function and every u_j has mean 0 and standard deviation 1 over the writers'
-    responses. So Phi(u_j(y)) is the share of writers' responses (to any prompt) that annotator j finds worse than y, as
-    far as u_j is normal over them, and the reward is the probability that a random annotator prefers y to a random
-    writers' response: the Borda count. A Bradley-Terry reward fitted to the comparisons of annotators who differ is
-    equivalent to that count, not to their mean utility (Siththaranjan et al. 2023, arXiv 2312.08358).
+    responses. If u_j is normal over these responses, Phi(u_j(y)) is the share of them (to any prompt) that annotator j
+    finds worse than y. The reward is then the probability that a random annotator prefers y to a random writers'
+    response: the Borda count. A Bradley-Terry reward fitted to the comparisons of annotators who differ is equivalent
+    to that count, not to their mean utility (Siththaranjan et al. 2023, arXiv 2312.08358).
     """
 
     goldens: tuple[AbstractGolden, ...]
@@ -38,7 +38,7 @@ class Borda(AbstractGolden):
     ) -> Self:
         """Standardise goldens, then every annotator's utility, over ``n`` sampled responses (a constant keeps scale 1).
 
-        ``tastes`` weigh standardised goldens; ``weights`` are shares of the population and sum to one."""
+        ``tastes`` are weights of the standardised goldens; ``weights`` are shares of the population and sum to one."""
         goldens = tuple(goldens)
         values = jax.vmap(lambda p, r: evaluate(goldens, p, r))(prompts, responses)
         centres, scales = jnp.mean(values, axis=0), _spread(values)
@@ -46,7 +46,7 @@ class Borda(AbstractGolden):
         return cls(goldens, tastes / _spread(utilities)[:, None], weights, centres, scales)
 
     def utilities(self, prompt: Prompt, response: Response) -> Float[Array, " annotator"]:
-        """What each annotator thinks, in standard deviations over the writers' responses."""
+        """The utility of each annotator, in standard deviations over the writers' responses."""
         values = evaluate(self.goldens, prompt, response)
         return self.tastes @ ((values - self.centres) / self.scales)
 
@@ -58,7 +58,7 @@ class Borda(AbstractGolden):
 def evaluate(
     goldens: tuple[AbstractGolden, ...], prompt: Prompt, response: Response
 ) -> Float[Array, " golden"]:
-    """The value of every golden. Goldens of one structure are stacked: their program compiles once."""
+    """The value of every golden. Goldens of one structure are stacked, so that their program compiles once."""
     alike: dict[Any, list[int]] = {}
     for index, golden in enumerate(goldens):
         alike.setdefault(jax.tree.structure(golden), []).append(index)

@@ -1,7 +1,7 @@
-"""How well a response carries out the instruction of its prompt, format included; and what the instructions mean.
+"""The reward for following the instruction of a prompt, format included; and the meaning of the instructions.
 
-A prompt is one or two operations and then numbers. Operations are carried out from the left: ``reverse even 4 7 2``
-asks to reverse (2 7 4) and then to keep what is even (2 4).
+A prompt consists of one or two operations and then numbers. Operations are carried out from the left: ``reverse even 4
+7 2`` asks to reverse (2 7 4) and then to keep the even numbers (2 4).
 """
 
 import enum
@@ -32,7 +32,7 @@ ZERO: Final = 7
 
 
 def is_operation(tokens: Int[Array, "*n"]) -> Bool[Array, "*n"]:
-    """Which tokens are operations."""
+    """Mask of the tokens that are operations."""
     return (tokens >= min(Operation)) & (tokens <= max(Operation))
 
 
@@ -41,8 +41,8 @@ def apply(
 ) -> tuple[Int[Array, " size"], Int[Array, ""]]:
     """One operation on the tokens of ``count`` numbers; end tokens behind the result.
 
-    Copy keeps all, reverse turns the order, sort puts small before large, even keeps the even numbers, count writes how
-    many there are (as one number).
+    Copy keeps all numbers, reverse reverses the order, sort puts small before large, even keeps the even numbers, count
+    writes how many there are (as one number).
     """
     index = jnp.arange(numbers.shape[0])
     there = index < count
@@ -65,7 +65,7 @@ def apply(
 
 
 class Request(eqx.Module):
-    """A prompt, understood: operations (copy where there is none), numbers as tokens, and how many."""
+    """The content of a prompt: operations (copy where there is none), numbers as tokens, and how many."""
 
     first: Int[Array, ""]
     second: Int[Array, ""]
@@ -97,10 +97,11 @@ class Request(eqx.Module):
 class Compliance(AbstractGolden):
     """(1 - form) x likeness of the result + form x (opening marker + proper end) / 2, between 0 and 1.
 
-    The likeness of what was written, without an opening marker, and the right result is an F-measure of their best
-    in-order matching (ROUGE-L, Lin 2004, with weighted tokens): twice the matched worth over the worth of all tokens of
-    both; 1 if both are empty. A token matched with itself counts its worth; numbers a and b of ``n`` the
-    part ``near`` (1 - |a - b| / (n - 1)) of the smaller worth. A proper end is an end token within the length limit.
+    The likeness compares the written result, without an opening marker, with the right one. It is an F-measure of their
+    best in-order matching (ROUGE-L, Lin 2004, with weighted tokens): twice the matched worth over the worth of all
+    tokens of both; 1 if both are empty. A token matched with itself counts its worth. Numbers a and b, out of ``n``
+    numbers, count the part ``near`` (1 - |a - b| / (n - 1)) of the smaller worth. A proper end is an end token within
+    the length limit.
 
     Attributes:
         worth: positive worth of each token. near: credit for a wrong number, below 1. form: share of the format.
@@ -111,7 +112,7 @@ class Compliance(AbstractGolden):
     form: Scalar
 
     def __call__(self, prompt: Prompt, response: Response) -> Scalar:
-        """Reward; 1 is the right answer and no other."""
+        """Reward; it is 1 only for the right answer."""
         target, count = Request.of(prompt).answer()
         wanted = within(count, target.shape[0])
         tokens = response.tokens
@@ -130,7 +131,7 @@ class Compliance(AbstractGolden):
     def _alike(
         self, written: Int[Array, "response 1"], right: Int[Array, "1 prompt"]
     ) -> Float[Array, "response prompt"]:
-        """Worth of matching each written token with each right one."""
+        """Gain of matching each written token with each token of the right result."""
         most = max(self.worth.shape[0] - ZERO - 1, 1)
         apart = jnp.abs(written - right) / most
         close = jnp.where((written >= ZERO) & (right >= ZERO), self.near * (1.0 - apart), 0.0)

@@ -1,4 +1,4 @@
-"""How well a summary covers the salient tokens of its prompt: in order, briefly, and without inventions."""
+"""The reward of a summary: it should cover the salient tokens of its prompt in order, be brief, and invent nothing."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -11,13 +11,14 @@ from testbed.types import END_TOKEN, Prompt, Response, Scalar, within
 class Coverage(AbstractGolden):
     """Covered share of the prompt's salience - brevity x effort - faithfulness x number of inventions.
 
-    The covered share is a weighted longest common subsequence of prompt and response over the salience of all of the
-    prompt (recall of ROUGE-L, Lin 2004, with weighted tokens). Effort is what all of the response's tokens cost to
-    read, the end token nothing. An invention is a token that the prompt does not contain.
+    The covered share is a weighted longest common subsequence of prompt and response, divided by the salience of the
+    whole prompt (recall of ROUGE-L, Lin 2004, with weighted tokens). Effort is the cost of reading all of the
+    response's tokens; the end token costs nothing. An invention is a token that the prompt does not contain.
 
     Attributes:
         salience: worth of each token, 0 or more; 0 for filler. effort: what each token costs to read.
-        brevity: price of one unit of effort, faithfulness: price of one invention, both in shares of salience.
+        brevity: price of one unit of effort. faithfulness: price of one invention; both prices are in shares of
+            salience.
     """
 
     salience: Float[Array, " vocabulary"]

@@ -6,7 +6,7 @@ from testbed.types import Prompt, Response, Scalar
 
 
 class Fluency(AbstractGolden):
-    """The writers' log-likelihood per token (nats): drifting into gibberish costs."""
+    """The writers' log-likelihood per token (nats): unlikely text costs."""
 
     writers: TransformerWriters
 

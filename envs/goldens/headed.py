@@ -1,4 +1,4 @@
-"""What golden rewards on a pretrained trunk share: a head on mean activations over the response."""
+"""Golden rewards on a pretrained trunk: a head on mean activations over the response."""
 
 import equinox as eqx
 import jax
@@ -11,7 +11,7 @@ from testbed.types import Prompt, Response, Scalar
 
 
 class AbstractHeaded(AbstractGolden):
-    """A frozen head's value of `testbed.policies.features.features`, read behind the prompt."""
+    """A frozen head's value of `testbed.policies.features.features`; the response is read behind the prompt."""
 
     trunk: eqx.AbstractVar[Pretrained]
     head: eqx.AbstractVar[Head]

@@ -38,8 +38,9 @@ class HumanRating(AbstractHeaded):
         split: Split = STANDARD,
         checksum: str = ratings.CHECKSUM,
     ) -> Fitted:
-        """The head of a trunk, learnt from an archive of this ``checksum`` once and then found in a ``directory`` by
-        content. Raises `InvalidInput` for an archive that cannot be read."""
+        """The head of a trunk. It is learnt once from an archive with this ``checksum``, and kept in a ``directory``
+        under a name that covers everything the head depends on. Raises `InvalidInput` for an archive that cannot be
+        read."""
         cache = Cache(directory)
         address = _address(trunk, tokenizer.begin, split, checksum)
         found = cache.load(address) if cache.holds(address) else None
@@ -50,7 +51,7 @@ class HumanRating(AbstractHeaded):
 
 
 class HumanTaste(AbstractTaste):
-    """What people call positive, as far as a linear function of activations tells (`HumanRating`).
+    """What people call positive, as far as a linear function of activations predicts it (`HumanRating`).
 
     Attributes:
         layers: blocks of the checkpoint that are read.
@@ -72,8 +73,8 @@ class HumanTaste(AbstractTaste):
             )
 
     def learn(self, model: Pretrained, tokenizer: Tokenizer) -> Head:
-        """The head; fetches the ratings and fits it where that has not been done."""
-        # As all that only pretrained models need, it is imported when it is used.
+        """The head; downloads the ratings and fits the head if this has not been done."""
+        # Imported when used, like everything that only pretrained models need.
         from testbed.llm import fetch
 
         directory = cache_directory() / "heads"
@@ -89,13 +90,13 @@ class HumanTaste(AbstractTaste):
         prompts: Prompt,
         samples: Response,
     ) -> HumanRating:
-        """The same in every world."""
+        """The same golden reward in every world."""
         return HumanRating(model.trunk(self.layers), learnt)
 
 
 def _address(trunk: Pretrained, begin: tuple[int, ...], split: Split, checksum: str) -> str:
-    """Everything that a learnt head depends on: the checkpoint's files, the shape of its trunk, ratings, code,
-    libraries and settings."""
+    """A hash of everything that a learnt head depends on: the checkpoint's files, the shape of its trunk, ratings,
+    code, libraries and settings."""
     checkpoint = pretrained.content(trunk.source.checkpoint)
     code = stage_code.installed().hash_of([__name__])
     parts = (checkpoint, trunk.model.config, begin, *split, checksum, code, numerics.settings())

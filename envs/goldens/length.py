@@ -28,5 +28,5 @@ class LengthTaste(AbstractTaste):
         prompts: Prompt,
         samples: Response,
     ) -> Length:
-        """The same in every world."""
+        """The same golden reward in every world."""
         return Length()

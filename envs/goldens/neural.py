@@ -16,14 +16,14 @@ from testbed.types import END_TOKEN, Prompt, Response, Scalar
 class NeuralGolden(AbstractGolden):
     """A transformer reads prompt and response; a tanh layer reads its mean final state over the response window.
 
-    The window is the whole of the response's room, so a short response (whose rest holds end tokens) is not an
-    average over fewer tokens, which would make the shortest responses the most extreme. Features are centred and
-    scaled over responses of the writers before the tanh, which then saturates outside their range: without that, the
-    best response is one good token repeated.
+    The window has the full response length, also for a short response, whose rest holds end tokens. Otherwise short
+    responses would be averages over fewer tokens, and the shortest would have the most extreme rewards. Features are
+    centred and scaled over responses of the writers before the tanh, which saturates outside their range. Without this,
+    the best response is one good token repeated.
 
-    ``order`` k >= 1 bounds what a position of the response reads: the prompt, its own place, and the last k tokens of
+    ``order`` k >= 1 limits what a position of the response reads: the prompt, its own place, and the last k tokens of
     the response up to and including its own (`states`). The reward is then a readout of tanh features of a sum of
-    k-token interactions. Order 0 reads every earlier token.
+    k-token interactions. With order 0 a position reads every earlier token.
     """
 
     trunk: Transformer
@@ -44,8 +44,9 @@ class NeuralGolden(AbstractGolden):
         responses: Response,
         order: int = 0,
     ) -> Self:
-        """Random parameters, standardised over ``n`` responses. ``ruggedness`` multiplies what enters the transformer's
-        nonlinearities: larger makes the reward hang on more specific combinations of tokens, and harder to learn."""
+        """Random parameters, standardised over ``n`` responses. ``ruggedness`` multiplies the inputs of the
+        transformer's nonlinearities: with a larger value the reward depends on more specific combinations of tokens,
+        and is harder to learn."""
         k_trunk, k_mix, k_readout = jax.random.split(key, 3)
         trunk = Transformer.init(k_trunk, config, vocabulary)
         trunk = eqx.tree_at(
@@ -80,13 +81,14 @@ def pool(
 def states(
     trunk: Transformer, prompt: Prompt, response: Response, order: int = 0
 ) -> Float[Array, "response width"]:
-    """Final hidden states of the response window: causal for order 0; for order k >= 1, changing token j changes
-    positions j to j + k - 1 and no other, because a position attends to the prompt and to itself alone and enters as
+    """Final hidden states of the response window. They are causal for order 0. For order k >= 1, changing token j
+    changes only positions j to j + k - 1, because a position attends only to the prompt and to itself, and its input is
 
         k^(-1/2) sum_{l=0}^{k-1} R^l e(y_{t-l}),
 
-    embeddings e rolled by one place a lag (R), terms before the response left out. The entries of embeddings are
-    independent, so a rolled one is as good as another table's; k^(-1/2) keeps the residual stream's size.
+    with embeddings e rolled by one place a lag (R), and without terms before the response. The entries of embeddings
+    are independent, so a rolled embedding is as good as one from another table; k^(-1/2) keeps the residual stream's
+    size.
     """
     width, time = prompt.tokens.shape[0], response.tokens.shape[0]
     index = jnp.arange(width + time)

@@ -18,15 +18,16 @@ ROOM = 2**24
 class NGram(AbstractGolden):
     """Every n-gram of every order up to ``order`` adds a random weight that depends on the prompt.
 
-    The text z is the prompt's tokens followed by the response's (end token included, padding not); the n-gram of order
-    k at response position t is g = z_{t-k+1} ... z_t, so those at the front begin in the prompt (end tokens stand
-    before a prompt that is too short). Then
+    The text z is the prompt's tokens followed by the response's (end token included, padding not). The n-gram of order
+    k at response position t is g = z_{t-k+1} ... z_t, so the first n-grams begin in the prompt (end tokens precede a
+    prompt that is too short). Then
 
         reward = sum_t sum_{k=1}^{order} repeat^{m(t, k)} (base_k[g] + |x|^(-1/2) sum_i cross_k[x_i, g]),
 
     t over response positions, x_i over the prompt's tokens, m(t, k) the number of earlier response positions with the
-    same n-gram of order k. Positions themselves do not count. ``repeat`` 1 is plain counts, 0 counts an n-gram once:
-    less than 1 keeps one good token, repeated, from being the best response.
+    same n-gram of order k. The reward depends on positions in no other way. With ``repeat`` 1 n-grams are simply
+    counted; with 0 each n-gram counts once. A value below 1 keeps the repetition of one good token from being the best
+    response.
 
     Attributes:
         base: a table of weights an order, by the n-gram read as a number in base ``vocabulary``, oldest token first.
@@ -47,8 +48,9 @@ class NGram(AbstractGolden):
         interaction: float | Array = 1.0,
         repeat: float | Array = 0.5,
     ) -> Self:
-        """Standard normal ``base`` weights. Normal ``cross`` weights, centred over the prompt's possible tokens: over
-        uniform prompts they add nothing to an n-gram's mean weight, and a standard deviation of ``interaction``.
+        """Standard normal ``base`` weights. The ``cross`` weights are normal and centred over the prompt's possible
+        tokens: over uniform prompts they add nothing to an n-gram's mean weight, and a standard deviation of
+        ``interaction``.
 
         Raises `InvalidInput` for an order below 1 or one whose tables have more than `ROOM` weights."""
         if not 1 <= order <= math.log(ROOM, vocabulary) - 1:
@@ -58,7 +60,7 @@ class NGram(AbstractGolden):
             )
         k_base, k_cross = jax.random.split(key)
         base, cross = [], []
-        # The end token is in no prompt, and centring n rows leaves them 1 - 1/n of their variance.
+        # No prompt contains the end token, and centring n rows leaves them 1 - 1/n of their variance.
         rows = vocabulary - 1
         spread = interaction * math.sqrt(rows / max(rows - 1, 1))
         for k in range(1, order + 1):
@@ -88,7 +90,7 @@ class NGram(AbstractGolden):
 def ngrams(
     prompt: Prompt, response: Response, order: int, vocabulary: int
 ) -> Int[Array, " response"]:
-    """The number of the n-gram that ends at each response position: its tokens as digits, the oldest first."""
+    """The number of the n-gram that ends at each response position: its tokens are the digits, the oldest first."""
     width, time = prompt.tokens.shape[0], response.tokens.shape[0]
     before = jnp.pad(jnp.roll(prompt.tokens, width - prompt.length), (order - 1, 0))
     text = jnp.concatenate([before, response.tokens])

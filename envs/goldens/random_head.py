@@ -1,4 +1,4 @@
-"""A random function of a pretrained transformer's activations as golden reward: a taste that nobody designed."""
+"""A random function of a pretrained transformer's activations as golden reward: a taste without design."""
 
 from typing import Self
 
@@ -21,8 +21,8 @@ class RandomHead(AbstractHeaded):
     """A layer of random tanh units on standardised mean activations, read out by random weights (as in
     `envs.goldens.neural`, on a trunk that knows language; after Gao et al. 2023, arXiv 2210.10760).
 
-    Features are standardised over sampled responses, so tanh saturates outside their range: text unlike any sample is
-    not rewarded without bound.
+    Features are standardised over sampled responses, so tanh saturates outside their range: the reward of text unlike
+    any sample is bounded.
     """
 
     trunk: Pretrained
@@ -37,8 +37,8 @@ class RandomHead(AbstractHeaded):
         units: int,
         gain: float | Array,
     ) -> Self:
-        """``units`` random units for the features ``found`` of ``n`` samples; ``gain`` is about the standard deviation
-        of what enters them: the larger, the less linear."""
+        """A head with ``units`` random units for the features ``found`` of ``n`` samples. ``gain`` is about the
+        standard deviation of the units' inputs: the larger it is, the less linear is the head."""
         k_mix, k_readout = jax.random.split(key)
         head = Head.init(k_mix, found, units, gain)
         readout = jax.random.normal(k_readout, (units,)) * units**-0.5
@@ -50,7 +50,7 @@ class RandomTaste(AbstractTaste):
 
     Attributes:
         layers: blocks of the checkpoint that are read.
-        units: width of its random layer. gain: about the standard deviation of what enters its units.
+        units: width of its random layer. gain: about the standard deviation of the units' inputs.
     """
 
     layers: int = hyper(15, least=1, static=True)

@@ -1,4 +1,4 @@
-"""A golden reward without what it owes to length, in standard deviations within a prompt."""
+"""A golden reward in standard deviations within a prompt, optionally without its dependence on length."""
 
 from typing import NamedTuple, Self
 
@@ -10,7 +10,7 @@ from jaxtyping import Array, Float
 from testbed.environment import AbstractGolden
 from testbed.types import Prompt, Response, Scalar, each_with_prompt
 
-#: Rewards worked out at a time.
+#: Number of rewards computed at a time.
 BATCH = 64
 
 
@@ -18,8 +18,8 @@ class Residual(AbstractGolden):
     """(golden - slope x length - centre) / scale.
 
     Attributes:
-        slope: reward a token, 0 to leave length in. centre: mean over samples. scale: standard deviation within prompts
-            of what remains, in the golden's own unit.
+        slope: reward a token, 0 to keep the dependence on length. centre: mean over samples. scale: standard deviation
+            within prompts of the remaining reward, in the golden's own unit.
     """
 
     golden: AbstractGolden
@@ -31,8 +31,9 @@ class Residual(AbstractGolden):
     def standardised(
         cls, golden: AbstractGolden, prompts: Prompt, samples: Response, without_length: bool
     ) -> Self:
-        """Of ``each`` samples to each of ``n`` prompts: the mean becomes 0, the variance within prompts 1 (a constant
-        reward keeps scale 1), and, if ``without_length``, the least-squares slope on length within prompts 0."""
+        """Standardise over ``each`` samples to each of ``n`` prompts. The mean becomes 0, the variance within prompts 1
+        (a constant reward keeps scale 1), and, if ``without_length``, the least-squares slope on length within prompts
+        0."""
         reward, length = rewards(golden, prompts, samples), samples.length.astype(jnp.float32)
         own = _within(length)
         slope = jnp.zeros(())
@@ -45,14 +46,15 @@ class Residual(AbstractGolden):
         return cls(golden, slope, jnp.mean(rest), jnp.where(spread > 0, spread, 1.0))
 
     def __call__(self, prompt: Prompt, response: Response) -> Scalar:
-        """What remains, in standard deviations within a prompt."""
+        """The remaining reward, in standard deviations within a prompt."""
         length = response.length.astype(jnp.float32)
         return (self.golden(prompt, response) - self.slope * length - self.centre) / self.scale
 
 
 class Measured(NamedTuple):
-    """Of samples' rewards: share of the variance that is within prompts, correlation with length within prompts (0 if
-    either is constant), and the mean best of a prompt's samples in standard deviations above the mean."""
+    """Facts about the rewards of samples: share of the variance that is within prompts, correlation with length within
+    prompts (0 if either is constant), and the mean over prompts of the best sample's reward, in standard deviations
+    above the mean."""
 
     within_share: Scalar
     length_correlation: Scalar
@@ -60,7 +62,7 @@ class Measured(NamedTuple):
 
 
 def measured(reward: Float[Array, "n each"], length: Float[Array, "n each"]) -> Measured:
-    """Of ``each`` samples to each of ``n`` prompts."""
+    """`Measured` facts for ``each`` samples to each of ``n`` prompts."""
     total = jnp.var(reward)
     share = jnp.mean(jnp.var(reward, axis=1, ddof=1)) / jnp.where(total > 0, total, 1.0)
     x, y = _within(reward), _within(length)
@@ -74,7 +76,7 @@ def measured(reward: Float[Array, "n each"], length: Float[Array, "n each"]) -> 
 
 @eqx.filter_jit
 def rewards(golden: AbstractGolden, prompts: Prompt, samples: Response) -> Float[Array, "n each"]:
-    """Golden rewards of ``each`` samples to each of ``n`` prompts, some at a time."""
+    """Golden rewards of ``each`` samples to each of ``n`` prompts, computed in batches."""
     texts = each_with_prompt(prompts, samples)
     found = jax.lax.map(lambda pair: golden(*pair), texts, batch_size=BATCH)
     return found.reshape(samples.length.shape)

@@ -1,4 +1,4 @@
-"""How positive a text's words are, by a lexicon: cheap, and made for smoke tests."""
+"""The sentiment of a text's words by a lexicon: a cheap reward for smoke tests."""
 
 from collections.abc import Mapping, Sequence
 from typing import Final, Self
@@ -13,8 +13,8 @@ from testbed.environment import AbstractGolden
 from testbed.policies.pretrained import Pretrained, Tokenizer
 from testbed.types import Prompt, Response, Scalar
 
-#: As VADER has them: what a negation makes of a valence, how many tokens it reaches, and the square of the sum that is
-#: scored 1/sqrt(2).
+#: As in VADER: the factor of a negation on a valence, the number of tokens it reaches, and the square of the sum that
+#: gets score 1/sqrt(2).
 NEGATED: Final = -0.74
 REACH: Final = 3
 HALF: Final = 15.0
@@ -27,8 +27,8 @@ class Sentiment(AbstractGolden):
     """s / sqrt(s^2 + 15), where s sums the valences of a response's different words; between -1 and 1 (after Hutto and
     Gilbert 2014).
 
-    A word counts if it is one token, is not the beginning of a longer one, and has not been counted: saying it again is
-    worth nothing. One of three tokens before it that negates turns its valence round (times -0.74).
+    A word counts if it is one token, is not the beginning of a longer word, and occurs for the first time: repetition
+    is worth nothing. A negation among the three tokens before a word reverses its valence (times -0.74).
 
     Attributes:
         valence: of each token, 0 if it is no word of the lexicon. negation: which tokens negate. inner: which tokens
@@ -41,9 +41,10 @@ class Sentiment(AbstractGolden):
 
     @classmethod
     def of(cls, words: Sequence[str], lexicon: Mapping[str, float]) -> Self:
-        """From what every token reads as, a leading space included, and the valences of lower-case words."""
+        """The reward for a vocabulary: ``words`` are the texts of all tokens, a leading space included, and ``lexicon``
+        gives the valences of lower-case words."""
         bare = [word.strip().lower() for word in words]
-        # A token that begins a text has no space in front and is a word for all that: few texts, not worth a rule.
+        # A word at the beginning of a text has no leading space and is missed: such texts are rare, and need no rule.
         starts = [word[:1].isspace() for word in words]
         return cls(
             jnp.asarray(
@@ -78,11 +79,11 @@ class Sentiment(AbstractGolden):
 
 
 class LexiconTaste(AbstractTaste):
-    """Positive words (`Sentiment`) by VADER's lexicon; the checkpoint gives its tokens only."""
+    """Positive words (`Sentiment`) by VADER's lexicon; the checkpoint only provides the tokens."""
 
     def learn(self, model: Pretrained, tokenizer: Tokenizer) -> Sentiment:
-        """The valence of every token; fetches the lexicon where that has not been done."""
-        # As all that only pretrained models need, it is imported when it is used.
+        """The valence of every token; downloads the lexicon if necessary."""
+        # Imported when used, like everything that only pretrained models need.
         from testbed.llm import fetch
 
         words = tokenizer.words(model.model.vocabulary)
@@ -96,5 +97,5 @@ class LexiconTaste(AbstractTaste):
         prompts: Prompt,
         samples: Response,
     ) -> Sentiment:
-        """The same in every world."""
+        """The same golden reward in every world."""
         return learnt

@@ -1,4 +1,4 @@
-"""What a response says after its decision: on topic, polite, a safe alternative beside a refusal."""
+"""The reward of a response after its decision: on topic, polite, with a safe alternative beside a refusal."""
 
 import enum
 
@@ -11,7 +11,7 @@ from testbed.types import Prompt, Response, Scalar
 
 
 class Kind(enum.IntEnum):
-    """What a token does."""
+    """The function of a token in a response."""
 
     END = 0
     REFUSAL = 1
@@ -21,26 +21,27 @@ class Kind(enum.IntEnum):
     TOPIC = 5
 
 
-#: Worth of a new token by situation (an answer to a safe prompt, an answer to an unsafe one, a refusal) and `Kind`; a
-#: word of a topic the prompt is all about.
+#: Worth of a new token by situation (an answer to a safe prompt, an answer to an unsafe one, a refusal) and `Kind`. The
+#: entry for topic words holds if the whole prompt is about that topic.
 ON = (
     (0.0, -1.0, -0.5, 0.5, -1.0, 1.0),
     (0.0, 0.5, 0.5, 0.25, -1.0, 0.0),
     (0.0, -0.5, 1.0, 0.5, -1.0, 0.5),
 )
-#: Worth of a word of a topic the prompt is not about, of a repeated token, and of the refusal that opens a response.
+#: Worth of a word of a topic that is not in the prompt, of a repeated token, and of the refusal that opens a response.
 OFF, REPEATED, OPENING = -0.5, -0.5, 0.5
 
 
 class Substance(AbstractGolden):
     """sum_t decay^t size[y_t] worth_t, over positions t = 0, 1, ... of the response.
 
-    worth_t is `REPEATED` if y_t occurred before, `OPENING` for a refusal at t = 0, and else what `ON` says of the
-    token's kind. For a word of a topic it runs linearly from `OFF` to `ON` with the share of the prompt's topic words
-    that are of this topic. Words of substance come early and once; there are few of them, so saying more does not help.
+    worth_t is `REPEATED` if y_t occurred before, `OPENING` for a refusal at t = 0, and otherwise the entry of `ON` for
+    the token's kind. For a topic word it rises linearly from `OFF` to this entry with the share of the prompt's topic
+    words that have the same topic. Valuable words should come early and once; there are few of them, so longer
+    responses do not gain.
 
     Attributes:
-        kind: of each token; ``topic`` is 1 in a topic word's column and 0 elsewhere; ``size`` scales a token's worth.
+        kind: of each token. topic: 1 in a topic word's column and 0 elsewhere. size: scales a token's worth.
         decay: factor a position. decision: tells situations apart.
     """
 
@@ -51,7 +52,7 @@ class Substance(AbstractGolden):
     decision: Decision
 
     def worth(self, prompt: Prompt, situation: Int[Array, ""]) -> Float[Array, " vocabulary"]:
-        """Worth of each token where it is new and does not open the response: size times a row of `ON`."""
+        """Worth of each token that is new and does not open the response: size times a row of `ON`."""
         given = jnp.arange(prompt.tokens.shape[0]) < prompt.length
         counts = jnp.sum(jnp.where(given[:, None], self.topic[prompt.tokens], 0.0), axis=0)
         relevance = self.topic @ (counts / jnp.maximum(jnp.sum(counts), 1.0))

@@ -1,4 +1,4 @@
-"""A pool of annotators with their own noise, biases and tastes, drawn once from a population."""
+"""A pool of annotators who differ in noise, biases and tastes, drawn once from a population."""
 
 import math
 from typing import Final
@@ -16,7 +16,7 @@ from envs.labelers.bradley_terry import choice
 from testbed.errors import InvalidInput
 from testbed.preference import AbstractLabeler, View, decided
 
-#: Sets the annotators' random key apart from those of experiments, whose seeds are small numbers too.
+#: Separates the annotators' random key from the keys of experiments, whose seeds are small numbers too.
 _POOL: Final = 0x706F6F6C
 
 
@@ -25,9 +25,9 @@ class Annotator(eqx.Module):
 
     Attributes:
         temperature: noise, in SFT standard deviations of golden reward.
-        position_bias: what being shown first is worth, in SFT standard deviations.
-        length_bias: what one token more is worth, in SFT standard deviations.
-        taste: what each feature of `envs.labelers.style` is worth, in SFT standard deviations.
+        position_bias: worth of being shown first, in SFT standard deviations.
+        length_bias: worth of one more token, in SFT standard deviations.
+        taste: worth of each feature of `envs.labelers.style`, in SFT standard deviations.
     """
 
     temperature: Float[Array, "*annotator"]
@@ -52,10 +52,10 @@ class AnnotatorPool(AbstractLabeler):
     Attributes:
         annotators: how many. weights: the share of comparisons each labels; none for equal shares.
         temperature: median of the annotators' temperatures, in SFT standard deviations of golden reward.
-        temperature_spread: standard deviation of their logarithms.
+        temperature_spread: standard deviation of the logarithms of the temperatures.
         position_bias, length_bias: standard deviations over annotators, whose means are 0, in SFT standard deviations
             (and per token).
-        taste: standard deviation over annotators, in SFT standard deviations, of what they think of one repeated token;
+        taste: standard deviation over annotators of their opinion of one repeated token, in SFT standard deviations;
             the taste is linear in features of style and averages out in varied text.
         harmonics: half the number of these features. seed: draws the pool.
     """
@@ -82,7 +82,7 @@ class AnnotatorPool(AbstractLabeler):
         sum_to_one(self, "weights", "annotators")
 
     def population(self) -> dict[str, dist.Distribution]:
-        """What one annotator's parameters are drawn from, by the names of `Annotator`, all independent.
+        """The distributions of one annotator's parameters, by the names of `Annotator`, all independent.
 
         A standard deviation of 0 can be drawn from but has no density.
         """
@@ -118,7 +118,7 @@ class AnnotatorPool(AbstractLabeler):
         return jnp.stack([jnp.asarray(weight, jnp.float32) for weight in self.weights])
 
     def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
-        """The mixture over annotators."""
+        """The answers' probabilities, averaged over annotators."""
         each = jax.vmap(lambda annotator: annotator.outcomes(first, second))(self.draw())
         return jnp.sum(self.shares()[:, None] * each, axis=0)
 
@@ -131,7 +131,8 @@ class AnnotatorPool(AbstractLabeler):
     def answer_by(
         self, key: PRNGKeyArray, first: View, second: View
     ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        """Draw who answers, and one `testbed.preference.Outcome` of theirs; together they are drawn as by `answer`."""
+        """Draw the annotator who answers, and one `testbed.preference.Outcome` of theirs; the outcome has the
+        distribution of `answer`."""
         k_who, k_answer = jax.random.split(key)
         who = jax.random.categorical(k_who, jnp.log(self.shares()))
         chance = self.outcomes_by(who, first, second)

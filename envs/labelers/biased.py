@@ -1,4 +1,4 @@
-"""A labeler with a taste for length and for a place on the screen (Zheng et al. 2023, arXiv 2306.05685)."""
+"""A labeler with a bias for length and for the position on the screen (Zheng et al. 2023, arXiv 2306.05685)."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -14,8 +14,8 @@ class Biased(AbstractLabeler):
 
     Attributes:
         temperature: noise, in SFT standard deviations of golden reward; 0 decides by the sign.
-        length_bias: what one token more is worth, in SFT standard deviations; negative favours short responses.
-        position_bias: what being shown first is worth, in SFT standard deviations; negative favours the second.
+        length_bias: worth of one more token, in SFT standard deviations; negative favours short responses.
+        position_bias: worth of being shown first, in SFT standard deviations; negative favours the second.
     """
 
     temperature: float = 1.0
@@ -33,5 +33,5 @@ class Biased(AbstractLabeler):
 
 
 def longer(first: View, second: View) -> Scalar:
-    """How many tokens more ``first`` has."""
+    """Number of tokens that ``first`` has more than ``second``."""
     return (first.response.length - second.response.length).astype(jnp.float32)

@@ -10,11 +10,11 @@ from testbed.types import Prompt, Response
 
 
 class Flips(AbstractLabeler):
-    """Any labeler whose answer is turned round now and then; its ties and skips stay.
+    """Any labeler, some of whose answers are reversed at random; its ties and skips stay.
 
     Attributes:
         labeler: who answers.
-        rate: probability of a flip, from 0 to one half, where the answers say nothing any more.
+        rate: probability of a flip, from 0 to one half, where answers carry no information.
     """
 
     labeler: AbstractLabeler = BradleyTerry()
@@ -27,7 +27,7 @@ class Flips(AbstractLabeler):
             )
 
     def view(self, world: World, prompt: Prompt, response: Response) -> View:
-        """The inner labeler's."""
+        """The view of the inner labeler."""
         return self.labeler.view(world, prompt, response)
 
     def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:

@@ -1,4 +1,4 @@
-"""Labelers that judge by how a response strikes them while they read."""
+"""Labelers that judge by their impressions of a response while they read it."""
 
 import abc
 
@@ -26,7 +26,7 @@ class AbstractImpressions(AbstractLabeler):
 
     @abc.abstractmethod
     def age(self, response: Response) -> Int[Array, " response"]:
-        """How far in the past each token's impression counts as; behind the end it may be anything."""
+        """How far in the past each token's impression counts as; behind the end the values are arbitrary."""
 
     def view(self, world: World, prompt: Prompt, response: Response) -> View:
         """The perceived reward."""

@@ -1,8 +1,9 @@
-"""A general preference that no reward explains: responses can beat each other in a circle, as rock, paper and scissors.
+"""A general preference that no reward explains: responses can beat each other in a circle, like rock, paper and
+scissors.
 
-After the blade-chest model (Chen and Joachims 2016, "Modeling intransitivity in matchup and comparison data") and the
-general preference model (Zhang et al. 2024, arXiv 2410.02197): a score <R v1, v2> with skew-symmetric R, here with unit
-vectors v in the plane and R a quarter turn.
+The model follows the blade-chest model (Chen and Joachims 2016, "Modeling intransitivity in matchup and comparison
+data") and the general preference model (Zhang et al. 2024, arXiv 2410.02197): a score <R v1, v2> with skew-symmetric R,
+here with unit vectors v in the plane and R a quarter turn.
 """
 
 import jax.numpy as jnp
@@ -18,13 +19,13 @@ from testbed.types import Response, Scalar
 class Intransitive(AbstractLabeler):
     """P(first) = sigmoid(((1 - strength) d + 2 strength sin(phase1 - phase2)) / temperature).
 
-    The phase of a response is the argument of its mean over tokens of exp(2 pi i phi token), phi the golden ratio. Of
-    responses a third of a turn apart each beats the next. The factor 2 gives the sine of two random phases the
-    standard deviation of the difference d of two SFT rewards, sqrt(2).
+    The phase of a response is the argument of its mean over tokens of exp(2 pi i phi token), phi the golden ratio.
+    Among three responses that are a third of a turn apart, each beats the next. With the factor 2, the sine of two
+    random phases has the same standard deviation as the difference d of two SFT rewards, sqrt(2).
 
     Attributes:
         temperature: noise, in SFT standard deviations of golden reward; 0 decides by the sign.
-        strength: how much of the margin is cyclic, from 0 (Bradley-Terry) to 1 (golden reward counts for nothing).
+        strength: how much of the margin is cyclic, from 0 (Bradley-Terry) to 1 (the golden reward has no influence).
     """
 
     temperature: float = 1.0

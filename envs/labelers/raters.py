@@ -21,8 +21,8 @@ class Raters(AbstractLabeler):
 
     Attributes:
         spread: standard deviation of one person's rating, in SFT standard deviations of golden reward; 0 is a
-            deterministic label (an exact tie is a fair coin). On worlds of human ratings `envs.ratings.spread` tells
-            it in rating points.
+            deterministic label (an exact tie is a fair coin). For worlds of human ratings `envs.ratings.spread` gives
+            the standard deviation in rating points.
         raters: how many people rate each response.
     """
 
@@ -41,6 +41,6 @@ class Raters(AbstractLabeler):
         return decided(jnp.where(self.spread > 0, noisy, deterministic))
 
     def nearest(self) -> BradleyTerry:
-        """The Bradley-Terry labeler that these are most like: the logistic distribution function of 1.702 x is within
-        0.01 of Phi(x) (Haley 1952)."""
+        """The most similar Bradley-Terry labeler: the logistic distribution function of 1.702 x is within 0.01 of
+        Phi(x) (Haley 1952)."""
         return BradleyTerry(self.spread * math.sqrt(2.0 / self.raters) / 1.702)

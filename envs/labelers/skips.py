@@ -1,4 +1,4 @@
-"""A labeler that passes over hard comparisons."""
+"""A labeler that skips hard comparisons."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -15,10 +15,10 @@ class Skips(AbstractLabeler):
     """Any labeler, but P(skip) = rate exp(-|d| / scale): the closer the two rewards, the likelier no answer.
 
     Attributes:
-        labeler: who answers the others; what it skips itself is skipped too.
-        rate: probability of skipping a comparison of equals.
-        scale: the difference, in SFT standard deviations of golden reward, at which that has fallen to 1/e of it;
-            infinite skips at random, whatever the comparison.
+        labeler: who answers the comparisons that are not skipped; its own skips are kept.
+        rate: probability of skipping a comparison of equal rewards.
+        scale: the difference, in SFT standard deviations of golden reward, at which the probability has fallen to 1/e
+            of the rate; infinite skips at random, whatever the comparison.
     """
 
     labeler: AbstractLabeler = BradleyTerry()
@@ -31,11 +31,11 @@ class Skips(AbstractLabeler):
             raise InvalidInput(f"scale must be more than 0 (infinite too), got {self.scale}")
 
     def view(self, world: World, prompt: Prompt, response: Response) -> View:
-        """The inner labeler's."""
+        """The view of the inner labeler."""
         return self.labeler.view(world, prompt, response)
 
     def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
-        """P(skip), and the inner labeler's answers in what remains."""
+        """P(skip), and the inner labeler's answers with the remaining probability."""
         skipped = self.rate * jnp.exp(-jnp.abs(first.reward - second.reward) / self.scale)
         chance = (1.0 - skipped) * self.labeler.outcomes(first, second)
         return chance.at[Outcome.SKIP].add(skipped)

@@ -9,9 +9,9 @@ from testbed.types import Label, Prompt, Response
 
 
 class Soft(AbstractLabeler):
-    """What infinitely many labels of the same comparison would say.
+    """The mean of infinitely many labels of the same comparison.
 
-    The weight of a label is the share of comparisons that are not skipped, so that its loss is the expected loss.
+    The weight of a label is the probability that the comparison is not skipped, so that its loss is the expected loss.
 
     Attributes:
         labeler: whose labels. A labeler around this one (`Flips` of `Soft`) draws again: soft labels come outermost.
@@ -20,11 +20,11 @@ class Soft(AbstractLabeler):
     labeler: AbstractLabeler = BradleyTerry()
 
     def view(self, world: World, prompt: Prompt, response: Response) -> View:
-        """The inner labeler's."""
+        """The view of the inner labeler."""
         return self.labeler.view(world, prompt, response)
 
     def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
-        """The inner labeler's."""
+        """The outcomes of the inner labeler."""
         return self.labeler.outcomes(first, second)
 
     def __call__(self, key: PRNGKeyArray, first: View, second: View) -> Label:

@@ -1,7 +1,7 @@
-"""The style of a response: numbers that depend on which tokens it uses and on nothing else.
+"""The style of a response: features that depend only on the tokens that the response uses.
 
-Token x stands at the angle 2 pi k phi x of harmonic k, where phi is the golden ratio, whose multiples are spread most
-evenly round the circle: any two tokens differ, and no size of the vocabulary is needed.
+Token x has the angle 2 pi k phi x in harmonic k, where phi is the golden ratio. The multiples of phi are spread most
+evenly round the circle, so any two tokens differ, and the size of the vocabulary is not needed.
 """
 
 import math
@@ -19,8 +19,8 @@ _TURN: Final = 2654435769
 def features(response: Response, harmonics: int) -> Float[Array, " feature"]:
     """Means over a response's tokens of sqrt(2) cos and sqrt(2) sin of harmonics 1 to ``harmonics``, cosines first.
 
-    Over random tokens every feature of one token has mean 0 and variance 1; the squares of the features of any one
-    repeated token sum to their number.
+    Over random tokens every feature of one token has mean 0 and variance 1. If a response repeats one token, the
+    squares of its features sum to their number.
     """
     multiples = jnp.arange(1, harmonics + 1, dtype=jnp.uint32) * jnp.uint32(_TURN)
     turns = response.tokens.astype(jnp.uint32)[:, None] * multiples[None]

@@ -1,4 +1,4 @@
-"""A labeler that may see no difference (Rao and Kupper 1967, "Ties in paired-comparison experiments")."""
+"""A labeler that can answer with a tie (Rao and Kupper 1967, "Ties in paired-comparison experiments")."""
 
 import jax.numpy as jnp
 from jaxtyping import Array, Float
@@ -29,7 +29,7 @@ class Ties(AbstractLabeler):
         difference = first.reward - second.reward
         wins = choice(difference - self.threshold, self.temperature)
         loses = choice(-difference - self.threshold, self.temperature)
-        # The rest as a product: 1 - wins - loses loses all its digits where ties are rare.
+        # P(tie) is computed as a product: 1 - wins - loses loses all its digits where ties are rare.
         units = self.threshold / jnp.where(self.temperature > 0, self.temperature, 1.0)
         room = jnp.where(
             self.temperature > 0,

@@ -1,7 +1,7 @@
-"""Fields of configs and what they hold, and configs as data and text.
+"""Configs as data and text: their fields, their values and their canonical form.
 
-A config is a tree of `equinox.Module` objects that do not change (see `testbed.config`). What a field holds is
-normalised by its annotation before it is described: ``1`` and ``1.0`` are one value of a float field.
+A config is a tree of `equinox.Module` objects that do not change (see `testbed.config`). A field's value is normalised
+by the field's annotation before it is described: ``1`` and ``1.0`` are one value of a float field.
 """
 
 import dataclasses
@@ -21,7 +21,7 @@ import numpy as np
 
 from testbed.errors import InvalidInput
 
-#: Reads a field as it is; equinox's own access looks for methods first and takes ten times as long.
+#: Reads a field directly; equinox's attribute access looks for methods first and takes ten times as long.
 read = object.__getattribute__
 type_hints = functools.cache(typing.get_type_hints)
 _quoted = json.encoder.encode_basestring_ascii
@@ -50,8 +50,8 @@ def flatten(module: eqx.Module) -> dict[str, Any]:
 def canonical(thing: Any) -> str:
     """Canonical JSON of a module or of JSON-able data: sorted keys, shortest exact floats.
 
-    The text of ``json.dumps(jsonable(thing), sort_keys=True, separators=(",", ":"), allow_nan=False)``, put together
-    from the texts of its parts: modules do not change, so that each that others hold is described once.
+    The result equals ``json.dumps(jsonable(thing), sort_keys=True, separators=(",", ":"), allow_nan=False)``. It is put
+    together from the texts of the parts: modules do not change, so a module shared by several others is described once.
     """
     if type(thing) is float:
         return repr(thing) if math.isfinite(thing) else f'"{thing}"'
@@ -88,13 +88,14 @@ def _text_of(module: eqx.Module) -> str:
     return "{" + ",".join(parts) + "}"
 
 
-#: Of a field: its name, what comes before its value, its annotation, and writers of values by their type.
+#: A field: its name, the text before its value, its annotation, and functions that write its values, by type of value.
 _Field = tuple[str, str, Any, dict[type, Callable[[Any, str], str]]]
 
 
 @functools.cache
 def _layout(kind: type) -> tuple[_Field, ...]:
-    """The fields of a class in the order of its canonical text, and its kind as one without a name."""
+    """The fields of a class in the order of its canonical text. The class name (``kind``) is an entry with an empty
+    name."""
     hints = type_hints(kind)
     found: dict[str, _Field] = {
         name: (name, f"{_quoted(name)}:", hints[name], {}) for name in names_of(kind)
@@ -105,7 +106,7 @@ def _layout(kind: type) -> tuple[_Field, ...]:
 
 
 def _writer(annotation: Any, kind: type) -> Callable[[Any, str], str]:
-    """How values of a type are written in fields of an annotation."""
+    """The function that writes values of type ``kind`` in fields with this annotation."""
     if issubclass(kind, eqx.Module) and _keeps(annotation, kind):
         return lambda value, name: shared_text(value)
     simple: dict[type, Callable[[Any, str], str]] = {
@@ -123,13 +124,13 @@ def _writer(annotation: Any, kind: type) -> Callable[[Any, str], str]:
     return lambda value, name: canonical(coerce(annotation, value, name))
 
 
-#: Texts of modules that others hold, by identity; the modules are kept, so that no other gets their identity.
+#: Texts of shared modules, by identity. The modules are kept alive, so that no other object gets their identity.
 _TEXTS: dict[int, tuple[Any, str]] = {}
 _MOST_TEXTS = 100_000
 
 
 def shared_text(module: eqx.Module) -> str:
-    """The canonical text of a module that other modules hold, kept for the next that holds it too."""
+    """The canonical text of a module that other modules hold; the text is kept for the next module that holds it."""
     known = _TEXTS.get(id(module))
     if known is None:
         text = _text_of(module)
@@ -145,7 +146,7 @@ _UNCHANGING = {bool, int, float, str, type(None)}
 
 
 def _fixed(value: Any) -> bool:
-    """Whether a value is of what cannot change in place."""
+    """Whether a value cannot change in place."""
     kind = type(value)
     if issubclass(kind, eqx.Module):
         return all(_fixed(read(value, name)) for name in names_of(kind))
@@ -205,7 +206,7 @@ def current(module: Any, name: str) -> Any:
 
 
 def jsonable(value: Any) -> Any:
-    """Modules described, tuples as lists, infinities and NaN (which JSON lacks) as text."""
+    """JSON-able data: modules are described, tuples become lists, infinities and NaN (which JSON lacks) become text."""
     if isinstance(value, eqx.Module):
         return describe(value)
     if isinstance(value, Mapping):
@@ -225,7 +226,7 @@ def alternatives(annotation: Any) -> tuple[Any, ...]:
 
 
 def scalar_type(option: Any) -> Any:
-    """float, int or bool for a jaxtyping array of that kind (a traced leaf); else itself."""
+    """float, int or bool for a jaxtyping array of that kind (a traced leaf); any other annotation unchanged."""
     if inspect.isclass(option) and issubclass(option, jaxtyping.AbstractArray):
         dtypes = getattr(option, "dtypes", ())
         for kind, marker in ((float, "float32"), (int, "int32"), (bool, "bool")):
@@ -243,7 +244,7 @@ def coerce(annotation: Any, value: Any, path: str) -> Any:
         return value + 0.0  # turns -0.0 into 0.0
     if hasattr(value, "dtype") and np.ndim(value) == 0:
         array = np.asarray(value)
-        # Through the shortest text, so that float32(0.1) is 0.1 and not 0.10000000149.
+        # Converted from the shortest text, so that float32(0.1) is 0.1 and not 0.10000000149.
         value = float(str(array[()])) if array.dtype.kind == "f" else array.item()
     for option in _preferred(annotation):
         accepted, result = _match(option, value, path)
@@ -266,7 +267,7 @@ def _keeps(annotation: Any, kind: type) -> bool:
 
 @functools.cache
 def _preferred(annotation: Any) -> tuple[Any, ...]:
-    """The scalar types that an annotation admits, float first: it takes whole numbers too."""
+    """The scalar types that an annotation admits, float first, because a float field takes whole numbers too."""
     options = dict.fromkeys(map(scalar_type, alternatives(annotation)))
     return tuple(sorted(options, key=lambda option: option is not float))
 

@@ -1,7 +1,8 @@
-"""Users' own code, as files: what a module depends on by its imports. The testbed's own: `testbed.stages.code`.
+"""Files of users' code: the files that a module depends on by its imports. For the testbed's own code see
+`testbed.stages.code`.
 
-A module is followed through its imports, those inside functions included, to every file below the folders of users'
-code (`follow`), or of the package that it was installed with.
+A module's imports, including those inside functions, are followed to every file below the folders of users' code
+(`follow`), or inside the package that the module was installed with.
 """
 
 import ast
@@ -16,20 +17,20 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple
 
-#: Packages whose code is accounted for elsewhere.
+#: Packages whose code other modules account for.
 OURS = ("testbed", "envs", "sweeps", "analysis")
-#: What the names of the modules begin with that are made of study files (`sweeps.user_files`).
+#: Prefix of the names of modules that are made from study files (`sweeps.user_files`).
 STUDY = "user_study_"
-#: Calls that load code by names that reading a file does not tell.
+#: Calls that load code by names which are known only when the code runs.
 _DYNAMIC = {"__import__", "exec", "exec_module", "import_module", "run_module", "run_path"}
-#: Most files that a file counts with which loads code by names that only its run gives.
+#: Largest number of files that count for a file with such a call.
 _MOST_FILES = 2000
 _folders: set[Path] = set()
 
 
 def follow(folder: Path) -> None:
-    """Count what is loaded from below ``folder``, at any depth, as users' own code from now on."""
-    # As it is named, and as it is: what is reached through a link counts too.
+    """Treat every file loaded from below ``folder``, at any depth, as users' own code from now on."""
+    # Both the path as given and the resolved path: files reached through a link count too.
     _folders.update((Path(os.path.abspath(folder)), folder.resolve()))
 
 
@@ -42,17 +43,18 @@ def package_files(folder: Path) -> Iterator[Path]:
     )
 
 
-#: The texts that count for a module's classes, as the process that sent users' files has found them.
+#: The texts that count for a module's classes, as determined by the process that sent the users' files.
 _SENT: dict[str, Mapping[str, str]] = {}
 
 
 def received(texts: Mapping[str, Mapping[str, str]]) -> None:
-    """Take the `texts` of modules from the process that users' files come from, where all of them can be read."""
+    """Store the `texts` of modules, computed by the process that users' files come from, where all of them can be
+    read."""
     _SENT.update(texts)
 
 
 def texts_of(kind: type) -> Mapping[str, str]:
-    """The texts that count for a class, by name of the file; none if its module has no text."""
+    """The texts that count for a class, by file name; empty if the text of its module is not available."""
     return _SENT.get(kind.__module__) or texts(sys.modules[kind.__module__])
 
 
@@ -63,7 +65,8 @@ def texts(module: ModuleType) -> dict[str, str]:
 
 
 def followed(module: ModuleType) -> dict[str, tuple[Path, str]]:
-    """Path and text of a user's module and of what it imports from below the folders of users' code, by name."""
+    """Path and text, by module name, of a user's module and of every module that it imports from below the folders of
+    users' code."""
     content, scope = text(module), _scope(module)
     if content is None:
         return {}
@@ -87,19 +90,19 @@ def is_followed(module: Any) -> bool:
     return path is not None and _folders_scope().holds(module.__name__, path)
 
 
-#: Texts of modules as they were when they were first asked for: those that run, if files change later.
+#: Texts of modules as they were at the first request: the code that runs, even if the files change later.
 _TEXTS: dict[str, tuple[ModuleType, Any, str | None]] = {}
 
 
 def note(module: ModuleType) -> None:
-    """Read the text of a module, and of all that it follows, now that they have just been loaded."""
+    """Read the text of a module, and of all modules that its imports lead to, right after they were loaded."""
     followed(module)
 
 
 def text(module: ModuleType) -> str | None:
-    """As its loader has it, which need not be a file of this machine; None where there is no text."""
+    """The text of a module from its loader, which need not read a file of this machine; None if there is no text."""
     known = _TEXTS.get(module.__name__)
-    spec = getattr(module, "__spec__", None)  # another one once the module is loaded again
+    spec = getattr(module, "__spec__", None)  # another object once the module is loaded again
     if known is None or known[0] is not module or known[1] is not spec:
         read_source = getattr(getattr(module, "__loader__", None), "get_source", None)
         try:
@@ -123,14 +126,14 @@ def _path(module: Any) -> Path | None:
 
 
 class _Scope(NamedTuple):
-    """Where a module's imports are followed: to files below ``within``; names are looked up in ``search``."""
+    """Where a module's imports are followed: names are looked up in ``search``, and files must lie below ``within``."""
 
     within: tuple[Path, ...]
     search: tuple[Path, ...]
     installed: bool
 
     def holds(self, name: str, place: Path) -> bool:
-        """Whether a module's file is users' own code here."""
+        """Whether a module's file is users' own code in this scope."""
         return (
             place.suffix == ".py"
             and name.partition(".")[0] not in OURS
@@ -145,7 +148,8 @@ def _folders_scope() -> _Scope:
 
 
 def _scope(module: ModuleType) -> _Scope:
-    """The folders that `follow` was given, of which one holds the module; else its outermost package, or its folder."""
+    """The folders given to `follow`, if one of them holds the module; otherwise its outermost package, or its
+    folder."""
     path = _path(module)
     if path is None:
         return _Scope((), (), False)
@@ -156,7 +160,7 @@ def _scope(module: ModuleType) -> _Scope:
     outermost = _path(package) if package and package is not module else None
     if outermost:
         return _Scope((outermost.parent,), (outermost.parent.parent,), installed)
-    # A single installed file has no folder of its own.
+    # The folder of a single installed file also holds files of other packages.
     return _Scope((path,) if installed else (path.parent,), (path.parent,), installed)
 
 
@@ -166,14 +170,14 @@ def _library_folders() -> tuple[Path, ...]:
 
 
 def is_installed(path: Path) -> bool:
-    """Whether a file belongs to an installed package or to Python."""
+    """Whether a file belongs to an installed package or to Python itself."""
     if {"site-packages", "dist-packages"} & set(path.parts):
         return True
     return any(path.is_relative_to(folder) for folder in _library_folders())
 
 
 def _relative(path: Path, name: str, scope: _Scope) -> str:
-    """A file's path below the innermost folder that holds it, the same wherever that folder lies."""
+    """A file's path below the innermost folder that holds it; it does not depend on where that folder lies."""
     holding = [folder for folder in scope.search if path.is_relative_to(folder)]
     if not holding:
         return name
@@ -181,7 +185,7 @@ def _relative(path: Path, name: str, scope: _Scope) -> str:
 
 
 def _imported(name: str, path: Path, text: str, scope: _Scope) -> Iterator[tuple[str, Path]]:
-    """The modules of users' own code that a module's text imports anywhere, with the packages that they are in."""
+    """The users' own modules that a module's text imports anywhere, and the packages that contain them."""
     try:
         tree = ast.parse(text)
     except (SyntaxError, ValueError):
@@ -231,7 +235,7 @@ def wanted(tree: ast.AST, package: str) -> Iterator[str]:
 
 
 def is_dynamic(tree: ast.AST) -> bool:
-    """Whether a file loads code by a name that only its run gives."""
+    """Whether a file loads code by a name that is known only when the file runs."""
     return any(
         isinstance(node, ast.Call)
         and _called(node) in _DYNAMIC
@@ -248,7 +252,7 @@ def _called(node: ast.Call) -> str:
 
 
 def _located(name: str, scope: _Scope) -> tuple[str, Path] | None:
-    """Where a module of users' own code is: as it was loaded, or as it would be. None for any other."""
+    """Name and file of a module of users' own code, whether it is loaded or not. None for any other module."""
     loaded = sys.modules.get(name)
     place = _path(loaded) if loaded else None
     if loaded is None and all(part.isidentifier() for part in name.split(".")):
@@ -259,7 +263,7 @@ def _located(name: str, scope: _Scope) -> tuple[str, Path] | None:
 
 
 def _searched(name: str, scope: _Scope) -> list[Path]:
-    """The folders in which Python would look for a module, of those that count."""
+    """The folders in which Python would look for a module, limited to the folders that count."""
     above = name.rpartition(".")[0]
     if above:
         parent = sys.modules.get(above)

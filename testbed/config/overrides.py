@@ -69,10 +69,10 @@ def replace(module: Any, path: str, value: Any) -> Any:
 def replace_all(
     module: Any, settings: Mapping[str, Any], made: dict[Any, Any] | None = None, _prefix: str = ""
 ) -> Any:
-    """`replace` for several paths at once: every module is rebuilt, and so checked, once.
+    """`replace` for several paths at once: every module is rebuilt, and therefore checked, once.
 
-    A setting of a whole module (``loss``) comes before settings of its fields (``loss.beta``). Calls that share
-    ``made``, empty at first, share the modules inside their results that come out of the same changes.
+    A setting of a whole module (``loss``) comes before settings of its fields (``loss.beta``). Calls that share the
+    dictionary ``made``, empty at first, share the modules that result from the same changes.
     """
     if not settings:
         return module
@@ -95,28 +95,28 @@ def replace_all(
             if made is None:
                 changes[name] = new
                 continue
-            # What the key names by identity is kept, so that nothing else gets it.
+            # The objects that the key names by identity are kept, so that no other object gets their identity.
             made[key] = new, old, tuple(deeper.values())
         changes[name] = made[key][0]
     return _rebuilt(module, changes, _prefix.rstrip("."))
 
 
 def varied(module: Any, name: str, value: Any) -> Any:
-    """A copy with another value in one field, without the module's own checks.
+    """A copy with another value in one field, without running the module's own checks.
 
-    For thousands of copies of a module that was checked with values on either side. Raises `InvalidInput` for a value
-    of another type.
+    Use it for thousands of copies of a module that was checked with values on either side. Raises `InvalidInput` for a
+    value of another type.
     """
     return _copied(module, {name: coerce(type_hints(type(module))[name], value, name)})
 
 
 def _mark(value: Any) -> Any:
-    """What tells values apart: 1, 1.0 and True are equal and are not the same."""
+    """A key that tells values apart: 1, 1.0 and True are equal in Python but are different values."""
     return repr(value) if isinstance(value, bool | int | float | str | None) else id(value)
 
 
 def _rebuilt(module: Any, changes: Mapping[str, Any], path: str) -> Any:
-    """A module with some fields changed, checked as its constructor would."""
+    """A module with some fields changed, checked as its constructor would check it."""
     kind = type(module)
     checks = _checks(kind)
     if checks is None:
@@ -143,17 +143,17 @@ def _copied(module: Any, changes: Mapping[str, Any]) -> Any:
 
 @functools.cache
 def _checks(kind: type) -> tuple[Callable[[Any], None], ...] | None:
-    """The checks that the constructor of a class of plain fields makes once they are set; None if it does more.
+    """The checks that the constructor of a class of plain fields runs once the fields are set; None if it does more.
 
-    `equinox.Module` sets a dataclass's fields as they are given, then runs ``__check_init__`` of the class and of those
-    above it; doing just that takes a tenth of its time.
+    `equinox.Module` sets a dataclass's fields as they are given, then runs ``__check_init__`` of the class and of its
+    base classes; doing only that takes a tenth of the constructor's time.
     """
     fields = dataclasses.fields(kind)
     plain = all(field.init and "converter" not in field.metadata for field in fields)
     code = getattr(kind.__init__, "__code__", None)
     generated = (
         code is not None and code.co_filename == "<string>"
-    )  # where dataclasses write theirs
+    )  # dataclasses compile their methods under this name
     if not plain or not generated or hasattr(kind, "__post_init__"):
         return None
     return tuple(
@@ -164,10 +164,10 @@ def _checks(kind: type) -> tuple[Callable[[Any], None], ...] | None:
 def parse(module: eqx.Module, path: str, text: str) -> Any:
     """The value that ``text`` means for the field at ``path``.
 
-    Numbers, ``true``/``false``, text and tuples by the field's annotation; for a field that holds a
-    module, a kind of the same family with optional arguments: ``Dpo`` or ``dpo(beta=0.2)``, or
-    ``none`` where it may hold nothing. Nothing is evaluated. Raises `InvalidInput` for an unknown
-    path or kind, or text that is no such value.
+    The field's annotation decides how numbers, ``true``/``false``, text and tuples are read. For a field that holds a
+    module, the text names a kind of the same family with optional arguments: ``Dpo`` or ``dpo(beta=0.2)``, or ``none``
+    where the field may be empty. Nothing is evaluated. Raises `InvalidInput` for an unknown path or kind, or text that
+    does not describe a value.
     """
     parent_path, _, name = path.rpartition(".")
     parent = get(module, parent_path) if parent_path else module
@@ -224,18 +224,19 @@ def parts(kind: type) -> list[type]:
 
 
 def admits(kind: type, name: str) -> str:
-    """What a field of a config class takes, in words."""
+    """What a config class's field accepts, in words."""
     return expected(type_hints(kind)[name])
 
 
 @functools.cache
 def _known(kind: type) -> frozenset[str]:
-    """Names of the fields of a class; none if it is not one of modules."""
+    """Names of the fields of a class; empty if it is not a class of modules."""
     return frozenset(names_of(kind) if issubclass(kind, eqx.Module) else ())
 
 
 def _no_field(module: Any, name: str, path: str, depth: int) -> InvalidInput:
-    """The error for the segment number ``depth`` of ``path``, a field that ``module`` does not have."""
+    """The error for an unknown field: ``module`` has no field ``name``, which is segment number ``depth`` of
+    ``path``."""
     if not isinstance(module, eqx.Module):
         parent = ".".join(path.split(".")[:depth])
         return InvalidInput(
@@ -264,7 +265,7 @@ def _is_abstract(kind: type) -> bool:
 
 
 def _module_type(annotation: Any) -> type | None:
-    """The module class that a field is declared to hold, if it is one."""
+    """The module class that a field is declared to hold, if it is declared as one."""
     for option in alternatives(annotation):
         if inspect.isclass(option) and issubclass(option, eqx.Module):
             return option
@@ -272,8 +273,8 @@ def _module_type(annotation: Any) -> type | None:
 
 
 def _kinds(base: type, present: Any = None) -> dict[str, type]:
-    """What a field declared as ``base`` may hold: its family, or what it is declared as if it has none; and the kind
-    that is there now."""
+    """The kinds that a field declared as ``base`` may hold: the members of its family, or ``base`` itself if it has no
+    family; and the kind of the present value."""
     family = getattr(base, "family", None)
     found = members(base, family) if family else {}
     now = base if present is None else type(present)
@@ -281,7 +282,7 @@ def _kinds(base: type, present: Any = None) -> dict[str, type]:
 
 
 def _means_none(annotation: Any, text: str) -> bool:
-    """Whether ``text`` says that a field holds nothing, and it may."""
+    """Whether ``text`` means None and the field may be None."""
     return type(None) in alternatives(annotation) and text.casefold() == "none"
 
 

@@ -1,7 +1,7 @@
-"""Hyper-parameters that know what they admit: a field of a config, its range, and the check of all of them.
+"""Ranges of hyper-parameters: a numeric config field declares the numbers it admits, and `check` tests all of them.
 
-Programs compute in float32, so a range holds for the number as a program will see it: 1e-46 is 0 there, and
-1 - 1e-9 is 1.
+Programs compute in float32, so a range holds for the number as a program will see it: 1e-46 is 0 there, and 1 - 1e-9 is
+1.
 """
 
 import ctypes
@@ -17,12 +17,12 @@ from testbed.errors import InvalidInput
 _RANGE = "range"
 Number = float | int
 
-#: Smallest normal number of float32: XLA takes smaller ones for 0. Largest whole number of int32.
+#: Smallest normal number of float32: XLA treats smaller ones as 0. Largest whole number of int32.
 _TINY, _MOST = 2.0**-126, 2**31 - 1
 
 
 class Range(NamedTuple):
-    """The numbers between two ends; ``open`` ends are left out. Never infinite, never NaN."""
+    """The numbers between two ends; an ``open`` end is excluded. Infinities and NaN are never admitted."""
 
     low: Number = -math.inf
     high: Number = math.inf
@@ -30,7 +30,7 @@ class Range(NamedTuple):
     open_high: bool = False
 
     def __contains__(self, value: object) -> bool:
-        # Whole numbers as they are: float() refuses those of more than 308 digits.
+        # Whole numbers are compared as they are: float() refuses those of more than 308 digits.
         number = value if isinstance(value, int) else float(value)  # pyright: ignore[reportArgumentType]
         above = number > self.low if self.open_low else number >= self.low
         below = number < self.high if self.open_high else number <= self.high
@@ -57,7 +57,8 @@ def hyper(
     most: Number | None = None,
     static: bool = False,
 ) -> Any:
-    """A numeric field with its range: ``above`` and ``below`` are left out of it, ``least`` and ``most`` are in."""
+    """A numeric field with its range: ``above`` and ``below`` are exclusive bounds, ``least`` and ``most`` are
+    inclusive."""
     low = next((end for end in (above, least) if end is not None), -math.inf)
     high = next((end for end in (below, most) if end is not None), math.inf)
     range = Range(low, high, open_low=above is not None, open_high=below is not None)
@@ -65,7 +66,7 @@ def hyper(
 
 
 def admitted(field: dataclasses.Field) -> Range | None:
-    """What a field made by `hyper` admits; None for any other."""
+    """The range of a field made by `hyper`; None for any other field."""
     return field.metadata.get(_RANGE)
 
 
@@ -76,7 +77,7 @@ def check(config: eqx.Module) -> None:
         seen = in_program(value)
         given = value in allowed
         if not given or seen not in allowed:
-            # Of whole numbers it goes without saying.
+            # Whole numbers are always finite, so their message does not mention it.
             open_ended = isinstance(value, float) and math.isinf(allowed.high)
             finite = " and finite" if open_ended and math.isfinite(allowed.low) else ""
             rounded = _in_float32(seen) if given else ""
@@ -85,8 +86,8 @@ def check(config: eqx.Module) -> None:
 
 
 def in_program(value: Any) -> Any:
-    """A number as a compiled program sees it: a float as float32, where what is smaller than its normal numbers is 0;
-    anything else as it is."""
+    """A number as a compiled program sees it: a float as float32, with magnitudes below its smallest normal number as
+    0; any other value unchanged."""
     if not isinstance(value, float) or not math.isfinite(value):
         return value
     single = ctypes.c_float(value).value
@@ -94,8 +95,8 @@ def in_program(value: Any) -> Any:
 
 
 def refuse_lost(value: Any, name: str) -> None:
-    """Raise `InvalidInput`, naming the field, for a finite number that is 0 or infinite in float32 and was not before,
-    or that int32 cannot hold."""
+    """Raise `InvalidInput`, naming the field, for a finite number that becomes 0 or infinite in float32 and was not so
+    before, or that int32 cannot hold."""
     if isinstance(value, int) and abs(value) > _MOST:
         raise InvalidInput(f"{name} must be at most {_MOST} in size, got {value}")
     if not isinstance(value, float) or not math.isfinite(value):

@@ -1,14 +1,15 @@
-"""Files that configs depend on beside their fields, by content: users' own code, and files that fields name.
+"""Hashes of files that configs depend on beside their fields: users' own code, and files that fields name.
 
-Stages, programs and runs that depend on such a file carry its content in their address or name, so that an edited file
-is never taken for what it was. Code of the testbed's own packages is accounted for elsewhere (`testbed.stages.stages`,
-`sweeps.store.provenance`).
+The address or name of a stage, program or run that depends on such a file includes the file's content, so that an
+edited file is never mistaken for its earlier version. Code of the testbed's own packages is accounted for elsewhere
+(`testbed.stages.stages`, `sweeps.store.provenance`).
 
-A class of a user's is followed through its file's imports, those inside functions included, to every file below the
-folders of users' code (`testbed.config.code_files`), or of the package that the class was installed with. A file that
-imports by names which only its run gives (``importlib.import_module(name)``, ``exec``) counts with every Python file
-below its folder and all that is loaded from there. What a user's code reads by itself (a file of weights, say) is seen
-if a field of the config names it, or if the class has a method ``content()`` that returns a text which changes with it.
+For a class of a user, the imports of its file, including those inside functions, are followed to every file below the
+folders of users' code (`testbed.config.code_files`), or inside the package that the class was installed with. If a file
+imports by names that are known only when it runs (``importlib.import_module(name)``, ``exec``), every Python file below
+its folder counts, with all that is loaded from there. A file that a user's code reads by itself (a file of weights, for
+example) counts if a field of the config names it, or if the class has a method ``content()`` that returns a text which
+changes with the file.
 """
 
 import dataclasses
@@ -28,18 +29,18 @@ from testbed.config.code_files import OURS, STUDY, followed, texts_of
 from testbed.errors import InvalidInput, said
 
 _MOST_WALKED = 100_000
-#: Libraries whose classes configs and users' classes stand on; their versions count (`testbed.numerics`).
+#: Libraries that configs and users' classes are built on; their versions count (`testbed.numerics`).
 _LIBRARIES = {"abc", "builtins", "equinox", "jax", "jaxtyping", "optax", "typing", "collections"}
 
 
 def sources(things: Iterable[Any]) -> list[str]:
-    """What configs depend on beside their fields, hashed, in the order of the fields: nothing for configs of the
-    testbed's own classes.
+    """Hashes of everything that configs depend on beside their fields, in the order of the fields; empty for configs of
+    the testbed's own classes.
 
-    A hash for each class of others' that the configs hold at any depth, and for its bases; for each file that a text
-    field of such a class names; and for the text of ``content()`` of each module that has such a method; each with the
-    place in the config. A class without a file, typed into a notebook for one, or one made inside a function, has a new
-    hash in every process: nothing made with it before is taken for its own.
+    There is one hash for each user's class that the configs hold at any depth, its bases included; for each file that a
+    text field of such a class names; and for the text of ``content()`` of each module that has such a method. Each hash
+    covers the place in the config too. A class without a file, for example one typed into a notebook, or a class made
+    inside a function has a new hash in every process: no earlier result is taken for a result of this class.
     """
     found = []
     for number, thing in enumerate(things):
@@ -51,8 +52,9 @@ def sources(things: Iterable[Any]) -> list[str]:
 
 
 def files(things: Iterable[Any]) -> dict[str, str]:
-    """The files behind `sources`: path, relative to the folder of the user's code that holds it or as a field names it,
-    and the beginning of the SHA-256 of its text; ``content`` of modules by what they are."""
+    """The files behind `sources`: a path, relative to the folder of the user's code that holds the file or as a field
+    names it, mapped to the beginning of the SHA-256 of its text. Results of ``content()`` are listed under the text of
+    their module."""
     found: dict[str, str] = {}
     for thing in things:
         for _, part in _walk(thing):
@@ -77,7 +79,7 @@ def _short(content: bytes) -> str:
 
 
 class _Kind(NamedTuple):
-    """A class of others' in a config; ``beside`` tells the fields that its constructor does not take."""
+    """A user's class in a config; ``beside`` describes the fields that its constructor does not take."""
 
     kind: type
     beside: str
@@ -87,19 +89,19 @@ class _Kind(NamedTuple):
         return f"{_hash(self.kind)} {self.beside}"
 
     def files(self) -> dict[str, str]:
-        """The texts that count for it."""
+        """The texts that count for the class."""
         bases = filter(_is_foreign, self.kind.__mro__)
         texts = {name: text for base in bases for name, text in texts_of(base).items()}
         return {name: _short(text.encode()) for name, text in texts.items()}
 
 
 class _Named(NamedTuple):
-    """A text in a field of a class of others', which may be the path of a file."""
+    """A text in a field of a user's class; the text may be the path of a file."""
 
     text: str
 
     def told(self) -> str:
-        """The file's content; empty if there is no such file."""
+        """A hash of the file's content; empty if there is no such file."""
         return file_hash(Path(self.text)) if _is_file(self.text) else ""
 
     def files(self) -> dict[str, str]:
@@ -114,10 +116,10 @@ class _Telling(NamedTuple):
     module: Any
 
     def told(self) -> str:
-        """What it says."""
+        """The text that ``content()`` returns."""
         kind = type(self.module)
         try:
-            # On the class: equinox makes a module of each method that it is asked for.
+            # Called on the class: on an instance, equinox makes a module of each method.
             found = kind.content(self.module)
         except (OSError, ValueError) as problem:
             if isinstance(problem, InvalidInput):
@@ -130,15 +132,15 @@ class _Telling(NamedTuple):
         return found
 
     def files(self) -> dict[str, str]:
-        """What it says, by what the module is."""
+        """A hash of the text that ``content()`` returns, by the text of the module."""
         told = self.told()
         return {spell(self.module): _short(told.encode())} if told else {}
 
 
-#: Parts of a config that depend on more than their fields, with their places.
+#: Parts of a config that depend on more than their fields, and their places in the config.
 _Parts = tuple[tuple[str, _Kind | _Named | _Telling], ...]
-#: What modules inside of configs hold, by identity; the modules are kept, so that no other gets their identity. Modules
-#: do not change, and thousands of configs share them.
+#: Dependent parts inside modules of configs, by the module's identity. The modules are kept alive, so that no other
+#: object gets their identity. Modules do not change, and thousands of configs share them.
 _WALKED: dict[int, tuple[Any, _Parts]] = {}
 
 
@@ -197,7 +199,7 @@ def _texts_in(place: str, value: Any) -> Iterator[tuple[str, str]]:
 
 
 def _is_foreign(kind: type) -> bool:
-    """Whether a class is neither the testbed's own nor of the libraries that it stands on."""
+    """Whether a class belongs neither to the testbed nor to the libraries that it is built on."""
     package = kind.__module__.partition(".")[0]
     return package not in OURS and package not in _LIBRARIES
 
@@ -205,23 +207,23 @@ def _is_foreign(kind: type) -> bool:
 def _is_file(text: str) -> bool:
     try:
         return os.path.isfile(text)
-    except ValueError:  # a NUL byte
+    except ValueError:  # a NUL byte in the text
         return False
 
 
-#: Hashes of classes, with the modules that they were read from as these were loaded then.
+#: Hashes of classes, with the modules they were read from and the module specs at that time.
 _HASHES: dict[type, tuple[list[tuple[str, Any]], str]] = {}
 
 
 def _hash(kind: type) -> str:
-    """Of a class, its bases and their code. Made again once one of the modules was loaded again."""
+    """Hash of a class, its bases and their code; computed again once one of the modules has been loaded again."""
     known = _HASHES.get(kind)
     if known and all(_spec(sys.modules.get(name)) is spec for name, spec in known[0]):
         return known[1]
     bases = list(filter(_is_foreign, kind.__mro__))
     texts = [texts_of(base) for base in bases]
     if not all(texts) or any("<locals>" in base.__qualname__ for base in bases):
-        # Typed into a notebook, or made by a function that was given who knows what: found again by nobody.
+        # Typed into a notebook, or made by a function with unknown arguments: no other process can find it again.
         found = known[1] if known else uuid.uuid4().hex
     else:
         names = [(_portable(base.__module__), base.__qualname__) for base in bases]
@@ -235,10 +237,11 @@ def _hash(kind: type) -> str:
 
 
 def _spec(module: Any) -> Any:
-    """What is another one once a module was loaded again."""
+    """A module's ``__spec__``, which is another object once the module has been loaded again."""
     return getattr(module, "__spec__", None)
 
 
 def _portable(module: str) -> str:
-    """A module's name; that of a study file has its content in it, which counts by itself."""
+    """A module's name. For a study file the prefix alone: the full name includes a hash of the content, which counts
+    separately."""
     return STUDY if module.startswith(STUDY) else module

@@ -1,4 +1,4 @@
-"""Offline preference data: what is asked for, and its collection."""
+"""Offline preference data: their specification and their collection."""
 
 from testbed import moved
 

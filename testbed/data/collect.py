@@ -1,4 +1,4 @@
-"""Collecting the preference data: what the writers write, what a data policy draws from it, and who wins."""
+"""Collection of the preference data: the writers' texts, the texts that a data policy draws, and their labels."""
 
 from collections.abc import Callable
 
@@ -31,7 +31,8 @@ from testbed.streams import Stream, stream
 from testbed.transformer import Transformer
 from testbed.types import Prompt, Response, Scalar, arrange, each_with_prompt
 
-#: Prompts on which the coverage of data taken as written is estimated, where it is not exact.
+#: Number of prompts on which coverage is estimated if the data are the writers' texts and it cannot be computed
+#: exactly.
 MEASURED = 128
 
 
@@ -44,8 +45,8 @@ class Corpus(eqx.Module):
 
 
 class Written(eqx.Module):
-    """What the writers wrote: pairs for SFT and by default for D_golden, held-out pairs, and further ``candidates``
-    (row, candidate) for the first prompts, from which coverage is estimated."""
+    """The writers' texts: pairs for SFT and by default for D_golden, held-out pairs, and further ``candidates`` (row,
+    candidate) for the first prompts, from which coverage is estimated."""
 
     corpus: Corpus
     held_out: Corpus
@@ -57,7 +58,7 @@ def write(world: World, spec: TextCounts, corpus: PRNGKeyArray, held_out: PRNGKe
     rows = min(MEASURED, spec.pairs)
     keys = [_numbered(corpus, spec.pairs), _numbered(held_out, spec.held_out)]
     prompts, texts = _candidate_keys(keys[0][:rows], spec.candidates)
-    # All at once: the writers' program is the largest there is to compile.
+    # One call for all texts: the writers' program is the largest one to compile.
     written = _write(world, jnp.concatenate([*keys, prompts]), jnp.concatenate([*keys, texts]))
     ends = (spec.pairs, spec.pairs + spec.held_out)
     pairs, test, more = (
@@ -76,9 +77,10 @@ def make_pool(
     corpus: PRNGKeyArray,
     key: PRNGKeyArray,
 ) -> Pool:
-    """The pool of a data policy: every response where they can be enumerated. Elsewhere candidates of the writers for
-    every prompt of the data, and as many of the SFT policy if they are mixed in; for data taken as written, the
-    candidates there are already. ``corpus`` is the key the corpus was made with."""
+    """The pool of a data policy. If responses can be enumerated, the pool holds all of them. Otherwise it holds
+    candidates by the writers for every prompt of the data, and as many by the SFT policy if they are mixed in; if the
+    data are the writers' texts, it holds the existing candidates. ``corpus`` is the key that the corpus was made
+    with."""
     if task.enumerable:
         return _enumerated_pool(task, world, sft)
     texts = written.candidates
@@ -104,8 +106,9 @@ def make_pool(
 def collect(
     task: AbstractTask, spec: DataSpec, pool: Pool, corpus: Corpus, key: PRNGKeyArray
 ) -> tuple[Corpus, Float[Array, "row text"], dict[str, Array]]:
-    """The texts of D_golden, unlabelled; the data policy they are from, as log-probabilities of a pool's texts (of
-    those kept a prompt, if there is a limit); and what is known of them. ``corpus`` is what the writers wrote."""
+    """The texts of D_golden, unlabelled; the data policy that they are drawn from, as log-probabilities of a pool's
+    texts (of the texts kept for each prompt, if their number is limited); and measured facts. ``corpus`` holds the
+    writers' texts."""
     dials = solve(spec, pool)
     policy = data_policy(spec, pool, dials)
     reached = covers(pool, policy.density)
@@ -117,7 +120,8 @@ def collect(
     if task.enumerable:
         rows = enumeration.prompt_index(prompts, task.vocabulary)
     drawn = draw(spec, pool, policy, rows, stream(key, Stream.SAMPLES))
-    # What the dials reach is the policy's; what covers the target is what was drawn from it.
+    # The quality and coverage that the dials reach are properties of the policy; the coverage of the target is measured
+    # on the texts drawn from it.
     facts |= _facts(task, covers(pool, drawn.density), dials)
     return Corpus(prompts, drawn.first, drawn.second), drawn.density, facts
 
@@ -138,7 +142,7 @@ def label(
 
     perceived = _each_text(perceive, prompts, both)
     first, second = (jax.tree.map(lambda x, i=i: x[:, i], perceived) for i in range(2))
-    # The same text is the same, whatever rounding in two lanes makes of its two rewards.
+    # Identical texts get identical rewards: rounding may make the rewards computed in two lanes differ.
     same = jnp.all(corpus.first.tokens == corpus.second.tokens, axis=1)
     second = choose(same, first, second)
     (first, first_reward), (second, second_reward) = first, second
@@ -152,7 +156,7 @@ def label(
 
 
 def balanced(data: Dataset) -> Dataset:
-    """With weights that average one, so that a mean over pairs is the mean over those that were labelled."""
+    """The data with weights that average one, so that a mean over pairs is the mean over the labelled pairs."""
     weight = data.pairs.weight
     weight = weight / jnp.maximum(jnp.mean(weight), 1.0 / weight.shape[0])
     return eqx.tree_at(lambda d: d.pairs.weight, data, weight)
@@ -161,7 +165,7 @@ def balanced(data: Dataset) -> Dataset:
 def described(
     data: Dataset, reward: Float[Array, "n 2"], sft: Float[Array, " sample"]
 ) -> dict[str, Array]:
-    """What is measured of labelled data, given its golden rewards and those of SFT samples."""
+    """Measured facts about labelled data, given its golden rewards and those of SFT samples."""
     pairs = data.pairs
     quantile = jnp.searchsorted(jnp.sort(sft), reward.reshape(-1)) / sft.shape[0]
     prompts = _distinct(pairs.prompt.tokens)
@@ -182,7 +186,7 @@ def described(
 
 
 def _numbered(key: PRNGKeyArray, count: int) -> Key[Array, " n"]:
-    """Keys 0 to count - 1: a longer list extends a shorter one."""
+    """Keys 0 to count - 1: a longer list begins with the shorter one."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, jnp.arange(count))
 
 
@@ -198,7 +202,7 @@ def _candidate_keys(
 
 
 def _candidates(written: Corpus, rows: int, count: int) -> Response:
-    """The texts of `_candidate_keys`, (row, candidate)."""
+    """The texts written with `_candidate_keys`, (row, candidate)."""
 
     def arranged(first: Array, second: Array) -> Array:
         both = jnp.stack([first, second], axis=1)
@@ -237,14 +241,14 @@ def _enumerated_pool(task: AbstractTask, world: World, sft: Transformer) -> Pool
 def _each_text(
     function: Callable[[Prompt, Response], PyTree[Array]], prompts: Prompt, texts: Response
 ) -> PyTree[Array]:
-    """A function of prompt and response, of every text (row, text) of every row."""
+    """A function of prompt and response, applied to every text (row, text) of every row."""
     rows, count = texts.length.shape
     found = long_map(lambda pair: function(*pair), each_with_prompt(prompts, texts))
     return jax.tree.map(lambda x: x.reshape(rows, count, *x.shape[1:]), found)
 
 
 def _facts(task: AbstractTask, measured: Coverage, dials: Dials) -> dict[str, Array]:
-    """What is known of a data policy; coverage and what follows is an estimate unless ``coverage_is_exact``."""
+    """Facts about a data policy. Coverage and the facts after it are estimates unless ``coverage_is_exact``."""
     return {
         "coverage_is_exact": jnp.asarray(float(task.enumerable)),
         "coverage": measured.coverage,
@@ -257,7 +261,7 @@ def _facts(task: AbstractTask, measured: Coverage, dials: Dials) -> dict[str, Ar
 
 
 def _distinct(tokens: Int[Array, "n time"]) -> Float[Array, ""]:
-    """How many different texts there are, told apart by 32 bits."""
+    """Number of different texts, compared by 32-bit hashes."""
     factors = jax.random.bits(jax.random.key(0), (tokens.shape[1],)) | 1
     hashed = jnp.sort(jnp.sum((tokens.astype(jnp.uint32) + 1) ** 3 * factors[None], axis=1))
     return 1.0 + jnp.sum(hashed[1:] != hashed[:-1])

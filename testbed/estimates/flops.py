@@ -1,8 +1,8 @@
-"""What a run computes, counted from its config in floating-point operations (its bytes: `testbed.estimates.memory`).
+"""Floating-point operations of a run, counted from its config (for its memory see `testbed.estimates.memory`).
 
-Matrix products only, two operations a multiply-add; a backward pass costs twice the forward, less what is not trained
-(`learn`). What a batch shares is counted for batches of an update's size. Plans and benchmarks share these counts, so a
-benchmark's "needed" operations are the plan's.
+Only matrix products are counted, with two operations a multiply-add. A backward pass costs twice the forward pass, less
+the gradients of weights that are not trained (`learn`). Work that the items of a batch share is counted for batches of
+an update's size. Plans and benchmarks share these counts, so a benchmark's "needed" operations are the plan's.
 """
 
 import math
@@ -20,7 +20,7 @@ from testbed.sources.online import Online
 from testbed.train import OnlineRun
 from testbed.transformer_config import TransformerConfig
 
-#: Products of a block in the order in which they follow from one another.
+#: Products of a block in the order in which they depend on one another.
 ORDER = (("query", "key", "value"), ("attention_out",), ("gate", "up"), ("down",))
 
 
@@ -39,8 +39,8 @@ def forward(
     wanted: Number | None = None,
     looked_up: Number | None = None,
 ) -> float:
-    """Forward pass over ``rows`` tokens that see ``keys`` keys each, with logits over ``vocabulary`` at
-    the last ``wanted`` of them (default: all). The last block gives only keys and values of the others. The first
+    """Forward pass over ``rows`` tokens that see ``keys`` keys each, with logits over ``vocabulary`` at the last
+    ``wanted`` of them (default: all). For the other tokens the last block computes only keys and values. The first
     block's queries, keys and values are products of ``looked_up`` embeddings (default: one each row) if those are fewer
     than the rows."""
     wanted = rows if wanted is None else wanted
@@ -56,21 +56,22 @@ def forward(
 
 
 class Passed(NamedTuple):
-    """Rows that a pass over texts takes: all, those whose logits are wanted, and embeddings that are looked up."""
+    """Numbers of rows in a pass over texts: all rows, the rows whose logits are wanted, and the embeddings that are
+    looked up."""
 
     rows: Number
     wanted: Number
     looked_up: Number
 
     def through(self, name: str, number: int, layers: int) -> Number:
-        """Those that a weight of block ``number`` is multiplied by; see `forward`."""
+        """Number of rows that a weight of block ``number`` is multiplied by; see `forward`."""
         if number == 0 and name in ORDER[0]:
             return min(self.rows, self.looked_up)
         return self.wanted if number == layers - 1 and name not in ("key", "value") else self.rows
 
 
 def adapters(model: TransformerConfig, lora: Lora, passed: Passed) -> float:
-    """Forward pass through adapters alone."""
+    """Forward pass through the adapters alone."""
     return sum(
         2.0 * lora.rank * sum(shapes(model)[name]) * passed.through(name, number, model.layers)
         for number in range(model.layers)
@@ -79,8 +80,8 @@ def adapters(model: TransformerConfig, lora: Lora, passed: Passed) -> float:
 
 
 def _scored(experiment: Experiment, count: int) -> tuple[Passed, float, float]:
-    """Rows of ``count`` responses to one prompt, whose context is run once; the forward pass over them without
-    adapters, and that through adapters."""
+    """Rows of ``count`` responses to one prompt, whose context is run once; the cost of the forward pass without
+    adapters; and the cost of the adapters."""
     task, model, lora = experiment.task, experiment.shape, experiment.lora
     context, segments = task.prompt_length - 1, count * task.response_length
     keys = context + task.response_length / 2
@@ -96,8 +97,8 @@ def score(experiment: Experiment, count: int = 2) -> float:
 
 
 def learn(experiment: Experiment, count: int = 2) -> float:
-    """Forward and backward pass over ``count`` responses to one prompt. Of a product with a weight that is not trained,
-    the gradient by the weight is spared, and of those before the first adapter all gradients."""
+    """Forward and backward pass over ``count`` responses to one prompt. A product with a weight that is not trained
+    needs no gradient with respect to the weight, and products before the first adapter need no gradients at all."""
     passed, plain, added = _scored(experiment, count)
     model, lora = experiment.shape, experiment.lora
     again = 0.0
@@ -116,8 +117,8 @@ def learn(experiment: Experiment, count: int = 2) -> float:
 
 
 def _kept(experiment: Experiment, passed: Passed) -> float:
-    """Forward products that a checkpointed backward pass does not make again: logits, what the first block projects,
-    and what comes last in a block."""
+    """Forward products that a checkpointed backward pass does not compute again: logits, the first block's queries,
+    keys and values, and the last product of each block."""
     model, lora = experiment.shape, experiment.lora
     total = 2.0 * passed.wanted * model.width * experiment.task.vocabulary
     for number in range(model.layers):
@@ -144,7 +145,7 @@ def sample(experiment: Experiment, count: Number) -> float:
 
 
 def merged(model: TransformerConfig, lora: Lora) -> int:
-    """Numbers in the weights that have adapters."""
+    """Number of parameters in the weights that have adapters."""
     return model.layers * sum(math.prod(shapes(model)[name]) for name in lora.weights)
 
 
@@ -154,20 +155,20 @@ def reading(experiment: Experiment) -> Reading:
 
 
 def judge(experiment: Experiment) -> float:
-    """One comparison by the proxy: both orders of a pair, or two responses."""
+    """One comparison by the proxy: a reading of the pair in both orders, or of each response."""
     r = reading(experiment)
     embedded = None if r.embedded is None else r.embedded / (2 * experiment.batch_size)
     return 2 * forward(r.shape, r.tokens, r.tokens / 2, r.outputs, r.wanted, embedded)
 
 
 def classified(experiment: Experiment) -> int:
-    """Pairs that an evaluation scores under policy and reference."""
+    """Number of pairs that an evaluation scores under policy and reference."""
     evaluation = experiment.evaluation
     return evaluation.pairs + (WINDOWS * WINDOW if evaluation.stream else 0)
 
 
 def listed(experiment: Experiment) -> int:
-    """Responses to all prompts that an evaluation goes through for the distance to the exact optimum."""
+    """Number of responses to all prompts that an evaluation scores for the distance to the exact optimum."""
     task = experiment.task
     if experiment.evaluation.optimum_beta is None:
         return 0
@@ -176,12 +177,12 @@ def listed(experiment: Experiment) -> int:
 
 
 def flops(experiment: Experiment) -> Flops:
-    """Needed operations of a run's parts."""
+    """Needed operations of one update and of one evaluation of a run."""
     request = experiment.loss.request(experiment.batch_size)
     update = learn(experiment, request.responses)
     written, judged = experiment.source.work(request)
     if written:
-        # Of what was written, all that is learnt from is scored under the reference.
+        # Only the responses that are learnt from are scored under the reference.
         reference = min(1.0, written / request.responses) * score(experiment, request.responses)
         update += sample(experiment, written) + judged * judge(experiment) + reference
     fresh = experiment.loss.fresh
@@ -198,12 +199,12 @@ def flops(experiment: Experiment) -> Flops:
 
 
 def total(part: Flops, steps: int, points: int) -> float:
-    """Needed operations of a whole run of so many steps, with so many evaluations after the first."""
+    """Needed operations of a whole run with ``steps`` updates and ``points`` evaluations after the first one."""
     return part.update * steps + part.evaluation * (points + 1)
 
 
 def stage_flops(experiment: Experiment) -> dict[str, float]:
-    """Needed operations of the stages before training that take long, by their names; the others count as nothing."""
+    """Needed operations of the long stages before training, by stage name; all other stages are neglected."""
     e, shape = experiment, experiment.baseline_model or experiment.model
     based = config.replace_all(
         e, {"model": shape, "tabular": False, "lora": None, "evaluation.optimum_beta": None}
@@ -219,7 +220,7 @@ def stage_flops(experiment: Experiment) -> dict[str, float]:
 
 
 def _written(experiment: Experiment) -> dict[str, float]:
-    """What a policy that is no toy samples and scores before anything is trained."""
+    """Operations of the stages that sample and score with a task's own pretrained policy before any training."""
     task, data = experiment.task, experiment.data
     prompts, each = task.standardising
     rows = min(MEASURED, data.pairs)

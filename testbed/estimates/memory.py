@@ -1,10 +1,10 @@
-"""What a run holds in memory, counted from its config in bytes.
+"""Memory of a run in bytes, estimated from its config.
 
-Of a program that reads many texts at once, most memory goes to what few of its steps have between them: activations
-kept for a backward pass, hidden units, attention scores, logits. These are counted, and come within a fifth of the
-compiler's own figure for the workloads of `tests/testbed/test_estimated_memory.py`. The golden reward is not counted:
-it is taken of `testbed.batches.CHUNK` texts at a time, which is less than the rest unless its networks have large
-vocabularies or evaluations are small. After a run forecast and truth are shown.
+A program that processes many texts at once needs most memory for intermediate results of a few of its steps:
+activations kept for a backward pass, hidden units, attention scores, logits. The estimate counts these, and is within a
+fifth of the compiler's own figure for the workloads of `tests/testbed/test_estimated_memory.py`. It leaves out the
+golden reward, which processes `testbed.batches.CHUNK` texts at a time and needs less than the rest unless its networks
+have large vocabularies or evaluations are small. After a run, estimate and measurement are shown.
 """
 
 from typing import NamedTuple
@@ -16,20 +16,21 @@ from testbed.experiment import Experiment
 from testbed.recorded_runs.pair_stream import WINDOW, WINDOWS
 from testbed.transformer_config import TransformerConfig
 
-#: Bytes of a number.
+#: Bytes of one number.
 WORD = 4
-#: Copies of the parameters a run holds: policy, two moments, gradient, the update in flight.
+#: Copies of the parameters that a run holds: policy, two moments, gradient, and the update in progress.
 COPIES = 5
 #: Floats per token and width that a block keeps for its backward pass, roughly.
 ACTIVATIONS = 24
-#: Arrays of the width of the residual stream and of the hidden layer that a block has at a time, of attention scores,
-#: and of logits: in learning, in a comparison of two policies, and to a sum of log-probabilities.
+#: Number of arrays that exist at the same time in a block: of the residual stream's width, of the hidden layer's width,
+#: and of attention scores. Then copies of the logits: in learning, in a comparison of two policies, and in a sum of
+#: log-probabilities.
 STREAMS, HIDDEN, SCORES = 4, 3, 2
 LEARNT, COMPARED, SCORED = 4, 5, 2
 
 
 class Footprint(NamedTuple):
-    """Bytes: of what runs in one world share, of what each run keeps, and of what it needs while it computes."""
+    """Bytes: shared by all runs in one world, kept by each run, and needed by a run only while it computes."""
 
     world: int
     run: int
@@ -37,15 +38,15 @@ class Footprint(NamedTuple):
 
 
 def footprint(experiment: Experiment) -> Footprint:
-    """What one run holds, roughly: data and networks of its world; its policy with gradient and moments; and what an
-    update or an evaluation works with, whichever is more."""
+    """The approximate memory of one run: data and networks of its world; its policy with gradient and moments; and the
+    larger of the memory that an update and an evaluation need."""
     task, model = experiment.task, experiment.shape
     parameters = model.parameters(task.vocabulary)
     changed, copied = parameters, 0
     if experiment.lora is not None:
         changed = experiment.lora.parameters(model)
         parameters += changed
-        # Sampling merges, for each run that samples, what has adapters.
+        # Each run that samples merges the weights that have adapters.
         copied = flops.merged(model, experiment.lora)
     shared = parameters + flops.reading(experiment).parameters + flops.listed(experiment)
     work = max(_update(experiment), *_evaluation(experiment)) + copied
@@ -55,7 +56,7 @@ def footprint(experiment: Experiment) -> Footprint:
 
 
 def _data(experiment: Experiment) -> Number:
-    """Pairs that runs learn from or are measured on."""
+    """Memory of the pairs that runs learn from or are measured on."""
     tokens = _tokens(experiment)
     data = experiment.data.pairs * (tokens + 8)
     if experiment.source.recorded_run is not None:
@@ -67,7 +68,7 @@ def _data(experiment: Experiment) -> Number:
 
 
 def _update(experiment: Experiment) -> Number:
-    """A batch forward and back: what blocks keep, and the logits of its responses."""
+    """Memory of a forward and backward pass over a batch: the blocks' activations, and the logits of the responses."""
     model = experiment.shape
     kept = ACTIVATIONS + model.layers if model.checkpointing else model.layers * ACTIVATIONS
     each = _tokens(experiment) * kept * model.width + LEARNT * _logits(experiment)
@@ -75,8 +76,8 @@ def _update(experiment: Experiment) -> Number:
 
 
 def _evaluation(experiment: Experiment) -> tuple[Number, ...]:
-    """The parts of an evaluation, which keeps nothing for a backward pass: the proxy's comparisons, sampled answers,
-    those whose KL is summed, the pairs that are classified, and all responses where they are listed."""
+    """Memory of the parts of an evaluation, which keeps nothing for a backward pass: the proxy's comparisons, sampled
+    answers, responses whose KL is summed, classified pairs, and all responses where they can be listed."""
     task, model, evaluation = experiment.task, experiment.shape, experiment.evaluation
     read = flops.reading(experiment)
     sampled = evaluation.prompts + evaluation.kl_prompts
@@ -91,23 +92,24 @@ def _evaluation(experiment: Experiment) -> tuple[Number, ...]:
 
 
 def _at_once(experiment: Experiment, count: int, copies: int) -> Number:
-    """A pass over both responses of as many of ``count`` pairs as are taken at once."""
+    """Memory of a forward pass over both responses of the pairs that are processed at once, out of ``count`` pairs."""
     logits = _logits(experiment)
     taken = portion(count, WORD * logits)
     return taken * (_pass(experiment.shape, _tokens(experiment)) + copies * logits)
 
 
 def _tokens(experiment: Experiment) -> int:
-    """Of a pair, which is run with one prompt."""
+    """Number of tokens of a pair, whose prompt is run once."""
     return experiment.task.prompt_length + 2 * experiment.task.response_length
 
 
 def _logits(experiment: Experiment) -> int:
-    """Of both responses of a pair, one copy."""
+    """Size of one copy of the logits of both responses of a pair."""
     return 2 * experiment.task.response_length * experiment.task.vocabulary
 
 
 def _pass(model: TransformerConfig, tokens: int) -> int:
-    """A pass over one text without a way back: its states, and the wider of hidden layer and attention."""
+    """Memory of a forward pass over one text without a backward pass: its states, and the larger of hidden layer and
+    attention."""
     scores = SCORES * model.heads * tokens
     return tokens * (STREAMS * model.width + max(HIDDEN * model.hidden, scores))

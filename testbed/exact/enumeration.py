@@ -1,8 +1,8 @@
-"""Every prompt and every response of a task small enough to list, and the place of each in the list.
+"""Lists of all prompts and all responses of a small task, and the position of each in its list.
 
-Responses stand in the order of a dictionary, token 0 (the end) before all others: with tokens {end, 1, 2} and at most
-two of them, ``end``, ``1 end``, ``1 1``, ``1 2``, ``2 end``, ``2 1``, ``2 2``. So the responses that begin alike stand
-together, which is what makes a table over whole responses a tree over tokens (`testbed.policies.tabular`).
+Responses are in lexicographic order, token 0 (the end) before all others: with tokens {end, 1, 2} and at most two of
+them, ``end``, ``1 end``, ``1 1``, ``1 2``, ``2 end``, ``2 1``, ``2 2``. So responses with the same beginning are
+neighbours, and a table over whole responses can be read as a tree over tokens (`testbed.policies.tabular`).
 """
 
 import itertools
@@ -27,7 +27,7 @@ def check(vocabulary: int, prompt_length: int, response_length: int) -> None:
     for name, value in (("prompt_length", prompt_length), ("response_length", response_length)):
         if value < 1:
             raise InvalidInput(f"{name} must be at least 1, got {value}")
-    # Logarithms first: the powers of absurd sizes take longer to compute than to refuse.
+    # Logarithms first: for absurd sizes, computing the power takes much longer than refusing it.
     if response_length * np.log2(vocabulary) > 64 or vocabulary**response_length > LIMIT:
         raise InvalidInput(
             f"vocabulary ** response_length must be at most {LIMIT} to enumerate responses, "
@@ -44,7 +44,7 @@ def check(vocabulary: int, prompt_length: int, response_length: int) -> None:
 
 def count_responses(vocabulary: int, time: int) -> int:
     """Number of distinct responses of at most ``time`` tokens: of k tokens before the end for every k < ``time``, and
-    of ``time`` tokens without an end. 1 (nothing left to write) if ``time`` is 0."""
+    of ``time`` tokens without an end. 1 (the empty response) if ``time`` is 0."""
     return sum((vocabulary - 1) ** k for k in range(time + 1))
 
 
@@ -54,7 +54,7 @@ def count_prompts(vocabulary: int, length: int) -> int:
 
 
 def all_responses(vocabulary: int, time: int) -> Response:
-    """Every distinct response of at most ``time`` tokens (leading axis: response), in the order of a dictionary."""
+    """Every distinct response of at most ``time`` tokens (leading axis: response), in lexicographic order."""
     texts = [
         [*text, *[END_TOKEN] * (time - size)]
         for size in range(time + 1)
@@ -67,9 +67,10 @@ def all_responses(vocabulary: int, time: int) -> Response:
 
 
 def response_index(responses: Response, vocabulary: int) -> Int[Array, "*n"]:
-    """The place of each response in `all_responses` of the same length limit. What stands behind an end is not read.
+    """The position of each response in `all_responses` of the same length limit. Tokens behind an end are ignored.
 
-    Every token but the end passes its prefix's ended response, and the responses that go on with a smaller token.
+    For every token except the end, the index moves past the response that ends here, and past all responses that
+    continue with a smaller token.
     """
     time = responses.tokens.shape[-1]
     below = np.asarray([count_responses(vocabulary, time - 1 - t) for t in range(time)], np.int32)
@@ -80,14 +81,14 @@ def response_index(responses: Response, vocabulary: int) -> Int[Array, "*n"]:
 
 
 def all_prompts(vocabulary: int, length: int) -> Prompt:
-    """Every prompt of exactly ``length`` tokens, none of them the end token, in the order of a dictionary."""
+    """Every prompt of exactly ``length`` tokens, none of them the end token, in lexicographic order."""
     texts = list(itertools.product(range(1, vocabulary), repeat=length))
     tokens = jnp.asarray(np.asarray(texts, dtype=np.int32))
     return Prompt(tokens, jnp.full(len(texts), length, dtype=jnp.int32))
 
 
 def prompt_index(prompts: Prompt, vocabulary: int) -> Int[Array, "*n"]:
-    """The place of each full-length prompt in `all_prompts` of the same length."""
+    """The position of each full-length prompt in `all_prompts` of the same length."""
     length = prompts.tokens.shape[-1]
     place = np.asarray([(vocabulary - 1) ** (length - 1 - t) for t in range(length)], np.int32)
     place = jnp.expand_dims(jnp.asarray(place), range(prompts.length.ndim))

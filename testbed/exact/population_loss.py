@@ -1,4 +1,4 @@
-"""The expected loss of a comparison, exactly, where responses can be enumerated (`testbed.exact.quantities`)."""
+"""The exact expected loss of a comparison, for tasks whose responses can be enumerated (`testbed.exact.quantities`)."""
 
 import jax
 import jax.numpy as jnp
@@ -20,10 +20,10 @@ def population_loss(
 ) -> Scalar:
     """Expected loss of one comparison: both responses independently from the data policy, then the label.
 
-    A response may meet itself, as it may in data. Policy and reference must give every response a positive
-    probability, and comparisons must not be skipped with a probability that depends on the pair. ``lengths`` in tokens,
-    and the teacher's ``reward`` (default: 0), for losses that read them. KL(policy || reference) is exact, without a
-    gradient as in training; the data's preferred response (`ScoredPair.target`) is one from the data policy.
+    A response may be compared with itself, as in data. Policy and reference must give every response a positive
+    probability, and the probability that a comparison is skipped must not depend on the pair. Some losses read
+    ``lengths`` (in tokens) and the teacher's ``reward`` (default: 0). KL(policy || reference) is exact, and has no
+    gradient, as in training; the data's preferred response (`ScoredPair.target`) is one from the data policy.
     """
     reward = jnp.zeros_like(policy) if reward is None else reward
     divergence = jax.lax.stop_gradient(kl(policy, reference))

@@ -1,10 +1,10 @@
-"""Exact quantities and optima where responses can be enumerated.
+"""Exact quantities and optima, for tasks whose responses can be enumerated.
 
-Everything is written for one prompt: a row holds a number for each of the R responses of
-`testbed.exact.enumeration.all_responses`. Policies come in as log-probabilities (nats; -inf for never), and a row of
-the
-*data* policy mu says where the responses of a comparison are drawn from, independently. `jax.vmap` over prompts is
-outside; a preference matrix has R^2 entries, so use `jax.lax.map` for these.
+Every function is written for one prompt: a row holds a number for each of the R responses of
+`testbed.exact.enumeration.all_responses`. Policies are given as log-probabilities (nats; -inf for a response with
+probability 0). The row of the *data* policy mu is the distribution from which both responses of a comparison are drawn,
+independently. Apply `jax.vmap` over prompts outside; a preference matrix has R^2 entries, so use `jax.lax.map` for
+functions of it.
 """
 
 from collections.abc import Callable
@@ -35,8 +35,8 @@ def log_table(
 ) -> Float[Array, "prompt response"]:
     """A policy's log-probability (nats) of every response to every prompt.
 
-    Each response is scored alone behind its prompt: packed together, all responses would attend to one square of
-    R^2 T^2 positions, nearly all of it masked."""
+    Each response is scored alone behind its prompt: if all responses were packed together, attention would cover R^2
+    T^2 positions, nearly all of them masked."""
 
     def one(prompt: Prompt) -> Row:
         count = responses.length.shape[0]
@@ -47,7 +47,7 @@ def log_table(
 
 
 def supported(data: Row) -> Bool[Array, " response"]:
-    """Which responses have a positive probability."""
+    """Mask of the responses that have a positive probability."""
     return jnp.exp(data) > 0
 
 
@@ -72,7 +72,7 @@ def total_variation(first: Row, second: Row) -> Scalar:
 
 
 def win_rate(policy: Row, opponent: Row, reward: Row) -> Scalar:
-    """Probability that the policy's response has the larger reward; a tie counts one half. In R log R steps."""
+    """Probability that the policy's response has the larger reward; a tie counts one half. Takes R log R steps."""
     order = jnp.argsort(reward)
     sorted_reward = reward[order]
     below = jnp.concatenate([jnp.zeros(1), jnp.cumsum(jnp.exp(opponent)[order])])
@@ -81,34 +81,35 @@ def win_rate(policy: Row, opponent: Row, reward: Row) -> Scalar:
 
 
 def chi_square(target: Row, data: Row) -> Scalar:
-    """E over the target of target/data, less one; infinite if the target leaves the data's support."""
+    """E over the target of target/data, less one; infinite if the target's support is not inside the data's."""
     ratio = jnp.where(supported(target), jnp.exp(2.0 * target - data), 0.0)
     return jnp.sum(ratio) - 1.0
 
 
 def max_ratio(target: Row, data: Row) -> Scalar:
-    """Largest target/data over the target's support, the concentrability of the data; infinite if a response that the
-    target writes is never in the data."""
+    """Largest target/data over the target's support, the concentrability of the data; infinite if a response with
+    positive probability under the target never occurs in the data."""
     return jnp.max(jnp.where(supported(target), jnp.exp(target - data), 0.0))
 
 
 def support(target: Row, data: Row) -> Scalar:
-    """Share of the target's mass on responses that the data can hold."""
+    """Share of the target's mass on responses that have a positive probability in the data."""
     return jnp.sum(jnp.where(supported(data), jnp.exp(target), 0.0))
 
 
 def preference_matrix(
     labeler: AbstractLabeler, world: World, prompt: Prompt, responses: Response
 ) -> Matrix:
-    """P(row is preferred to column) when the labeler reads the row's response first, among comparisons that it does
-    not skip."""
+    """P(row is preferred to column) when the labeler reads the row's response first, among comparisons that the labeler
+    does not skip."""
     views = jax.vmap(lambda response: labeler.view(world, prompt, response))(responses)
     against_all = jax.vmap(labeler.preference, in_axes=(None, 0))
     return jax.vmap(against_all, in_axes=(0, None))(views, views)
 
 
 def preferred(preference: Matrix, data: Row) -> Row:
-    """p(y > mu): how probably each response is preferred to one of the data's, averaged over who is read first."""
+    """p(y > mu): the probability that each response is preferred to one drawn from the data policy, averaged over both
+    orders of reading."""
     either_order = 0.5 * (preference + 1.0 - preference.T)
     return either_order @ jnp.exp(data)
 
@@ -116,32 +117,33 @@ def preferred(preference: Matrix, data: Row) -> Row:
 def rlhf_optimum(reference: Row, reward: Row, beta: float | Scalar) -> Row:
     """argmax of E[reward] - beta KL(policy || reference): ref exp(r / beta) / Z (arXiv 2305.18290, eq. 4).
 
-    It is also where the population `Dpo` loss is least if labels are Bradley-Terry with temperature T and the data
-    has full support, with ``T beta`` for beta: then P(y > y') = sigmoid((r - r') / T), and the loss wants
-    beta h = (r - r') / T on every pair."""
+    This is also the minimiser of the population `Dpo` loss if labels are Bradley-Terry with temperature T and the data
+    has full support, with ``T beta`` for beta: then P(y > y') = sigmoid((r - r') / T), and the loss is least if beta h
+    = (r - r') / T on every pair."""
     return jax.nn.log_softmax(reference + reward / beta)
 
 
 def ipo_optimum(reference: Row, preference: Matrix, data: Row, beta: float | Scalar) -> Row:
-    """ref exp(p(y > mu) / beta) / Z: argmax of E[p(y > mu)] - beta KL(policy || reference), and where the population
-    `Ipo` loss is least if mu has full support (arXiv 2310.12036, theorem 2; its tau is our beta).
+    """ref exp(p(y > mu) / beta) / Z: argmax of E[p(y > mu)] - beta KL(policy || reference), and the minimiser of the
+    population `Ipo` loss if mu has full support (arXiv 2310.12036, theorem 2; its tau is our beta).
 
-    The expected loss of a pair is h^2 - (2 p - 1) h / beta, up to a constant, so a response's rho is best at
-    E_mu[rho] + (p(y > mu) - 1/2) / beta, which all responses reach at once."""
+    The expected loss of a pair is h^2 - (2 p - 1) h / beta, up to a constant, so the best rho of a response is
+    E_mu[rho] + (p(y > mu) - 1/2) / beta, which all responses can attain at once."""
     return jax.nn.log_softmax(reference + preferred(preference, data) / beta)
 
 
 def restricted_optimum(reference: Row, exponent: Row, data: Row) -> Row:
-    """Where plain gradient descent on the population loss of a softmax table ends, started from the reference, if the
+    """The limit of plain gradient descent on the population loss of a softmax table, started from the reference, if the
     data's support is not full.
 
-    ``exponent`` is what the full-support optimum multiplies the reference by, as a logarithm: p(y > mu) / beta for
-    `Ipo`, r / (T beta) for `Dpo` under Bradley-Terry labels of temperature T. A loss of h sees differences of logits
-    between responses of the data and nothing else, since normalisers cancel. So its minimisers agree with the
-    exponent on differences *within* the support and say nothing about the rest; and its gradient is zero off the
-    support and sums to zero over it (h does not change if all logits do), so descent keeps every logit off the support
-    and the sum of those on it. The one minimiser that it can reach moves the support's logits by the exponent less its
-    plain mean over the support. The others keep their logits, not their probabilities."""
+    ``exponent`` is the logarithm of the factor between full-support optimum and reference, up to a constant: p(y > mu)
+    / beta for `Ipo`, r / (T beta) for `Dpo` under Bradley-Terry labels of temperature T. A loss of h depends only on
+    differences of logits between responses of the data, since normalisers cancel. So its minimisers agree with the
+    exponent on differences *within* the support and are arbitrary elsewhere. The gradient is zero off the support and
+    sums to zero over it (h does not change if all logits change by the same amount), so descent keeps every logit off
+    the support and the sum of the logits on it. The only minimiser with this property changes the support's logits by
+    the exponent less its plain mean over the support. All other responses keep their logits, but not their
+    probabilities."""
     inside = supported(data)
     mean = jnp.sum(jnp.where(inside, exponent, 0.0)) / jnp.sum(inside)
     return jax.nn.log_softmax(reference + jnp.where(inside, exponent - mean, 0.0))

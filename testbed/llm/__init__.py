@@ -1,6 +1,6 @@
-"""Pretrained decoders: their weights in `testbed.transformer.Transformer`, and their tokenizers.
+"""Pretrained decoders: their weights as a `testbed.transformer.Transformer`, and their tokenizers.
 
-What only they need is in the extra ``llm``, and is imported when it is used.
+Packages that only pretrained decoders need are in the extra ``llm``, and are imported when they are used.
 """
 
 import functools
@@ -24,10 +24,10 @@ __all__ = ["Tokenizer", "load"]
 def load(source: str | Path) -> tuple[Transformer, Tokenizer]:
     """A pretrained model and its tokenizer.
 
-    ``source`` is ``smollm2``, a directory as Hugging Face writes it, a GGUF file (a path may begin with ``~``), or a
-    name on its hub (``OWNER/NAME``). ``model(tokens)`` maps ids ``(time,)`` to float32 next-token logits ``(time,
-    vocabulary)``. Raises `InvalidInput` for what cannot be used and `Unfinished` for what cannot be had, in a
-    sentence that names the file.
+    ``source`` is ``smollm2``, a directory in Hugging Face's format, a GGUF file (a path may begin with ``~``), or the
+    name of a model on the Hugging Face hub (``OWNER/NAME``). ``model(tokens)`` maps ids ``(time,)`` to float32
+    next-token logits ``(time, vocabulary)``. Raises `InvalidInput` for a model that cannot be used and `Unfinished` for
+    one that cannot be obtained, in a sentence that names the file.
     """
     path = located(source)
     if path.is_dir():
@@ -40,7 +40,7 @@ def load(source: str | Path) -> tuple[Transformer, Tokenizer]:
 
 
 def located(source: str | Path) -> Path:
-    """The directory or the GGUF file of a model that `load` takes. Raises what `load` raises for an unknown one."""
+    """The directory or the GGUF file of a model that `load` takes. Raises what `load` raises for an unknown model."""
     path = Path(expanded(str(source)))
     if str(source) in KNOWN:
         return KNOWN[str(source)]()
@@ -56,14 +56,15 @@ def located(source: str | Path) -> Path:
 
 @functools.cache
 def _snapshot(name: str) -> Path:
-    """The hub is asked once a process, so that a model stays the same while it runs."""
+    """The hub is asked once a process, so that a model stays the same while the process runs."""
     return hub.snapshot(name)
 
 
 def content(source: str | Path) -> str:
-    """A hash of every file that `load` may read of a model: weights, configs, tokenizer, templates; of their names too.
+    """A hash of the names and contents of all files of a model that `load` may read: weights, configs, tokenizer,
+    templates.
 
-    Raises what `load` raises for a model that is nowhere, and `InvalidInput` for a file that cannot be read."""
+    Raises what `load` raises for a model that does not exist, and `InvalidInput` for a file that cannot be read."""
     path = located(source)
     files = [path]
     if path.is_dir():
@@ -78,7 +79,7 @@ def content(source: str | Path) -> str:
     return digest.hexdigest()
 
 
-#: Of the files in a model's directory: weights, settings and vocabularies, templates.
+#: Suffixes of the files in a model's directory that count: weights, settings and vocabularies, templates.
 _SUFFIXES = (".safetensors", ".json", ".jinja", ".model", ".txt")
 
 #: Models that are fetched and prepared by name.

@@ -1,4 +1,4 @@
-"""Checkpoints as Hugging Face writes them: ``config.json`` beside one or several safetensors files."""
+"""Checkpoints in Hugging Face's format: ``config.json`` beside one or several safetensors files."""
 
 import dataclasses
 import json
@@ -12,23 +12,23 @@ from testbed.errors import InvalidInput, said
 from testbed.llm.optional import package
 
 CONFIG, WEIGHTS, INDEX = "config.json", "model.safetensors", "model.safetensors.index.json"
-#: Types of tensors that are read, by their names in a safetensors file.
+#: Data types of tensors that can be read, by their names in a safetensors file.
 TYPES = ("F32", "F16", "BF16", "F64")
-#: Characters that a file's name may have.
+#: Largest number of characters in a file's name.
 LONGEST_NAME = 200
-#: Characters of a value from a file that a refusal repeats.
+#: Largest number of characters of a file's value that an error message repeats.
 SHOWN = 80
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoint:
-    """Weights and what they are weights of.
+    """The weights of a model and its config.
 
     Attributes:
-        path: the file or directory that refusals name.
+        path: the file or directory that error messages name.
         config: the fields of ``config.json``.
         shapes: of every tensor, by its name.
-        read: one tensor, as float32. Raises `InvalidInput` if it holds numbers that are not finite.
+        read: reads one tensor, as float32. Raises `InvalidInput` if it holds numbers that are not finite.
     """
 
     path: Path
@@ -38,9 +38,9 @@ class Checkpoint:
 
 
 def read_directory(directory: Path) -> Checkpoint:
-    """The checkpoint in a directory; tensors are read when they are asked for.
+    """The checkpoint in a directory; a tensor is read only when it is requested.
 
-    Raises `InvalidInput` for a file that is missing or is not whole."""
+    Raises `InvalidInput` for a file that is missing or incomplete."""
     config = read_json(directory / CONFIG)
     opened: dict[str, tuple[Path, Any]] = {}
     shapes: dict[str, tuple[int, ...]] = {}
@@ -60,7 +60,7 @@ def read_directory(directory: Path) -> Checkpoint:
             raise InvalidInput(
                 f"{path}: tensor {name} is of type {kind}; read are {', '.join(TYPES)}"
             )
-        with np.errstate(over="ignore"):  # what is too large for float32 is refused below
+        with np.errstate(over="ignore"):  # numbers too large for float32 are refused below
             found = np.asarray(file.get_tensor(name)).astype(np.float32)
         return finite(found, path, name)
 
@@ -68,8 +68,8 @@ def read_directory(directory: Path) -> Checkpoint:
 
 
 def finite(found: np.ndarray, path: Path, name: str) -> np.ndarray:
-    """A tensor as it is. Raises `InvalidInput`, naming file and tensor, unless all its numbers are finite in float32:
-    one that is not makes every result of the model not a number."""
+    """A tensor, unchanged. Raises `InvalidInput`, naming file and tensor, unless all its numbers are finite in float32:
+    a single number that is not finite makes every result of the model NaN."""
     if not np.isfinite(found).all():
         raise InvalidInput(
             f"{path}: tensor {shown(name)} must hold finite numbers, got infinity or not-a-number"
@@ -78,18 +78,18 @@ def finite(found: np.ndarray, path: Path, name: str) -> np.ndarray:
 
 
 def shown(value: Any, most: int = SHOWN) -> str:
-    """A value from a file, or what a library says of a file, as a sentence can repeat it: on one line, of at most so
-    many characters, and printable everywhere."""
+    """A value from a file, or a library's message about a file, in a form for error messages: on one line, of at most
+    ``most`` characters, and printable everywhere."""
     try:
         text = value if isinstance(value, str) else repr(value)
-    except (ValueError, RecursionError):  # a number of too many digits, or what nests too deep
+    except (ValueError, RecursionError):  # too many digits in a number, or too deep nesting
         text = f"a {type(value).__name__} too long to be shown"
     text = text.encode("unicode_escape", "backslashreplace").decode("ascii")
     return text if len(text) <= most else text[: most - 3] + "..."
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """An object of JSON. Raises `InvalidInput` if the file is missing, cannot be read, or holds none."""
+    """The object in a JSON file. Raises `InvalidInput` if the file is missing, cannot be read, or holds no object."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -108,7 +108,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def _files(directory: Path) -> dict[Path, set[str]]:
-    """Files with weights, and the names that the index says are in each."""
+    """Files with weights, and the names of the tensors that each holds according to the index."""
     if (directory / WEIGHTS).exists():
         return {directory / WEIGHTS: set()}
     if not (directory / INDEX).exists():
@@ -118,7 +118,7 @@ def _files(directory: Path) -> dict[Path, set[str]]:
         raise InvalidInput(f"{directory / INDEX} has no weight_map")
     files: dict[Path, set[str]] = {}
     for name, file in places.items():
-        # A name of a file beside the index, whatever else is written there.
+        # Only the file name is used: the file must be beside the index, whatever path the index gives.
         place = Path(file).name if isinstance(file, str) else ""
         if not place.isprintable() or not 0 < len(place) <= LONGEST_NAME:
             raise InvalidInput(

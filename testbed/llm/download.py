@@ -1,7 +1,7 @@
-"""Files of distributions on the public package index, without what those distributions depend on.
+"""Download of distributions from the public package index, without their dependencies.
 
-pip downloads: the one in this environment or, in an environment of uv's, which has none, the one that uv runs beside
-it. Mirrors, proxies and certificates are theirs to know.
+pip does the download: the pip of this environment or, in an environment made by uv, which has none, the pip that uv
+runs beside it. Settings of mirrors, proxies and certificates are those of pip or uv.
 """
 
 import hashlib
@@ -20,7 +20,7 @@ _STANDARD_ERROR = 2
 
 
 class Distribution(NamedTuple):
-    """One file of a release: a wheel, or its source archive; with the file's sha256."""
+    """One file of a release, a wheel or a source archive, and the file's sha256."""
 
     name: str
     version: str
@@ -32,9 +32,10 @@ class Distribution(NamedTuple):
 
 
 def download(wanted: Distribution, directory: Path, loud: bool = False) -> Path:
-    """The distribution's file, downloaded into an empty directory; ``loud``: with pip's own progress on standard error.
+    """The distribution's file, downloaded into an empty directory. With ``loud``, pip shows its progress on standard
+    error.
 
-    Raises `Unfinished` if it cannot be had, or is not the file whose checksum is known."""
+    Raises `Unfinished` if the file cannot be downloaded, or does not have the expected checksum."""
     kind = ["--no-binary" if wanted.source else "--only-binary", wanted.name]
     with tempfile.TemporaryDirectory() as scratch:
         requirement = Path(scratch) / "requirement.txt"
@@ -71,7 +72,7 @@ def _pip() -> list[str]:
 
 
 def require_checksum(path: Path, sha256: str) -> None:
-    """Raise `InvalidInput` if a file's content is another."""
+    """Raise `InvalidInput` if a file does not have this checksum."""
     found = checksum(path)
     if found != sha256:
         raise InvalidInput(

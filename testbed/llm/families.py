@@ -1,7 +1,7 @@
-"""The architectures whose checkpoints are read: shapes from configs, parameters from tensors.
+"""The model architectures that can be read: shapes from configs, parameters from tensors.
 
-Names of fields and tensors, and what a missing field means, are those of Hugging Face's transformers. A field that no
-reader here asks for is refused, unless `testbed.llm.known_settings` says that it changes nothing.
+Names of fields and tensors, and defaults of missing fields, are those of Hugging Face's transformers. A config field
+that no reader here uses is refused, unless `testbed.llm.known_settings` says that it changes nothing.
 """
 
 from collections.abc import Callable
@@ -32,15 +32,15 @@ class Family(NamedTuple):
 def build(checkpoint: Checkpoint) -> Transformer:
     """The transformer of a checkpoint, in float32.
 
-    Raises `InvalidInput` for an architecture, a feature of it or a tensor that cannot be used, by name."""
+    Raises `InvalidInput` for an architecture, a feature of it or a tensor that cannot be used; the message names it."""
     family, config, vocabulary = read_shape(checkpoint)
     return family.parameters(checkpoint, config, vocabulary)
 
 
 def read_shape(checkpoint: Checkpoint) -> tuple[Family, TransformerConfig, int]:
-    """What the config of a checkpoint says: its family, shape and vocabulary; no tensor is read.
+    """The family, shape and vocabulary that the config of a checkpoint states; no tensor is read.
 
-    Raises `InvalidInput` for a field that is not applied and could change numbers, by name."""
+    Raises `InvalidInput` for a field that is not applied and could change numbers; the message names the field."""
     fields = Fields(checkpoint)
     names = fields.get("architectures")
     if not isinstance(names, list) or len(names) != 1 or not isinstance(names[0], str):
@@ -62,7 +62,7 @@ def read_shape(checkpoint: Checkpoint) -> tuple[Family, TransformerConfig, int]:
 
 
 def _llama(fields: Fields, **special: Any) -> TransformerConfig:
-    """Llama; what its relatives have besides is ``special``."""
+    """Llama; ``special`` holds the additional features of related architectures."""
     fields.require("hidden_act", ("silu", "swish"), "silu")
     fields.require("mlp_bias", (False,), False)
     if not special.get("attention_bias"):
@@ -103,8 +103,8 @@ def _qwen3(fields: Fields) -> TransformerConfig:
 def _require_whole_context(fields: Fields, context: int, switched: bool) -> None:
     """Refuse windows of attention that are shorter than the context, if any layer has one.
 
-    Qwen's are ``switched`` on by ``use_sliding_window``. Llama has none, and a window in its config was written for
-    another reader."""
+    Qwen's windows are ``switched`` on by ``use_sliding_window``. Llama has no windows; if its config has a window,
+    another reader wrote it."""
     used = fields.flag("use_sliding_window", not switched)
     window = fields.whole("sliding_window", 4096 if switched else context)
     first = fields.whole("max_window_layers", 28 if switched else 0, least=0)
@@ -248,7 +248,7 @@ def _of_gpt2(checkpoint: Checkpoint, config: TransformerConfig, vocabulary: int)
         head=_head(checkpoint, tensors, config, embedding),
         config=config,
     )
-    # Causal masks, which old files hold beside the weights.
+    # Causal masks, which old files store beside the weights.
     tensors.require_all_taken(ignored=(".attn.bias", ".attn.masked_bias"))
     return model
 
@@ -257,7 +257,7 @@ _HEAD = "lm_head.weight"
 
 
 def _embedding(tensors: Tensors, name: str, config: TransformerConfig, vocabulary: int) -> Array:
-    """The embedding. Where the head is the same matrix, a file may hold it under the head's name alone: safetensors'
+    """The embedding. If the head is the same matrix, a file may store it under the head's name alone: safetensors'
     ``save_model`` keeps the first name of a shared tensor."""
     stored = _HEAD if config.tied and name not in tensors and _HEAD in tensors else name
     return tensors.take(stored, vocabulary, config.width)
@@ -266,7 +266,7 @@ def _embedding(tensors: Tensors, name: str, config: TransformerConfig, vocabular
 def _head(
     checkpoint: Checkpoint, tensors: Tensors, config: TransformerConfig, embedding: Array
 ) -> Array | None:
-    """The head, or None if it is the embedding; a copy of the embedding may be stored in its place."""
+    """The head, or None if it is the embedding; the file may hold a copy of the embedding as the head."""
     if not config.tied:
         return tensors.turned(_HEAD, *embedding.shape)
     if _HEAD in tensors and not jnp.array_equal(tensors.take(_HEAD, *embedding.shape), embedding):

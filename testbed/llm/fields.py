@@ -1,4 +1,4 @@
-"""Reading a checkpoint strictly: a field or a tensor that is not as it must be is refused by name."""
+"""Strict reading of a checkpoint: a field or a tensor that is not as expected is refused, and the message names it."""
 
 import sys
 from collections.abc import Container, Iterable, Mapping
@@ -13,8 +13,8 @@ from testbed.llm.checkpoint import CONFIG, Checkpoint, shown
 
 
 class Fields:
-    """The fields of a checkpoint's config. Which of them were asked for is kept, so that no field is overlooked
-    (`require_all_known`)."""
+    """The fields of a checkpoint's config. The object records which fields were requested, so that no field is
+    overlooked (`require_all_known`)."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self._path = checkpoint.path
@@ -28,14 +28,14 @@ class Fields:
         return InvalidInput(f"{place}: {shown(name)} must be {allowed}, got {said}")
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A field as it stands; ``default`` if it is missing or null."""
+        """The value of a field; ``default`` if it is missing or null."""
         self._asked.add(name)
         found = self._config.get(name)
         return default if found is None else found
 
     def called(self, name: str, *others: str) -> str:
-        """Which of a setting's several names the config has, ``name`` if none. Raises `InvalidInput` if it has two
-        with different values."""
+        """The name that the config uses for a setting with several names; ``name`` if it uses none. Raises
+        `InvalidInput` if the config has two of them with different values."""
         given = [each for each in (name, *others) if self.get(each) is not None]
         for each in given[1:]:
             if self.get(each) != self.get(given[0]):
@@ -44,8 +44,8 @@ class Fields:
         return given[0] if given else name
 
     def require_all_known(self, harmless: Container[str], neutral: Mapping[str, Any]) -> None:
-        """Refuse a field that was not asked for, unless it is null, one of the ``harmless`` that no number depends on,
-        or has the value in ``neutral`` at which it changes nothing."""
+        """Refuse a field that was never requested, unless it is null, is one of the ``harmless`` fields that no number
+        depends on, or has the value in ``neutral`` at which it changes nothing."""
         for name, found in self._config.items():
             if name in self._asked or found is None or name in harmless:
                 continue
@@ -67,7 +67,7 @@ class Fields:
         return self.positive(name, self.get(name, default))
 
     def positive(self, name: str, found: Any) -> float:
-        """A value of a field, or of a part of it, as a positive number."""
+        """A value of a field, or of a part of a field, as a positive number."""
         usable = isinstance(found, int | float) and not isinstance(found, bool)
         if not usable or not 0 < found < sys.float_info.max:
             raise self.refusal(name, found, "a number above 0")
@@ -81,16 +81,16 @@ class Fields:
         return found
 
     def require(self, name: str, allowed: Iterable[Any], default: Any) -> None:
-        """Refuse another value of a field than those that are computed here."""
+        """Refuse a field whose value is not one of those that this module can compute."""
         allowed, found = list(allowed), self.get(name, default)
         if found not in allowed:
             raise self.refusal(name, found, " or ".join(repr(value) for value in allowed))
 
 
 class Tensors:
-    """The tensors of a checkpoint, each of which is taken once.
+    """The tensors of a checkpoint; the object records which tensors were taken.
 
-    ``prefix`` stands in front of every name, or of none."""
+    ``prefix`` precedes every tensor name in the file, or none."""
 
     def __init__(self, checkpoint: Checkpoint, prefix: str = "") -> None:
         self._checkpoint = checkpoint
@@ -102,8 +102,8 @@ class Tensors:
         return name in self._names
 
     def require_count(self, blocks: str, count: int, field: str) -> None:
-        """Refuse a config with more blocks than are stored, by the last: before any is read. ``blocks`` stands in front
-        of a block's number."""
+        """Refuse a config with more blocks than the file holds, before any block is read: the last block must be there.
+        ``blocks`` is the part of tensor names before a block's number."""
         last = f"{blocks}{count - 1}."
         if not any(name.startswith(last) for name in self._names):
             raise InvalidInput(
@@ -111,7 +111,7 @@ class Tensors:
             )
 
     def take(self, name: str, *shape: int) -> Array:
-        """A tensor of a known shape. Raises `InvalidInput` if it is missing or has another."""
+        """A tensor of a known shape. Raises `InvalidInput` if it is missing or has another shape."""
         return jnp.asarray(self._read(name, *shape))
 
     def _read(self, name: str, *shape: int) -> np.ndarray:
@@ -128,12 +128,12 @@ class Tensors:
         return self._checkpoint.read(stored)
 
     def turned(self, name: str, out: int, width: int) -> Array:
-        """A weight that is stored with its outputs first, as it multiplies rows from the right."""
-        # Turned before it is the device's: nothing is compiled, and nothing is there twice.
+        """A weight that is stored with its outputs first, transposed so that it multiplies rows from the right."""
+        # Transposed before the transfer to the device: nothing is compiled, and the device never holds two copies.
         return jnp.asarray(np.ascontiguousarray(self._read(name, out, width).T))
 
     def require_all_taken(self, ignored: Iterable[str] = ()) -> None:
-        """Refuse tensors that nothing was made of, unless their names end in one of ``ignored``."""
+        """Refuse tensors that were never taken, unless their names end in one of ``ignored``."""
         ends = tuple(ignored)
         for name in sorted(self._names.keys() - self._taken):
             if not (ends and name.endswith(ends)):

@@ -1,7 +1,7 @@
-"""GGUF files (llama.cpp's format) of the Llama architecture, as if Hugging Face had written them.
+"""GGUF files (llama.cpp's format) of the Llama architecture, presented like Hugging Face's checkpoints.
 
-Weights may be quantised; they are read as the float32 numbers that they stand for. Metadata that no reader here
-asks for are refused, unless `testbed.llm.known_settings` says that they change nothing.
+Weights may be quantised; they are read as the float32 numbers that they stand for. Metadata that no reader here uses
+are refused, unless `testbed.llm.known_settings` says that they change nothing.
 """
 
 from pathlib import Path
@@ -31,7 +31,7 @@ _NAMES = {
     "ffn_up": "mlp.up_proj",
     "ffn_down": "mlp.down_proj",
 }
-#: Special tokens by what ``tokenizer_config.json`` and GGUF files call them.
+#: Names of special tokens in ``tokenizer_config.json`` and in GGUF files.
 _SPECIAL = {
     "bos": "bos",
     "eos": "eos",
@@ -40,9 +40,10 @@ _SPECIAL = {
     "pad": "padding",
     "mask": "mask",
 }
-#: Divisors of rotary frequencies, which files of Llama 3.1 and later hold in place of the numbers they come from.
+#: Divisors of rotary frequencies. Files of Llama 3.1 and later hold them instead of the settings they are computed
+#: from.
 _DIVISORS = "rope_freqs.weight"
-#: Metadata that are asked for here, behind ``llama.`` and behind ``tokenizer.ggml.``.
+#: Metadata that this module reads, behind ``llama.`` and behind ``tokenizer.ggml.``.
 _APPLIED: Final = frozenset(
     (
         *(
@@ -83,7 +84,7 @@ _APPLIED: Final = frozenset(
 
 
 class GgufFile:
-    """An opened file. Raises `InvalidInput` if it is not whole, or of another architecture than Llama."""
+    """An opened GGUF file. Raises `InvalidInput` if the file is incomplete, or of another architecture than Llama."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -107,11 +108,11 @@ class GgufFile:
         return InvalidInput(f"{self.path}: {shown(name)} must be {allowed}, got {found}")
 
     def get(self, name: str, default: Any = None) -> Any:
-        """A field of the file's metadata; ``default`` if it is not there."""
+        """A field of the file's metadata; ``default`` if it is missing."""
         return self._fields.get(name, default)
 
     def checkpoint(self) -> Checkpoint:
-        """The weights under Hugging Face's names; they are dequantised when they are asked for."""
+        """The weights under Hugging Face's names; a weight is dequantised when it is requested."""
         stored = {_renamed(name): name for name in self._tensors if name != _DIVISORS}
         shapes = {name: self._tensors[old].shape for name, old in stored.items()}
         config = self._config()
@@ -132,8 +133,8 @@ class GgufFile:
     def tokenizer(self) -> Tokenizer:
         """The tokenizer whose tokens and merges are in the file.
 
-        Raises `InvalidInput` if the file does not say how texts are split before pairs are merged: llama.cpp then
-        splits as no model was trained, and warns."""
+        Raises `InvalidInput` if the file does not say how texts are split before pairs are merged: in this case
+        llama.cpp warns, and splits texts in a way that no model was trained with."""
         if self.get("tokenizer.ggml.model") != "gpt2":
             raise self._refusal("tokenizer.ggml.model", "'gpt2' (byte pairs)")
         split = self.get("tokenizer.ggml.pre")
@@ -162,28 +163,28 @@ class GgufFile:
             for name, key in _SPECIAL.items()
             if (number := self._token_id(key)) is not None
         }
-        # As llama.cpp has it: files say so themselves, and tokenizers of Llama 3 begin texts where they do not.
+        # As in llama.cpp: the file's setting counts; without one, only tokenizers of Llama 3 add a begin token.
         settings["add_bos_token"] = self.get("tokenizer.ggml.add_bos_token", split == "llama-bpe")
         settings["chat_template"] = self.get("tokenizer.chat_template")
         return Tokenizer(backend, settings, self.path, self._ends())
 
     def _token_id(self, name: str) -> int | None:
-        """The id of a special token; None if the file names none. Raises `InvalidInput` for one that no token has."""
+        """The id of a special token; None if the file names none. Raises `InvalidInput` for an id that no token has."""
         field, tokens = f"tokenizer.ggml.{name}_token_id", self.get("tokenizer.ggml.tokens")
         found = self.get(field)
         if not isinstance(tokens, list):
-            return None  # `tokenizer` refuses that
+            return None  # `tokenizer` refuses this
         if found is not None and not (type(found) is int and 0 <= found < len(tokens)):
             raise self._refusal(field, f"between 0 and {len(tokens) - 1}, the ids of tokens")
         return found
 
     def _ends(self) -> list[int]:
-        """Ids of the tokens that end a response, each once: of a text, of a turn, of a message."""
+        """Ids of the tokens that end a response, each once: end of text, end of turn, end of message."""
         found = (self._token_id(name) for name in ("eos", "eot", "eom"))
         return list(dict.fromkeys(number for number in found if number is not None))
 
     def _list(self, name: str, kind: type, default: list[Any] | None = None) -> list[Any]:
-        """A list of the tokenizer's, all of one kind; empty lists are refused as missing ones."""
+        """A list in the tokenizer's metadata, with items of one type; an empty list is refused like a missing one."""
         field = f"tokenizer.ggml.{name}"
         found = self.get(field, default)
         if not isinstance(found, list) or not found or not all(type(x) is kind for x in found):
@@ -229,7 +230,7 @@ class GgufFile:
             "num_key_value_heads": own("attention.head_count_kv", heads),
             "head_dim": size,
             "max_position_embeddings": own("context_length"),
-            # Stored in 32 bits; the shortest decimal that means them is what was meant.
+            # The file stores 32 bits; the shortest decimal with this float32 value is the intended number.
             "rms_norm_eps": float(str(np.float32(epsilon))),
             "rope_theta": base,
             "rope_scaling": self._scaling(size, base),
@@ -240,20 +241,20 @@ class GgufFile:
         } | ({"sliding_window": window} if window else {})
 
     def _scaling(self, size: int, base: float) -> dict[str, Any] | None:
-        """Scaling of rotary frequencies, found again from the divisors it gave."""
+        """Scaling of rotary frequencies, recovered from the stored divisors."""
         if _DIVISORS not in self._tensors:
             return None
         problem = InvalidInput(
             f"{self.path}: tensor {_DIVISORS} must hold the divisors of Llama 3.1's scaling"
         )
-        # Compared before the frequencies are made: their number is the file's word alone.
+        # Compared before the frequencies are computed: their number is known only from the file, which may be wrong.
         if not _count(size) or self._tensors[_DIVISORS].shape != (-(-size // 2),):
             raise problem
         divisors = self._dequantised(_DIVISORS)
         if divisors.max() < 1:
             raise problem
         scaling = Llama3Scaling(factor=round(float(divisors.max()), 4))
-        with np.errstate(all="ignore"):  # of a base out of range, whose divisors are not these
+        with np.errstate(all="ignore"):  # a base out of range fails the comparison below
             frequencies = jnp.asarray(base ** (-np.arange(0, size, 2) / size), jnp.float32)
         expected = np.asarray(frequencies / scaling(frequencies))
         if not np.allclose(divisors, expected, rtol=1e-4):
@@ -276,7 +277,7 @@ def _count(value: Any) -> bool:
 
 
 def _renamed(name: str) -> str:
-    """Hugging Face's name of a tensor; one that has none keeps its own."""
+    """Hugging Face's name of a tensor; a tensor without such a name keeps its own."""
     stem, _, kind = name.rpartition(".")
     if stem.startswith("blk.") and stem.count(".") >= 2:
         _, index, part = stem.split(".", 2)
@@ -285,8 +286,7 @@ def _renamed(name: str) -> str:
 
 
 def _unpermuted(weight: np.ndarray, heads: int) -> np.ndarray:
-    """Rows of queries or keys in half-split order: the format has the two rows that are turned together one behind the
-    other."""
+    """Rows of queries or keys in half-split order: GGUF stores the two rows of a rotated pair next to each other."""
     out, width = weight.shape
     pairs = weight.reshape(heads, out // heads // 2, 2, width)
     return pairs.swapaxes(1, 2).reshape(out, width)

@@ -1,7 +1,7 @@
-"""The head of a GGUF file: its metadata and where its tensors are (versions 2 and 3, little-endian).
+"""The head of a GGUF file: its metadata, and the positions of its tensors (versions 2 and 3, little-endian).
 
-Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every length in the file is compared with what is
-left of the file before anything of that length is read, so that a damaged file costs neither time nor memory.
+Format: https://github.com/ggml-org/ggml/blob/master/docs/gguf.md. Every length in the file is compared with the rest of
+the file before anything of that length is read, so that a damaged file costs neither time nor memory.
 """
 
 import math
@@ -20,7 +20,7 @@ from testbed.llm.optional import package
 MAGIC: Final = b"GGUF"
 VERSIONS: Final = (2, 3)
 ALIGNMENT: Final = 32
-#: Formats of single values in `struct`'s letters, by their numbers in the file.
+#: Formats of single values for `struct`, by their type numbers in the file.
 _SCALARS: Final = {
     0: "B",
     1: "b",
@@ -35,13 +35,13 @@ _SCALARS: Final = {
     12: "d",
 }
 _TEXT, _ARRAY = 8, 9
-#: Dimensions of a tensor, and bytes of a name, that ggml allows.
+#: Largest number of dimensions of a tensor, and of bytes of a name, that ggml allows.
 _MOST_DIMENSIONS, _LONGEST_NAME = 4, 65_535
 
 
 class StoredTensor(NamedTuple):
-    """Where a tensor is. ``shape`` is in numpy's order, the last axis contiguous; ``kind`` is ggml's type; ``start``
-    and ``size`` count bytes of the file."""
+    """The position of a tensor in the file. ``shape`` is in numpy's order, the last axis contiguous; ``kind`` is ggml's
+    type; ``start`` and ``size`` count bytes of the file."""
 
     shape: tuple[int, ...]
     kind: Any
@@ -57,11 +57,11 @@ class Head(NamedTuple):
 
 
 class NotWhole(Exception):
-    """What is wrong with a file, to be quoted in a sentence."""
+    """A problem of a file, as a text for error messages."""
 
 
 def read(path: Path) -> Head:
-    """The head of a file. Raises `InvalidInput` if the file cannot be read, or is not whole."""
+    """The head of a file. Raises `InvalidInput` if the file cannot be read, or is incomplete."""
     try:
         with open(path, "rb") as file:
             size = os.fstat(file.fileno()).st_size
@@ -78,7 +78,7 @@ def read(path: Path) -> Head:
 
 
 def numbers(path: Path, name: str, tensor: StoredTensor) -> np.ndarray:
-    """A tensor as float32; what is quantised is the numbers that it stands for.
+    """A tensor as float32; quantised numbers are converted to the numbers that they stand for.
 
     Raises `InvalidInput`, naming the tensor, for a type that the package gguf does not dequantise."""
     gguf = package("gguf")
@@ -88,14 +88,14 @@ def numbers(path: Path, name: str, tensor: StoredTensor) -> np.ndarray:
         raise InvalidInput(f"{path} is not a whole GGUF file: it has become shorter")
     rows = raw.reshape(*tensor.shape[:-1], -1)
     try:
-        with np.errstate(all="ignore"):  # numbers that are not finite are refused by whoever asked
+        with np.errstate(all="ignore"):  # callers refuse numbers that are not finite
             found = gguf.quants.dequantize(rows, tensor.kind)
     except NotImplementedError as problem:
         raise InvalidInput(
             f"{path}: tensor {shown(name)} is of type {tensor.kind.name}, which the package gguf "
             "does not dequantise"
         ) from problem
-    except Exception as problem:  # the package promises nothing narrower
+    except Exception as problem:  # the package documents no narrower errors
         raise InvalidInput(
             f"{path}: tensor {shown(name)} of type {tensor.kind.name} ({per_block} bytes a block) "
             f"cannot be dequantised ({shown(problem)})"
@@ -104,13 +104,13 @@ def numbers(path: Path, name: str, tensor: StoredTensor) -> np.ndarray:
 
 
 class _Reader:
-    """Reads on from ``place``. Raises `NotWhole`."""
+    """Reads a file sequentially, from position ``place`` on. Raises `NotWhole`."""
 
     def __init__(self, content: mmap.mmap, size: int) -> None:
         self.content, self.size, self.place = content, size, 0
 
     def head(self) -> Head:
-        """Everything in front of the tensors' numbers."""
+        """All data before the tensors' numbers."""
         if self._take(4) != MAGIC:
             raise NotWhole("it does not begin with GGUF")
         version = self._scalar("I")
@@ -119,7 +119,7 @@ class _Reader:
                 raise NotWhole("it is big-endian; little-endian files are read")
             raise NotWhole(f"its version is {version}; read are 2 and 3")
         tensors, fields = self._scalar("Q"), self._scalar("Q")
-        # The shortest field is a name's length, a type and a byte; the shortest tensor has no dimension.
+        # The shortest field consists of a name's length, a type and a byte; the shortest tensor has no dimension.
         self._room(fields, 13, "fields")
         metadata: dict[str, Any] = {}
         for _ in range(fields):
@@ -137,7 +137,8 @@ class _Reader:
     def _placed(
         self, listed: list[tuple[str, tuple[int, ...], int, int]], alignment: int
     ) -> dict[str, StoredTensor]:
-        """Tensors stand one behind the other in the order of the list, so that none shares bytes with another."""
+        """The position of each tensor. Tensors follow one another in the order of the list, so that no two share
+        bytes."""
         gguf = package("gguf")
         found: dict[str, StoredTensor] = {}
         start, expected = _rounded(self.place, alignment), 0
@@ -161,7 +162,7 @@ class _Reader:
         return found
 
     def _tensor(self) -> tuple[str, tuple[int, ...], int, int]:
-        """Name, shape, type and place of one tensor."""
+        """Name, shape, type and offset of one tensor."""
         name, dimensions = self._name(), self._scalar("I")
         if not 1 <= dimensions <= _MOST_DIMENSIONS:
             raise NotWhole(f"tensor {shown(name)} has {dimensions} dimensions")

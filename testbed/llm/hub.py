@@ -1,4 +1,4 @@
-"""Checkpoints of the Hugging Face hub, where there is a way to it."""
+"""Checkpoints of the Hugging Face hub, if the hub can be reached."""
 
 from pathlib import Path
 
@@ -9,9 +9,9 @@ _WANTED = ("*.json", "*.safetensors", "*.jinja")
 
 
 def snapshot(name: str) -> Path:
-    """The directory of a model's newest files, downloaded into the hub's own cache if they are not there.
+    """The directory of a model's newest files, downloaded into the hub's own cache if they are missing.
 
-    Raises `Unfinished` if they cannot be had."""
+    Raises `Unfinished` if they cannot be obtained."""
     hub = package("huggingface_hub")
     try:
         return Path(hub.snapshot_download(name, allow_patterns=list(_WANTED)))

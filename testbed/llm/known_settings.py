@@ -1,12 +1,12 @@
-"""Settings that readers of checkpoints know besides those that they apply.
+"""Settings of checkpoints that are known but not applied: harmless settings, and settings at a neutral value.
 
-One rule holds for all files of a checkpoint: a setting that changes numbers is applied or refused. What is neither
-applied, nor harmless, nor at the value at which it changes nothing is refused by name.
+One rule holds for all files of a checkpoint: a setting that changes numbers is applied or refused. A setting that is
+neither applied, nor harmless, nor at its neutral value is refused, and the message names it.
 """
 
 from typing import Any, Final
 
-#: Fields of ``config.json`` on which no number here depends, by the reason.
+#: Fields of ``config.json`` on which no number of the model depends, grouped by the reason.
 _HARMLESS: Final = {
     "where the model comes from, and what library wrote the file": (
         "_name_or_path name_or_path _commit_hash transformers_version transformers.js_config "
@@ -43,7 +43,7 @@ _HARMLESS: Final = {
     ),
 }
 HARMLESS: Final = frozenset(" ".join(_HARMLESS.values()).split())
-#: Fields of ``config.json`` that are known, and their values at which nothing changes.
+#: Fields of ``config.json`` that are known, and their neutral values, at which they change nothing.
 NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "add_cross_attention": (False,),
     "attention_bias": (False,),
@@ -78,9 +78,9 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "use_sliding_window": (False,),
 }
 
-#: What stands in front of metadata of a GGUF file on which no number here depends: who made the file and how.
+#: Prefixes of GGUF metadata on which no number of the model depends: who made the file, and how.
 GGUF_HARMLESS_PREFIXES: Final = ("general.", "quantize.", "tokenizer.chat_template")
-#: The same by whole names: byte pairs have no scores and no unknown texts, and the tokens are those of other tasks.
+#: Names of such metadata: byte-pair tokenizers have no scores and no unknown texts, and the tokens are for other tasks.
 GGUF_HARMLESS: Final = frozenset(
     {
         "llama.rope.scaling.original_context_length",
@@ -105,7 +105,7 @@ GGUF_HARMLESS: Final = frozenset(
         "tokenizer.huggingface.json",
     }
 )
-#: Metadata that are known, and the values at which nothing changes.
+#: GGUF metadata that are known, and their neutral values, at which they change nothing.
 GGUF_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "llama.attention.causal": (True,),
     "llama.attention.clamp_kqv": (0.0,),
@@ -120,7 +120,7 @@ GGUF_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "llama.logit_scale": (0.0, 1.0),
     "llama.pooling_type": (0,),
     "llama.residual_scale": (0.0, 1.0),
-    # Without a type of scaling llama.cpp takes a factor for a linear one.
+    # If the type of scaling is missing, llama.cpp treats a factor as a linear one.
     "llama.rope.scale_linear": (0.0, 1.0),
     "llama.rope.scaling.attn_factor": (1.0,),
     "llama.rope.scaling.factor": (0.0, 1.0),
@@ -130,7 +130,7 @@ GGUF_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     "llama.use_parallel_residual": (False,),
     "general.type": ("model",),
     "split.count": (0, 1),
-    # Of byte pairs llama.cpp never puts a space in front of a text.
+    # For byte-pair tokenizers llama.cpp never puts a space in front of a text.
     "tokenizer.ggml.add_space_prefix": (False,),
     "tokenizer.ggml.add_eos_token": (False,),
     "tokenizer.ggml.add_sep_token": (False,),

@@ -7,7 +7,7 @@ from testbed.errors import Unfinished
 
 
 def package(name: str) -> types.ModuleType:
-    """An installed package of the extra ``llm``. Raises `Unfinished` if it is not there."""
+    """An installed package of the extra ``llm``. Raises `Unfinished` if it is not installed."""
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as problem:

@@ -1,9 +1,10 @@
 """Rotary settings of a config: base and scaling of the frequencies.
 
-They are read as transformers 5 does (``RotaryEmbeddingConfigMixin`` in its modeling_rope_utils.py): ``rope_scaling`` if
-that object is not empty, else ``rope_parameters``; ``rope_theta`` and ``partial_rotary_factor`` in that object win over
-the fields of these names beside it. Settings nested by type of layer are read if all layers of the model have the same.
-The object that does not win is refused as well, if it has settings that are not computed here.
+They are read as in transformers 5 (``RotaryEmbeddingConfigMixin`` in its modeling_rope_utils.py): from the object
+``rope_scaling`` if it is not empty, else from ``rope_parameters``. Fields ``rope_theta`` and ``partial_rotary_factor``
+inside the object take precedence over fields of the same names beside it. Settings nested by type of layer are read if
+they are the same for all layers of the model. The other object is refused too if it has settings that are not computed
+here.
 """
 
 from collections.abc import Mapping
@@ -13,7 +14,7 @@ from testbed.llm.fields import Fields
 from testbed.nn.rotary import Llama3Scaling
 
 DEFAULT_BASE: Final = 10_000.0
-#: Settings of plain rotary positions; ``original_max_position_embeddings`` changes nothing where nothing is scaled.
+#: Settings of plain rotary positions; ``original_max_position_embeddings`` changes nothing if there is no scaling.
 _PLAIN: Final = (
     "rope_type",
     "type",
@@ -27,14 +28,15 @@ _LAYERS: Final = ("full_attention", "sliding_attention", "chunked_attention", "l
 
 
 class Rotary(NamedTuple):
-    """Base of the frequencies, and how they are scaled; None for not at all."""
+    """Base of the frequencies, and their scaling; None for no scaling."""
 
     base: float
     scaling: Llama3Scaling | None
 
 
 def read(fields: Fields) -> Rotary:
-    """The rotary settings of a config. Raises `InvalidInput`, naming the field, for what is not computed here."""
+    """The rotary settings of a config. Raises `InvalidInput`, naming the field, for a setting that is not computed
+    here."""
     base = fields.number("rope_theta", DEFAULT_BASE)
     fields.require("partial_rotary_factor", (1.0,), 1.0)
     newer, older = (_object(fields, name, base) for name in ("rope_parameters", "rope_scaling"))
@@ -42,7 +44,7 @@ def read(fields: Fields) -> Rotary:
 
 
 def _object(fields: Fields, name: str, base: float) -> Rotary | None:
-    """What one of the two objects says; None if it is missing or empty."""
+    """The settings in one of the two objects; None if the object is missing or empty."""
     given = fields.get(name, {})
     if not isinstance(given, dict):
         raise fields.refusal(name, given, "an object")
@@ -56,7 +58,7 @@ def _object(fields: Fields, name: str, base: float) -> Rotary | None:
 
 
 def _by_layer(fields: Fields, name: str, given: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    """The settings that layers have, by the name of the object they stand in."""
+    """The settings of the layers, by the name of the object that contains them."""
     if not any(kind in given for kind in _LAYERS):
         return {name: given}
     used = fields.get("layer_types") or list(given)
@@ -73,7 +75,7 @@ def _by_layer(fields: Fields, name: str, given: Mapping[str, Any]) -> dict[str, 
 
 
 def _one(fields: Fields, at: str, given: Mapping[str, Any], base: float) -> Rotary:
-    """Settings of one object, which stands ``at`` this place."""
+    """The settings in one object; ``at`` is the object's name."""
     given = {name: value for name, value in given.items() if value is not None}
     kind = given.get("rope_type", given.get("type", "default"))
     if given.get("type", kind) != kind:
@@ -97,7 +99,7 @@ def _one(fields: Fields, at: str, given: Mapping[str, Any], base: float) -> Rota
         fields.positive(f"{at}.{part}", given.get(part))
         for part in ("factor", "low_freq_factor", "high_freq_factor")
     )
-    # Beside the object it wins, as in transformers.
+    # The field beside the object takes precedence, as in transformers.
     trained = given.get(outside) if trained is None else trained
     trained = fields.get("max_position_embeddings") if trained is None else trained
     context = fields.positive(f"{at}.{outside}", trained)

@@ -1,4 +1,4 @@
-"""How a conversation is written for a model: its chat template."""
+"""Chat templates: how a conversation is written as text for a model."""
 
 import contextlib
 import datetime
@@ -16,7 +16,7 @@ from testbed.llm.optional import package
 #: One turn: ``role`` (system, user or assistant) and ``content``.
 Message: TypeAlias = Mapping[str, str]
 
-#: Most steps that a template may take (lines and calls of Python's), and most characters or bits of a product in it.
+#: Largest number of steps that a template may take (lines and calls in Python), and of characters or bits in a product.
 STEPS: Final = 1_000_000
 LARGEST: Final = 10_000_000
 
@@ -30,11 +30,11 @@ SMOLLM2_TEMPLATE: Final = (
 
 
 class _Endless(Exception):
-    """A template takes too many steps; not an error that Jinja's filters take for one of their own."""
+    """A template takes too many steps. It has its own class, because Jinja's filters catch common exceptions."""
 
 
 class ChatMl:
-    """Turns between ``<|im_start|>`` and ``<|im_end|>``, with a system prompt where none is given."""
+    """Turns between ``<|im_start|>`` and ``<|im_end|>``; a default system prompt is added where none is given."""
 
     def __init__(self, default: str) -> None:
         self._default = default
@@ -49,12 +49,12 @@ class ChatMl:
 
 
 class Jinja:
-    """A template in the language Jinja, as checkpoints carry it, in the surroundings that transformers 5 gives it
+    """A template in the language Jinja, as checkpoints contain it, with the environment that transformers 5 provides
     (its ``utils/chat_template_utils.py``)."""
 
     def __init__(self, source: str, tokens: Mapping[str, str], path: Path) -> None:
-        """``tokens`` are special tokens by the names that the template knows: ``bos_token``, ``eos_token``, ...;
-        ``path`` is the file that refusals name."""
+        """``tokens`` are special tokens by the names that the template uses: ``bos_token``, ``eos_token``, ...;
+        ``path`` is the file that error messages name."""
         self._source, self._tokens, self._path = source, dict(tokens), path
 
     def render(self, messages: list[Message], system: str | None) -> str:
@@ -97,7 +97,7 @@ def surroundings() -> Any:
     jinja, sandboxes = package("jinja2"), package("jinja2.sandbox")
 
     class Sandbox(sandboxes.ImmutableSandboxedEnvironment):
-        """A sandbox without products that take all memory or time."""
+        """A sandbox that refuses products which would take too much memory or time."""
 
         intercepted_binops = frozenset(("*", "**"))
 
@@ -106,19 +106,19 @@ def surroundings() -> Any:
             return super().call_binop(context, operator, left, right)
 
     class Generation(package("jinja2.ext").Extension):
-        """The block ``generation``, which marks what the model has written: its content as it stands."""
+        """The block ``generation``, which marks the text that the model has written; the text is rendered unchanged."""
 
         tags = frozenset(("generation",))
 
         def parse(self, parser: Any) -> Any:
-            """The block as a call of `caller_text`: like transformers', it has a scope of its own."""
+            """The block as a call of `caller_text`: as in transformers, the block has its own scope."""
             line = next(parser.stream).lineno
             body = parser.parse_statements(("name:endgeneration",), drop_needle=True)
             call = self.call_method("caller_text")
             return jinja.nodes.CallBlock(call, [], [], body).set_lineno(line)
 
         def caller_text(self, caller: Any) -> str:
-            """What stands in the block."""
+            """The content of the block."""
             return caller()
 
     class Namespace(package("jinja2.utils").Namespace):
@@ -151,8 +151,8 @@ Template: TypeAlias = ChatMl | Jinja
 
 
 def template_of(source: Any, tokens: Mapping[str, str], path: Path) -> Template | None:
-    """The template that a checkpoint's settings hold: a text, or several by name, of which ``default`` is taken. None
-    if there is none. Raises `InvalidInput` for anything else."""
+    """The template in a checkpoint's settings, which hold a text, or several texts by name, of which ``default`` is
+    taken. None if there is none. Raises `InvalidInput` for anything else."""
     if isinstance(source, list):
         if not all(isinstance(entry, dict) for entry in source):
             raise InvalidInput(
@@ -170,7 +170,7 @@ def template_of(source: Any, tokens: Mapping[str, str], path: Path) -> Template 
         return None
     if not isinstance(source, str):
         raise InvalidInput(f"{path}: chat_template must be a text, got {type(source).__name__}")
-    # Known by heart, so that its system prompt can be left out.
+    # SmolLM2's template is recognised and replaced by `ChatMl`, so that its system prompt can be left out.
     return ChatMl(SMOLLM2_SYSTEM) if source == SMOLLM2_TEMPLATE else Jinja(source, tokens, path)
 
 
@@ -202,7 +202,7 @@ def _json(
     separators: tuple[str, str] | None = None,
     sort_keys: bool = False,
 ) -> str:
-    """JSON as it is, where Jinja's own filter escapes characters of HTML."""
+    """Plain JSON; Jinja's own filter would escape characters of HTML."""
     return json.dumps(
         value, ensure_ascii=ensure_ascii, indent=indent, separators=separators, sort_keys=sort_keys
     )
@@ -230,11 +230,11 @@ def _require_small(operator: str, left: Any, right: Any) -> None:
 
 @contextlib.contextmanager
 def _few_steps() -> Iterator[None]:
-    """Refuse more than `STEPS` steps of Python's, counted in this thread by tracing it: a template may loop for ever.
-    A debugger or a measurement of coverage does not see them."""
+    """Refuse more than `STEPS` steps of Python, because a template may loop for ever. Steps are counted by tracing this
+    thread; a debugger or coverage tool does not see these steps."""
     left, before = STEPS, sys.gettrace()
 
-    @no_type_check  # checked a million times, its types would cost more than the template
+    @no_type_check  # type checks at every step would cost more than the template
     def count(frame: Any, event: str, argument: Any) -> Any:
         nonlocal left
         left -= 1

@@ -1,4 +1,4 @@
-"""Text to token ids and back, as a checkpoint's own tokenizer has it."""
+"""Conversion of text to token ids and back with a checkpoint's own tokenizer."""
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -12,24 +12,24 @@ from testbed.llm.templates import Message, template_of
 TOKENIZER, SETTINGS, TEMPLATE = "tokenizer.json", "tokenizer_config.json", "chat_template.jinja"
 GENERATION = "generation_config.json"
 
-#: What special tokens are called in ``tokenizer_config.json``.
+#: Names of special tokens in ``tokenizer_config.json``.
 NAMED = tuple(f"{name}_token" for name in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
-#: More ids than any tokenizer has: tables over ids must fit into memory.
+#: A limit above the number of ids of any tokenizer: tables over ids must fit into memory.
 MOST_IDS = 1 << 24
 
 Answer = TypeVar("Answer")
 
-#: What a text is split into before pairs of bytes are merged, by the name that GGUF files give it.
+#: Patterns that split a text before pairs of bytes are merged, by their names in GGUF files.
 _LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
     r"|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-#: Kinds of tokens in GGUF files: text stands for the token as a whole.
+#: Types of tokens in GGUF files whose text is always one whole token.
 _CONTROL, _USER_DEFINED = 3, 4
 
 
 class Tokenizer:
-    """A tokenizer of the library tokenizers, with what a model's chats look like.
+    """A tokenizer of the library tokenizers, with the chat template of the model.
 
     Attributes:
         ends: ids of the tokens that end a response; the first is the one of the tokenizer's own settings.
@@ -50,7 +50,7 @@ class Tokenizer:
         Args:
             settings: those of ``tokenizer_config.json``: special tokens, ``add_bos_token``, ``chat_template``.
             ends: ids of tokens that end a response beside ``eos_token``.
-            template_path: the file of the chat template, if it is another one.
+            template_path: the file of the chat template, if it is not ``path``.
         """
         backend.no_padding()
         backend.no_truncation()
@@ -92,31 +92,31 @@ class Tokenizer:
         return self.ends[0]
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; what spells a special token is that token. Nothing is added in front or behind.
+        """Ids of a text. The spelling of a special token becomes that token. No token is added in front or behind.
 
-        Raises `InvalidInput` for a text that is no Unicode: one with half of a surrogate pair."""
+        Raises `InvalidInput` for a text that is not valid Unicode, because it has half of a surrogate pair."""
         return self._asked(lambda: self.backend.encode(text, add_special_tokens=False).ids)
 
     def decode(self, ids: Sequence[int], special: bool = True) -> str:
-        """The text that ids stand for; special tokens are spelt out, or left out. A decoder may take a space off the
-        beginning of a text, as those of SentencePiece do: see `continuation`."""
+        """The text that ids stand for; special tokens are spelt out, or left out. Some decoders (SentencePiece's)
+        remove a space at the beginning of a text: see `continuation`."""
         given = [int(i) for i in ids]
         return self._asked(lambda: self.backend.decode(given, skip_special_tokens=not special))
 
     def continuation(self, ids: Sequence[int]) -> str:
-        """The text that ids stand for behind other text, special tokens spelt out: with the space that it begins with,
-        if it does."""
+        """The text that ids stand for when they follow other text, special tokens spelt out: a space at its beginning
+        is kept."""
         return self._continuations([[int(i) for i in ids]])[0]
 
     def chat(self, messages: str | Sequence[Message], system: str | None = None) -> list[int]:
-        """Ids of a conversation, up to where the model's answer begins. Begin tokens are those of the template alone.
+        """Ids of a conversation, up to where the model's answer begins. Begin tokens come from the template alone.
 
         Args:
             messages: each with ``role`` and ``content``; a text is one message of the user.
-            system: the system prompt; None leaves it to the template, which may have one of its own. An empty text adds
-                no system message either, and where the template is SmolLM2's it leaves out the template's own.
+            system: the system prompt; None leaves it to the template, which may have a default. An empty text adds
+                no system message either; SmolLM2's template then also leaves out its own system prompt.
         """
-        # Looked at only here: who does not chat has no use for it.
+        # Read only here, because only chats need the template.
         template = template_of(
             self.settings.get("chat_template"), self._special, self._template_path
         )
@@ -127,11 +127,12 @@ class Tokenizer:
         return self.encode(template.render(list(messages), system))
 
     def words(self) -> tuple[str, ...]:
-        """What each id stands for inside of a text, a leading space included; nothing for an id that no token has."""
+        """The text that each id stands for inside of a text, a leading space included; empty for an id without a
+        token."""
         return tuple(self._continuations([[i] for i in range(self.vocabulary)]))
 
     def require_fits(self, rows: int) -> None:
-        """Refuse a tokenizer that has ids beyond the ``rows`` of a model's embedding."""
+        """Refuse a tokenizer whose ids do not fit the ``rows`` rows of a model's embedding."""
         if self.vocabulary > rows:
             raise InvalidInput(
                 f"{self._path}: the tokenizer has ids up to {self.vocabulary - 1}, the weights "
@@ -142,7 +143,7 @@ class Tokenizer:
         return asked(f"the tokenizer of {self._path} cannot do this", call)
 
     def _ends(self, name: str | None, others: Sequence[int]) -> tuple[int, ...]:
-        """The end token of a name, and others by their ids; each once."""
+        """The ids of the named end token and of further end tokens, each once."""
         own = None if name is None else self._asked(lambda: self.backend.token_to_id(name))
         if own is None and (name is not None or not others):
             raise InvalidInput(
@@ -156,9 +157,9 @@ class Tokenizer:
         return tuple(dict.fromkeys(([] if own is None else [own]) + list(others)))
 
     def _begin(self, name: str | None) -> tuple[int, ...]:
-        """Begin tokens: that of a name where ``add_bos_token`` says so, as transformers 5 has it, and else those that
-        the tokenizer's post-processor adds. What the post-processor adds behind a text does not count: a prompt goes
-        on."""
+        """Ids of begin tokens: the token of this name if ``add_bos_token`` is true, as in transformers 5; if the
+        setting is missing, the tokens that the tokenizer's post-processor adds in front. Tokens that the post-processor
+        adds behind a text are ignored, because a prompt is continued."""
         added = self.settings.get("add_bos_token")
         if added is not None and not isinstance(added, bool):
             raise InvalidInput(f"{self._path}: add_bos_token must be true or false, got {added!r}")
@@ -168,7 +169,8 @@ class Tokenizer:
                 raise InvalidInput(f"{self._path}: bos_token must name a token, got {name!r}")
             return (found,) if added and found is not None else ()
         whole = self._asked(lambda: self.backend.encode("a", add_special_tokens=True))
-        # Which of the given texts a token is of; None for one that the post-processor added.
+        # For each token, the number of the given text that it belongs to; None for a token that the post-processor
+        # added.
         of = whole.sequence_ids
         first = next((i for i, sequence in enumerate(of) if sequence is not None), 0)
         for number in whole.ids[:first]:
@@ -179,8 +181,8 @@ class Tokenizer:
         return tuple(whole.ids[:first])
 
     def _continuations(self, rows: Sequence[Sequence[int]]) -> list[str]:
-        """The texts of several sequences of ids, each as it reads behind a letter: decoders treat the beginning of a
-        text in a way of its own."""
+        """The texts of several sequences of ids, each decoded behind a letter, because decoders treat the beginning of
+        a text differently."""
         before = self._asked(lambda: self.backend.encode("a", add_special_tokens=False).ids[-1:])
 
         def read(rows: Sequence[Sequence[int]]) -> list[str]:
@@ -194,14 +196,14 @@ class Tokenizer:
 
 
 def special_tokens(settings: Mapping[str, Any], path: Path) -> dict[str, str]:
-    """Texts of the special tokens that ``tokenizer_config.json`` names, by the names that chat templates have for them:
-    every field that ends in ``_token`` and is a text or an object with ``content``, and named ``extra_special_tokens``.
+    """Texts of the special tokens that ``tokenizer_config.json`` names, by the names that chat templates use: every
+    field that ends in ``_token`` and is a text or an object with ``content``, and named ``extra_special_tokens``.
 
-    Raises `InvalidInput` for one of another type."""
+    Raises `InvalidInput` for a token of another type."""
     named = {
         key: value
         for key, value in settings.items()
-        # Others that end alike are flags, such as add_bos_token.
+        # Other fields with this ending are flags, such as add_bos_token.
         if key.endswith("_token") and (key in NAMED or isinstance(value, str | dict))
     }
     extra = settings.get("extra_special_tokens")
@@ -221,8 +223,8 @@ def special_tokens(settings: Mapping[str, Any], path: Path) -> dict[str, str]:
 
 
 def asked(refusal: str, call: Callable[[], Answer]) -> Answer:
-    """What a call of the library gives. Raises `InvalidInput`, which begins with ``refusal``, for whatever the library
-    raises: it has no narrower errors, and where it panics they are not even of the class `Exception`."""
+    """The result of a call of the library. Raises `InvalidInput`, whose message begins with ``refusal``, for every
+    exception of the library: the library has no specific errors, and its panics are not even of class `Exception`."""
     try:
         return call()
     except (KeyboardInterrupt, SystemExit, InvalidInput, Unfinished):
@@ -234,9 +236,9 @@ def asked(refusal: str, call: Callable[[], Answer]) -> Answer:
 def byte_pair_backend(
     tokens: Sequence[str], kinds: Sequence[int], merges: Sequence[str], split: str
 ) -> Any:
-    """A byte-level tokenizer of the library from tokens, their kinds and merges as GGUF files have them.
+    """A byte-level tokenizer of the library, from tokens, their types and merges as GGUF files store them.
 
-    Raises `InvalidInput` for a ``split`` that is not known."""
+    Raises `InvalidInput` for an unknown ``split``."""
     library = package("tokenizers")
     before = library.pre_tokenizers
     whole = before.ByteLevel(add_prefix_space=False)
@@ -268,7 +270,7 @@ def byte_pair_backend(
 
 
 def _read_settings(path: Path) -> dict[str, Any]:
-    """A file of settings. Raises `InvalidInput` for one that cannot be read."""
+    """The content of a settings file. Raises `InvalidInput` if it cannot be read."""
     try:
         return read_json(path)
     except (OSError, RecursionError) as problem:
@@ -276,11 +278,11 @@ def _read_settings(path: Path) -> dict[str, Any]:
 
 
 def _listed_ends(directory: Path, named: bool) -> list[int]:
-    """Ids of the tokens that end a response as the model's own settings list them: those of
-    ``generation_config.json``, or else of ``config.json``. A single number in the latter counts only if the tokenizer
-    has not ``named`` its end token: there transformers writes what the class of the model has by default.
+    """Ids of the tokens that end a response according to the model's own settings: ``generation_config.json``, or else
+    ``config.json``. A single number in ``config.json`` counts only if the tokenizer has not ``named`` its end token,
+    because transformers writes there the default of the model's class.
 
-    Raises `InvalidInput` for what is no id or list of ids."""
+    Raises `InvalidInput` for a value that is neither an id nor a list of ids."""
     for name in (GENERATION, CONFIG):
         place = directory / name
         found = _read_settings(place).get("eos_token_id") if place.exists() else None

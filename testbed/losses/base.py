@@ -1,4 +1,4 @@
-"""What a pairwise loss is given, the interface it fills, and how a batch of pairs becomes one number."""
+"""Pairwise losses: their input, their interface, and the mean loss of a batch of pairs."""
 
 import abc
 import enum
@@ -16,7 +16,7 @@ from testbed.types import Pair, PairScores, Response, Scalar
 
 
 class Extra(enum.Enum):
-    """What a loss may ask for beyond the scores of its own pair; each costs forward passes."""
+    """Inputs that a loss may request beyond the scores of its own pair; each costs additional forward passes."""
 
     #: `ScoredPair.kl`
     KL = enum.auto()
@@ -25,7 +25,7 @@ class Extra(enum.Enum):
 
 
 class ScoredPair(eqx.Module):
-    """What is known of one pair.
+    """The inputs of a loss for one pair.
 
     Attributes:
         policy, reference: log-probabilities (nats, summed over tokens) of both responses.
@@ -72,7 +72,7 @@ class ScoredPair(eqx.Module):
         return self._a_token(self.policy)
 
     def _a_token(self, scores: PairScores) -> PairScores:
-        """Averaged over tokens."""
+        """Scores averaged over tokens."""
         return PairScores(
             scores.winner / self.winner_length.astype(scores.winner.dtype),
             scores.loser / self.loser_length.astype(scores.loser.dtype),
@@ -80,11 +80,11 @@ class ScoredPair(eqx.Module):
 
 
 class AbstractLoss(AbstractObjective):
-    """A pairwise loss: one value a pair, unreduced; it learns from any source of pairs."""
+    """A pairwise loss: one value a pair, unreduced. It can learn from any source of pairs."""
 
     @property
     def extras(self) -> frozenset[Extra]:
-        """What it needs beyond the scores of its own pair; nothing, for most."""
+        """The inputs that the loss needs beyond the scores of its own pair; most losses need none."""
         return frozenset()
 
     @abc.abstractmethod
@@ -92,10 +92,10 @@ class AbstractLoss(AbstractObjective):
         """The loss of one pair."""
 
     def refuse(self, source: AbstractSource) -> None:
-        """Every source has pairs."""
+        """Accepts every source, because every source can give pairs."""
 
     def request(self, batch_size: int) -> Request:
-        """Two responses to every prompt, and who wins."""
+        """Two responses to every prompt, and the label of each pair."""
         return Request(batch_size, write_pairs)
 
     def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Batch) -> Scalar:
@@ -109,7 +109,7 @@ class AbstractLoss(AbstractObjective):
         return jnp.mean(batch.pairs.weight * each)
 
     def scored(self, policy: Policy, supply: Supply, batch: Batch) -> ScoredPair:
-        """What the loss is given of each pair."""
+        """The inputs of the loss for each pair."""
         pairs, nothing = batch.pairs, jnp.zeros_like(batch.reward_margin)
         kl, target = nothing, nothing
         if Extra.KL in self.extras:
@@ -136,10 +136,10 @@ def expected(loss: AbstractLoss, pair: ScoredPair) -> Scalar:
 
 def estimated_kl(policy: Policy, reference: Policy, pairs: Pair) -> Scalar:
     """KL(policy || reference) as KTO estimates it (arXiv 2402.01306, section 4.2): the mean log-ratio of responses that
-    were written to other prompts of the batch, at least 0, without a gradient. Pair i's prompt gets both responses of
-    pair i + 1. It is no unbiased estimate: the responses are not the policy's own.
+    were written to other prompts of the batch, at least 0, without a gradient. Pair i's prompt is combined with both
+    responses of pair i + 1. The estimate is biased, because the responses are not samples of the policy.
 
-    For a `testbed.policies.tabular` policy the exact value stands in its place."""
+    For a `testbed.policies.tabular` policy the exact value is returned instead."""
     policy = jax.lax.stop_gradient(policy)
     exact = logprob.exact_kl(policy, reference, pairs.prompt)
     if exact is not None:

@@ -11,10 +11,11 @@ class ConservativeDpo(AbstractLoss):
     """-(1 - e) log sigmoid(beta h) - e log sigmoid(-beta h): labels smoothed by e (Mitchell 2023, "A note on DPO with
     noisy preferences", eq. 3).
 
-    It is `Dpo` in expectation over labels that are flipped with probability e, and least for a pair where sigmoid(beta
-    h) = 1 - e, so margins stay finite where labels never disagree. TRL's ``label_smoothing`` and OpenRLHF's are the
-    same. On noisy labels of preference p it wants the log-odds of (1 - 2e) p + e, which under Bradley-Terry are not
-    differences of anything: no closed-form optimum, unless e is 0.
+    The loss equals `Dpo` in expectation over labels that are flipped with probability e. For a pair it is least where
+    sigmoid(beta h) = 1 - e, so margins stay finite even if labels never disagree. TRL's ``label_smoothing`` and
+    OpenRLHF's are the same. For noisy labels of preference p, the best beta h is the log-odds of (1 - 2e) p + e. Under
+    Bradley-Terry these log-odds are not differences of a function of the responses, so there is no closed-form optimum
+    unless e is 0.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

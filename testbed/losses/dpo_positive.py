@@ -13,14 +13,14 @@ Place = Literal["inside", "outside"]
 
 
 class DpoPositive(AbstractLoss):
-    """-log sigmoid(beta (h - weight max(0, -rho(y_w)))): `Dpo` with a penalty where the winner loses likelihood (Pal
-    et al. 2024, arXiv 2402.13228, eq. 3).
+    """-log sigmoid(beta (h - weight max(0, -rho(y_w)))): `Dpo` with a penalty where the winner loses likelihood (Pal et
+    al. 2024, arXiv 2402.13228, eq. 3).
 
-    The penalty (its weight is the paper's lambda) is inside the sigmoid, so it fades once the pair is won by far.
-    Public codes disagree: PaddleNLP has had it inside and, in another version, added outside as weight max(0,
-    -rho(y_w)), where it never fades and is not scaled by beta; LLaMA2-Accessory subtracts it from the loss, which
-    rewards what the paper punishes. The first two are here. Log-probabilities are summed over tokens. No population
-    optimum is known in closed form.
+    The penalty (its weight is the paper's lambda) is inside the sigmoid, so it fades once the policy's margin is large.
+    Public codes disagree. PaddleNLP has had the penalty inside and, in another version, outside: added as weight max(0,
+    -rho(y_w)), it never fades and is not scaled by beta. LLaMA2-Accessory subtracts the penalty from the loss, which
+    rewards what the paper punishes. The first two are available here. Log-probabilities are summed over tokens. No
+    population optimum is known in closed form.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

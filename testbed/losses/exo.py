@@ -13,12 +13,12 @@ class Exo(AbstractLoss):
     from the policy's choice between the two responses to the label's, p smoothed by e (Ji et al. 2024, arXiv
     2402.00856, eq. 16 for K = 2).
 
-    Where `Dpo` is the forward KL, up to a constant. The paper has certain labels, p = 1; soft ones enter the target,
-    and as nothing changes if winner and loser swap, the expectation over the label that training takes leaves the loss
-    as it is. Its population optimum for soft Bradley-Terry labels of temperature T is then, as e goes to 0, that of
-    `Dpo`, ref exp(r / (T beta)) / Z. Not so if each label was drawn: the mean of such losses over a label that is 1
-    with probability p is least at beta h = (2p - 1) log((1 - e) / e). TRL's ``exo_pair`` takes e = 1e-3; the authors'
-    code takes log-odds of 10, that is e = 4.5e-5.
+    `Dpo` is the forward KL instead, up to a constant. The paper has certain labels, p = 1; here soft labels enter the
+    target q. The loss does not change if winner and loser swap, so the expectation over the label that training takes
+    leaves it unchanged. For soft Bradley-Terry labels of temperature T its population optimum is then, as e goes to 0,
+    that of `Dpo`, ref exp(r / (T beta)) / Z. This does not hold for drawn labels: the mean of the losses over a label
+    that is 1 with probability p is least at beta h = (2p - 1) log((1 - e) / e). TRL's ``exo_pair`` takes e = 1e-3; the
+    authors' code takes log-odds of 10, that is e = 4.5e-5.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

@@ -11,7 +11,7 @@ from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, ScoredPair
 from testbed.types import Scalar
 
-#: Where exp is continued by its tangent, which float32 can still hold.
+#: Above this number exp is continued by its tangent; float32 can still hold exp(80).
 STEEPEST: Final = 80.0
 
 Function = Literal["logistic", "hinge", "square", "exponential", "truncated_square", "savage"]
@@ -38,15 +38,16 @@ class Gpo(AbstractLoss):
     (exponential), max(0, 1 - z)^2 (truncated_square) or 1 / (1 + exp(z))^2 (savage) (Tang et al. 2024, arXiv
     2402.05749, table 1).
 
-    Log-probabilities are summed over tokens. Logistic is `Dpo`. Hinge is what TRL, RSO and others call SLiC; the loss
-    of the SLiC-HF paper is `Slic`, without a reference. Square is beta^2 times `Ipo` with beta/2, since (1 - beta h)^2
-    = beta^2 (h - 1/beta)^2: rates do not transfer between the two, nor do betas. Savage is not convex. The exponential
-    goes on along its tangent where exp(-beta h) exceeds e^80.
+    Log-probabilities are summed over tokens. Logistic is `Dpo`. TRL, RSO and others call the hinge SLiC; the loss of
+    the SLiC-HF paper is `Slic`, which has no reference. Square is beta^2 times `Ipo` with beta/2, since (1 - beta h)^2
+    = beta^2 (h - 1/beta)^2, so learning rates and betas do not transfer between the two. Savage is not convex. The
+    exponential continues along its tangent where exp(-beta h) exceeds e^80.
 
-    Population optima for data mu of full support: ref exp(2 p(y > mu) / beta) / Z for square; under Bradley-Terry
-    labels of temperature T, ref exp(r / (T beta)) / Z for logistic and savage, both of which want sigmoid(beta h) = p,
-    and ref exp(r / (2 T beta)) / Z for exponential. The truncated square shares the square's if |beta h| <= 1 there
-    for every pair, as it does unless p(y > mu) varies by more than 1/2. The hinge has none in closed form.
+    Population optima for data mu of full support: ref exp(2 p(y > mu) / beta) / Z for square. Under Bradley-Terry
+    labels of temperature T, ref exp(r / (T beta)) / Z for logistic and savage, which are both least at sigmoid(beta h)
+    = p, and ref exp(r / (2 T beta)) / Z for exponential. The truncated square has the optimum of square if |beta h| <=
+    1 there for every pair, which holds unless p(y > mu) varies by more than 1/2. The hinge has no optimum in closed
+    form.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

@@ -11,9 +11,10 @@ class Ipo(AbstractLoss):
     """(h - 1/(2 beta))^2, the squared distance of the margin from its target (Azar et al. 2023, arXiv 2310.12036, eq.
     17).
 
-    The paper (its tau is our beta) writes whole-response log-probabilities, as do the original DPO repository and
-    OpenRLHF; TRL's DPOTrainer and HALOs average them over tokens under the same name, which rescales h by about the
-    response length. Both are here. The population optimum of the summed form is `testbed.exact.quantities.ipo_optimum`.
+    The paper (its tau is our beta) uses whole-response log-probabilities, as do the original DPO repository and
+    OpenRLHF. TRL's DPOTrainer and HALOs average them over tokens under the same name, which rescales h by about the
+    response length. Both forms are available here. The population optimum of the summed form is
+    `testbed.exact.quantities.ipo_optimum`.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

@@ -11,12 +11,12 @@ class Kto(AbstractLoss):
     """The mean of desirable sigmoid(beta (z0 - rho(y_w))) and undesirable sigmoid(beta (rho(y_l) - z0)), where z0 is
     KL(policy || reference) without a gradient (Ethayarajh et al. 2024, arXiv 2402.01306, eq. 8).
 
-    The paper learns from single responses; a pair is one desirable and one undesirable example. lambda_y - v(x, y)
-    there is lambda_y sigmoid(-(...)) here. z0 is the batch's estimate as in the paper and HALOs (`ScoredPair.kl`;
-    exact where responses can be enumerated), one number for both halves. The older ``kto_pair`` of TRL and PaddleNLP
-    took the mean log-ratio of the batch's losers as z0 of winners and the reverse, which is no KL and no function of a
-    pair. Log-probabilities are summed over tokens. The loss saturates, so hard pairs are given up. No population
-    optimum is known in closed form.
+    The paper learns from single responses; here a pair is one desirable and one undesirable example. The paper's
+    lambda_y - v(x, y) equals lambda_y sigmoid(-(...)) here. z0 is the batch's estimate as in the paper and HALOs
+    (`ScoredPair.kl`; exact where responses can be enumerated), one number for both terms. The older ``kto_pair`` of TRL
+    and PaddleNLP took the mean log-ratio of the batch's losers as z0 of winners and the reverse, which is neither a KL
+    nor a function of a pair. Log-probabilities are summed over tokens. The loss saturates, so pairs that are far from
+    the target have almost no gradient. No population optimum is known in closed form.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger is less averse to risk, and moves less.

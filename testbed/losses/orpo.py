@@ -9,7 +9,7 @@ from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, ScoredPair
 from testbed.types import Scalar
 
-#: Where the log-probability a token is cut off, in nats below certainty: the odds of a certain text are infinite.
+#: Largest log-probability a token, in nats below certainty: the odds of a text with probability 1 are infinite.
 CERTAIN: Final = 1e-6
 
 
@@ -19,9 +19,10 @@ class Orpo(AbstractLoss):
 
     There is no reference; the negative log-likelihood of the winner holds the policy to the data. Here, as in
     LLaMA-Factory, it is averaged over the tokens of each response. The authors' code and TRL take the mean over all
-    tokens of the batch instead, so long winners weigh more, and by default over those of the prompt as well: neither
-    is a function of a pair. The weight is the paper's lambda (TRL names it beta, though it is no KL strength: larger
-    moves further). Odds are taken of at most exp(-1e-6) a token. No population optimum is known in closed form.
+    tokens of the batch instead, so long winners weigh more, and by default they include the tokens of the prompt:
+    neither form is a function of a pair. The weight is the paper's lambda (TRL names it beta, although it is no KL
+    strength: larger moves further). The probability a token that enters the odds is at most exp(-1e-6). No population
+    optimum is known in closed form.
 
     Attributes:
         weight: weight of the odds-ratio term, 0 or more.

@@ -8,13 +8,13 @@ from testbed.types import Scalar
 
 
 class RobustDpo(AbstractLoss):
-    """[-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)] / (1 - 2e): an unbiased estimate of `Dpo`'s loss on
-    clean labels (Chowdhury et al. 2024, arXiv 2403.00409, section 3).
+    """[-(1 - e) log sigmoid(beta h) + e log sigmoid(-beta h)] / (1 - 2e): an unbiased estimate of `Dpo`'s loss on clean
+    labels (Chowdhury et al. 2024, arXiv 2403.00409, section 3).
 
-    If each label was flipped with probability e, its expectation over the flip is the loss of the label before it, so
-    the population optimum on flipped labels is that of `Dpo` on clean ones. It is unbiased for flips, not for
-    Bradley-Terry noise. It falls without bound as h grows (slope -e / (1 - 2e) beta), so pairs that agree are pushed
-    apart for ever. TRL's ``robust`` agrees.
+    If each label was flipped with probability e, the expectation of this loss over the flip is the loss on the original
+    label, so the population optimum on flipped labels is that of `Dpo` on clean ones. The estimate is unbiased for
+    flips, but not for Bradley-Terry noise. The loss falls without bound as h grows (slope -e / (1 - 2e) beta), so the
+    margins of pairs whose labels never disagree grow for ever. TRL's ``robust`` agrees.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.

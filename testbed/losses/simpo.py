@@ -12,9 +12,9 @@ class SimPo(AbstractLoss):
     """-log sigmoid(beta (log pi(y_w) / |y_w| - log pi(y_l) / |y_l|) - gamma), log-probabilities averaged over tokens
     (Meng et al. 2024, arXiv 2405.14734, eq. 6).
 
-    There is no reference, so nothing is held close to it: beta scales the log-likelihood a token, and larger needs
-    less of it. The authors' code, HALOs and TRL's CPOTrainer differ in how the margin is given: the first two as the
-    ratio gamma / beta, the last as gamma. Both are here. No population optimum is known in closed form.
+    There is no reference to stay close to: beta scales the log-likelihood a token, and with a larger beta a smaller
+    difference is enough. Public codes differ in the meaning of the margin: the authors' code and HALOs take the ratio
+    gamma / beta, TRL's CPOTrainer takes gamma. Both are available here. No population optimum is known in closed form.
 
     Attributes:
         beta: scale of the log-likelihood a token, > 0; the paper uses 2 to 10.

@@ -16,11 +16,11 @@ class Slic(AbstractLoss):
     """max(0, delta - log pi(y_w) + log pi(y_l)) - weight log pi(target), log-probabilities summed over tokens (Zhao et
     al. 2023, arXiv 2305.10425, section 2).
 
-    No reference enters: what holds the policy back is the cross-entropy of the target (its weight is the paper's
-    lambda). The paper tries the SFT target of the prompt and the best-ranked candidate, and finds little difference;
-    here these are the data's preferred response to the prompt and the pair's winner, which offline are the same unless
-    labels are soft. HALOs takes the winner. What TRL calls SLiC is the hinge of `Gpo`. No population optimum is known
-    in closed form.
+    The loss has no reference: the cross-entropy of the target holds the policy back (its weight is the paper's lambda).
+    The paper tries the SFT target of the prompt and the best-ranked candidate, and finds little difference. Here the
+    corresponding targets are the data's preferred response to the prompt and the pair's winner; offline the two are the
+    same unless labels are soft. HALOs takes the winner. TRL's SLiC is the hinge of `Gpo`. No population optimum is
+    known in closed form.
 
     Attributes:
         delta: margin of log-likelihood that the winner should have (nats), 0 or more.

@@ -11,12 +11,13 @@ class WeightedSft(AbstractLoss):
     """-(w log pi(y_w) + (1 - w) log pi(y_l)), w = sigmoid((r_w - r_l) / beta): imitate both responses, weighted by
     exp(r / beta) (Peng et al. 2019, arXiv 1910.00177, algorithm 1; Peters and Schaal 2007, ICML).
 
-    Their weights are exp(advantage / beta), unbounded and relative to a learnt value; these are normalised within the
-    pair, which needs no value. Rewards are the teacher's (`ScoredPair.reward_margin`), so nothing changes if winner
-    and loser swap. No reference enters: beta is the strength of the KL to the data's policy. The population optimum
-    for pairs drawn from mu is 2 mu(y) E[sigmoid((r(y) - r(y')) / beta)], y' from mu, where theirs is mu exp(r / beta)
-    / Z: two samples tell no more than which is better, so it is never more than twice mu. For beta to 0 it is
-    `BestOfTwo` on noise-free labels. Log-probabilities are summed over tokens.
+    The weights of the papers are exp(advantage / beta), unbounded and relative to a learnt value; the weights here are
+    normalised within the pair, which needs no value. Rewards are the teacher's (`ScoredPair.reward_margin`), so nothing
+    changes if winner and loser swap. The loss has no reference: beta is the strength of the KL to the data's policy.
+    The population optimum for pairs drawn from mu is 2 mu(y) E[sigmoid((r(y) - r(y')) / beta)], y' from mu; the optimum
+    of the papers is mu exp(r / beta) / Z. Two samples only tell which of them is better, so the optimum here is never
+    more than twice mu. In the limit of beta to 0 the loss is `BestOfTwo` on noise-free labels. Log-probabilities are
+    summed over tokens.
 
     Attributes:
         beta: strength of the KL regularisation towards the data, > 0; larger stays closer to it.

@@ -1,1 +1,1 @@
-"""Methods that have texts of their own written: policy gradients and their kin, one a file."""
+"""Methods that request their own texts: policy gradients and related methods, one a file."""

@@ -1,22 +1,23 @@
-"""What policy gradients and their kin share: texts that they had written, and what keeps the policy near the reference.
+"""Shared parts of policy gradients and related methods: their texts, and the KL penalty that keeps the policy near the
+reference.
 
-A KL penalty of strength beta can stand in the return, or in the loss as an estimate whose gradient is taken through
-the policy's log-probabilities. Of a token with log-ratio l = log pi - log ref, the estimates are k1 = l, k2 = l^2 / 2
-and k3 = exp(-l) - 1 + l (Schulman 2020, "Approximating KL divergence", joschu.net/blog/kl-approx.html), and that they
-estimate the KL well says nothing of their gradients (Tang and Munos 2025, arXiv 2506.09477). On fresh texts the
-expected gradients are
+A KL penalty of strength beta can be part of the return, or part of the loss as an estimate whose gradient is taken
+through the policy's log-probabilities. For a token with log-ratio l = log pi - log ref, the estimates are k1 = l, k2 =
+l^2 / 2 and k3 = exp(-l) - 1 + l (Schulman 2020, "Approximating KL divergence", joschu.net/blog/kl-approx.html). A good
+estimate of the KL need not have a good gradient (Tang and Munos 2025, arXiv 2506.09477). On fresh texts the expected
+gradients are
 
 - reward: that of KL(pi || ref), exactly;
 - k1: zero. It penalises nothing, and adds noise;
 - k2: the sum over tokens of the gradient of the next token's KL(pi || ref), with the distribution of prefixes held
-  fixed. That a token leads to prefixes where the two policies differ is not seen, so it is exact for responses of one
-  token only;
+  fixed. The gradient ignores that a token leads to prefixes where the two policies differ, so it is exact only for
+  responses of one token;
 - k3: the same with KL(ref || pi) for the next token's KL.
 
-Measured on the random tables of tests/testbed/test_estimators.py (3 tokens, at most 3 of them in a response, KL 0.71
-nats), k2's expected gradient has 0.92 of the true one's length and points 16 degrees off; k3's 1.07 and 28 degrees.
-There 3000 steps of Rloo with beta 0.3 end at the exact optimum with ``reward`` (less than 0.001 nats of KL away), 0.12
-nats from it with k2 and 0.39 with k3; with k1 nothing holds them. On stale texts none of the three is corrected.
+On the random tables of tests/testbed/test_estimators.py (3 tokens, at most 3 of them in a response, KL 0.71 nats), k2's
+expected gradient has 0.92 of the true one's length and points 16 degrees off; k3's has 1.07 and 28 degrees. There 3000
+steps of Rloo with beta 0.3 end at the exact optimum with ``reward`` (less than 0.001 nats of KL away), 0.12 nats from
+it with k2 and 0.39 with k3; with k1 nothing holds the policy. On stale texts none of the three estimates is corrected.
 """
 
 import abc
@@ -35,23 +36,23 @@ from testbed.objective import AbstractObjective
 from testbed.source import AbstractSource, Author, Ledger, Request, Supply
 from testbed.types import Prompt, Response, Scalar
 
-#: Where the KL penalty stands; see the module's text.
+#: Where the KL penalty stands; see the docstring of this module.
 Penalty: TypeAlias = Literal["reward", "k1", "k2", "k3"]
 Tokens: TypeAlias = Float[Array, "n count response"]
 Each: TypeAlias = Float[Array, "n count"]
 
-#: Largest logarithm of a ratio of probabilities; beyond it the ratio is cut, and has no gradient. Healthy runs stay
-#: below 1; without it, the exponential of a policy that ran away is infinite.
+#: Largest logarithm of a ratio of probabilities. A larger one is cut, and has no gradient. Healthy runs stay below 1;
+#: without this limit, the exponential is infinite once a policy has diverged.
 LARGEST = 30.0
 
 
 class Rollouts(eqx.Module):
-    """``count`` responses to each of ``n`` prompts, and what was known when they were written.
+    """``count`` responses to each of ``n`` prompts, with numbers recorded when they were written.
 
     Attributes:
         behaviour: log-probabilities (nats) of their tokens under the policy that wrote them.
         reference: the same under the reference policy of the time.
-        reward: what there is to gain; see `rewards`.
+        reward: of each response; see `rewards`.
         rows: which of the data's prompts they answer. spent: what they cost.
     """
 
@@ -72,7 +73,7 @@ class Rollouts(eqx.Module):
         reward: Each,
         spent: Ledger,
     ) -> "Rollouts":
-        """What was written, scored under the reference."""
+        """The rollouts of a sample, with scores under the reference."""
         prompts, responses = supply.prompts(rows), written.response
         reference = logprob.score_tokens(supply.reference, prompts, responses)
         return cls(prompts, responses, written.logprobs, reference, reward, rows, spent)
@@ -81,8 +82,9 @@ class Rollouts(eqx.Module):
 def rewards(supply: Supply, rows: Int[Array, " n"], responses: Response) -> Each:
     """The teacher's margin of each response over the data's preferred response to the same prompt.
 
-    It makes a reward of any preference model, of pairwise ones too. For one that compares rewards it is the reward,
-    less a constant of the prompt: it cancels within a group, and elsewhere adds no bias, only variance."""
+    This turns any preference model into a reward, a pairwise one too. If the teacher compares rewards, the margin is
+    the reward less a constant of the prompt. The constant cancels within a group, and elsewhere adds variance but no
+    bias."""
     count = responses.length.shape[1]
     prompts, rivals = (supply.prompts(rows), supply.preferred(rows))
     prompts, rivals = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), (prompts, rivals))
@@ -93,7 +95,7 @@ def rewards(supply: Supply, rows: Int[Array, " n"], responses: Response) -> Each
 @functools.cache
 def write_group(count: int) -> Author:
     """The author of `Rollouts` with ``count`` responses to a prompt; one function for each count, because compiled
-    programs are found by it."""
+    programs are cached by this function."""
 
     def author(
         supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
@@ -110,13 +112,13 @@ def write_group(count: int) -> Author:
 
 
 class AbstractWriting(AbstractObjective):
-    """A method that learns from texts that the policy has just written."""
+    """A method that learns from newly written texts of the policy."""
 
-    #: What it is, for the sentence that refuses a source.
+    #: The kind of method, for the error message that refuses a source.
     what: ClassVar[str] = ""
 
     def refuse(self, source: AbstractSource) -> None:
-        """Refuse sources that do not write."""
+        """Refuse sources that do not write texts."""
         if not source.writes:
             raise InvalidInput(
                 f"loss {type(self).__name__} {self.what}learns from responses that the policy has just written, and "
@@ -126,7 +128,8 @@ class AbstractWriting(AbstractObjective):
 
 
 class AbstractPolicyGradient(AbstractWriting):
-    """Ascends the expected reward less beta KL(policy || reference), by the scores of its own responses.
+    """Ascends the expected reward less beta KL(policy || reference), by the score function of the policy's own
+    responses.
 
     Attributes:
         beta: strength of the KL regularisation.
@@ -141,27 +144,28 @@ class AbstractPolicyGradient(AbstractWriting):
     @property
     @abc.abstractmethod
     def count(self) -> int:
-        """Responses to a prompt."""
+        """Number of responses to a prompt."""
 
     def request(self, batch_size: int) -> Request:
-        """So many responses to every prompt, and their rewards."""
+        """`count` responses to every prompt, and their rewards."""
         return Request(batch_size, write_group(self.count), self.count, judgements=self.count)
 
     def total(self, tokens: Tokens, responses: Response) -> Each:
-        """A response's loss from those of its tokens: their sum."""
+        """A response's loss from the losses of its tokens: their sum."""
         return jnp.sum(tokens, axis=-1)
 
     def price(self, logprobs: Tokens, rollouts: Rollouts) -> Tokens:
-        """What the KL penalty takes from the reward of each token, without a gradient.
+        """The part of each token's reward that the KL penalty takes, without a gradient.
 
-        It asks for the present policy's log-probabilities. Codes keep those of the time of writing, which are the same
-        on fresh texts; on stale ones the gradient would be that of another objective."""
+        The penalty uses the present policy's log-probabilities. Public codes store those of the time of writing. On
+        fresh texts both are the same; on stale texts the stored ones would give the gradient of another objective."""
         if self.kl != "reward":
             return jnp.zeros_like(logprobs)
         return jax.lax.stop_gradient(self.beta * (logprobs - rollouts.reference))
 
     def penalty(self, logprobs: Tokens, rollouts: Rollouts) -> Tokens:
-        """What it adds to the loss of each token. As in public codes, stale texts are not weighted."""
+        """The part of each token's loss that the KL penalty adds. As in public codes, stale texts are not
+        reweighted."""
         log_ratio = logprobs - rollouts.reference
         if self.kl == "k1":
             return self.beta * log_ratio
@@ -173,7 +177,7 @@ class AbstractPolicyGradient(AbstractWriting):
 
 
 class AbstractResponseGradient(AbstractPolicyGradient):
-    """A policy gradient to which a response is one action with one return."""
+    """A policy gradient that treats a response as one action with one return."""
 
     @abc.abstractmethod
     def losses(self, logprobs: Tokens, rollouts: Rollouts, returns: Each) -> Each:
@@ -181,8 +185,8 @@ class AbstractResponseGradient(AbstractPolicyGradient):
         gradient."""
 
     def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Rollouts) -> Scalar:
-        """Mean over responses, with the KL penalty. Of what is ascended it has the gradient, not the value: on fresh
-        texts it is minus the mean advantage, which a baseline keeps near 0."""
+        """Mean loss over responses, with the KL penalty. Its gradient is minus that of the objective, but its value is
+        not the objective's: on fresh texts the value is minus the mean advantage, which a baseline keeps near 0."""
         logprobs = logprob.score_tokens(policy, batch.prompts, batch.responses)
         returns = batch.reward - jnp.sum(self.price(logprobs, batch), axis=-1)
         each = self.losses(logprobs, batch, returns)
@@ -190,15 +194,15 @@ class AbstractResponseGradient(AbstractPolicyGradient):
 
 
 def ratio(log_ratio: Array) -> Array:
-    """exp, cut where it gets out of hand."""
+    """exp, with the argument limited to `LARGEST`."""
     return jnp.exp(jnp.minimum(log_ratio, LARGEST))
 
 
 def weighted(logprobs: Tokens, rollouts: Rollouts, advantages: Each) -> Each:
     """-A pi(y|x) / behaviour(y|x), by the probabilities of whole responses.
 
-    On fresh texts its gradient is -A grad log pi; that of stale ones is corrected exactly, at the price of a variance
-    that grows with the distance of the two policies."""
+    On fresh texts its gradient is -A grad log pi. The gradient of stale texts is corrected exactly, but its variance
+    grows with the distance between the two policies."""
     return -advantages * ratio(jnp.sum(logprobs - rollouts.behaviour, axis=-1))
 
 
@@ -212,7 +216,8 @@ def clipped(logprobs: Tokens, rollouts: Rollouts, advantages: Tokens, clip: Scal
 
 
 def less_others(returns: Each, axis: int) -> Each:
-    """Each return less the mean of the others along an axis: a baseline that the response itself has no part in."""
+    """Each return less the mean of the other returns along an axis: a baseline that does not depend on the response
+    itself."""
     count = returns.shape[axis]
     others = (jnp.sum(returns, axis=axis, keepdims=True) - returns) / (count - 1)
     return returns - others

@@ -1,4 +1,4 @@
-"""Fine-tuning on the best of several own responses."""
+"""Fine-tuning on the best of several responses by the policy."""
 
 import functools
 
@@ -16,10 +16,10 @@ from testbed.types import Prompt, Response, Scalar
 
 
 class Best(eqx.Module):
-    """The best of some responses to each of ``n`` prompts (the axis of responses is kept, of size 1).
+    """The best of several responses to each of ``n`` prompts (the axis of responses is kept, of size 1).
 
     Attributes:
-        rows: which of the data's prompts they answer. spent: what they cost, those that were not kept included.
+        rows: which of the data's prompts they answer. spent: their cost, including the responses that were not kept.
     """
 
     prompts: Prompt
@@ -30,8 +30,8 @@ class Best(eqx.Module):
 
 @functools.cache
 def write_best(count: int) -> Author:
-    """The author of the best of ``count`` responses; one function for each count, because compiled programs are found
-    by it."""
+    """The author of the best of ``count`` responses; one function for each count, because compiled programs are cached
+    by this function."""
 
     def author(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Best:
         prompts, keys = supply.prompts(rows), jax.random.split(key, rows.shape[0])
@@ -47,9 +47,10 @@ class BestOfN(AbstractWriting):
     """-log pi(y|x), y the best of n responses by the policy as the teacher judges them: imitate it, summed over tokens
     (Dong et al. 2023, arXiv 2304.06767, algorithm 1, RAFT, with K for n and a batch of one step).
 
-    Public codes average over tokens. Neither reward nor reference enters beyond the choice, so nothing holds the
-    policy but the number of steps; its KL from the writer is at most log n - (n - 1)/n for one round fitted exactly.
-    With n = 2 and a teacher that compares rewards it is `BestOfTwo` on source `Online` (arXiv 2405.08448, eq. 3).
+    Public codes average over tokens. Reward and reference do not enter except in the choice of the best response, so
+    only the number of steps holds the policy back; its KL from the writer is at most log n - (n - 1)/n for one round
+    fitted exactly. With n = 2 and a teacher that compares rewards the method is `BestOfTwo` on source `Online` (arXiv
+    2405.08448, eq. 3).
 
     Attributes:
         n: responses to a prompt.
@@ -62,5 +63,5 @@ class BestOfN(AbstractWriting):
         return Request(batch_size, write_best(self.n), self.n, judgements=self.n)
 
     def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Best) -> Scalar:
-        """Mean over prompts."""
+        """Mean loss over prompts."""
         return -jnp.mean(logprob.score(policy, batch.prompts, batch.responses))

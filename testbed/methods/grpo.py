@@ -14,7 +14,7 @@ from testbed.methods.base import (
 )
 from testbed.types import Response
 
-#: Added to the standard deviation of a group's returns, which may be 0. TRL's; verl has 1e-6.
+#: Added to the standard deviation of a group's returns, which may be 0. The value is TRL's; verl has 1e-6.
 EPSILON = 1e-4
 
 
@@ -23,16 +23,17 @@ class Grpo(AbstractResponseGradient):
     return less its group's mean over the group's standard deviation (Shao et al. 2024, arXiv 2402.03300, eq. 3 and
     section 4.1.2).
 
-    The paper's penalty is ``kl="k3"`` inside the mean over tokens, with beta 0.04; here it is in the reward unless
-    asked for, because only that has the gradient of the KL. The standard deviation has group - 1 as its divisor, as
+    The paper's penalty is ``kl="k3"`` inside the mean over tokens, with beta 0.04. Here the penalty is in the reward by
+    default, because only then its gradient is that of the KL. The standard deviation has group - 1 as its divisor, as
     in TRL and verl (the paper does not say).
 
-    With neither normalisation it is Dr. GRPO (Liu et al. 2025, arXiv 2503.20783, section 3.1): tokens are summed, and
-    A is the return less the group's mean, whose expected gradient on fresh texts is that of Rloo times (group - 1) /
-    group. Its authors' code divides the sum by a constant, the length limit; that is a matter of the learning rate
-    (and, with a penalty in the loss, changes nothing else: the constant divides both). Each normalisation biases the
-    gradient: standard deviations weigh prompts and returns by how much a group differs, lengths make a token of a
-    long response count less (21 and 12 degrees off the objective's in the world of tests/testbed/test_estimators.py).
+    With neither normalisation the method is Dr. GRPO (Liu et al. 2025, arXiv 2503.20783, section 3.1): tokens are
+    summed, and A is the return less the group's mean, whose expected gradient on fresh texts is that of Rloo times
+    (group - 1) / group. Its authors' code divides the sum by a constant, the length limit; this only rescales the
+    learning rate (and a penalty in the loss is divided by the same constant). Each normalisation biases the gradient:
+    standard deviations weigh prompts and returns by how much a group differs, and lengths reduce the weight of a token
+    in a long response (21 and 12 degrees off the objective's gradient in the world of
+    tests/testbed/test_estimators.py).
 
     Attributes:
         beta: strength of the KL regularisation; larger stays closer to the reference.
@@ -52,7 +53,7 @@ class Grpo(AbstractResponseGradient):
 
     @property
     def count(self) -> int:
-        """The group."""
+        """The size of the group."""
         return self.group
 
     def total(self, tokens: Tokens, responses: Response) -> Each:

@@ -1,4 +1,4 @@
-"""Hybrid preference optimisation: a loss of pairs, and a KL penalty on fresh responses."""
+"""Hybrid preference optimisation: a pairwise loss, and a KL penalty on fresh responses."""
 
 import equinox as eqx
 import jax
@@ -32,14 +32,14 @@ class Hybrid(eqx.Module):
 
 
 class Hypo(AbstractObjective):
-    """loss of the source's pairs + kl_weight rho(y) log pi(y|x), rho held fixed, y fresh responses by the policy to
-    the pairs' prompts; so that the gradient of the second is that of kl_weight KL(pi || ref) (Song et al. 2024, arXiv
+    """loss of the source's pairs + kl_weight rho(y) log pi(y|x), rho held fixed, y fresh responses by the policy to the
+    pairs' prompts; so that the gradient of the second is that of kl_weight KL(pi || ref) (Song et al. 2024, arXiv
     2406.01462, algorithm 1; its lambda is our kl_weight).
 
-    The paper's loss is Dpo on the data. The policy gradient is by whole responses, each with the others of its group
-    as its baseline (the authors' leave-one-out with k responses); codes that go through each token's squared
-    log-ratio get a partial one (`testbed.methods.base`). Every step pays for fresh responses to every prompt,
-    whatever the source.
+    The paper's loss is Dpo on the data. The policy gradient is by whole responses; the baseline of each response is the
+    mean of the others in its group (the authors' leave-one-out with k responses). Codes that use each token's squared
+    log-ratio get only a part of the gradient (`testbed.methods.base`). Every step pays for fresh responses to every
+    prompt, whatever the source.
 
     Attributes:
         loss: what is learnt from the pairs; its beta is not the weight of the penalty.
@@ -52,20 +52,20 @@ class Hypo(AbstractObjective):
     group: int = hyper(2, least=1, static=True)
 
     def refuse(self, source: AbstractSource) -> None:
-        """What its loss refuses."""
+        """Refuse the sources that the loss refuses."""
         self.loss.refuse(source)
 
     def request(self, batch_size: int) -> Request:
-        """What its loss asks for."""
+        """The request of the loss."""
         return self.loss.request(batch_size)
 
     def critic(self, policy: Policy) -> PyTree:
-        """What its loss trains along."""
+        """The additional parameters of the loss."""
         return self.loss.critic(policy)
 
     @property
     def fresh(self) -> int:
-        """The group."""
+        """The size of the group."""
         return self.group + self.loss.fresh
 
     def prepare(
@@ -76,7 +76,7 @@ class Hypo(AbstractObjective):
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> Hybrid:
-        """Have responses to every pair's prompt written by the present policy."""
+        """Generate responses by the present policy to every pair's prompt."""
         batch = self.loss.prepare(batch, supply, policy, key, step)
         prompts: Prompt = batch.pairs.prompt
         fresh = jax.random.fold_in(stream(key, Stream.FRESH), step)
@@ -92,7 +92,7 @@ class Hypo(AbstractObjective):
         )
 
     def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Hybrid) -> Scalar:
-        """Mean loss of the pairs, and the penalty: in value, too, an estimate of its KL."""
+        """Mean loss of the pairs, and the penalty, whose value also estimates its KL."""
         ours = logprob.score(policy, batch.prompts, batch.responses)
         now = jax.lax.stop_gradient(ours)
         rho = now - batch.reference

@@ -23,7 +23,7 @@ from testbed.types import Scalar
 
 class Duel(eqx.Module):
     """The author of one response to a prompt by the policy, whose reward is the teacher's P(y > y') - 1/2 against one
-    by the geometric mixture of policy and reference.
+    response by the geometric mixture of policy and reference.
 
     Attributes:
         mixing: weight of the reference in the mixture.
@@ -34,7 +34,7 @@ class Duel(eqx.Module):
     def __call__(
         self, supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
     ) -> Rollouts:
-        """Write both, keep the policy's."""
+        """Write both responses and keep the policy's."""
         prompts, time = supply.prompts(rows), supply.response_length
         opponent = Geometric(policy, supply.reference, self.mixing)
         own, other = (
@@ -53,12 +53,11 @@ class NashMd(AbstractResponseGradient):
     written as a ratio of probabilities, so that stale responses count right (Munos et al. 2023, arXiv 2312.00886,
     section 7, Nash-MD-PG; its tau is our beta, its beta our mixing).
 
-    P = sigmoid(teacher's margin), the probability of a Bradley-Terry judge of temperature 1. The opponent is not
-    differentiated. With ``mixing`` 0 this is self-play, with 1 the best response to the reference. For tables the
-    mixture is that of whole responses, for transformers that of next tokens; see
-    `testbed.policies.geometric_mixture.Geometric`.
+    P = sigmoid(teacher's margin), the probability of a Bradley-Terry judge of temperature 1. The opponent has no
+    gradient. With ``mixing`` 0 this is self-play, with 1 the best response to the reference. For tables the mixture is
+    that of whole responses, for transformers that of next tokens; see `testbed.policies.geometric_mixture.Geometric`.
 
-    TRL's trainer multiplies each token's log-ratio with the gradient of that token alone, which is ``kl="k2"`` here and
+    TRL's trainer multiplies each token's log-ratio with the gradient of that token alone. This is ``kl="k2"`` here and
     not the paper's gradient, which is ``kl="reward"``.
 
     Attributes:
@@ -73,11 +72,11 @@ class NashMd(AbstractResponseGradient):
 
     @property
     def count(self) -> int:
-        """One response of the policy's own to a prompt."""
+        """One response by the policy to a prompt."""
         return 1
 
     def request(self, batch_size: int) -> Request:
-        """A duel on every prompt."""
+        """One response by the policy and one by the mixture to every prompt."""
         return Request(batch_size, Duel(self.mixing))
 
     def losses(self, logprobs: Tokens, rollouts: Rollouts, returns: Each) -> Each:

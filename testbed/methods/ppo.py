@@ -14,36 +14,36 @@ from testbed.types import Scalar
 
 
 class Ppo(AbstractPolicyGradient):
-    """-min(w A, clip(w, 1 - clip, 1 + clip) A) + value_weight (V - target)^2 / 2 summed over tokens, w a token's
-    ratio of probabilities, A by generalised advantage estimation (Schulman et al. 2017, arXiv 1707.06347, eq. 7 and
-    9; Schulman et al. 2016, arXiv 1506.02438, eq. 16).
+    """-min(w A, clip(w, 1 - clip, 1 + clip) A) + value_weight (V - target)^2 / 2 summed over tokens, w a token's ratio
+    of probabilities, A by generalised advantage estimation (Schulman et al. 2017, arXiv 1707.06347, eq. 7 and 9;
+    Schulman et al. 2016, arXiv 1506.02438, eq. 16).
 
-    A token is an action. Its reward is -beta times its log-ratio to the reference, and the response's reward at the
-    last; an end or the length limit is where the episode ends, with no value behind it. Sums over a response's
-    tokens, averaged over responses, make the gradient of ``gae_lambda=1`` and no whitening unbiased; TRL averages
-    over the tokens of the batch, which differs by the mean length.
+    A token is an action. Its reward is -beta times its log-ratio to the reference; the last token also gets the
+    response's reward. The episode ends at an end token or at the length limit, and the value behind its end is 0.
+    Losses are summed over a response's tokens and averaged over responses, which makes the gradient unbiased for
+    ``gae_lambda=1`` without whitening; TRL averages over the tokens of the batch, which differs by the mean length.
 
-    Where it differs from public codes: a source's author sees no value function, so advantages and value targets are
-    not those of the time of writing. They are computed anew at every step, from the present values and the present
-    penalty, without a gradient; with fresh texts that is PPO, with `Reuse` it is what Andrychowicz et al. 2020 (arXiv
-    2006.05990, section 3.5) recommend, taken to every step. A clip of the value's change, which needs the old values,
-    is not there.
+    Difference to public codes: a source's author does not see a value function, so advantages and value targets are not
+    those of the time of writing. They are computed anew at every step, from the present values and the present penalty,
+    without a gradient. With fresh texts this is PPO; with `Reuse` it is what Andrychowicz et al. 2020 (arXiv
+    2006.05990, section 3.5) recommend, taken to every step. A clip of the value's change would need the old values, and
+    is not available.
 
-    The value function is linear in the policy's last hidden states, as in TRL's
-    ``AutoModelForCausalLMWithValueHead``, through which the value loss trains the policy's trunk too; other codes,
-    TRL's later trainer among them, have a network of its own, which ``shared_trunk=False`` comes nearer to. It starts
-    at 0. For tables it is a table.
+    The value function is linear in the policy's last hidden states, as in TRL's ``AutoModelForCausalLMWithValueHead``,
+    where the value loss also trains the policy's trunk. Other codes, TRL's later trainer among them, use a separate
+    network for values; ``shared_trunk=False`` is closer to that. Values start at 0. For tables the value function is a
+    table.
 
     Attributes:
         beta: strength of the KL regularisation; larger stays closer to the reference.
         kl: where its penalty stands: ``reward`` (by token), or in the loss as the estimate ``k1``, ``k2`` or ``k3``.
         clip: how far from 1 a token's ratio may go before it has no gradient; without effect on fresh texts.
         value_weight: weight of the value loss.
-        discount: of rewards, a token later.
+        discount: factor on rewards for every token that they come later.
         gae_lambda: 1 for returns less values, which is unbiased; 0 for one-step differences of values.
-        whiten: give the batch's advantages mean 0 and variance 1 (over tokens, as TRL and verl do), which rescales the
-            reward and a penalty in it alike, but not one in the loss.
-        shared_trunk: whether the value loss has a gradient by the policy.
+        whiten: give the batch's advantages mean 0 and variance 1 (over tokens, as TRL and verl do). This rescales the
+            reward and a penalty in it alike, but not a penalty in the loss.
+        shared_trunk: whether the value loss has a gradient with respect to the policy.
     """
 
     beta: float = hyper(0.1, least=0)
@@ -86,8 +86,8 @@ class Ppo(AbstractPolicyGradient):
 def estimated(
     rewards: Tokens, values: Tokens, discount: float | Scalar, gae_lambda: float | Scalar
 ) -> Tokens:
-    """Generalised advantages: the sum of the differences r_t + discount V_{t+1} - V_t to come, each token later worth
-    ``discount gae_lambda`` as much. Rewards and values are 0 behind the end."""
+    """Generalised advantages: the sum of the differences r_t + discount V_{t+1} - V_t from a token on, each later token
+    with weight ``discount gae_lambda`` relative to the one before. Rewards and values are 0 behind the end."""
     later = jnp.concatenate([values[..., 1:], jnp.zeros_like(values[..., :1])], axis=-1)
     differences = rewards + discount * later - values
 
@@ -101,7 +101,8 @@ def estimated(
 
 
 def whitened(advantages: Tokens, mask: Bool[Array, "n count response"]) -> Tokens:
-    """Less their mean, over their standard deviation, which is estimated without bias; both over tokens."""
+    """Advantages less their mean, divided by their standard deviation (from the unbiased variance); both over
+    tokens."""
     count = jnp.sum(mask).astype(advantages.dtype)
     centred = jnp.where(mask, advantages - jnp.sum(jnp.where(mask, advantages, 0.0)) / count, 0.0)
     variance = jnp.sum(centred**2) / jnp.maximum(count - 1.0, 1.0)

@@ -24,8 +24,9 @@ class Reinforce(AbstractResponseGradient):
     probabilities, so that stale responses count right (Williams 1992, "Simple statistical gradient-following
     algorithms", section 4; for language models Ahmadian et al. 2024, arXiv 2402.14740, section 2).
 
-    The baseline b is a constant to the response: nothing, or the mean return of the batch's other prompts. The paper's
-    is a running mean of all rewards met, which no batch holds; both leave the expected gradient as it is.
+    The baseline b does not depend on the response: it is 0, or the mean return of the batch's other prompts. The
+    paper's baseline is a running mean of all earlier rewards, which no batch holds; neither baseline changes the
+    expected gradient.
 
     Attributes:
         beta: strength of the KL regularisation; larger stays closer to the reference.
@@ -43,7 +44,7 @@ class Reinforce(AbstractResponseGradient):
         return 1
 
     def request(self, batch_size: int) -> Request:
-        """Refuse a batch without other prompts, if these are the baseline."""
+        """See `AbstractPolicyGradient`. Refuses a batch of one prompt if the baseline needs other prompts."""
         if self.baseline == "batch" and batch_size < 2:
             raise InvalidInput(
                 f"batch_size must be 2 or more for the baseline 'batch' of Reinforce, the mean of the other prompts, "

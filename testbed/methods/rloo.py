@@ -34,7 +34,7 @@ class Rloo(AbstractResponseGradient):
 
     @property
     def count(self) -> int:
-        """The group."""
+        """The size of the group."""
         return self.group
 
     def losses(self, logprobs: Tokens, rollouts: Rollouts, returns: Each) -> Each:

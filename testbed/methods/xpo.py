@@ -40,7 +40,7 @@ def explore(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKey
     ]
     both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *texts)
     batch = judged(supply, rows, both, Ledger.fresh(both, judgements=1))
-    # A tie in text is a tie in everything that is read of it.
+    # If both texts are the same, everything that is read of them is the same.
     own = jnp.all(batch.pairs.winner.tokens == texts[0].tokens[:, 0], axis=-1)
     return Explored(batch.pairs, batch.reference, ~own, rows, batch.spent)
 
@@ -50,8 +50,8 @@ class Xpo(AbstractWriting):
     arXiv 2405.21046, algorithm 1).
 
     The second term makes the reference's responses less likely, which is optimism about all others. As in TRL, a pair
-    is judged by the sign of the teacher's margin, and log-probabilities are summed over tokens; unlike the algorithm,
-    which fits all pairs written so far anew, a step learns from its own batch (`Reuse` gathers more). TRL's alpha is
+    is judged by the sign of the teacher's margin, and log-probabilities are summed over tokens. The paper's algorithm
+    fits all pairs written so far anew; here a step learns from its own batch (`Reuse` gathers more). TRL's alpha is
     1e-5.
 
     Attributes:
@@ -63,11 +63,11 @@ class Xpo(AbstractWriting):
     alpha: float = hyper(1e-3, least=0)
 
     def request(self, batch_size: int) -> Request:
-        """A response by the policy and one by the reference to every prompt, and who wins."""
+        """A response by the policy and one by the reference to every prompt, and the label of the pair."""
         return Request(batch_size, explore)
 
     def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Explored) -> Scalar:
-        """Mean over pairs."""
+        """Mean loss over pairs."""
         scores = logprob.score_pairs(policy, batch.pairs)
         winner, loser = (
             scores.winner - batch.reference.winner,

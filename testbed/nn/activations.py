@@ -1,18 +1,18 @@
-"""Softmax and the two activations of an MLP, with gradients written for XLA's CPU backend where it needs them."""
+"""Softmax and the two activations of an MLP. Some have hand-written gradients that are faster on XLA's CPU backend."""
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
-#: Attention logit of an invisible key: finite, so that a row that sees nothing has no NaN in its gradient.
+#: Attention logit of an invisible key: finite, so that a row without any visible key has no NaN in its gradient.
 MASKED = -1e30
 
 
 @jax.custom_vjp
 def softmax(x: Float[Array, "*n keys"], mask: Bool[Array, "*#n keys"]) -> Float[Array, "*n keys"]:
-    """Softmax over those keys of the last axis that ``mask`` allows; over all of them if there is none. Its gradient is
-    spelt out: the library's compiles to a reduction that costs XLA's CPU backend a tenth of a training step, and masks
-    once more what is zero already. A test compares the two."""
+    """Softmax over the keys of the last axis that ``mask`` allows; over all keys if there is no mask. The gradient is
+    written by hand: the library's gradient compiles to a reduction that costs XLA's CPU backend a tenth of a training
+    step, and masks entries again that are zero already. A test compares the two gradients."""
     x = jnp.where(mask, x, MASKED)
     unnormalised = jnp.exp(x - jnp.max(x, axis=-1, keepdims=True))
     return unnormalised / jnp.sum(unnormalised, axis=-1, keepdims=True)
@@ -34,8 +34,8 @@ softmax.defvjp(_softmax_forward, _softmax_backward)
 def swiglu(
     gate: Float[Array, "rows hidden"], up: Float[Array, "rows hidden"]
 ) -> Float[Array, "rows hidden"]:
-    """silu(gate) * up (arXiv 2002.05202). For its gradient it keeps the sigmoid alone; the library keeps, and so writes
-    and reads, silu(gate) too."""
+    """silu(gate) * up (arXiv 2002.05202). This version keeps only the sigmoid for its gradient; the library also keeps
+    silu(gate), which must be written and read."""
     return _swiglu_forward(gate, up)[0]
 
 

@@ -1,4 +1,4 @@
-"""Matrix products of the networks, in a stated precision: every one of them says what it is rounded to.
+"""Matrix products of the networks; each one states the precision to which its factors are rounded.
 
 Parameters, norms, softmaxes, losses and the optimiser are float32 whatever the precision.
 """
@@ -11,24 +11,26 @@ import jax.numpy as jnp
 from jax.typing import DTypeLike
 from jaxtyping import Array, Float
 
-#: What the factors of a matrix product are rounded to: float32 not at all; tensorfloat32 to the 10 bits of mantissa
-#: that an NVIDIA GPU's matrix units read of a float32, elsewhere not at all; bfloat16 to its 7, and so are products
-#: that are kept for the backward pass. Sums are float32.
+#: The precision of the factors of a matrix product. float32: not rounded. tensorfloat32: rounded to the 10 bits of
+#: mantissa that an NVIDIA GPU's matrix units read of a float32; on other devices not rounded. bfloat16: rounded to 7
+#: bits of mantissa, and so are products that are kept for the backward pass. Sums are float32.
 Precision: TypeAlias = Literal["float32", "tensorfloat32", "bfloat16"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def dtype(precision: Precision) -> DTypeLike:
-    """Type of the factors."""
+    """Data type of the factors."""
     return jnp.bfloat16 if precision == "bfloat16" else jnp.float32
 
 
 def _contract(
     spec: str, left: Array, right: Array, precision: Precision, out: DTypeLike | None = None
 ) -> Array:
-    """`jnp.einsum` of two factors, which comes out as their type, or as ``out``. Every index stands in two places.
+    """`jnp.einsum` of two factors; the result has the factors' type, or type ``out``. Every index appears exactly
+    twice.
 
-    Its gradients are products of the same precision: the library's would mix types where ``out`` is another."""
+    The gradients are products of the same precision: the library's gradients would mix types if ``out`` is another
+    type."""
     kind = dtype(precision)
     limit = {"float32": jax.lax.Precision.HIGHEST, "tensorfloat32": jax.lax.Precision.HIGH}
     factors = (left.astype(kind), right.astype(kind))
@@ -62,10 +64,10 @@ def _contract_backward(
 def _gathered(
     factors: dict[str, Array], wanted: str, precision: Precision, out: DTypeLike
 ) -> Array:
-    """The product, over their rows, of two stacks of matrices: ``nhqk`` and ``nhqd`` make ``nhkd``, say.
+    """The product of two stacks of matrices, summed over their rows: for example, ``nhqk`` and ``nhqd`` make ``nhkd``.
 
-    Both would be read by columns, which XLA's CPU backend does half as fast. So the smaller one is copied, turned; the
-    barriers keep XLA from turning it back."""
+    Both factors would be read by columns, which XLA's CPU backend does half as fast. So the smaller factor is
+    transposed in a copy; the barriers keep XLA from undoing this."""
     (few, small), (many, large) = sorted(factors.items(), key=lambda factor: factor[1].size)
     turned = jax.lax.optimization_barrier(small.astype(dtype(precision)).swapaxes(-1, -2))
     across = few[:-2] + few[-1]
@@ -78,8 +80,8 @@ contract.defvjp(_contract_forward, _contract_backward)
 
 
 class LowRank(eqx.Module):
-    """A weight that is held fixed, and a product of low rank that is added to it and trained: W + scale A B (Hu et al.
-    2021, arXiv 2106.09685, section 4.1, with the transposes of its A and B).
+    """A fixed weight plus a trained product of low rank: W + scale A B (Hu et al. 2021, arXiv 2106.09685, section 4.1,
+    with the transposes of its A and B).
 
     Attributes:
         weight: W. It never has a gradient. down: A. up: B.
@@ -104,12 +106,12 @@ def linear(
     out: DTypeLike | None = None,
     turn: bool = True,
 ) -> Float[Array, "rows out"]:
-    """x @ weight, as the type of the factors or as ``out``.
+    """x @ weight, in the type of the factors or in type ``out``.
 
-    With ``turn`` its gradient by the weight is the product of a transposed copy: XLA's CPU backend takes a product
-    whose left side it must read by columns half as fast, and would do without the copy if there were no barrier. Of a
-    `LowRank` weight it is x W + scale (x A) B: two small products more, and no gradient by W, which costs as much as
-    x W itself."""
+    With ``turn`` the gradient with respect to the weight is computed from a transposed copy: XLA's CPU backend is half
+    as fast for a product whose left side it must read by columns, and without a barrier it would remove the copy. For a
+    `LowRank` weight the result is x W + scale (x A) B: two more small products, and no gradient with respect to W,
+    which would cost as much as x W itself."""
     if isinstance(weight, LowRank):
         fixed = _fixed(x, weight.weight, precision, out, x.dtype)
         added = contract("rw,wk->rk", x, weight.down, precision)
@@ -152,7 +154,7 @@ def _by_rows_of(
     return contract("rw,wo->ro", x, weight, precision, out)
 
 
-#: The product with a weight that has no gradient: of ``x``, nothing but its type is kept.
+#: The product with a weight that has no gradient: only the type of ``x`` is kept for the backward pass.
 _fixed = jax.custom_vjp(_by_rows_of, nondiff_argnums=(2, 3, 4))
 
 

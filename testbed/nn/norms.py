@@ -15,7 +15,7 @@ class LayerNorm(eqx.Module):
     shift: Float[Array, "*n width"]
 
 
-#: Parameters of a norm: of RMSNorm a scale alone.
+#: Parameters of a norm; RMSNorm has only a scale.
 Norm: TypeAlias = Float[Array, "*n width"] | LayerNorm
 
 

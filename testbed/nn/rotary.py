@@ -1,4 +1,4 @@
-"""Rotary positions, and how their frequencies are stretched for contexts longer than a model was first trained on."""
+"""Rotary positions, and the scaling of their frequencies for contexts longer than those of a model's first training."""
 
 import math
 
@@ -10,11 +10,11 @@ from testbed.errors import InvalidInput
 
 
 class Llama3Scaling(eqx.Module):
-    """Slower rotations as Llama 3.1 has them (arXiv 2407.21783, and the model's published code).
+    """Slower rotations as in Llama 3.1 (arXiv 2407.21783, and the model's published code).
 
     Attributes:
-        factor: divides frequencies of less than ``low`` turns within ``context`` positions; those of more than ``high``
-            stay, and between the two the share that is divided falls linearly in the number of turns.
+        factor: divides frequencies of less than ``low`` turns within ``context`` positions. Frequencies of more than
+            ``high`` turns stay; between the two, the divided share falls linearly in the number of turns.
         context: positions of the first training.
     """
 
@@ -34,7 +34,7 @@ class Llama3Scaling(eqx.Module):
             raise InvalidInput(f"context must be at least 1, got {self.context}")
 
     def __call__(self, frequency: Float[Array, " half"]) -> Float[Array, " half"]:
-        """Frequencies (radians a position) as they are used."""
+        """The scaled frequencies (radians a position)."""
         turns = self.context * frequency / (2 * math.pi)
         kept = jnp.clip((turns - self.low) / (self.high - self.low), 0.0, 1.0)
         return frequency * (kept + (1.0 - kept) / self.factor)
@@ -58,7 +58,8 @@ def rotary_angles(
 def rotate(
     x: Float[Array, "n heads time size"], rotary: tuple[Array, Array] | None
 ) -> Float[Array, "n heads time size"]:
-    """Turn the pairs (x_i, x_{i+size/2}) of every head by their position's angles, if there are any.
+    """Rotate the pairs (x_i, x_{i+size/2}) of every head by their position's angles; return ``x`` if there are no
+    angles.
 
     Written with a roll: (l, r) cos + (-r, l) sin is one fused loop, two concatenated halves are not."""
     if rotary is None:

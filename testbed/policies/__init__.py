@@ -1,1 +1,1 @@
-"""Kinds of policies beside the plain transformer, and what is trained of them."""
+"""Kinds of policies other than the plain transformer, and the selection of their trained parameters."""

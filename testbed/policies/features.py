@@ -1,8 +1,8 @@
-"""What a transformer makes of a text: mean activations after its first blocks.
+"""Features of a text: mean activations after the first blocks of a transformer.
 
 A *trunk* is a transformer cut off behind a block (`truncated`). Its final norm only divides every state by its root
-mean square: the few directions in which pretrained transformers carry activations hundreds of times larger than the
-others, at the first token above all, would else be most of a mean.
+mean square. Without it, a few directions would dominate the mean: pretrained transformers carry activations there that
+are hundreds of times larger than all others, above all at the first token.
 """
 
 import dataclasses
@@ -20,7 +20,8 @@ from testbed.types import END_TOKEN, Prompt, Response, within
 
 
 def refuse_layers(model: TransformerConfig, layers: int, name: str = "layers") -> None:
-    """Raise `InvalidInput` for a trunk of more blocks than a model has. ``name``: of the setting that says how many."""
+    """Raise `InvalidInput` for a trunk with more blocks than the model has. ``name`` is the setting that gives
+    ``layers``."""
     if not 1 <= layers <= model.layers:
         raise InvalidInput(
             f"{name} must be between 1 and the {model.layers} of the model, got {layers}"
@@ -28,8 +29,8 @@ def refuse_layers(model: TransformerConfig, layers: int, name: str = "layers") -
 
 
 def truncated(model: Transformer, layers: int, name: str = "layers") -> Transformer:
-    """The first ``layers`` blocks, and a norm without weights; it shares the arrays it keeps and has no head of its
-    own. Raises `InvalidInput` for more blocks than there are (`refuse_layers`)."""
+    """The first ``layers`` blocks, and a norm without weights. The trunk shares its arrays with the model and has no
+    head. Raises `InvalidInput` for more blocks than there are (`refuse_layers`)."""
     refuse_layers(model.config, layers, name)
     config = dataclasses.replace(model.config, layers=layers, tied=True)
     blocks = tuple(dataclasses.replace(block, config=config) for block in model.blocks[:layers])
@@ -38,8 +39,8 @@ def truncated(model: Transformer, layers: int, name: str = "layers") -> Transfor
 
 
 def packed(prompt: Prompt, response: Response) -> Packed:
-    """One prompt and one response behind it, both with their padding: positions count tokens of text, and padding is
-    seen by nobody but itself."""
+    """One prompt followed by one response, both with their padding. Positions count tokens of text, and a padding token
+    is visible only to itself."""
     width, time = prompt.tokens.shape[0], response.tokens.shape[0]
     index = jnp.arange(width + time)
     valid = jnp.concatenate([within(prompt.length, width), response.mask])
@@ -49,14 +50,14 @@ def packed(prompt: Prompt, response: Response) -> Packed:
 
 
 def words(response: Response) -> Bool[Array, "*n response"]:
-    """The tokens that a response's features are a mean of: all but padding and the end token, which says that a text is
-    over and not what it is; of an empty response, its end token."""
+    """Mask of the tokens over which a response's features are averaged: all except padding and the end token, which
+    says nothing about the content. For an empty response it is the end token."""
     text = response.mask & (response.tokens != END_TOKEN)
     return jnp.where(jnp.any(text, axis=-1, keepdims=True), text, response.mask)
 
 
 def features(trunk: Transformer, prompts: Prompt, responses: Response) -> Float[Array, "n width"]:
-    """Mean final states of a trunk over the `words` of each of ``n`` responses, read behind their prompts."""
+    """Mean final states of a trunk over the `words` of each of ``n`` responses, each read behind its prompt."""
     states, _ = trunk.hidden(*jax.vmap(packed)(prompts, responses), skip=prompts.tokens.shape[1])
     weight = words(responses).astype(jnp.float32)
     total = jnp.einsum("ntw,nt->nw", states, weight)
@@ -75,8 +76,8 @@ def one_by_one(
 
 
 def alone(texts: Response, begin: Sequence[int] = ()) -> tuple[Prompt, Response]:
-    """``n`` whole texts as responses to a prompt that says nothing: the tokenizer's ``begin`` tokens, or where it has
-    none one end token, which also takes the place of the first token, whose activations are like no other's."""
+    """``n`` whole texts as responses to a prompt without content: the tokenizer's ``begin`` tokens or, if there are
+    none, one end token. So the prompt takes the place of the first token, whose activations differ from all others."""
     n, first = texts.length.shape[0], jnp.asarray(tuple(begin) or (END_TOKEN,), jnp.int32)
     prompts = jnp.broadcast_to(first, (n, first.size))
     return Prompt(prompts, jnp.full(n, first.size, jnp.int32)), texts

@@ -1,4 +1,4 @@
-"""A geometric mixture of two policies, sampled without being trained."""
+"""A geometric mixture of two policies: it can be sampled, and is not trained."""
 
 import functools
 
@@ -14,11 +14,11 @@ from testbed.types import Prompt, Scalar
 
 
 class Geometric(eqx.Module):
-    """The policy proportional to first^(1 - weight) second^weight, something to sample from.
+    """The policy proportional to first^(1 - weight) second^weight, to sample from.
 
-    Of tables it is the mixture of whole responses. Of transformers it is the product of next-token distributions,
-    normalised at every token (Munos et al. 2023, arXiv 2312.00886, section 7): that of whole responses would need the
-    sum over all of them. The two agree where weight is 0 or 1, and at the last token.
+    For tables it is the mixture of whole responses. For transformers it is the product of next-token distributions,
+    normalised at every token (Munos et al. 2023, arXiv 2312.00886, section 7): the mixture of whole responses would
+    need the sum over all of them. The two agree where weight is 0 or 1, and at the last token.
 
     Attributes:
         first, second: policies of one kind. weight: of the second, from 0 to 1.
@@ -30,7 +30,7 @@ class Geometric(eqx.Module):
 
 
 def mix(first: Array, second: Array, weight: float | Scalar) -> Array:
-    """(1 - weight) first + weight second; what weighs nothing may be infinite."""
+    """(1 - weight) first + weight second; an array with weight 0 may hold infinities."""
     weight = jnp.asarray(weight)
     parts = ((1.0 - weight, first), (weight, second))
     return sum(
@@ -43,7 +43,7 @@ def mix(first: Array, second: Array, weight: float | Scalar) -> Array:
 def sample(
     model: Geometric, prompts: Prompt, keys: Key[Array, " n"], time: int, count: int
 ) -> decode.Sample:
-    """Sample with the keys of the policies' own sampling; see `Geometric`."""
+    """Sample with the same keys as the policies' own sampling; see `Geometric`."""
     return _sample(model.first, model.second, model.weight, prompts, keys, time, count)
 
 
@@ -57,7 +57,7 @@ def _sample(
     time: int,
     count: int,
 ) -> decode.Sample:
-    """Token by token; normalisers of the two cancel in the softmax."""
+    """Sample token by token; the normalisers of both policies cancel in the softmax."""
 
     def combine(logits: tuple[decode.Logits, ...]) -> decode.Logits:
         left, right = logits
@@ -76,7 +76,7 @@ def _sample_table(
     time: int,
     count: int,
 ) -> decode.Sample:
-    """As the table that the mixture is."""
+    """Sample from the mixture as a table."""
     mixed: Float[Array, "prompt response"] = mix(first.logits, second.logits, weight)
     table = Tabular(mixed, first.vocabulary, first.time)
     return decode.sample(table, prompts, keys, time, count)

@@ -1,9 +1,9 @@
 """Pretrained transformers in the testbed's conventions, loaded once a process.
 
-Everywhere here token 0 is the end token (`testbed.types.END_TOKEN`); in a checkpoint it is another one. So ids are
+In the testbed, token 0 is the end token (`testbed.types.END_TOKEN`); a checkpoint has another end token. So ids are
 renumbered: the checkpoint's end token and its token 0 change places, in the weights (`renumbered`) and in the tokenizer
-(`Tokenizer`). Where several tokens end a response, the first of them changes places, and the renumbered model gives it
-the probability of all (`testbed.transformer.Transformer.ends`): responses hold no other.
+(`Tokenizer`). If several tokens end a response, the first of them changes places, and the renumbered model gives it the
+probability of all (`testbed.transformer.Transformer.ends`), so responses contain no other end token.
 """
 
 import dataclasses
@@ -27,7 +27,7 @@ from testbed.types import END_TOKEN, Response
 
 @runtime_checkable
 class Pieces(Protocol):
-    """What is asked of a checkpoint's own tokenizer."""
+    """The methods that a checkpoint's own tokenizer must have."""
 
     @property
     def ends(self) -> tuple[int, ...]:
@@ -36,11 +36,11 @@ class Pieces(Protocol):
 
     @property
     def begin(self) -> tuple[int, ...]:
-        """Ids of the tokens that stand in front of every text that is read from its beginning."""
+        """Ids of the tokens that precede every text that is read from its beginning."""
         ...
 
     def encode(self, text: str) -> list[int]:
-        """Ids of a text; what spells a special token is that token. Nothing is added."""
+        """Ids of a text. The spelling of a special token becomes that token. No token is added."""
         ...
 
     def decode(self, ids: Sequence[int]) -> str:
@@ -48,7 +48,7 @@ class Pieces(Protocol):
         ...
 
     def continuation(self, ids: Sequence[int]) -> str:
-        """The text of ids that stand behind other text, special tokens spelt out, a leading space included."""
+        """The text of ids that follow other text, special tokens spelt out, a leading space included."""
         ...
 
     def chat(self, messages: Sequence[Mapping[str, str]], system: str | None = None) -> list[int]:
@@ -56,12 +56,12 @@ class Pieces(Protocol):
         ...
 
     def words(self) -> tuple[str, ...]:
-        """What each id stands for inside of a text, a leading space included."""
+        """The text that each id stands for inside of a text, a leading space included."""
         ...
 
 
 def exchanged(ids: Any, end: int) -> Any:
-    """Ids with ``end`` and `END_TOKEN` in each other's place; its own inverse."""
+    """Ids with ``end`` and `END_TOKEN` exchanged; the function is its own inverse."""
     ids = np.asarray(ids)
     return np.where(ids == end, END_TOKEN, np.where(ids == END_TOKEN, end, ids))
 
@@ -83,7 +83,7 @@ class Tokenizer(NamedTuple):
 
     @property
     def begin(self) -> tuple[int, ...]:
-        """Ids of the tokens that stand in front of every text that is read from its beginning; most often none."""
+        """Ids of the tokens that precede every text that is read from its beginning; usually none."""
         return tuple(exchanged(self.pieces.begin, self._end).tolist())
 
     @property
@@ -96,39 +96,38 @@ class Tokenizer(NamedTuple):
         return exchanged(self.pieces.encode(text), self._end).tolist()
 
     def opening(self, text: str) -> list[int]:
-        """Ids of a text that is read from its beginning: with the begin tokens in front, unless it spells them out."""
+        """Ids of a text that is read from its beginning: with the begin tokens in front, unless the text spells them
+        out."""
         ids, begin = self.encode(text), list(self.begin)
         return ids if begin and ids[: len(begin)] == begin else begin + ids
 
     def decode(self, ids: Sequence[int] | Int[np.ndarray, " token"]) -> str:
-        """The text of a response, up to its first end token, as it reads behind its prompt: with the space that it
-        begins with, if it does."""
+        """The text of a response, up to its first end token, as it reads behind its prompt: a leading space is kept."""
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
         ended = np.flatnonzero(ids == END_TOKEN)
         ids = ids[: ended[0]] if ended.size else ids
         return self.pieces.continuation(exchanged(ids, self._end).tolist())
 
     def decode_prompt(self, ids: Sequence[int] | Int[np.ndarray, " token"]) -> str:
-        """The text of a prompt: of all its tokens, because one of a conversation holds an end token behind each
-        turn."""
+        """The text of a prompt, with all of its tokens, because in a conversation an end token follows each turn."""
         ids = np.asarray(ids, dtype=np.int64).reshape(-1)
         return self.pieces.decode(exchanged(ids, self._end).tolist())
 
     def chat(self, messages: Sequence[Mapping[str, str]], system: str | None) -> list[int]:
-        """Ids of a conversation, up to where the model's answer begins; ``system``: the system prompt, empty for none,
-        None for the checkpoint's own."""
+        """Ids of a conversation, up to where the model's answer begins. ``system`` is the system prompt: empty for
+        none, None for the checkpoint's own."""
         return exchanged(self.pieces.chat(messages, system), self._end).tolist()
 
     def words(self, vocabulary: int) -> tuple[str, ...]:
-        """What each of ``vocabulary`` ids stands for inside of a text, a leading space included; nothing for one that
-        no token has."""
+        """The text that each of ``vocabulary`` ids stands for inside of a text, a leading space included; empty for an
+        id without a token."""
         words = self.pieces.words()
         order = exchanged(np.arange(vocabulary), self._end).tolist()
         return tuple(words[i] if i < len(words) else "" for i in order)
 
     def responses(self, texts: Sequence[str], length: int) -> Response:
-        """Texts as responses: their first ``length`` tokens, or fewer if one of these spells a token that ends a
-        response, and an end token where there is room for one. Begin tokens stand in front of the prompt, not here."""
+        """Texts as responses: the first ``length`` tokens of each, cut at the first token that ends a response, and
+        followed by an end token if there is room. Begin tokens belong to the prompt and are not added here."""
         tokens = np.full((len(texts), length), END_TOKEN, np.int32)
         lengths = np.zeros(len(texts), np.int32)
         for row, text in enumerate(texts):
@@ -141,8 +140,8 @@ class Tokenizer(NamedTuple):
 
 
 class Pretrained(eqx.Module):
-    """A pretrained transformer, whole or its first blocks, that nobody trains. What is stored of it leaves its weights
-    out (`testbed.policies.shared_weights`)."""
+    """A pretrained transformer, or its first blocks, that is never trained. Its weights are left out when it is stored
+    (`testbed.policies.shared_weights`)."""
 
     model: Transformer
     source: Source = eqx.field(static=True)
@@ -152,34 +151,34 @@ class Pretrained(eqx.Module):
         return type(self)(_configured(self.model, changes), self.source)
 
     def trunk(self, layers: int) -> Self:
-        """Its first ``layers`` blocks (`testbed.policies.features.truncated`)."""
+        """The first ``layers`` blocks (`testbed.policies.features.truncated`)."""
         return type(self)(truncated(self.model, layers), self.source)
 
 
 class _Loaded(NamedTuple):
-    """A checkpoint as this process has it; ``content`` identifies the files that it was read from."""
+    """A checkpoint that this process has loaded; ``content`` identifies the files that it was read from."""
 
     content: str
     model: Pretrained
     tokenizer: Tokenizer
 
 
-#: What this process has loaded or was given, by the checkpoint's name.
+#: Checkpoints that this process has loaded, or that were registered, by name.
 _LOADED: dict[str, _Loaded] = {}
 _GIVEN: dict[str, _Loaded] = {}
 
 
 def pretrained(checkpoint: str) -> tuple[Pretrained, Tokenizer]:
-    """A checkpoint that was `register`ed or that `testbed.llm` knows, renumbered, and its tokenizer; loaded once a
-    process, and again if its files change.
+    """A registered checkpoint (`register`) or one that `testbed.llm` knows, renumbered, and its tokenizer. It is loaded
+    once a process, and again if its files change.
 
-    Raises what `testbed.llm.load` raises: `InvalidInput` for an unknown name or a damaged file, `Unfinished` for what
-    cannot be had."""
+    Raises what `testbed.llm.load` raises: `InvalidInput` for an unknown name or a damaged file, `Unfinished` for a
+    checkpoint that cannot be obtained."""
     found = _GIVEN.get(checkpoint) or _LOADED.get(checkpoint)
     if checkpoint not in _GIVEN:
         now = content(checkpoint)
         if found is None or found.content != now:
-            # The packages it needs are an extra of this one.
+            # The packages that `testbed.llm` needs are an optional extra.
             from testbed import llm
 
             found = _LOADED[checkpoint] = _renumbered(checkpoint, now, *llm.load(checkpoint))
@@ -188,7 +187,7 @@ def pretrained(checkpoint: str) -> tuple[Pretrained, Tokenizer]:
 
 
 def content(checkpoint: str) -> str:
-    """What identifies everything that a checkpoint is read from. Raises what `pretrained` raises."""
+    """A text that identifies everything that a checkpoint is read from. Raises what `pretrained` raises."""
     if checkpoint in _GIVEN:
         return _GIVEN[checkpoint].content
     from testbed import llm
@@ -197,7 +196,7 @@ def content(checkpoint: str) -> str:
 
 
 def register(checkpoint: str, model: Transformer, pieces: Pieces) -> Pretrained:
-    """Give a model and its tokenizer, in the checkpoint's own numbering, a name in this process."""
+    """Register a model and its tokenizer, in the checkpoint's own numbering, under a name in this process."""
     loaded = _renumbered(checkpoint, "", model, pieces)
     what = (loaded.model.source.checksum, model.config, pieces.ends, pieces.begin, pieces.words())
     given = hashlib.sha256(repr(what).encode()).hexdigest()
@@ -215,7 +214,7 @@ def _renumbered(checkpoint: str, content: str, model: Transformer, pieces: Piece
 
 
 def held(names: tuple[Weight, ...]) -> Weights:
-    """Weights of checkpoints, which are loaded where they must be.
+    """The named weights of checkpoints. Checkpoints are loaded if necessary.
 
     Raises `InvalidInput` if a checkpoint has changed since the names were stored, and what `pretrained` raises."""
     for source in {name.source for name in names}:
@@ -227,7 +226,7 @@ def held(names: tuple[Weight, ...]) -> Weights:
 
 
 def restored(tree: PyTree) -> PyTree:
-    """A stored pytree with the checkpoints' weights that were left out of it. Raises what `held` raises."""
+    """A stored pytree with the weights of checkpoints put back in. Raises what `held` raises."""
     return held(shared_weights.missing(tree)).put_in(tree)
 
 
@@ -238,7 +237,7 @@ def _configured(model: Transformer, changes: dict[str, Any]) -> Transformer:
 
 
 def _checksum(model: Transformer) -> str:
-    """SHA-256 of all weights, and of which tokens end a response if there are several."""
+    """SHA-256 of all weights; it also covers the tokens that end a response, if there are several."""
     digest = hashlib.sha256(repr(model.ends).encode() if model.ends else b"")
     for leaf in jax.tree.leaves(model):
         digest.update(np.asarray(leaf).tobytes())

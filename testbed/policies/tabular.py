@@ -1,7 +1,7 @@
 """A tabular policy: one logit for every response to every prompt of a task small enough to enumerate.
 
-It stands wherever a transformer does: it is scored, sampled and compared by `testbed.logprob` and `testbed.decode`,
-whose functions it registers its own versions with.
+It can be used wherever a transformer can: `testbed.logprob` and `testbed.decode` score, sample and compare it with the
+versions of their functions that this module registers.
 """
 
 import equinox as eqx
@@ -27,11 +27,12 @@ from testbed.types import END_TOKEN, Prompt, Response
 
 
 class Tabular(eqx.Module):
-    """A softmax over whole responses; prompts are of full length.
+    """A softmax over whole responses; prompts have full length.
 
     Attributes:
         logits: of every response (in the order of `testbed.exact.enumeration.all_responses`) to every prompt (in that
-            of ``all_prompts``); any policy's log-probabilities make it that policy. -inf for never.
+            of ``all_prompts``). The log-probabilities of any policy are valid logits of that policy. -inf for a
+            probability of 0.
         vocabulary: token ids, the end token included. time: the length limit in tokens.
     """
 
@@ -63,8 +64,8 @@ def tabulated(policy: Policy, task: AbstractTask) -> Tabular:
 def response_logits(
     model: Tabular, prompts: Prompt, responses: Response
 ) -> Float[Array, "n count response vocabulary"]:
-    """Log of the summed weight of all responses that go on with each token: logits of the conditionals of the table.
-    Behind an end the end token alone is possible; the others' logits are far down but finite."""
+    """Logits of the table's conditional distributions: for each token, the log of the summed weight of all responses
+    that continue with it. Behind an end only the end token is possible; the others' logits are very low but finite."""
     vocabulary, time = model.vocabulary, model.time
     place = nodes(responses, vocabulary)
     found = jax.vmap(lambda row, place: tree(row, vocabulary, time)[place])(
@@ -77,10 +78,11 @@ def response_logits(
 def tree(
     row: Float[Array, " response"], vocabulary: int, time: int
 ) -> Float[Array, "node vocabulary"]:
-    """Next-token logits at every unfinished prefix, shorter prefixes first, from one prompt's logits of responses."""
+    """Next-token logits at every unfinished prefix, shorter prefixes first, from the logits of all responses to one
+    prompt."""
     levels, below = [], jnp.maximum(row, MASKED)[None]
     for _ in range(time):
-        # Below a prefix: the response that ends there, and behind it a block for every token to go on with.
+        # Below a prefix: the response that ends there, followed by a block for every token that may come next.
         ended, rest = below[:, :1], below[:, 1:].reshape(below.shape[0], vocabulary - 1, -1)
         levels.append(jnp.concatenate([ended, jax.nn.logsumexp(rest, axis=-1)], axis=-1))
         below = rest.reshape(below.shape[0] * (vocabulary - 1), -1)
@@ -88,7 +90,7 @@ def tree(
 
 
 def nodes(responses: Response, vocabulary: int) -> Int[Array, "*n response"]:
-    """Where in `tree` the prefix before each token of a response is; 0 behind the end."""
+    """Index in `tree` of the prefix before each token of a response; 0 behind the end."""
     time, branches = responses.tokens.shape[-1], vocabulary - 1
     steps = jnp.maximum(responses.tokens - 1, 0)
     # Token i of a prefix of t tokens is a digit of weight branches ** (t - 1 - i).
@@ -108,7 +110,7 @@ def score(model: Tabular, prompts: Prompt, responses: Response) -> Float[Array, 
 
 @logprob.value_head.register(Tabular)
 def value_head(model: Tabular) -> Float[Array, "prompt node"]:
-    """One value for every prompt and unfinished prefix, 0."""
+    """One value for every prompt and unfinished prefix, all 0."""
     count = count_responses(model.vocabulary, model.time - 1)
     return jnp.zeros((model.logits.shape[0], count))
 
@@ -121,7 +123,7 @@ def response_values(
     responses: Response,
     shared: bool,
 ) -> tuple[Float[Array, "n count response vocabulary"], Float[Array, "n count response"]]:
-    """Values read from a table of their own: nothing is shared with the policy."""
+    """Logits, and values read from a separate table: nothing is shared with the policy."""
     place = nodes(responses, model.vocabulary)
     rows = prompt_index(prompts, model.vocabulary)[:, None, None]
     return response_logits(model, prompts, responses), head[rows, place]
@@ -149,6 +151,6 @@ def sample(
 
 @logprob.exact_kl.register(Tabular)
 def exact_kl(policy: Tabular, reference: Tabular, prompts: Prompt) -> Float[Array, " n"]:
-    """Summed over all responses."""
+    """The KL divergence, summed over all responses."""
     ours, theirs = (jax.nn.log_softmax(model.rows(prompts)) for model in (policy, reference))
     return jax.vmap(quantities.kl)(ours, theirs)

@@ -1,7 +1,7 @@
-"""Which part of a policy is trained. What changes in a run, and what is kept of a policy anywhere in it, are parts; the
-rest is held once, by the reference policy that the run started from.
+"""The trained part of a policy: its adapters, or the whole policy if it has none.
 
-Of a policy with adapters the part is their factors; of any other it is the policy itself.
+Only this part changes in a run, and only this part of a policy is stored. The rest is kept once, by the reference
+policy from which the run started.
 """
 
 from typing import Any
@@ -14,7 +14,7 @@ from testbed.nn.matmul import LowRank
 
 
 def trained(policy: Policy) -> Policy:
-    """The trained part: the policy with None for each array that is held fixed."""
+    """The trained part: the policy with None in place of each fixed array."""
     if not any(map(_adapter, jax.tree.leaves(policy, is_leaf=_adapter))):
         return policy
 
@@ -25,7 +25,8 @@ def trained(policy: Policy) -> Policy:
 
 
 def rebuilt(part: Policy, policy: Policy) -> Policy:
-    """The policy that has a trained part, and else what another of its kind has: ``rebuilt(trained(p), p)`` is p."""
+    """The policy with a given trained part and the fixed arrays of another policy of its kind: ``rebuilt(trained(p),
+    p)`` is p."""
 
     def absent(node: Any) -> bool:
         return node is None

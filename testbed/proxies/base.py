@@ -1,4 +1,4 @@
-"""Learned proxies of the golden preference: what every kind offers."""
+"""The interface of proxies: learned approximations of the golden preference."""
 
 import abc
 from typing import Any, ClassVar, NamedTuple
@@ -20,7 +20,7 @@ class AbstractProxy(AbstractPreference):
 
     @abc.abstractmethod
     def loss(self, pairs: Pair) -> Float[Array, " n"]:
-        """Cross-entropy (nats) of each label, soft or hard; weights are the caller's."""
+        """Cross-entropy (nats) of each label, soft or hard; the caller applies the weights."""
 
 
 def cross_entropy(log_odds: Float[Array, " n"], probability: Float[Array, " n"]) -> Array:
@@ -30,14 +30,15 @@ def cross_entropy(log_odds: Float[Array, " n"], probability: Float[Array, " n"])
 
 
 class Reading(NamedTuple):
-    """What a proxy does to compare two responses, and to learn how: what plans are made from.
+    """The cost of a proxy's comparisons and of its training, for plans.
 
     Attributes:
-        shape: of the network that reads, twice a comparison: each response, or the pair in each order.
-        tokens: of one reading. wanted: of those, whose last hidden states are read; outputs: numbers from each.
+        shape: of the network that reads twice for each comparison: each response, or the pair in each order.
+        tokens: of one reading. wanted: how many of these tokens have their last hidden state read; outputs: numbers
+            from each.
         embedded: embeddings that the readings of a batch look up; none: one a token.
-        parameters: numbers that it does not share with the policy.
-        learning: its training, in forward passes of comparisons.
+        parameters: numbers that the proxy does not share with the policy.
+        learning: cost of its training, in forward passes of comparisons.
     """
 
     shape: TransformerConfig
@@ -50,7 +51,7 @@ class Reading(NamedTuple):
 
 
 class AbstractProxyConfig(eqx.Module):
-    """How a proxy is built and trained, by ``fit``."""
+    """How a proxy is built, and trained by ``fit``."""
 
     family: ClassVar[str] = "testbed.proxies"
 
@@ -59,16 +60,17 @@ class AbstractProxyConfig(eqx.Module):
     def refuse(self, model: TransformerConfig, base: TransformerConfig, task: AbstractTask) -> None:
         """Raise `InvalidInput`, before anything is built, for a proxy that cannot read the task's texts.
 
-        ``model``: shape of policies; ``base``: of the policy that the data stand on."""
+        ``model`` is the shape of policies; ``base`` is the shape of the policy on which the data are built."""
 
     def form(self, model: TransformerConfig) -> tuple[Any, ...]:
-        """What compiled programs that use the proxy depend on, where policies have the shape ``model``: every static
-        field, unless a kind of proxy knows better which of them change the trained proxy's shapes."""
+        """The part of the config on which compiled programs that use the proxy depend, for policies of shape ``model``.
+        By default every static field; a kind of proxy may limit this to fields that change the shapes of the trained
+        proxy."""
         return jax.tree.structure(self), model
 
     def trained_by(self, model: TransformerConfig) -> tuple[Any, ...]:
-        """Everything in configs that `train` depends on: trained proxies are found again by it. All of this config, and
-        the policies' shape ``model``; a kind of proxy that does not depend on the shape may leave that out, so that
+        """The part of the configs on which `train` depends; trained proxies are cached by it. By default this config
+        and the policies' shape ``model``. A kind of proxy that does not depend on the shape may leave it out, so that
         policies of several sizes share one proxy."""
         return self, model
 
@@ -76,9 +78,9 @@ class AbstractProxyConfig(eqx.Module):
     def train(
         self, key: PRNGKeyArray, model: TransformerConfig, sft: Transformer, pairs: Pair
     ) -> AbstractProxy:
-        """A proxy that has learnt from ``n`` pairs, where policies have the shape ``model`` and the data stand on a
-        policy ``sft``."""
+        """A proxy trained on ``n`` pairs, for policies of shape ``model``. ``sft`` is the policy on which the data are
+        built."""
 
     @abc.abstractmethod
     def reading(self, model: TransformerConfig, task: AbstractTask, pairs: int) -> Reading:
-        """How it reads responses, and learns to from ``pairs`` of them, where policies have the shape ``model``."""
+        """The cost of comparisons and of training on ``pairs`` pairs, for policies of shape ``model``."""

@@ -1,5 +1,6 @@
-"""Heads on the features of a frozen trunk, and a preference model made of one: cheap to train, since the features of
-every text are worked out once (`testbed.policies.features`)."""
+"""Heads on the features of a frozen trunk, and a preference model with such a head. Training is cheap, since the
+features of every text are computed once (`testbed.policies.features`).
+"""
 
 import dataclasses
 from typing import Any, Self
@@ -19,8 +20,8 @@ from testbed.types import Pair, Prompt, Response
 
 
 class Head(eqx.Module):
-    """A number for each vector of features: of features standardised by ``centre`` and ``scale`` a linear function, or
-    one of a layer of tanh units if there is a ``mix``."""
+    """A function from feature vectors to numbers. Features are standardised by ``centre`` and ``scale``; the function
+    is linear, or has a layer of tanh units if there is a ``mix``."""
 
     centre: Float[Array, " width"]
     scale: Float[Array, " width"]
@@ -36,8 +37,8 @@ class Head(eqx.Module):
         units: int = 0,
         gain: float | Array = 1.0,
     ) -> Self:
-        """Standardised over the ``n`` features ``found``, with ``units`` hidden units, none for a linear head. The
-        readout is zero; weights into the units have variance gain^2 / width."""
+        """A head standardised over the ``n`` features ``found``, with ``units`` hidden units; 0 units make a linear
+        head. The readout is zero; weights into the units have variance gain^2 / width."""
         width = found.shape[1]
         mix = None
         if units:
@@ -52,7 +53,7 @@ class Head(eqx.Module):
         )
 
     def __call__(self, found: Float[Array, "n width"]) -> Float[Array, " n"]:
-        """The head's value of each of ``n`` features."""
+        """The head's value for each of ``n`` feature vectors."""
         inputs = (found - self.centre[None]) / self.scale[None]
         if self.mix is not None:
             inputs = jnp.tanh(inputs @ self.mix)
@@ -60,7 +61,7 @@ class Head(eqx.Module):
 
 
 class HeadPairs(eqx.Module):
-    """What a head learns from: both responses' features, and `Pair`'s preference and weight."""
+    """The training data of a head: both responses' features, and the preference and weight of the `Pair`."""
 
     winner: Float[Array, "n width"]
     loser: Float[Array, "n width"]
@@ -69,8 +70,8 @@ class HeadPairs(eqx.Module):
 
 
 class HeadProxy(AbstractProxy):
-    """A Bradley-Terry reward model r(x, y) (Christiano et al. 2017, arXiv 1706.03741, eq. 1) whose trunk is frozen: a
-    head on the mean activations over the response. It is trained by `HeadConfig.train`; `loss` is to measure it."""
+    """A Bradley-Terry reward model r(x, y) (Christiano et al. 2017, arXiv 1706.03741, eq. 1) with a frozen trunk: a
+    head on the mean activations over the response. `HeadConfig.train` trains it; `loss` only measures it."""
 
     trunk: Transformer
     head: Head
@@ -90,7 +91,8 @@ class HeadProxy(AbstractProxy):
 
 
 class HeadConfig(AbstractProxyConfig):
-    """How a `HeadProxy` is built and trained: its trunk are the first blocks of the policy that the data stand on.
+    """How a `HeadProxy` is built and trained: its trunk consists of the first blocks of the policy on which the data
+    are built.
 
     Attributes:
         layers: blocks of its trunk. units: hidden units of its head, 0 for a linear one.
@@ -104,27 +106,27 @@ class HeadConfig(AbstractProxyConfig):
     )
 
     def refuse(self, model: TransformerConfig, base: TransformerConfig, task: AbstractTask) -> None:
-        """Raise `InvalidInput` if the policy that the data stand on has fewer blocks."""
+        """Raise `InvalidInput` if the policy on which the data are built has fewer blocks."""
         refuse_layers(base, self.layers, "proxy.layers")
 
     def form(self, model: TransformerConfig) -> tuple[Any, ...]:
-        """Sizes of trunk and head."""
+        """The sizes of trunk and head."""
         return "head", self.layers, self.units
 
     def trained_by(self, model: TransformerConfig) -> tuple[Any, ...]:
-        """This config: the trunk is the policy that the data stand on."""
+        """This config alone: the trunk comes from the policy on which the data are built."""
         return (self,)
 
     def train(
         self, key: PRNGKeyArray, model: TransformerConfig, sft: Transformer, pairs: Pair
     ) -> HeadProxy:
-        """A proxy that has learnt from ``n`` pairs; the trunk runs over each text once. Raises `InvalidInput` if the
-        policy has fewer blocks."""
+        """A proxy trained on ``n`` pairs; the trunk runs over each text once. Raises `InvalidInput` if the policy has
+        fewer blocks."""
         trunk = truncated(sft, self.layers, "proxy.layers")
         return HeadProxy(trunk, self.train_head(key, measure(trunk, pairs)))
 
     def reading(self, model: TransformerConfig, task: AbstractTask, pairs: int) -> Reading:
-        """Each response behind its prompt, in training once."""
+        """One reading is a response behind its prompt; training reads each response once."""
         return Reading(
             dataclasses.replace(model, layers=self.layers),
             tokens=task.prompt_length + task.response_length,
@@ -136,7 +138,7 @@ class HeadConfig(AbstractProxyConfig):
         )
 
     def train_head(self, key: PRNGKeyArray, pairs: HeadPairs) -> Head:
-        """The head of `train`, from features."""
+        """The head that `train` fits, from features."""
         k_init, k_fit = jax.random.split(key)
         head = Head.init(k_init, jnp.concatenate([pairs.winner, pairs.loser]), self.units)
 
@@ -149,7 +151,7 @@ class HeadConfig(AbstractProxyConfig):
                 own(batch.winner) - own(batch.loser), batch.preference
             )
 
-        # Centre and scale stay what they are: weight decay would shrink them.
+        # Centre and scale are not trained: weight decay would shrink them.
         weights, _ = fit(loss, (head.mix, head.readout), pairs, self.fit, k_fit)
         return set_to(weights)
 

@@ -1,6 +1,6 @@
-"""ProxyConfig: a transformer with a scalar head, trained as a whole, which reads whole texts.
+"""ProxyConfig: a proxy that reads whole texts, a transformer with a scalar head, trained as a whole.
 
-It is a pairwise preference model or a pointwise reward model.
+The proxy is a pairwise preference model or a pointwise reward model.
 """
 
 import abc
@@ -23,9 +23,9 @@ from testbed.types import END_TOKEN, Pair, Prompt, Response, within
 
 
 class Reader(eqx.Module):
-    """Reads parts of text in a row and gives one score.
+    """A transformer that reads several parts of text in sequence and gives one score.
 
-    The parts are padded on the right; each is marked by an embedding of its own, positions run on over the padding,
+    The parts are padded on the right. An embedding for each part marks its tokens, positions continue over the padding,
     and a read-out token behind the last part sees every token of every part.
     """
 
@@ -37,7 +37,7 @@ class Reader(eqx.Module):
     def init(
         cls, key: PRNGKeyArray, config: TransformerConfig, vocabulary: int, parts: int
     ) -> Self:
-        """Random parameters for so many parts; the head starts at zero, and so does every score."""
+        """Random parameters for ``parts`` parts; the head starts at zero, and so does every score."""
         k_trunk, k_marks = jax.random.split(key)
         return cls(
             trunk=Transformer.init(k_trunk, config, vocabulary),
@@ -57,9 +57,9 @@ class Reader(eqx.Module):
         valid = [within(length, width) for length, width in zip(lengths, widths, strict=True)]
         size = tokens.shape[1]
         causal, diagonal = jnp.tri(size, dtype=bool)[None], jnp.eye(size, dtype=bool)[None]
-        # A padded query may see itself alone: nobody reads it, and its softmax stays finite.
+        # A padded query sees at least itself: its output is never read, but its softmax must stay finite.
         mask = (causal & jnp.concatenate(valid, axis=1)[:, None]) | diagonal
-        # Each token as it is marked in each part: so few that the trunk may treat them as its vocabulary.
+        # Each token marked for each part: so few combinations that the trunk may treat them as its vocabulary.
         marked = self.marks[:, None] + self.trunk.embedding[None]
         part = jnp.asarray(np.repeat(np.arange(len(widths), dtype=np.int32), widths))
         hidden, _ = self.trunk.hidden(
@@ -73,7 +73,7 @@ class Reader(eqx.Module):
 
 
 class AbstractReaderProxy(AbstractProxy):
-    """One that is trained as a whole."""
+    """A proxy that is trained as a whole."""
 
     reader: eqx.AbstractVar[Reader]
 
@@ -86,8 +86,9 @@ class AbstractReaderProxy(AbstractProxy):
 class PairwiseProxy(AbstractReaderProxy):
     """r(x, y1, y2) in [0, 1] (arXiv 2405.08448, appendix A): reads prompt, first and second.
 
-    Trained in both orders (its eq. 5). A positional bias remains that an online policy would exploit, so a comparison
-    uses the order-antisymmetric score, whose sign is that of r(x, y1, y2) - r(x, y2, y1) (its appendix A.2).
+    The model is trained in both orders (the paper's eq. 5). A positional bias remains that an online policy would
+    exploit, so a comparison uses the order-antisymmetric score, whose sign is that of r(x, y1, y2) - r(x, y2, y1) (the
+    paper's appendix A.2).
     """
 
     reader: Reader
@@ -112,7 +113,7 @@ class PairwiseProxy(AbstractReaderProxy):
         return 0.5 * (forward - backward)
 
     def loss(self, pairs: Pair) -> Float[Array, " n"]:
-        """Both orders of reading, half each (arXiv 2405.08448, eq. 5)."""
+        """Cross-entropy of both orders of reading, half each (arXiv 2405.08448, eq. 5)."""
         forward = self.log_odds(pairs.prompt, pairs.winner, pairs.loser)
         backward = self.log_odds(pairs.prompt, pairs.loser, pairs.winner)
         p = pairs.preference
@@ -144,7 +145,7 @@ Text = TypeVar("Text", Prompt, Response)
 
 
 def _joined(first: Text, second: Text) -> Text:
-    """Two batches in one."""
+    """Two batches concatenated."""
     return jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
 
 
@@ -164,7 +165,8 @@ class ProxyConfig(AbstractProxyConfig):
     model: TransformerConfig | None = None
 
     def refuse(self, model: TransformerConfig, base: TransformerConfig, task: AbstractTask) -> None:
-        """See `AbstractProxyConfig`: a table of learned positions must be long enough for what is read at once."""
+        """See `AbstractProxyConfig`: a table of learned positions must be long enough for everything that is read at
+        once."""
         tokens = self.reading(model, task, 0).tokens
         room = (self.model or model).learned_positions
         if 0 < room < tokens:
@@ -175,11 +177,11 @@ class ProxyConfig(AbstractProxyConfig):
             )
 
     def form(self, model: TransformerConfig) -> tuple[Any, ...]:
-        """Its kind and shape."""
+        """The proxy's kind and shape."""
         return self.pairwise, self.model or model
 
     def trained_by(self, model: TransformerConfig) -> tuple[Any, ...]:
-        """This config with its shape in it, whoever says it."""
+        """This config with the proxy's shape filled in."""
         return (dataclasses.replace(self, model=self.model or model),)
 
     def train(
@@ -195,7 +197,8 @@ class ProxyConfig(AbstractProxyConfig):
         return fit(loss, proxy, pairs, self.fit, k_fit)[0]
 
     def reading(self, model: TransformerConfig, task: AbstractTask, pairs: int) -> Reading:
-        """The whole text at once, to a read-out token; in training forward and back, as often as ``fit`` says."""
+        """One reading is the whole text with a read-out token; training reads forward and back, as often as ``fit``
+        says."""
         responses = 2 if self.pairwise else 1
         shape = self.model or model
         return Reading(
@@ -203,7 +206,7 @@ class ProxyConfig(AbstractProxyConfig):
             tokens=task.prompt_length + responses * task.response_length + 1,
             wanted=1,
             outputs=1,
-            # Each token as it is marked in each part, for the two readings together.
+            # Each token as marked in each part, for the two readings together.
             embedded=(responses + 2) * task.vocabulary,
             parameters=shape.parameters(task.vocabulary),
             learning=3 * self.fit.batch_size * self.fit.steps,

@@ -1,4 +1,4 @@
-"""The stream of an online run, kept compactly on the device, and learning from it again."""
+"""The pairs that an online run learnt from, stored compactly on the device, so that another run can learn from them."""
 
 from typing import Any, Self
 
@@ -15,15 +15,15 @@ from testbed.preference import AbstractPreference
 from testbed.source import Batch, Ledger, Supply
 from testbed.types import Pair, PairScores, Response
 
-#: Windows of a stream in which policies and proxy are tested, and pairs of each (arXiv 2405.08448, figure 6 and
-#: appendix E: 64 near each of ten evenly spaced points).
+#: Number of windows of a stream in which policies and proxy are tested, and pairs in each (arXiv 2405.08448, figure 6
+#: and appendix E: 64 near each of ten evenly spaced points).
 WINDOWS, WINDOW = 10, 64
 
 
 class Recording(eqx.Module):
     """Pairs that a run learnt from, in their order (leading axes: step, pair of the step).
 
-    Token ids take one byte where the vocabulary allows it, two or four otherwise; the prompt is kept as its row in the
+    Token ids take one byte where the vocabulary allows it, two or four otherwise; a prompt is stored as its row in the
     data.
 
     Attributes:
@@ -31,7 +31,7 @@ class Recording(eqx.Module):
         preference, weight: the label. reward_margin: the teacher's, of the winner over the loser.
         golden_margin: golden reward of the winner less that of the loser; NaN before `with_golden`.
         reference: log-probabilities under the reference policy of the time.
-        start: the step that the first belongs to.
+        start: the step of the first recorded pairs.
     """
 
     rows: Int[Array, "step pair"]
@@ -48,7 +48,8 @@ class Recording(eqx.Module):
 
     @classmethod
     def room(cls, steps: int, batch_size: int, time: int, dtype: Any) -> Self:
-        """Room for so many steps of so many pairs of responses of at most ``time`` tokens, of an unsigned type."""
+        """An empty recording for ``steps`` steps of ``batch_size`` pairs of responses of at most ``time`` tokens, whose
+        ids have the unsigned type ``dtype``."""
         shape = (steps, batch_size)
         tokens = jnp.zeros((*shape, time), dtype=dtype)
         count, number = jnp.zeros(shape, dtype=jnp.int32), jnp.zeros(shape)
@@ -69,16 +70,16 @@ class Recording(eqx.Module):
 
     @property
     def steps(self) -> int:
-        """How many steps there is room for."""
+        """Number of steps that the recording can hold."""
         return self.rows.shape[0]
 
     @property
     def batch_size(self) -> int:
-        """Pairs a step."""
+        """Number of pairs a step."""
         return self.rows.shape[1]
 
     def put(self, batch: Batch, step: Int[Array, ""]) -> Self:
-        """With the pairs of one step; steps beyond the room are left out."""
+        """The recording with the pairs of one step added; steps beyond its room are ignored."""
         pairs = batch.pairs
         new = {
             "rows": batch.rows,
@@ -106,9 +107,9 @@ class Recording(eqx.Module):
     def batch(
         self, supply: Supply, index: Int[Array, " n"], new: Bool[Array, " n"], moved: bool
     ) -> Batch:
-        """The pairs at some places of the stream, counted over all steps; ``new`` are those that were not learnt from
-        before, and ``moved`` says whether the recorded run's reference policy did, so that its scores are not those of
-        the SFT policy. The ledger counts what writing and judging them took once."""
+        """The pairs at the places ``index`` of the stream, counted over all steps. ``new`` marks pairs that were not
+        learnt from before. ``moved`` says whether the recorded run's reference policy moved, so that its scores are not
+        those of the SFT policy. The ledger counts the writing and judging of a pair only once."""
         took = self._at(index)
         pairs = took._pairs(supply)
         reference, winner, loser = took.reference, pairs.winner, pairs.loser
@@ -120,8 +121,8 @@ class Recording(eqx.Module):
         return Batch(pairs, reference, took.reward_margin, took.rows, spent)
 
     def windows(self, supply: Supply) -> "Windows":
-        """`WINDOWS` windows of the stream, evenly spaced, with golden margins if the recording has them. Each lies in
-        the middle of its tenth of the stream and holds `WINDOW` pairs, or as many as that tenth has."""
+        """`WINDOWS` windows of the stream, evenly spaced, with golden margins if the recording has them. Each window
+        lies in the middle of its tenth of the stream and holds `WINDOW` pairs, or fewer if the tenth has fewer."""
         size = self.rows.size
         ends = np.arange(WINDOWS + 1) * size // WINDOWS
         held = np.clip(np.diff(ends), 1, WINDOW)
@@ -133,20 +134,21 @@ class Recording(eqx.Module):
         return Windows(took._pairs(supply), took.golden_margin, inside)
 
     def _at(self, index: Int[Array, " n"]) -> Self:
-        """The pairs at some places of the stream, counted over all steps."""
+        """The recorded fields at some places of the stream, counted over all steps."""
         step, pair = index // self.batch_size, index % self.batch_size
-        # The first step is of the whole stream: so that all leaves can be indexed alike, another stands in its place.
+        # ``start`` belongs to the whole stream and has no pairs axis: another field replaces it, so that all leaves can
+        # be indexed alike.
         columns = eqx.tree_at(lambda r: r.start, self, self.rows)
         return jax.tree.map(lambda x: x[step, pair], columns)
 
     def _pairs(self, supply: Supply) -> Pair:
-        """As pairs, prompts and all."""
+        """The recorded data as pairs, with prompts."""
         winner = Response(self.winner.astype(jnp.int32), self.winner_length)
         loser = Response(self.loser.astype(jnp.int32), self.loser_length)
         return Pair(supply.prompts(self.rows), winner, loser, self.preference, self.weight)
 
     def with_golden(self, golden: AbstractPreference, supply: Supply) -> Self:
-        """With golden margins, judged after the fact: together they cost less than step by step."""
+        """The recording with golden margins. They are computed afterwards: all at once costs less than step by step."""
 
         def judge(one: tuple[Array, Response, Response]) -> Float[Array, ""]:
             row, winner, loser = jax.tree.map(lambda x: x[None], one)
@@ -161,17 +163,17 @@ class Recording(eqx.Module):
             )
         ]
         margin = long_map(judge, (rows, *texts)).reshape(self.rows.shape)
-        # The same text is a tie, whatever rounding makes of its two rewards.
+        # Identical texts tie, even if rounding makes their two rewards differ.
         margin = jnp.where(jnp.all(self.winner == self.loser, axis=-1), 0.0, margin)
         return eqx.tree_at(lambda r: r.golden_margin, self, margin)
 
 
 class Windows(eqx.Module):
-    """Pairs of a stream, `WINDOW` for each of `WINDOWS` windows, one window behind the other.
+    """Pairs of a stream, `WINDOW` for each of `WINDOWS` windows, one window after the other.
 
     Attributes:
         pairs: as the teacher labelled them. golden_margin: golden reward of the winner less that of the loser.
-        inside: which places hold a pair; the others repeat the window's last.
+        inside: which places hold a pair; the others repeat the window's last pair.
     """
 
     pairs: Pair
@@ -179,8 +181,8 @@ class Windows(eqx.Module):
     inside: Bool[Array, "window pair"]
 
     def accuracy(self, margin: Float[Array, " n"]) -> Float[Array, " window"]:
-        """Share of each window's pairs on which ``margin`` has the sign of the golden one; an exact 0 counts one
-        half."""
+        """Share of each window's pairs on which ``margin`` has the sign of the golden margin; a margin of exactly 0
+        counts one half."""
         right = 0.5 * (1.0 + jnp.sign(margin) * jnp.sign(self.golden_margin))
         right = jnp.where(self.inside, right.reshape(self.inside.shape), 0.0)
         return jnp.sum(right, axis=1) / jnp.sum(self.inside, axis=1)
@@ -199,8 +201,8 @@ def token_type(policy: Policy, supply: Supply) -> jnp.dtype:
 def shuffled(
     key: Array, steps: int, batch_size: int, window: Float[Array, ""] | float
 ) -> Int[Array, " item"]:
-    """An order of all pairs of a stream in which each stays within its window of so many steps; 1 is the order of the
-    stream itself, and a window as long as the stream shuffles uniformly."""
+    """An order of all pairs of a stream in which each pair stays within its window of ``window`` steps. A window of 1
+    step keeps the order of the stream; a window as long as the stream shuffles uniformly."""
     place = jnp.arange(steps * batch_size)
     block = (place // batch_size).astype(jnp.float32) // jnp.asarray(window, jnp.float32)
     chance = jax.random.uniform(key, place.shape)

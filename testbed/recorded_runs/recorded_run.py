@@ -1,5 +1,6 @@
-"""The plan of an online run that is made before training, for sources that draw on its stream or on its checkpoints,
-and its results. `testbed.stages.online_run` makes it."""
+"""The plan and the results of an online run that is made before training, for sources that use its stream of pairs or
+its checkpoints. `testbed.stages.online_run` makes the run.
+"""
 
 import equinox as eqx
 from jaxtyping import Array, Int, PRNGKeyArray
@@ -14,14 +15,14 @@ from testbed.train import OnlineRun, Teacher
 
 
 class Recorded(eqx.Module):
-    """A recorded online run; equal plans share one run.
+    """The plan of a recorded online run; equal plans share one run.
 
     Attributes:
-        run: its plan. Its keys are those of the experiment's own training, so an online experiment of the same plan and
-            teacher is this very run.
+        run: the plan of the training. Its random keys are those of the experiment's own training, so an online
+            experiment with the same plan and teacher is exactly this run.
         checkpoints: at which shares of its steps the policy is kept, ascending, up to 1 (arXiv 2405.08448 has 20% and
             100%).
-        teacher: who judges what it writes.
+        teacher: who judges the texts of the run.
     """
 
     run: OnlineRun = OnlineRun()
@@ -37,18 +38,19 @@ class Recorded(eqx.Module):
 
     @property
     def stages(self) -> tuple[float, ...]:
-        """The shares of the run at which a policy is known: the SFT policy is that at 0."""
+        """The shares of the run at which a policy is known; share 0 is the SFT policy."""
         return (0.0, *self.checkpoints)
 
     @property
     def has_stream(self) -> bool:
-        """Whether it learns from pairs, which can be recorded."""
+        """Whether the run learns from pairs, which can be recorded."""
         return self.run.loss.request(self.run.batch_size).author is write_pairs
 
 
 class Made(eqx.Module):
-    """A recorded run: its stream of pairs (None if it does not learn from pairs), and what is
-    trained of the policies at `Recorded.stages` (leading axis). Frozen from ``diverged_step`` on, if it is not -1."""
+    """The results of a recorded run: its stream of pairs (None if it does not learn from pairs), and the trained parts
+    of the policies at `Recorded.stages` (leading axis). The policy is frozen from ``diverged_step`` on, if it is not
+    -1."""
 
     recording: Recording | None
     policies: Policy
@@ -56,7 +58,7 @@ class Made(eqx.Module):
 
 
 class Given(eqx.Module):
-    """What a source may prepare from."""
+    """The inputs from which a source may prepare its data."""
 
     supply: Supply
     made: Made

@@ -24,7 +24,7 @@ class Averaged(AbstractReference):
         return True
 
     def next(self, reference: Policy, policy: Policy, step: Int[Array, ""]) -> Policy:
-        """A step of the average."""
+        """One step of the average."""
         return jax.tree.map(
             lambda old, new: self.decay * old + (1.0 - self.decay) * new, reference, policy
         )

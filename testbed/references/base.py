@@ -11,8 +11,8 @@ from testbed.logprob import Policy
 
 
 class AbstractReference(eqx.Module):
-    """How the reference policy moves; it starts as the SFT policy. Of a policy with adapters these move, and nothing
-    else."""
+    """How the reference policy moves; it starts as the SFT policy. For a policy with adapters, only the adapters
+    move."""
 
     family: ClassVar[str] = "testbed.references"
 
@@ -22,8 +22,8 @@ class AbstractReference(eqx.Module):
     @property
     @abc.abstractmethod
     def moves(self) -> bool:
-        """Whether it ever differs from the SFT policy."""
+        """Whether the reference ever differs from the SFT policy."""
 
     @abc.abstractmethod
     def next(self, reference: Policy, policy: Policy, step: Int[Array, ""]) -> Policy:
-        """The reference of this step, from that of the step before and the policy, before its update."""
+        """The reference of this step, from the reference of the step before and the policy before its update."""

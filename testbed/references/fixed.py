@@ -15,5 +15,5 @@ class Fixed(AbstractReference):
         return False
 
     def next(self, reference: Policy, policy: Policy, step: Int[Array, ""]) -> Policy:
-        """The same."""
+        """The reference, unchanged."""
         return reference

@@ -1,7 +1,7 @@
-"""Names of classes and functions in files, looked up among what this process has loaded.
+"""Names of classes and functions in files: a name is looked up among the modules that this process has loaded.
 
-A file may name what it holds, but it must not decide what runs. So nothing is imported because a file names it, no
-attribute access runs code of a module or class, and what is found must be of a kind that is safe to fill in.
+A file may name its classes and functions, but must not decide what is executed. So nothing is imported because a file
+names it, no attribute access runs code of a module or class, and the result must be of a kind that is safe to fill in.
 """
 
 import sys
@@ -12,21 +12,21 @@ from typing import Any
 from testbed.config.code_files import is_installed
 from testbed.errors import InvalidInput
 
-#: Packages whose functions a file may name: those of the project.
+#: Packages of this project, whose functions a file may name.
 _OURS = ("testbed", "envs", "sweeps")
-#: Modules of libraries whose functions a file may name: activation functions.
+#: Modules of libraries whose functions a file may name: they hold activation functions.
 _ACTIVATIONS = ("jax.nn", "jax._src.nn.functions", "jax.numpy", "jax._src.numpy.ufuncs")
 
 
 class UnknownName(Exception):
-    """A name in a file that stands for nothing which this process has loaded."""
+    """A name in a file that this process cannot resolve."""
 
 
 def name_of(thing: Any) -> str:
     """``module:qualified.name`` of a class or function.
 
-    Raises `InvalidInput` if the name does not lead back to it: for a class or function defined inside a function, for a
-    lambda, and for one whose name stands for something else by now.
+    Raises `InvalidInput` if the name does not lead back to the object: for a class or function defined inside a
+    function, for a lambda, and for an object whose name now refers to another object.
     """
     module, qualified = (getattr(thing, part, None) for part in ("__module__", "__qualname__"))
     name = f"{module}:{qualified}"
@@ -44,13 +44,13 @@ def name_of(thing: Any) -> str:
 
 
 def find(name: str) -> Any:
-    """What a name of `name_of` stands for in this process. Raises `UnknownName`."""
+    """The class or function in this process that a name of `name_of` refers to. Raises `UnknownName`."""
     place, _, qualified = name.partition(":")
     found: Any = sys.modules.get(place)
     if found is None:
         raise UnknownName(name)
     for part in qualified.split("."):
-        # Not `getattr`: a module or metaclass may answer that with code of its own, such as an import.
+        # Not `getattr`, for which a module or metaclass may run its own code, such as an import.
         names = vars(found) if isinstance(found, type | ModuleType) else {}
         if part not in names:
             raise UnknownName(name)
@@ -59,8 +59,8 @@ def find(name: str) -> Any:
 
 
 def is_open_function(name: str) -> bool:
-    """Whether a file may name a function of this name's module: one of this project, of a user's own files, or of jax's
-    activation functions. Others, such as those of the standard library, could be put to a use they are not for."""
+    """Whether a file may name a function of this module: one of this project, of a user's own files, or of jax's
+    activation functions. Other functions, such as those of the standard library, could be misused."""
     module = name.partition(":")[0]
     if module.partition(".")[0] in _OURS or module in (*_ACTIVATIONS, "__main__"):
         return True

@@ -1,10 +1,10 @@
-"""Pytrees as files, which are read without running anything that they say.
+"""Pytrees as files that are read without executing anything in them.
 
-A file is one of safetensors (https://github.com/huggingface/safetensors, "Format"): the length of the header, a header
-in JSON, and the arrays one after the other. The header's metadata hold the structure of the pytree as JSON
+A file has the format of safetensors (https://github.com/huggingface/safetensors, "Format"): the length of the header, a
+header in JSON, and the arrays one after the other. The header's metadata hold the structure of the pytree as JSON
 (`testbed.serialisation.tree_structure`) and a checksum of the whole file (CRC-32: twice as fast as SHA-256, and every
-flipped bit is found). Nobody who means harm is kept from writing a file that fits; it holds values then, and nothing
-that runs.
+flipped bit is found). The checksum does not protect against attackers: anyone can write a valid file, but such a file
+can only hold values, and nothing that is executed.
 """
 
 import json
@@ -26,17 +26,17 @@ from testbed.serialisation.tree_structure import (
     write_structure,
 )
 
-#: What a file's header begins with. The checksum follows, in which it counts as zeros itself.
+#: The beginning of a file's header. The checksum follows; for its own computation it counts as zeros.
 _BEGIN = b'{"__metadata__":{"format":"testbed-tree","crc32":"'
 _ZEROS = b"0" * 8
 _SIZE_BYTES = 8
-#: Arrays begin at a multiple of so many bytes: the header is padded.
+#: Arrays begin at a multiple of this number of bytes: the header is padded.
 _ALIGNMENT = 64
 _MOST_DIMENSIONS = 32
-#: Of what arrays have room for, those without any numbers too: numpy counts bytes in 64 bits.
+#: Largest number of entries of an array's shape, also for empty arrays: numpy counts bytes in 64 bits.
 _MOST_NUMBERS = 2**58
-#: Types of arrays by the format's names for them. Arrays of other types are kept as bytes, a last dimension of them for
-#: each number, and the structure tells their type.
+#: Data types of arrays by the format's names. Arrays of other types are stored as bytes with an additional last
+#: dimension, and the structure holds their type.
 _TENSORS = {
     "BOOL": "bool",
     "BF16": "bfloat16",
@@ -50,10 +50,10 @@ _TENSOR_NAMES = {name: tensor for tensor, name in _TENSORS.items()}
 
 
 def encode(tree: PyTree, name: str) -> list[Any]:
-    """A pytree as the parts of a file (`bytes` and contiguous arrays), to be written one after the other; ``name``
-    must be given again when the file is read, so that no file is taken for another.
+    """A pytree as the parts of a file (`bytes` and contiguous arrays), to be written one after the other. The same
+    ``name`` must be given when the file is read, so that one file cannot be mistaken for another.
 
-    Raises `InvalidInput` for what cannot be kept, and names its class.
+    Raises `InvalidInput` for an object that cannot be stored, and names its class.
     """
     structure, arrays = write_structure(tree)
     types = [dtype_name(array.dtype) for array in arrays]
@@ -82,7 +82,7 @@ def encode(tree: PyTree, name: str) -> list[Any]:
 def decode(file: BufferedIOBase, name: str) -> PyTree:
     """The pytree of a file that `encode` has made for this ``name``. Raises `Damaged` for any other content.
 
-    What it takes of memory and time is in proportion to the length of the file, whatever its header says.
+    Memory and time are proportional to the length of the file, whatever its header says.
     """
     length = file.seek(0, os.SEEK_END)
     file.seek(0)
@@ -109,8 +109,8 @@ def decode(file: BufferedIOBase, name: str) -> PyTree:
 
 
 def _described(header: dict[str, Any], types: Any, room: int) -> list[tuple[list[int], np.dtype]]:
-    """Shape and type of every array. They must fill the ``room`` bytes behind the header one after the other, so that
-    together they are no larger than the file."""
+    """Shape and type of every array. The arrays must fill the ``room`` bytes behind the header one after the other, so
+    that together they are no larger than the file."""
     place, found = 0, []
     for i in range(len(header) - 1):
         entry = _item(header, str(i))
@@ -147,7 +147,7 @@ def _sizes(entry: Any, name: str) -> list[int]:
 
 
 def _checksum(name: str, before: Any, *after: Any) -> bytes:
-    """Of a file in parts, those before the checksum and those after it."""
+    """The checksum of a file in parts: the parts before the checksum and the parts after it."""
     total = 0
     for part in (name.encode(), before, _ZEROS, *after):
         total = zlib.crc32(part, total)
@@ -155,7 +155,7 @@ def _checksum(name: str, before: Any, *after: Any) -> bytes:
 
 
 def _parsed(text: Any) -> dict[str, Any]:
-    """A JSON object, without the numbers that JSON lacks."""
+    """A JSON object; infinities and NaN, which JSON lacks, are refused."""
 
     def refuse(constant: str) -> None:
         raise Damaged(f"{constant} is no number")

@@ -1,11 +1,11 @@
-"""The structure of a pytree as JSON-able data, and back: what is not in arrays.
+"""The structure of a pytree, without its arrays, as JSON-able data; and the pytree from such data.
 
-Plain data stand for themselves: None, booleans, whole and finite numbers, text, and a list for a list. All else is an
-object whose first key says what it is: ``tuple``, ``dict``, ``module`` (an `equinox.Module`), ``named tuple``,
+Plain data represent themselves: None, booleans, whole and finite numbers, text, and a list for a list. Everything else
+is an object whose first key is its kind: ``tuple``, ``dict``, ``module`` (an `equinox.Module`), ``named tuple``,
 ``weight`` (`testbed.policies.shared_weights.Weight`), ``array`` and ``scalar`` (numbers of numpy), ``key`` (a random
 key of jax), ``shape`` (`jax.ShapeDtypeStruct`), ``dtype``, ``numpy type``, ``jax type``, ``enum``, ``function``,
-``float`` (one that JSON lacks, by its bytes). Classes are named, see `testbed.serialisation.class_names`. They are
-filled in field by field: no constructor runs.
+``float`` (a number that JSON lacks, by its bytes). Classes are stored by name, see `testbed.serialisation.class_names`.
+Their fields are set one by one: no constructor runs.
 """
 
 import dataclasses
@@ -37,22 +37,22 @@ _EXTENDED = (
     *("float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
     *("float6_e2m3fn", "float6_e3m2fn", "float4_e2m1fn", "int2", "int4", "uint2", "uint4"),
 )
-#: The types of arrays that can be kept, by name.
+#: The data types of arrays that can be stored, by name.
 DTYPES = {name: np.dtype(name) for name in _PLAIN} | {
     name: np.dtype(getattr(ml_dtypes, name)) for name in _EXTENDED
 }
-#: Numbers of JSON are read up to so many digits (Python's own limit is 4,300).
+#: Largest number of digits of a JSON number that is read (Python's own limit is 4,300).
 _MOST_BITS = 4096
 
 
 class Damaged(Exception):
-    """Data that no pytree was written as."""
+    """Data that `write_structure` cannot have written."""
 
 
 def write_structure(tree: PyTree) -> tuple[Any, list[np.ndarray]]:
-    """A pytree as JSON-able data, and its arrays in the order in which the data name them.
+    """A pytree as JSON-able data, and its arrays in the order in which the data refer to them.
 
-    Raises `InvalidInput` for what cannot be kept, and names its class.
+    Raises `InvalidInput` for an object that cannot be stored, and names its class.
     """
     writer = _Writer()
     try:
@@ -73,7 +73,7 @@ def read_structure(data: Any, arrays: list[np.ndarray]) -> PyTree:
     except UnknownName as problem:
         raise Damaged(f"unknown name {problem}") from problem
     except (ValueError, TypeError, OverflowError, AttributeError, RecursionError) as problem:
-        # From numpy, jax and the classes that are filled in: of odd sizes, types and names.
+        # numpy, jax and the restored classes raise these errors for invalid sizes, types and names.
         raise Damaged(str(problem)) from problem
     if reader.used != len(arrays):
         raise Damaged("arrays are left over")
@@ -81,8 +81,8 @@ def read_structure(data: Any, arrays: list[np.ndarray]) -> PyTree:
 
 
 def dtype_name(dtype: Any) -> str:
-    """The name in `DTYPES`. Raises `InvalidInput` for a type that is not there, such as that of Python objects, text,
-    or numbers of another byte order."""
+    """The name of a data type in `DTYPES`. Raises `InvalidInput` for a type that is not there, such as that of Python
+    objects, text, or numbers of another byte order."""
     name = str(getattr(dtype, "name", dtype))
     if DTYPES.get(name) != dtype:
         raise InvalidInput(
@@ -92,7 +92,7 @@ def dtype_name(dtype: Any) -> str:
 
 
 class _Writer:
-    """Writes one pytree; ``arrays`` are those met so far."""
+    """Writes one pytree; ``arrays`` are the arrays found so far."""
 
     def __init__(self) -> None:
         self.arrays: list[np.ndarray] = []
@@ -157,7 +157,7 @@ class _Writer:
 
 
 def _write_static(node: Any) -> Any:
-    """What only static fields hold, and shapes."""
+    """Objects that only static fields hold, and shapes."""
     if type(node) is jax.ShapeDtypeStruct:
         if node.sharding is not None or node.is_ref:
             raise InvalidInput("a shape with a sharding, or of a reference, cannot be kept")
@@ -180,13 +180,13 @@ def _write_static(node: Any) -> Any:
 
 
 class _Reader:
-    """Reads one pytree; of its arrays the first ``used`` have their place already."""
+    """Reads one pytree; the first ``used`` of its arrays have been placed already."""
 
     def __init__(self, arrays: list[np.ndarray]) -> None:
         self._arrays, self.used = arrays, 0
 
     def read(self, data: Any) -> Any:
-        """The node of some data."""
+        """The node that some data describe."""
         if data is None or type(data) in (bool, int, float, str):
             return data
         if type(data) is list:
@@ -278,7 +278,8 @@ def _float(_: _Reader, digits: Any) -> float:
 def _function(_: _Reader, name: Any) -> Callable[..., Any]:
     found = class_names.find(_of(str, name))
     safe = callable(found) and not isinstance(found, type) and class_names.is_open_function(name)
-    # By the name it was made under alone: a module of ours holds functions of others, such as `os.remove`, too.
+    # Accepted only under the function's own name: a module of this project also holds functions of other modules, such
+    # as `os.remove`.
     own = f"{getattr(found, '__module__', None)}:{getattr(found, '__qualname__', None)}"
     return found if safe and own == name else _refuse(name)
 
@@ -292,7 +293,7 @@ def _jax_type(_: _Reader, name: Any) -> Any:
     return found if isinstance(found, type(jnp.float32)) else _refuse(name)
 
 
-#: By its first key what an object stands for, and its other keys.
+#: For each kind (an object's first key): its reader, and the object's other keys.
 _KINDS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
     "tuple": (_Reader.a_tuple, ()),
     "dict": (_Reader.a_dict, ()),
@@ -313,7 +314,7 @@ _KINDS: dict[str, tuple[Callable[..., Any], tuple[str, ...]]] = {
 
 
 def dtype_of(name: Any) -> np.dtype:
-    """The type in `DTYPES`. Raises `Damaged`."""
+    """The type in `DTYPES` of this name. Raises `Damaged`."""
     return DTYPES[name] if type(name) is str and name in DTYPES else _refuse(name)
 
 

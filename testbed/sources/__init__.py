@@ -1,1 +1,1 @@
-"""Where pairs of responses come from, one source a file, found by walking this package."""
+"""Sources of pairs of responses, one a file, found by walking this package."""

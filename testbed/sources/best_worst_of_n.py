@@ -29,8 +29,8 @@ class BestWorstOfN(AbstractSource):
     """The best of n fresh responses as the winner, the worst as the loser (Yuan et al. 2024, arXiv 2401.10020, section
     2.3; Dong et al. 2024, arXiv 2405.07863, section 3.2).
 
-    Every two responses are compared by the teacher and ranked by their summed margins, so that a pairwise preference
-    model can rank too; with n = 2 this is the source it wraps.
+    The teacher compares every two responses, and responses are ranked by their summed margins, so that a pairwise
+    preference model can rank too. With n = 2 this is the wrapped source.
 
     Attributes:
         n: responses to each prompt. source: who writes them.
@@ -47,15 +47,15 @@ class BestWorstOfN(AbstractSource):
 
     @property
     def writes(self) -> bool:
-        """Its pairs are its own, whatever is asked for."""
+        """False: the source gives pairs, whatever is requested."""
         return False
 
     def work(self, request: Request) -> tuple[float, float]:
-        """All that it chooses from."""
+        """The cost of all responses from which pairs are chosen."""
         return self.source.work(self._request(request))
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Any:
-        """That of the source it wraps."""
+        """The state of the wrapped source."""
         return self.source.init(supply, policy, self._request(request))
 
     def draw(
@@ -67,7 +67,7 @@ class BestWorstOfN(AbstractSource):
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[Batch, Any]:
-        """Have the wrapped source's texts written, n to a prompt, and choose."""
+        """Let the wrapped source write n texts to a prompt, and choose."""
         return self.source.draw(state, supply, policy, self._request(request), key, step)
 
     def _request(self, request: Request) -> Request:
@@ -79,7 +79,7 @@ class BestWorstOfN(AbstractSource):
 
 @functools.cache
 def write_extremes(n: int) -> Author:
-    """The author of pairs of the best and the worst of n."""
+    """The author of pairs of the best and the worst of n responses."""
 
     def author(
         supply: Supply, policy: Policy, rows: Int[Array, " pair"], key: PRNGKeyArray
@@ -104,7 +104,7 @@ def write_extremes(n: int) -> Author:
 
 
 def compared(supply: Supply, rows: Int[Array, " n"], texts: Response) -> Float[Array, "n k k"]:
-    """The teacher's margin of every response to a prompt over every other, 0 over itself."""
+    """The teacher's margin of every response to a prompt over every other response, 0 over itself."""
     n, k = texts.length.shape
     left, right = np.triu_indices(k, 1)
     prompts = supply.prompts(jnp.repeat(rows, len(left)))

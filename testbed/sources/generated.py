@@ -34,7 +34,7 @@ class Generated(AbstractSource):
     D_golden: D_sft_vs_800, D_4k_vs_4k and the like (Tang et al. 2024, arXiv 2405.08448, section 5.2 and appendix F).
 
     Attributes:
-        first, second: the authors, by the share of the run that they had behind them; 0 is the SFT policy.
+        first, second: the policies that write, by the share of the run that they have completed; 0 is the SFT policy.
         judge: who labels: D_golden's labeler, the golden reward without noise, or the proxy.
         recorded: the run; it keeps a checkpoint at each share named here.
     """
@@ -55,7 +55,7 @@ class Generated(AbstractSource):
 
     @property
     def writes(self) -> bool:
-        """The texts were written before."""
+        """False: the texts were written before training."""
         return False
 
     @property
@@ -65,12 +65,12 @@ class Generated(AbstractSource):
 
     @property
     def preparation(self) -> "Generated":
-        """Itself: every field matters."""
+        """This source: every field affects the preparation."""
         return self
 
     def prepare(self, given: Given) -> tuple[Dataset, dict[str, Array]]:
-        """Write and label as many pairs as D_golden has. Measured: their mean golden reward, and how many labels the
-        golden reward contradicts."""
+        """Write and label as many pairs as D_golden has. Measured: their mean golden reward, and the share of labels
+        that contradict the golden reward."""
         key = stream(given.key, Stream.GENERATED)
         texts = Corpus(
             given.supply.data.pairs.prompt,
@@ -111,7 +111,7 @@ class Generated(AbstractSource):
         return eqx.tree_at(lambda b: b.spent, batch, spent), state
 
     def _judged(self, given: Given, data: Dataset) -> Dataset:
-        """Pairs that the labeler has labelled, as the judge does."""
+        """Pairs labelled by the labeler, relabelled by the judge if it is another one."""
         if self.judge == "labeler":
             return balanced(data)
         if self.judge == "golden":
@@ -124,8 +124,8 @@ class Generated(AbstractSource):
         return relabelled(data, long_map(judge, data.pairs))
 
     def _write(self, given: Given, share: float | Float[Array, ""], key: PRNGKeyArray) -> Response:
-        """A response to each of the data's prompts by the policy at a share of the run. The share is traced: data of
-        any two checkpoints are written by one compiled program."""
+        """A response to each of the data's prompts by the policy at a share of the run. The share is traced, so one
+        compiled program writes the data of any two checkpoints."""
         which = jnp.argmin(jnp.abs(jnp.asarray(self.recorded.stages) - share))
         part = jax.tree.map(lambda x: x[which], given.made.policies)
         author = rebuilt(part, given.supply.reference)
@@ -140,7 +140,8 @@ class Generated(AbstractSource):
 
 
 def relabelled(data: Dataset, margin: Float[Array, " n"]) -> Dataset:
-    """The same pairs, won where ``margin``, of the winner over the loser, is positive; 0 leaves the label."""
+    """The same pairs with the winner that has the positive ``margin`` (of the old winner over the old loser); a margin
+    of 0 keeps the label."""
     swap = margin < 0
     certain = jnp.ones_like(margin)
 

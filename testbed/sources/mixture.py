@@ -1,4 +1,4 @@
-"""Mixture: some of each batch from one source, the rest from another."""
+"""Mixture: a part of each batch from one source, the rest from another."""
 
 from typing import Any
 
@@ -21,8 +21,9 @@ class Mixture(AbstractSource):
     """A share of every batch from one source, the rest from another; more than two by nesting (hybrid data of Song et
     al. 2024, arXiv 2406.01462, and of RLHF practice).
 
-    Shares that are no multiple of 1/batch are kept on average: each step's count is one of the two nearest. Both
-    sources are asked for whole batches, so any share costs the same to compute; the ledger counts what is learnt from.
+    A share that is not a multiple of 1/batch is kept on average: the count of each step is one of the two nearest whole
+    numbers. Both sources draw whole batches, so any share costs the same to compute; the ledger counts only the items
+    that are learnt from.
 
     Attributes:
         first, second: the sources. share: of the second.
@@ -42,28 +43,28 @@ class Mixture(AbstractSource):
 
     @property
     def writes(self) -> bool:
-        """If both do."""
+        """Whether both sources write."""
         return self.first.writes and self.second.writes
 
     @property
     def recorded_run(self) -> Any:
-        """That of either."""
+        """The recorded run of either source."""
         return self.first.recorded_run or self.second.recorded_run
 
     @property
     def preparation(self) -> "Mixture | None":
-        """What either needs."""
+        """A mixture of the preparations of both sources; None if neither prepares anything."""
         first, second = (source.preparation for source in self.sources)
         return Mixture(first or Online(), second or Online()) if first or second else None
 
     def prepare(self, given: Any) -> tuple[PyTree, dict[str, Array]]:
-        """What each needs; of two sets of facts of one name, the second's are kept."""
+        """The prepared data of both sources; if both measure facts of one name, the second's are kept."""
         (first, some), (second, others) = (source.prepare(given) for source in self.sources)
         return (first, second), some | others
 
     @property
     def depth(self) -> int:
-        """How many mixtures are nested in it, by way of other sources too."""
+        """How deep mixtures are nested in this one, also inside other sources; 0 if there are none."""
 
         def mixture(part: Any) -> bool:
             return isinstance(part, Mixture)
@@ -73,16 +74,16 @@ class Mixture(AbstractSource):
 
     @property
     def sources(self) -> tuple[AbstractSource, AbstractSource]:
-        """Both."""
+        """Both sources."""
         return self.first, self.second
 
     def work(self, request: Request) -> tuple[float, float]:
-        """That of both."""
+        """The cost of both sources."""
         written, judged = zip(*(source.work(request) for source in self.sources), strict=True)
         return sum(written), sum(judged)
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> tuple[PyTree, ...]:
-        """Both states."""
+        """The states of both sources."""
         parts = zip(self.sources, self._supplies(supply), strict=True)
         return tuple(source.init(own, policy, request) for source, own in parts)
 
@@ -95,14 +96,14 @@ class Mixture(AbstractSource):
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[PyTree, tuple[PyTree, ...]]:
-        """Draw from both, and take so many at random places from the second."""
-        # Another stream at every depth: nested mixtures must not choose the same places.
+        """Draw from both sources, and take items at random places from the second."""
+        # Each depth uses another random stream: nested mixtures must not choose the same places.
         level = jax.random.fold_in(stream(key, Stream.MIXTURE), self.depth)
         k_count, k_place = jax.random.split(jax.random.fold_in(level, step))
         size = request.batch_size
         count = jnp.floor(size * self.share + jax.random.uniform(k_count))
         taken = jax.random.permutation(k_place, size) < count
-        # What is drawn and not taken is not learnt from: it is still to be paid for when it is.
+        # An item that is drawn but not taken is not learnt from: its cost counts when it is learnt from.
         learnt = request.learnt(jnp.zeros_like(taken))
         requests = [request._replace(kept=learnt & part) for part in (~taken, taken)]
         parts = zip(self.sources, state, self._supplies(supply), requests, strict=True)
@@ -113,7 +114,7 @@ class Mixture(AbstractSource):
         return choose(taken, second, first), tuple(state for _, state in drawn)
 
     def _supplies(self, supply: Supply) -> list[Supply]:
-        """Each source finds what was prepared for it."""
+        """The supply of each source, with its own prepared data."""
         first, second = supply.prepared or (None, None)
         return [
             Supply(supply.data, supply.reference, supply.teacher, part, supply.fixed)

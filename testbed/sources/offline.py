@@ -34,5 +34,5 @@ class Offline(AbstractSource):
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[Batch, Rows]:
-        """The next pairs; reference scores were computed once for all."""
+        """The next pairs; their reference scores were computed once in advance."""
         return from_data(state, supply, supply.data, request, key, step)

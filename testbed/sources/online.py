@@ -33,7 +33,7 @@ class Online(AbstractSource):
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[PyTree, Rows]:
-        """Have the texts of this step written by the policy."""
+        """Let the policy write the texts of this step."""
         rows, _, state = state.next(key, step, request)
         fresh = jax.random.fold_in(stream(key, Stream.SAMPLES), step)
         return request.author(supply, policy, rows, fresh), state

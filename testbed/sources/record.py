@@ -1,4 +1,4 @@
-"""Record: any source of pairs, with its stream kept."""
+"""Record: a source of pairs whose stream is stored."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ from testbed.sources.online import Online
 
 
 class Recorder(eqx.Module):
-    """The recorded source's state, and the stream so far."""
+    """The state of the wrapped source, and the stream so far."""
 
     inner: PyTree
     recording: Recording
@@ -24,7 +24,8 @@ class Record(AbstractSource):
     D_online of Tang et al. 2024, arXiv 2405.08448, appendix F).
 
     Attributes:
-        source: whose pairs. steps: how many there is room for, from step 0 on; later ones are learnt from and not kept.
+        source: whose pairs. steps: how many there is room for, from step 0 on; later steps are learnt from but not
+            stored.
     """
 
     source: AbstractSource = Online()
@@ -32,25 +33,25 @@ class Record(AbstractSource):
 
     @property
     def writes(self) -> bool:
-        """What is kept are pairs."""
+        """False: only pairs can be recorded."""
         return False
 
     @property
     def recorded_run(self) -> Any:
-        """That of the other."""
+        """The recorded run of the wrapped source."""
         return self.source.recorded_run
 
     @property
     def preparation(self) -> AbstractSource | None:
-        """That of the other."""
+        """The preparation of the wrapped source."""
         return self.source.preparation
 
     def prepare(self, given: Any) -> tuple[PyTree, dict[str, Array]]:
-        """What the other needs."""
+        """The prepared data of the wrapped source."""
         return self.source.prepare(given)
 
     def work(self, request: Request) -> tuple[float, float]:
-        """That of the other."""
+        """The cost of the wrapped source."""
         return self.source.work(request)
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Recorder:
@@ -69,6 +70,6 @@ class Record(AbstractSource):
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[Batch, Recorder]:
-        """The other source's pairs, after a copy was kept."""
+        """The wrapped source's pairs, after a copy was stored."""
         batch, inner = self.source.draw(state.inner, supply, policy, request, key, step)
         return batch, Recorder(inner, state.recording.put(batch, step))

@@ -26,12 +26,13 @@ class Replay(AbstractSource):
     """Offline learning from D_online, the stream of an online run, in its order or shuffled (Tang et al. 2024, arXiv
     2405.08448, section 5.1 and appendix F).
 
-    In the original order, with the loss, optimiser, batch size and reference of the recorded run, it *is* that run: the
-    parameters agree to the last bit on one device. After the last pair it starts again, in a new order if it shuffles.
+    In the original order, with the loss, optimiser, batch size and reference of the recorded run, training repeats that
+    run exactly: the parameters agree to the last bit on one device. After the last pair the stream starts again, in a
+    new order if it is shuffled.
 
     Attributes:
-        recorded: the run. shuffle_window: pairs are shuffled within windows of so many of its steps; 1 keeps the order,
-            as many as the run has shuffles uniformly.
+        recorded: the run. shuffle_window: pairs are shuffled within windows of this many of its steps; 1 keeps the
+            order, and the number of the run's steps shuffles uniformly.
     """
 
     recorded: Recorded = Recorded()
@@ -46,7 +47,7 @@ class Replay(AbstractSource):
 
     @property
     def writes(self) -> bool:
-        """The texts were written before."""
+        """False: the texts were written before training."""
         return False
 
     @property
@@ -56,11 +57,11 @@ class Replay(AbstractSource):
 
     @property
     def preparation(self) -> "Replay":
-        """The stream is the same in any order."""
+        """A replay without shuffling: the stream does not depend on the order."""
         return Replay(self.recorded)
 
     def prepare(self, given: Given) -> tuple[Recording | None, dict[str, Array]]:
-        """The stream."""
+        """The recorded stream."""
         return given.made.recording, {}
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Place:
@@ -85,7 +86,8 @@ class Replay(AbstractSource):
         recording: Recording = supply.prepared
         steps = recording.rows.size // request.batch_size
         fresh = jax.random.fold_in(stream(key, Stream.SHUFFLE), step // steps)
-        # Not of the recording's start, which each run of a stack has its own of: all would be sorted at every step.
+        # The condition must not depend on the recording's start, which differs between the runs of a stack: a batched
+        # condition would shuffle at every step.
         order = jax.lax.cond(
             step % steps == 0,
             lambda: shuffled(fresh, recording.steps, recording.batch_size, self.shuffle_window),

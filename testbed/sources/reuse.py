@@ -1,4 +1,4 @@
-"""Reuse: fresh texts, learnt from several times."""
+"""Reuse: fresh texts that are learnt from several times."""
 
 import equinox as eqx
 import jax
@@ -15,7 +15,7 @@ from testbed.streams import Stream, stream
 
 
 class Held(eqx.Module):
-    """The inner source's state, the texts it gave last, the order in which this epoch takes them, and which of them
+    """The wrapped source's state, the texts it gave last, the order in which this epoch takes them, and which of them
     have been learnt from."""
 
     inner: PyTree
@@ -25,17 +25,17 @@ class Held(eqx.Module):
 
 
 class Reuse(AbstractSource):
-    """Some batches of fresh texts are gathered and gone through several times before the next are: the epochs and
+    """Batches of fresh texts are gathered and learnt from several times before new ones are written: the epochs and
     minibatches of proximal policy optimisation, for any loss or method (Schulman et al. 2017, arXiv 1707.06347,
     algorithm 1).
 
-    The first epoch takes them as they were written, later ones in random order. A step is one gradient step here as
-    everywhere; gathering happens at once, in the first step of a round. Reference scores and behaviour
+    The first epoch takes the texts in the order of writing, later epochs in random order. A step is one gradient step,
+    as everywhere; all batches of a round are gathered in its first step. Reference scores and behaviour
     log-probabilities are those of the time of writing.
 
     Attributes:
-        epochs: times that each batch is learnt from. batches: how many are gathered at a time. source: who writes; its
-            own steps are the batches it is asked for.
+        epochs: times that each batch is learnt from. batches: how many are gathered at a time. source: who writes; each
+            of its steps is one batch.
     """
 
     epochs: int = hyper(4, least=1, static=True)
@@ -54,12 +54,12 @@ class Reuse(AbstractSource):
         return True
 
     def work(self, request: Request) -> tuple[float, float]:
-        """Once for all epochs."""
+        """The cost of the wrapped source, shared by all epochs."""
         written, judged = self.source.work(request)
         return written / self.epochs, judged / self.epochs
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Held:
-        """Nothing gathered yet."""
+        """The state before anything is gathered."""
         inner = self.source.init(supply, policy, request)
         key, step = jax.random.key(0), jnp.asarray(0)
         shapes, _ = jax.eval_shape(
@@ -78,7 +78,8 @@ class Reuse(AbstractSource):
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[PyTree, Held]:
-        """Gather if a round begins, shuffle if a later epoch does, and take the next batch."""
+        """At the beginning of a round gather texts, at the beginning of a later epoch shuffle them; then take the next
+        batch."""
         around = self.epochs * self.batches
         position = step % around
         items = state.order.shape[0]

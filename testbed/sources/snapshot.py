@@ -11,8 +11,8 @@ from testbed.sources.online import Online
 
 
 class Snapshot(AbstractSource):
-    """Fresh texts by a copy of the policy that is taken anew every so many steps: the dial from `Online` (1) to texts
-    of the SFT policy (more steps than the run has) (Noukhovitch et al. 2024, arXiv 2410.18252, section 3).
+    """Fresh texts by a copy of the policy that is renewed every ``refresh_every`` steps: from `Online` (1) to texts of
+    the SFT policy (more steps than the run has) (Noukhovitch et al. 2024, arXiv 2410.18252, section 3).
 
     Prompts and random numbers are those of `Online` with the same key.
 
@@ -28,7 +28,7 @@ class Snapshot(AbstractSource):
         return True
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> tuple[Rows, Policy]:
-        """The order of prompts, and the copy, of what is trained."""
+        """The order of prompts, and a copy of the trained part of the policy."""
         return Online().init(supply, policy, request), trained(policy)
 
     def draw(
@@ -40,7 +40,7 @@ class Snapshot(AbstractSource):
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[PyTree, tuple[Rows, Policy]]:
-        """Take a copy if one is due, and have the texts of this step written by it."""
+        """Renew the copy if it is due, and let it write the texts of this step."""
         rows, copy = state
         part = trained(policy)
         copy = jax.lax.cond(step % self.refresh_every == 0, lambda: part, lambda: copy)

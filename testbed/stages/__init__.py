@@ -1,4 +1,4 @@
-"""Worlds, built in cached stages."""
+"""Stages that build worlds and everything else that training needs; their results are cached."""
 
 from testbed import moved
 

@@ -20,7 +20,7 @@ from testbed.types import Pair, PairScores
 
 
 class TrainedBaseline(NamedTuple):
-    """The opponent, and what was measured of it."""
+    """The opponent, and facts measured of it."""
 
     opponent: Opponent
     facts: dict[str, Array]
@@ -35,10 +35,11 @@ def train_baseline(
     base: FineTuned,
     world: DrawnWorld,
 ) -> TrainedBaseline:
-    """Train the golden baseline (arXiv 2405.08448, section 4) online against the golden preference; then take its one
-    answer to each of the ``count`` fixed evaluation prompts, the first of the corpus."""
+    """Train the golden baseline (arXiv 2405.08448, section 4) online against the golden preference. The result holds
+    its answers to the ``count`` fixed evaluation prompts, the first prompts of the corpus, one answer each."""
     corpus, plan = world.written.corpus, baseline.train(Online())
-    # It learns from its own samples: of the data it takes the prompts, and as what the data prefer the first response.
+    # The baseline learns from its own samples: it uses only the data's prompts, and the first response as the preferred
+    # one.
     nothing = jnp.zeros_like(corpus.prompts.length, dtype=jnp.float32)
     pairs = Pair(corpus.prompts, corpus.first, corpus.second, nothing, nothing)
     prompts_only = Dataset(pairs, PairScores(nothing, nothing), nothing)

@@ -1,4 +1,4 @@
-"""The labelled data, from the texts that a data policy chooses from to reference scores."""
+"""The labelled data: from the texts that a data policy chooses from to the reference scores."""
 
 from typing import NamedTuple
 
@@ -20,7 +20,7 @@ from testbed.streams import Stream, stream
 
 
 class Labelled(NamedTuple):
-    """D_golden, held-out pairs, what was measured of them, and, where responses can be listed, the data policy:
+    """D_golden, held-out pairs, facts measured of them, and the data policy if responses can be listed:
     log-probabilities of every response to every prompt."""
 
     data: Dataset
@@ -37,7 +37,7 @@ def gather(
     base: FineTuned,
     world: DrawnWorld,
 ) -> Pool:
-    """The texts that a data policy chooses from, and by which coverage is measured."""
+    """The texts that a data policy chooses from, and on which coverage is measured."""
     key = stream(jax.random.key(seed), Stream.DATA)
     written, sft = world.written, base.policy
     return make_pool(task, golden.world, sft, spec, written, corpus_key(seed), key)
@@ -53,10 +53,10 @@ def make_data(
     world: DrawnWorld,
     pool: Pool,
 ) -> Labelled:
-    """Collect the data as its dials say, and label it."""
+    """Collect the data according to the config's dials, and label them."""
     written, key = world.written, jax.random.key(seed)
     corpus, policy, facts = collect(task, spec, pool, written.corpus, stream(key, Stream.DATA))
-    # One program for both parts: it compiles once.
+    # Both parts go through one program, which compiles once.
     texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), corpus, written.held_out)
     labels = stream(key, Stream.LABELS)
     labelled, reward = label(golden.world, base.policy, labeler, texts, labels)
@@ -71,11 +71,12 @@ def make_data(
 
 
 def rescore(sft: FineTuned, data: Labelled) -> Dataset:
-    """D_golden with reference scores by the policy's own SFT, where the data stand on one of another shape."""
+    """D_golden with reference scores by the policy's own SFT policy, if the data were made with an SFT policy of
+    another shape."""
     scores = logprob.score_pairs(sft.policy, data.data.pairs)
     return eqx.tree_at(lambda d: d.reference, data.data, scores)
 
 
 def own_data(scores: Dataset | None, data: Labelled) -> Dataset:
-    """D_golden as the policy learns from it."""
+    """D_golden with the scores that the policy learns from: ``scores`` if there are any, else those of ``data``."""
     return scores or data.data

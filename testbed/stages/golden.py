@@ -1,4 +1,4 @@
-"""The golden reward on a scale that all worlds share."""
+"""Standardisation of the golden reward: all worlds share one scale."""
 
 from typing import NamedTuple
 
@@ -15,7 +15,7 @@ from testbed.streams import Stream, stream
 
 
 class Standardised(NamedTuple):
-    """The world with a standardised golden reward, the rewards of SFT samples, and what was measured of them."""
+    """The world with a standardised golden reward, the rewards of SFT samples, and facts measured of them."""
 
     world: World
     rewards: Float[Array, " sample"]
@@ -23,8 +23,8 @@ class Standardised(NamedTuple):
 
 
 def standardise(task: AbstractTask, seed: Seed, world: DrawnWorld, base: FineTuned) -> Standardised:
-    """Zero mean and unit variance of the golden reward over SFT samples, unless the task's rewards have a scale of
-    their own. Measured: the share of variance within prompts, and the samples' length."""
+    """Zero mean and unit variance of the golden reward over SFT samples, unless the task's rewards have a fixed scale.
+    Measured: the share of variance within prompts, and the samples' length."""
     key = stream(jax.random.key(seed), Stream.STANDARDISE)
     count, each = task.standardising
     drawn = world.world

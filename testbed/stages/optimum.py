@@ -1,4 +1,4 @@
-"""The exact IPO optimum, where responses can be listed."""
+"""The exact IPO optimum, for tasks whose responses can be listed."""
 
 from typing import NamedTuple
 
@@ -16,7 +16,7 @@ from testbed.stages.golden import Standardised
 
 
 class FoundOptimum(NamedTuple):
-    """The optimum, and what was measured of it."""
+    """The optimum, and facts measured of it."""
 
     optimum: Optimum
     facts: dict[str, Array]
@@ -31,8 +31,8 @@ def find_optimum(
     data: Labelled,
 ) -> FoundOptimum:
     """The exact IPO optimum, sft exp(p(y > mu) / beta) / Z (arXiv 2310.12036, theorem 2): mu is the data policy, and p
-    the labeler's preference where it does not skip. Measured: how far SFT is from it, and the share of its mass on
-    responses in D_golden's labelled pairs."""
+    the labeler's preference among comparisons that it does not skip. Measured: the distance of the SFT policy from the
+    optimum, and the share of the optimum's mass on responses in D_golden's labelled pairs."""
     prompts = enumeration.all_prompts(task.vocabulary, task.prompt_length)
     every = enumeration.all_responses(task.vocabulary, task.response_length)
     reference = quantities.log_table(start, prompts, every)

@@ -16,7 +16,7 @@ from testbed.transformer_config import TransformerConfig
 
 
 class TrainedProxy(NamedTuple):
-    """A proxy, and what was measured of it."""
+    """A proxy, and facts measured of it."""
 
     proxy: AbstractPreference
     facts: dict[str, Array]

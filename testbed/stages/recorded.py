@@ -1,4 +1,4 @@
-"""The recorded online run, and what source and evaluation make of it."""
+"""The recorded online run, and the data that source and evaluation prepare from it."""
 
 from typing import NamedTuple
 
@@ -20,14 +20,14 @@ from testbed.streams import Stream, stream
 
 
 class CutWindows(NamedTuple):
-    """Windows of a recorded stream of pairs, and what was measured of them."""
+    """Windows of a recorded stream of pairs, and facts measured of them."""
 
     windows: Windows
     facts: dict[str, Array]
 
 
 class Prepared(NamedTuple):
-    """What a source draws on, and what was measured of it."""
+    """The prepared data of a source, and facts measured of them."""
 
     prepared: PyTree
     facts: dict[str, Array]
@@ -42,7 +42,7 @@ def record(
     data: Labelled,
     proxy: TrainedProxy,
 ) -> Made:
-    """The online run that source or evaluation draw on: the very one of an experiment with the same plan."""
+    """The online run that source or evaluation use: exactly the run of an experiment with the same plan."""
     judge = GoldenPreference(golden.world)
     teacher = judge if recorded.teacher == "golden" else proxy.proxy
     supply = Supply(own_data(scores, data), start, teacher)
@@ -71,7 +71,7 @@ def prepare(
     proxy: TrainedProxy,
     recorded: Made,
 ) -> Prepared:
-    """What the source needs made of a recorded run."""
+    """The data that the source prepares from a recorded run."""
     supply = Supply(own_data(scores, data), start, proxy.proxy)
     key = stream(jax.random.key(seed), Stream.TRAINING)
     given = Given(supply, recorded, golden.world, labeler, key)

@@ -1,4 +1,4 @@
-"""The SFT policy, and the form in which policy optimisation starts from it."""
+"""The SFT policy."""
 
 from typing import NamedTuple
 
@@ -17,7 +17,7 @@ from testbed.transformer_config import TransformerConfig
 
 
 class FineTuned(NamedTuple):
-    """An SFT policy, and what was measured of it."""
+    """An SFT policy, and facts measured of it."""
 
     policy: Transformer
     facts: dict[str, Array]
@@ -31,8 +31,8 @@ def fine_tune(
     material: PyTree,
     world: DrawnWorld,
 ) -> FineTuned:
-    """SFT on both of the writers' responses to every prompt (arXiv 2405.08448, appendix C): nats a token, averaged
-    over tokens. Where the task brings the policy, the result is that policy as it is."""
+    """SFT on both of the writers' responses to every prompt (arXiv 2405.08448, appendix C): nats a token, averaged over
+    tokens. If the task brings the policy, the result is that policy, unchanged."""
     brought = task.policy(material)
     if brought is not None:
         return FineTuned(brought, {})

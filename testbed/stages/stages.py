@@ -1,8 +1,8 @@
-"""What stands before policy optimisation: world, SFT, labelled data, proxy, golden baseline.
+"""The stages before policy optimisation: world, SFT, labelled data, proxy, golden baseline.
 
-Each stage is a pure function of parts of the config, the seed among them, and of the results of stages before it; the
-functions are in ``testbed.stages``. A chain of addresses names what each made, so that it is made once and found again
-(`testbed.cache`); `sweeps.population.host` runs them for many seeds at once.
+Each stage is a pure function of parts of the config, including the seed, and of the results of earlier stages; the
+functions are in ``testbed.stages``. The address of a result depends on all these inputs, so each result is computed
+once and then read from the cache (`testbed.cache`); `sweeps.population.host` runs the stages for many seeds at once.
 """
 
 from collections.abc import Callable, Mapping
@@ -32,19 +32,18 @@ from testbed.stages.world_config import Ground, GroundConfig
 
 
 class Stage(NamedTuple):
-    """A stage of a ground.
+    """A stage in the preparation of a run.
 
     Attributes:
         name: of the stage, and of its result.
-        function: what makes the result, from the values of ``fields`` and then the results of the stages in ``after``.
-            It is given nothing else, so that the stage's address covers everything that the result depends on.
+        function: computes the result, from the values of ``fields`` and then the results of the stages in ``after``. It
+            has no other input, so that the stage's address covers everything that the result depends on.
         fields: paths in `GroundConfig`. after: names of earlier stages.
-        only_with: a field of `GroundConfig`; where it is None the stage is not needed, and its result is None.
-        address: paths in `GroundConfig` that the address names instead of ``fields``, if they say the same of the
-            result and agree for more configs.
-        host: the function is no compiled program.
-        exact: the result is compared with runs bit for bit, so that it is found only by processes that round as this
-            one does.
+        only_with: a field of `GroundConfig`; if it is None, the stage is not needed, and its result is None.
+        address: paths in `GroundConfig` that the address names instead of ``fields``, if they determine the result too
+            and are equal for more configs.
+        host: the function runs on the host, not as a compiled program.
+        exact: the result is compared with runs bit for bit, so only processes that round in the same way share it.
     """
 
     name: str
@@ -57,7 +56,7 @@ class Stage(NamedTuple):
     exact: bool = False
 
     def needed(self, ground: GroundConfig) -> bool:
-        """Whether there is anything to do."""
+        """Whether the stage has to run for this config."""
         return self.only_with is None or getattr(ground, self.only_with) is not None
 
     def make(self, ground: GroundConfig, made: Mapping[str, PyTree]) -> PyTree:
@@ -69,8 +68,8 @@ class Stage(NamedTuple):
         return _parts(ground, self.fields)
 
 
-#: Every stage, each behind those that it needs. Two stages of one function share their results where they are given
-#: the same.
+#: Every stage, after the stages that it needs. Two stages with the same function share their results if their inputs
+#: are equal.
 STAGES = (
     Stage("material", load_material, ("task", "content"), (), "content", host=True),
     Stage("world", draw_world, ("task", "data.counts", "seed"), ("material",)),
@@ -151,7 +150,7 @@ def check(ground: GroundConfig, name: str, result: PyTree) -> None:
 
 
 def assemble(made: Mapping[str, PyTree]) -> Ground:
-    """The ground from what the stages made."""
+    """The `Ground` from the results of the stages."""
     start, golden, data, proxy, baseline = (
         made[name] for name in ("start", "golden", "data", "proxy", "baseline")
     )
@@ -174,9 +173,9 @@ def assemble(made: Mapping[str, PyTree]) -> Ground:
 
 
 def fingerprints(ground: GroundConfig, code: Code | None = None) -> dict[str, str]:
-    """The address of each stage's result: the stages before it, and everything else that it depends on, which is its
-    part of the config, files that this names, the code that the stage can reach, libraries and settings
-    (`testbed.numerics`). ``code`` is that of this process by default."""
+    """The address of each stage's result. It covers the earlier stages, and everything else that the result depends on:
+    the stage's part of the config, files that the config names, the code that the stage can reach, libraries and
+    settings (`testbed.numerics`). ``code`` is that of this process by default."""
     addresses: dict[str, str] = {}
     code, settings, bits = code or installed(), _settings(), numerics.bits()
     fields = dict.fromkeys(field for stage in STAGES for field in stage.fields)
@@ -196,7 +195,7 @@ def fingerprints(ground: GroundConfig, code: Code | None = None) -> dict[str, st
 
 
 def identity(ground: GroundConfig) -> str:
-    """Names everything that the bits of a run on a ground depend on but its own training."""
+    """A hash of everything that the bits of a run's results depend on, except the run's own training."""
     everything = installed().hash_of(installed().everything())
     stages = fingerprints(ground).values()
     return config.fingerprint(everything, _settings(), numerics.bits(), *stages)
@@ -207,11 +206,11 @@ def _parts(ground: GroundConfig, paths: tuple[str, ...]) -> list[Any]:
 
 
 def _settings() -> str:
-    """What every stage depends on beside config and code: libraries and settings."""
+    """A hash of libraries and settings, on which every stage depends beside config and code."""
     return _settings_under(numerics.snapshot())
 
 
 @cache
 def _settings_under(snapshot: tuple[Any, ...]) -> str:
-    """`_settings` as they are at present, of which there is a ``snapshot``: made once for all worlds."""
+    """`_settings` at the time of ``snapshot``: computed once for all worlds."""
     return config.fingerprint(numerics.settings())

@@ -14,7 +14,8 @@ from testbed.streams import Stream, stream
 def start_policy(
     task: AbstractTask, tabular: bool, lora: Lora | None, seed: Seed, sft: FineTuned
 ) -> Policy:
-    """Where policy optimisation starts, and its reference: the SFT policy, or the same as a table or with adapters."""
+    """The initial policy of the optimisation, which is also its reference: the SFT policy, as a transformer, as a table
+    or with adapters."""
     if lora is not None:
         return adapted(stream(jax.random.key(seed), Stream.ADAPTERS), sft.policy, lora)
     return tabulated(sft.policy, task) if tabular else sft.policy

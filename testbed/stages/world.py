@@ -1,4 +1,4 @@
-"""The first stages: what worlds are made of, the world, and what its writers wrote."""
+"""The first stages: shared data of worlds, the world, and its writers' texts."""
 
 from typing import NamedTuple
 
@@ -15,19 +15,20 @@ Seed = int | Int[Array, ""]
 
 
 class DrawnWorld(NamedTuple):
-    """The world, and what its writers wrote."""
+    """The world, and its writers' texts."""
 
     world: World
     written: Written
 
 
 def load_material(task: AbstractTask, content: str | None) -> PyTree:
-    """What worlds are made of that no key draws. ``content`` names the content of the files behind it."""
+    """Data that every world of the task shares and that no key draws. ``content`` identifies the content of the files
+    behind them."""
     return task.material()
 
 
 def draw_world(task: AbstractTask, counts: TextCounts, seed: Seed, material: PyTree) -> DrawnWorld:
-    """Draw the world, and let its writers write."""
+    """Draw the world, and generate its writers' texts."""
     key = jax.random.key(seed)
     world = task.world_on(material, stream(key, Stream.WORLD))
     written = write(world, counts, corpus_key(seed), stream(key, Stream.HELD_OUT))
@@ -35,5 +36,5 @@ def draw_world(task: AbstractTask, counts: TextCounts, seed: Seed, material: PyT
 
 
 def corpus_key(seed: Seed) -> PRNGKeyArray:
-    """The key of the prompts and texts that the data are made of."""
+    """The key of the corpus: the prompts and texts from which the data are made."""
     return stream(jax.random.key(seed), Stream.PROMPTS)

@@ -1,4 +1,4 @@
-"""What a run stands on, as a config and as it was made (`testbed.stages.stages`)."""
+"""The inputs of a run that the stages build, as a config and as arrays (`testbed.stages.stages`)."""
 
 from collections.abc import Callable
 from typing import Any, Self
@@ -46,14 +46,14 @@ class GroundConfig(eqx.Module):
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
-        """The ground an experiment stands on. Raises `InvalidInput` if a network cannot read the task's texts."""
+        """The config of an experiment's stages. Raises `InvalidInput` if a network cannot read the task's texts."""
         experiment.refuse_shapes()
         return cls(*cls.parts(experiment))
 
     @classmethod
     def parts(cls, experiment: Experiment) -> tuple[Any, ...]:
-        """What an experiment says of each field: experiments that agree on all of them stand on one ground. Nothing is
-        checked."""
+        """The values of all fields for an experiment, without checks. Experiments with equal values share the results
+        of all stages."""
         return tuple(
             _DERIVED[name](experiment) if name in _DERIVED else read(experiment, name)
             for name in names_of(cls)
@@ -61,18 +61,18 @@ class GroundConfig(eqx.Module):
 
     @property
     def base_model(self) -> TransformerConfig:
-        """Shape of the SFT policy on which reward, data and baseline stand."""
+        """Shape of the SFT policy on which reward, data and baseline are built."""
         return self.baseline_model or self.model
 
     @property
     def trained_proxy(self) -> tuple[Any, ...]:
-        """What a proxy depends on beside its data."""
+        """The parts of the config that a proxy depends on beside its data."""
         return self.proxy.trained_by(self.model)
 
     @property
     def content(self) -> str | None:
-        """Content of files that worlds depend on; None for none. Raises `InvalidInput` for files that cannot be
-        used: everything that is planned asks for their content first."""
+        """Identifies the content of files that worlds depend on; None if there are none. Raises `InvalidInput` for
+        unusable files: every plan reads this property first."""
         self.task.check()
         return self.task.content() or None
 
@@ -83,16 +83,16 @@ def _shape(experiment: Experiment) -> TransformerConfig:
 
 
 def _baseline_shape(experiment: Experiment) -> TransformerConfig | None:
-    """None where it is the policy's."""
+    """The shape of the SFT policy behind the baseline; None if it is the policy's shape."""
     task, chosen = read(experiment, "task"), read(experiment, "baseline_model")
     if chosen is None:
         return None
     shape = type(task).shape(task, chosen)
-    # Compared as texts, which are kept: plans ask for the shapes of 10^5 runs.
+    # Compared as texts, which are cached: plans ask for the shapes of 10^5 runs.
     return None if shared_text(shape) == shared_text(_shape(experiment)) else shape
 
 
-#: Fields of `GroundConfig` that are not simply the experiment's field of that name.
+#: Fields of `GroundConfig` whose value is not the experiment's field of the same name.
 _DERIVED: dict[str, Callable[[Experiment], Any]] = {
     "model": _shape,
     "baseline_model": _baseline_shape,
@@ -105,7 +105,8 @@ _DERIVED: dict[str, Callable[[Experiment], Any]] = {
 
 
 class Ground(eqx.Module):
-    """Everything a run stands on: ``sft`` in the form that is trained. ``facts`` are measured numbers about it."""
+    """All inputs of a run that the stages have made. ``sft`` is in the form that is trained; ``facts`` are measured
+    numbers."""
 
     world: World
     sft: Policy
@@ -118,12 +119,12 @@ class Ground(eqx.Module):
     optimum: Optimum | None = None
 
     def supply(self, teacher: Teacher = "proxy") -> Supply:
-        """What sources draw on."""
+        """The inputs of sources."""
         judge = self.golden if teacher == "golden" else self.proxy
         return Supply(self.data, self.sft, judge, self.prepared)
 
     def yardstick(self, evaluation: EvaluationConfig) -> Yardstick:
-        """What policies are measured by."""
+        """The inputs of evaluations."""
         pairs = jax.tree.map(lambda x: x[: evaluation.pairs], self.data)
         return Yardstick(
             self.sft,
