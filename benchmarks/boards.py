@@ -1,9 +1,9 @@
-"""How long TensorBoard's logs of a large study take to write and to open, and how much they hold.
+"""TensorBoard's logs of a large study: the time to write and to open them, and their size.
 
     uv run --extra tensorboard python benchmarks/boards.py
 
-A synthetic study: two arms over learning rate and beta, 1000 runs of 50 evaluations. "Opens" is from the start of the
-`tensorboard` command until it answers with all curves, and with every run in HPARAMS where these are shown.
+The study is synthetic: two arms over learning rate and beta, 1000 runs of 50 evaluations. "Opens" is the time from the
+start of the `tensorboard` command until it answers with all curves, and with every run in HPARAMS if HPARAMS is shown.
 """
 
 import argparse
@@ -64,7 +64,7 @@ def table(runs: int, evaluations: int) -> Any:
 
 
 def served(logs: Path, curves: int, sessions: int) -> float:
-    """Seconds from the start of TensorBoard until it shows so many logs with curves, and so many sessions."""
+    """Seconds from the start of TensorBoard until it shows ``curves`` logs with curves, and ``sessions`` sessions."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         port = probe.getsockname()[1]
@@ -101,7 +101,7 @@ _QUERY = {
 
 
 def _ask(port: int, what: str, query: Any = None) -> Any:
-    """An answer of TensorBoard's; None while there is none."""
+    """An answer of TensorBoard; None if there is no answer yet."""
     url = f"http://localhost:{port}/data/plugin/{what}"
     data = None if query is None else json.dumps(query).encode()
     request = urllib.request.Request(url, data, {"Content-Type": "application/json"})
@@ -113,7 +113,7 @@ def _ask(port: int, what: str, query: Any = None) -> Any:
 
 
 def main() -> None:
-    """Measure the summary, with single runs, and every run's outcomes."""
+    """Measure three kinds of logs: the summary, the summary with single runs, and every run's outcomes."""
     options = arguments()
     from sweeps.tensorboard import writer
 

@@ -1,16 +1,16 @@
-"""How fast worlds are played: environment steps a second of every task, beside gymnax's own CartPole.
+"""Speed of the worlds: environment steps a second of every task, beside gymnax's own CartPole.
 
     uv run python benchmarks/environments.py --seconds 2 --tasks neural,summarize
 
-Rates of machines, and of one shared machine an hour later, do not compare: every repeat measures CartPole, then every
-task, and what is quoted is the median over repeats of the ratio of the two. A step is one token written (or one push
-of the cart) in one of the vectorised environments. Three ways of playing:
+Rates of different machines are not comparable, nor are rates of one shared machine at different hours. Therefore every
+repeat measures CartPole, then every task, and the result is the median over repeats of the ratio of the two. A step is
+one token written (or one push of the cart) in one of the vectorised environments. There are three ways of playing:
 
 - *episodes*: reset, then ``step_env`` until every response is full, rewarded once, at the end; random tokens, none
   of which ends a response early.
 - *auto-reset*: gymnax's ``step``, which resets at every end; random tokens, so that responses end at all times.
-- *whole*: prompts, random tokens and golden rewards at once, without stepping; the steps counted are the tokens. Its
-  ratio is to CartPole's episodes.
+- *whole*: prompts, random tokens and golden rewards at once, without stepping; the counted steps are the tokens. The
+  ratio of this way is to CartPole's episodes.
 """
 
 import argparse
@@ -24,9 +24,9 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 ENVIRONMENTS, SECONDS, REPEATS = 4096, 1.0, 5
-#: Steps of CartPole between resets: about as long as random pushes keep the pole up.
+#: Steps of CartPole between resets: random pushes keep the pole up for about this long.
 PUSHES = 20
-#: Steps with automatic resets: several responses each.
+#: Steps with automatic resets: each environment writes several responses.
 ROUNDS = 4
 WAYS = ("episodes", "auto-reset", "whole")
 CARTPOLE = "CartPole-v1"
@@ -55,20 +55,20 @@ def arguments() -> argparse.Namespace:
 
 
 class Program(NamedTuple):
-    """A compiled way of playing: what to call, and the steps that one call makes."""
+    """A compiled way of playing: the function to call, and the number of steps in one call."""
 
     play: Callable[[Any], Any]
     steps: int
 
 
 def chosen(names: str | None) -> dict[str, Any]:
-    """The tasks asked for, at their defaults. Raises `InvalidInput` for an unknown name."""
+    """The selected tasks, with their defaults. Raises `InvalidInput` for an unknown name."""
     from testbed.config import members, unknown
     from testbed.environment import AbstractTask
 
     kinds = members(AbstractTask, AbstractTask.family)
     by_name = {name.casefold(): kind for name, kind in kinds.items()}
-    # The weights of a checkpoint are not for thousands of environments at once.
+    # Tasks with a checkpoint are left out: its weights are too large for thousands of environments at once.
     light = [name for name, kind in kinds.items() if not kind.checkpointed]
     wanted = light if names is None else [name.strip() for name in names.split(",")]
     for name in wanted:
@@ -92,7 +92,7 @@ def episodes(environment: Any, params: Any, count: int, length: int, low: int) -
             observation, state, reward, *_ = environment.step_env(key, state, action, params)
             return (state, total + reward, seen + jnp.sum(observation)), None
 
-        # Somebody reads the observations, or they would never be made.
+        # The observations are summed: unused observations would be removed by the compiler.
         nothing = jnp.zeros(())
         (_, *totals), _ = jax.lax.scan(step, (state, nothing, nothing), actions)
         return totals
@@ -116,7 +116,7 @@ def auto_reset(environment: Any, params: Any, count: int, length: int) -> Progra
             return (state, total + reward, seen + jnp.sum(observation)), None
 
         inputs = (jax.random.split(k_steps, length), actions)
-        # Somebody reads the observations, or they would never be made.
+        # The observations are summed: unused observations would be removed by the compiler.
         nothing = jnp.zeros(())
         (_, *totals), _ = jax.lax.scan(step, (state, nothing, nothing), inputs)
         return totals
@@ -150,7 +150,7 @@ def _program(lane: Callable[[Any, Any], Any], params: Any, count: int, length: i
 
 
 def programs(tasks: dict[str, Any], count: int) -> dict[tuple[str, str], Program]:
-    """Every way of playing everything."""
+    """Every way of playing every environment."""
     import gymnax
     import jax
 
@@ -173,7 +173,7 @@ def programs(tasks: dict[str, Any], count: int) -> dict[tuple[str, str], Program
 
 
 def rate(program: Program, seconds: float) -> float:
-    """Steps a second of as many calls as fit, at least one."""
+    """Steps a second, over as many calls as fit into the time, at least one."""
     import jax
 
     calls, start = 0, time.perf_counter()
@@ -184,7 +184,7 @@ def rate(program: Program, seconds: float) -> float:
 
 
 def measure(options: argparse.Namespace, tasks: dict[str, Any]) -> dict[str, Any]:
-    """Run everything; every figure."""
+    """Measure everything, and return every figure."""
     import jax
 
     from sweeps.store import provenance

@@ -1,9 +1,10 @@
-"""What a sweep costs the host besides computing: points, rows, blocks, opening; by the number of runs.
+"""The cost of a sweep on the host besides computing, by the number of runs: points, rows, blocks, opening.
 
     uv run python benchmarks/host.py --runs 1000 10000 100000
 
-Each number of runs is measured in a process of its own, so that its memory is its own. Times are of one shared machine
-and do not compare between machines; that they stay the same a run, and that memory hardly grows, does.
+Each number of runs is measured in a separate process, so that its memory is measured alone. The times are from one
+shared machine and are not comparable between machines. Two results are: the time per run stays the same, and memory
+hardly grows.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: Evaluations a run while runs are stored, and where their results are opened.
+#: Number of evaluations per run when runs are stored, and when results are opened.
 STORED, OPENED = 11, 50
 #: Most runs whose rows are written to be opened: 10^4 runs of 50 evaluations are 200 MB of random numbers.
 MOST_OPENED = 10_000
@@ -42,7 +43,7 @@ def arguments() -> argparse.Namespace:
 
 
 def selection(runs: int, seeds: int) -> Any:
-    """A random search by two arms over learning rate and beta."""
+    """A random search with two arms over learning rate and beta."""
     import dataclasses
     import math
 
@@ -59,7 +60,7 @@ def selection(runs: int, seeds: int) -> Any:
 
 
 def rows(points: list[Any], evaluations: int) -> dict[str, Any]:
-    """What an engine delivers of some runs: random numbers in every column."""
+    """The rows that an engine would deliver for some runs: random numbers in every column."""
     import numpy as np
 
     from sweeps.store.parquet import FACTS as PREFIX
@@ -81,14 +82,15 @@ def rows(points: list[Any], evaluations: int) -> dict[str, Any]:
 
 
 def resident() -> float:
-    """MB of memory that the process holds now."""
+    """MB of memory that the process holds at present."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * resource.getpagesize() / 1e6
 
 
 @contextlib.contextmanager
 def timed(found: dict[str, Any], name: str, each: int = 0) -> Iterator[None]:
-    """Put the seconds that a block takes into ``found``, or the milliseconds for each of some."""
+    """Put the seconds that a block of code takes into ``found``; with ``each``, the milliseconds for each of so many
+    items."""
     clock = time.perf_counter()
     yield
     seconds = time.perf_counter() - clock
@@ -98,7 +100,7 @@ def timed(found: dict[str, Any], name: str, each: int = 0) -> Iterator[None]:
 def stored(
     found: dict[str, Any], chosen: Any, directory: Path, evaluations: int, block: int, most: int
 ) -> None:
-    """Store rows of the first runs block by block, as a command does; times of what is done besides making rows."""
+    """Store rows of the first runs block by block, as a command does, and measure the times without making the rows."""
     from sweeps.api.runner import Book
     from sweeps.store.store import Store
 
@@ -157,7 +159,7 @@ def measure(runs: int, seeds: int, block: int) -> dict[str, Any]:
 
 
 def apart(runs: int, options: argparse.Namespace) -> dict[str, Any]:
-    """`measure` in a process of its own."""
+    """`measure` in a separate process."""
     command = [sys.executable, __file__, "--alone", "--runs", str(runs)]
     command += ["--seeds", str(options.seeds), "--block", str(options.block)]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
@@ -165,7 +167,7 @@ def apart(runs: int, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measure and print a table, a column a number of runs."""
+    """Measure and print a table with one column per number of runs."""
     options = arguments()
     if min(*options.runs, options.seeds, options.block, 1) < 1:
         sys.exit("--runs, --seeds and --block must be at least 1")

@@ -1,11 +1,11 @@
-"""How fast a real language model is sampled and trained: SmolLM2-135M-Instruct, or another checkpoint.
+"""Speed of sampling and training a real language model: SmolLM2-135M-Instruct, or another checkpoint.
 
     uv run --extra llm python benchmarks/language_model.py
 
 Sampling: 32 responses of 32 tokens to prompts of 24, with cached keys and values. Training: one IPO step of 8 pairs of
-such texts (24 + 32 tokens), adapters of low rank on queries and values: as of labelled data, whose reference scores are
-known, and as of fresh samples, which are scored under the reference too. All are programs of the testbed's own engine;
-medians over repeats are quoted, and the most memory that the process ever held.
+texts with these lengths (24 + 32 tokens), adapters of low rank on queries and values. Two kinds of pairs are measured:
+labelled data, whose reference scores are known, and fresh samples, which are scored under the reference too. All are
+programs of the testbed's own engine. The results are medians over repeats, and the most memory that the process held.
 """
 
 import argparse
@@ -37,7 +37,7 @@ PROMPT, RESPONSE, TEMPERATURE = 24, 32, 0.7
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
-    """Seconds of the first call, compiling included, and the median of ``repeats`` more."""
+    """Seconds of the first call, including compilation, and the median of ``repeats`` further calls."""
     import jax
 
     found = []
@@ -114,7 +114,7 @@ def training(options: argparse.Namespace, handle: Any) -> dict[str, float]:
     def step(policy: Any, pairs: Pair, scores: PairScores | None, state: Any) -> Any:
         if scores is None:
             scores = logprob.score_pairs(policy, pairs)
-        # IPO reads no reward of labelled pairs, and what nobody reads is not computed.
+        # IPO does not use the rewards of labelled pairs, and the compiler removes unused values.
         supply = Supply(Dataset(pairs, scores, jnp.ones(count)), policy, teacher)
         if state is None:
             return train.init(plan, supply)
@@ -136,7 +136,7 @@ def main() -> None:
     options = arguments()
     from sweeps import runtime
 
-    # One model on all cores, where studies have one device a core.
+    # One model uses all cores; studies have one device per core.
     runtime.configure(cores_here=1)
     from sweeps.population import devices
     from sweeps.store import provenance

@@ -1,11 +1,11 @@
-"""The same work as a plain PyTorch loop: what people would write without this testbed, one run after the other.
+"""The same work as a plain PyTorch loop: code that people would write without this testbed, one run after the other.
 
     uv run --with torch python benchmarks/plain_torch.py --workload S --mode offline --seconds 20
 
 Workloads, losses and sizes are those of `throughput.py`: pre-norm transformer with rotary positions and SwiGLU, 32
-pairs of 16-token responses to 8-token prompts, IPO, AdamW; online with cached sampling, a pairwise proxy read in both
-orders and reference scores. Attention is the library's own; on a GPU matrix products are float32 as there. The rate is
-divided by the float32 matrix-product peak that PyTorch itself reaches on the same device.
+pairs of 16-token responses to 8-token prompts, IPO, AdamW; online with cached sampling, a pairwise proxy that reads
+both orders, and reference scores. Attention is PyTorch's own; on a GPU matrix products are float32, as in
+`throughput.py`. The rate is divided by the float32 matrix-product peak that PyTorch itself reaches on the same device.
 """
 
 import argparse
@@ -38,7 +38,8 @@ class Block(nn.Module):
         self.down = nn.Linear(hidden, width, bias=False)
 
     def forward(self, x: Any, rotary: Any, cache: list | None = None) -> Any:
-        """``x`` (batch, time, width); a cache [keys, values] is written to and attended to."""
+        """``x`` (batch, time, width); keys and values are appended to the cache [keys, values], and attention reads
+        it."""
         batch, time, width = x.shape
         qkv = self.qkv(self.norms[0](x)).view(batch, time, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         q, k, v = rotate(qkv[0], rotary), rotate(qkv[1], rotary), qkv[2]
@@ -63,7 +64,7 @@ def rotate(x: Any, rotary: Any) -> Any:
 
 
 class Model(nn.Module):
-    """Decoder-only transformer with so many outputs a position."""
+    """Decoder-only transformer with ``outputs`` outputs per position."""
 
     def __init__(self, width: int, layers: int, heads: int, outputs: int) -> None:
         super().__init__()
@@ -160,7 +161,7 @@ class Run:
 
 
 def wait(device: str) -> None:
-    """For the device's work to be done."""
+    """Wait until the device's work is done."""
     if device == "cuda":
         torch.cuda.synchronize()
 

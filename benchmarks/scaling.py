@@ -1,13 +1,12 @@
-"""What many devices, many processes and many runs cost.
+"""The cost of many devices, many processes and many runs.
 
     uv run python benchmarks/scaling.py                              # all three tables
     uv run python benchmarks/scaling.py --part runs --runs 10000
 
-devices: 8 runs of workload S, offline, in a process with 1, 2, 4 and 8 forced host devices: run-steps a second, and how
-many times those of one device on one core. processes: 1 to N processes of one core each, side by side. runs: so many
-tiny runs through the whole path, from the plan to the summary: what the host takes for each run beyond the time in
-which the devices compute, worlds are made and curves are fitted, and the most memory that the process has held by the
-end of the runs.
+devices: 8 runs of workload S, offline, in a process with 1, 2, 4 and 8 forced host devices: run-steps a second, and the
+ratio to one device on one core. processes: 1 to N processes of one core each, side by side. runs: many tiny runs
+through the whole path, from the plan to the summary: the host's time for each run beyond the time in which the devices
+compute, worlds are made and curves are fitted, and the most memory that the process has held by the end of the runs.
 """
 
 import argparse
@@ -40,7 +39,7 @@ def arguments() -> argparse.Namespace:
 
 
 def train(devices: int, cores: int, first: int, seconds: float) -> list[float]:
-    """Run-steps a second of each repeat, in a process of its own; called in a child."""
+    """Run-steps a second of each repeat, in a separate process; called in a child."""
     allowed = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, allowed[first % len(allowed) :][:cores])
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
@@ -98,7 +97,7 @@ def by_processes(seconds: float) -> list[dict[str, Any]]:
 
 
 def tiny_study(runs: int) -> Any:
-    """Two worlds of next to nothing, and two steps of training at each of so many learning rates."""
+    """Two worlds of minimal size, and two steps of training at each of ``runs`` learning rates."""
     from envs.labelers.bradley_terry import BradleyTerry
     from envs.neural import Neural
     from sweeps.grid import Axis
@@ -141,7 +140,7 @@ def tiny_study(runs: int) -> Any:
 
 
 def many_runs(count: int) -> dict[str, Any]:
-    """So many tiny runs from the plan to the page; called in a child."""
+    """``count`` tiny runs from the plan to the page; called in a child."""
     from sweeps import runtime
 
     runtime.configure()
@@ -155,7 +154,7 @@ def many_runs(count: int) -> dict[str, Any]:
     took = host.Spent()
 
     class Engine:
-        """The engine, remembering what it took."""
+        """The engine, with a record of its cost."""
 
         def plan(self, points: Any) -> Any:
             """See `population.plan`."""
@@ -180,7 +179,7 @@ def many_runs(count: int) -> dict[str, Any]:
     selection.points()
     pointed = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        console = Console(file=open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
+        console = Console(file=open(os.devnull, "w"))  # noqa: SIM115 (open until the process ends)
         runner.run([selection], Path(scratch) / "out", console, analysed, Engine())
     ended = time.perf_counter()
     elsewhere = took.stage_seconds + took.busy_seconds + analysing
@@ -199,7 +198,7 @@ def many_runs(count: int) -> dict[str, Any]:
 
 
 def by_runs(count: int) -> list[dict[str, Any]]:
-    """A tenth as many runs, then all: what grows with their number, and what does not."""
+    """A tenth of the runs, then all: the costs that grow with the number of runs, and the costs that do not."""
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         for runs in (count // 10, count // 10, count):
@@ -211,12 +210,12 @@ def by_runs(count: int) -> list[dict[str, Any]]:
             if ended.returncode:
                 sys.exit(ended.stderr)
             rows.append(json.loads(ended.stdout.splitlines()[-1]))
-    # The first only filled the cache of compiled programs.
+    # The first call only filled the cache of compiled programs.
     return rows[1:]
 
 
 def table(title: str, rows: list[dict[str, Any]]) -> None:
-    """Print rows of equal keys."""
+    """Print rows with equal keys."""
     print(f"\n{title}\n" + "".join(f"{name:>29s}" for name in rows[0]))
     for row in rows:
         print("".join(f"{value:29.4g}" for value in row.values()))

@@ -1,9 +1,10 @@
-"""What a choice of loss, method or source costs: a loss's share of a step, and steps against those of `Ipo`.
+"""The cost of a choice of loss, method or source: a loss's share of a step, and the time of steps relative to `Ipo`.
 
     uv run python benchmarks/sources.py --workload S --rounds 9
 
-The programs take turns in one process, and each round gives a ratio to the program beside it; medians over rounds and
-their range are quoted, since on a shared machine rates alone do not compare.
+The programs take turns in one process. Each round gives the ratio of a program's time to the time of the reference
+program beside it; the results are medians over rounds and their range, because rates on a shared machine are not
+comparable.
 """
 
 import argparse
@@ -34,7 +35,7 @@ def arguments() -> argparse.Namespace:
 
 
 def compared_sources() -> dict[str, Any]:
-    """The sources beside `Online`; the objectives that each is fed to are `Ipo` throughout."""
+    """The sources that are compared with `Online`; the objective is `Ipo` throughout."""
     from testbed.sources.mixture import Mixture
     from testbed.sources.offline import Offline
     from testbed.sources.online import Online
@@ -54,7 +55,7 @@ def compared_sources() -> dict[str, Any]:
 
 
 def compared_objectives() -> dict[str, dict[str, Any]]:
-    """Losses that need more forward passes than `Ipo`, offline as it is; and the methods, online as it is."""
+    """Losses that need more forward passes than `Ipo`, offline like `Ipo`; and the methods, online like `Ipo`."""
     from testbed.config import members
     from testbed.losses.kto import Kto
     from testbed.losses.slic import Slic
@@ -73,7 +74,7 @@ def compared_objectives() -> dict[str, dict[str, Any]]:
 
 
 def training(workload: str, changes: dict[str, Any], steps: int) -> Callable[[], float]:
-    """A function that trains for so many steps and gives the seconds a step."""
+    """A function that trains for ``steps`` steps and returns the seconds per step."""
     import jax
     import jax.numpy as jnp
 
@@ -99,9 +100,10 @@ def training(workload: str, changes: dict[str, Any], steps: int) -> Callable[[],
 
 
 def alone(loss: Any, pairs: int) -> Callable[[], float]:
-    """A function that evaluates a loss and its gradient over a batch of scores and gives the seconds a batch.
+    """A function that evaluates a loss and its gradient over a batch of scores and returns the seconds per batch.
 
-    Compiled alone, so it writes and reads what a training step fuses away: an upper bound of what it adds there."""
+    The loss is compiled alone. It therefore writes and reads arrays that a training step would fuse away: the time is
+    an upper bound of the loss's time within a step."""
     import jax
     import jax.numpy as jnp
 

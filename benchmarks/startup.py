@@ -1,10 +1,11 @@
-"""How long a small sweep takes from nothing: a new process, imports, tracing, compiling, training, measuring.
+"""The time of a small sweep from nothing: a new process, imports, tracing, compiling, training, measuring.
 
     uv run python benchmarks/startup.py                     # 8 runs of 400 offline steps of workload S on all cores
 
-Each repeat starts a process with an empty compilation cache (cold) and then one with the cache that the first has left
-(warm). Quoted are medians of training steps of all runs divided by the whole time of the process, and that rate divided
-by the machine's float32 matrix-product peak, which the process measures at its end (not counted).
+Each repeat starts a process with an empty compilation cache (cold) and then one with the cache that the first process
+has left (warm). The results are medians of two rates: the training steps of all runs divided by the whole time of the
+process, and this rate divided by the machine's float32 matrix-product peak, which the process measures at its end (not
+counted).
 """
 
 import argparse
@@ -35,7 +36,8 @@ def arguments() -> argparse.Namespace:
 
 
 def sweep(options: argparse.Namespace) -> dict[str, Any]:
-    """Take the runs through the engine, as a study does, in a world of random networks; when each part was done."""
+    """Train the runs through the engine, as a study does, in a world of random networks; return when each part was
+    done."""
     from sweeps import runtime
 
     runtime.configure()
@@ -83,8 +85,8 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
 
 
 def ground(base: Any) -> Any:
-    """What runs stand on: networks of random numbers, and random data. A study finds this in its cache, or makes it in
-    minutes: here nothing is compiled for it but the reference's scores."""
+    """World artifacts for the runs: networks of random numbers, and random data. A study finds its artifacts in its
+    cache, or makes them in minutes; here only the reference's scores need compilation."""
     import jax
     import jax.numpy as jnp
     import numpy as np
@@ -105,14 +107,14 @@ def ground(base: Any) -> Any:
     random, task, count = np.random.default_rng(0), base.task, base.data.pairs
 
     def filled(leaf: Any) -> Any:
-        """Of a network's parameters: matrices are of variance 1/fan-in, all else is 1."""
+        """Values for a network's parameters: matrices have variance 1/fan-in, all other arrays are 1."""
         if not np.issubdtype(leaf.dtype, np.floating) or leaf.ndim < 2:
             return jnp.asarray(np.ones(leaf.shape, leaf.dtype))
         drawn = random.normal(size=leaf.shape) * leaf.shape[-2] ** -0.5
         return jnp.asarray(drawn.astype(leaf.dtype))
 
     def texts(like: Any, time: int) -> Any:
-        """As many random texts of full length as there are pairs."""
+        """Random texts of full length, one per pair."""
         tokens = random.integers(1, task.vocabulary, (count, time), dtype=np.int32)
         return type(like)(jnp.asarray(tokens), jnp.asarray(np.full(count, time, np.int32)))
 
@@ -136,7 +138,7 @@ def ground(base: Any) -> Any:
 
 
 class Silence:
-    """A progress that shows nothing."""
+    """A progress display that shows nothing."""
 
     def stage(self, text: str) -> None:
         """See `sweeps.console.progress.Progress`."""
@@ -149,7 +151,7 @@ class Silence:
 
 
 def timed(options: argparse.Namespace, cache: str) -> dict[str, Any]:
-    """One process of its own; its figures."""
+    """Run one separate process, and return its figures."""
     command = [sys.executable, __file__, "--child"]
     for name in ("workload", "mode", "runs", "steps"):
         command += [f"--{name}", str(getattr(options, name))]

@@ -1,13 +1,14 @@
-"""How fast policies train: run-steps a second against the machine's own matrix-product peak.
+"""Speed of training: run-steps a second relative to the machine's own matrix-product peak.
 
     uv run python benchmarks/throughput.py                                  # every workload, mode and stack size
     uv run python benchmarks/throughput.py --workload S --mode offline --stack 1 --seconds 20
 
-Rates of machines, and of one shared machine an hour later, do not compare. What does is the ratio of both numbers
-measured side by side: run-steps per second per GFLOP/s of float32 matrix-product peak of the devices used, and the
-share of that peak that the needed floating-point operations make up. Each repeat measures the peak, then the training,
-then the peak again; medians over repeats are quoted. On a GPU the share of its measured memory bandwidth stands beside
-it that the bytes make up which a compiled step reads and writes, by XLA's account; a CPU's caches hold all of them.
+Rates of different machines are not comparable, nor are rates of one shared machine at different hours. Ratios of two
+numbers measured side by side are comparable: run-steps per second per GFLOP/s of float32 matrix-product peak of the
+devices used, and the share of this peak that the needed floating-point operations make up. Each repeat measures the
+peak, then the training, then the peak again; the results are medians over repeats. On a GPU there is a second share:
+the bytes that a compiled step reads and writes, by XLA's account, as a share of the measured memory bandwidth; a CPU's
+caches hold all these bytes.
 """
 
 import argparse
@@ -26,7 +27,7 @@ WORKLOADS = {
     "M": {"width": 256, "layers": 4, "heads": 8},
 }
 MODES = ("offline", "online")
-#: Stack sizes of the whole table, by platform: a CPU takes one run after the other anyway.
+#: Stack sizes of the whole table, by platform: a CPU computes one run after the other in any case.
 STACKS = {"cpu": (1, 8), "gpu": (1, 16, 256, 1024, 4096)}
 REPEATS = 5
 SHOWN = {
@@ -95,7 +96,7 @@ def experiment(workload: str, mode: str, pointwise: bool = False) -> Any:
 
 
 def world(config: Any, seed: Any) -> Any:
-    """What runs learn from: random networks and random data, full-length responses."""
+    """The inputs of training: random networks and random data, full-length responses."""
     import jax
     import jax.numpy as jnp
 
@@ -127,7 +128,7 @@ def world(config: Any, seed: Any) -> Any:
 
 def bandwidth() -> float:
     """Measured rate at which one device reads and writes its memory, bytes a second: the best of a few passes over an
-    array that no cache holds."""
+    array that is larger than every cache."""
     import jax
     import jax.numpy as jnp
 
@@ -143,10 +144,10 @@ def bandwidth() -> float:
 
 
 class Training:
-    """A stack of runs of one world on each device, ready to be trained on."""
+    """A stack of runs of one world on each device, ready for training."""
 
     def __init__(self, config: Any, stack: int) -> None:
-        """``stack`` runs, over all devices. Compiles, and takes the first step."""
+        """Compile the program for ``stack`` runs, spread over all devices, and take the first step."""
         import jax
         import numpy as np
 
@@ -174,14 +175,14 @@ class Training:
         numbers = (np.int32(0), np.int32(1))
         compiled = program.lower(weights, self._state, *self._lanes, self._rows, *numbers).compile()
         self.memory = (devices.needed_memory(compiled) or 0) * count
-        # A loop whose length is an argument is counted once: a step of every run of a device.
+        # XLA counts a loop whose length is an argument once: this is one step of every run of a device.
         self.bytes = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0) * count
         self._program, self._np = functools.partial(program, weights), np
         self.seconds(1)
         self.first_call = time.perf_counter() - clock
 
     def seconds(self, steps: int) -> float:
-        """Train every run for so many steps; the seconds it took."""
+        """Train every run for ``steps`` steps; return the seconds that this took."""
         import jax
 
         count = self._np.int32(steps)
@@ -198,7 +199,7 @@ class Training:
 
 
 def measure(options: argparse.Namespace, workload: str, mode: str, stack: int) -> dict[str, Any]:
-    """Run one workload; every figure."""
+    """Measure one workload; return every figure."""
     import jax
 
     from sweeps.population import devices
@@ -219,7 +220,7 @@ def measure(options: argparse.Namespace, workload: str, mode: str, stack: int) -
         peaks.append(max(before, devices.matrix_peak()) / 1e9)
     if not training.finite():
         raise SystemExit("a policy diverged: this is no measurement")
-    # On a CPU the peak is that of one product on all cores that the process has.
+    # On a CPU the peak is the peak of one product on all cores of the process.
     total = 1 if jax.default_backend() == "cpu" else count
     per_gflops = [rate / peak / total for rate, peak in zip(rates, peaks, strict=True)]
     rate, peak = statistics.median(rates), statistics.median(peaks) * total
@@ -249,7 +250,7 @@ def measure(options: argparse.Namespace, workload: str, mode: str, stack: int) -
 
 
 def cases(options: argparse.Namespace) -> list[tuple[str, str, int]]:
-    """What to measure: workload, mode and stack size."""
+    """The workloads, modes and stack sizes to measure."""
     import jax
 
     count = jax.device_count()

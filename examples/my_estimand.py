@@ -1,4 +1,4 @@
-"""An estimand of one's own in one file, and a claim about it on the opening study's runs.
+"""A user's own estimand in one file, and a claim about the estimand on the runs of the first study, `gap`.
 
 testbed run examples/my_estimand.py --preset smoke
 """
@@ -25,7 +25,7 @@ class ThriftDifference(Estimand):
         return f"win rate per KL, {self.first} - {self.second}", "probability per nat"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        """Posterior draws of the mean over seeds. Raises `Unanswerable` where nothing can be said."""
+        """Posterior draws of the mean over seeds. Raises `Unanswerable` if there is no answer."""
         arms = (self.first, self.second)
         thrift = []
         for arm in arms:

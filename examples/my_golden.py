@@ -1,4 +1,4 @@
-"""A golden reward of one's own in one file, in a world of the testbed's, and the opening study there.
+"""A user's own golden reward in one file, in a world of the testbed, and the first study, `gap`, in this world.
 
 testbed inspect examples/my_golden.py --quick
 testbed run examples/my_golden.py --preset smoke
@@ -14,7 +14,7 @@ from testbed.types import Prompt, Response, Scalar, within
 
 
 class Mentions(AbstractGolden):
-    """How many of the prompt's tokens the response mentions, less ``price`` for each of its own tokens."""
+    """How many of the prompt's tokens the response mentions, minus ``price`` for each token of the response."""
 
     price: float
 
@@ -28,10 +28,10 @@ class Mentions(AbstractGolden):
 
 
 class Mentioning(Summarize):
-    """`Summarize` with its prompts and writers, where all tokens of the prompt count alike.
+    """`Summarize` with its prompts and writers; all tokens of the prompt have the same worth.
 
     Attributes:
-        price: what a token of the response costs, in tokens mentioned.
+        price: cost of a token of the response, in tokens mentioned.
     """
 
     price: float = 0.5

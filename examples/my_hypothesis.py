@@ -1,9 +1,9 @@
-"""A hypothesis of one's own in one file, on the loss and the task of the files beside it.
+"""A user's own hypothesis in one file, tested with the loss and the task of the files beside it.
 
     testbed run examples/my_hypothesis.py --preset smoke
 
-IPO pulls hardest at the pairs that are furthest off its target. Under wrong labels these are often the wrong ones, so
-a loss with a bounded pull should end nearer to what is good, above all with noisy labels.
+IPO pulls hardest on the pairs that are furthest from its target. Under wrong labels these pairs are often the wrongly
+labelled ones. A loss with a bounded pull should therefore reach a better policy, above all with noisy labels.
 """
 
 from my_loss import HuberIpo

@@ -1,9 +1,9 @@
-"""A labeler of one's own in one file, and the opening study under it: labels by people whose attention lapses.
+"""A user's own labeler in one file, and the first study, `gap`, with its labels: people whose attention lapses.
 
     testbed run examples/my_labeler.py --preset smoke
     testbed run examples/my_labeler.py --preset smoke --set labeler.rate=0.3
 
-Moved to `envs/labelers/` it is one of the testbed's own: every study finds it, and so do the tests of its family.
+If the file is moved to `envs/labelers/`, every study can use the labeler, and the tests of its family include it.
 """
 
 from jaxtyping import Array, Float

@@ -1,9 +1,9 @@
-"""A loss of one's own in one file, and the opening study under it: online against offline.
+"""A user's own loss in one file, and the first study, `gap`, with this loss: online against offline.
 
     testbed run examples/my_loss.py --preset smoke
     testbed run examples/my_loss.py --preset smoke --set "loss=HuberIpo(width=0.5)"
 
-Moved to `testbed/losses/` it is one of the testbed's own: every study finds it, and so do the tests of its family.
+If the file is moved to `testbed/losses/`, every study can use the loss, and the tests of its family include it.
 """
 
 import jax.numpy as jnp
@@ -18,11 +18,11 @@ class HuberIpo(AbstractLoss):
     """e^2 where |e| <= width, width (2 |e| - width) beyond, e = h - 1/(2 beta): Huber's distance of IPO's margin from
     its target, so that no pair pulls harder than 2 width (Huber 1964).
 
-    As width grows it becomes `Ipo`.
+    As width grows, the loss becomes `Ipo`.
 
     Attributes:
         beta: strength of the KL regularisation, > 0; larger stays closer to the reference.
-        width: from how many nats off the target on a pair pulls no harder, > 0.
+        width: distance from the target in nats beyond which a pair pulls no harder, > 0.
     """
 
     beta: float = hyper(0.1, above=0)

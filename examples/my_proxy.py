@@ -1,4 +1,4 @@
-"""A proxy of one's own in one file, and the opening study with it: a reward model that sees which tokens are used.
+"""A user's own proxy in one file, and the first study, `gap`, with it: a reward model that sees which tokens are used.
 
 testbed inspect examples/my_proxy.py --quick
 testbed run examples/my_proxy.py --preset smoke
@@ -24,7 +24,7 @@ class BagProxy(AbstractProxy):
     worth: Float[Array, " vocabulary"]
 
     def reward(self, texts: Response) -> Float[Array, " n"]:
-        """Of ``n`` responses."""
+        """Rewards of ``n`` responses."""
         return jnp.sum(jnp.where(texts.mask, self.worth[texts.tokens], 0.0), axis=-1)
 
     def margin(self, prompts: Prompt, first: Response, second: Response) -> Float[Array, " n"]:
@@ -42,20 +42,20 @@ class BagConfig(AbstractProxyConfig):
     fit: FitConfig = FitConfig(steps=300, batch_size=64, optimiser=OptimiserConfig(1e-2))
 
     def form(self, model: TransformerConfig) -> tuple[Any, ...]:
-        """What compiled programs depend on beside its arrays."""
+        """The facts besides its arrays that compiled programs depend on."""
         return ("bag",)
 
     def train(
         self, key: PRNGKeyArray, model: TransformerConfig, sft: Transformer, pairs: Pair
     ) -> BagProxy:
-        """Worths that have learnt from ``n`` pairs."""
+        """Token worths, trained on ``n`` pairs."""
         start = BagProxy(jnp.zeros(sft.vocabulary))
         return fit(lambda proxy, some: some.weight * proxy.loss(some), start, pairs, self.fit, key)[
             0
         ]
 
     def reading(self, model: TransformerConfig, task: AbstractTask, pairs: int) -> Reading:
-        """For plans of time and memory: one look at each token of a response."""
+        """For plans of time and memory: the proxy reads each token of a response once."""
         learning = 3 * self.fit.batch_size * self.fit.steps
         return Reading(model, task.response_length, 1, 1, None, task.vocabulary, learning)
 

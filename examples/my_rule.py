@@ -1,4 +1,4 @@
-"""A rule of one's own in one file, and a claim that it decides on the opening study's runs.
+"""A user's own rule in one file, and a claim that the rule decides on the runs of the first study, `gap`.
 
 testbed run examples/my_rule.py --preset smoke
 """

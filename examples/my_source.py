@@ -1,4 +1,4 @@
-"""A source of one's own in one file, and a study of it: first the data, then fresh pairs.
+"""A user's own source in one file, and a study of this source: first the data, then fresh pairs.
 
 testbed run examples/my_source.py --preset smoke
 """
@@ -27,7 +27,7 @@ from testbed.streams import Stream, stream
 
 
 class DataFirst(AbstractSource):
-    """D_golden's pairs for the first ``first`` steps, from then on pairs that the policy has just written.
+    """D_golden's pairs for the first ``first`` steps, after them pairs that the policy has just written.
 
     Attributes:
         first: steps on the data, 0 or more.
@@ -37,7 +37,7 @@ class DataFirst(AbstractSource):
 
     @property
     def writes(self) -> bool:
-        """Whether it gives whatever a loss asks for; this one always gives labelled pairs."""
+        """Whether the source gives any batch that a loss asks for; this source always gives labelled pairs."""
         return False
 
     def work(self, request: Request) -> tuple[float, float]:
@@ -45,7 +45,7 @@ class DataFirst(AbstractSource):
         return 2.0, 1.0
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
-        """Before the first step: in which order prompts come."""
+        """The state before the first step: the order of the prompts."""
         return Rows.init(supply.data.size)
 
     def draw(

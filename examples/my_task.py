@@ -1,4 +1,4 @@
-"""A task of one's own in one file, and the opening study on it: what a token is worth depends on the one before it.
+"""A user's own task in one file, and the first study, `gap`, on it: a token's worth depends on the token before it.
 
 testbed inspect examples/my_task.py --quick
 testbed run examples/my_task.py --preset smoke
@@ -17,7 +17,7 @@ from testbed.types import Prompt, Response, Scalar
 
 
 class Steps(AbstractGolden):
-    """The worth of every step from one token to the next, the first one from the prompt's last token."""
+    """The summed worth of every step from one token to the next; the first step starts at the prompt's last token."""
 
     worth: Float[Array, "vocabulary vocabulary"]
 
@@ -28,12 +28,12 @@ class Steps(AbstractGolden):
 
 
 class Paths(AbstractNetworkTask):
-    """Find a path of worthy steps. Writers are random networks, as in `Neural`; a world draws what steps are worth.
+    """Find a path of worthy steps. Writers are random networks, as in `Neural`; a world draws the worth of each step.
 
     Attributes:
-        vocabulary: token ids, the end token included. prompt_length, response_length: tokens.
+        vocabulary: token ids, including the end token. prompt_length, response_length: tokens.
         writers: how many; ``writer`` their shape, ``closing`` how readily they end. order: not used.
-        staying: what it costs to write a token again, so that no repeated token is worth much.
+        staying: cost of writing a token again, so that no repeated token is worth much.
     """
 
     vocabulary: int = eqx.field(static=True, default=16)
@@ -46,7 +46,7 @@ class Paths(AbstractNetworkTask):
     staying: float = 1.0
 
     def world(self, key: PRNGKeyArray) -> World:
-        """Draw writers and what steps are worth."""
+        """Draw writers and the worth of each step."""
         k_worth, *keys = jax.random.split(key, 4)
         prompts, writers, _, _ = self.written(*keys)
         worth = jax.random.normal(k_worth, (self.vocabulary, self.vocabulary))

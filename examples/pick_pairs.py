@@ -1,8 +1,8 @@
-"""A study of one's own in one file: is the best against the worst of four fresh samples a better pair than any two?
+"""A user's own study in one file: is the best against the worst of four fresh samples a better pair than any two?
 
     testbed run examples/pick_pairs.py --preset smoke
 
-Both arms are online, with the same loss and proxy. What is not said here is the setup of the paper's studies.
+Both arms are online, with the same loss and proxy. All other settings are the setup of the paper's studies.
 """
 
 from sweeps import paper

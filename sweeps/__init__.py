@@ -1,7 +1,7 @@
-"""Thousands of runs: studies, grids, placement on devices, results, the command line and the same as calls.
+"""Studies of many runs: grids, placement on devices, stored results, the command line, and its functions for Python.
 
-The public names are those of `sweeps.api`: ``from sweeps import Study, run``. They are imported when they are first
-asked for, because most of what this package holds needs jax, and the command line's help does not.
+The public names are those of `sweeps.api`: ``from sweeps import Study, run``. A name is imported at its first use,
+because most modules of this package need jax, and the command line's help does not.
 """
 
 import importlib
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def __getattr__(name: str) -> Any:
-    # `__all__` as well: the list stands once, in `sweeps.api`.
+    # `__all__` is looked up too: the list of names is written once, in `sweeps.api`.
     api = importlib.import_module("sweeps.api")
     if name == "__all__" or name in api.__all__:
         return getattr(api, name)

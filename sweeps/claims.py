@@ -1,9 +1,9 @@
-"""What a study claims, how each claim is measured, and the rules that decide it: plain data.
+"""The claims of a study, how each claim is measured, and the rules that decide it: plain data.
 
-A `Claim` is a conjunction of tests. A `Test` names an estimand (`sweeps.estimands`), which turns
-evidence into posterior draws of one effect, and a rule (`sweeps.rules.base`), which turns draws into a
-verdict. Everything here describes itself as JSON (`describe`) and is rebuilt from it (`from_dict`),
-so that the rules stored before a run can judge it, beside those that its study has since come to have.
+A `Claim` is a conjunction of tests. A `Test` names an estimand (`sweeps.estimands`), which turns evidence into
+posterior draws of one effect, and a rule (`sweeps.rules.base`), which turns draws into a verdict. Every object of this
+module describes itself as JSON (`describe`) and is rebuilt from this JSON (`from_dict`). A run can therefore be judged
+by the rules that were stored before the run, and by the present rules of its study.
 """
 
 import dataclasses
@@ -19,9 +19,9 @@ T = TypeVar("T", Estimand, Rule)
 
 @dataclasses.dataclass(frozen=True)
 class Test:
-    """One thing that must hold: an effect and the rule that decides on it."""
+    """One condition of a claim: an effect, and the rule that decides about the effect."""
 
-    __test__: ClassVar[bool] = False  # not one of pytest's
+    __test__: ClassVar[bool] = False  # pytest must not collect this class
     estimand: Estimand
     rule: Rule
 
@@ -57,11 +57,11 @@ class Ruling:
 
 @dataclasses.dataclass(frozen=True)
 class Claim:
-    """One row of the scoreboard: what is said, how it is measured, what decides.
+    """One row of the scoreboard: the statement, its measurement, and the rules that decide.
 
-    All tests must hold. `against` says in words what outcome would count against the claim, `note`
-    what was checked of the setup. Ids that start with "C" are the paper's claims, with "B"
-    questions beyond it. Raises InvalidInput if there is no test.
+    All tests must hold. `against` says in words which outcome would count against the claim, `note` which checks of the
+    setup were made. Ids that start with "C" are the paper's claims, ids that start with "B" questions beyond the paper.
+    Raises InvalidInput if there is no test.
     """
 
     id: str
@@ -76,7 +76,7 @@ class Claim:
 
     @property
     def from_curves(self) -> bool:
-        """Whether every test reads fitted curves only, so that a typical task can be judged."""
+        """Whether every test uses fitted curves only, so that a typical task can be judged."""
         return all(test.estimand.from_curves for test in self.tests)
 
     def arms_used(self) -> tuple[str, ...]:
@@ -86,9 +86,9 @@ class Claim:
     def judge(self, evidence: Evidence) -> Ruling:
         """The verdict from one task's evidence. Never raises `Unanswerable`.
 
-        Reproduced if all tests are, contradicted if any is: an intersection-union rule, which needs
-        no assumption about the dependence between tests, and calls a false conjunction reproduced
-        no more often than its weakest test would be.
+        The claim is reproduced if all tests are, and contradicted if any test is. This is an intersection-union rule:
+        the rule needs no assumption about the dependence between tests, and calls a false conjunction reproduced no
+        more often than its weakest test would be.
         """
         parts = tuple(test.judge(evidence) for test in self.tests)
         verdicts = [part.verdict for part in parts]
@@ -118,12 +118,12 @@ class Claim:
         }
 
     def decides_like(self, other: "Claim") -> bool:
-        """Whether both have the same tests, whatever their words."""
+        """Whether both claims have the same tests; texts may differ."""
         return [test.describe() for test in self.tests] == [test.describe() for test in other.tests]
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Claim":
-        """The claim that `describe` wrote. Raises InvalidInput for missing or unknown parts."""
+        """Rebuild the claim from the output of `describe`. Raises InvalidInput for missing or unknown parts."""
         try:
             return cls(
                 id=str(data["id"]),
@@ -148,8 +148,8 @@ class Claim:
 
 
 def _of_types(part: T) -> T:
-    """A rule or an estimand as it is. Raises `TypeError` if a field of a plain type holds something else: data may come
-    from a damaged file."""
+    """Return a rule or an estimand unchanged. Raises `TypeError` if a field of a plain type holds another type: data
+    may come from a damaged file."""
     hints = get_type_hints(type(part))
     for field in dataclasses.fields(part):
         value, kind = getattr(part, field.name), hints[field.name]

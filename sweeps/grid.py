@@ -22,9 +22,9 @@ from testbed.errors import InvalidInput
 
 @dataclass(frozen=True)
 class Grid:
-    """A table of settings: one column a path, one row a setting.
+    """A table of settings: one column per path, one row per setting.
 
-    Raises `InvalidInput` if there is no row, or a path twice.
+    Raises `InvalidInput` if there is no row, or if a path occurs twice.
     """
 
     paths: tuple[str, ...]
@@ -49,14 +49,14 @@ class Grid:
         return _unique(row[column] for row in self.rows)
 
     def without(self, path: str) -> "Grid":
-        """The grid with one path taken out, and rows that have become equal kept once."""
+        """The grid without one path; rows that become equal are kept once."""
         kept = [column for column, name in enumerate(self.paths) if name != path]
         rows = _unique(tuple(row[column] for column in kept) for row in self.rows)
         return Grid(tuple(self.paths[column] for column in kept), rows)
 
 
 def _unique(items: Any) -> tuple[Any, ...]:
-    """Items without repeats, in order; by ``repr``, since 1, 1.0 and True are equal."""
+    """Items without repeats, in order; compared by ``repr``, because 1, 1.0 and True are equal."""
     return tuple({repr(item): item for item in items}.values())
 
 
@@ -66,14 +66,14 @@ def Axis(path: str, values: Sequence[Any]) -> Grid:
 
 
 def product(*grids: Grid) -> Grid:
-    """Every combination; the last grid varies fastest. Without grids: one empty setting."""
+    """Every combination; the last grid varies fastest. The product of no grids is one empty setting."""
     rows = itertools.product(*(grid.rows for grid in grids))
     paths = tuple(path for grid in grids for path in grid.paths)
     return Grid(paths, tuple(tuple(itertools.chain.from_iterable(row)) for row in rows))
 
 
 def zipped(*grids: Grid) -> Grid:
-    """Grids of equal length in step: first with first, second with second."""
+    """Grids of equal length, combined row by row: first with first, second with second."""
     if len({len(grid) for grid in grids}) > 1:
         lengths = ", ".join(f"{'+'.join(grid.paths)}: {len(grid)}" for grid in grids)
         raise InvalidInput(f"zipped axes need equally many values, got {lengths}")
@@ -83,7 +83,7 @@ def zipped(*grids: Grid) -> Grid:
 
 
 class Distribution(abc.ABC):
-    """Something that `random` draws values from."""
+    """A distribution from which `random` draws values."""
 
     @abc.abstractmethod
     def draw(self, generator: np.random.Generator, n: int) -> list[Any]:
@@ -142,10 +142,10 @@ class Choice(Distribution):
 
 
 def random(n: int, seed: int, **distributions: Distribution) -> Grid:
-    """``n`` settings drawn independently; each path has its own stream.
+    """``n`` settings drawn independently; each path has its own random stream.
 
-    A larger ``n`` extends the same list, and adding a path leaves the others' values alone, so a
-    random search that grows keeps its finished runs.
+    A larger ``n`` extends the same list, and a further path does not change the values of the others. A random search
+    that grows therefore keeps its finished runs.
     """
     if n < 1:
         raise InvalidInput(f"random needs n >= 1, got {n}")

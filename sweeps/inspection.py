@@ -1,7 +1,7 @@
-"""What a task looks like: its writers, SFT policy, data and proxy, and samples with their golden rewards.
+"""Inspection of a task: its writers, SFT policy, data and proxy, and samples with their golden rewards.
 
-`inspect` builds the stages that a run stands on, through the same cache, all but the golden baseline; then one program
-samples new prompts and what everybody answers to them. Rewards are in standard deviations over SFT samples, whose mean
+`inspect` builds the stages that a run needs, except the golden baseline, through the same cache. One program then
+samples new prompts and the responses of every source. Rewards are in standard deviations over SFT samples, whose mean
 is 0.
 """
 
@@ -34,11 +34,11 @@ from testbed.streams import Stream, stream
 from testbed.transformer import Transformer
 from testbed.types import END_TOKEN, Prompt, Response
 
-#: Prompts that are sampled; writers' responses and SFT samples to each.
+#: Number of sampled prompts; the writers' responses and the SFT samples to each prompt.
 PROMPTS, WRITTEN, BEST_OF = 256, 2, 16
-#: Prompts over which the best repeated token is looked for.
+#: Number of prompts over which the best repeated token is searched.
 SEARCHED = 64
-#: Prompts, and SFT samples to each, that are shown in words.
+#: Number of prompts, and of SFT samples to each, that are shown in words.
 SHOWN, SHOWN_SAMPLES = 4, 2
 #: Names of the sources of responses.
 WRITERS, SFT, IDEAL = "writers", "SFT", "ideal"
@@ -46,12 +46,12 @@ BEST, WORST = f"best of {BEST_OF}", f"worst of {BEST_OF}"
 EMPTY, REPEATED, COPIED = "empty", "one token repeated", "prompt copied"
 TRIVIAL = (EMPTY, REPEATED, COPIED)
 SOURCES = (WRITERS, SFT, BEST, WORST, IDEAL, *TRIVIAL)
-#: What a useful world has: share of variance within prompts, and held-out accuracy of the proxy.
+#: Conditions of a useful world: least share of variance within prompts, and range of the proxy's held-out accuracy.
 LEAST_WITHIN, LEARNABLE = 1 / 3, (0.65, 0.95)
 
-#: Smaller data and shorter fits, to look at a task in little time.
+#: Smaller data and shorter fits, to inspect a task quickly.
 QUICK = {"data.pairs": 1024, "data.held_out": 256, "sft.steps": 300, "proxy.fit.steps": 200}
-#: What comes after the proxy is not built, and must not stand in the way of small data.
+#: Later parts than the proxy are not built; these small values keep them from refusing small data.
 _UNUSED = {
     "evaluation": EvaluationConfig(points=1, prompts=2, kl_prompts=2, pairs=1),
     "steps": 1,
@@ -64,7 +64,7 @@ _BUILT = tuple(stage.name for stage in STAGES if stage.name not in _TRAINED)
 
 @dataclass(frozen=True)
 class Text:
-    """A response in words: who wrote it, and its golden reward."""
+    """A response in words: its source, and its golden reward."""
 
     source: str
     words: str
@@ -73,7 +73,7 @@ class Text:
 
 @dataclass(frozen=True)
 class Example:
-    """A prompt in words and responses to it, best first."""
+    """A prompt in words, and responses to the prompt, best first."""
 
     prompt: str
     responses: tuple[Text, ...]
@@ -81,16 +81,16 @@ class Example:
 
 @dataclass(frozen=True)
 class Judged:
-    """Pairs of responses: how far their golden rewards are apart, and how surely the better one was preferred (1, 0, or
-    what a soft label says)."""
+    """Pairs of responses: the difference of their golden rewards, and how surely the better response was preferred (1,
+    0, or the value of a soft label)."""
 
     difference: Float[np.ndarray, " pair"]
     right: Float[np.ndarray, " pair"]
 
     @classmethod
     def of(cls, data: Dataset, winner: np.ndarray) -> Self:
-        """How surely each pair's ``winner`` was preferred, turned to the better one. Pairs that were skipped say
-        nothing, and of equal texts neither is better, whatever rounding makes of their rewards."""
+        """Turn the probability of each pair's ``winner`` into the probability of the better response. Skipped pairs are
+        left out, and pairs of equal texts too: neither text is better, even if rounding makes their rewards differ."""
         differ = np.any(data.pairs.winner.tokens != data.pairs.loser.tokens, axis=1)
         used = differ & (data.golden_margin != 0) & (np.asarray(data.pairs.weight) > 0)
         margin, winner = np.asarray(data.golden_margin)[used], winner[used]
@@ -99,14 +99,14 @@ class Judged:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found.
+    """The results of an inspection.
 
     Attributes:
-        experiment: task, labeler, data and fits that were looked at. quick: whether less was trained.
-        rewards: golden rewards of responses, by who wrote them; lengths: their mean lengths in tokens.
-        repeated: the repeated token and how often, in words, of the best such response.
-        facts: what the stages measured. examples: prompts and responses in words.
-        labels: D_golden's pairs as labelled; proxy: held-out pairs as the proxy orders them.
+        experiment: task, labeler, data and fits that were inspected. quick: whether less was trained.
+        rewards: golden rewards of responses by source; lengths: their mean lengths in tokens by source.
+        repeated: the token and the number of repeats, in words, of the best response that repeats one token.
+        facts: measurements of the stages. examples: prompts and responses in words.
+        labels: pairs of D_golden with their labels; proxy: held-out pairs with the proxy's preferences.
     """
 
     experiment: Experiment
@@ -125,7 +125,7 @@ class Inspection:
         return type(self.experiment.task).__name__
 
     def distributions(self) -> list[dict[str, Any]]:
-        """One row a source: number, mean, SD, 1st, 50th and 99th percentile of the reward, mean length."""
+        """One row per source: number, mean, SD, 1st, 50th and 99th percentile of the reward, mean length."""
         rows = []
         for source, rewards in self.rewards.items():
             low, middle, high = np.percentile(rewards, [1, 50, 99])
@@ -144,7 +144,8 @@ class Inspection:
         return rows
 
     def checks(self) -> list[tuple[str, bool]]:
-        """What a useful world has, and whether this one has it. A quick look does not judge the proxy."""
+        """The conditions of a useful world, and whether this world meets them. A quick inspection does not judge the
+        proxy."""
         means = {source: float(rewards.mean()) for source, rewards in self.rewards.items()}
         top = float(np.percentile(self.rewards[WRITERS], 99))
         within, accuracy = self.facts["within_prompt_variance"], self.facts["proxy_accuracy"]
@@ -195,10 +196,10 @@ class Inspection:
 
 
 def configure(task: str, settings: Sequence[str], seed: int, quick: bool) -> Experiment:
-    """The experiment to look at: the opening study's, on another task, with ``path=value`` texts applied. ``task`` is
-    a kind of task, or a study file, whose task is taken.
+    """The experiment to inspect: the experiment of the first study, on another task, with ``path=value`` texts applied.
+    ``task`` is a kind of task, or a study file whose task is used.
 
-    Raises `InvalidInput` for a task, path or value that there is not.
+    Raises `InvalidInput` for an unknown task or path, or an invalid value.
     """
     base = load_study("gap").base
     own = load_study(task).base.task if task.endswith(".py") else config.parse(base, "task", task)
@@ -222,9 +223,9 @@ _GIVEN = {"task": "TASK, in front of the options", "seed": "--seed N"}
 
 
 def inspect(experiment: Experiment, quick: bool, progress: Progress) -> Inspection:
-    """Build what a run of the experiment stands on, sample, and collect what is to be known.
+    """Build the stages of the experiment that a run needs, sample, and collect the results.
 
-    Raises `InvalidInput` if its data cannot be had.
+    Raises `InvalidInput` if the experiment's data cannot be obtained.
     """
     ground = GroundConfig.of(experiment)
     cache = Cache(cache_directory() / "stages")
@@ -239,7 +240,7 @@ def inspect(experiment: Experiment, quick: bool, progress: Progress) -> Inspecti
     facts = sft.facts | golden.facts | data.facts | proxy.facts
     words = experiment.task.words()
     token, times = map(int, sampled.repeated)
-    # A compiled program hands dictionaries back in alphabetical order.
+    # A compiled program returns dictionaries in alphabetical order.
     sources = [source for source in SOURCES if source in sampled.texts]
     return Inspection(
         experiment,
@@ -272,13 +273,13 @@ def _program(
     pairs: PyTree,
     key: PRNGKeyArray,
 ) -> tuple[Sampled, Float[Array, " pair"]]:
-    """Samples of everybody, and whether the proxy prefers each pair's winner; an exact tie is one half."""
+    """Samples of every source, and whether the proxy prefers each pair's winner; an exact tie is one half."""
     margin = proxy.margin(pairs.prompt, pairs.winner, pairs.loser)
     return sample(task, world, sft, key), 0.5 * (1.0 + jnp.sign(margin))
 
 
 def sample(task: AbstractTask, world: World, sft: Transformer, key: PRNGKeyArray) -> Sampled:
-    """Prompts, what everybody answers to them, and the golden rewards."""
+    """Prompts, the responses of every source, and the golden rewards."""
     prompts = jax.vmap(world.prompts)(jax.random.split(stream(key, Stream.PROMPTS), PROMPTS))
     candidates, named = _repeated(task)
     texts = _texts(task, world, sft, prompts, key)
@@ -301,7 +302,7 @@ def sample(task: AbstractTask, world: World, sft: Transformer, key: PRNGKeyArray
 def _texts(
     task: AbstractTask, world: World, sft: Transformer, prompts: Prompt, key: PRNGKeyArray
 ) -> dict[str, Response]:
-    """Responses to every prompt by source, (prompt, response); of repeated tokens only by `_repeated`."""
+    """Responses to every prompt by source, (prompt, response); repeated tokens come from `_repeated` instead."""
 
     def one_each(response: Response) -> Response:
         return jax.tree.map(lambda x: x[:, None], response)
@@ -332,7 +333,7 @@ def _texts(
 
 
 def _copied(prompt: Prompt, time: int) -> Response:
-    """The prompt as a response, as much of it as fits."""
+    """The prompt as a response, cut to the length of a response."""
     room = jnp.pad(prompt.tokens, (0, time))[:time]
     written = jnp.minimum(prompt.length, time)
     tokens = jnp.where(jnp.arange(time) < written, room, END_TOKEN)
@@ -340,7 +341,7 @@ def _copied(prompt: Prompt, time: int) -> Response:
 
 
 def _repeated(task: AbstractTask) -> tuple[Response, Int[Array, "candidate 2"]]:
-    """Every token at five lengths, and which token how often."""
+    """Every token repeated to five lengths, and the token and the number of repeats of each response."""
     time = task.response_length
     times = sorted({max(1, round(share * time)) for share in (0.0, 0.25, 0.5, 0.75, 1.0)})
     named = np.asarray([(token, n) for token in range(1, task.vocabulary) for n in times], np.int32)
@@ -352,8 +353,8 @@ def _repeated(task: AbstractTask) -> tuple[Response, Int[Array, "candidate 2"]]:
 def _rewards(
     world: World, prompts: Prompt, texts: dict[str, Response]
 ) -> dict[str, Float[Array, "_ _"]]:
-    """Golden rewards of all texts, in one loop: the reward's program is large and compiles once. Texts of fewer rows
-    answer the first prompts."""
+    """Golden rewards of all texts, in one loop: the reward's program is large and compiles once. An array with fewer
+    rows than prompts answers the first prompts."""
     shapes = {source: text.length.shape for source, text in texts.items()}
     asked = [
         jax.tree.map(lambda x, n=n, each=each: jnp.repeat(x[:n], each, axis=0), prompts)
@@ -371,7 +372,7 @@ def _rewards(
 
 
 def _examples(sampled: Sampled, words: Sequence[str]) -> tuple[Example, ...]:
-    """The first prompts with what was written to them, best first."""
+    """The first prompts with their responses, best first."""
     shown = {WRITERS: WRITTEN, SFT: SHOWN_SAMPLES, BEST: 1, WORST: 1, IDEAL: 1}
 
     def spelt(text: Prompt | Response, *place: int) -> str:
@@ -392,5 +393,5 @@ def _examples(sampled: Sampled, words: Sequence[str]) -> tuple[Example, ...]:
 
 
 def _rounded(values: np.ndarray) -> list[float]:
-    """For files: numbers to a resolution far finer than their noise."""
+    """Numbers for files, rounded to a resolution far finer than their noise."""
     return [round(float(value), 5) for value in values]

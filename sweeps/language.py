@@ -1,11 +1,11 @@
 """The setup of `sweeps.paper` on a pretrained language model: the same studies, two sizes.
 
-What differs from the simulated worlds, because a policy has 135 million parameters and not thousands:
+Differences from the simulated worlds, because a policy has 135 million parameters instead of thousands:
 
-- **The policy** is the checkpoint itself, which stands for the SFT policy as it is; adapters on queries and values are
-  trained (`testbed.lora`), at a rate of their own.
-- **The writers** are the checkpoint too: D_golden is sampled from it and labelled by the golden reward. **The proxy**
-  is a linear head on the activations in its middle.
+- **The policy** is the checkpoint itself, which serves unchanged as the SFT policy; adapters on queries and values are
+  trained (`testbed.lora`), with their own learning rate.
+- **The writers** are the checkpoint too: D_golden is sampled from the checkpoint and labelled by the golden reward.
+  **The proxy** is a linear head on the activations of the checkpoint's middle layer.
 - **The opponent** in the win rate is the checkpoint itself, not a policy trained against the golden reward: at KL 0 the
   win rate is one half.
 - **Few runs and few steps.** Each arm runs at one rate and one beta.
@@ -20,7 +20,8 @@ from sweeps.study import Preset
 from testbed.lora import Lora
 from testbed.proxies.linear_head import HeadConfig
 
-#: The largest rate tried at which IPO's loss falls on the data it trains on; at twice this it rises above its start.
+#: The largest rate tried at which IPO's loss falls on its training data; at twice this rate the loss rises above its
+#: start.
 RATE, BETA = 1e-3, 0.1
 _STEPS = {"llm": 30, "llm-gpu": 400}
 _SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -56,7 +57,8 @@ SIZES = tuple(_NOTES)
 
 
 def preset(size: str, *runs: str) -> Preset:
-    """A preset of a size; ``runs`` are the paths of recorded runs in the arms, which are as long as the online runs."""
+    """A preset of a size. ``runs`` are the paths of recorded runs in the arms; these runs are as long as the online
+    runs."""
     steps, batch = _STEPS[size], _SETTINGS[size]["batch_size"]
     settings = {
         **_SETTINGS[size],

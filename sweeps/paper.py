@@ -1,35 +1,38 @@
 """The setup of arXiv 2405.08448 that its studies share (sections 2 and 4, appendices A to F), and its three sizes.
 
-Studies that start from `EXPERIMENT` and sweep `axes` share stages and runs: what several of them need is made once.
+Studies that start from `EXPERIMENT` and sweep `axes` share stages and runs: a stage or run that several studies need is
+made once.
 
-- **The base configuration** is that of the recorded online run and of the golden baseline: the paper's beta of 0.1,
-  and a rate scaled to the policy's size. A base of beta 0.03 was tried and given up: against the golden baseline
-  trained at it the SFT policy won 1% and every policy at most 9% on `Neural`, too few to measure differences by.
-- **Online is run at the base configuration**, offline learning at every rate and beta, as in the paper. Where a claim
-  is about online's peak it is run at every beta too: at the base it does not come to its peak.
-- **Rates and betas** of offline learning go up to three times the base rate and down to a tenth of its beta. Checked
-  at laptop size: with betas down to 0.03 its win rate was still rising at the end of its range of KL. Ten times the
-  rate takes it twice as far and over its peak, and was given up: at equal KL such runs win up to 20 points less than
-  those of the other rates, so that no one curve describes them.
-- **Steps**: the paper's 4000 of its online run are 1000 here (800 at laptop size), its 800 are a fifth of these. The
-  paper runs offline learning five times as long as well. Where offline peaks are asked for (`gap`, `quality`,
-  `proximity`, `dial`, `decomposition`) it is so here, at the highest rate and the lowest beta (the three lowest in the
-  paper's size): in as many steps as online it was still rising at the end of its range of KL.
-- **Data**: as many pairs as half to two thirds of what an online run writes; the paper's 128,000 stand to some
-  90,000 of its summarisation task. SFT and proxy see each as often as they would see the 4096 of the default.
+- **The base configuration** is the configuration of the recorded online run and of the golden baseline: the paper's
+  beta of 0.1, and a rate scaled to the policy's size. A base of beta 0.03 was tried and given up: against the golden
+  baseline trained with this beta the SFT policy won 1% and every policy at most 9% on `Neural`, too few to measure
+  differences.
+- **Online learning runs at the base configuration**, offline learning at every rate and beta, as in the paper. If a
+  claim is about the peak of online learning, online runs at every beta too: at the base configuration it does not reach
+  its peak.
+- **Rates and betas** of offline learning go up to three times the base rate and down to a tenth of the base beta.
+  Checked at laptop size: with betas down to 0.03 the win rate of offline learning was still rising at the end of its
+  range of KL. Ten times the rate reaches twice this KL, beyond the peak, and was given up: at equal KL such runs win up
+  to 20 points less than runs at the other rates, so that no single curve describes all of them.
+- **Steps**: the 4000 steps of the paper's online run are 1000 here (800 at laptop size), and its 800 steps are a fifth
+  of these. The paper also runs offline learning five times as long. Studies that ask for offline peaks (`gap`,
+  `quality`, `proximity`, `dial`, `decomposition`) do so here, at the highest rate and the lowest beta (the three lowest
+  in the paper's size): in as many steps as online, the win rate was still rising at the end of its range of KL.
+- **Data**: the number of pairs is half to two thirds of the number that an online run writes; the paper has 128,000 for
+  some 90,000 of its summarisation task. SFT and proxy see each pair as often as they would see the 4096 of the default.
   The paper takes D_golden to be like pairs of SFT samples (section 6). Checked on a quarter of the data, one seed:
   written texts were 0.75 (`Summarize`) and 0.58 (`Neural`) SFT standard deviations better than SFT samples, and the
   proxy, right about 77% of held-out pairs, was right about 64% and 73% of pairs of SFT samples. With all of the data
   these are 0.48 and 0.38, and 70% (of 80%) and 77% (of 77%).
 - **Teacher**: checked because the gap does not appear at laptop size. With the golden reward in the proxy's place
   (`testbed run gap --set teacher=golden`, three seeds) online beats offline at the same KL by 14.5 points on `Neural`
-  (90% interval 10.0 to 19.1) and by 12.2 on `Summarize` (7.3 to 17.2): it is the proxy that stands in the way.
+  (90% interval 10.0 to 19.1) and by 12.2 on `Summarize` (7.3 to 17.2): the proxy is the reason that no gap appears.
 - **ROPE**: a difference of win rates or accuracies of two percentage points is practically nothing. That is one
   standard error of a single evaluation (512 prompts).
 
-`Neural`'s ruggedness was set by one criterion, that the proxy agrees with the golden reward on about three of four
-held-out pairs, as reward models do with people; no outcome of a study entered. Earlier forms of its golden reward
-were given up because very short responses, then single repeated tokens, beat nearly all that the writers wrote: the
+The ruggedness of `Neural` was set by one criterion: the proxy agrees with the golden reward on about three of four
+held-out pairs, as reward models do with people. No outcome of a study was used. Earlier forms of its golden reward
+were given up because very short responses, then single repeated tokens, beat nearly all responses of the writers: the
 weight of variety is set so that no trivial answer passes the writers' 99th percentile.
 """
 
@@ -61,9 +64,9 @@ from testbed.transformer_config import SIZES
 
 BASE_RATE = 3e-4
 BASE_BETA = 0.1
-#: Path and value of the base rate, for arms that keep to it and sweep beta.
+#: Path and value of the base rate, for arms that keep this rate and sweep beta.
 RATE = MappingProxyType({"optimiser.learning_rate": BASE_RATE})
-#: The same for arms that keep to the whole base configuration.
+#: The same for arms that keep the whole base configuration.
 BASE = MappingProxyType({**RATE, "loss.beta": BASE_BETA})
 #: Differences of win rates and accuracies that are practically nothing.
 ROPE = 0.02
@@ -86,7 +89,8 @@ EXPERIMENT = Experiment(
     loss=LOSS,
     optimiser=OPTIMISER,
 )
-#: The same in the world that is small enough to be listed: a quarter of the pairs are 64 to each of its prompts.
+#: The base configuration in the world that is small enough to be enumerated: a quarter of the pairs are 64 pairs for
+#: each of the world's prompts.
 LISTED = config.replace_all(
     EXPERIMENT,
     {"task": Enumerable(), "data.pairs": 4096, "sft.steps": 1000, "proxy.fit.steps": 600},
@@ -107,7 +111,7 @@ _BETAS = {
     "laptop": (0.01, 0.03, BASE_BETA),
     "paper": (0.01, 0.03, BASE_BETA, 0.3),
 }
-#: Settings at which what learns offline is also run `LONGER` times as long: highest rate, lowest betas.
+#: Betas at which offline arms also run `LONGER` times as long, at the highest rate: the lowest betas of each size.
 _LONG_BETAS = {"smoke": (), "laptop": (0.01,), "paper": (0.01, 0.03, BASE_BETA)}
 LONGER = 5
 _STEPS = {"smoke": 100, "laptop": 800, "paper": 1000}
@@ -140,7 +144,7 @@ def recorded(loss: AbstractObjective = LOSS, rate: float = BASE_RATE) -> Recorde
 
 
 def shuffled(of: Recorded) -> Replay:
-    """The stream of a recorded run, shuffled uniformly: in one window of more steps than any run has."""
+    """The stream of a recorded run, shuffled uniformly: its window is longer than any run."""
     return Replay(of, shuffle_window=1e6)
 
 
@@ -160,7 +164,7 @@ def betas(size: str) -> Grid:
 
 
 def grid(size: str) -> Grid:
-    """What every arm sweeps: tasks, learning rates, betas."""
+    """The grid that every arm sweeps: tasks, learning rates, betas."""
     return product(tasks(size), rates(size), betas(size))
 
 
@@ -173,9 +177,9 @@ def preset(
 ) -> Preset:
     """A preset of a size.
 
-    ``runs`` are the paths of recorded runs in the arms (``source.recorded``), which are as long as the online runs;
-    ``axes`` replaces `grid`; arms in ``longer`` run some settings `LONGER` times as long besides; ``changes`` (``__``
-    for a dot) are further settings.
+    ``runs`` are the paths of recorded runs in the arms (``source.recorded``); these are as long as the online runs.
+    ``axes`` replaces `grid`. Arms in ``longer`` additionally run some settings `LONGER` times as long. ``changes``
+    (``__`` for a dot) are further settings.
     """
     steps = _STEPS[size]
     lengths = {f"{path}.run.steps": steps for path in runs}
@@ -190,7 +194,7 @@ def preset(
 
 
 def _long(size: str, swept: Grid) -> Grid:
-    """Longer runs of a size, on all tasks that are swept."""
+    """Longer runs of a size, on all swept tasks."""
     return product(
         Axis("task", swept.values("task")),
         Axis("optimiser.learning_rate", (max(_RATES[size]),)),
@@ -202,8 +206,8 @@ def _long(size: str, swept: Grid) -> Grid:
 def presets(
     *runs: str, axes: Callable[[str], Grid] = grid, longer: Sequence[str] = ()
 ) -> Mapping[str, Preset]:
-    """The three sizes, each with its axes (see `preset`); and those of a pretrained language model, where the axes are
-    the usual ones."""
+    """The three sizes, each with its axes (see `preset`), and the sizes of a pretrained language model, with the usual
+    axes."""
     found = {size: preset(size, *runs, axes=axes(size), longer=longer) for size in PRESETS}
     if axes is grid:
         found |= {size: language.preset(size, *runs) for size in language.SIZES}

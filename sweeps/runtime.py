@@ -1,6 +1,6 @@
 """How a process uses the machine: one XLA device per core, and a compilation cache on disk.
 
-Call `configure` before the first import of jax, which it does not import itself.
+Call `configure` before jax is imported for the first time; `configure` itself does not import jax.
 """
 
 import contextlib
@@ -12,23 +12,25 @@ from pathlib import Path
 from testbed.errors import InvalidInput
 from testbed.paths import cache_directory
 
-#: Memory maps of a process at which compiled programs are let go: half of what Linux allows by default.
+#: Number of a process's memory maps at which compiled programs are released: half of Linux's default limit.
 MOST_MAPS = 32_000
 _DEVICES = "xla_force_host_platform_device_count"
-#: XLA stops at half of what AVX-512 has: a run of width 64 takes 2 to 4% longer then. Others ignore it.
+#: Without this flag XLA uses half of AVX-512's width: a run of width 64 then takes 2 to 4% longer. Other machines
+#: ignore the flag.
 _VECTORS = "xla_cpu_prefer_vector_width"
-#: Settings of jax that decide which random numbers are drawn: the same everywhere, whatever the user's variables say.
+#: Settings of jax that decide which random numbers are drawn. They are the same everywhere; the user's variables are
+#: overridden.
 PINNED = {
     "jax_threefry_partitionable": "1",
     "jax_default_prng_impl": "threefry2x32",
     "jax_random_seed_offset": "0",
 }
-#: Cores that `configure` was given for this process.
+#: The cores that `configure` assigned to this process.
 _given: list[int] = []
 
 
 def cores() -> int:
-    """Cores that this process may use: those that `configure` was given, or all that the system allows."""
+    """Cores that this process may use: those that `configure` assigned, or all that the system allows."""
     return _given[-1] if _given else _allowed()
 
 
@@ -44,9 +46,9 @@ def _allowed() -> int:
 
 
 def configure(cores_here: int | None = None) -> None:
-    """Set XLA's devices and jax's compilation cache, unless the user has set them already, and jax's generator of
-    random numbers (`PINNED`), in any case. ``cores_here`` are the cores of a process that shares the machine with
-    others: they count more than what it inherits from its parent.
+    """Set XLA's devices and jax's compilation cache, unless the user has set them already. Set jax's generator of
+    random numbers (`PINNED`) in any case. ``cores_here`` is the number of cores of a process that shares the machine
+    with others; the number overrides what the process inherits from its parent.
 
     Independent runs go faster on one CPU device per core than on one device of many cores. Raises `InvalidInput` if
     XLA_FLAGS is the name of a file: XLA takes either a file or flags, and flags must be added.
@@ -64,13 +66,13 @@ def configure(cores_here: int | None = None) -> None:
             flags = f"{flags} --{flag}={value}".strip()
     os.environ["XLA_FLAGS"] = flags
     settings = {
-        # Small programs count too: a study compiles dozens of them.
+        # Small programs are cached too: a study compiles dozens of them.
         "jax_persistent_cache_min_compile_time_secs": "0.1",
         "jax_persistent_cache_min_entry_size_bytes": "-1",
-        # GPUs else round the factors of float32 products; networks state their own, see `testbed.nn.matmul`.
+        # By default GPUs round the factors of float32 products; networks set a precision, see `testbed.nn.matmul`.
         "jax_default_matmul_precision": "highest",
     }
-    # Who has no directory for a cache is told of it by what needs one; reading results does not.
+    # Code that needs a cache directory reports that there is none; code that reads results needs no cache.
     with contextlib.suppress(InvalidInput):
         settings["jax_compilation_cache_dir"] = str(cache_directory() / "xla")
     chosen = {name: value for name, value in settings.items() if name.upper() not in os.environ}
@@ -82,17 +84,17 @@ def configure(cores_here: int | None = None) -> None:
 
 
 def leave_accelerators() -> None:
-    """Let this process compute on the CPU alone: accelerators are for others. Call it before jax computes anything."""
+    """Let this process compute on the CPU alone: other processes use the accelerators. Call before jax computes."""
     import jax
 
     jax.config.update("jax_platforms", "cpu")
 
 
 def make_room(most: int = MOST_MAPS) -> bool:
-    """Let compiled programs go if this process has more than ``most`` memory maps; whether it did.
+    """Release compiled programs if this process has more than ``most`` memory maps; return whether they were released.
 
-    Every program that XLA compiles for a CPU holds many maps, and when none is left (65,530 by default on Linux) it
-    aborts. A program that is wanted again is read back from the compilation cache.
+    Every program that XLA compiles for a CPU holds many maps, and XLA aborts when none is left (the default limit on
+    Linux is 65,530). A released program that is needed again is read from the compilation cache.
     """
     import jax
 

@@ -1,4 +1,4 @@
-"""What one command asks for of a study: its arms at every setting and seed, as runs."""
+"""The runs that one command asks for: a study's arms at every setting and seed."""
 
 import dataclasses
 import functools
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Arm:
-    """One side of a comparison: a name and what it changes in the base config.
+    """One side of a comparison: a name, and changes to the base config.
 
-    ``fixed`` holds swept paths that this arm keeps at one value, whatever the axes or the command
-    line say. A swept path that an arm's config does not have (a loss without a beta) is left out
-    for that arm.
+    ``fixed`` holds swept paths that this arm keeps at one value, whatever the axes or the command line say. An arm
+    ignores a swept path that its config does not have (a loss without a beta).
     """
 
     name: str
@@ -37,10 +36,9 @@ class Arm:
 class Preset:
     """A size of the study: changes to the base config, axes instead of the study's, seeds.
 
-    ``arms`` are the arms that run, all if there are none; claims about others are left out.
-    ``further`` holds settings that single arms run besides the axes, on the same paths. An axis or
-    a value from the command line takes the place of theirs too. Where arms keep a path fixed, ``fixed`` may
-    say at which value they do in this size.
+    ``arms`` are the arms that run (all arms if the tuple is empty); claims about other arms are left out. ``further``
+    holds settings that single arms run in addition to the axes, on the same paths; an axis or a value from the command
+    line replaces these settings too. ``fixed`` may give, for this size, the value of a path that arms keep fixed.
     """
 
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -54,11 +52,10 @@ class Preset:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One run of a study. ``run`` is the fingerprint of the experiment, seed included, and of the files beside the
+    """One run of a study. ``run`` is the fingerprint of the experiment, including the seed, and of the files beside the
     config that the run depends on: users' own code, prompts, checkpoints (`testbed.config.user_code`).
 
-    ``settings`` maps each swept path to its value as stored in the results: a scalar, or the text
-    of a module.
+    ``settings`` maps each swept path to its value as stored in the results: a scalar, or the text of a module.
     """
 
     run: str
@@ -70,10 +67,10 @@ class Point:
 
 @dataclass(frozen=True)
 class Selection:
-    """What one command asks for: the study with a preset and the command line applied.
+    """The runs that one command asks for: the study with a preset and the command line applied.
 
-    ``axes`` is the swept grid and ``further`` what single arms run besides; ``given`` are the swept
-    paths that the command line sets or sweeps, ``settings`` what it changes apart from them.
+    ``axes`` is the swept grid, and ``further`` the settings that single arms run in addition. ``given`` are the swept
+    paths that the command line sets or sweeps; ``settings`` are the command line's other changes.
     """
 
     study: "Study"
@@ -86,7 +83,7 @@ class Selection:
 
     @property
     def arms(self) -> tuple[Arm, ...]:
-        """The arms that run, with what they keep fixed in this size."""
+        """The arms that run, with the values that they keep fixed in this size."""
         preset = self.study.presets[self.preset]
 
         def sized(arm: Arm) -> Arm:
@@ -103,12 +100,12 @@ class Selection:
         return tuple(claim for claim in self.study.claims if names.issuperset(claim.arms_used()))
 
     def points(self) -> list[Point]:
-        """All runs: arm by arm, setting by setting, seed by seed; equal experiments once an arm."""
+        """All runs: arm by arm, setting by setting, seed by seed; an arm has equal experiments once."""
         return list(self._points)
 
     @property
     def size(self) -> int:
-        """Number of `points`. To count runs is cheaper than to name them: a name reads all files that a run uses."""
+        """Number of `points`. Counting runs is cheaper than naming them: a name requires reading all files of a run."""
         kinds = {
             (arm.name, config.fingerprint(self.experiment(arm, setting)))
             for arm in self.arms
@@ -135,7 +132,7 @@ class Selection:
             for number, setting in enumerate(settings):
                 first, stored = self._maker.make(arm, setting, {"seed": 0})
                 if number == 0:
-                    # Every setting is checked with the lowest seed, and the highest with one of them.
+                    # Every setting is checked with the lowest seed; one of them also with the highest.
                     config.replace(first, "seed", self.seeds - 1)
                 depends = user_code.sources([first])
                 if depends:
@@ -154,15 +151,15 @@ class Selection:
     def experiment(self, arm: Arm, setting: Mapping[str, Any]) -> Any:
         """The config of one arm at one setting.
 
-        Arm, preset, then axes with what the arm keeps fixed, and command line; a preset may so
-        change fields inside the arm's modules, but nothing that the arm says itself. Paths that
-        only other arms have are left out. Only the result is checked, not each layer: a preset may
-        change the number of evaluations and leave the steps they must divide to an axis.
+        The layers are: arm; preset; axes with the arm's fixed values; command line. A preset can change fields inside
+        the arm's modules, but no value that the arm itself sets. Paths that only other arms have are left out. Only the
+        result is checked, not each layer: a preset may change the number of evaluations, while an axis changes the
+        number of steps, which the number of evaluations must divide.
         """
         return self._maker.make(arm, setting)[0]
 
     def describe(self) -> dict[str, Any]:
-        """The study as JSON-able data: what `study.json` says of it."""
+        """The study as JSON-able data, in the form of `study.json`."""
         study = self.study
         base = config.describe(study.base)
         base.pop("seed", None)
@@ -200,7 +197,7 @@ class Selection:
         }
 
     def _besides(self, arm: Arm) -> list[dict[str, Any]]:
-        """What an arm runs besides the axes, as stored."""
+        """The settings that an arm runs in addition to the axes, in stored form."""
 
         def stored(setting: Mapping[str, Any]) -> dict[str, Any]:
             return {path: _spelt(arm.fixed.get(path, value)) for path, value in setting.items()}
@@ -210,7 +207,7 @@ class Selection:
         return [own for own in further if frozenset(own.items()) not in swept]
 
     def notes(self) -> list[str]:
-        """What to tell somebody whose command gives other values to a path that an arm keeps fixed."""
+        """Notes for users whose command gives other values to a path that an arm keeps fixed."""
         return [
             f"arm {arm.name} keeps {path} at {_spelt(arm.fixed[path])}, as its study says"
             for arm in self.arms
@@ -228,8 +225,8 @@ class Selection:
 
 
 class _Maker:
-    """Makes the experiments of a selection. What settings of the same paths and modules have in common is worked out
-    once, and experiments share the modules inside them."""
+    """Makes the experiments of a selection. Work that settings of the same paths and modules share is done once, and
+    experiments share the modules inside them."""
 
     def __init__(self, selection: Selection) -> None:
         self._selection = selection
@@ -240,10 +237,10 @@ class _Maker:
     def make(
         self, arm: Arm, setting: Mapping[str, Any], more: Mapping[str, Any] | None = None
     ) -> tuple[Any, dict[str, Any]]:
-        """The experiment of an arm at a setting with ``more`` changes, and the swept values as they are stored."""
+        """The experiment of an arm at a setting with ``more`` changes, and the swept values in stored form."""
         selection = self._selection
         own = {path: arm.fixed.get(path, value) for path, value in setting.items()}
-        # Which paths there are depends on the modules among the values, and on no number.
+        # Which paths exist depends on the modules among the values, not on numbers.
         kinds = (id(value) if isinstance(value, eqx.Module) else None for value in own.values())
         key = (arm.name, tuple(own), tuple(kinds))
         if key not in self._plans:
@@ -252,10 +249,10 @@ class _Maker:
             swept = [path for path in setting if _reached(example, {}, path)]
             varied = [path for path in own if path in kept and path not in selection.settings]
             names, above = ({path.partition(".")[0] for path in own} for own in (kept, varied))
-            # What no swept path touches is taken from the example as it was made.
+            # Fields that no swept path changes are taken from the example.
             fixed = {path: value for path, value in kept.items() if path.partition(".")[0] in above}
             fixed |= {name: config.get(example, name) for name in names - above}
-            # The values are kept too, so that their identities stay theirs.
+            # The values are kept, too: otherwise Python could give their `id` to other objects.
             self._plans[key] = fixed, varied, swept, own
         fixed, varied, swept, _ = self._plans[key]
         changes = {**fixed, **{path: own[path] for path in varied}, **(more or {})}
@@ -263,7 +260,7 @@ class _Maker:
         return made, {path: self._stored(config.get(made, path)) for path in swept}
 
     def _kept(self, arm: Arm, own: Mapping[str, Any]) -> dict[str, Any]:
-        """What an arm at a setting changes in the base config, without paths that only other arms have."""
+        """The changes that an arm at a setting makes to the base config, without paths that only other arms have."""
         selection, study = self._selection, self._selection.study
         merged = study.layered(arm, selection.preset, {**own, **selection.settings})
         return {
@@ -277,7 +274,7 @@ class _Maker:
         }
 
     def _stored(self, value: Any) -> Any:
-        """A value as stored; modules, which many settings share, are spelt once."""
+        """A value in stored form; a module, which many settings share, is converted to text once."""
         if not isinstance(value, eqx.Module):
             return _spelt(value)
         if id(value) not in self._spelt:
@@ -286,7 +283,7 @@ class _Maker:
 
 
 def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
-    """Settings in layers as one: a later layer's whole module undoes earlier settings inside it."""
+    """Merge layers of settings: a whole module in a later layer removes earlier settings inside the module."""
     merged: dict[str, Any] = {}
     for layer in layers:
         kept = {
@@ -299,7 +296,7 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _reached(base: Any, changes: Mapping[str, Any], path: str) -> bool:
-    """Whether the config has a field at ``path`` after these changes, of which only whole modules matter."""
+    """Whether the config has a field at ``path`` after these changes; only changes of whole modules matter."""
     above = [own for own in changes if path.startswith(f"{own}.")]
     root = max(above, key=len, default="")
     module = changes[root] if root else base
@@ -311,13 +308,13 @@ def _reached(base: Any, changes: Mapping[str, Any], path: str) -> bool:
 
 
 def _spelt(value: Any) -> bool | int | float | str | None:
-    """A value as the results table holds it: a scalar or nothing, or text for anything else."""
+    """A value in the form of the results table: a scalar, None, or text for any other object."""
     plain = value is None or isinstance(value, bool | int | float | str)
     return value if plain else config.spell(value)
 
 
 def _put(described: dict[str, Any], path: str, value: Any) -> None:
-    """Change a described config; a path that it does not have is left out."""
+    """Change a described config; a path that the config does not have is ignored."""
     *parents, name = path.split(".")
     for parent in parents:
         described = described.get(parent, {}) if isinstance(described, dict) else {}

@@ -1,8 +1,9 @@
-"""One run over several devices: its weights and its batches are cut up, all else is on every device.
+"""One run over several devices: its weights and its batches are split, all other arrays are copied to every device.
 
-Each product of a block is cut along its hidden units or heads, so that two products in a row need one sum over devices
-(Shoeybi et al. 2019, arXiv 1909.08053, section 3), and the vocabulary along its entries. XLA finds out what to send
-from where arguments lie (arXiv 2105.04663); no other code knows of it. Devices are of one process.
+Each product of a block is split along its hidden units or heads, so that two consecutive products need one sum over
+devices (Shoeybi et al. 2019, arXiv 1909.08053, section 3); the vocabulary is split along its entries. XLA derives the
+communication from the placement of the arguments (arXiv 2105.04663); no other code depends on the splitting. All
+devices belong to one process.
 """
 
 from typing import Any
@@ -21,14 +22,14 @@ from testbed.train import TrainConfig
 from testbed.transformer import Transformer
 from testbed.types import Scalar
 
-#: Which axis of a transformer's weights is cut.
+#: The axis along which each of a transformer's weights is split.
 CUT = {"embedding": 0, "head": 1}
-#: The same of its blocks' weights.
+#: The axes for the weights of the transformer's blocks.
 CUT |= {"query": 1, "key": 1, "value": 1, "attention_out": 0, "gate": 1, "up": 1, "down": 0}
 
 
 def mesh(batch: int, model: int) -> Mesh:
-    """All devices of this process: each batch over ``batch`` of them, each weight over ``model``.
+    """A mesh of all devices of this process: each batch is split over ``batch`` of them, each weight over ``model``.
 
     Raises `InvalidInput` if their product is not the number of devices."""
     if batch < 1 or model < 1 or batch * model != jax.device_count():
@@ -39,8 +40,8 @@ def mesh(batch: int, model: int) -> Mesh:
 
 
 def placements(tree: PyTree, over: Mesh) -> PyTree:
-    """Where each array of a tree lies: those of transformers, trained parts and moments of them cut as `CUT` says where
-    the devices divide them evenly, all others on every device."""
+    """The placement of each array of a tree. Weights of transformers, their trained parts and the moments of these are
+    split as `CUT` says if the devices divide them evenly. All other arrays are copied to every device."""
     everywhere = NamedSharding(over, PartitionSpec())
 
     def network(node: Any) -> bool:
@@ -57,12 +58,13 @@ def placements(tree: PyTree, over: Mesh) -> PyTree:
 
 
 def spread(tree: PyTree, over: Mesh) -> PyTree:
-    """A tree, such as a `Supply` or a `TrainState`, with its arrays where `placements` says."""
+    """Place a tree, such as a `Supply` or a `TrainState`, as `placements` says."""
     return jax.device_put(tree, placements(tree, over))
 
 
 def _cut(path: tuple[Any, ...], leaf: Any, parts: int) -> PartitionSpec:
-    """Where to cut a transformer's weight. Of an adapter's factors, that is cut which has the axis of its weight."""
+    """Where to split a transformer's weight. Of the two factors of an adapter, the one with the weight's split axis is
+    split."""
     fields = [key.name for key in path if isinstance(key, jax.tree_util.GetAttrKey)]
     name, *inside = fields[1:] if fields[0] == "blocks" else fields
     axis = CUT.get(name)
@@ -73,7 +75,7 @@ def _cut(path: tuple[Any, ...], leaf: Any, parts: int) -> PartitionSpec:
 
 
 class Spread(AbstractObjective):
-    """A loss or method whose batches are cut over devices by their rows.
+    """A loss or method whose batches are split over devices by their rows.
 
     Attributes:
         loss: what is minimised. over: the devices.
@@ -83,11 +85,11 @@ class Spread(AbstractObjective):
     over: Mesh = eqx.field(static=True)
 
     def refuse(self, source: AbstractSource) -> None:
-        """What the loss refuses."""
+        """Refuse the sources that the loss refuses."""
         self.loss.refuse(source)
 
     def request(self, batch_size: int) -> Request:
-        """What the loss asks for. Raises `InvalidInput` if the devices do not divide the batch evenly."""
+        """The loss's request. Raises `InvalidInput` if the devices do not divide the batch evenly."""
         parts = self.over.shape["batch"]
         if batch_size % parts:
             raise InvalidInput(
@@ -96,12 +98,12 @@ class Spread(AbstractObjective):
         return self.loss.request(batch_size)
 
     def critic(self, policy: Policy) -> PyTree:
-        """What the loss trains along."""
+        """The critic of the loss."""
         return self.loss.critic(policy)
 
     @property
     def fresh(self) -> int:
-        """Those of the loss."""
+        """The fresh samples of the loss."""
         return self.loss.fresh
 
     def prepare(
@@ -112,21 +114,21 @@ class Spread(AbstractObjective):
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> PyTree:
-        """What the loss makes of it, its rows on different devices."""
+        """The batch as the loss prepares it, with its rows on different devices."""
         batch = self.loss.prepare(batch, supply, policy, key, step)
         return jax.lax.with_sharding_constraint(
             batch, NamedSharding(self.over, PartitionSpec("batch"))
         )
 
     def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: PyTree) -> Scalar:
-        """That of the loss."""
+        """The value of the loss."""
         return self.loss.value(policy, critic, supply, batch)
 
 
 def cut_batches(plan: TrainConfig, over: Mesh) -> TrainConfig:
-    """The same policy optimisation with batches cut over devices.
+    """The same training config with batches split over devices.
 
-    Raises `InvalidInput` if they do not divide evenly."""
+    Raises `InvalidInput` if the devices do not divide the batches evenly."""
     plan = config.replace(plan, "loss", Spread(plan.loss, over))
     plan.loss.request(plan.batch_size)
     return plan

@@ -30,11 +30,11 @@ _STUDIES = "sweeps.studies"
 class Study:
     """A question, the runs that answer it, and the rules that judge the answer.
 
-    ``strata`` are swept paths whose values are worlds of their own (model sizes, labelers): curves
-    are fitted to each apart. ``background`` is what a reader should know of the design and of what
-    was checked, paragraphs apart by empty lines.
+    ``strata`` are swept paths whose values are separate worlds (model sizes, labelers): each value gets separate
+    curves. ``background`` is what a reader should know about the design and about checks of it, in paragraphs separated
+    by empty lines.
 
-    Checked when made: raises `InvalidInput` for arms, presets, axes or claims that do not fit
+    A study is checked when it is made: raises `InvalidInput` for arms, presets, axes or claims that do not fit
     together, before anything runs.
     """
 
@@ -90,11 +90,12 @@ class Study:
 
     @property
     def judges_paper(self) -> bool:
-        """Whether it judges a claim of the paper: those are numbered C1, C2, ..., questions beyond it B1, B2, ..."""
+        """Whether the study judges a claim of the paper. The paper's claims are numbered C1, C2, ..., questions beyond
+        the paper B1, B2, ..."""
         return any(claim.id.startswith("C") for claim in self.claims)
 
     def layered(self, arm: Arm, preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
-        """What an arm, a preset and further settings change in the base config, as one."""
+        """The changes of an arm, a preset and further settings to the base config, merged."""
         own = arm.settings
         chosen = self.presets[preset].settings
         sizes = {path: value for path, value in chosen.items() if path not in own}
@@ -109,9 +110,8 @@ class Study:
     ) -> Selection:
         """Apply a preset, then single settings, then further axes.
 
-        A setting of a swept path fixes that axis; an axis replaces the study's axis of that path
-        or adds one. Arms keep what is ``fixed`` in them. Raises `InvalidInput` for unknown names,
-        values out of range, seeds < 1.
+        A setting of a swept path fixes this axis; an axis replaces the study's axis of the same path, or adds one. Arms
+        keep their ``fixed`` values. Raises `InvalidInput` for unknown names, values out of range, seeds < 1.
         """
         name = self.default if preset is None else preset
         if name not in self.presets:
@@ -145,7 +145,7 @@ class Study:
         settings: Sequence[str],
         axes: Sequence[str],
     ) -> Selection:
-        """`select` from the command line's texts: ``path=value`` and ``path=a,b,c``."""
+        """`select` with the command line's texts: ``path=value`` and ``path=a,b,c``."""
         name = self.select(preset, seeds).preset
         values: dict[str, Any] = {}
         for text in settings:
@@ -160,11 +160,11 @@ class Study:
         return self.select(preset, seeds, values, swept)
 
     def _parse(self, preset: str, settings: Mapping[str, Any], path: str, text: str) -> Any:
-        """A value for ``path``, read by the first arm that has such a field."""
+        """Parse a value for ``path``, with the type of the first arm that has this field."""
         problems = []
         for arm in self.arms:
             changes = self.layered(arm, preset, settings)
-            # What a field admits depends on the modules above it, and on nothing else.
+            # The values that a field admits depend only on the modules that contain it.
             above = {own: value for own, value in changes.items() if path.startswith(f"{own}.")}
             try:
                 return config.parse(config.replace_all(self.base, above), path, text)
@@ -173,8 +173,8 @@ class Study:
         raise problems[0]
 
     def derived(self, name: str, title: str, **settings: Any) -> "Study":
-        """The same question elsewhere: the fields in ``settings`` (``__`` for a dot) are set in the base config, and
-        neither axes nor presets change them any more. Raises `InvalidInput` as `select` does."""
+        """The same question with other settings: the fields in ``settings`` (``__`` for a dot) are set in the base
+        config, and neither axes nor presets change them. Raises `InvalidInput` as `select` does."""
         paths = {path.replace("__", "."): value for path, value in settings.items()}
         for path in paths:
             self._refuse_reserved(path)
@@ -232,7 +232,7 @@ def split_values(text: str) -> list[str]:
 
 
 def split(text: str, option: str, form: str) -> tuple[str, str]:
-    """The two sides of ``path=value``, as an option of the command line takes them. Raises `InvalidInput`."""
+    """The two sides of ``path=value``, the form of an option of the command line. Raises `InvalidInput`."""
     path, equals, value = text.partition("=")
     if not (equals and path.strip() and value.strip()):
         raise InvalidInput(f"{option} takes {form}, got '{text}'")
@@ -240,7 +240,7 @@ def split(text: str, option: str, form: str) -> tuple[str, str]:
 
 
 def study_names() -> list[str]:
-    """Names of the studies that come with the testbed, without importing them."""
+    """Names of the studies that come with the testbed. The studies are not imported."""
     folder = Path(__file__).parent / "studies"
     return sorted(found.name for found in pkgutil.iter_modules([str(folder)]))
 
@@ -251,10 +251,9 @@ def list_studies() -> list[Study]:
 
 
 def load_study(name_or_path: str) -> Study:
-    """A study by name, or from a Python file of the user's, which may import others of its folder.
+    """A study by name, or from a user's Python file, which may import other files of its folder.
 
-    Raises `InvalidInput` for an unknown name, a missing file, a file that fails to load or one
-    without a ``study``.
+    Raises `InvalidInput` for an unknown name, a missing file, a file that fails to load, or a file without a ``study``.
     """
     if name_or_path.endswith(".py") or "/" in name_or_path:
         module = user_files.load(Path(name_or_path))

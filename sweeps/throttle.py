@@ -1,22 +1,21 @@
-"""What is done now and then beside the work, and may take only a small share of its time."""
+"""Work that is repeated from time to time beside the main work, and may take only a small share of the time."""
 
 import time
 
-#: Of the time.
+#: The largest share of the time that the repeated work may take.
 SHARE = 0.05
 
 
 class Pace:
-    """Says when something is due again: after some seconds, or later if it would take more than `SHARE` of the time.
-
-    It is a context manager around what is done.
+    """Decides when repeated work is due again: after some seconds, or later if it would take more than `SHARE` of the
+    time. Use the object as a context manager around the repeated work, which is how its duration is measured.
     """
 
     def __init__(self, seconds: float) -> None:
         self._seconds, self._since, self._took = seconds, time.monotonic(), 0.0
 
     def due(self) -> bool:
-        """Whether it is."""
+        """Whether the work is due."""
         return time.monotonic() - self._since > max(self._seconds, self._took / SHARE)
 
     def __enter__(self) -> None:

@@ -1,4 +1,4 @@
-"""Users' own Python files: studies, and files beside them that they import, here and on a cluster's workers."""
+"""Users' Python files: studies, and files beside them that they import, in this process and on a cluster's workers."""
 
 import ast
 import contextlib
@@ -19,8 +19,8 @@ from testbed.errors import InvalidInput
 
 
 class UserFile(NamedTuple):
-    """A user's file: the name it is loaded under, its path and its text, whether it is loaded now, and the texts that
-    count for its classes (`testbed.config.user_code`)."""
+    """A user's file: the name that it is loaded under, its path and its text, whether it is loaded now, and the texts
+    that identify the code of its classes (`testbed.config.user_code`)."""
 
     name: str
     path: str
@@ -30,19 +30,19 @@ class UserFile(NamedTuple):
 
 
 def load(path: Path) -> ModuleType:
-    """A study file as a module; it may import files of the same folder by their names.
+    """Load a study file as a module; the file may import files of the same folder by their names.
 
-    Raises `InvalidInput` for a missing file, one that fails to load, or one that would import another module than the
-    file beside it.
+    Raises `InvalidInput` for a missing file, a file that fails to load, or a file that would import another module
+    instead of the file beside it.
     """
     if not path.is_file():
         raise InvalidInput(f"study file {path} does not exist: give a name or the path of a file")
     folder = str(path.resolve().parent)
     code_files.follow(path.resolve().parent)
     if folder not in sys.path:
-        sys.path.append(folder)  # at the end: what is installed keeps its name
+        sys.path.append(folder)  # at the end: installed packages have precedence
     _refuse_namesakes(path, path.resolve().parent, set())
-    # By content: what was made of the file's classes is found again from another folder.
+    # The name depends on the content: results that depend on the file's classes are valid in another folder too.
     content = path.name.encode() + b"\0" + path.read_bytes()
     name = STUDY + hashlib.sha256(content).hexdigest()[:16]
     spec = importlib.util.spec_from_file_location(name, path)
@@ -51,7 +51,7 @@ def load(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[name] = module  # so that dataclasses and typing find the file's own classes
     try:
-        # What a file prints is none of the data that a command prints for programs.
+        # The file's own output must not mix with the data that a command prints for programs.
         with contextlib.redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
     except KeyboardInterrupt:
@@ -76,13 +76,13 @@ def load(path: Path) -> ModuleType:
 
 
 def _refuse_namesakes(path: Path, folder: Path, seen: set[Path]) -> None:
-    """Refuse a file that imports a file or a folder of ``folder`` whose name already stands for another module, and the
-    same for the files that it imports."""
+    """Refuse a file that imports a file or a folder of ``folder`` if another module has the same name already. The
+    files that it imports are checked in the same way."""
     seen.add(path.resolve())
     try:
         tree = ast.parse(path.read_bytes())
     except (OSError, SyntaxError, ValueError):
-        return  # loading it says so, and where
+        return  # loading the file reports the error and its place
     for name in sorted({name.partition(".")[0] for name in _imports(tree)}):
         beside = _beside(folder, name)
         found = importlib.util.find_spec(name) if beside else None
@@ -112,7 +112,7 @@ def _imports(tree: ast.AST) -> Iterator[str]:
 
 
 def _beside(folder: Path, name: str) -> Path | None:
-    """The file, or the folder without an ``__init__.py``, that ``name`` means in a folder; None if there is none."""
+    """The file, or the folder without an ``__init__.py``, that ``name`` means in a folder; None if there is neither."""
     for file in (folder / name / "__init__.py", folder / f"{name}.py"):
         if file.is_file():
             return file
@@ -120,7 +120,7 @@ def _beside(folder: Path, name: str) -> Path | None:
 
 
 def loaded() -> list[UserFile]:
-    """The users' files that this process has loaded, and those that they import inside functions."""
+    """The users' files that this process has loaded, and the files that they import inside functions."""
     modules = {
         name: module
         for name, module in sorted(sys.modules.items())
@@ -139,7 +139,7 @@ def loaded() -> list[UserFile]:
 
 
 class _Sent(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
-    """Finds and loads files that were sent from another process; their paths are those that they have there."""
+    """Finds and loads files that another process sent; their paths are the paths in that process."""
 
     def __init__(self, files: Mapping[str, UserFile]) -> None:
         self._files = files
@@ -147,7 +147,7 @@ class _Sent(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
     def find_spec(
         self, fullname: str, path: object = None, target: object = None
     ) -> importlib.machinery.ModuleSpec | None:
-        """Of a file that was sent, or of a folder of such files; None of any other."""
+        """The spec of a sent file, or of a folder of sent files; None for any other module."""
         if fullname in self._files:
             place = self._files[fullname].path
             return importlib.util.spec_from_file_location(
@@ -161,7 +161,7 @@ class _Sent(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return None
 
     def is_package(self, fullname: str) -> bool:
-        """Whether the file is a package's own."""
+        """Whether the file is an ``__init__.py``."""
         return Path(self._files[fullname].path).name == "__init__.py"
 
     def get_source(self, fullname: str) -> str:
@@ -169,12 +169,12 @@ class _Sent(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):
         return self._files[fullname].source
 
     def get_code(self, fullname: str):
-        """Compiled under its path there, which errors name."""
+        """The compiled text, under the file's original path, which error messages name."""
         return self.source_to_code(self.get_source(fullname), self._files[fullname].path)
 
 
 def receive(files: Sequence[UserFile]) -> None:
-    """Load files that another process has sent, so that what is of their classes can be read here."""
+    """Load files that another process has sent, so that data about instances of their classes can be read here."""
     sys.meta_path.insert(0, _Sent({file.name: file for file in files}))
     code_files.received({file.name: file.texts for file in files if file.texts})
     for file in files:

@@ -1,7 +1,7 @@
-"""What Python users call: each function does what a command does, and returns what the command prints.
+"""Functions for Python users: each does the work of one command, and returns what the command prints.
 
-`sweeps` hands out the same names: ``from sweeps import run``. A module of this package is imported when one of its
-names is first asked for, because most of them need jax.
+`sweeps` offers the same names: ``from sweeps import run``. A module of this package is imported at the first use of one
+of its names, because most of the modules need jax.
 """
 
 import importlib
@@ -29,7 +29,7 @@ __all__ += ["compare", "export", "fetch_models", "forecast", "forget", "inspect"
 __all__ += ["load", "load_study", "paper_studies", "report", "run", "scoreboard", "status"]
 __all__ += ["trained", "transfer", "transfer_page", "write_logs"]
 
-#: The modules that define the names, in the order of search: those that import jax come last.
+#: The modules that define the names, in the order of search: modules that import jax come last.
 _HOMES = ("api.run_studies", "api.preparation", "api.results", "api.reports", "api.cache")
 _HOMES += ("study", "grid")
 

@@ -1,4 +1,4 @@
-"""What the cache holds, and deleting what nobody has used for long."""
+"""Cache administration: list what the cache holds, and delete files that have not been used for a long time."""
 
 import contextlib
 import stat
@@ -11,7 +11,7 @@ from typing import Any
 from testbed.errors import InvalidInput
 from testbed.paths import cache_directory
 
-#: Each folder's content, and whether a command that lacks the content makes the same again.
+#: Each folder's content, and whether a command that lacks the content makes it again.
 KINDS = {
     "stages": ("parts of worlds", True),
     "xla": ("compiled programs", True),
@@ -21,17 +21,17 @@ KINDS = {
     "llm": ("pretrained models and rated texts", False),
     "heads": ("rewards fitted to ratings", False),
 }
-#: Folders where earlier versions kept pickles. Nothing reads pickles any more: `forget` deletes them.
+#: Folders where earlier versions kept pickles. Pickles are never read any more: `forget` deletes them.
 _ONCE_PICKLED = ("underway", "policies", "heads")
 _DAY = 24 * 60 * 60
-#: Seconds in which a file may still be on its way to its place.
+#: Files younger than this many seconds may still be in the course of being written.
 _WRITING = 60.0
 
 
 @dataclass(frozen=True)
 class Kept:
-    """A folder of the cache: how many files, how many bytes, and how many days ago the last of them was used (None if
-    there is none). ``goes`` says whether `forget` takes from it."""
+    """A folder of the cache: the number of its files, their bytes, and how many days ago the most recently used file
+    was used (None for an empty folder). ``goes`` says whether `forget` deletes from this folder."""
 
     folder: str
     what: str
@@ -41,11 +41,11 @@ class Kept:
     unused_days: float | None
 
     def describe(self) -> dict[str, Any]:
-        """As JSON-able data."""
+        """The fields as JSON-able data."""
         return vars(self).copy()
 
     def cells(self) -> dict[str, str]:
-        """As a row of the command's table."""
+        """The fields as a row of the command's table."""
         ago = self.unused_days
         return {
             "folder": self.folder,
@@ -58,7 +58,7 @@ class Kept:
 
 
 def cached() -> list[Kept]:
-    """The content of the cache, a row a folder: ``testbed cache``."""
+    """The content of the cache, one row per folder: ``testbed cache``."""
     directory = cache_directory()
     found = {path.name for path in directory.glob("*/")}
     names = [*KINDS, *sorted(found - KINDS.keys())]
@@ -66,9 +66,9 @@ def cached() -> list[Kept]:
 
 
 def forget(days: float) -> list[Kept]:
-    """Delete files that have not been used for so many days and can be made again, or that an earlier version left in a
-    form that nothing reads any more; return a row a folder of deleted files: ``testbed cache --forget``. A command
-    that runs meanwhile makes again what it lacks. Raises `InvalidInput` below 0."""
+    """Delete files that were not used for ``days`` days and can be made again, and files of earlier versions in a form
+    that is never read any more. Return one row per folder, with the deleted files: ``testbed cache --forget``. A
+    command that runs meanwhile makes the files that it needs again. Raises `InvalidInput` if ``days`` is below 0."""
     if not days >= 0:
         raise InvalidInput(f"--forget must be a number of days, 0 or more, got {days:g}")
     latest = time.time() - max(_WRITING, days * _DAY)
@@ -91,13 +91,14 @@ class _File:
 
 
 def _files(directory: Path) -> list[_File]:
-    """Files below a directory, without those that vanish meanwhile."""
+    """Files below a directory; files that vanish during the search are left out."""
     found = []
     for path in sorted(directory.rglob("*")):
         with contextlib.suppress(OSError):
             facts = path.stat()
             if stat.S_ISREG(facts.st_mode):
-                # Stages and programs are touched when they are read; of what jax reads the file system may tell.
+                # Reading a stage or a program updates its modification time; for jax's files only the access time
+                # tells.
                 used = max(facts.st_mtime, facts.st_atime)
                 found.append(_File(path, facts.st_size, used))
     return found

@@ -26,13 +26,13 @@ from testbed.policies.trainable import rebuilt
 from testbed.stages.world_config import GroundConfig
 from testbed.types import Prompt, Response
 
-#: The stages that are needed to rebuild a policy and to judge its answers.
+#: The stages that are needed to rebuild a policy and to compute the reward of its answers.
 _NEEDED = frozenset({"material", "world", "sft", "start", "base", "golden"})
 
 
 class Answer(NamedTuple):
-    """A sampled answer: its words, its golden reward in SFT standard deviations, its length in tokens, and how much
-    more likely training has made the answer, log pi - log SFT in nats."""
+    """A sampled answer: its words, its golden reward in SFT standard deviations, its length in tokens, and its log
+    ratio, log pi - log SFT in nats: how much more likely training has made the answer."""
 
     words: str
     reward: float
@@ -41,7 +41,7 @@ class Answer(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """Answers to one prompt, sampled with the same random numbers: by the SFT policy, and by the trained one."""
+    """Answers to one prompt by the SFT policy and by the trained policy, sampled with the same random numbers."""
 
     before: tuple[Answer, ...]
     after: tuple[Answer, ...]
@@ -57,8 +57,8 @@ class Conversation(eqx.Module):
 
     @classmethod
     def of(cls, point: Point, progress: Progress) -> Self:
-        """The policies of a run. Raises `InvalidInput` if the run's task has no words, or if this machine has not kept
-        the trained policy."""
+        """Load the policies of a run. Raises `InvalidInput` if the run's task has no words, or if the trained policy is
+        not in the cache of this machine."""
         task = point.experiment.task
         if not type(task).checkpointed:
             raise InvalidInput(
@@ -77,7 +77,7 @@ class Conversation(eqx.Module):
         return cls(point, world, start, rebuilt(part, start))
 
     def __call__(self, text: str, count: int = 1, seed: int = 0) -> Pair:
-        """``count`` answers of each policy to a text. Raises `InvalidInput` for a text that is no prompt."""
+        """Sample ``count`` answers of each policy to a text. Raises `InvalidInput` if the text cannot be a prompt."""
         task, key = self.point.experiment.task, jax.random.key(seed)
         prompt, policies = task.prompt(text), (self.start, self.trained)
 
@@ -110,8 +110,8 @@ def _drawn(
 
 
 def planned(stores: Iterable[Store]) -> list[Point]:
-    """The stored runs that the present code would make again for the requests of their sessions; those of requests that
-    this version does not understand are left out."""
+    """The stored runs that the present code would repeat for the requests of their sessions. Runs of requests that this
+    version does not understand are left out."""
     found: dict[str, Point] = {}
     for store in stores:
         finished = store.finished()
@@ -123,8 +123,9 @@ def planned(stores: Iterable[Store]) -> list[Point]:
 
 
 def chosen(points: Sequence[Point], name: str) -> Point:
-    """The run with an id, the beginning of one, or an arm's name and a seed such as ``online-0``; the first of several
-    settings. Raises `InvalidInput` for none, or for the beginning of several ids."""
+    """Find a run by its id, by the beginning of its id, or by an arm's name and a seed, such as ``online-0``. If
+    several settings match an arm and a seed, the first is returned. Raises `InvalidInput` if no run matches, or if
+    several ids begin with ``name``."""
     named = [point for point in points if f"{point.arm}-{point.seed}" == name]
     begun = [point for point in points if point.run.startswith(name)]
     if named:

@@ -1,7 +1,7 @@
-"""jax's own settings: which of them the testbed works with, and what is said of the others before anything is built.
+"""Settings of jax: which values the testbed works with; other values are refused before anything is built.
 
-Settings come from the environment (``JAX_ENABLE_X64=1``) or from ``jax.config.update``. ``docs/cli.md`` has the table,
-and says which were found by running a study.
+Settings come from the environment (``JAX_ENABLE_X64=1``) or from ``jax.config.update``. The table in ``docs/cli.md``
+lists them, and says which problems were found by running a study.
 """
 
 import logging
@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from sweeps import runtime
 from testbed.errors import InvalidInput, said
 
-#: What the testbed sets in XLA_FLAGS itself.
+#: Flags that the testbed itself puts into XLA_FLAGS.
 OURS = ("--xla_force_host_platform_device_count=", "--xla_cpu_prefer_vector_width=")
-#: Files that there are where NVIDIA's driver is, on Linux itself and on Windows below it.
+#: Files that exist where NVIDIA's driver is installed, on Linux and on Linux under Windows.
 _GPUS = ("/dev/nvidiactl", "/dev/dxg")
 
 
 class Required(NamedTuple):
-    """The values that a setting may have, the default first, and why."""
+    """The values that a setting may have, the default first, and the reason."""
 
     allowed: tuple[Any, ...]
     why: str
@@ -30,7 +30,7 @@ _SLOW = "building and compiling take many times as long under it"
 _NUMBERS = "other values change the numbers that runs compute"
 _STOPS = "it stops programs at values that are meant to occur, as in runs that diverge"
 _FAILS = "the testbed's programs, or libraries that it uses, fail under it"
-#: Settings that may have few values, by the names that jax gives them.
+#: Settings of which only a few values are allowed, by jax's names for them.
 REQUIRED: dict[str, Required] = {
     "jax_enable_x64": Required((False,), "the testbed computes in 32 bits"),
     "jax_debug_nans": Required((False,), _STOPS),
@@ -58,13 +58,13 @@ def ready(devices: bool = True) -> None:
 
 
 def require(devices: bool = True) -> None:
-    """Refuse settings under which the testbed does not work; import jax.
+    """Import jax, and refuse settings under which the testbed does not work.
 
-    Call it after `sweeps.runtime.configure`. ``devices``: find the devices too, which takes memory on accelerators.
-    Raises `InvalidInput` with the setting to drop.
+    Call this function after `sweeps.runtime.configure`. ``devices``: also find the devices, which takes memory on
+    accelerators. Raises `InvalidInput`, which names the setting to drop.
     """
     try:
-        import jax  # noqa: F401 (to see whether it can be)
+        import jax  # noqa: F401 (to see whether the import works)
     except ValueError as problem:
         raise InvalidInput(
             f"jax refuses a setting of the environment ({said(problem)}): correct or unset that variable"
@@ -89,7 +89,7 @@ def _value(name: str, default: Any) -> Any:
     """A setting's present value; the default if this version of jax does not have it."""
     import jax
 
-    # Some are attributes, which know of contexts (``jax.debug_nans(True)``), others are kept among the values alone.
+    # Some settings are attributes, which follow contexts (``jax.debug_nans(True)``); others are only in `values`.
     return getattr(jax.config, name, jax.config.values.get(name, default))
 
 
@@ -100,7 +100,7 @@ def _require_devices() -> None:
     logger.addFilter(_on_one_line)
     try:
         jax.devices()
-    # What jax raises depends on the platform and on the version: RuntimeError, and a bare AssertionError for cuda.
+    # The exception depends on the platform and on jax's version: RuntimeError, or a bare AssertionError for cuda.
     except Exception as problem:
         chosen = getattr(jax.config, "jax_platforms", None)
         reason = said(problem) or "no such device was found"
@@ -113,8 +113,8 @@ def _require_devices() -> None:
 
 
 def _on_one_line(record: logging.LogRecord) -> bool:
-    """Let jax say on one line, without a traceback, why a kind of device cannot be used; not at all where it is GPUs
-    and the machine has none."""
+    """Shorten jax's message that a kind of device cannot be used to one line without a traceback; drop the message if
+    it is about GPUs and the machine has none."""
     if record.exc_info:
         if "cuda" in record.getMessage() and not any(map(os.path.exists, _GPUS)):
             return False
@@ -124,7 +124,7 @@ def _on_one_line(record: logging.LogRecord) -> bool:
 
 
 def _require_flags() -> None:
-    """Try XLA_FLAGS in a process of its own, since XLA ends the process for a flag that it does not know."""
+    """Try XLA_FLAGS in a separate process, because XLA ends the process if a flag is unknown."""
     flags = os.environ.get("XLA_FLAGS", "")
     theirs = [flag for flag in flags.split() if not flag.startswith(OURS)]
     if not theirs or flags in _tried:
@@ -150,5 +150,5 @@ def _require_flags() -> None:
     _tried.add(flags)
 
 
-#: Flags that XLA has started with.
+#: Values of XLA_FLAGS with which XLA has started successfully.
 _tried: set[str] = set()

@@ -1,4 +1,4 @@
-"""Preparing runs: listing what there is to choose from, looking at a task, downloading pretrained models."""
+"""Functions to use before a run: list studies and configs, inspect a task, download pretrained models."""
 
 import functools
 from collections.abc import Sequence
@@ -15,9 +15,9 @@ if TYPE_CHECKING:
 
 
 def fetch_models(loud: bool = False) -> tuple[Path, Path]:
-    """Download what pretrained models need, or check what is there: the paths of the embedded checkpoint and of the
-    rated texts. ``loud`` shows progress: ``testbed llm fetch``."""
-    # Preparing computes next to nothing.
+    """Download the files that pretrained models need, or check the files that are there. Return the paths of the
+    embedded checkpoint and of the rated texts. ``loud`` shows progress: ``testbed llm fetch``."""
+    # The preparation of files needs almost no computation.
     jax_settings.ready(devices=False)
     runtime.leave_accelerators()
     from testbed.llm import fetch
@@ -36,7 +36,7 @@ def inspect(
     console: "Console | None" = None,
     command: str | None = None,
 ) -> Path:
-    """Build a task's world, write the page that shows what it looks like, and return its path: ``testbed inspect``."""
+    """Build a task's world, write a page that describes the world, and return the page's path: ``testbed inspect``."""
     jax_settings.ready()
     from sweeps import contracts, inspection
     from sweeps.console import terminal
@@ -64,7 +64,7 @@ def inspect(
 
 
 def listing(what: str = "studies") -> list[dict[str, Any]]:
-    """What there is to choose from: studies, a family of configs, or the columns of the results: ``testbed list``."""
+    """Studies, the members of a family of configs, or the columns of the results: ``testbed list``."""
     runtime.configure()
     from sweeps.catalogue import listing as index
 

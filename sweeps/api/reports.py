@@ -1,7 +1,7 @@
 """Reports on results, and comparisons of results: pages, scoreboards, BibTeX, TensorBoard's logs.
 
-A directory is the ``out`` of a run. Mistakes raise `testbed.errors.InvalidInput`. Modules that need jax are imported
-inside the calls.
+A directory is the ``out`` of a run. Invalid arguments raise `testbed.errors.InvalidInput`. Modules that need jax are
+imported inside the functions.
 """
 
 import dataclasses
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def report(directory: Path | str, console: "Console | None" = None) -> Outcome:
-    """Analyse results anew and write their pages and TensorBoard's logs: ``testbed report``."""
+    """Analyse results again, and write their pages and TensorBoard's logs: ``testbed report``."""
     directory, results = opened(directory, computes=True)
     from analysis import report as pages
     from sweeps.api import runner
@@ -39,7 +39,7 @@ def scoreboard(directory: Path | str, form: str) -> str:
 
 
 def compare(a: Path | str, b: Path | str) -> "Comparison":
-    """Which verdicts moved from one results directory to another, and why: ``testbed compare``."""
+    """Verdicts that differ between two results directories, and the reasons: ``testbed compare``."""
     (a, results_a), (b, results_b) = (opened(one, computes=True) for one in (a, b))
     from analysis import comparison
 
@@ -49,7 +49,7 @@ def compare(a: Path | str, b: Path | str) -> "Comparison":
 
 def transfer(simulated: Path | str, real: Path | str) -> "Card":
     """Simulated and real effects side by side, with intervals, sign agreement and rank correlation: ``testbed
-    transfer``, whose page `transfer_page` writes."""
+    transfer``. `transfer_page` writes the page of the result."""
     (simulated, results), (real, real_results) = (
         opened(directory, computes=True) for directory in (simulated, real)
     )
@@ -59,7 +59,7 @@ def transfer(simulated: Path | str, real: Path | str) -> "Card":
 
 
 def transfer_page(card: "Card", directory: Path | str) -> Path:
-    """Write a card's page into the report of the real runs in ``directory``, and return its path."""
+    """Write the page of a transfer table into the report of the real runs in ``directory``, and return its path."""
     from analysis import report as pages
 
     return pages.build_transfer(card, paths.given(directory, DIRECTORY))
@@ -79,10 +79,10 @@ def write_logs(
     where: Mapping[str, str] | None = None,
     hparams: bool = False,
 ) -> Path:
-    """Write TensorBoard's logs and return their directory: what ``testbed tensorboard`` does first.
+    """Write TensorBoard's logs and return their directory: the first step of ``testbed tensorboard``.
 
-    Single ``runs`` are shown too, those that have the values in ``where`` if there are any; ``hparams`` shows what came
-    out of every run.
+    ``runs`` adds single runs: those with the values in ``where``, if any are given. ``hparams`` adds the outcomes of
+    every run.
     """
     directory, results = opened(directory)
     from sweeps.tensorboard import refresh, writer

@@ -1,4 +1,4 @@
-"""A request: the studies that a command or a call asks for, their size, and what it changes in them.
+"""A request: the studies that a command or a call asks for, their size, and the changes to their configs.
 
 `study.json` keeps the request of every session as data, from which `selection_of` makes the same runs again.
 """
@@ -15,15 +15,15 @@ from testbed import config, paths
 from testbed.errors import InvalidInput
 
 StudyLike = Study | Path | str
-#: Changes of a config: values by path (a text is read as the command line reads it), or texts as `--set` and `--axis`
-#: take them.
+#: Changes of a config: values by path (texts are parsed as on the command line), or texts in the form that `--set` and
+#: `--axis` take.
 Changes = Mapping[str, Any] | Sequence[str]
 
 
 @dataclass(frozen=True)
 class Request:
-    """Studies with a preset, seeds, ``settings`` of single fields, swept ``axes``, and the ``task`` in place of the
-    studies' own; see `Study.select`."""
+    """Studies with a preset, a number of seeds, ``settings`` of single fields and swept ``axes``. ``task`` replaces the
+    studies' own task. See `Study.select`."""
 
     studies: Sequence[StudyLike]
     preset: str | None = None
@@ -33,7 +33,7 @@ class Request:
     task: str | None = None
 
     def selections(self) -> list[Selection]:
-        """The runs that are asked for, study by study. Raises `InvalidInput`."""
+        """The runs of the request, one selection per study. Raises `InvalidInput`."""
         if not self.studies:
             raise InvalidInput("no study is given: name at least one")
         if self.seeds is not None and self.seeds < 1:
@@ -49,8 +49,8 @@ class Request:
         return [study.select_texts(preset, self.seeds, *texts) for study in studies]
 
     def origins(self, selections: Sequence[Selection], command: str) -> list[dict[str, Any]]:
-        """How the results of each study were asked for, as `study.json` keeps it: the ``command`` for people, the file
-        of a user's study, and the request as data."""
+        """How each study's results were asked for, in the form of `study.json`: the ``command`` for people, the file of
+        a user's study, and the request as data."""
         settings = dict(split(text, "--set", "path=value") for text in self._setting_texts())
         swept = (split(text, "--axis", "path=a,b,c") for text in _texts(self.axes, several=True))
         axes = {path: split_values(values) for path, values in swept}
@@ -64,7 +64,7 @@ class Request:
         return kept
 
     def command(self, selections: Sequence[Selection], directory: Path) -> str:
-        """The command line that asks for the same."""
+        """The command line with the same meaning as this request."""
         words = ["testbed", "run", *map(_name, self.studies), "--preset", selections[0].preset]
         words += [] if self.seeds is None else ["--seeds", str(self.seeds)]
         words += [] if self.task is None else ["--task", self.task]
@@ -85,7 +85,7 @@ def selection_of(header: Mapping[str, Any], session: Mapping[str, Any]) -> Selec
 
 
 def preset_of(task: str) -> str | None:
-    """The preset for worlds of a kind, if it is not the studies' own."""
+    """The preset for tasks of this name; None for the studies' default preset."""
     from sweeps import language, paper
 
     kind = type(config.parse(paper.EXPERIMENT, "task", task))
@@ -93,8 +93,8 @@ def preset_of(task: str) -> str | None:
 
 
 def _deduced(header: Mapping[str, Any], session: Mapping[str, Any]) -> dict[str, Any]:
-    """The request of a session of earlier versions, which kept no request: what the settings and axes that were stored
-    have otherwise than the study's preset."""
+    """The request of a session of an earlier version, which stored no request: the stored settings and axes that differ
+    from the study's preset."""
     name = header.get("file") or header["study"]
     plain = load_study(name).select(session.get("preset", header["preset"]))
     sizes = plain.study.presets[plain.preset].settings
@@ -122,7 +122,7 @@ def _name(study: StudyLike) -> str:
 
 
 def _texts(changes: Changes, several: bool = False) -> list[str]:
-    """Changes as the command line has them, with one value each or ``several``."""
+    """Changes as texts for the command line, with one value each, or with ``several``."""
     if not isinstance(changes, Mapping):
         return list(changes)
     return [

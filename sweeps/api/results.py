@@ -1,7 +1,7 @@
-"""Results read back: tables and verdicts, the status of a directory, policies to chat with, export.
+"""Reading results: tables and verdicts, the status of a directory, trained policies to chat with, export.
 
-A directory is the ``out`` of a run. Mistakes raise `testbed.errors.InvalidInput`. Modules that need jax are imported
-inside the calls.
+A directory is the ``out`` of a run. Invalid arguments raise `testbed.errors.InvalidInput`. Modules that need jax are
+imported inside the functions.
 """
 
 import contextlib
@@ -29,7 +29,7 @@ DIRECTORY = "the results directory"
 
 @dataclasses.dataclass(frozen=True)
 class Outcome:
-    """A results directory and what is in it, read when it is first asked for."""
+    """A results directory and its contents, which are read at their first use."""
 
     directory: Path
 
@@ -40,25 +40,25 @@ class Outcome:
 
     @functools.cached_property
     def table(self) -> "pd.DataFrame":
-        """A row a run and evaluation, of all studies; `sweeps.store.columns` says what the columns mean."""
+        """One row per run and evaluation, of all studies; `sweeps.store.columns` describes the columns."""
         return self.evaluations()
 
     def evaluations(self, configs: bool = False) -> "pd.DataFrame":
-        """The rows of `table`, read anew; with ``configs`` each run's whole config as well."""
+        """The rows of `table`, read again; ``configs`` adds each run's whole config."""
         from analysis import table
 
         return table.evaluations(self.directory, configs=configs)
 
     @functools.cached_property
     def entries(self) -> list[dict[str, Any]]:
-        """Every verdict with its effect, interval, rule and reason, as `report/verdicts.json` has them."""
+        """Every verdict with its effect, interval, rule and reason, as in `report/verdicts.json`."""
         from analysis import report as pages
 
         return pages.verdicts(self.directory)
 
     @property
     def verdicts(self) -> "pd.DataFrame":
-        """A row a claim, study and task, with the columns of the scoreboard as CSV."""
+        """One row per claim, study and task, with the columns of the scoreboard as CSV."""
         import io
 
         import pandas as pd
@@ -68,11 +68,11 @@ class Outcome:
         return pd.read_csv(io.StringIO(export.as_csv(self.entries)))
 
     def status(self) -> "Status":
-        """Which runs are done, lacking or diverged."""
+        """Which runs are done, missing or diverged."""
         return status(self.directory)
 
     def describe(self) -> dict[str, Any]:
-        """As JSON-able data: what ``testbed run --json`` prints."""
+        """The results as JSON-able data: the output of ``testbed run --json``."""
         now = self.status()
         facts = {"directory": paths.shown(self.directory), "report": paths.shown(self.page)}
         return facts | now.total.describe() | {"verdicts": self.entries}
@@ -86,21 +86,21 @@ class Outcome:
 
 
 def load(directory: Path | str) -> Outcome:
-    """The results of a directory as pandas objects. Raises `InvalidInput` if it holds no study."""
+    """The results in a directory as pandas objects. Raises `InvalidInput` if the directory holds no study."""
     return Outcome(opened(directory)[0])
 
 
 def status(directory: Path | str) -> "Status":
-    """Which runs are done, lacking, diverged or failed, whether a command is at work there, and the time left:
-    ``testbed status``."""
+    """Which runs are done, missing, diverged or failed, whether a command is running in the directory, and the time
+    left: ``testbed status``."""
     from sweeps.api import run_status
 
     return run_status.status(paths.given(directory, DIRECTORY))
 
 
 def trained(directory: Path | str) -> "list[Point]":
-    """The runs whose policies `chat` can put together: those that are stored, if the present code would make them
-    again. Raises `InvalidInput` if there is none."""
+    """The runs that `chat` can load: stored runs that the present code would make again. Raises `InvalidInput` if there
+    is none."""
     _, results = opened(directory, computes=True)
     from sweeps.api import chat_session
 
@@ -120,7 +120,7 @@ def trained(directory: Path | str) -> "list[Point]":
 
 
 def chat(directory: Path | str, run: str, console: "Console | None" = None) -> "Conversation":
-    """A run's trained language model beside the one it started from: a function of a prompt, whose answers have their
+    """A run's trained language model beside the model that it started from: a function of a prompt, whose answers have
     words and rewards: ``testbed chat``. ``run`` is an id, the beginning of one, or an arm and a seed ("online-0")."""
     points = trained(directory)
     from sweeps.api.chat_session import Conversation, chosen
@@ -135,7 +135,7 @@ def chat(directory: Path | str, run: str, console: "Console | None" = None) -> "
 def export(
     directory: Path | str, out: Path | str, form: str | None = None, configs: bool = False
 ) -> "pd.DataFrame":
-    """Write `Outcome.table` to a file, as "parquet" or "csv" (by default what its suffix says), and return it:
+    """Write `Outcome.table` to a file, as "parquet" or "csv" (default: by the file's suffix), and return the table:
     ``testbed export``. ``configs`` adds each run's whole config."""
     out = paths.given(out, "--out")
     directory, results = opened(directory)
@@ -149,9 +149,9 @@ def export(
 def opened(
     directory: Path | str, computes: bool = False
 ) -> "tuple[Path, list[tuple[Store, pd.DataFrame]]]":
-    """The absolute path of a results directory, and its stores as `read_stores` gives them, once the studies' files,
-    which may define kinds of their own, are loaded. Prepares the process for jax, with ``computes`` its devices too.
-    Raises `InvalidInput` if it holds no results."""
+    """The absolute path of a results directory, and its stores as `read_stores` returns them. Users' study files are
+    loaded first, because they may define classes that configs name. The process is prepared for jax; ``computes``
+    prepares the devices too. Raises `InvalidInput` if the directory holds no results."""
     jax_settings.ready(devices=computes)
     from sweeps.store.store import read_stores
     from sweeps.study import load_study
@@ -161,7 +161,7 @@ def opened(
     for store, _ in stores:
         file = store.header.get("file")
         if file and Path(file).is_file():
-            # A file that no longer loads is told of in the report, which judges by the stored rules.
+            # The report mentions a file that no longer loads, and judges by the stored rules.
             with contextlib.suppress(InvalidInput):
                 load_study(file)
     return directory, stores

@@ -1,5 +1,5 @@
-"""The status of a results directory: which runs are done, lacking, diverged or given up, whether a command is at work
-there, and how long that command will take."""
+"""The status of a results directory: which runs are done, missing, diverged or given up, whether a command is running
+there, and the time that the command still needs."""
 
 import time
 from collections.abc import Iterable, Mapping
@@ -22,8 +22,8 @@ Ids = frozenset[str]
 
 @dataclass(frozen=True)
 class Count:
-    """Runs by their ids: ``planned``, of these ``stored``, of these ``diverged``, and ``failed``: lacking because the
-    last command gave them up."""
+    """Ids of runs: the ``planned`` ones, the ``stored`` and the ``diverged`` among them, and the ``failed`` ones, which
+    are missing because the last command gave them up."""
 
     planned: Ids = frozenset()
     stored: Ids = frozenset()
@@ -32,18 +32,18 @@ class Count:
 
     @property
     def lacking(self) -> Ids:
-        """Planned and not stored."""
+        """Ids of runs that are planned and not stored."""
         return self.planned - self.stored
 
     def __or__(self, other: "Count") -> "Count":
-        """The union of two counts; a run is lacking if it is lacking in either."""
+        """The union of two counts; a run is missing if it is missing in either."""
         lacking = self.lacking | other.lacking
         planned = self.planned | other.planned
         failed = (self.failed | other.failed) & lacking
         return Count(planned, planned - lacking, self.diverged | other.diverged, failed)
 
     def describe(self) -> dict[str, int]:
-        """How many runs there are of each kind."""
+        """The number of runs of each kind."""
         names = ("planned", "stored", "lacking", "diverged", "failed")
         return {name: len(getattr(self, name)) for name in names}
 
@@ -58,7 +58,7 @@ class StudyStatus:
 
     @property
     def total(self) -> Count:
-        """All arms together: a run that several have counts once."""
+        """All arms together: a run that belongs to several arms counts once."""
         return united(self.arms.values())
 
 
@@ -66,11 +66,11 @@ class StudyStatus:
 class Status:
     """The status of a results directory.
 
-    ``state`` is "running" (a command is at work there), "complete" (every planned run is stored), or how the last
-    command ended: "interrupted" (Ctrl-C), "failed" (``problem`` says why), "stopped" (without a word: killed, or of an
-    older version). ``stage`` is the work that the command does or did last, ``rate`` its run-steps a second, ``left``
-    the seconds that its other runs take at that rate, ``silent`` the seconds since the command last wrote these facts.
-    ``unreadable`` holds sentences about studies that cannot be read.
+    ``state`` is "running" (a command is running in the directory), "complete" (every planned run is stored), or how the
+    last command ended: "interrupted" (Ctrl-C), "failed" (``problem`` gives the reason), "stopped" (no end was recorded:
+    the command was killed, or is of an older version). ``stage`` is the command's present or last work, ``rate`` its
+    run-steps a second, ``left`` the seconds that the remaining runs take at that rate, ``silent`` the seconds since the
+    command last wrote these facts. ``unreadable`` holds sentences about studies that cannot be read.
     """
 
     directory: Path
@@ -86,7 +86,7 @@ class Status:
 
     @property
     def total(self) -> Count:
-        """All studies together: a run that several have counts once."""
+        """All studies together: a run that belongs to several studies counts once."""
         return united(study.total for study in self.studies)
 
     @property
@@ -95,7 +95,7 @@ class Status:
         return not self.total.lacking and not self.unreadable
 
     def describe(self) -> dict[str, Any]:
-        """As JSON-able data: what ``testbed status --json`` prints."""
+        """The status as JSON-able data: the output of ``testbed status --json``."""
         names = ("state", "stage", "rate", "left", "elapsed", "silent", "problem")
         studies = [
             {"study": one.study, "preset": one.preset}
@@ -113,7 +113,7 @@ class Status:
         }
 
     def rows(self) -> list[dict[str, Any]]:
-        """One row an arm of each study."""
+        """One row per study and arm."""
         return [
             {"study": one.study, "arm": arm} | count.describe()
             for one in self.studies
@@ -139,7 +139,7 @@ class Status:
         return table
 
     def sentences(self) -> list[str]:
-        """The status in sentences, a line each."""
+        """The status in sentences, one per line."""
         total = self.total
         lines = [f"{len(total.stored)} of {len(total.planned)} runs are stored"]
         lines[0] += f", {len(total.diverged)} diverged" if total.diverged else ""
@@ -179,8 +179,8 @@ def united(counts: Iterable[Count]) -> Count:
 
 
 def status(directory: Path) -> Status:
-    """The status of a results directory, also while a command writes there. Raises `InvalidInput` if the directory
-    holds no study, or its only study cannot be read."""
+    """Read the status of a results directory; a command may write there meanwhile. Raises `InvalidInput` if the
+    directory holds no study, or if its only study cannot be read."""
     studied = study_directories(directory)
     told = heartbeat.read(directory) or {}
     studies, unreadable = [], []
@@ -193,7 +193,7 @@ def status(directory: Path) -> Status:
             unreadable.append(str(problem))
     running = any(map(files.in_use, studied))
     lacking = any(study.total.lacking for study in studies)
-    # A command that was killed, or made before commands told how they end, has left no end to tell of.
+    # No end is recorded if a command was killed, or if its version did not record ends yet.
     ended = str(told.get("state"))
     ended = ended if ended in ("interrupted", "failed") else "stopped"
     state = "running" if running else ended if lacking or unreadable else "complete"

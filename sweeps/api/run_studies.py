@@ -1,7 +1,8 @@
-"""Running studies, and forecasting what that takes.
+"""Running studies, and forecasting their cost.
 
-A study is given by name, as the path of a file, or as a `Study`. Mistakes raise `testbed.errors.InvalidInput`, and work
-that could not be completed `testbed.errors.Unfinished`. Modules that need jax are imported inside the calls.
+A study is given by name, as the path of a file, or as a `Study`. Invalid arguments raise `testbed.errors.InvalidInput`;
+work that could not be completed raises `testbed.errors.Unfinished`. Modules that need jax are imported inside the
+functions.
 """
 
 import contextlib
@@ -38,13 +39,12 @@ def run(
     verbose: bool = False,
     command: str | None = None,
 ) -> Outcome:
-    """Run studies, or finish ones that were interrupted: ``testbed run``.
+    """Run studies, or finish interrupted ones: ``testbed run``.
 
-    ``settings`` change single fields of the config, ``axes`` sweep them; see `Study.select`. ``task`` is the world in
-    place of the studies' own. Results go to ``out``, by
-    default ``results/STUDY-PRESET``. ``cluster`` and ``workers`` are as on the command line. ``console`` is where
-    progress goes (``rich.console.Console(quiet=True)``: nowhere); ``verbose`` shows the plan and every stage.
-    ``command`` is the command line that `study.json` shows to people.
+    ``settings`` change single fields of the config, ``axes`` sweep them; see `Study.select`. ``task`` replaces the
+    studies' own task. Results go to ``out``, by default ``results/STUDY-PRESET``. ``cluster`` and ``workers`` are as on
+    the command line. ``console`` receives the progress (``rich.console.Console(quiet=True)`` shows none); ``verbose``
+    shows the plan and every stage. ``command`` is the command line that `study.json` shows to people.
     """
     with _prepared(
         studies, preset, seeds, settings, axes, task, out, cluster, workers, console
@@ -71,7 +71,7 @@ def forecast(
     workers: int | None = None,
     console: "Console | None" = None,
 ) -> "Forecast":
-    """What `run` would do with the same arguments, and what that takes; writes nothing: ``testbed run --dry-run``."""
+    """Predict the work and the cost of `run` with the same arguments; nothing is written: ``testbed run --dry-run``."""
     with _prepared(
         studies, preset, seeds, settings, axes, task, out, cluster, workers, console
     ) as ready:
@@ -81,7 +81,7 @@ def forecast(
 
 
 def paper_studies() -> "list[Study]":
-    """The studies that judge a claim of arXiv 2405.08448; to `run` them is ``testbed reproduce``."""
+    """The studies that judge a claim of arXiv 2405.08448. ``testbed reproduce`` is `run` with these studies."""
     jax_settings.ready(devices=False)
     from sweeps.study import list_studies
 
@@ -89,7 +89,7 @@ def paper_studies() -> "list[Study]":
 
 
 class _Prepared(NamedTuple):
-    """What `run` and `forecast` work with, once their arguments are checked."""
+    """The checked arguments of `run` and `forecast`."""
 
     request: "Request"
     selections: "list[Selection]"
@@ -111,11 +111,11 @@ def _prepared(
     workers: int | None,
     console: "Console | None",
 ) -> Iterator[_Prepared]:
-    """Check the arguments of `run`, tell their consequences, and try the user's own classes before anything is
+    """Check the arguments of `run`, print their consequences, and try the user's own classes before anything is
     built."""
     runtime.configure()
     if cluster is not None:
-        # Workers on this machine own its GPUs.
+        # The GPUs are for the workers on this machine.
         runtime.leave_accelerators()
     jax_settings.require()
     from sweeps import contracts
@@ -141,7 +141,7 @@ def _prepared(
 def _engine(
     cluster: str | None, workers: int | None
 ) -> "contextlib.AbstractContextManager[Engine]":
-    """What runs the plan: this process, or a cluster."""
+    """The engine that runs the plan: this process, or a cluster."""
     if cluster is not None:
         from sweeps.cluster.driver import Cluster
 

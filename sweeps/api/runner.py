@@ -40,14 +40,14 @@ from testbed import config
 from testbed import paths as paths
 from testbed.errors import InvalidInput, Unfinished
 
-#: A function that analyses the results in a directory, whose stores have been read, and returns the page's path.
+#: A function that analyses the results in a directory, given its opened stores, and returns the report's path.
 Report = Callable[[Path, Sequence[Opened]], Path]
 
 
 class Book:
-    """The books of one study: the runs that it plans, those that are not stored yet, and the store of its results.
+    """The record of one study: its planned runs, the runs that are not stored yet, and the store of its results.
 
-    The store is read once, when a book is made; all later rows must come through `put`.
+    The store is read once, when the object is made; all later rows must come through `put`.
     """
 
     def __init__(self, points: Sequence[Point], store: Store) -> None:
@@ -60,7 +60,7 @@ class Book:
                 self._lacking.setdefault(point.run, []).append(point)
 
     def lacking(self) -> Set[str]:
-        """Runs that some of their arms lack; the set shrinks as rows are stored."""
+        """Ids of runs that at least one of their arms lacks; the set shrinks as rows are stored."""
         return self._lacking.keys()
 
     def put(self, rows: Rows) -> None:
@@ -84,8 +84,8 @@ class Book:
 
 
 def _spread(copies: np.ndarray, owner: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Repeat each row as often as its owner has copies: the index of each repeated row, and which of all owners'
-    copies, numbered in a line, the repeated row is for."""
+    """Repeat each row as often as its owner has copies. Return the index of each repeated row, and the number of the
+    copy that it belongs to; the copies of all owners are numbered consecutively."""
     times = copies[owner]
     index = np.repeat(np.arange(len(owner)), times)
     turn = np.arange(len(index)) - np.repeat(np.cumsum(times) - times, times)
@@ -94,7 +94,7 @@ def _spread(copies: np.ndarray, owner: np.ndarray) -> tuple[pa.Array, pa.Array]:
 
 
 def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selection]:
-    """The directory of each study's results: ``directory`` itself for one study, directories inside it for several."""
+    """The directory of each study's results: ``directory`` itself for one study, its subdirectories for several."""
     names = [selection.study.name for selection in selections]
     twice = {name for name in names if names.count(name) > 1}
     if twice:
@@ -121,17 +121,18 @@ def run(
     verbose: bool = False,
     draw: Draw | None = None,
 ) -> None:
-    """Complete studies in ``directory`` and show what came out.
+    """Complete studies in ``directory`` and show the results.
 
-    The studies are one plan: a run that several of them have is computed once and stored for each, and what runs stand
-    on is built once. Runs that are stored are not repeated, so that calling it again finishes interrupted work.
-    ``report`` writes the analysis and returns the page's path; ``origins`` (`Request.origins`), one a study, go into
-    ``study.json``; ``verbose`` shows the plan and every stage; ``draw`` now and then draws the figures that TensorBoard
-    shows meanwhile. Raises `InvalidInput` before anything compiles if a selection or the directory cannot be used.
+    All studies form one plan: a run that several studies contain is computed once and stored for each, and the world
+    artifacts that runs share are built once. Stored runs are not repeated; a second call therefore finishes interrupted
+    work. ``report`` writes the analysis and returns the page's path; ``origins`` (`Request.origins`), one per study, go
+    into ``study.json``; ``verbose`` shows the plan and every stage; ``draw`` is called from time to time to draw the
+    figures that TensorBoard shows meanwhile. Raises `InvalidInput` before anything compiles if a selection or the
+    directory cannot be used.
     """
     start = time.monotonic()
     stores = places(selections, directory)
-    # Planned before a store is made: a selection that cannot be used leaves nothing behind.
+    # Planning comes before the stores are made: an invalid selection leaves no files behind.
     planned = [
         (selection.points(), {**selection.describe(), **provenance.session(), **origin})
         for selection, origin in zip(stores.values(), origins or [{}] * len(stores), strict=True)
@@ -163,8 +164,8 @@ def run(
 def finish(
     directory: Path, console: Console, report: Report, opened: Sequence[Opened] | None = None
 ) -> None:
-    """Analyse results, write the report and TensorBoard's logs, and show the verdicts. ``opened`` holds the stores, as
-    `read_stores` returns them, if they have been read."""
+    """Analyse results, write the report and TensorBoard's logs, and show the verdicts. ``opened`` holds the stores as
+    `read_stores` returns them, if they were read already."""
     say(console, "Analysing")
     activity.begin("analysing the results")
     opened = read_stores(directory) if opened is None else opened
@@ -184,8 +185,8 @@ def finish(
 
 @dataclass(frozen=True)
 class Forecast:
-    """What `run` would do: the preset of each study, the number of runs and of those that are stored, the directory of
-    the results, and the plan of the other runs (None if there are none)."""
+    """The prediction for `run`: the preset of each study, the number of runs and of stored runs, the directory of the
+    results, and the plan of the remaining runs (None if there are none)."""
 
     studies: Mapping[str, str]
     runs: int
@@ -194,7 +195,7 @@ class Forecast:
     plan: Plan | None
 
     def describe(self) -> dict[str, Any]:
-        """As JSON-able data; times in seconds, memory in bytes, predicted."""
+        """The forecast as JSON-able data; predicted times in seconds, predicted memory in bytes."""
         found = {"studies": dict(self.studies), "runs": self.runs, "stored": self.stored}
         found |= {"directory": paths.shown(self.directory)}
         if self.plan is not None:
@@ -202,7 +203,7 @@ class Forecast:
         return found
 
     def show(self, console: Console) -> None:
-        """Print it."""
+        """Print the forecast."""
         if self.plan is not None:
             names = ", ".join(f"{name} ({preset})" for name, preset in self.studies.items())
             show(rich_table(self.plan.describe(), names), console)
@@ -212,12 +213,12 @@ class Forecast:
 
 
 def forecast(selections: Sequence[Selection], directory: Path, engine: Engine) -> Forecast:
-    """Forecast `run`; writes nothing."""
+    """Predict the work and the cost of `run`; nothing is written."""
     points, stored = [], set()
     for place, selection in places(selections, directory).items():
         points += selection.points()
         if (place / "study.json").is_file():
-            # Refuses what the run itself would refuse.
+            # Raises for the same reasons as the run itself.
             described = config.jsonable({**selection.describe(), **provenance.session()})
             headers.joined(place, headers.read(place), described)
             stored |= Store.open(place).finished()
@@ -252,7 +253,7 @@ def _execute(
     try:
         plan = engine.plan(todo)
     except InvalidInput:
-        # This machine cannot run the plan: the next command into this directory must not have to match it.
+        # This machine cannot run the plan: later commands in this directory must not be compared with its header.
         for book in books:
             book.store.withdraw()
         raise
@@ -276,13 +277,13 @@ def _execute(
 
 
 def _lacking(books: Iterable[Book]) -> set[str]:
-    """Runs that any of the studies lacks."""
+    """Ids of runs that at least one of the studies lacks."""
     return {run for book in books for run in book.lacking()}
 
 
 def _exchange(books: Sequence[Book]) -> None:
-    """Give each study, and each arm, the runs that it plans and that are stored for another one: the study was begun
-    later, or a kill came between the two stores."""
+    """Copy rows of stored runs to every study and arm that plans the run and lacks the rows. Rows are missing if a
+    study was begun later than another, or if the process was killed between two stores."""
     for giver in books:
         have = giver.store.finished()
         if not any(have & book.lacking() for book in books):
@@ -297,7 +298,7 @@ def _exchange(books: Sequence[Book]) -> None:
 
 
 def identities(points: Sequence[Point], study: str) -> dict[str, pa.Array]:
-    """The columns that say which run of which study a row is of, one entry a point."""
+    """The columns that identify a row's study and run, one entry per point."""
     swept = dict.fromkeys(path for point in points for path in point.settings)
     texts = pa.array([config.canonical(point.experiment) for point in points])
     return {
@@ -311,7 +312,7 @@ def identities(points: Sequence[Point], study: str) -> dict[str, pa.Array]:
 
 
 def _task(point: Point, study: str) -> str:
-    """The experiment's name of its task; the study's name if the experiment has no task."""
+    """The experiment's name of its task, or the study's name if the experiment has no task."""
     try:
         task = config.get(point.experiment, "task")
     except InvalidInput:
@@ -350,8 +351,8 @@ def _changes(stored: Mapping[str, Any], present: Mapping[str, Any]) -> list[str]
 def _decided_otherwise(
     stored: Sequence[Mapping[str, Any]], present: Sequence[Mapping[str, Any]]
 ) -> bool:
-    """Whether a claim was added, removed, or given other tests. Both sides are read as claims first: a field that a
-    rule or estimand has gained since, with a default, changes nothing."""
+    """Whether a claim was added, removed, or given other tests. Both lists are parsed as claims before they are
+    compared: a field that a rule or estimand has gained later, with a default, makes no difference."""
     try:
         old, new = ({c["id"]: Claim.from_dict(c) for c in claims} for claims in (stored, present))
     except InvalidInput:

@@ -1,4 +1,4 @@
-"""What there is to choose from, and whom to cite for it."""
+"""Lists of studies, configs and columns, and BibTeX entries of the methods that studies use."""
 
 from testbed import moved
 

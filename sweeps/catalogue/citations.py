@@ -1,4 +1,4 @@
-"""Whom to cite for a study: BibTeX entries of the papers that the docstrings of what its runs used name.
+"""BibTeX entries of the methods that a study's runs used: the papers that the docstrings of these methods name.
 
 Entries are in ``references.bib`` beside this file, or in the text ``BIBTEX`` of a class's own file. An entry belongs to
 a class if the docstring of the class, or of its file, names the entry's arXiv number or, for an entry without one, its
@@ -23,19 +23,19 @@ from testbed import config
 from testbed.lora import Lora
 
 _FILE = Path(__file__).parent / "references.bib"
-#: For every study: the testbed, the setup that its studies start from, and the form of its curves.
+#: Entries for every study: the testbed, the setup that its studies start from, and the form of its curves.
 _ALWAYS = ("alignment-testbed", "tang2024gap", "gao2022overoptimization")
 
 
 class Entry(NamedTuple):
-    """A BibTeX entry: its key, its text, and what docstrings call it."""
+    """A BibTeX entry: its key, its text, and the name by which docstrings refer to it."""
 
     key: str
     text: str
     name: str
 
     def named_in(self, text: str) -> bool:
-        """Whether a text names it."""
+        """Whether a text names the entry."""
         return re.search(rf"(?<![\w.]){re.escape(self.name)}(?!\w)", text) is not None
 
 
@@ -46,7 +46,7 @@ def entries() -> tuple[Entry, ...]:
 
 
 def entries_of(known: Iterable[type]) -> tuple[Entry, ...]:
-    """`entries`, then those that stand in the files of some classes, each once."""
+    """`entries`, then the entries in the files of some classes, each once."""
     texts = (getattr(sys.modules[kind.__module__], "BIBTEX", "") for kind in known)
     found = [*entries(), *(entry for text in dict.fromkeys(texts) for entry in _entries(text))]
     return tuple({entry.key: entry for entry in reversed(found)}.values())[::-1]
@@ -65,14 +65,14 @@ def _entry(text: str) -> Entry:
 
 
 def said(kind: type) -> str:
-    """What the docstrings of a class and of its file say, on one line."""
+    """The docstrings of a class and of its file, on one line."""
     texts = (kind.__doc__, sys.modules[kind.__module__].__doc__)
     return " ".join(" ".join(inspect.cleandoc(text or "").split()) for text in texts)
 
 
 def kinds() -> dict[str, type]:
-    """Classes that a config may name and that stand for a method, by name: of the testbed's families and of users'
-    files that are loaded. What every run has, such as the policy's architecture, is not among them."""
+    """Classes that a config may name and that stand for a method, by name: members of the testbed's families, and
+    classes of users' loaded files. Parts of every run, such as the policy's architecture, are not included."""
     found: dict[str, type] = {Lora.__name__: Lora}
     for base, packages in families.FAMILIES.values():
         found |= config.members(base, packages)
@@ -87,7 +87,7 @@ def kinds() -> dict[str, type]:
 
 
 def bibliography(opened: Sequence[tuple[Store, pd.DataFrame]]) -> str:
-    """BibTeX for what the runs of some stores used."""
+    """BibTeX entries of the methods that the runs in some stores used."""
     used = {
         name
         for _, table in opened

@@ -1,5 +1,4 @@
-"""What there is to choose from: the members of each family, found by walking their packages, and what their docstrings
-say of them."""
+"""The members of each family of configs, found in the family's packages, with the descriptions in their docstrings."""
 
 import dataclasses
 import inspect
@@ -32,7 +31,7 @@ FAMILIES: dict[str, tuple[Any, str]] = {
 
 
 class Parameter(NamedTuple):
-    """A field: its default as text (empty if a value must be given), what it admits, and what it means."""
+    """A field: its default as text (empty if a value is required), the values that it admits, and its meaning."""
 
     name: str
     default: str
@@ -41,7 +40,7 @@ class Parameter(NamedTuple):
 
 
 class Entry(NamedTuple):
-    """A member of a family: what it is or computes, where that is from, and its fields."""
+    """A member of a family: its formula or description, its source in the literature, and its fields."""
 
     name: str
     formula: str
@@ -49,7 +48,7 @@ class Entry(NamedTuple):
     parameters: tuple[Parameter, ...]
 
     def describe(self) -> dict[str, Any]:
-        """As JSON-able data."""
+        """The entry as JSON-able data."""
         return self._asdict() | {"parameters": [own._asdict() for own in self.parameters]}
 
 
@@ -73,7 +72,7 @@ def members(what: str) -> list[dict[str, Any]]:
 
 
 def entries(what: str) -> list[Entry]:
-    """All members of one of `FAMILIES`, by name, then the configs that they are made of and that no family lists."""
+    """All members of one of `FAMILIES`, by name, then configs that they contain and that no family lists."""
     base, package = FAMILIES[what]
     kinds = [kind for _, kind in sorted(config.members(base, package).items())]
     parts = dict.fromkeys(part for kind in kinds for part in config.parts(kind))
@@ -81,7 +80,7 @@ def entries(what: str) -> list[Entry]:
 
 
 def entry(kind: type) -> Entry:
-    """What a class and its docstring say: the first paragraph is the formula and ends with the citation in brackets."""
+    """The entry of a class: the docstring's first paragraph is the formula, and ends with the citation in brackets."""
     formula, citation = cited(first_paragraph(kind))
     meant = meanings(kind)
     parameters = tuple(
@@ -93,12 +92,12 @@ def entry(kind: type) -> Entry:
 
 
 def first_paragraph(kind: type) -> str:
-    """Of the docstring, on one line, without marks of code."""
+    """The first paragraph of the docstring, on one line, without backquotes."""
     return " ".join(inspect.cleandoc(kind.__doc__ or "").split("\n\n")[0].split()).replace("`", "")
 
 
 def cited(text: str) -> tuple[str, str]:
-    """A text without the brackets that it ends with, and what stands in them; no citation if they hold no year."""
+    """A text without the brackets at its end, and the content of the brackets; no citation if they hold no year."""
     stripped = text.rstrip(". ")
     if not stripped.endswith(")"):
         return text, ""
@@ -111,7 +110,7 @@ def cited(text: str) -> tuple[str, str]:
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """What ``Attributes:`` says of each field: ``name: meaning``, or ``first, second: meaning`` of several."""
+    """The meaning of each field from ``Attributes:``: ``name: meaning``, or ``first, second: meaning`` for several."""
     _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")
     text = " ".join(text.split()).replace("`", "")
     names = "|".join(re.escape(field.name) for field in dataclasses.fields(kind))
@@ -125,14 +124,14 @@ def meanings(kind: type) -> dict[str, str]:
 
 
 def _default(field: dataclasses.Field) -> str:
-    """As the command line spells it; empty where a value must be given."""
+    """The default in the command line's spelling; empty if a value is required."""
     if field.default_factory is not dataclasses.MISSING:
         return config.spell(field.default_factory())
     return "" if field.default is dataclasses.MISSING else config.spell(field.default)
 
 
 def _admits(kind: type, field: dataclasses.Field) -> str:
-    """The range of a number, or what else may be given."""
+    """The range of a number, or the other values that are allowed."""
     allowed = ranges.admitted(field)
     words = config.admits(kind, field.name) if allowed is None else str(allowed)
     return re.sub(r"\bAbstract(\w+)", lambda base: f"a kind of {base[1].lower()}", words)

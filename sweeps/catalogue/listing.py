@@ -1,7 +1,7 @@
-"""What `testbed list` prints, kept in the cache once it was worked out, so that printing names does not import jax.
+"""The lists of `testbed list`, kept in the cache after their first use, so that printing names does not import jax.
 
 A kept list is found by a hash of the source files that define its members: when a file changes or a member is added,
-the list is made anew from the classes and studies themselves.
+the list is made again from the classes and studies themselves.
 """
 
 import contextlib
@@ -18,7 +18,7 @@ from testbed.paths import cache_directory
 ROOT = Path(__file__).parents[2]
 #: Folder of the kept lists, in the cache.
 FOLDER = "catalogue"
-#: What can be listed, and the files that define its members, from `ROOT` on.
+#: The names of the lists, and the files that define their members, relative to `ROOT`.
 SOURCES: dict[str, tuple[str, ...]] = {
     "studies": ("sweeps/studies/*.py", "sweeps/paper.py", "sweeps/language.py"),
     "tasks": ("envs/*.py",),
@@ -43,7 +43,7 @@ def listed(what: str) -> list[dict[str, Any]]:
     from sweeps.catalogue import families
 
     members = families.members(what)
-    # A list that cannot be kept is made again next time.
+    # A list that cannot be stored is made again next time.
     with contextlib.suppress(OSError, InvalidInput):
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")

@@ -1,5 +1,5 @@
 """The execution of plans on a Ray cluster.
 
-`driver` connects and decides who does what, `workers` starts processes on hosts and hears how far they are, and `queue`
-holds what is still to do.
+`driver` connects to the cluster and distributes the work, `workers` starts processes on hosts and receives their
+progress, and `queue` holds the work that is left.
 """

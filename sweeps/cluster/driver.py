@@ -1,9 +1,9 @@
-"""The driver of a plan on a Ray cluster: connects, and gives chunk after chunk to the workers.
+"""The driver of a plan on a Ray cluster: connects to the cluster, and gives chunk after chunk to the workers.
 
-Ray starts the workers, says when one is lost and carries what they send. The driver decides who does what: an item of
-the `Queue` goes to a worker, and back to the queue when that worker is lost. Worlds are built by the workers, and sent
-to those that have other caches. Rows come back to the driver, which alone writes the store: no shared file system is
-needed, and a chunk that was done twice counts once.
+Ray starts the workers, reports lost workers and transports their messages. The driver distributes the work: an item of
+the `Queue` goes to a worker, and back to the queue if that worker is lost. Workers build the worlds; a world is sent to
+workers with other caches. Rows come back to the driver, and only the driver writes the store: no shared file system is
+needed, and a chunk that was computed twice counts once.
 """
 
 import contextlib
@@ -39,22 +39,22 @@ from testbed.errors import InvalidInput, Unfinished, said
 from testbed.stages import stages
 from testbed.stages.world_config import GroundConfig
 
-#: Port of the server by which a process outside of a Ray cluster reaches it.
+#: Port of Ray's client server, through which a process outside of a Ray cluster connects.
 CLIENT_PORT = 10001
-#: Packages that workers get from the driver, whatever their hosts have.
+#: Packages that the driver sends to the workers, whichever versions their hosts have.
 _SENT = ("testbed", "envs", "sweeps")
-#: Failures that a message spells out.
+#: Number of failures that a message describes.
 _SPELT_OUT = 10
 
 
 class Cluster:
-    """A `sweeps.runner.Engine`. Connects when there is something to plan, and lets the cluster go when that is done.
+    """A `sweeps.runner.Engine`. Connects when there is something to plan, and releases the cluster after the work.
 
-    ``address`` is ``ray`` for a Ray of its own on this machine, ``ray://auto`` for the cluster that this host belongs
-    to (or that RAY_ADDRESS names), ``ray://HOST:PORT`` for the client server of any other. ``count`` workers share a
+    ``address`` is ``ray`` for a new Ray on this machine, ``ray://auto`` for the cluster that this host belongs to (or
+    that RAY_ADDRESS names), ``ray://HOST:PORT`` for the client server of another cluster. ``count`` workers share a
     host; ``patience`` and ``silence`` are those of `Workers`.
 
-    Raises `InvalidInput` if Ray is not installed or the address is none.
+    Raises `InvalidInput` if Ray is not installed or the address is invalid.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class Cluster:
         self.close()
 
     def plan(self, points: list[Point]) -> Plan:
-        """Group points and cut them into chunks that fit a worker; predicted times are those of all workers together.
+        """Group points and cut them into chunks that fit a worker; predicted times are for all workers together.
 
         Raises `InvalidInput` if the cluster cannot be reached, `Unfinished` if it has no room for a worker.
         """
@@ -103,33 +103,33 @@ class Cluster:
             self.close()
 
     def close(self) -> None:
-        """Let the workers and the cluster go."""
+        """Release the workers and the cluster."""
         workers, self.workers = self.workers, None
         if workers is not None:
-            # One that was lost needs no farewell.
+            # The workers of a lost cluster cannot be stopped.
             with contextlib.suppress(*self._lost):
                 workers.close()
             self._ray.shutdown()
 
     @property
     def _lost(self) -> tuple[type[Exception], ...]:
-        """What Ray raises when its head is gone."""
+        """The exceptions that Ray raises when the head of the cluster is gone."""
         return ConnectionError, self._ray.exceptions.RaySystemError
 
     def _connect(self) -> None:
-        """Raises `InvalidInput` if there is no cluster."""
+        """Connect to the cluster. Raises `InvalidInput` if there is no cluster."""
         options, limit = {}, os.environ.get(devices.LIMIT)
         if self._address == "local":
             options = {"num_cpus": runtime.cores(), "include_dashboard": False}
         try:
             with warnings.catch_warnings(), tempfile.TemporaryDirectory() as directory:
-                # Side by side, as they are here: the addresses of stages depend on the code of two of them.
+                # The packages lie side by side, as here: the addresses of stages depend on the code of two of them.
                 for name in _SENT:
                     source = Path(__file__).parents[2] / name
                     unread = shutil.ignore_patterns("__pycache__")
                     shutil.copytree(source, Path(directory) / name, ignore=unread)
                 variables = {devices.LIMIT: limit} if limit else {}
-                # A Ray of our own is forked and at once replaced, which jax cannot know.
+                # A Ray that this process starts is forked and replaced at once; jax cannot know this and warns.
                 warnings.filterwarnings("ignore", message=r"os\.fork\(\) was called")
                 warnings.filterwarnings("ignore", message="Ray Client connection timed out")
                 self._ray.init(
@@ -149,7 +149,7 @@ class Cluster:
 
 
 def _checked(address: str) -> str:
-    """What Ray calls the address. An address where nobody listens is refused: Ray itself would try for minutes."""
+    """Ray's form of the address. An address where no server listens is refused: Ray itself would try for minutes."""
     parts = re.fullmatch(r"ray(?:://([^:]+)(?::(\d+))?)?", address)
     if parts is None:
         raise InvalidInput(f"--cluster must be ray, ray://auto or ray://HOST:PORT, got '{address}'")
@@ -172,9 +172,9 @@ def _checked(address: str) -> str:
 
 
 def _ray() -> Any:
-    """The module of Ray. Raises `InvalidInput` if it is not installed."""
+    """Ray's module. Raises `InvalidInput` if Ray is not installed."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    # Else `uv run` here would mean an upload of the working directory and a `uv run` for every worker.
+    # Without this, `uv run` here would upload the working directory and start a `uv run` for every worker.
     os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
     try:
         import ray
@@ -187,7 +187,7 @@ def _ray() -> Any:
 
 
 class _Execution:
-    """One plan on its way through the workers."""
+    """The execution of one plan by the workers."""
 
     def __init__(
         self, plan: Plan, workers: Workers, on_rows: Callable[[Rows], None], progress: Progress
@@ -196,15 +196,15 @@ class _Execution:
         size = max((one.about.machine.devices for one in workers.ready), default=1)
         self._queue = Queue(_items(plan, size, max(1, len(workers.handles))))
         self._chunks = len(plan.chunks)
-        #: Whether worlds are sent to other workers, and references to those that were.
+        #: Whether worlds are sent to other workers, and references to the sent worlds.
         self._send = False
         self._sent: dict[GroundConfig, Any] = {}
-        #: How many chunks that are not done yet stand on each world.
+        #: For each world, the number of unfinished chunks that need it.
         self._wanted = Counter(config for chunk in plan.chunks for config in chunk.grounds)
         self._spent = Spent()
 
     def complete(self) -> Spent:
-        """Do everything but what is given up."""
+        """Do all the work, except items that are given up."""
         start = before = time.monotonic()
         worked = 0.0
         while not self._queue.over:
@@ -220,7 +220,7 @@ class _Execution:
             before = now
         if self._queue.failures:
             raise self._complaint()
-        # Workers build and run side by side: each kind of time has its share of the time of all workers.
+        # Workers build and run at the same time: the elapsed time is split in proportion to the workers' times.
         seconds, spent = before - start, self._spent
         part = seconds / max(worked, 1e-9)
         spent.stage_seconds = min(seconds, spent.stage_seconds * part)
@@ -229,7 +229,7 @@ class _Execution:
         return spent
 
     def _give(self, worker: Handle) -> None:
-        """Give the next item to an idle worker, if there is one."""
+        """Give the next item to an idle worker, if there is an item."""
         ready = self._workers.ready
         others = {other.kind for other in ready if other.item}
         hosts = worker.node, {other.node for other in ready}
@@ -244,7 +244,7 @@ class _Execution:
             sent = {config: self._sent[config] for config in needed if config in self._sent}
             worker.give(item, worker.actor.run.remote(item.number, chunks, sent))
             return
-        # Once caches differ, what one host makes goes to all.
+        # As soon as caches differ, the worlds that one host makes are sent to all.
         self._send |= len({one.about.cache for one in ready}) > 1
         build = worker.actor.build.options(num_returns=1 + len(item.content))
         done, *worlds = build.remote(item.number, item.content, self._send)
@@ -253,7 +253,7 @@ class _Execution:
             self._sent |= dict(zip(item.content, worlds, strict=True))
 
     def _hear(self, worker: Handle, event: Any) -> None:
-        """Take in what a worker says. One without an item has only started, or was lost before."""
+        """Handle a message of a worker. A worker without an item has only just started, or was counted as lost."""
         item = worker.item
         if item is None:
             return
@@ -283,14 +283,14 @@ class _Execution:
         self._release(chunk)
 
     def _release(self, chunk: Chunk) -> None:
-        """Let worlds go that no further chunk stands on: those that were sent lie in the memory of the cluster."""
+        """Release worlds that no unfinished chunk needs: worlds that were sent use the memory of the cluster."""
         self._wanted -= Counter(chunk.grounds)
         for config in chunk.grounds:
             if not self._wanted[config]:
                 self._sent.pop(config, None)
 
     def _picture(self) -> str:
-        """What goes on, in a line."""
+        """The present work in one line."""
         workers, failures = self._workers, self._queue.failures
         parts = [
             f"{one.name}: {(not _is_chunk(one.item) and one.told.text) or one.item.label}"
@@ -307,7 +307,7 @@ class _Execution:
         return "; ".join(filter(None, rest)) or "waiting"
 
     def _complaint(self) -> Unfinished:
-        """Which chunks were given up, and why."""
+        """The error that names the chunks that were given up, and the reasons."""
         failed = [failure for failure in self._queue.failures if _is_chunk(failure.item)]
         lines = [
             f"{len(failed)} of {self._chunks} chunks failed {ATTEMPTS} times, the others are saved; the same command "
@@ -326,8 +326,8 @@ def _is_chunk(item: Item) -> bool:
 
 
 def _items(plan: Plan, devices: int, workers: int) -> Iterator[Item]:
-    """Worlds to build, those first that are needed first, then chunks. Worlds of ``plan.grounds`` that no chunk needs
-    are not built."""
+    """Worlds to build, in the order in which chunks need them, then the chunks. Worlds of ``plan.grounds`` that no
+    chunk needs are not built."""
     needed = dict.fromkeys(config for chunk in plan.chunks for config in chunk.grounds)
     batches = list(_batches(needed, devices, workers))
     number_of = {config: number for number, (_, batch) in enumerate(batches) for config in batch}
@@ -343,8 +343,8 @@ def _items(plan: Plan, devices: int, workers: int) -> Iterator[Item]:
 def _batches(
     configs: Iterable[GroundConfig], devices: int, workers: int
 ) -> Iterator[tuple[Any, Sequence[GroundConfig]]]:
-    """Worlds for a worker each: those that share long stages together, and as many alike as it has devices, or fewer
-    where workers would be left without."""
+    """Split worlds into batches, each for one worker: worlds that share long stages stay together. A batch has as many
+    worlds of one structure as a worker has devices, or fewer if some workers would otherwise get none."""
     families: dict[str, list[GroundConfig]] = defaultdict(list)
     for config in configs:
         families[stages.fingerprints(config)["world"]].append(config)

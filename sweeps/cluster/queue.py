@@ -1,16 +1,17 @@
-"""What a cluster has still to do, and which worker does what next. Knows nothing of how the work is done."""
+"""The queue of a cluster: the work that is left, and the choice of each worker's next item. The module does not depend
+on the kind of work."""
 
 from collections import Counter, defaultdict
 from collections.abc import Collection, Hashable, Iterable
 from typing import Any, NamedTuple
 
-#: How often a piece of work is tried, and how often it may lose its host before that counts as an attempt each time.
+#: Number of attempts per item, and number of lost hosts per item after which each further loss counts as an attempt.
 ATTEMPTS, LOSSES = 3, 10
 
 
 class Item(NamedTuple):
     """A piece of work. Items of one ``kind`` share compiled programs; ``needs`` are the numbers of the items that must
-    be done before it."""
+    be done before this one."""
 
     number: int
     label: str
@@ -20,18 +21,18 @@ class Item(NamedTuple):
 
 
 class Failure(NamedTuple):
-    """An item that was given up, and why."""
+    """An item that was given up, and the reason."""
 
     item: Item
     error: str
 
 
 class Queue:
-    """Items that wait, are under way, done or given up.
+    """Items that wait, are in progress, done or given up.
 
-    An item that fails is tried again, `ATTEMPTS` times in all. It is tried on another host if there is one: a host on
-    which everything fails must not use up the attempts of every item. Then the item is given up, and so are those that
-    need it, while the others go on.
+    An item that fails is tried again, `ATTEMPTS` times in all, on another host if there is one: a host on which
+    everything fails must not use up the attempts of every item. After the last attempt the item and the items that need
+    it are given up, while the others go on.
     """
 
     def __init__(self, items: Iterable[Item]) -> None:
@@ -54,11 +55,10 @@ class Queue:
         host: Hashable = None,
         hosts: Collection[Hashable] = (),
     ) -> Item | None:
-        """The item that a worker on ``host``, whose latest item was of ``kind``, should do next; None if no item can be
-        begun now.
+        """The next item for a worker on ``host`` whose latest item was of ``kind``; None if no item can start now.
 
-        An item that failed before comes first, then one of the same kind, then one of a kind that none of the
-        ``others`` is at. An item that failed on ``host`` is left to those of the ``hosts`` where it has not.
+        An item that failed before comes first, then an item of the same kind, then an item of a kind that no worker in
+        ``others`` has. An item that failed on ``host`` is left to those of the ``hosts`` on which it has not failed.
         """
 
         def left_to_others(item: Item) -> bool:
@@ -72,16 +72,16 @@ class Queue:
         )
 
     def begin(self, item: Item) -> None:
-        """A worker does a waiting item from now on."""
+        """Mark a waiting item as in progress."""
         self._waiting.remove(item)
 
     def finish(self, item: Item) -> None:
-        """An item under way is done."""
+        """Mark an item in progress as done."""
         self._done.add(item.number)
 
     def fail(self, item: Item, error: str, host: Hashable = None, with_host: bool = False) -> None:
-        """An item under way has failed on ``host``: it waits again, before the others, or is given up. One that was
-        lost ``with_host`` has used up no attempt, unless that happens more than `LOSSES` times."""
+        """Record that an item in progress failed on ``host``: the item waits again, before the others, or is given up.
+        An item that was lost ``with_host`` loses no attempt, unless this happens more than `LOSSES` times."""
         if with_host and self._lost[item.number] < LOSSES:
             self._lost[item.number] += 1
         else:

@@ -1,7 +1,7 @@
-"""The workers of a Ray cluster: the process that computes, and the driver's handles of all such processes.
+"""The workers of a Ray cluster: the processes that compute, and the driver's handles of these processes.
 
-Each host has one worker or more. Workers are started where there is room and replaced when they are lost. What computes
-is imported in a worker's process when that process is set up for it, not before.
+Each host has at least one worker. Workers are started where there is room, and replaced when they are lost. A worker's
+process imports the modules that compute when the process is set up, not before.
 """
 
 import contextlib
@@ -30,16 +30,16 @@ if TYPE_CHECKING:
     from sweeps.population.plan import Chunk
     from testbed.stages.world_config import Ground, GroundConfig
 
-#: Seconds between two messages of a worker about its progress.
+#: Seconds between two progress messages of a worker.
 INTERVAL = 1.0
 #: Seconds without any worker after which the cluster is given up.
 PATIENCE = 120.0
-#: Seconds without a message from a worker that has work, after which it counts as hung.
+#: A worker that has work counts as hung after this many seconds without a message.
 SILENCE = 300.0
 
 
 class About(NamedTuple):
-    """What a worker says of itself: process id, identity of the cache that it keeps stages in, and devices."""
+    """A worker's description of itself: process id, identity of the cache that holds its stages, and devices."""
 
     pid: int
     cache: "tuple[int, int]"
@@ -47,26 +47,26 @@ class About(NamedTuple):
 
 
 class Told(NamedTuple):
-    """How far a worker is: the number of its item, steps that it has done of it, and what it does now."""
+    """A worker's progress: the number of its item, the steps done of this item, and its present activity."""
 
     number: int
     steps: int
     text: str
 
 
-#: Progress before any work.
+#: The progress of a worker without work.
 NOTHING = Told(-1, 0, "")
 
 
 class Notes:
-    """A `sweeps.console.progress.Progress` that keeps what it is told until the driver asks. One thread writes: a
+    """A `sweeps.console.progress.Progress` that keeps its latest state until the driver asks. One thread writes: a
     reader in another thread sees a whole `Told`."""
 
     def __init__(self) -> None:
         self.told = NOTHING
 
     def begin(self, number: int) -> None:
-        """The item of a number begins."""
+        """Begin the item with this number."""
         self.told = Told(number, 0, "")
 
     def stage(self, text: str) -> None:
@@ -83,8 +83,9 @@ class Notes:
 
 @contextlib.contextmanager
 def described() -> Iterator[None]:
-    """Errors as the driver reads them: `InvalidInput` is left alone, any other becomes an `Unfinished` of one line with
-    the error's kind, the first line of its text, and the line of our own or the user's code that it came from."""
+    """Convert errors to the form that the driver reads: `InvalidInput` is unchanged, any other error becomes an
+    `Unfinished` of one line with the error's kind, the first line of its text, and the line of the testbed's or the
+    user's code that raised it."""
     try:
         yield
     except InvalidInput:
@@ -98,8 +99,8 @@ def described() -> Iterator[None]:
 
 
 class Worker:
-    """The actor that computes on a host: builds worlds, and takes chunks through its devices. It does one item at a
-    time; `told` may be asked meanwhile."""
+    """The actor that computes on a host: builds worlds, and runs chunks on its devices. The worker does one item at a
+    time; meanwhile `told` may be called."""
 
     def __init__(self, cores: int, accelerated: bool) -> None:
         runtime.configure(cores)
@@ -112,7 +113,7 @@ class Worker:
     @described()
     def begin(self, files: Sequence[UserFile], versions: Mapping[str, str]) -> About:
         """Load users' files and the devices. Raises `InvalidInput` if libraries here have other versions than the
-        driver's."""
+        driver's libraries."""
         from sweeps.population.devices import Machine
         from sweeps.population.host import Host
         from sweeps.population.world_builder import Grounds
@@ -132,14 +133,14 @@ class Worker:
         return About(os.getpid(), _identity(directory), Machine.here())
 
     def told(self) -> Told:
-        """How far the worker is, after a while."""
+        """The worker's progress, after a short wait."""
         time.sleep(INTERVAL)
         return self._notes.told
 
     @described()
     def build(self, number: int, configs: "Sequence[GroundConfig]", send: bool) -> list[Any]:
-        """Make what some worlds lack in this worker's cache. Returns None, then the worlds, which Ray sends to workers
-        with other caches, or None for each if they are not to be sent."""
+        """Make the artifacts of some worlds that this worker's cache lacks. Returns None, then one entry per world: the
+        world, which Ray sends to workers with other caches, or None if worlds are not to be sent."""
         self._notes.begin(number)
         self._worlds.own.prepare(configs)
         return [None, *(self._worlds.own[config] if send else None for config in configs)]
@@ -148,8 +149,8 @@ class Worker:
     def run(
         self, number: int, chunks: "Sequence[Chunk]", sent: "Mapping[GroundConfig, Any]"
     ) -> "tuple[Outcome, Spent]":
-        """Take the first of some chunks through the devices, and compile for the others meanwhile; ``sent`` refers to
-        worlds that other workers have made."""
+        """Run the first of some chunks on the devices, and compile for the others meanwhile; ``sent`` holds references
+        to worlds that other workers have made."""
         from sweeps.population.engine import Spent
 
         self._notes.begin(number)
@@ -158,7 +159,8 @@ class Worker:
 
 
 class _Worlds:
-    """Worlds that other workers have sent; this worker's own where none was sent, or a host was lost with it."""
+    """Worlds that other workers sent; or this worker's own, if no world was sent or the sent one was lost with a
+    host."""
 
     def __init__(self, own: Any) -> None:
         self.own = own
@@ -174,7 +176,7 @@ class _Worlds:
 
 
 def _fitted(chunk: "Chunk") -> "Chunk":
-    """The chunk for the devices of this process, which may be more or fewer than those it was planned for."""
+    """The chunk for the devices of this process, whose number may differ from the number in the plan."""
     import jax
 
     count = jax.device_count()
@@ -185,7 +187,7 @@ def _fitted(chunk: "Chunk") -> "Chunk":
 
 
 def _identity(directory: Path) -> tuple[int, int]:
-    """What tells this cache from others, also when hosts share it: inode and time of a file that is written once."""
+    """The identity of this cache, also if hosts share it: inode and time of a file that is written once."""
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / ".identity"
     with contextlib.suppress(FileExistsError):
@@ -194,7 +196,7 @@ def _identity(directory: Path) -> tuple[int, int]:
 
 
 class Failed(NamedTuple):
-    """An item came to nothing; ``with_host`` if the host was lost."""
+    """An item has failed; ``with_host`` if the host was lost."""
 
     error: str
     with_host: bool = False
@@ -202,8 +204,8 @@ class Failed(NamedTuple):
 
 @dataclass(eq=False)
 class Handle:
-    """A worker as the driver sees it. The worker is starting until there is something ``about`` it, and idle without
-    an item; ``work`` refers to the result of `Worker.begin` or of the item, ``talk`` to the next word on progress."""
+    """The driver's view of a worker. The worker is starting as long as ``about`` is None, and idle without an item.
+    ``work`` refers to the result of `Worker.begin` or of the item, ``talk`` to the next progress message."""
 
     actor: Any
     node: str
@@ -216,20 +218,20 @@ class Handle:
     #: Kind of the latest item, and progress of the present one.
     kind: Any = None
     told: Told = NOTHING
-    #: When the worker was given its item, and when it last said anything since.
+    #: When the worker received its item, and when its latest message arrived.
     given: float = 0.0
     heard: float = 0.0
 
     def give(self, item: Item, work: Any) -> None:
-        """The worker does an item from now on. Progress of an earlier attempt at the item counts no more."""
+        """Record that the worker has received an item. Progress of an earlier attempt at the item no longer counts."""
         self.item, self.kind, self.work, self.told = item, item.kind, work, NOTHING
         self.given = self.heard = time.monotonic()
 
 
 class Workers:
-    """The workers of a cluster. ``ray`` is the connected module, ``share`` the number of workers of a host.
-    ``patience`` are the seconds without any worker, ``silence`` those without a word from one that has work, after
-    which they are given up."""
+    """The workers of a cluster. ``ray`` is the connected module, ``share`` the number of workers per host. The cluster
+    is given up after ``patience`` seconds without any worker, a worker with work after ``silence`` seconds without a
+    message."""
 
     def __init__(
         self, ray: Any, share: int, patience: float = PATIENCE, silence: float = SILENCE
@@ -241,7 +243,7 @@ class Workers:
         self._ray, self._share, self._patience, self._silence = ray, share, patience, silence
         self._actor = ray.remote(Worker)
         self._told = user_files.loaded(), provenance.versions()
-        # Where any host has GPUs, only those that have get workers.
+        # If any host has GPUs, only hosts with GPUs get workers.
         self._kind = "GPU"
         if not self._hosts():
             self._kind = "CPU"
@@ -255,21 +257,22 @@ class Workers:
         return [worker for worker in self.handles if worker.about]
 
     def machine(self) -> "Machine":
-        """What a plan must know of the hosts: the devices of the first worker that starts, which is waited for."""
+        """The properties of the hosts that a plan needs: the devices of the first worker that starts. Waits for it."""
         while not self.ready:
             self.start()
             list(self.events())
         return self.ready[0].about.machine
 
     def start(self) -> None:
-        """Start workers where there is room. Raises `Unfinished` if there is none for long, or none can be started."""
+        """Start workers where there is room. Raises `Unfinished` if there is no room for a long time, or if no worker
+        can be started."""
         now, hosts = time.monotonic(), self._hosts()
         held = {(worker.node, worker.slot) for worker in self.handles}
         for host, slot in itertools.product(hosts, range(self._share)):
             node = host["NodeID"]
             if self._failed[node] < ATTEMPTS and (node, slot) not in held:
                 self.handles.append(self._started(host, slot))
-        # Without any host, one may still come.
+        # If there is no host yet, a host may still join.
         if hosts and not self.handles:
             raise Unfinished(f"no worker can be started on any host: {self._error}")
         if self.ready:
@@ -283,9 +286,9 @@ class Workers:
             )
 
     def events(self, timeout: float = 1.0) -> Iterator[tuple[Handle, Any]]:
-        """What workers have to say: `About` when they start, `Told` now and then, what their items came to, or
-        `Failed`. Waits if there is nothing. A worker that is lost, or has work and has long been silent, is forgotten
-        before its `Failed` is told.
+        """Messages of workers: `About` when they start, `Told` from time to time, the results of their items, or
+        `Failed`. Waits if there is no message. A worker that is lost, or has work and was silent for too long, is
+        forgotten before its `Failed` is returned.
 
         Raises `InvalidInput` if a config or a host cannot be used.
         """
@@ -311,7 +314,7 @@ class Workers:
                 yield worker, self.dismiss(worker, why)
 
     def _answer(self, worker: Handle, reference: Any) -> Any:
-        """What a reference has brought. References are compared, not identified: a client of Ray copies them."""
+        """The result behind a reference. References are compared by equality: a client of Ray copies them."""
         worker.heard = time.monotonic()
         try:
             answer = self._ray.get(reference)
@@ -319,7 +322,7 @@ class Workers:
             cause = problem.cause or problem
             if isinstance(cause, InvalidInput):
                 raise cause from None
-            # Of another kind if the worker could not read its arguments, or not send its answer.
+            # Other kinds of errors occur if the worker could not read its arguments, or could not send its answer.
             kind = "" if isinstance(cause, Unfinished) else f"{type(cause).__name__}: "
             answer = Failed(f"{kind}{said(cause)[-300:]}")
         except self._ray.exceptions.RayError as problem:
@@ -336,7 +339,7 @@ class Workers:
         return answer
 
     def dismiss(self, worker: Handle, error: str) -> Failed:
-        """Forget a worker that is lost."""
+        """Forget a worker that is lost, and stop its process."""
         self.handles.remove(worker)
         self.lost.append(worker.name)
         if worker.about is None:
@@ -347,12 +350,12 @@ class Workers:
         return Failed(f"the worker on {worker.name} was lost: {error}", with_host)
 
     def close(self) -> None:
-        """Let all workers go."""
+        """Stop all workers."""
         while self.handles:
             self._ray.kill(self.handles.pop().actor)
 
     def _hosts(self) -> list[dict[str, Any]]:
-        """Hosts that may have workers, as Ray describes them."""
+        """Hosts that may have workers, in Ray's description."""
         nodes = self._ray.nodes()
         return [node for node in nodes if node["Alive"] and node["Resources"].get(self._kind)]
 
@@ -369,7 +372,7 @@ class Workers:
         # Ray shares whole processors, or parts of a single one.
         part = math.floor(part) or math.floor(part * 1000) / 1000
         actor = self._actor.options(
-            max_concurrency=2,  # one thread works, one tells how far it is
+            max_concurrency=2,  # one thread works, the other reports progress
             scheduling_strategy=NodeAffinitySchedulingStrategy(host["NodeID"], soft=False),
             **{"num_cpus": 0, f"num_{self._kind.lower()}s": part},
         ).remote(max(1, int(resources.get("CPU", 0) // share)), self._kind == "GPU")
@@ -378,14 +381,14 @@ class Workers:
 
 
 def _reason(problem: Exception) -> str:
-    """Why a worker died, in Ray's words: what follows the names of the actor."""
+    """Ray's reason why a worker died: the text after the names of the actor."""
     lines = [line.strip() for line in str(problem).splitlines() if line.strip()]
     why = next((line for line in lines if " because " in line), lines[0] if lines else "")
     return why.partition(" because ")[2][:200] or why[:200]
 
 
 def names(several: Sequence[str], most: int = 4) -> str:
-    """Some of many names."""
+    """The first of many names, at most ``most``, as one text."""
     shown = list(dict.fromkeys(several))
     more = f" and {len(shown) - most} more" if len(shown) > most else ""
     return ", ".join(shown[:most]) + more

@@ -1,1 +1,1 @@
-"""What people read in a terminal while a command works, and tables."""
+"""Terminal output of commands: progress displays, messages, tables."""

@@ -1,4 +1,4 @@
-"""What this process is doing, for whoever waits for it: told when it has printed nothing for long, and at Ctrl-C."""
+"""The present activity of this process: printed after a long time without output, and at Ctrl-C."""
 
 import contextlib
 import sys
@@ -8,25 +8,25 @@ from collections.abc import Iterator
 
 from sweeps.console import terminal
 
-#: Seconds without any output after which a command says what it is doing.
+#: Seconds without any output after which a command prints its present activity.
 SILENCE = 19.8
 _doing = ["starting"]
 
 
 def begin(text: str) -> None:
-    """Say what is going on from now on, such as "analysing the results"."""
+    """Set the present activity, such as "analysing the results"."""
     _doing[-1] = text
 
 
 def doing() -> str:
-    """What is going on."""
+    """The present activity."""
     return _doing[-1]
 
 
 @contextlib.contextmanager
 def told(silence: float = SILENCE) -> Iterator[None]:
-    """Print a line to standard error whenever nothing has been printed for ``silence`` seconds, whatever the main
-    thread is busy with."""
+    """Print the present activity to standard error whenever nothing has been printed for ``silence`` seconds, even if
+    the main thread is busy."""
     start, over = time.monotonic(), threading.Event()
 
     def tick() -> None:

@@ -1,8 +1,8 @@
-"""Ctrl-C: obeyed at once where Python runs, and answered with what is waited for where it does not.
+"""Ctrl-C: obeyed at once while Python runs, and answered with a message while other code runs.
 
-While XLA compiles or computes, Python hears of a signal only when XLA is done. A thread hears of it at once, by the
-pipe of `signal.set_wakeup_fd`: it says what is waited for, and ends the process at the second Ctrl-C. Results are
-written whole or not at all, so that a process can end at any moment.
+While XLA compiles or computes, Python receives a signal only when XLA is done. A thread receives the signal at once, by
+the pipe of `signal.set_wakeup_fd`: the thread prints what the process is waiting for, and ends the process at the
+second Ctrl-C. Results are written whole or not at all, so that a process can end at any moment.
 """
 
 import contextlib
@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from types import FrameType
 
 EXIT_INTERRUPTED = 130
-#: Seconds that the work has to obey before what is waited for is told.
+#: Seconds that the work has to stop before the message is printed.
 PATIENCE = 1.0
 
 
@@ -22,9 +22,9 @@ PATIENCE = 1.0
 def answered(waits_for: Callable[[], str], farewell: str) -> Iterator[None]:
     """Answer Ctrl-C within two seconds, whatever the main thread does.
 
-    The first raises `KeyboardInterrupt` in the main thread; if the process still runs a second later, a line on
-    standard error tells what ``waits_for`` returns. The second ends the process with ``farewell`` and status 130.
-    Outside the main thread, where signals cannot be handled, it does nothing.
+    The first Ctrl-C raises `KeyboardInterrupt` in the main thread; if the process still runs a second later, the text
+    that ``waits_for`` returns is printed on standard error. The second Ctrl-C ends the process with ``farewell`` and
+    status 130. Outside the main thread, where signals cannot be handled, this context does nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -55,7 +55,7 @@ def answered(waits_for: Callable[[], str], farewell: str) -> Iterator[None]:
     try:
         yield
     finally:
-        # An interrupted process may still wait for threads at its end: it goes on listening until then.
+        # An interrupted process may still wait for threads at its end: the thread listens until then.
         if not heard[0]:
             signal.signal(signal.SIGINT, handler)
             signal.set_wakeup_fd(wakeup)
@@ -67,19 +67,19 @@ def _waiting(what: str) -> str:
 
 
 def _end(farewell: str) -> None:
-    # Should printing block, as to a terminal that is stopped.
+    # The timer ends the process if printing blocks, for example because the terminal is stopped.
     late = threading.Timer(0.5, os._exit, [EXIT_INTERRUPTED])
     late.daemon = True
     late.start()
     _say(farewell)
     with contextlib.suppress(OSError):
         if os.isatty(2):
-            os.write(2, b"\x1b[?25h\n")  # the cursor, which a line that is redrawn in place hides
+            os.write(2, b"\x1b[?25h\n")  # shows the cursor, which a progress bar hides
     os._exit(EXIT_INTERRUPTED)
 
 
 def _say(text: str) -> None:
-    """A line on standard error, above what is redrawn in place."""
+    """Print a line on standard error, above the progress bar."""
     with contextlib.suppress(Exception):
         sys.stderr.write(f"{text}\n")
         sys.stderr.flush()

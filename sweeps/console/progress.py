@@ -1,4 +1,4 @@
-"""What a running sweep shows: runs done, run-steps a second, elapsed, time left, current stage."""
+"""Progress displays of a running sweep: runs done, run-steps a second, time elapsed, time left, current stage."""
 
 import contextlib
 import html
@@ -19,15 +19,15 @@ from sweeps.console import activity, terminal
 LOG_INTERVAL = 10.0
 """Seconds between two lines where the output is not a terminal."""
 HEARTBEAT = 19.0
-"""Seconds after which such a line comes though nothing has changed."""
+"""Seconds after which such a line is printed even if nothing has changed."""
 
 
 @runtime_checkable
 class Progress(Protocol):
-    """What `population.execute` tells while it works."""
+    """The messages that `population.execute` sends while it works."""
 
     def stage(self, text: str) -> None:
-        """Say what is going on: compiling, building a world, running chunk 3 of 8."""
+        """Report the present work: compiling, building a world, running chunk 3 of 8."""
 
     def advance(self, run_steps: int) -> None:
         """Count training steps done, summed over runs."""
@@ -37,7 +37,7 @@ class Progress(Protocol):
 
 
 class Meter:
-    """Counts what is done and estimates the rest; `status` puts it into one line."""
+    """Counts completed work and estimates the time left; `status` puts both into one line."""
 
     def __init__(self, runs: int, run_steps: int, clock: Callable[[], float] = time.monotonic):
         self.runs = runs
@@ -48,7 +48,7 @@ class Meter:
         self.text = "starting"
         self._clock = clock
         self._start = clock()
-        # The latest minute of (time, steps done); at least five entries, since chunks may be long.
+        # (time, steps done) over the last minute; at least five entries, because chunks may be long.
         self._recent = deque([(self._start, 0)])
 
     def stage(self, text: str) -> None:
@@ -56,7 +56,7 @@ class Meter:
         self.text = text
         activity.begin(text)
         if not self.steps_done:
-            # What came before the first run says nothing about its speed.
+            # The time before the first run says nothing about the speed of runs.
             self._recent = deque([(self._clock(), 0)])
 
     def advance(self, run_steps: int) -> None:
@@ -85,13 +85,13 @@ class Meter:
 
     @property
     def left(self) -> float | None:
-        """Seconds left at the present rate, or None before there is one."""
+        """Seconds left at the present rate; None before there is a rate."""
         remaining = self.run_steps - self.steps_done
         return remaining / self.rate if self.rate > 0 else None
 
     def status(self) -> str:
-        """One line: ``3/96 runs, 120 run-steps/s, 0:10 elapsed, 1:20 left, training``; work without runs is told by
-        its stage alone."""
+        """One line: ``3/96 runs, 120 run-steps/s, 0:10 elapsed, 1:20 left, training``; work without runs shows only its
+        stage."""
         if not self.runs:
             return f"{duration(self.elapsed)} elapsed, {self.text}"
         parts = [f"{self.runs_done}/{self.runs} runs"]
@@ -105,9 +105,9 @@ class Meter:
 
 
 class LogDisplay(Meter):
-    """Plain lines for logs: one now and then, at most one in `LOG_INTERVAL` seconds; what begins in between is told
-    after that time, if it still goes on, or at once if ``every_stage`` is to be told. What goes on for long is told
-    every `HEARTBEAT` seconds."""
+    """Plain lines for logs, at most one in `LOG_INTERVAL` seconds. A stage that begins in between is printed after that
+    time, if it still lasts, or at once if ``every_stage`` is true. A stage that lasts long is printed every `HEARTBEAT`
+    seconds."""
 
     def __init__(
         self,
@@ -162,7 +162,7 @@ class LogDisplay(Meter):
 
 
 class TerminalDisplay(Meter):
-    """A bar and a line of status, redrawn in place."""
+    """A bar and a status line, redrawn in place."""
 
     def __init__(self, runs: int, run_steps: int, console: Console):
         super().__init__(runs, run_steps)
@@ -174,7 +174,7 @@ class TerminalDisplay(Meter):
     def __enter__(self) -> "TerminalDisplay":
         self._live.start()
         if not self._live.console.stderr:
-            # What logs have kept of the standard error of before comes above the bar, too.
+            # Loggers that kept the earlier standard error must print above the bar, too.
             self._diverted.enter_context(terminal.diverted(sys.stderr))
         return self
 
@@ -192,7 +192,7 @@ class TerminalDisplay(Meter):
 
 
 class NotebookDisplay(Meter):
-    """A bar and a line of status below a notebook's cell, which stay when the work is over."""
+    """A bar and a status line below a notebook's cell, which stay after the work."""
 
     def __init__(self, runs: int, run_steps: int):
         super().__init__(runs, run_steps)
@@ -200,7 +200,7 @@ class NotebookDisplay(Meter):
         self._ticker = threading.Thread(target=self._tick, daemon=True)
 
     def __enter__(self) -> "NotebookDisplay":
-        # A notebook has it; nothing else needs it.
+        # IPython is installed wherever a notebook runs; no other code needs it.
         from IPython.display import HTML, display
 
         self._html = HTML
@@ -226,8 +226,8 @@ Display = LogDisplay | TerminalDisplay | NotebookDisplay
 
 
 def display(runs: int, run_steps: int, console: Console, verbose: bool = False) -> Display:
-    """The display that suits the output; a context manager and a `Progress`. A ``verbose`` one is always a log, and
-    tells every stage."""
+    """The display that suits the output; a context manager and a `Progress`. A ``verbose`` display is always a log, and
+    prints every stage."""
     if verbose or console.quiet:
         return LogDisplay(runs, run_steps, console, every_stage=verbose)
     if console.is_jupyter:

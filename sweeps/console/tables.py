@@ -1,4 +1,4 @@
-"""What commands print: plans and what became of them, tables, verdicts."""
+"""Printed tables and messages of commands: plans and their actual cost, results, verdicts."""
 
 import html
 import math
@@ -15,12 +15,12 @@ from testbed import paths
 if TYPE_CHECKING:
     from sweeps.population.engine import Plan, Spent
 
-#: Columns in which any table of ours can be read.
+#: The least number of columns in which every table is readable.
 NARROW = 60
 
 
 def cost_of(plan: "Plan") -> dict[str, Any]:
-    """What a plan will take, predicted: seconds (of the runs None if a chunk's are not known), bytes at a time."""
+    """A plan's predicted cost: seconds (None for the runs if a chunk has no prediction), bytes at a time."""
     chunks = plan.chunks
     times = [chunk.seconds for chunk in chunks]
     known = [seconds for seconds in times if seconds is not None]
@@ -37,7 +37,7 @@ def cost_of(plan: "Plan") -> dict[str, Any]:
 
 
 def show_cost(plan: "Plan", console: Console) -> None:
-    """Print what a plan will take."""
+    """Print a plan's predicted cost."""
     cost = cost_of(plan)
     known = cost["run_seconds"] is not None
     runs = duration(cost["run_seconds"]) if known else "not known beforehand"
@@ -55,7 +55,7 @@ def show_cost(plan: "Plan", console: Console) -> None:
 
 
 def show_spent(plan: "Plan", spent: "Spent", console: Console) -> None:
-    """Print what became of a plan's predictions."""
+    """Print a plan's actual cost beside its predictions."""
     predicted = math.fsum(chunk.seconds or 0.0 for chunk in plan.chunks)
     memory = max((chunk.bytes for chunk in plan.chunks), default=0)
     busy = spent.busy_seconds / spent.run_seconds if spent.run_seconds else 1.0
@@ -86,7 +86,7 @@ def verdict_table(verdicts: Iterable[Mapping[str, Any]]) -> Table:
 
 
 def verdict_cells(verdict: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
-    """Claim, task, verdict, estimate and interval as text; a dash for what there is not."""
+    """Claim, task, verdict, estimate and interval as text; a dash for missing values."""
     estimate, interval = verdict.get("estimate"), verdict.get("interval")
     return (
         str(verdict.get("claim", "–")),
@@ -98,8 +98,8 @@ def verdict_cells(verdict: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
 
 
 def rich_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
-    """Rows of equal keys as a table."""
-    # As texts: in names of users' files and arms, brackets are no markup.
+    """Rows with equal keys as a table."""
+    # Cells are plain texts: brackets in names of users' files and arms must not be read as markup.
     table = Table(title=Text(title, style="table.title"), title_justify="left")
     for name in rows[0] if rows else ():
         table.add_column(Text(str(name)))
@@ -109,7 +109,7 @@ def rich_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:
 
 
 def show(table: Table, console: Console) -> None:
-    """Print a table; where it would lose columns, row by row, a line a cell."""
+    """Print a table; if the console is too narrow for its columns, print each row with one line per cell."""
     needed = console.measure(table, options=console.options.update(max_width=1000)).minimum
     if console.width >= min(NARROW, needed):
         console.print(table)
@@ -123,7 +123,7 @@ def show(table: Table, console: Console) -> None:
 
 
 def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
-    """Rows of equal keys as HTML, for notebooks; everything is escaped."""
+    """Rows with equal keys as HTML, for notebooks; all texts are escaped."""
     import pandas as pd
 
     said = f"<p>{html.escape(caption)}</p>\n" if caption else ""
@@ -131,7 +131,7 @@ def html_table(rows: Sequence[Mapping[str, Any]], caption: str = "") -> str:
 
 
 def say(console: Console, text: str) -> None:
-    """One line, whatever the width, so that paths can be copied; those inside the working directory are told from there
-    on."""
+    """Print one line without wrapping, so that paths can be copied; paths inside the working directory are printed
+    relative to it."""
     text = paths.shortened(text)
     console.print(text, markup=False, highlight=False, soft_wrap=True)

@@ -1,7 +1,7 @@
-"""Where commands print, and what becomes of output that nobody can take.
+"""Output of commands: consoles, and streams whose printing never fails.
 
-`streams` makes standard output and standard error such that printing never fails: a reader that goes away ends no
-run, and a character that the encoding lacks is spelt out. `reserved` keeps standard output for data for programs.
+`streams` replaces standard output and standard error so that printing never fails: a reader that goes away ends no run,
+and a character that the encoding lacks is escaped. `reserved` keeps standard output for data for programs.
 """
 
 import codecs
@@ -19,49 +19,49 @@ from typing import TYPE_CHECKING, Any, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-#: Columns of an output that has no width of its own.
+#: Width in columns of an output that reports no width.
 WIDTH = 120
-#: Reasons why a write fails that mean that the reader has gone, which is no fault: the others lose output.
+#: Errors of a write which mean that the reader has gone, which is no fault; after other errors, output is lost.
 _GONE = {errno.EPIPE, errno.EIO, errno.ECONNRESET, errno.ENXIO}
 #: Standard output while it is reserved for `write`.
 _reserved: list[TextIO] = []
-#: The program's standard error, if it is ours.
+#: The program's standard error, if `streams` has replaced it.
 _errors: "list[_Stream]" = []
 #: When something was last written to standard output or standard error, in seconds of `time.monotonic`.
 _written = [time.monotonic()]
 
 
 def console(quiet: bool = False, stderr: bool = False) -> "Console":
-    """Where commands print. Colours, and whatever else takes control characters, are for terminals alone, and for none
-    if NO_COLOR is set; ``quiet`` prints nothing."""
+    """The console that commands print to. Colours and other control characters are for terminals alone, and are off if
+    NO_COLOR is set; ``quiet`` prints nothing."""
     from rich.console import Console
 
-    # A width that is no number of columns, such as 0, says nothing: rich would print nothing, or stop.
+    # An invalid width, such as 0, is ignored: with it, rich would print nothing, or stop.
     size = {name: os.environ.get(name, "") for name in ("COLUMNS", "LINES")}
     given = {name: text for name, text in size.items() if text.isdecimal() and int(text) > 0}
     environ = {name: text for name, text in os.environ.items() if name not in size} | given
     made = Console(quiet=quiet, stderr=stderr, _environ=environ)
     if made.is_terminal:
-        # FORCE_COLOR may make a log a terminal: it gets its colours, but nothing that is redrawn in place.
+        # FORCE_COLOR may make a log a terminal: the log gets colours, but no bar that is redrawn in place.
         made.is_interactive = made.is_interactive and (made.is_jupyter or made.file.isatty())
         return made
-    # Logs have no width of their own; 80 columns would fold the tables.
+    # Logs have no width; 80 columns would fold the tables.
     width = None if "COLUMNS" in given else WIDTH
     return Console(quiet=quiet, stderr=stderr, width=width, _environ=environ)
 
 
 def chosen(given: "Console | None") -> "Console":
-    """Where a call prints: where it was told to, or as commands do."""
+    """The console of a call: the given one, or the commands' console."""
     return console() if given is None else given
 
 
 def write(text: str) -> None:
-    """Print data for programs, on standard output, whether it is `reserved` or not."""
+    """Print data for programs on standard output, even while standard output is `reserved`."""
     (_reserved[-1] if _reserved else sys.stdout).write(text)
 
 
 def write_json(data: Any) -> None:
-    """Print data for programs as JSON; characters that the encoding of the output lacks are escaped as JSON has it."""
+    """Print data for programs as JSON; characters that the output's encoding lacks are escaped as in JSON."""
     text = json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False)
     stream = _reserved[-1] if _reserved else sys.stdout
     try:
@@ -73,7 +73,7 @@ def write_json(data: Any) -> None:
 
 @contextlib.contextmanager
 def reserved() -> Iterator[None]:
-    """Keep standard output for `write`: what a study's code prints goes to standard error meanwhile."""
+    """Keep standard output for `write`: meanwhile, output of a study's code goes to standard error."""
     _reserved.append(sys.stdout)
     try:
         with contextlib.redirect_stdout(sys.stderr):
@@ -88,7 +88,7 @@ def silence() -> float:
 
 
 def wrote() -> None:
-    """Count `silence` from now on."""
+    """Restart the count of `silence`."""
     _written[-1] = time.monotonic()
 
 
@@ -100,16 +100,16 @@ def show_warning(
     file: TextIO | None = None,
     line: str | None = None,
 ) -> None:
-    """Print a warning as one line, which nothing comes into."""
+    """Print a warning as one unbroken line."""
     text = " ".join(str(message).split())
     print(f"{category.__name__}: {text} ({filename}:{lineno})", file=file or sys.stderr)
 
 
 class _Outlet(io.RawIOBase):
-    """A file descriptor to which writing never fails: after the first problem, output goes nowhere.
+    """A file descriptor to which writing never fails: after the first error, output is discarded.
 
     Attributes:
-        problem: why output is lost, if it is; None as long as nothing is, or if merely the reader has gone.
+        problem: why output is lost; None as long as no output is lost, or if only the reader has gone.
     """
 
     def __init__(self, descriptor: int) -> None:
@@ -118,19 +118,19 @@ class _Outlet(io.RawIOBase):
         self.problem: OSError | None = None
 
     def writable(self) -> bool:
-        """It is."""
+        """True."""
         return True
 
     def fileno(self) -> int:
-        """The file descriptor, which programs that are started inherit."""
+        """The file descriptor, which child processes inherit."""
         return self._descriptor
 
     def isatty(self) -> bool:
-        """Whether it is a terminal."""
+        """Whether the descriptor is a terminal."""
         return os.isatty(self._descriptor)
 
     def write(self, data: Any, /) -> int:
-        """Write all bytes, or drop them; how many there are."""
+        """Write or discard all bytes; return their number."""
         rest = memoryview(data).cast("B")
         size = len(rest)
         wrote()
@@ -142,7 +142,7 @@ class _Outlet(io.RawIOBase):
             except OSError as problem:
                 if problem.errno not in _GONE:
                     self.problem = problem
-                # What libraries and started programs write goes nowhere, too.
+                # Output of libraries and child processes is discarded, too.
                 nowhere = os.open(os.devnull, os.O_WRONLY)
                 os.dup2(nowhere, self._descriptor)
                 os.close(nowhere)
@@ -151,19 +151,19 @@ class _Outlet(io.RawIOBase):
 
 
 class _Stream(io.TextIOWrapper):
-    """A standard stream that can be told to hand what is written to it to another."""
+    """A standard stream that can pass its output on to another stream."""
 
     elsewhere: TextIO | None = None
 
     def write(self, text: str, /) -> int:
-        """Write, here or elsewhere."""
+        """Write to this stream, or to the stream that output is passed on to."""
         return super().write(text) if self.elsewhere is None else self.elsewhere.write(text)
 
 
 @contextlib.contextmanager
 def diverted(elsewhere: TextIO) -> Iterator[None]:
-    """Hand what is written to the program's standard error to ``elsewhere``, by whoever holds it: loggers have kept it
-    since before `sys.stderr` was replaced by what writes above a bar that is redrawn."""
+    """Send output to the program's standard error to ``elsewhere`` instead, whichever code writes it. Loggers may hold
+    the standard error from before `sys.stderr` was replaced by a stream that writes above the progress bar."""
     held = [stream for stream in _errors if stream is not elsewhere]
     for stream in held:
         stream.elsewhere = elsewhere
@@ -176,11 +176,11 @@ def diverted(elsewhere: TextIO) -> Iterator[None]:
 
 @contextlib.contextmanager
 def streams() -> Iterator[list[OSError]]:
-    """Replace standard output and standard error by ones to which printing never fails.
+    """Replace standard output and standard error by streams to which printing never fails.
 
-    Streams that are closed (``>&-``) go nowhere. A stream that is not a file of the system's, as in notebooks and
-    tests, stays. The list gets, at the end, the problem for which standard output was lost, if there was one other than
-    that its reader has gone.
+    Output to closed streams (``>&-``) is discarded. A stream that is not a file of the operating system, as in
+    notebooks and tests, is not replaced. At the end, the returned list gets the error by which standard output was
+    lost, unless only the reader has gone.
     """
     codecs.register_error("testbed", _spelt_out)
     _reopen()
@@ -204,7 +204,7 @@ def streams() -> Iterator[list[OSError]]:
 
 
 def _outlet(stream: TextIO) -> tuple[TextIO, _Outlet | None]:
-    """A stream that never fails in the place of one, and what it writes to."""
+    """A stream that never fails, in place of the given one, and the outlet that it writes to."""
     try:
         descriptor = stream.fileno()
     except (OSError, ValueError, AttributeError):
@@ -222,8 +222,8 @@ def _outlet(stream: TextIO) -> tuple[TextIO, _Outlet | None]:
 
 
 def _reopen() -> None:
-    """Let closed standard streams lead nowhere, lest a file that is opened later takes their number, and is written
-    to by whoever prints."""
+    """Open the null device in place of closed standard streams. Otherwise a file that is opened later would take their
+    number, and printed text would be written into this file."""
     for number, name, mode in ((0, "stdin", "r"), (1, "stdout", "w"), (2, "stderr", "w")):
         try:
             os.fstat(number)
@@ -236,8 +236,8 @@ def _reopen() -> None:
 
 
 def _spelt_out(problem: UnicodeError) -> tuple[bytes, int]:
-    """An error handler of encodings: characters that an encoding lacks are spelt out (``\\u2013``); bytes of file names
-    that Python could not decode become what they were."""
+    """An error handler of encodings: characters that an encoding lacks are escaped (``\\u2013``); bytes of file names
+    that Python could not decode are written unchanged."""
     if not isinstance(problem, UnicodeEncodeError):
         raise problem
     text = problem.object[problem.start : problem.end]

@@ -1,8 +1,8 @@
-"""Estimands: effects that claims are about, one a file; all modules here are found.
+"""Estimands: the effects that claims are about, one per file. Every module of this package is imported automatically.
 
-An estimand turns evidence into posterior draws of one effect. It is plain data: `describe` writes
-it, `estimand_from_dict` reads it back. The evidence itself (curve fits, the results table) lives
-in `analysis`; `Evidence` states what it must offer.
+An estimand turns evidence into posterior draws of one effect. Estimands are plain data: `describe` writes an estimand,
+`estimand_from_dict` reads it back. The evidence itself (curve fits, the results table) is in `analysis`; `Evidence` is
+the interface that estimands need.
 """
 
 import importlib
@@ -65,13 +65,13 @@ __all__ = [
     "student_draws",
 ]
 
-# A further module of estimands needs no entry above: this makes its kinds known to the reader of stored claims.
+# Further modules need no entry above: the import registers their kinds for the reader of stored claims.
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")
 
 
 def estimand_from_dict(data: Mapping[str, Any]) -> Estimand:
-    """The estimand that `describe` wrote; "kind" is looked up among all subclasses of Estimand.
+    """Rebuild the estimand from the output of `describe`; "kind" is looked up among all subclasses of Estimand.
 
     Raises InvalidInput for a kind that no imported module defines.
     """

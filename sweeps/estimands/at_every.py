@@ -13,10 +13,10 @@ from sweeps.rules import Draws, Side
 class AtEvery(Estimand):
     """The smallest of an estimand's effects over the levels of a path ("for every labeler", B6).
 
-    The draws are the pointwise smallest of the levels' quantile functions: P(effect > rope) is then
-    the smallest of the levels' own, so the claim is reproduced if it is at every level, and
-    contradicted if it is at any, whatever the dependence between levels (an intersection-union
-    test). A level without an answer leaves it open that the smallest effect is lower.
+    The draws are the pointwise smallest of the levels' quantile functions: P(effect > rope) is then the smallest of the
+    levels' probabilities. The claim is therefore reproduced if it is reproduced at every level, and contradicted if it
+    is contradicted at any level, whatever the dependence between levels (an intersection-union test). If a level has no
+    answer, the smallest effect may be lower.
     """
 
     path: str
@@ -54,7 +54,7 @@ class AtEvery(Estimand):
 
 
 def _sorted(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """The draws in order, as many as the grid has shares; none that is not a draw."""
+    """As many draws, in order, as the grid has shares; every value is one of the draws."""
     return np.quantile(values, grid, method="inverted_cdf")
 
 

@@ -16,8 +16,8 @@ from testbed.errors import InvalidInput
 class Change(Estimand):
     """A metric's change since SFT at the last checkpoint of one arm, in a stated direction.
 
-    `sign` is +1 if the claim says that the metric rises, -1 if that it falls. For metrics that
-    are already measured against SFT (the log-probability changes).
+    `sign` is +1 if the claim says that the metric rises, -1 if the claim says that it falls. Use this estimand for
+    metrics that are already measured relative to SFT (the log-probability changes).
     """
 
     metric: str

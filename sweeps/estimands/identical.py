@@ -12,9 +12,9 @@ from sweeps.rules import Draws
 class Identical(Estimand):
     """Share of checkpoints at which two arms differ in a metric, exactly (C4).
 
-    Over the trained checkpoints (setting, seed and step) that both arms have. With a checksum of
-    the policy's parameters as the metric, 0 says that the runs are the same, bit for bit. It is a
-    fact about these runs: no error, no interval.
+    The checkpoints are the trained ones (setting, seed and step) that both arms have. If the metric is a checksum of
+    the policy's parameters, 0 means that the runs are the same, bit for bit. The share is a fact about these runs: it
+    has no error and no interval.
     """
 
     first: str

@@ -14,10 +14,9 @@ from sweeps.rules import Draws, Side
 class InteriorMaximum(Estimand):
     """Every arm's curve rises and then falls inside its observed range (C1).
 
-    Effect: the smallest over arms of the peak win rate minus the larger of the win rates at the two
-    ends of the range, taken draw by draw, so that it is positive only where every arm has a peak.
-    A curve that still rises at the end of its range cannot contradict the claim: the fall may lie
-    beyond what was observed.
+    Effect: the smallest over arms of the peak win rate minus the larger of the win rates at the two ends of the range,
+    for each draw; the effect is positive only if every arm has a peak. A curve that still rises at the end of its range
+    cannot contradict the claim: the fall may lie beyond the observed range.
     """
 
     from_curves: ClassVar[bool] = True

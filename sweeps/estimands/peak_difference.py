@@ -12,9 +12,9 @@ from sweeps.rules import Draws, Side
 class PeakDifference(Estimand):
     """Peak win rate of the first arm minus the second's, each inside its own range (C3).
 
-    Where an arm's peak was not reached its best observed win rate is a lower bound, and a verdict
-    that a higher peak could overturn is not given. Arms in `final` can go no further than they
-    were observed to, because a budget ends there: their best is their peak.
+    If an arm's peak was not reached, its best observed win rate is a lower bound, and no verdict is given that a higher
+    peak could overturn. Arms in `final` cannot go beyond their observed range, because a budget ends there: their best
+    observed win rate is their peak.
     """
 
     from_curves: ClassVar[bool] = True

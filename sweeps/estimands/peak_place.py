@@ -10,10 +10,10 @@ from sweeps.rules import Draws
 
 @dataclasses.dataclass(frozen=True)
 class PeakPlace(Estimand):
-    """log KL at the first arm's peak minus that at the second's (C15).
+    """log KL at the first arm's peak minus log KL at the second's (C15).
 
-    Where more than a twentieth of the draws put a peak at an end of the observed range, its place
-    is only known to lie at or beyond that end.
+    If more than a twentieth of the draws put a peak at an end of the observed range, the peak lies at this end or
+    beyond, and its place is not known more precisely.
     """
 
     from_curves: ClassVar[bool] = True

@@ -14,8 +14,8 @@ from sweeps.rules import Draws, Side
 class PeakPlaceTrend(Estimand):
     """Change, per doubling of size, of log KL at an arm's fitted peak (C15).
 
-    Draw by draw the least-squares slope over log2 of the level's size. A peak outside its observed
-    range leaves the slope open on the side that it would move it to.
+    For each draw, the effect is the least-squares slope over log2 of the level's size. If a peak lies outside its
+    observed range, the slope may be larger or smaller, in the direction in which that peak would move it.
     """
 
     arm: str

@@ -12,9 +12,9 @@ from sweeps.rules import Draws
 class RankCorrelation(Estimand):
     """Spearman's rank correlation of two metrics over the trained checkpoints of an arm (C10).
 
-    One correlation a seed, over the checkpoints of all its runs. The seeds are the sample: a t
-    posterior of the mean of Fisher's z = artanh(rho), transformed back. (Checkpoints of a run are
-    dependent, so the textbook error 1/sqrt(n - 3) would be much too small.)
+    Each seed has one correlation, over the checkpoints of all its runs. The seeds are the sample: a t posterior of the
+    mean of Fisher's z = artanh(rho), transformed back. (Checkpoints of a run are dependent, so the textbook error
+    1/sqrt(n - 3) would be much too small.)
     """
 
     x: str
@@ -38,7 +38,7 @@ class RankCorrelation(Estimand):
             counts[str(seed)] = len(points)
             if len(points) >= 4 and np.ptp(points, axis=0).min() > 0:
                 rho = float(np.corrcoef(_ranks(points).T)[0, 1])
-                # Perfect agreement of n points is infinite in z; it is not told from 1 - 1/n.
+                # Perfect agreement of n points is infinite in z; it is limited to 1 - 1/n.
                 limit = 1 - 1 / len(points)
                 z[seed] = float(np.arctanh(np.clip(rho, -limit, limit)))
         if not z:
@@ -54,8 +54,8 @@ class RankCorrelation(Estimand):
 
 
 def _ranks(points: np.ndarray) -> np.ndarray:
-    """Ranks by column; what ties has the mean of its ranks."""
-    # Not above: scipy.stats takes longer to import than all else that a study's start needs beside jax.
+    """Ranks by column; tied values have the mean of their ranks."""
+    # Imported here, because scipy.stats takes longer to import than all other modules that a study needs, except jax.
     from scipy.stats import rankdata
 
     return rankdata(points, axis=0)

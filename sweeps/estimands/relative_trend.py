@@ -13,9 +13,9 @@ from sweeps.rules import Draws
 class RelativeTrend(Estimand):
     """Change, per doubling of size, of an arm's win rate relative to the top arm's (C14).
 
-    Per seed and level the 90% quantile of the win rates of the arm's trained checkpoints is divided
-    by that of the top arm's; per seed its least-squares slope over log2 of the level's size; the
-    seeds' slopes are the sample.
+    For each seed and level, the 90% quantile of the win rates of the arm's trained checkpoints is divided by the top
+    arm's quantile. For each seed, the effect is the least-squares slope of this ratio over log2 of the level's size;
+    the seeds' slopes are the sample.
     """
 
     arm: str

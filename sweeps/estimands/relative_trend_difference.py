@@ -11,7 +11,7 @@ from sweeps.rules import Draws
 
 @dataclasses.dataclass(frozen=True)
 class RelativeTrendDifference(Estimand):
-    """`RelativeTrend` of the first arm minus that of the second: which closes faster (C14)."""
+    """`RelativeTrend` of the first arm minus `RelativeTrend` of the second: which arm catches up faster (C14)."""
 
     first: str
     second: str

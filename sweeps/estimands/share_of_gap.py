@@ -15,10 +15,10 @@ from testbed.errors import InvalidInput
 class ShareOfGap(Estimand):
     """(candidate - bottom) / (top - bottom): how much of a gap an explanation accounts for (B1).
 
-    `top` and `bottom` are the arms with and without what is to be explained; the candidate has the
-    explanation only. 1: all of the gap, 0: nothing. `measure` is "matched" (mean win rate over the
-    range of KL that all three share) or "peak". Where top does not beat bottom for certain there is
-    no gap to share, and no estimate: a ratio to what may be nothing can be anything.
+    `top` and `bottom` are the arms with and without the effect that is to be explained; the candidate differs from
+    bottom by the explanation only. 1: all of the gap, 0: nothing. `measure` is "matched" (mean win rate over the range
+    of KL that all three share) or "peak". If it is not certain that top beats bottom, there is no estimate: a ratio to
+    a gap that may be zero can have any value.
     """
 
     from_curves: ClassVar[bool] = True
@@ -57,7 +57,7 @@ class ShareOfGap(Estimand):
         return Draws(label, unit, part / whole, reason, details, open=bound)
 
     def _bounds(self, top: Peak, bottom: Peak, candidate: Peak) -> dict[Side, str]:
-        """Which way the share moves where a peak is higher than what was observed."""
+        """The direction in which the share moves if a peak is higher than the observed maximum."""
         positive = np.median(candidate.value - bottom.value) > 0
         more_than_all = np.median(candidate.value - top.value) > 0
         moves: tuple[tuple[str, Peak, bool], ...] = (

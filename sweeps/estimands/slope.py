@@ -19,8 +19,8 @@ from sweeps.rules import Draws
 class Slope(Estimand):
     """Change of a metric per unit of a measured column, other columns held fixed (B3).
 
-    Per seed, least squares over the arm's settings of the metric at the last checkpoint on `on`,
-    the columns `given` and an intercept; the seeds' slopes are then the sample.
+    For each seed, the metric at the last checkpoint is regressed by least squares, over the arm's settings, on the
+    column `on`, the columns `given` and an intercept; the seeds' slopes of `on` are the sample.
     """
 
     metric: str
@@ -67,7 +67,7 @@ def _slope(rows: np.ndarray) -> float | None:
     spread = columns.std(axis=0)
     if len(rows) <= columns.shape[1] or np.any(spread == 0):
         return None
-    # A condition number of 1e4 is far beyond what could be called varied independently.
+    # At a condition number above 1e4 the columns clearly do not vary independently.
     scaled = columns / spread
     if np.linalg.cond(scaled) > 1e4:
         return None

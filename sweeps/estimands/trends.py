@@ -1,4 +1,4 @@
-"""What estimands of trends over sizes share."""
+"""Functions that estimands of trends over sizes share."""
 
 import math
 from typing import Any
@@ -8,7 +8,7 @@ import numpy as np
 from sweeps.estimands.base import Evidence, Unanswerable
 
 QUANTILE = 0.9
-"""Which quantile of the win rates stands for an arm's best, as in the paper's figure 11."""
+"""The quantile of the win rates that represents an arm's best, as in the paper's figure 11."""
 
 
 def relative(
@@ -16,8 +16,7 @@ def relative(
 ) -> dict[int, np.ndarray]:
     """By seed, the arm's 90% quantile of win rates relative to the top arm's, shape (level,).
 
-    Seeds that lack one of the arms at one of the levels are left out. Raises Unanswerable if that
-    leaves none.
+    Seeds that lack one of the arms at one of the levels are left out. Raises Unanswerable if no seed is left.
     """
     tables: list[dict[int, float]] = []
     for level in levels:
@@ -56,7 +55,7 @@ def _sizes(evidence: Evidence, path: str) -> tuple[tuple[Any, ...], np.ndarray]:
 
 
 def _weights(sizes: np.ndarray) -> np.ndarray:
-    """Weights (level,) whose product with values at the levels is their least-squares slope."""
+    """Weights (level,) whose product with values at the levels is the least-squares slope of the values."""
     centred = sizes - sizes.mean()
     return centred / (centred @ centred)
 

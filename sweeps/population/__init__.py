@@ -1,1 +1,1 @@
-"""Many runs as one program: plan, worlds, programs, execution on the devices of this host."""
+"""Many runs as one program: plan, worlds, compiled programs, execution on the devices of this host."""

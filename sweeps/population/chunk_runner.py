@@ -1,7 +1,8 @@
-"""The runs of a chunk on their way through its slots.
+"""Trains and measures the runs of a chunk in its slots.
 
-Slots hold runs at any point of their training. A call trains each towards its next evaluation, those that have come to
-theirs are measured; then runs that are complete or have diverged leave, and the next ones take their slots.
+The runs in the slots may be at different points of their training. One call trains each run towards its next
+evaluation, and runs that reach an evaluation are measured. Complete and diverged runs then leave their slots to the
+next runs.
 """
 
 import time
@@ -27,12 +28,12 @@ from testbed.source import Supply
 from testbed.stages.world_config import Ground, GroundConfig
 from testbed.train import TrainConfig, TrainState
 
-#: Seconds that a call may take before the next sign of progress, and seconds of work that may be lost.
+#: Seconds that a call may take before the next progress message, and seconds of work that an interruption may lose.
 PIECE_SECONDS, SAVE_SECONDS = 10.0, 30.0
 
 
 class Outcome(NamedTuple):
-    """Of a chunk: its rows, column by column; how many runs diverged; seconds that the devices were computing."""
+    """The result of a chunk: its rows by column; the number of diverged runs; seconds that the devices computed."""
 
     rows: Rows
     diverged: int
@@ -54,25 +55,25 @@ def run_chunk(
                 programs = made.of([chunk])
         return _Slots(chunk, grounds, steps, programs).through()
     except Exception as problem:
-        # The runs will begin again.
+        # The runs will start again: take back the steps that were counted.
         steps.advance(-steps.done)
         raise devices.as_memory(problem) from problem
 
 
 class _Steps:
-    """Counts the steps that progress is told of."""
+    """Counts the steps that were reported to a progress display."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress, self.done = progress, 0
 
     def advance(self, steps: int) -> None:
-        """Tell of steps that were done, or of fewer than none if they do not count."""
+        """Report completed steps; a negative number takes back steps that must be repeated."""
         self.done += steps
         self._progress.advance(steps)
 
 
 class _Slots:
-    """The slots of a chunk: its schedule, and what fills the devices' arrays by that schedule."""
+    """The slots of a chunk: its schedule, and the arrays on the devices that belong to the scheduled runs."""
 
     def __init__(
         self, chunk: Chunk, grounds: Standing, progress: _Steps, programs: Compiled
@@ -88,7 +89,7 @@ class _Slots:
         )
 
     def through(self) -> Outcome:
-        """Take all runs through."""
+        """Train and measure all runs of the chunk."""
         schedule, train, checkpoints = self._schedule, self._programs.train, self._checkpoints
         state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._programs.state)
         state = devices.place(state)
@@ -126,7 +127,7 @@ class _Slots:
         return Outcome(rows, self._measurements.diverged, busy)
 
     def _measured(self, found: np.ndarray, call: Call, state: TrainState) -> Moved:
-        """Take in the evaluation of some slots, and give those that are done to the next runs."""
+        """Store the evaluations of the measured slots, and give the slots of complete runs to the next runs."""
         schedule = self._schedule
         runs = np.where(call.measured, schedule.runs, -1)
         complete, spared = self._measurements.put(runs, schedule.index, found)
@@ -138,7 +139,7 @@ class _Slots:
         return schedule.fill()
 
     def _piece(self) -> int:
-        """Steps of a call: as many as `PIECE_SECONDS` are expected to be enough for."""
+        """Number of steps of one call: as many as are expected to fit into `PIECE_SECONDS`."""
         chunk = self._chunk
         if not chunk.seconds:
             return self._every
@@ -146,14 +147,14 @@ class _Slots:
         return max(1, min(self._every, int(PIECE_SECONDS / one)))
 
     def _start(self, run: int) -> tuple[int, int]:
-        """Where a run goes on (see `Schedule`); the steps before count as done."""
+        """Where a run continues (see `Schedule`); steps before this point count as done."""
         index, done = self._checkpoints.find(run)
         if index:
             self._progress.advance(self._every * (index - 1) + done)
         return index, done
 
     def _lanes(self) -> tuple[TrainConfig, Any]:
-        """Training and seed of each slot's run, on the devices; of an idle one anything."""
+        """Training config and seed of each slot's run, on the devices; an idle slot has arbitrary values."""
         runs = self._schedule.runs
         own = [self._chunk.points[max(run, 0)].experiment for run in runs.flat]
         lanes = [(experiment.train, experiment.seed) for experiment in own]
@@ -161,8 +162,8 @@ class _Slots:
 
 
 class _Worlds:
-    """The worlds that rows hold. A world is read when a row takes it, and let go when no row holds it any more: a chunk
-    may have thousands. The ``facts`` and the first prompts (``asked``) of all that were read are kept."""
+    """The worlds that rows hold. A world is read when a row takes it, and released when no row holds it any more: a
+    chunk may have thousands of worlds. The ``facts`` and the first prompts (``asked``) of all worlds stay in memory."""
 
     def __init__(self, chunk: Chunk, grounds: Standing) -> None:
         self._chunk, self._grounds = chunk, grounds
@@ -171,7 +172,7 @@ class _Worlds:
         self.asked: dict[int, list[str]] = {}
 
     def rows(self, worlds: np.ndarray) -> tuple[Supply, Yardstick]:
-        """Supply and yardstick of each row's world, on the devices."""
+        """Training inputs (`Supply`) and evaluation set (`Yardstick`) of each row's world, on the devices."""
         first, configs = self._chunk.points[0].experiment, self._chunk.grounds
         self._held = {
             world: self._held[world] if world in self._held else self._grounds[configs[world]]
@@ -187,7 +188,7 @@ class _Worlds:
 
 
 def _asked(ground: Ground, config: GroundConfig) -> list[str]:
-    """The prompts to which a run's answers are kept, in words."""
+    """The prompts, in words, for which a run's answers are stored."""
     prompts = ground.opponent.prompts
     tokens, lengths = (np.asarray(x[:SHOWN]) for x in (prompts.tokens, prompts.length))
     return [

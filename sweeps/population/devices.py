@@ -1,10 +1,10 @@
-"""Devices: how functions of one run are compiled for many, what fits, how fast it is.
+"""Devices: how a function of one run is compiled for many runs, the memory limit, the speed.
 
-The only module that knows about devices, but for `sweeps.sharding`, which cuts one run up. Runs are stacked twice:
+Only this module, and `sweeps.sharding`, which splits one run, depend on the kind of device. Runs are stacked twice:
 *lanes* share a world, *rows* are worlds. Rows are spread over a mesh of devices,
-``jit(shard_map(rows(lanes(function))))``, with no communication between them. Within a device both stacks are a
-`jax.vmap` where batched products are cheap (GPU), and a `jax.lax.map` where they are not: a CPU runs one lane after the
-other at full speed, one XLA device per core. What belongs to a world is not copied for its lanes.
+``jit(shard_map(rows(lanes(function))))``, with no communication between them. Within a device, both stacks are a
+`jax.vmap` on GPUs, where batched products are cheap, and a `jax.lax.map` on CPUs: a CPU runs one lane after the other
+at full speed, with one XLA device per core. Arrays of a world are not copied for its lanes.
 """
 
 import enum
@@ -28,9 +28,9 @@ from testbed.errors import InvalidInput
 from testbed.policies import pretrained
 from testbed.policies.shared_weights import Weight, Weights, sharing
 
-#: The variable that limits the memory that a chunk may take on each device: ``6GB``, ``500MB`` or bytes.
+#: The environment variable that limits a chunk's memory on each device: ``6GB``, ``500MB`` or bytes.
 LIMIT = "TESTBED_DEVICE_MEMORY"
-#: Share of a device's memory that is planned with: what XLA keeps for itself and fragments is not counted.
+#: Share of a device's memory that plans use; XLA's own memory and fragmentation are not counted in the plans.
 MEMORY_SHARE = 0.8
 
 
@@ -43,8 +43,8 @@ class Along(enum.Enum):
 
 
 class Machine(NamedTuple):
-    """What a plan must know of a host: kind of its devices, their number, bytes of memory for each, and operations a
-    second that all of them reach together in float32 matrix products."""
+    """The properties of a host that a plan depends on: the kind and the number of its devices, bytes of memory for
+    each, and the operations a second that all devices together reach in float32 matrix products."""
 
     platform: str
     devices: int
@@ -55,48 +55,49 @@ class Machine(NamedTuple):
     def here(cls) -> Self:
         """This host. Raises `InvalidInput` if the memory limit cannot be read."""
         platform, count = jax.default_backend(), jax.device_count()
-        # One CPU device computes a large product on every core.
+        # A single CPU device uses every core for a large product.
         peak = matrix_peak() * (1 if platform == "cpu" else count)
         return cls(platform, count, memory_limit(), peak)
 
     @property
     def stacks(self) -> bool:
-        """Whether lanes are computed side by side, not one after the other."""
+        """Whether lanes are computed side by side instead of one after the other."""
         return self.platform != "cpu"
 
 
 class OutOfMemory(Exception):
-    """A device cannot hold what it was given."""
+    """A device has too little memory for the data or the program."""
 
 
 @functools.cache
 def mesh() -> Mesh:
-    """All devices of this process in a row, one axis of worlds."""
+    """All devices of this process in a row, with one axis of worlds."""
     return jax.make_mesh((jax.device_count(),), ("worlds",), axis_types=(AxisType.Auto,))
 
 
 def everywhere(names: tuple[Weight, ...]) -> Weights:
-    """Arrays of checkpoints, whole on every device."""
+    """Arrays of checkpoints, complete on every device."""
     return Weights(names, tuple(map(_everywhere, names)))
 
 
 @functools.cache
 def _everywhere(name: Weight) -> Array:
-    """Once a process, however many programs take it and whatever else they take."""
+    """One array on every device, loaded once per process, whichever programs use the array."""
     (array,) = pretrained.held((name,)).arrays
     return jax.device_put(array, NamedSharding(mesh(), PartitionSpec()))
 
 
 def over_devices() -> NamedSharding:
-    """One part of the rows after the other on the devices."""
+    """The sharding that spreads rows over the devices, in order."""
     return NamedSharding(mesh(), PartitionSpec("worlds"))
 
 
 def compiled(
     function: Callable[..., PyTree], along: Sequence[Along], donate: tuple[int, ...] = ()
 ) -> Any:
-    """A function of one lane, whose arguments are stacked as ``along`` says, for all lanes of all rows. In front of
-    them come the `testbed.policies.shared_weights.Weights` that they leave out."""
+    """Compile a function of one lane, whose arguments are stacked as ``along`` says, for all lanes of all rows. The
+    compiled function takes one more argument, before the others: the `testbed.policies.shared_weights.Weights` that the
+    other arguments leave out."""
     along = (Along.ALL, *along)
     function = sharing(function)
     by_lane = _each(function, [axis is Along.LANES for axis in along])
@@ -113,12 +114,12 @@ def compiled(
 
 @functools.cache
 def spread(function: Callable[[PyTree, PyTree], PyTree]) -> Any:
-    """Compile a function of one world, of two arguments, for rows of worlds."""
+    """Compile a function of one world, with two arguments, for rows of worlds."""
     return compiled(function, (Along.ROWS, Along.ROWS))
 
 
 def _each(function: Callable[..., PyTree], mapped: Sequence[bool]) -> Callable[..., PyTree]:
-    """The function for every entry of the first axis of its mapped arguments."""
+    """Map the function over the first axis of its mapped arguments."""
     if not any(mapped):
         return function
     if jax.default_backend() != "cpu":
@@ -136,8 +137,8 @@ def _each(function: Callable[..., PyTree], mapped: Sequence[bool]) -> Callable[.
 
 
 def stacked(parts: Sequence[PyTree], *shape: int) -> PyTree:
-    """Pytrees of equal structure as one of numpy arrays; ``shape`` folds the new axis, the last part fills it up. What
-    stands in the parts more than once is stacked once."""
+    """Stack pytrees of equal structure into one pytree of numpy arrays. ``shape`` is the shape of the new leading axes;
+    the last part fills unused places. A leaf that all parts share is stacked once."""
     size = math.prod(shape) if shape else len(parts)
     padded = [*parts, *[parts[-1]] * (size - len(parts))]
 
@@ -154,21 +155,21 @@ def stacked(parts: Sequence[PyTree], *shape: int) -> PyTree:
 
 
 def as_array(leaf: Any) -> np.ndarray:
-    """A leaf as jax would hold it: 32-bit numbers."""
+    """A leaf as an array with jax's types: 32-bit numbers."""
     array = np.asarray(leaf)
     narrow = {np.dtype(np.float64): np.float32, np.dtype(np.int64): np.int32}
     return array.astype(narrow.get(array.dtype, array.dtype))
 
 
 def place(rows: PyTree) -> PyTree:
-    """Rows on their devices; an array that stands in them more than once is there once."""
+    """Place rows on their devices; an array that occurs in the rows more than once is placed once."""
     leaves, structure = jax.tree.flatten(rows)
     held = jax.device_put({id(leaf): leaf for leaf in leaves}, over_devices())
     return jax.tree.unflatten(structure, [held[id(leaf)] for leaf in leaves])
 
 
 def shapes(part: PyTree, *lead: int) -> PyTree:
-    """Shapes of a pytree's leaves stacked on further leading axes, as they lie on the devices."""
+    """Shapes of a pytree's leaves, stacked on further leading axes, with the sharding of rows."""
 
     def shape(leaf: jax.ShapeDtypeStruct) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct((*lead, *leaf.shape), leaf.dtype, sharding=over_devices())
@@ -177,7 +178,7 @@ def shapes(part: PyTree, *lead: int) -> PyTree:
 
 
 def alone(part: PyTree) -> PyTree:
-    """Shapes of a pytree's leaves, wherever they lie."""
+    """Shapes of a pytree's leaves, without sharding."""
 
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
         own = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else as_array(leaf)
@@ -187,14 +188,14 @@ def alone(part: PyTree) -> PyTree:
 
 
 def shapes_of(arrays: PyTree) -> PyTree:
-    """Shapes of arrays that are on the devices, as they lie there."""
+    """Shapes of arrays on the devices, with the sharding of the arrays."""
     return jax.tree.map(
         lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=x.sharding), arrays
     )
 
 
 def needed_memory(program: Any) -> int | None:
-    """Bytes that a compiled program needs on each device, by XLA's own account; None where it gives none."""
+    """Bytes that a compiled program needs on each device, as XLA reports; None if XLA reports nothing."""
     found = program.memory_analysis()
     if found is None:
         return None
@@ -203,20 +204,20 @@ def needed_memory(program: Any) -> int | None:
 
 
 def ran_out(problem: Exception) -> bool:
-    """Whether an error says that memory is used up."""
+    """Whether an error says that memory is exhausted."""
     words = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
     return isinstance(problem, MemoryError) or any(word in str(problem) for word in words)
 
 
 def as_memory(problem: Exception) -> Exception:
-    """The same error, or `OutOfMemory` if that is what it says."""
+    """`OutOfMemory` if the error says that memory is exhausted, otherwise the same error."""
     if ran_out(problem):
         return OutOfMemory(str(problem).splitlines()[0][:200])
     return problem
 
 
 def memory_limit() -> float:
-    """Bytes that may be used on each device: what the user allows, or a share of what there is."""
+    """Bytes that may be used on each device: the user's limit, or a share of the device's memory."""
     chosen = os.environ.get(LIMIT)
     if chosen:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k|M|G|T|)B?", chosen.strip())
@@ -240,7 +241,7 @@ def host_memory() -> float:
 
 
 def peak_memory() -> int | None:
-    """Most bytes that a device has held so far, where it keeps count."""
+    """The most bytes that a device has held so far; None if the device does not count."""
     counts = [(device.memory_stats() or {}).get("peak_bytes_in_use") for device in jax.devices()]
     return max((count for count in counts if count is not None), default=None)
 

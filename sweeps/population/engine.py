@@ -1,4 +1,4 @@
-"""What computes runs, as far as those who ask for runs look at it: plans, their execution, and what it took."""
+"""The interface of what computes runs: plans, their execution, and the cost of an execution."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -11,9 +11,9 @@ from sweeps.study import Point
 
 @dataclass
 class Spent:
-    """What an execution took: seconds for stages and for runs, and of these how many the devices were computing; the
-    most bytes that a program needs on all devices together; how often a chunk was given fewer slots because memory ran
-    out."""
+    """The cost of an execution: seconds for stages and for runs, and the seconds of the latter in which the devices
+    computed; the most bytes that a program needs on all devices together; how often a chunk got fewer slots because
+    memory was exhausted."""
 
     stage_seconds: float = 0.0
     run_seconds: float = 0.0
@@ -24,7 +24,7 @@ class Spent:
 
 @runtime_checkable
 class Chunk(Protocol):
-    """Runs that are compiled and executed together, as far as the runner looks at them."""
+    """Runs that are compiled and executed together: the properties that the runner uses."""
 
     @property
     def steps(self) -> int:
@@ -38,37 +38,37 @@ class Chunk(Protocol):
 
     @property
     def devices(self) -> int:
-        """Devices that it is spread over."""
+        """Number of devices that the chunk is spread over."""
         ...
 
     @property
     def seconds(self) -> float | None:
-        """Predicted time, if it can be told."""
+        """Predicted time; None if there is no prediction."""
         ...
 
 
 @runtime_checkable
 class Plan(Protocol):
-    """What will be executed, in order."""
+    """The chunks that will be executed, in order."""
 
     @property
     def chunks(self) -> Sequence[Chunk]:
-        """One after the other; rows arrive and are stored chunk by chunk."""
+        """The chunks, in the order of execution; rows arrive and are stored chunk by chunk."""
         ...
 
     @property
     def stages(self) -> int:
-        """Long stages before training that are not made yet."""
+        """Number of long stages before training that are not cached yet."""
         ...
 
     @property
     def stage_seconds(self) -> float:
-        """Predicted time of these."""
+        """Predicted time of these stages."""
         ...
 
     @property
     def compile_seconds(self) -> float:
-        """Predicted time of compiling, where nothing is compiled yet."""
+        """Predicted time of compiling, if nothing is compiled yet."""
         ...
 
     def describe(self) -> list[dict[str, Any]]:
@@ -78,23 +78,22 @@ class Plan(Protocol):
 
 @runtime_checkable
 class Engine(Protocol):
-    """What a runner needs of `sweeps.population.host`, or of whatever else computes runs."""
+    """The interface that a runner needs of `sweeps.population.host`, or of any other module that computes runs."""
 
     def plan(self, points: list[Point]) -> Plan:
-        """Group points by what they compile to, and place them on devices."""
+        """Group points by compile key, and place them on devices."""
         ...
 
     def execute(self, plan: Any, on_rows: Callable[[Rows], None], progress: Progress) -> Spent:
-        """Run a plan; hand over the rows of each chunk as it finishes. Says what it took.
+        """Run a plan, and hand over the rows of each chunk when the chunk is finished. Return the cost.
 
-        ``on_rows`` takes rows as columns: a mapping from a column's name to its values, one entry a row (a run and an
-        evaluation) and as many in every column; numpy arrays are cheapest, lists will do. ``run`` (text),
-        ``evaluation`` and ``step`` (whole numbers) must be there; further columns are those of
-        `sweeps.store.parquet.MEASURED` and any whose name begins with `sweeps.store.parquet.FACTS`. What was not
-        measured is NaN, or None in a list, or no column at all. Runs come in any order, each with all its rows in one
-        call: a run of which a row is stored counts as complete. Which study, arm, seed, setting and config a run
-        belongs to is added here.
-        Each call is stored as it comes, and is on disk when ``on_rows`` returns; it raises `InvalidInput` if the disk
-        refuses. A run that no study lacks any more is passed over.
+        ``on_rows`` takes rows as columns: a mapping from a column's name to its values, with one entry per row (a run
+        and an evaluation) in every column; numpy arrays are fastest, lists are allowed. The columns ``run`` (text),
+        ``evaluation`` and ``step`` (whole numbers) are required. Further columns are the columns of
+        `sweeps.store.parquet.MEASURED`, and any whose name begins with `sweeps.store.parquet.FACTS`. A missing
+        measurement is NaN, or None in a list, or the whole column is absent. Runs may come in any order, each with all
+        its rows in one call: a run with one stored row counts as complete. The runner adds the study, arm, seed,
+        setting and config of each run. The rows of each call are on disk when ``on_rows`` returns; ``on_rows`` raises
+        `InvalidInput` if the disk refuses. A run that no study lacks any more is ignored.
         """
         ...

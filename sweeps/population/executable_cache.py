@@ -1,13 +1,15 @@
-"""Compiled programs on disk, found without tracing them.
+"""Compiled programs on disk, found without tracing.
 
-jax's cache of compilations is asked only after a function has been traced, which takes Python seconds for each of a
-study's programs, however often it has run. Here a program is found by all that tracing depends on: the code of these
-packages, libraries, machine, settings, and the static parts, types and shapes of its arguments. Where code of others
-takes part, a user's own loss for one, it is always traced: nobody could tell whether all that it uses is still the
-same. What tracing gives is looked up too, so that another version of the code which gives the same compiles nothing.
+jax looks up its compilation cache only after a function was traced. Tracing takes Python seconds for each program of a
+study, however often the program has run. This module finds a program by everything that tracing depends on: the code of
+these packages, libraries, machine, settings, and the static parts, types and shapes of the arguments. A function that
+uses other code, for example a user's own loss, is always traced, because no check can tell whether all the code that it
+uses is unchanged. The traced text is looked up too: another version of the code that traces to the same text does not
+compile again.
 
-All is kept beside jax's cache, ``jax_compilation_cache_dir``, and only while that is on. Reading a program runs code of
-its file, so each is signed (`sweeps.population.signed_files`); nothing else is kept in a form that could run.
+All files are kept beside jax's cache, ``jax_compilation_cache_dir``, and only while that cache is on. Reading a program
+runs code from its file; therefore each program is signed (`sweeps.population.signed_files`). No other file is kept in a
+form that could run.
 """
 
 import contextlib
@@ -32,28 +34,28 @@ from testbed import numerics
 from testbed.cache import Cache
 from testbed.errors import InvalidInput, Unfinished
 
-#: Packages whose code an address accounts for: by its text, or by its version.
+#: Packages whose code is part of an address: by its text, or by its version.
 _OURS = {"testbed", "envs", "sweeps"}
 _VERSIONED = {"jax", "jaxlib", "jaxtyping", "equinox", "optax", "numpy", "ml_dtypes"}
 _STANDARD = {"builtins", "collections", "copyreg", "dataclasses", "enum", "functools", "types"}
 _KNOWN = _OURS | _VERSIONED | _STANDARD
-#: What is raised for things that have no bytes.
+#: Exceptions that are raised for objects that cannot be converted to bytes.
 _NO_BYTES = (pickle.PicklingError, AttributeError, TypeError, ValueError, RuntimeError)
 
 
 class _Traced(NamedTuple):
-    """What is kept of a function that was traced: where its program is, and the structure of its results, as a pytree
-    with 0 for each leaf."""
+    """The stored facts about a traced function: the address of its program, and the structure of its results, as a
+    pytree with 0 for each leaf."""
 
     program: str
     results: PyTree
 
 
 def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
-    """A jitted function compiled for arguments of certain shapes (`jax.ShapeDtypeStruct`, with shardings that take all
-    devices): the program that an earlier process has kept, or a new one.
+    """Compile a jitted function for arguments of given shapes (`jax.ShapeDtypeStruct`, with shardings that use all
+    devices). Return the program that an earlier process stored, or a new one.
 
-    ``name`` stands for the function: no two may have the same, and no two closures of one.
+    ``name`` must be unique per function; two closures of the same function need different names.
     """
     files = _files()
     if files is None:
@@ -66,7 +68,7 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
             return found
     lowered = program.lower(*arguments)
     read = _read(lowered)
-    # A program without results, whose structure is all static, does not run any more once XLA has written it down.
+    # A program without results, whose structure is all static, fails after XLA has serialised it.
     if read is None or not jax.tree.leaves(lowered.out_info):
         return lowered.compile()
     signature = [jax.tree.leaves(part) for part in (lowered.in_avals, lowered.out_info)]
@@ -76,7 +78,7 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
     if found is None:
         with _FRESH:
             found = lowered.compile()
-        # XLA cannot write a program down that it has read from jax's cache: what comes out does not run.
+        # XLA cannot serialise a program that was read from jax's cache: the serialised program would fail.
         if _FRESH.count:
             files.save_program(place, found)
     if address:
@@ -87,8 +89,8 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
 
 
 def worked_out(name: str, by: PyTree, work_out: Callable[[], Any]) -> Any:
-    """What ``work_out`` finds of shapes, by tracing; ``by`` is all that it depends on, shapes for arrays. ``name`` as
-    for `compiled`."""
+    """Call ``work_out``, which derives a result from shapes by tracing, or read the stored result. ``by`` is everything
+    that the result depends on, with shapes in place of arrays. ``name`` as for `compiled`."""
     files = _files()
     address = _address("shapes", name, by) if files else None
     found = files.cache.load(address) if files and address else None
@@ -100,24 +102,24 @@ def worked_out(name: str, by: PyTree, work_out: Callable[[], Any]) -> Any:
 
 
 class _Files(NamedTuple):
-    """What is kept, by address. Whatever is wrong with it costs nothing but the time to make it anew."""
+    """The stored files, by address. A file that is damaged in any way is made again; only the time for this is lost."""
 
     cache: Cache
     programs: SignedFiles
 
     def save(self, address: str, content: PyTree) -> None:
-        """Keep what was found by tracing, if it has a file and the disk takes that."""
+        """Store a result of tracing, if it can be stored and the disk accepts the file."""
         with contextlib.suppress(Unfinished, InvalidInput):
             self.cache.save(address, content)
 
     def save_program(self, address: str, program: Any) -> None:
-        """Keep a compiled program, if it has bytes and the disk takes them."""
+        """Store a compiled program, if it can be converted to bytes and the disk accepts the file."""
         with contextlib.suppress(Unfinished, OSError, *_NO_BYTES):
             content = serialize_executable.serialize(program)[0]
             self.programs.save(address, zlib.compress(content, 1))
 
     def program(self, address: str, arguments: tuple[PyTree, ...], results: Any) -> Any:
-        """The program at an address, ready to be called; None for nothing, and for what is damaged or from
+        """The program at an address, ready to be called; None if there is none, or if the file is damaged or was made
         elsewhere."""
         content = self.programs.load(address)
         if content is None:
@@ -126,7 +128,7 @@ class _Files(NamedTuple):
         try:
             content = zlib.decompress(content)
             return serialize_executable.deserialize_and_load(content, given, results)
-        except Exception:  # of another build of XLA, for one
+        except Exception:  # for example, a program of another build of XLA
             self.programs.remove(address)
             return None
 
@@ -141,7 +143,7 @@ def _files() -> _Files | None:
 
 
 class _Fresh(threading.local):
-    """Counts what this thread has compiled since it was last entered, and not found in jax's cache."""
+    """Counts the programs that this thread has compiled, not read from jax's cache, since the object was entered."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -150,10 +152,10 @@ class _Fresh(threading.local):
         self.count = 0
 
     def __exit__(self, *_: object) -> None:
-        """The count stays."""
+        """Exit without a reset: the count stays."""
 
     def __call__(self, event: str, **_: Any) -> None:
-        """Told of events by jax."""
+        """Receive an event from jax."""
         asked, found = "compile_requests_use_cache", "cache_hits"
         self.count += (event == _EVENTS + asked) - (event == _EVENTS + found)
 
@@ -164,7 +166,7 @@ jax.monitoring.register_event_listener(_FRESH)
 
 
 def _address(kind: str, name: str, arguments: PyTree) -> str | None:
-    """What something is found by; None where its arguments do not say all that it depends on."""
+    """The address of an entry; None if the arguments do not determine everything that the entry depends on."""
     shapes = jax.tree.map(lambda x: f"{x.dtype}{x.shape}{getattr(x, 'sharding', None)}", arguments)
     content = io.BytesIO()
     try:
@@ -175,8 +177,8 @@ def _address(kind: str, name: str, arguments: PyTree) -> str | None:
 
 
 def _read(lowered: Any) -> list[int] | None:
-    """Which arguments a program reads. Its text has those alone, so that two programs with the same text may read
-    different ones. None if this version of jax does not tell."""
+    """Numbers of the arguments that a program reads; None if this version of jax does not report them. The program's
+    text names only these arguments, so that two programs with the same text may read different ones."""
     try:
         return sorted(lowered._lowering.compile_args["kept_var_idx"])
     except (AttributeError, KeyError):
@@ -189,19 +191,19 @@ def _digest(*parts: str | bytes) -> str:
 
 
 class _Foreign(Exception):
-    """Code of others takes part."""
+    """The function uses code of other packages or of the user."""
 
 
 class _Speller(pickle.Pickler):
-    """Spells a pytree with its static parts, the same way in every process: nothing is named by where it was seen
-    before."""
+    """Converts a pytree with its static parts to bytes, in the same way in every process: the bytes do not depend on
+    which objects were seen before."""
 
     def __init__(self, file: io.BytesIO) -> None:
         super().__init__(file, protocol=5)
         self.fast = True
 
     def reducer_override(self, thing: Any) -> Any:
-        """Refuses classes and functions that the address does not account for."""
+        """Refuse classes and functions whose code is not part of the address."""
         named = isinstance(thing, type | types.FunctionType | types.BuiltinFunctionType)
         if named and (thing.__module__ or "").partition(".")[0] not in _KNOWN:
             raise _Foreign(thing)
@@ -209,9 +211,9 @@ class _Speller(pickle.Pickler):
 
 
 def _machine() -> tuple[Any, ...]:
-    """What programs depend on beside what is traced."""
+    """Everything that programs depend on besides the traced text."""
     device = jax.devices()[0]
-    # Where jax's own cache is makes no difference to a program.
+    # The place of jax's own cache makes no difference to a program.
     settings = {
         name: str(value) for name, value in sorted(jax.config.values.items()) if "cache" not in name
     }
@@ -232,7 +234,7 @@ def _source() -> str:
 
 @functools.cache
 def _host() -> tuple[Any, ...]:
-    """Versions, and what the processor can do, where the system tells."""
+    """Versions, and the capabilities of the processor, if the system reports them."""
     file = Path("/proc/cpuinfo")
     lines = file.read_text(encoding="utf-8").splitlines() if file.exists() else []
     able = next((line for line in lines if line.startswith(("flags", "Features"))), "")

@@ -1,4 +1,4 @@
-"""Thousands of runs: builds what they stand on, and takes chunk after chunk through its slots
+"""Executes a plan on this host: builds the world artifacts of thousands of runs, then runs chunk after chunk
 (`sweeps.population.chunk_runner`)."""
 
 import time
@@ -22,9 +22,10 @@ __all__ = ["Outcome", "compile_key", "execute", "plan", "run_chunk"]
 
 
 def execute(plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> Spent:
-    """Build what the runs stand on, then run chunk after chunk; ``on_rows`` gets each chunk's rows when it is done.
+    """Build the world artifacts of the runs, then run chunk after chunk; ``on_rows`` gets each chunk's rows when the
+    chunk is done.
 
-    Raises `InvalidInput` if one run alone does not fit.
+    Raises `InvalidInput` if a single run does not fit into memory.
     """
     clock = time.monotonic()
     grounds = Grounds(Cache(cache_directory() / "stages"), progress)
@@ -42,9 +43,9 @@ def execute(plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> 
 
 
 class Host:
-    """The devices of this process, which take chunk after chunk; ``spent`` says what that took.
+    """The devices of this process, which run chunk after chunk; ``spent`` is the cost so far.
 
-    A chunk for which a device has too little memory is begun again with half as many slots, and so are those like it.
+    If a device has too little memory for a chunk, this chunk and similar ones start again with half as many slots.
     """
 
     def __init__(self, grounds: Standing, progress: Progress) -> None:
@@ -60,8 +61,8 @@ class Host:
         self._programs.__exit__(*error)
 
     def run(self, chunks: Sequence[Chunk]) -> "Outcome":
-        """What comes of the first chunk; the programs of those behind it are begun meanwhile. Raises `InvalidInput` if
-        one run alone does not fit."""
+        """Run the first chunk and return its result. Compilation for the chunks behind it starts meanwhile. Raises
+        `InvalidInput` if a single run does not fit into memory."""
         while True:
             chunk = self._fitting(chunks[0])
             try:
@@ -80,7 +81,7 @@ class Host:
             return outcome
 
     def _fitting(self, chunk: Chunk) -> Chunk:
-        """The chunk in as many slots as memory has room for, as far as that is known."""
+        """The chunk with as many slots as fit into memory, as far as this is known."""
         while (chunk.group, chunk.layout) in self._smaller:
             chunk = chunk.within(self._smaller[chunk.group, chunk.layout])
         return chunk

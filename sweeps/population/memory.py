@@ -1,4 +1,4 @@
-"""Plans that no machine like this one can hold, refused before anything is built."""
+"""Refuses plans that no machine like this one can hold, before anything is built."""
 
 import math
 from collections.abc import Iterator
@@ -10,11 +10,12 @@ from testbed.errors import InvalidInput
 from testbed.estimates.memory import Footprint, footprint
 from testbed.experiment import Experiment
 
-#: How far a forecast must exceed the memory there is to be believed. `tests/testbed/test_estimated_memory.py` holds
-#: forecasts to within a third of the compiler's figure, so that a run needs at least 3/4 of its forecast: at 1.5
-#: times the memory that is still 1.1 times of what there is, and would be refused when its program is compiled.
+#: A plan is refused if its forecast exceeds the available memory by this factor.
+#: `tests/testbed/test_estimated_memory.py` holds forecasts to within a third of the compiler's figure, so that a run
+#: needs at least 3/4 of its forecast. At 1.5 times the memory a run therefore needs at least 1.1 times the memory, and
+#: would be refused when its program compiles.
 CERTAIN = 1.5
-#: Fields that decide how much memory a run needs, of which a refusal names the weightiest.
+#: Fields that decide how much memory a run needs; a refusal names the field with the largest effect.
 _FIELDS = (
     "batch_size",
     "data.pairs",
@@ -30,13 +31,13 @@ _FIELDS = (
 
 
 def alone(needs: Footprint) -> int:
-    """Predicted bytes of one run on a device of its own."""
+    """Predicted bytes of one run that has a device for itself."""
     return needs.world + needs.run + needs.work
 
 
 def refuse_too_large(point: Point, machine: Machine) -> None:
-    """Refuse a run of which the machine cannot hold one a device by far: raises `InvalidInput` with the bytes needed,
-    the bytes there are, and the field to make smaller."""
+    """Refuse a run if the machine clearly cannot hold even one such run per device: raises `InvalidInput` with the
+    bytes needed, the bytes available, and the field to make smaller."""
     needed = alone(footprint(point.experiment))
     if needed <= CERTAIN * machine.memory:
         return
@@ -56,7 +57,7 @@ def _gigabytes(count: float) -> str:
 
 
 def _weightiest(experiment: Experiment) -> str:
-    """The field that takes most of the memory with it when it is halved, and its value."""
+    """The field whose halving saves the most memory, and its value."""
     saved = list(_halvings(experiment))
     if not saved:
         return "the model, batch_size or evaluation.prompts"
@@ -65,7 +66,7 @@ def _weightiest(experiment: Experiment) -> str:
 
 
 def _halvings(experiment: Experiment) -> Iterator[tuple[int, str]]:
-    """By how many bytes a run needs less with half of each field, where it has that field and admits the half."""
+    """The bytes that a run saves when a field is halved, for each field that the run has and that admits the half."""
     whole = alone(footprint(experiment))
     for path in _FIELDS:
         try:

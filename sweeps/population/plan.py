@@ -1,7 +1,7 @@
-"""What will run where: runs grouped by what they compile to, and cut into chunks.
+"""Plans: runs grouped by the program that they compile to, and cut into chunks.
 
-A *chunk* is computed, stored and, on a cluster, sent as one. It has a number of slots: ``rows`` worlds at a time with
-``lanes`` runs of each. A slot takes the next run of its world when its run is done.
+A *chunk* is computed, stored and, on a cluster, sent as one. A chunk has a number of slots: ``rows`` worlds at a time
+with ``lanes`` runs of each. When the run in a slot is done, the slot takes the next run of its world.
 """
 
 import dataclasses
@@ -31,32 +31,34 @@ from testbed.experiment import EvaluationConfig, Experiment
 from testbed.stages import stages
 from testbed.stages.world_config import GroundConfig
 
-#: Seconds that a chunk should take, which is what a crash can lose, and the variable that says otherwise.
+#: Intended duration of a chunk in seconds, which a crash can lose, and the variable that changes the duration.
 CHUNK_SECONDS, CHUNK_VARIABLE = 30.0, "TESTBED_CHUNK_SECONDS"
-#: Seconds from one evaluation to the next below which a CPU takes several runs a call: each costs the host a few ms.
+#: If an evaluation interval takes less than this many seconds, a CPU gets several runs per call: each call costs the
+#: host a few ms.
 ROUND_SECONDS = 0.05
-#: Most runs of a chunk, and most slots of a device that computes them side by side, or one after the other.
+#: Most runs of a chunk; most slots of a device that computes them side by side; most slots of a CPU device.
 MOST_RUNS, MOST_LANES, CPU_LANES = 2048, 1024, 64
-#: Seconds that a core takes to compile a training program or a long stage for the first time; only plans use it.
+#: Seconds that a core takes to compile a training program or a long stage for the first time. Only plans use this
+#: number.
 COMPILING = 12.0
-#: Shares of the machine's matrix-product peak that whole runs have reached: of models of width 64, from which it grows
-#: with the root of the width, and at most. Only plans use them.
+#: Shares of the machine's matrix-product peak that whole runs have reached: at width 64, from which the share grows
+#: with the root of the width, and at most. Only plans use these numbers.
 EXPECTED_EFFICIENCY = {"cpu": (0.25, 0.65), "gpu": (0.05, 0.4)}
 
 
 class Layout(NamedTuple):
-    """Slots of a chunk: worlds at a time, over all devices, and runs of each."""
+    """Slots of a chunk: the number of worlds at a time, over all devices, and the number of runs of each."""
 
     rows: int
     lanes: int
 
     @property
     def slots(self) -> int:
-        """Runs at a time."""
+        """Number of runs at a time."""
         return self.rows * self.lanes
 
     def halved(self, devices: int) -> "Layout | None":
-        """With about half as many slots, fewer lanes first; None if there is one a device."""
+        """A layout with about half as many slots, fewer lanes first; None if each device has one slot already."""
         if self.lanes > 1:
             return Layout(self.rows, math.ceil(self.lanes / 2))
         if self.rows > devices:
@@ -66,10 +68,10 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Runs of one compile key with evaluations equally far apart, executed together.
+    """Runs with one compile key and equally many steps between evaluations, executed together.
 
-    ``owners`` says in which of the ``grounds`` each run stands, ``seconds`` is the predicted time, ``longest`` are the
-    operations of its longest run.
+    ``owners`` holds each run's index into ``grounds``, the world configs. ``seconds`` is the predicted time,
+    ``longest`` the number of operations of the longest run.
     """
 
     points: tuple[Point, ...]
@@ -84,7 +86,7 @@ class Chunk:
 
     @property
     def label(self) -> str:
-        """What tells the chunk apart: its arms."""
+        """A short name of the chunk: its arms."""
         return ", ".join(sorted({point.arm for point in self.points}))
 
     @property
@@ -94,7 +96,7 @@ class Chunk:
 
     @property
     def stack(self) -> int:
-        """Slots of each device."""
+        """Number of slots of each device."""
         return self.layout.slots // self.devices
 
     @property
@@ -110,10 +112,10 @@ class Chunk:
 
 @dataclass(frozen=True)
 class Plan:
-    """Chunks in the order of execution, and what they stand on.
+    """Chunks in the order of execution, and the configs of the worlds that they need.
 
-    ``stages`` are the long stages that the cache lacks, ``stage_seconds`` what they take and ``compile_seconds`` what
-    compiling takes where nothing is compiled yet: predictions.
+    ``stages`` are the long stages that the cache lacks. Two predictions: ``stage_seconds`` is the time of these stages,
+    ``compile_seconds`` the time of compiling if nothing is compiled yet.
     """
 
     chunks: tuple[Chunk, ...]
@@ -123,7 +125,7 @@ class Plan:
     compile_seconds: float
 
     def describe(self) -> list[dict[str, Any]]:
-        """Rows of the dry run's table, one a compile group and length."""
+        """Rows of the dry run's table, one per compile group and length."""
         tables: dict[tuple[int, int], list[Chunk]] = defaultdict(list)
         for chunk in self.chunks:
             tables[chunk.group, max(point.experiment.steps for point in chunk.points)].append(chunk)
@@ -144,7 +146,7 @@ class Plan:
 
 
 class _Member(NamedTuple):
-    """A run as plans see it: its point, its ground's number, and predicted operations."""
+    """The facts about a run that plans use: its point, the number of its world config, and predicted operations."""
 
     point: Point
     ground: int
@@ -152,10 +154,10 @@ class _Member(NamedTuple):
 
 
 def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
-    """Group points by compile key and distance of evaluations, cut each group into chunks, the longest runs first.
+    """Group points by compile key and evaluation interval, and cut each group into chunks, the longest runs first.
 
-    ``machine`` is the host that will run them, this one by default. Raises `InvalidInput` if its memory is far too
-    little for one run a device, or this host's cache cannot be written.
+    ``machine`` is the host that will run the chunks, by default this one. Raises `InvalidInput` if the machine's memory
+    is far too small for one run per device, or if this host's cache cannot be written.
     """
     if machine is None:
         files.require_writable_cache()
@@ -173,14 +175,14 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
         for (group, _), members in groups.items()
         for chunk in _cut(members, group, register, machine)
     ]
-    # Stable: chunks of a group stay together, so that they find its programs compiled.
+    # The sort is stable: chunks of a group stay together, so that a chunk's programs are compiled already.
     chunks.sort(key=lambda chunk: -chunk.longest)
     lacking = _lacking_stages(register.owners)
     kinds: dict[Any, list[float]] = defaultdict(list)
     for name, owner, needed in lacking.values():
         seconds = needed / _rate(machine, owner)
         kinds[name, jax.tree.structure(GroundConfig.of(owner))].append(seconds)
-    # Of each kind as many at a time as there are devices; the last of them may be fewer.
+    # As many stages of a kind run at a time as there are devices; the last batch may be smaller.
     waves = (math.ceil(len(own) / machine.devices) * max(own) for own in kinds.values())
     return Plan(
         tuple(chunks),
@@ -192,13 +194,13 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
 
 
 def _rate(machine: Machine, experiment: Experiment) -> float:
-    """Operations a second that a machine is expected to make of an experiment's."""
+    """Operations a second that a machine is expected to reach on an experiment."""
     least, most = EXPECTED_EFFICIENCY.get(machine.platform, (0.05, 0.05))
     return machine.peak * min(most, least * math.sqrt(experiment.shape.width / 64))
 
 
 def chunk_seconds() -> float:
-    """Seconds that a chunk should take. Raises `InvalidInput` if the user's number cannot be read."""
+    """Intended duration of a chunk in seconds. Raises `InvalidInput` if the user's number cannot be read."""
     text = os.environ.get(CHUNK_VARIABLE, "")
     try:
         chosen = float(text) if text else CHUNK_SECONDS
@@ -210,7 +212,7 @@ def chunk_seconds() -> float:
 
 
 def compile_key(experiment: Experiment) -> tuple[Any, ...]:
-    """What must agree for two runs to share a compiled program: everything static but how long anything is trained."""
+    """Two runs share a compiled program if this key is equal: it holds everything static except training lengths."""
     return _compile_key(experiment, jax.tree.structure, _measured)
 
 
@@ -235,13 +237,13 @@ _TRAINED = ("source", "loss", "optimiser", "reference", "task", "lora")
 
 
 def _measured(evaluation: EvaluationConfig) -> Any:
-    """What a compile key says of an evaluation."""
+    """The part of a compile key that describes an evaluation."""
     e = evaluation
     return jax.tree.structure((e.stream, e.optimum_beta)), e.prompts, e.kl_prompts, e.pairs
 
 
 class _Once:
-    """A function of an object that is worked out once for each object: of 10^5 experiments most share their parts."""
+    """A function of an object, computed once per object: 10^5 experiments share most of their parts."""
 
     def __init__(self, function: Callable[[Any], Any]) -> None:
         self._function = function
@@ -249,22 +251,22 @@ class _Once:
 
     def __call__(self, thing: Any) -> Any:
         if id(thing) not in self._known:
-            # The object is kept too: its identity means something only while it lives.
+            # The object is stored too: its `id` is unique only while the object exists.
             self._known[id(thing)] = self._function(thing), thing
         return self._known[id(thing)][0]
 
 
 def _text(part: Any) -> str:
-    """A part of a config, a module or a number, as text: equal where the addresses of stages are."""
+    """A part of a config, a module or a number, as text. Two texts are equal if the addresses of stages are."""
     return shared_text(part) if isinstance(part, eqx.Module) else repr(part)
 
 
 class _Register:
-    """Groups, grounds and costs of experiments, numbered as they come."""
+    """Groups, world configs and costs of experiments, numbered in order of appearance."""
 
     @functools.cached_property
     def grounds(self) -> tuple[GroundConfig, ...]:
-        """Every ground, when all experiments have come."""
+        """Every world config; call this after all experiments were registered."""
         return tuple(map(GroundConfig.of, self.owners))
 
     def __init__(self) -> None:
@@ -275,12 +277,12 @@ class _Register:
         self._structure, self._compiled = _Once(jax.tree.structure), _Once(_measured)
 
     def group(self, experiment: Experiment) -> int:
-        """Number of its compile key."""
+        """Number of the experiment's compile key."""
         key = _compile_key(experiment, self._structure, self._compiled)
         return self.groups.setdefault(key, len(self.groups))
 
     def ground(self, experiment: Experiment) -> int:
-        """Number of its ground."""
+        """Number of the experiment's world config."""
         key = tuple(map(_text, GroundConfig.parts(experiment)))
         if key not in self._grounds:
             self._grounds[key] = len(self.owners)
@@ -299,8 +301,8 @@ class _Register:
 def _cut(
     members: Sequence[_Member], group: int, register: _Register, machine: Machine
 ) -> Iterator[Chunk]:
-    """Chunks of a group, in each of which the worlds have runs alike in number, so that slots stay busy; the longest
-    runs come first, so that no slot is left alone with one at the end."""
+    """Cut a group into chunks. The worlds of a chunk have about equally many runs, which keeps the slots busy. The
+    longest runs come first, so that the chunk does not end with one long run in a single slot."""
     members = sorted(members, key=lambda member: -member.flops)
     rate = _rate(machine, members[0].point.experiment)
     layout = _layout(members, machine, rate)
@@ -308,7 +310,7 @@ def _cut(
     size = layout.slots * math.ceil(chunk_seconds() / max(mean * layout.slots, 1e-9))
     size = max(layout.slots, min(size, MOST_RUNS // layout.slots * layout.slots))
     ordered = list(_interleaved(members, layout.rows))
-    # Of equal size: no chunk of leftovers that leaves most slots empty.
+    # Chunks have equal sizes: no last chunk leaves most slots empty.
     count = math.ceil(len(ordered) / size)
     size = math.ceil(len(ordered) / count / layout.slots) * layout.slots
     for part in _batched(ordered, size):
@@ -328,7 +330,7 @@ def _cut(
 
 
 def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout:
-    """Slots that memory allows and the devices can use."""
+    """The slots that memory allows and the devices can use."""
     counts = Counter(member.ground for member in members)
     needs = footprint(members[0].point.experiment)
     most = max(counts.values())
@@ -339,7 +341,7 @@ def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout
         first = members[0]
         evaluations = first.point.experiment.evaluation.points
         seconds = first.flops / evaluations / (rate / machine.devices)
-        # Where worlds are fewer than devices, each is on several.
+        # If there are fewer worlds than devices, each world is on several devices.
         copies = math.ceil(machine.devices / len(counts))
         useful = max(1, math.ceil(min(ROUND_SECONDS, chunk_seconds()) / seconds))
         rows, lanes = 1, min(math.ceil(most / copies), useful, CPU_LANES)
@@ -347,7 +349,7 @@ def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout
     while _memory(needs, layout, machine.devices, machine.stacks) > machine.memory:
         smaller = layout.halved(machine.devices)
         if smaller is None:
-            # It may fit all the same: the forecast is rough, and the device has the last word.
+            # The run may still fit: the forecast is rough, and the device itself reports missing memory.
             refuse_too_large(members[0].point, machine)
             break
         layout = smaller
@@ -355,13 +357,14 @@ def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout
 
 
 def _memory(needs: Footprint, layout: Layout, devices: int, stacks: bool) -> int:
-    """Predicted bytes on each device: worlds, runs, and the work of those that are computed side by side."""
+    """Predicted bytes on each device: worlds, runs, and working memory of the runs that are computed side by side."""
     rows, lanes = layout.rows // devices, layout.slots // devices
     return rows * needs.world + lanes * needs.run + (lanes if stacks else 1) * needs.work
 
 
 def _interleaved(members: Sequence[_Member], rows: int) -> Iterator[_Member]:
-    """As many worlds at a time as there are rows, a run of each in turn; worlds with most runs first."""
+    """Take as many worlds at a time as there are rows, and one run of each in turn; worlds with most runs come
+    first."""
     worlds: dict[int, list[_Member]] = defaultdict(list)
     for member in members:
         worlds[member.ground].append(member)
@@ -376,7 +379,7 @@ def _batched(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 
 
 def _lacking_stages(owners: Iterable[Experiment]) -> dict[str, tuple[str, Experiment, float]]:
-    """The long stages that are not cached, by address: name, an experiment that needs it, operations."""
+    """The long stages that are not cached, by address: name, an experiment that needs the stage, operations."""
     cache = Cache(cache_directory() / "stages")
     found: dict[str, tuple[str, Experiment, float]] = {}
     for owner in owners:

@@ -1,4 +1,4 @@
-"""The two programs of a chunk, which train its runs and measure them, compiled ahead of need."""
+"""The two programs of a chunk, which train its runs and measure them, compiled before they are needed."""
 
 import functools
 from collections.abc import Iterable
@@ -25,13 +25,13 @@ from testbed.stages.world_config import Ground
 from testbed.streams import Stream, stream
 from testbed.train import TrainConfig, TrainState
 
-#: What a slot does in a call: nothing, begin a run, or train it on.
+#: What a slot does in a call: nothing, begin a run, or continue its training.
 IDLE, BEGIN, TRAIN = range(3)
 
 
 class Lane(NamedTuple):
-    """What a slot is asked to do: the run's seed, the number of the evaluation it comes to, steps that it has done
-    since the one before, and `IDLE`, `BEGIN` or `TRAIN`."""
+    """The work of a slot: the run's seed, the number of the run's next evaluation, the steps done since the evaluation
+    before, and `IDLE`, `BEGIN` or `TRAIN`."""
 
     seed: Any
     index: Any
@@ -40,8 +40,8 @@ class Lane(NamedTuple):
 
 
 class Compiled(NamedTuple):
-    """A chunk's programs, shapes of the states that the first trains, the names and types of what the second measures,
-    and the bytes that they need a device."""
+    """A chunk's programs, the shapes of the states that the first program trains, the names and types of the columns
+    that the second measures, and the bytes that the programs need on each device."""
 
     train: Any
     measure: Any
@@ -51,8 +51,8 @@ class Compiled(NamedTuple):
 
 
 class Programs:
-    """The training and measuring programs of chunks, compiled ahead of need in threads, a core each: XLA leaves Python
-    free meanwhile. A program is kept while the next chunks need it."""
+    """The training and measuring programs of chunks, compiled before they are needed in threads, one per core: XLA does
+    not hold Python's lock meanwhile. A program is kept as long as the next chunks need it."""
 
     def __init__(self, grounds: Standing) -> None:
         self._grounds = grounds
@@ -67,8 +67,8 @@ class Programs:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
     def of(self, chunks: Iterable[Chunk]) -> Compiled:
-        """Those of the first chunk, when they are compiled; those of as many chunks behind it as there are cores are
-        begun. Raises `OutOfMemory` if they need more than a device may use."""
+        """Wait for the programs of the first chunk and return them; compilation starts for as many of the next chunks
+        as there are cores. Raises `OutOfMemory` if the programs need more than a device may use."""
         make_room()
         coming = _different(chunks, 1 + cores())
         self._needs = {
@@ -93,7 +93,7 @@ class Programs:
 
 
 def _different(chunks: Iterable[Chunk], most: int) -> dict[Any, Chunk]:
-    """The first chunks that differ in group or slots, by both: others share their programs."""
+    """The first chunks that differ in group or slots, by both; chunks with the same group and slots share programs."""
     found: dict[Any, Chunk] = {}
     for chunk in chunks:
         found.setdefault((chunk.group, chunk.layout), chunk)
@@ -111,7 +111,7 @@ class Part(NamedTuple):
 
 
 class Needs(NamedTuple):
-    """What a chunk needs: its two programs; shapes of the states of its slots; the columns that are measured."""
+    """The needs of a chunk: its two programs; shapes of its slots' states; the measured columns."""
 
     parts: tuple[Part, Part]
     state: PyTree
@@ -119,7 +119,7 @@ class Needs(NamedTuple):
 
 
 def needed(chunk: Chunk, ground: Ground) -> Needs:
-    """What a chunk needs. All its runs have the shapes of the first."""
+    """The needs of a chunk. All its runs have the shapes of the first run."""
     e, (rows, lanes) = chunk.points[0].experiment, chunk.layout
     supply, yardstick = ground.supply(e.teacher), ground.yardstick(e.evaluation)
     weights = devices.shapes_of(devices.everywhere(missing((supply, yardstick))))
@@ -142,12 +142,12 @@ def needed(chunk: Chunk, ground: Ground) -> Needs:
 def _state_and_columns(
     weights: Weights, run: tuple[TrainConfig, Supply, Yardstick], lane: Lane, count: Any
 ) -> tuple[TrainState, dict[str, np.dtype]]:
-    """Shapes of a run's state, and the columns that are measured of it."""
+    """Shapes of a run's state, and the columns that are measured for a run."""
     config, supply, yardstick = run
     state = jax.eval_shape(sharing(train.init), weights, config, supply)
     part = measured_part(state)
     found = jax.eval_shape(sharing(_columns), weights, part, lane, yardstick, count)
-    # Without the shardings that tracing gives: they are of this process.
+    # The shardings that tracing adds are removed: they belong to this process.
     return devices.alone(state), {name: column.dtype for name, column in found.items()}
 
 
@@ -157,14 +157,14 @@ def _shape_key(part: Part) -> Any:
 
 @functools.cache
 def training_program() -> Any:
-    """`_train_on` for every slot; the states that it is given are used up."""
+    """`_train_on` for every slot; the input states are donated."""
     along = (Along.LANES, Along.LANES, Along.LANES, Along.ROWS, Along.ALL, Along.ALL)
     return devices.compiled(_train_on, along, donate=(0,))
 
 
 @functools.cache
 def measuring_program(size: int) -> Any:
-    """`_measure` for every slot, which finds so many columns."""
+    """`_measure` for every slot, with ``size`` columns."""
     measure = functools.partial(_measure, size)
     return devices.compiled(measure, (Along.LANES, Along.LANES, Along.ROWS, Along.ALL))
 
@@ -172,8 +172,8 @@ def measuring_program(size: int) -> Any:
 def _train_on(
     state: TrainState, config: TrainConfig, lane: Lane, supply: Supply, every: Array, steps: Array
 ) -> TrainState:
-    """Some steps of one slot's training on the way to its next evaluation, ``every`` steps behind the one before; or
-    its beginning."""
+    """Continue one slot's training by some steps towards its next evaluation, or begin the training. Evaluations are
+    ``every`` steps apart."""
 
     def begin() -> TrainState:
         return train.init(config, supply)
@@ -187,15 +187,15 @@ def _train_on(
 
 
 class Learnt(NamedTuple):
-    """Of a `TrainState` what is measured: what is trained of the policy, and what training says of itself. Apart from
-    training, measuring is one program for all sources and losses."""
+    """The measured part of a `TrainState`: the trained part of the policy, and the numbers that training records.
+    Because training is left out, one measuring program serves all sources and losses."""
 
     policy: Policy
     numbers: dict[str, Any]
 
 
 def measured_part(state: TrainState) -> Learnt:
-    """What is trained of the policy; sums since the last evaluation; what was consumed in all; where it diverged."""
+    """The trained part of the policy; sums since the last evaluation; total consumption; the step of divergence."""
     ledger = state.ledger
     numbers = {
         "train_loss": state.loss,
@@ -213,8 +213,9 @@ def measured_part(state: TrainState) -> Learnt:
 def _measure(
     size: int, learnt: Learnt, lane: Lane, yardstick: Yardstick, every: Array
 ) -> UInt32[Array, " size"]:
-    """One slot's evaluation: the bits of each column's 32-bit number, so that one transfer brings all of them. That
-    there are ``size`` of them is known: finding out would take as long as tracing all that is measured."""
+    """One slot's evaluation: the bits of each column's 32-bit number, so that one transfer brings all columns.
+    ``size``, the number of columns, is an argument because finding it would take as long as tracing all
+    measurements."""
 
     def bits() -> Array:
         columns = _columns(learnt, lane, yardstick, every)
@@ -224,7 +225,8 @@ def _measure(
 
 
 def _columns(learnt: Learnt, lane: Lane, yardstick: Yardstick, every: Array) -> dict[str, Array]:
-    """What is measured of a run, by name, in alphabetical order: so a compiled program hands dictionaries back."""
+    """The measurements of a run by name, in alphabetical order, the order in which compiled programs return
+    dictionaries."""
     key = jax.random.fold_in(stream(_key(lane.seed), Stream.EVALUATION), lane.index)
     policy = rebuilt(learnt.policy, yardstick.reference)
     means = {name: learnt.numbers[name] / every for name in ("train_loss", "gradient_norm")}

@@ -1,9 +1,9 @@
-"""Files that hold what runs, such as compiled programs: each is signed with a key that only this user's cache has.
+"""Signed files for content that can run code, such as compiled programs. The key belongs to this user's cache alone.
 
-Reading a program back runs code from the file: jax unpickles it, and XLA loads machine code. So before anything else is
-done with such a file, its signature (HMAC-SHA256, RFC 2104) is compared with that of its content and address. The key
-is 32 random bytes in a file that nobody but its owner may read. A program from elsewhere, from another address, or with
-a bit flipped counts as missing.
+Reading a program back runs code from the file: jax unpickles it, and XLA loads machine code. Therefore the file's
+signature (HMAC-SHA256, RFC 2104) is first compared with the signature of its content and address. The key is 32 random
+bytes in a file that only its owner may read. A program from another machine, from another address, or with a changed
+bit counts as missing.
 """
 
 import contextlib
@@ -29,8 +29,8 @@ class SignedFiles:
         self._directory, self._key_path, self._suffix = directory, key, suffix
 
     def load(self, address: str) -> bytes | None:
-        """The content at an address; None if there is none that was signed here for it. A file with another signature
-        is removed."""
+        """The content at an address; None if there is no content that was signed here for this address. A file with
+        another signature is removed."""
         path = self._path(address)
         try:
             found = path.read_bytes()
@@ -43,19 +43,19 @@ class SignedFiles:
         if not fits or not found.startswith(_BEGIN):
             self.remove(address)
             return None
-        # What is in use can be told from what is not.
+        # The modification time shows which files are in use.
         for used in (path, self._key_path):
             with contextlib.suppress(OSError):
                 os.utime(used)
         return content
 
     def save(self, address: str, content: bytes) -> None:
-        """Keep a content. Raises `Unfinished` if the disk refuses the file, and `OSError` if it refuses the key."""
+        """Store a content. Raises `Unfinished` if the disk refuses the file, and `OSError` if it refuses the key."""
         key = _read(self._key_path) or _made(self._key_path)
         write(self._path(address), [_BEGIN, _signed(key, address, content), content])
 
     def remove(self, address: str) -> None:
-        """Let a content go, if there is one and the disk allows it."""
+        """Remove a content, if there is one and the disk allows it."""
         with contextlib.suppress(OSError):
             self._path(address).unlink(missing_ok=True)
 
@@ -64,7 +64,8 @@ class SignedFiles:
 
 
 def _signed(key: bytes, address: str, content: bytes) -> bytes:
-    """The signature of a content. The address comes as its hash, so that no two pairs of both are signed alike."""
+    """The signature of a content. The address enters as a hash, so that no two pairs of address and content are signed
+    alike."""
     bound = _BEGIN + hashlib.sha256(address.encode()).digest()
     made = hmac.new(key, bound, hashlib.sha256)
     made.update(content)
@@ -72,7 +73,7 @@ def _signed(key: bytes, address: str, content: bytes) -> bytes:
 
 
 def _read(path: Path) -> bytes | None:
-    """The key, if its file is this user's own, and nobody else's to read or write."""
+    """The key, if this user owns its file and no other user can read or write it."""
     try:
         file = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
@@ -91,9 +92,9 @@ def _read(path: Path) -> bytes | None:
 
 
 def _made(path: Path) -> bytes:
-    """A new key, in place of a file that `_read` does not take; or the one that another process has made meanwhile."""
+    """Make a new key in place of a file that `_read` refuses, or return the key that another process made meanwhile."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    # With O_EXCL, and for this user alone.
+    # The file is created with O_EXCL, for this user alone.
     file, temporary = tempfile.mkstemp(dir=path.parent)
     try:
         with open(file, "wb") as opened:
@@ -103,7 +104,7 @@ def _made(path: Path) -> bytes:
         with contextlib.suppress(FileNotFoundError):
             if _read(path) is None:
                 os.unlink(path)
-        # A link, unlike a rename, replaces no key that is there by now: its programs stay good.
+        # A link, unlike a rename, does not replace a key that exists by now: programs signed with that key stay valid.
         with contextlib.suppress(FileExistsError):
             os.link(temporary, path)
     finally:

@@ -1,4 +1,4 @@
-"""Where the runs of a chunk are, written to disk and read back while the chunk is computed."""
+"""Checkpoints of the runs of a chunk, written to disk and read back while the chunk is computed."""
 
 from collections.abc import Sequence
 
@@ -15,15 +15,16 @@ from testbed.train import TrainState
 
 
 class Checkpoints:
-    """Checkpoints of the runs of a chunk. One that was found stays in memory until the state of its run is restored."""
+    """Checkpoints of the runs of a chunk. A checkpoint that was found stays in memory until its run's state is
+    restored."""
 
     def __init__(self, points: Sequence[Point]) -> None:
         self._points, self._stored = points, Underway()
         self._found: dict[int, Paused] = {}
 
     def find(self, run: int) -> tuple[int, int]:
-        """Where a run goes on: the evaluation that it comes to, and steps since the one before. Zeros for a run that
-        has no checkpoint."""
+        """Where a run continues: the number of its next evaluation, and the steps since the evaluation before. Both are
+        zero for a run without a checkpoint."""
         paused = self._stored.paused(self._points[run])
         if paused is None:
             return 0, 0
@@ -33,7 +34,8 @@ class Checkpoints:
     def restore(
         self, state: TrainState, schedule: Schedule, measurements: Measurements
     ) -> TrainState:
-        """The state of all slots, with those of runs whose checkpoints were found; their measurements are taken in."""
+        """Write the states and the measurements of all found checkpoints into the slots; return the states of all
+        slots."""
         if not self._found:
             return state
         held = jax.tree.map(np.array, jax.device_get(state))
@@ -53,13 +55,13 @@ class Checkpoints:
         for place in places(schedule.taken & (schedule.index > 0)):
             run, index = int(schedule.runs[place]), int(schedule.index[place])
             if run in self._found:
-                continue  # it is on disk, and not yet among the states
+                continue  # the checkpoint is on disk, and its state is not in a slot yet
             values = measurements.so_far(run, index)
             paused = Paused(index, int(schedule.done[place]), values, _slot(held, place))
             self._stored.pause(self._points[run], paused)
 
     def finish(self, run: int, state: TrainState, place: tuple[int, int]) -> None:
-        """Remove the checkpoint of a run that is complete, and keep the policy of one whose task asks for it. Raises
+        """Remove the checkpoint of a complete run, and store the run's policy if its task asks for that. Raises
         `Unfinished` if the disk refuses."""
         point = self._points[run]
         self._stored.finish(point)
@@ -68,5 +70,5 @@ class Checkpoints:
 
 
 def _slot(state: PyTree, place: tuple[int, int]) -> PyTree:
-    """One slot's part of what is stacked."""
+    """One slot's part of stacked arrays."""
     return jax.tree.map(lambda x: x[place], state)

@@ -1,4 +1,4 @@
-"""Measurements of the runs of a chunk, taken in as slots are measured, and made into rows at the end."""
+"""Measurements of the runs of a chunk, collected when slots are measured, and converted to rows at the end."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -11,7 +11,7 @@ from sweeps.store.parquet import ANSWERS, FACTS, Rows
 
 
 class Measurements:
-    """What was measured of the runs of a chunk, as it comes in."""
+    """The measurements of the runs of a chunk so far."""
 
     def __init__(self, chunk: Chunk, columns: dict[str, np.dtype]) -> None:
         self._chunk, self._columns = chunk, columns
@@ -19,19 +19,19 @@ class Measurements:
         size = (len(chunk.points), int(self._points.max()) + 1, len(columns))
         self._values = np.full(size, np.nan)
         self._diverged = np.full(len(chunk.points), -1)
-        # Numbers of the columns that hold tokens, in the order of prompts and time.
+        # Indices of the columns that hold tokens, in the order of prompts and time.
         found = {name: number for number, name in enumerate(columns) if name.startswith("answer_")}
         order = sorted(found, key=lambda name: [int(part) for part in name.split("_")[1:]])
         self._tokens = {name: found[name] for name in order}
 
     @property
     def diverged(self) -> int:
-        """How many runs diverged."""
+        """The number of diverged runs."""
         return int(np.sum(self._diverged >= 0))
 
     def put(self, runs: np.ndarray, index: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, int]:
-        """Take in what slots have measured: which slots are done, and how many evaluations they are spared. A run that
-        diverged is frozen: what is measured of it once holds for its later evaluations too."""
+        """Store the measurements of slots. Return which slots are done, and how many evaluations are saved by
+        divergence. A run that diverged is frozen: one measurement holds for its later evaluations too."""
         live = runs >= 0
         run, here = runs[live], index[live]
         kinds = self._columns.values()
@@ -49,16 +49,16 @@ class Measurements:
         return done, int(np.sum((self._points[run] - here)[frozen]))
 
     def so_far(self, run: int, index: int) -> np.ndarray:
-        """What was measured of a run before an evaluation, one row each."""
+        """The measurements of a run before an evaluation, one row per evaluation."""
         return self._values[run, :index]
 
     def resume(self, run: int, values: np.ndarray) -> None:
-        """Take in what was measured of a run before."""
+        """Store the measurements that a run's checkpoint holds."""
         self._values[run, : len(values)] = values
 
     def rows(self, known: Mapping[int, Any], asked: Mapping[int, Sequence[str]]) -> Rows:
-        """One entry a run and evaluation in every column, run by run; ``known`` are the facts of every world, ``asked``
-        its first prompts."""
+        """The rows of all runs: one entry per run and evaluation in every column, run by run. ``known`` are the facts
+        of every world, ``asked`` its first prompts."""
         chunk, points = self._chunk, self._chunk.points
         counts = self._points + 1
         evaluation = np.concatenate([np.arange(count) for count in counts])
@@ -89,7 +89,7 @@ class Measurements:
     def _answers(
         self, run: np.ndarray, evaluation: np.ndarray, asked: Mapping[int, Sequence[str]]
     ) -> list[str | None]:
-        """What is answered at the first and the last evaluation of each run; nothing in between."""
+        """The answers at the first and the last evaluation of each run; None at the evaluations between."""
         ends = (evaluation == 0) | (evaluation == self._points[run])
         said: list[str | None] = [None] * len(run)
         for row in np.flatnonzero(ends).tolist():

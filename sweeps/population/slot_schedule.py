@@ -1,4 +1,4 @@
-"""Which run of a chunk is in which slot, and what each slot does next. Numbers only: nothing is computed here.
+"""The schedule of a chunk: which run is in which slot, and what each slot does next. Only indices; nothing is trained.
 
 Slots are stacked as ``rows x lanes``: all lanes of a row hold runs of one world.
 """
@@ -11,15 +11,15 @@ import numpy as np
 
 
 class Moved(NamedTuple):
-    """Whether slots have other runs than before, and rows other worlds."""
+    """Whether slots hold other runs than before, and rows other worlds."""
 
     runs: bool
     worlds: bool
 
 
 class Call(NamedTuple):
-    """What slots do in one call of the programs: the slots that begin, the slots that train, steps of these, and the
-    slots that are measured afterwards. A slot that neither begins nor trains is idle."""
+    """The work of the slots in one call of the programs: the slots that begin, the slots that train, their number of
+    steps, and the slots that are measured afterwards. A slot that neither begins nor trains is idle."""
 
     begins: np.ndarray
     trains: np.ndarray
@@ -28,11 +28,12 @@ class Call(NamedTuple):
 
 
 class Schedule:
-    """The runs of a chunk on their way through its slots.
+    """The assignment of a chunk's runs to its slots.
 
-    ``owners`` are the numbers of the runs' worlds, of which there are ``worlds``. A run is measured before its first
-    step and after every ``every`` steps. ``start`` says of a run that takes a slot where it goes on: the number of the
-    evaluation that it comes to, and steps since the one before; zeros for a run that has not begun.
+    ``owners`` are the numbers of the runs' worlds; ``worlds`` is the number of worlds. A run is measured before its
+    first step and after every ``every`` steps. ``start`` returns, for a run that takes a slot, where the run continues:
+    the number of its next evaluation, and the steps since the evaluation before; both are zero for a run that has not
+    begun.
     """
 
     def __init__(
@@ -48,7 +49,7 @@ class Schedule:
         for run, owner in enumerate(owners):
             self._queues[owner].append(run)
         self._waiting = np.array([len(queue) for queue in self._queues])
-        # The run in each slot, -1 for none; the evaluation it comes to; steps since the one before; each row's world.
+        # The run in each slot, -1 for none; its next evaluation; steps since the one before; each row's world.
         self.runs = np.full(layout, -1)
         self.index = np.zeros(layout, np.int32)
         self.done = np.zeros(layout, np.int32)
@@ -74,36 +75,36 @@ class Schedule:
         return Moved(not np.array_equal(runs, self.runs), not np.array_equal(worlds, self.worlds))
 
     def _next_world(self, held: int) -> int:
-        """The world of a row without runs, which held the world ``held``, or none if that is negative."""
+        """The next world of a row without runs; ``held`` is the world that the row held, negative if it held none."""
         if held >= 0 and self._waiting[held]:
             return held
-        # Of equally long queues that of a world which no other row has.
+        # Among worlds with equally many waiting runs, prefer a world that no other row holds.
         wanted = 2 * self._waiting + 1
         wanted[self.worlds[self.worlds >= 0]] -= 1
         best = int(np.argmax(wanted))
         return best if self._waiting[best] or held < 0 else held
 
     def next(self, most: int) -> Call:
-        """What slots do next, in at most ``most`` steps: no slot trains past its next evaluation."""
+        """The next call, with at most ``most`` steps: no slot trains past its next evaluation."""
         begins = self.taken & (self.index == 0)
         trains = self.taken & (self.index > 0)
         left = np.min(self._every - self.done, where=trains, initial=self._every)
         steps = min(most, int(left)) * int(np.any(trains))
-        # Those that come to an evaluation are measured; the others wait.
+        # Slots that reach an evaluation are measured; the others wait.
         measured = begins | (trains & (self.done + steps == self._every))
         return Call(begins, trains, steps, measured)
 
     def count(self, call: Call) -> None:
-        """Count what a call has done: steps, or an evaluation."""
+        """Record the steps or the evaluations of a call."""
         self.done[call.trains] += call.steps
         self.done[call.measured] = 0
         self.index[call.measured] += 1
 
     def leave(self, complete: np.ndarray) -> None:
-        """Slots whose runs are ``complete`` are free."""
+        """Free the slots whose runs are ``complete``."""
         self.runs[complete] = -1
 
 
 def places(chosen: np.ndarray) -> list[tuple[int, int]]:
-    """Row and lane of the slots that are chosen."""
+    """Row and lane of the chosen slots."""
     return [(int(row), int(lane)) for row, lane in np.argwhere(chosen)]

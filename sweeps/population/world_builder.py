@@ -1,7 +1,8 @@
-"""What runs stand on, found in the cache or made there: stage by stage, as many worlds at a time as there are devices.
+"""Builds the world artifacts of runs, or finds them in the cache: stage by stage, as many worlds at a time as there are
+devices.
 
-Results live on disk and are read when they are needed; only the latest are kept in memory, so that it does not grow
-with the number of worlds. Weights of checkpoints are left out of all of them (`testbed.policies.shared_weights`).
+Results are stored on disk and read when they are needed; only the latest are kept in memory, so that memory does not
+grow with the number of worlds. Results do not contain the weights of checkpoints (`testbed.policies.shared_weights`).
 """
 
 from collections import OrderedDict, defaultdict
@@ -20,7 +21,7 @@ from testbed.stages import stages
 from testbed.stages.stages import STAGES, Stage
 from testbed.stages.world_config import Ground, GroundConfig
 
-#: Every stage of a ground, in order.
+#: Every stage of a world, in order.
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 _BY_NAME = {stage.name: stage for stage in STAGES}
 #: Bytes of stage results that are kept in memory.
@@ -29,15 +30,16 @@ KEPT = 1_000_000_000
 
 @runtime_checkable
 class Standing(Protocol):
-    """Grounds by config: `Grounds`, or a mapping of ones that are made."""
+    """A source of world artifacts (`Ground`) by config: `Grounds`, or a mapping with artifacts that are made
+    already."""
 
     def __getitem__(self, config: GroundConfig, /) -> Ground:
-        """The ground of a config."""
+        """The world artifacts of a config."""
         ...
 
 
 class Grounds:
-    """The grounds of any number of configs, by config."""
+    """The world artifacts of any number of configs, by config."""
 
     def __init__(self, cache: Cache, progress: Progress, kept: int = KEPT) -> None:
         self._cache, self._progress, self._most = cache, progress, kept
@@ -48,7 +50,8 @@ class Grounds:
     def prepare(
         self, configs: Iterable[GroundConfig], wanted: Collection[str] = STAGE_NAMES
     ) -> None:
-        """Make what the ``wanted`` stages of some configs lack in the cache; the stages before them must be wanted too.
+        """Make the results of the ``wanted`` stages that the cache lacks for some configs. The stages that these stages
+        depend on must be wanted too.
 
         Raises `InvalidInput` if data are not what was asked for."""
         names = {config: stages.fingerprints(config) for config in configs}
@@ -66,13 +69,13 @@ class Grounds:
                 self._make(stage, {address: missing[address] for address in batch})
 
     def __getitem__(self, config: GroundConfig) -> Ground:
-        """The ground of a config; what the cache has lost is made again."""
+        """The world artifacts of a config; parts that the cache has lost are made again."""
         return stages.assemble(self.made(config))
 
     def made(
         self, config: GroundConfig, wanted: Collection[str] = STAGE_NAMES
     ) -> dict[str, PyTree]:
-        """What the ``wanted`` stages made for a config; None for those that it does not need."""
+        """The results of the ``wanted`` stages for a config; None for stages that the config does not need."""
         addresses = stages.fingerprints(config)
         return {
             name: self._result(config, name, addresses) for name in STAGE_NAMES if name in wanted
@@ -109,7 +112,7 @@ class Grounds:
         return results
 
     def _program(self, stage: Stage, shapes: tuple[PyTree, ...]) -> Any:
-        """A stage's program. The latest is at hand: batches of one structure come one after the other."""
+        """A stage's compiled program. The latest is kept, because batches of one structure follow each other."""
         leaves, structure = jax.tree.flatten(shapes)
         key = stage.name, structure, tuple(leaves)
         if self._latest[0] != key:
@@ -118,7 +121,7 @@ class Grounds:
         return self._latest[1]
 
     def _keep(self, address: str, result: PyTree) -> None:
-        """Hold a result in memory, and let the oldest ones go."""
+        """Keep a result in memory, and drop the oldest results."""
         self._kept[address] = result
         self._sizes[address] = sum(leaf.nbytes for leaf in jax.tree.leaves(result))
         while len(self._kept) > 1 and sum(self._sizes.values()) > self._most:
@@ -127,7 +130,7 @@ class Grounds:
 
 
 def _batches(owners: Mapping[str, GroundConfig]) -> Iterator[list[str]]:
-    """Addresses whose configs are of one structure, as many at a time as there are devices."""
+    """Addresses whose configs have one structure, as many at a time as there are devices."""
     alike: dict[object, list[str]] = defaultdict(list)
     for address, config in owners.items():
         alike[jax.tree.structure(config)].append(address)

@@ -1,4 +1,4 @@
-"""Rules that turn posterior draws of an effect into a verdict, one a file; all modules here are found."""
+"""Rules that turn posterior draws of an effect into a verdict, one per file. Every module here is imported."""
 
 import importlib
 import pkgutil
@@ -21,6 +21,6 @@ __all__ = [
     "rule_from_dict",
 ]
 
-# A further rule needs no entry above: this makes its kind known to the reader of stored claims.
+# A further rule needs no entry above: the import registers its kind for the reader of stored claims.
 for _module in pkgutil.iter_modules(__path__):
     importlib.import_module(f"{__name__}.{_module.name}")

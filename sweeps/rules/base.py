@@ -1,4 +1,4 @@
-"""Rules that turn posterior draws of an effect into a verdict: what every rule offers."""
+"""The base class of the rules that turn posterior draws of an effect into a verdict."""
 
 import dataclasses
 import math
@@ -17,13 +17,12 @@ Side = Literal["higher", "lower"]
 
 @dataclasses.dataclass(frozen=True)
 class Draws:
-    """Posterior draws of one effect, or the reason there are none.
+    """Posterior draws of one effect, or the reason why there are none.
 
-    `values` has shape (draws,): empty when nothing could be computed, a single value when there
-    is an estimate without an interval. `exact` says that a single value is known without error, so
-    that it decides. A non-empty `reason` forbids a verdict whatever the values. `open` says that
-    the true effect may be higher or lower than the draws (which are then a bound), and why: a
-    verdict that such an effect could overturn is not given.
+    `values` has shape (draws,): empty if nothing could be computed, a single value for an estimate without an interval.
+    `exact` says that a single value is known without error, so that it decides. A non-empty `reason` forbids a verdict
+    whatever the values are. `open` says that the true effect may be higher or lower than the draws (which are then a
+    bound), with the reason: no verdict is given that such an effect could overturn.
     """
 
     label: str
@@ -37,10 +36,10 @@ class Draws:
 
 @dataclasses.dataclass(frozen=True)
 class Judgement:
-    """A verdict with the numbers behind it.
+    """A verdict with its numbers.
 
-    `estimate` is the median, `interval` the rule's central interval if it has a width, and
-    `probability` that of the rule's condition.
+    `estimate` is the median, `interval` the rule's central interval if it has a width, and `probability` the
+    probability of the rule's condition.
     """
 
     verdict: Verdict
@@ -55,12 +54,12 @@ class Judgement:
 
 @dataclasses.dataclass(frozen=True)
 class Rule:
-    """Abstract: decides from posterior draws of an effect whether a condition on it holds.
+    """Abstract: decides from posterior draws of an effect whether a condition on the effect holds.
 
-    `rope` is the largest effect that is practically nothing. Reproduced when
-    P(condition) >= confidence, contradicted when P(not condition) >= confidence, undecided
-    otherwise. The interval shown is the central one of mass 2 confidence - 1 (90% at the default),
-    so that for one-sided conditions a verdict means exactly that the interval lies on one side.
+    `rope` is the largest effect that is practically nothing. The verdict is reproduced if P(condition) >= confidence,
+    contradicted if P(not condition) >= confidence, undecided otherwise. The displayed interval is the central one of
+    mass 2 confidence - 1 (90% at the default); for one-sided conditions there is a verdict exactly if this interval
+    lies on one side.
 
     Raises InvalidInput for a negative or non-finite rope, or a confidence outside (0.5, 1).
     """
@@ -83,7 +82,7 @@ class Rule:
 
     @property
     def limits(self) -> tuple[float, float]:
-        """The range of effects for which the condition holds; infinite where it has no end."""
+        """The range of effects for which the condition holds; infinite on a side without a limit."""
         raise NotImplementedError
 
     def holds(self, values: np.ndarray) -> np.ndarray:
@@ -118,7 +117,7 @@ class Rule:
         if values.size > 1 and not draws.exact:
             tail = (1 - self.mass) / 2
             low, high = np.quantile(values, [tail, 1 - tail])
-            # Draws that do not differ are a bound, such as that of a peak beyond the last checkpoint.
+            # Equal draws are a bound, for example of a peak beyond the last checkpoint.
             interval = (float(low), float(high)) if low < high else None
         if values.size > 1 or (values.size and draws.exact):
             probability = float(np.mean(self.holds(values)))
@@ -153,7 +152,7 @@ class Rule:
         return verdict, ""
 
     def _stands(self, verdict: Verdict, side: Side, values: np.ndarray) -> bool:
-        """Whether a verdict stands however far the true effect lies to one side of the draws."""
+        """Whether a verdict stays true however far the true effect lies to one side of the draws."""
         low, high = self.limits
         if verdict == "reproduced":
             return math.isinf(high if side == "higher" else low)
@@ -162,13 +161,13 @@ class Rule:
 
 
 def descendants(base: type) -> list[type]:
-    """All subclasses, those of subclasses included."""
+    """All subclasses, including subclasses of subclasses."""
     own = base.__subclasses__()
     return own + [kind for child in own for kind in descendants(child)]
 
 
 def rule_from_dict(data: Mapping[str, Any]) -> Rule:
-    """The rule that `describe` wrote; "kind" is looked up among the subclasses of Rule.
+    """Rebuild the rule from the output of `describe`; "kind" is looked up among the subclasses of Rule.
 
     Raises InvalidInput for a kind that no imported module defines.
     """

@@ -11,8 +11,8 @@ from sweeps.rules.base import Rule
 class Same(Rule):
     """The claim says that there is practically no effect: between -`rope` and `rope`.
 
-    Reproduced only if the whole interval lies between the two. A rope of 0 is for effects that are
-    known without error.
+    Reproduced only if the whole interval lies between these two values. A rope of 0 is for effects that are known
+    without error.
     """
 
     @property

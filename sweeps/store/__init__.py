@@ -1,4 +1,4 @@
-"""Results on disk."""
+"""Results on disk: Parquet files of rows, a JSON file about the study, and a progress file."""
 
 from testbed import moved
 

@@ -1,7 +1,8 @@
-"""Names of files and directories made of any text: short, readable, and different for different texts.
+"""Names of files and directories for arbitrary texts: short, readable, and different for different texts.
 
-A text that can serve as a name is one. Of any other, characters are replaced and the end is cut, and a hash of the
-whole text follows ``~``, which stands in no other name; so a text's name does not depend on the other texts there are.
+A text that is a valid name is used unchanged. For any other text, invalid characters are replaced, the end is cut, and
+a hash of the whole text follows ``~``, a character that no other name contains. A text's name therefore does not depend
+on which other texts there are.
 """
 
 import hashlib
@@ -9,17 +10,18 @@ import re
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
 
-#: Bytes of a name at most; file systems allow 255, some of them 143.
+#: Most bytes of a name; file systems allow 255, some of them 143.
 MOST_BYTES = 100
 _HASH = 8
-#: Names that Windows gives to devices, with any ending.
+#: Names that Windows reserves for devices, with any ending.
 _DEVICES = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\.|$)", re.IGNORECASE)
 
 
 def file_name(text: str) -> str:
-    """The name of one file or directory for a text: ASCII letters, digits and ``_.=,()+-``, all else as ``_``.
+    """The name of one file or directory for a text: ASCII letters, digits and ``_.=,()+-``, any other character as
+    ``_``.
 
-    Two texts have the same name only if they are equal, whatever they are; "", "." and ".." have names too.
+    Two texts have the same name only if they are equal; "", "." and ".." have names too.
     """
     return _name(
         text, lambda letter: letter.isascii() and (letter.isalnum() or letter in _MARKS), "_"
@@ -30,12 +32,12 @@ _MARKS = "_.=,()+-"
 
 
 def stem(*parts: str) -> str:
-    """The name, without its ending, of a file of a web site for texts: letters of any script, digits, ``_`` and ``-``,
-    all else as ``-``."""
+    """The name, without its ending, of a web site's file for texts: letters of any script, digits, ``_`` and ``-``, any
+    other character as ``-``."""
     return _name("-".join(parts), lambda letter: letter.isalnum() or letter in "_-", "-")
 
 
-#: Pages of a report that are no study's, and what the names of its other files begin with.
+#: Pages of a report that do not belong to a study, and the beginnings of the report's other file names.
 _PAGES = re.compile(r"(index|methods|provenance|transfer)(-|$)", re.IGNORECASE)
 
 
@@ -51,7 +53,7 @@ def figure_stem(study: str, drawing: str) -> str:
 
 
 def figure_prefix(study: str) -> str:
-    """What the names of all figures of a study begin with."""
+    """The beginning of the names of all figures of a study."""
     return f"{study_stem(study)}-"
 
 
@@ -64,7 +66,7 @@ def _name(text: str, kept: Callable[[str], bool], other: str) -> str:
 
 
 def marked(name: str, text: str) -> str:
-    """A name, cut if need be, with a hash of the text that it stands for."""
+    """A name, cut if necessary, with a hash of the text that it stands for."""
     mark = "~" + hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:_HASH]
     room = MOST_BYTES - len(mark)
     return (name.encode("utf-8")[:room].decode("utf-8", "ignore") or "_") + mark
@@ -73,8 +75,8 @@ def marked(name: str, text: str) -> str:
 def told_apart(
     names: Sequence[str], things: Sequence[Hashable], taken: Sequence[str] = ()
 ) -> list[str]:
-    """Names for things, in their order: those that differ in case at most, or are ``taken``, have a hash of what they
-    stand for (its ``repr``) as well."""
+    """Names for things, in their order. Names that differ at most in case, and names in ``taken``, get a hash of their
+    thing's ``repr`` as well."""
     counts = Counter(name.casefold() for name in (*names, *taken))
     found = []
     for name, thing in zip(names, things, strict=True):

@@ -14,14 +14,14 @@ from testbed.paths import cache_directory
 
 #: Folders of the cache that runs write to.
 _WRITTEN = ("stages", "xla", "underway", "policies")
-#: Bytes that are written to see whether a disk takes them: as much as file systems hand out at a time.
+#: Bytes that are written to test whether a disk accepts them: the block size of common file systems.
 _TRIED = 4096
 #: Seconds between attempts to lock: `in_use` holds a lock for an instant.
 _PAUSES = (0.05, 0.1)
 
 
 def lock(directory: Path) -> io.IOBase:
-    """The directory, made if need be, locked for this process."""
+    """Make the directory, if it does not exist, and lock it for this process."""
     try:
         directory.mkdir(parents=True, exist_ok=True)
         held = open(directory / ".lock", "a+", encoding="utf-8")  # noqa: SIM115 (held open: closing it unlocks)
@@ -34,7 +34,7 @@ def lock(directory: Path) -> io.IOBase:
             taken = taken and not _locked(held, fcntl.LOCK_EX)
     except OSError as problem:
         held.close()
-        # A file system without locks: two commands could not be told from one.
+        # The file system has no locks: two commands could write at the same time.
         raise unwritable(directory, problem) from problem
     if taken:
         held.close()
@@ -46,15 +46,15 @@ def lock(directory: Path) -> io.IOBase:
 
 
 def in_use(directory: Path) -> bool:
-    """Whether a process has locked the directory. Leaves nothing behind, and whoever comes to `lock` it meanwhile gets
-    it all the same."""
+    """Whether a process has locked the directory. The check leaves no file behind, and a process that calls `lock`
+    meanwhile still gets the lock."""
     with contextlib.suppress(OSError), open(directory / ".lock", encoding="utf-8") as file:
         return not _locked(file, fcntl.LOCK_SH)
     return False
 
 
 def _locked(file: io.IOBase, kind: int) -> bool:
-    """Lock a file for as long as it is open; whether it was free."""
+    """Lock a file for as long as it is open; return whether the lock was free."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except OSError as problem:
@@ -65,12 +65,12 @@ def _locked(file: io.IOBase, kind: int) -> bool:
 
 
 def refused(out: Path, problem: OSError) -> InvalidInput:
-    """The error for an ``--out`` that the disk refuses to write."""
+    """The error for an ``--out`` that the disk does not allow to be written."""
     return InvalidInput(f"--out {out} cannot be written ({problem.strerror or problem})")
 
 
 def unwritable(directory: Path, problem: OSError) -> InvalidInput:
-    """The error for an output directory that the disk refuses to change."""
+    """The error for an output directory that the disk does not allow to be changed."""
     reason = problem.strerror or str(problem)
     return InvalidInput(
         f"output directory {directory} cannot be written ({reason}): choose another --out"
@@ -78,7 +78,7 @@ def unwritable(directory: Path, problem: OSError) -> InvalidInput:
 
 
 def write(path: Path, data: bytes, temporary: Path) -> None:
-    """Write all of a file or nothing, surviving a kill and a power cut."""
+    """Write all of a file or nothing, even after a kill or a power cut."""
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -93,7 +93,7 @@ def write(path: Path, data: bytes, temporary: Path) -> None:
 
 
 def settle(directory: Path) -> None:
-    """See to it that what a directory lists survives a power cut."""
+    """Make sure that a directory's list of files survives a power cut."""
     held = os.open(directory, os.O_RDONLY)
     try:
         os.fsync(held)
@@ -104,8 +104,8 @@ def settle(directory: Path) -> None:
 def require_writable_cache() -> None:
     """Refuse a cache that runs could not write to, before anything is built: raises `InvalidInput`.
 
-    The test writes and removes a file in each folder that exists, and makes and removes a folder where one is missing:
-    nothing stays.
+    The test writes and removes a file in each folder that exists, and makes and removes each missing folder. No file
+    stays.
     """
     directory = cache_directory()
     for place in (directory, *(directory / name for name in _WRITTEN)):
@@ -120,9 +120,10 @@ def require_writable_cache() -> None:
 
 
 def _try_to_write(directory: Path) -> None:
-    """Write in a directory, or make another where it would be made. Raises `OSError` if that is refused."""
+    """Write in a directory; or, if it is missing, make a directory in its parent. Raises `OSError` if that is
+    refused."""
     if directory.exists():
-        # NotADirectoryError where a file is in the way; a full disk refuses the content.
+        # NotADirectoryError if the path is a file; a full disk refuses the content.
         with tempfile.TemporaryFile(dir=directory) as file:
             file.write(bytes(_TRIED))
             file.flush()
@@ -131,8 +132,8 @@ def _try_to_write(directory: Path) -> None:
         place for place in (directory, *directory.absolute().parents) if os.path.lexists(place)
     )
     if not above.is_dir():
-        # A file, or a link that leads nowhere.
+        # The parent is a file, or a broken link.
         raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    # Permissions alone do not tell: a superuser has all of them where nothing can be made.
+    # Permissions are not enough: a superuser has all permissions, even where files cannot be made.
     with tempfile.TemporaryDirectory(dir=above):
         pass

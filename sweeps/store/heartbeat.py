@@ -1,7 +1,7 @@
-"""Where a driver is, for others to read: `progress.json` in its results directory, renewed every few seconds.
+"""The driver's progress for other processes: `progress.json` in its results directory, renewed every few seconds.
 
-What is stored says which runs are done; this says what is going on, how fast, and how the last command ended. A driver
-that was killed leaves the last thing it said, and no lock.
+The store says which runs are done; this file says what the command is doing, how fast, and how the last command ended.
+After a driver was killed, the file has its last state, and the directory is not locked.
 """
 
 import contextlib
@@ -36,7 +36,7 @@ _SHAPE: json_files.Shape = {
 
 
 class Pulse:
-    """The present command's `progress.json`; a context manager, which says at the end how the command ended."""
+    """The present command's `progress.json`; a context manager, which records at the end how the command ended."""
 
     def __init__(self, directory: Path, studies: Sequence[str], interval: float = INTERVAL) -> None:
         self._path = directory / FILE
@@ -63,11 +63,11 @@ class Pulse:
             self._write("failed", problem=str(problem) or kind.__name__, failed=failed)
 
     def watch(self, meter: Meter) -> None:
-        """Tell what this meter counts, from now on."""
+        """Report this meter's counts from now on."""
         self._meter = meter
 
     def say(self, stage: str) -> None:
-        """Tell what comes after the runs."""
+        """Report the work after the runs."""
         self._stage = stage
         if self._meter is not None:
             self._meter.text = stage
@@ -89,14 +89,14 @@ class Pulse:
         if self._meter is not None:
             said |= told(self._meter)
         temporary = self._path.with_name(f".{FILE}.tmp")
-        # A disk that is full must not end the runs; whoever reads sees how old the file is.
+        # A full disk must not end the runs; readers of the file see its age.
         with self._writing, contextlib.suppress(OSError):
             temporary.write_text(json.dumps(said) + "\n", encoding="utf-8")
             os.replace(temporary, self._path)
 
 
 def told(meter: Meter) -> dict[str, Any]:
-    """What a meter has counted: runs and run-steps of this command, run-steps a second, seconds left."""
+    """A meter's counts: runs and run-steps of this command, run-steps a second, seconds left."""
     return {
         "stage": meter.text,
         "runs": meter.runs,
@@ -109,8 +109,8 @@ def told(meter: Meter) -> dict[str, Any]:
 
 
 def read(directory: Path) -> dict[str, Any] | None:
-    """What the last command said in this directory, or in the one above it if it ran several studies; None if nothing
-    can be read, or the file is not as `Pulse` writes it."""
+    """The last command's report in this directory, or in the parent directory if the command ran several studies; None
+    if no file can be read, or the file does not have the form that `Pulse` writes."""
     for place in (directory, directory.absolute().parent):
         with contextlib.suppress(InvalidInput):
             said = json_files.read(place / FILE, _SHAPE, "")

@@ -1,5 +1,5 @@
-"""JSON files that other processes, versions and people may have written: read whole and of the expected shape, or
-refused in one sentence."""
+"""JSON files that other processes, versions and people may have written: a file is read if it has the expected shape,
+or refused in one sentence."""
 
 import itertools
 import json
@@ -9,28 +9,29 @@ from typing import Any
 
 from testbed.errors import InvalidInput
 
-#: What a JSON value must be. A class stands for its instances (``int`` takes no bool, ``float`` takes whole numbers),
-#: None for null, a frozenset for the texts in it, a tuple for any of its members; ``[shape]`` for a list of any length,
-#: ``[shape, shape]`` for one of so many; ``{str: shape}`` for an object with any keys, and ``{"name": shape, "other?":
-#: shape}`` for an object with these, of which those with a question mark may be absent.
+#: The shape of a JSON value. A class stands for its instances (``int`` excludes bool, ``float`` includes whole
+#: numbers), None for null, a frozenset for the texts in it, a tuple for any of its members; ``[shape]`` for a list of
+#: any length, ``[shape, shape]`` for a list of this length; ``{str: shape}`` for an object with any keys, and
+#: ``{"name": shape, "other?": shape}`` for an object with these keys, of which those with a question mark may be
+#: absent.
 Shape = Any
 
 SCALAR: Shape = (str, int, float, bool, None)
 _NAMES = {str: "a text", int: "a whole number", float: "a number", bool: "true or false"}
 _NAMES |= {dict: "an object", list: "a list", None: "null"}
-#: Numbers of settings, seeds and seconds are less than this; numpy and pandas take no larger ones.
+#: Numbers of settings, seeds and seconds are less than this limit of numpy and pandas.
 _LARGEST = 2**63
 
 
 def read(path: Path, shape: Shape, remedy: str) -> Any:
     """The value that a JSON file holds.
 
-    Raises `InvalidInput`, with what to do about the file (`remedy`), if the file cannot be read, is not JSON (which has
-    neither NaN nor lone surrogates), or is not of the shape.
+    Raises `InvalidInput`, with advice about the file (`remedy`), if the file cannot be read, is not JSON (which has
+    neither NaN nor lone surrogates), or does not have the shape.
     """
     try:
         data = json.loads(path.read_bytes().decode("utf-8"))
-        # Neither can be written again, as JSON or as a page.
+        # NaN and lone surrogates could not be written again, as JSON or as a page.
         json.dumps(data, ensure_ascii=False, allow_nan=False).encode("utf-8")
     except OSError as problem:
         raise InvalidInput(
@@ -45,7 +46,7 @@ def read(path: Path, shape: Shape, remedy: str) -> Any:
 
 
 def misfit(value: Any, shape: Shape, where: str = "") -> str | None:
-    """The first part of a value that is not of a shape, in words; None if all is."""
+    """The first part of a value that does not match a shape, in words; None if the whole value matches."""
     if isinstance(shape, tuple):
         fits = any(misfit(value, one, where) is None for one in shape)
         return None if fits else _wrong(value, shape, where)

@@ -1,4 +1,4 @@
-"""What `study.json` says: the study as it was planned, and the sessions that ran it."""
+"""The content of `study.json`: the study as it was planned, and the sessions that ran it."""
 
 import json
 from collections.abc import Mapping
@@ -13,18 +13,19 @@ from sweeps.store.json_files import SCALAR
 from sweeps.store.parquet import value_in
 from testbed.errors import InvalidInput
 
-#: 3: the ids of the planned runs are in a file of their own. Stores of schema 2, which had them in `study.json`, can be
-#: read, and joined, which makes them ones of schema 3.
+#: 3: the ids of the planned runs are in a separate file. Stores of schema 2, which had them in `study.json`, can be
+#: read and joined; joining converts them to schema 3.
 SCHEMA = 3
 _READABLE = (2, SCHEMA)
-#: Arm and id of every planned run; `study.json` says how many they are.
+#: Arm and id of every planned run; `study.json` holds the number of runs.
 PLANNED = "planned.parquet"
-#: In `study.json`: hashes of the file with the planned runs. Two while the file is being replaced, the old and the new.
+#: Key in `study.json`: hashes of the file with the planned runs. While the file is being replaced, there are two
+#: hashes, of the old and of the new file.
 _HASHES = "planned_files"
-#: Seeds are numbered from 0 on, and each has runs of its own.
+#: Seeds are numbered from 0, and each seed has separate runs.
 _MOST_SEEDS = 10**6
 
-#: What a command asked for, from which `sweeps.api.request` makes the same runs; earlier versions kept its text alone.
+#: A command's request, from which `sweeps.api.request` makes the same runs; earlier versions stored only its text.
 _ASKED: json_files.Shape = {
     "study": str,
     "preset": str,
@@ -51,7 +52,7 @@ _SESSION: json_files.Shape = {
     "seconds?": float,
 }
 _SETTINGS: json_files.Shape = {str: (*SCALAR, list)}
-#: What `study.json` must hold, as far as it is read; see `Selection.describe` and `provenance.session`.
+#: The required content of `study.json`, as far as it is read; see `Selection.describe` and `provenance.session`.
 _SHAPE: json_files.Shape = {
     **_MADE_BY,
     "study": str,
@@ -77,7 +78,7 @@ _SHAPE: json_files.Shape = {
 
 
 def read(directory: Path) -> dict[str, Any]:
-    """The header of a store: what `study.json` says, with the ids of the planned runs by arm.
+    """The header of a store: the content of `study.json`, with the ids of the planned runs by arm.
 
     Raises `InvalidInput` if it is unreadable or of another schema.
     """
@@ -98,7 +99,7 @@ def read(directory: Path) -> dict[str, Any]:
 
 
 def _misfit(header: Mapping[str, Any]) -> str | None:
-    """What is wrong with what a `study.json` of a schema that can be read says; None if nothing is."""
+    """The error in the content of a `study.json` with a readable schema; None if there is no error."""
     wrong = json_files.misfit(header, _SHAPE)
     if wrong is not None:
         return wrong
@@ -113,7 +114,7 @@ def _misfit(header: Mapping[str, Any]) -> str | None:
 
 
 def write(directory: Path, header: Mapping[str, Any]) -> None:
-    """Replace what `study.json` says, but not the ids of the planned runs; see `write_planned`."""
+    """Replace the content of `study.json`, but not the ids of the planned runs; see `write_planned`."""
     if "planned" in header:
         header = {**header, "planned": {arm: len(ids) for arm, ids in header["planned"].items()}}
     _replace(directory, header)
@@ -125,8 +126,8 @@ def _replace(directory: Path, content: Mapping[str, Any]) -> None:
 
 
 def write_planned(directory: Path, header: dict[str, Any]) -> None:
-    """Replace the ids of the planned runs, and note the hash of their file in the header. To be called before `write`:
-    ids too many do less harm than ids too few."""
+    """Replace the ids of the planned runs, and add the hash of their file to the header. Call this function before
+    `write`: superfluous ids do less harm than missing ids."""
     if "planned" in header:
         planned = header["planned"]
         counts = [len(ids) for ids in planned.values()]
@@ -139,8 +140,8 @@ def write_planned(directory: Path, header: dict[str, Any]) -> None:
 
 
 def _announce(directory: Path, hashes: list[str]) -> None:
-    """Let the `study.json` that is there take another file of planned runs beside its present one: whoever is killed
-    between the two leaves a store that can be read."""
+    """Let the present `study.json` accept another file of planned runs beside its present one: a process that is killed
+    between the two writes leaves a readable store."""
     path = directory / "study.json"
     if path.exists():
         stored = json.loads(path.read_text(encoding="utf-8"))
@@ -151,7 +152,7 @@ def _announce(directory: Path, hashes: list[str]) -> None:
 
 
 def _read_planned(path: Path, header: Mapping[str, Any]) -> dict[str, list[str]]:
-    """The planned runs by arm. Stores of earlier versions do not say which file they have."""
+    """The planned runs by arm. Stores of earlier versions have no hash of the file."""
     remedy = "restore it, or choose another --out"
     try:
         data = path.read_bytes()
@@ -174,14 +175,15 @@ def _read_planned(path: Path, header: Mapping[str, Any]) -> dict[str, list[str]]
 
 
 def session(header: Mapping[str, Any]) -> dict[str, Any]:
-    """What one invocation leaves of itself in the header."""
+    """The record of one invocation in the header."""
     names = ("preset", "seeds", "axes", "content", "source", "versions", "numerics", "bits")
     names += ("machine", "created", "command", "asked")
     return {name: header[name] for name in names if name in header}
 
 
 def joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """The header of a store that a further invocation joins, or `InvalidInput`."""
+    """The header of a store after a further invocation. Raises `InvalidInput` if the invocation does not fit the
+    store."""
     if old.get("study") != new.get("study"):
         raise InvalidInput(
             f"output directory {directory} holds study '{old.get('study')}', this command runs "
@@ -220,13 +222,13 @@ def _united_content(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str,
 def _refuse_other_content(
     directory: Path, arm: str, old: Mapping[str, Any], new: Mapping[str, Any]
 ) -> None:
-    """Refuse to add runs of an arm to those that were made with other code of the user's, or other prompts: they would
-    be one arm under one verdict. An arm may come to depend on further files, or be run where it depends on fewer."""
+    """Refuse to add runs of an arm to runs that were made with other user code or other prompts: both would be one arm
+    under one verdict. An arm may later depend on further files, or on fewer files."""
     was, now = (header.get("content", {}).get(arm, {}) for header in (old, new))
     changed = sorted(name for name in was.keys() & now.keys() if was[name] != now[name])
     if not changed and not (was.keys() <= now.keys() or now.keys() <= was.keys()):
         changed = sorted(was.keys() ^ now.keys())
-    # Of an arm that depended on no file, the same runs may be planned with a class of the user's of the same name.
+    # If an arm depended on no file, the same run ids may now be planned with a user's class of the same name.
     if not changed and now and not was:
         changed = sorted(now)
     if changed:
@@ -237,7 +239,7 @@ def _refuse_other_content(
 
 
 def _united(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """The items of either by name, each once: an axis's values, what an arm runs besides."""
+    """The items of both by name, each item once: an axis's values, an arm's additional settings."""
     found = {name: list(items) for name, items in old.items()}
     for name, items in new.items():
         have = found.setdefault(name, [])
@@ -267,7 +269,7 @@ def _leaves(data: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def _differing(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
-    """What two described configs, or parts of them, have otherwise, by path: the value of each, None if it has none."""
+    """The differences between two described configs, or parts of them, by path: both values, None if absent."""
     have, want = _leaves(old), _leaves(new)
     paths = sorted(have.keys() | want.keys())
     return {
@@ -276,8 +278,8 @@ def _differing(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
-    """In what two headers plan other runs: preset, seeds, fields of the base config, arms and their settings, values of
-    axes; by name, what each has, None for nothing."""
+    """The differences between two headers that change the planned runs: preset, seeds, fields of the base config, arms
+    and their settings, values of axes; by name, the two values, None if absent."""
     found = {
         name: (old.get(name), new.get(name))
         for name in ("study", "preset", "seeds")

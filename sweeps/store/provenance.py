@@ -1,4 +1,4 @@
-"""Where results come from: the code, the versions, the machine."""
+"""The origin of results: the code, the versions, the machine."""
 
 import datetime
 import hashlib
@@ -32,13 +32,13 @@ def source_hash() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the libraries that numbers depend on."""
+    """Versions of Python and of the libraries that affect the numbers."""
     found = {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
     return {"python": platform.python_version()} | found
 
 
 def machine() -> dict[str, Any]:
-    """The machine in words, without anything that identifies its owner."""
+    """A description of the machine, without anything that identifies its owner."""
     devices = jax.devices()
     return {
         "system": f"{platform.system()} {platform.machine()}",
@@ -55,8 +55,8 @@ def now() -> str:
 
 
 def session() -> dict[str, Any]:
-    """Code, versions, machine and time of one invocation. ``numerics`` is everything that changes numbers
-    (`testbed.numerics`), ``bits`` what changes their last bits only."""
+    """Code, versions, machine and time of one invocation. ``numerics`` holds everything that changes numbers
+    (`testbed.numerics`), ``bits`` the facts that change only their last bits."""
     return {
         "source": source_hash(),
         "versions": versions(),

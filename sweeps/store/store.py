@@ -1,8 +1,8 @@
 """Append-only results of a study in a directory: ``study.json`` and Parquet blocks.
 
-One row per run and evaluation, one file per finished chunk of runs. Files are written under a
-temporary name, flushed to disk and renamed, and are named by their content, so that a process
-killed at any moment leaves whole blocks only. One process writes at a time; any number may read.
+There is one row per run and evaluation, and one file per finished chunk of runs. Files are written under a temporary
+name, flushed to disk and renamed, and are named by their content; a process that is killed at any moment therefore
+leaves only whole blocks. One process writes at a time; any number of processes may read.
 """
 
 import contextlib
@@ -29,15 +29,15 @@ __all__ = ["COUNTS", "FACTS", "KNOWN", "MEASURED", "METRICS", "SCHEMA", "TEXTS",
 __all__ += ["read_stores", "refuse_incomplete", "study_directories"]
 
 _WHOLE = ("run", "arm", "task", "seed", "step", "evaluation", "diverged_step")
-#: Blocks of fewer rows are merged until there are as many: 10^4 runs are then a few dozen files.
+#: Blocks with fewer rows are merged until there are as many: 10^4 runs then take a few dozen files.
 MERGED_ROWS = 32_768
-#: Blocks of fewer bytes that an earlier session has left, if they are many, are merged too.
+#: Many blocks with fewer bytes from an earlier session are merged too.
 _SMALL_BYTES, _MANY = 2**20, 16
 _OURS = {".lock", "study.json.tmp", headers.PLANNED, f"{headers.PLANNED}.tmp", heartbeat.FILE}
 
 
 class Store:
-    """Results in one directory. `create_or_open` to write, `open` to read."""
+    """Results in one directory. Use `create_or_open` to write, `open` to read."""
 
     def __init__(self, directory: Path, header: dict[str, Any], lock: io.IOBase | None) -> None:
         self.directory = directory
@@ -48,12 +48,11 @@ class Store:
 
     @classmethod
     def create_or_open(cls, directory: Path | str, header: Mapping[str, Any]) -> "Store":
-        """A store to write to, begun or joined; the caller closes it (it is a context manager).
+        """A store to write to, new or existing; the caller closes it (it is a context manager).
 
-        ``header`` is `Selection.describe` and `provenance.session` in one. Joining takes the same
-        study with the same base config; seeds, axes and arms may grow, and the claims stay those
-        that were stored first. Raises `InvalidInput` if the directory is in use, unwritable, or
-        holds anything else.
+        ``header`` is `Selection.describe` and `provenance.session` in one. An existing store must hold the same study
+        with the same base config; seeds, axes and arms may grow, and the claims stay those that were stored first.
+        Raises `InvalidInput` if the directory is in use, unwritable, or holds anything else.
         """
         directory = Path(directory)
         header = _jsonable(header)
@@ -71,7 +70,7 @@ class Store:
                 merged = {"schema": headers.SCHEMA, **header, "sessions": [headers.session(header)]}
             headers.write_planned(directory, merged)
             headers.write(directory, merged)
-            # Last: blocks without `study.json` would be somebody else's to the next session.
+            # The folder is made last: to the next session, blocks without `study.json` would be foreign files.
             (directory / "blocks").mkdir(exist_ok=True)
             files.settle(directory)
             for left_over in (directory / "blocks").glob(".*.tmp"):
@@ -93,7 +92,7 @@ class Store:
 
     @classmethod
     def open(cls, directory: Path | str) -> "Store":
-        """A store to read. Raises `InvalidInput` if there is none, or one of another schema."""
+        """A store to read. Raises `InvalidInput` if there is no store, or if it has another schema."""
         directory = Path(directory)
         if not (directory / "study.json").is_file():
             raise InvalidInput(
@@ -102,7 +101,7 @@ class Store:
         return cls(directory, headers.read(directory), None)
 
     def close(self) -> None:
-        """Merge what is left to merge, and let other processes write."""
+        """Merge the remaining small blocks, and release the lock."""
         if self._lock is not None:
             self.merge()
             self._lock.close()
@@ -115,14 +114,14 @@ class Store:
         self.close()
 
     def withdraw(self) -> None:
-        """Take back a store that this process has begun and has stored nothing in."""
+        """Remove a store that this process has made and has stored nothing in."""
         if self._begun and not self._paths():
             for name in ("study.json", headers.PLANNED):
                 (self.directory / name).unlink(missing_ok=True)
             (self.directory / "blocks").rmdir()
 
     def note(self, **facts: Any) -> None:
-        """Add facts, such as the seconds that it took, to what the header says of the present session."""
+        """Add facts, such as the duration in seconds, to the present session in the header."""
         if self._lock is None:
             raise ValueError("this store was opened to read")
         self.header["sessions"][-1] |= _jsonable(facts)
@@ -131,8 +130,8 @@ class Store:
     def append(self, rows: Rows) -> Path:
         """Write rows (see `sweeps.store.parquet`) as one block, whole or not at all. Returns its path.
 
-        Blocks of few rows are merged now and then; see `merge`. Raises `InvalidInput` if the disk refuses; nothing of
-        the block is left then.
+        Small blocks are merged from time to time; see `merge`. Raises `InvalidInput` if the disk refuses; then no part
+        of the block is left.
         """
         if self._lock is None:
             raise ValueError("this store was opened to read")
@@ -145,10 +144,11 @@ class Store:
         return path
 
     def merge(self) -> None:
-        """Put the blocks of few rows that were appended into one: thousands of files take long to read.
+        """Merge the small blocks that were appended into one: thousands of files take long to read.
 
-        The merged block is on disk before the others go, so that a kill leaves rows twice at worst, which count once;
-        who reads meanwhile finds them in one place or the other. If the disk refuses, they stay as they are.
+        The merged block is on disk before the others are removed. A kill therefore leaves, at worst, duplicate rows,
+        which count once; a process that reads meanwhile finds the rows in one place or the other. If the disk refuses,
+        the small blocks stay as they are.
         """
         small, self._small = self._small, {}
         if len(small) < 2:
@@ -159,7 +159,7 @@ class Store:
                 path.unlink(missing_ok=True)
 
     def _merge_old(self) -> None:
-        """Merge small blocks that earlier sessions have left, if they are many."""
+        """Merge small blocks of earlier sessions, if there are many."""
         paths = [path for path in self._paths() if path.stat().st_size < _SMALL_BYTES]
         if len(paths) < _MANY:
             return
@@ -184,19 +184,19 @@ class Store:
         return {run for _, run in self.held()}
 
     def held(self) -> set[tuple[str, str]]:
-        """Of which arms which runs are stored."""
+        """The stored runs as pairs of arm and run."""
         return parquet.runs(self._tables(["arm", "run"]))
 
     def diverged(self) -> set[tuple[str, str]]:
-        """Of which arms which stored runs have diverged."""
+        """The stored runs that diverged, as pairs of arm and run."""
         tables = self._tables(["arm", "run", "diverged_step"])
         return parquet.runs(tables, "diverged_step")
 
     def read(self) -> "pd.DataFrame":
         """The long table: repeated rows once, in a fixed order.
 
-        Swept paths that a block does not have as a column (an axis that was added later) are
-        filled in from its configs.
+        If a block has no column for a swept path (the axis was added later), the values are taken from the block's
+        configs.
         """
         return parquet.long(self._tables(), self.header.get("axes", {}))
 
@@ -204,7 +204,7 @@ class Store:
         """Every block's table, in the order of names."""
         known: dict[Path, pa.Table] = {}
         with ThreadPoolExecutor(cores()) as pool:
-            # Who writes may add or merge blocks meanwhile: what was read is whole if it is still what there is.
+            # A writer may add or merge blocks meanwhile: the read is complete when the list of blocks has not changed.
             while list(known) != (paths := self._paths()):
                 new = [path for path in paths if path not in known]
                 with contextlib.suppress(FileNotFoundError):
@@ -218,22 +218,23 @@ class Store:
 
 
 def _jsonable(value: Any) -> Any:
-    """See `testbed.config.jsonable`: it needs jax, which readers of a store do without."""
+    """See `testbed.config.jsonable`. The import happens here because jax is slow to import and readers do not need
+    it."""
     from testbed import config
 
     return config.jsonable(value)
 
 
 def study_directories(directory: Path) -> list[Path]:
-    """Where the studies of a results directory are: itself, or directories in it, by name."""
+    """The directories of the studies in a results directory: the directory itself, or its subdirectories, by name."""
     if (directory / "study.json").is_file():
         return [directory]
     return sorted(path.parent for path in directory.glob("*/study.json"))
 
 
 def refuse_incomplete(directory: Path, table: "pd.DataFrame") -> None:
-    """Raise `InvalidInput` if rows do not say of which run they are, when they were measured and whether it had
-    diverged: whoever reads them needs that."""
+    """Raise `InvalidInput` if rows lack their run, the time of their measurement, or whether the run had diverged:
+    every reader needs these columns."""
     missing = [name for name in _WHOLE if name not in table.columns]
     if missing:
         raise InvalidInput(f"the results in {directory} lack the columns {', '.join(missing)}")
@@ -245,8 +246,8 @@ def refuse_incomplete(directory: Path, table: "pd.DataFrame") -> None:
 def read_stores(directory: Path) -> "list[tuple[Store, pd.DataFrame]]":
     """The stores of a results directory that hold finished runs and can be read, by name, with their tables.
 
-    Raises InvalidInput, with what is wrong with the first, if there are none; and if two of them hold the same study,
-    whose pages and figures would overwrite each other's.
+    Raises InvalidInput, with the first store's error, if there are none; and if two stores hold the same study, because
+    the pages and figures of one would overwrite those of the other.
     """
     found, problems = [], []
     owners: dict[str, Path] = {}

@@ -1,1 +1,1 @@
-"""Studies, one a file: claim, base configuration, axes and decision rule."""
+"""Studies, one per file: claims, base configuration, axes and decision rules."""

@@ -1,8 +1,9 @@
 """At an equal budget of labels, not only of KL: what should a practitioner buy (question B5)?
 
-Offline and online by proxy spend their labels on D_golden: both buy its pairs once, before training, and online asks
-the proxy for the rest. The third arm spends them online, one for every pair that it writes, and so stops when they
-are spent: 32 a step. It has no proxy to be misled by, and no labels to train one.
+Offline and online by proxy spend their labels on D_golden: both buy the labels of its pairs once, before training, and
+online asks the proxy for all further labels. The third arm buys its labels online, one for every pair that it writes,
+and stops when its labels are spent: 32 a step. This arm has no proxy that could mislead it, and needs no labels to
+train a proxy.
 """
 
 from sweeps import paper
@@ -14,11 +15,11 @@ from sweeps.study import Arm, Study
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 
-#: Labels that every arm may buy.
+#: Number of labels that every arm may buy.
 BUDGET = 2560
-#: Steps after which an online run that buys a label a pair has spent them.
+#: Number of steps after which an online run that buys one label per pair has spent its labels.
 LAST = BUDGET // paper.EXPERIMENT.batch_size
-#: Fewer pairs, each seen as often by SFT and proxy.
+#: Fewer pairs; SFT and proxy see each pair as often as with the default number.
 _SHARE = BUDGET / paper.EXPERIMENT.data.pairs
 SCARCE = {
     "data.pairs": BUDGET,

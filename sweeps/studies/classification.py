@@ -1,8 +1,9 @@
 """Do better classifiers make better writers (arXiv 2405.08448, section 5.3, figures 6 to 8, appendix E)?
 
-A policy classifies a pair by the sign of h, its log-ratio against SFT on one response less that on the other. Online
-is at the base configuration, like the stream that it records; two arms there are also measured on ten windows of that
-stream, beside the proxy. Pairs of online and offline runs have the same rate, beta and seed.
+A policy classifies a pair by the sign of h, its log-ratio against SFT on one response minus its log-ratio on the other.
+Online runs at the base configuration, like the stream that it records; two arms at the base configuration are also
+measured on ten windows of this stream, beside the proxy. Pairs of online and offline runs have the same rate, beta and
+seed.
 """
 
 from sweeps import paper

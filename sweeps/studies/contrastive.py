@@ -1,10 +1,10 @@
 """Is the contrastive loss to blame (arXiv 2405.08448, section 5.4, figure 9)? And is the finding the same for other
 losses?
 
-Best-of-2 fine-tunes on the preferred of two responses: nothing is pushed down, nothing refers to SFT. Its shuffled
-replay learns from the stream of its own online run. The smaller presets have these arms alone; `losses` and `paper`
-compare online with offline under DPO, SLiC and KTO too, and two policy gradients, which have no offline form, with
-offline IPO.
+Best-of-2 fine-tunes on the preferred of two responses: no response is pushed down, and the loss does not refer to SFT.
+Its shuffled replay learns from the stream of its own online run. The smaller presets have only these arms. The presets
+`losses` and `paper` also compare online with offline under DPO, SLiC and KTO, and compare two policy gradients, which
+have no offline form, with offline IPO.
 """
 
 import dataclasses
@@ -26,8 +26,8 @@ from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 
 BO2 = BestOfTwo()
-#: A third of the base rate. Nothing holds Best-of-2 to SFT: online at the base rate it was 1 to 3 nats away after 100
-#: steps and 50 after 800, and shared no range of KL with offline, which hardly left the first nat.
+#: A third of the base rate. Best-of-2 has no term that holds it to SFT: online at the base rate it was 1 to 3 nats away
+#: after 100 steps and 50 after 800, and shared no range of KL with offline, which hardly left the first nat.
 BO2_RATE = 1e-4
 BO2_RECORDED = paper.recorded(BO2, BO2_RATE)
 BO2_ARMS = ("online Bo2", "shuffled Bo2", "offline Bo2")
@@ -52,7 +52,8 @@ def generality(name: str, first: str, second: str, words: str) -> Claim:
 
 
 def rates(size: str) -> Grid:
-    """The common rates, and that of the recorded run: there the replay differs from it in order alone."""
+    """The common rates, and the rate of the recorded run: at that rate the replay differs from the run in order
+    alone."""
     common = paper.rates(size).values("optimiser.learning_rate")
     return Axis("optimiser.learning_rate", tuple(dict.fromkeys((BO2_RATE, *common))))
 
@@ -63,7 +64,7 @@ def grid(size: str) -> Grid:
 
 
 def bo2_only(size: str) -> paper.Preset:
-    """The arms of Best-of-2 alone, which has no beta to sweep."""
+    """The arms of Best-of-2 alone; Best-of-2 has no beta to sweep."""
     return dataclasses.replace(
         paper.preset(size, "source.recorded", axes=product(paper.tasks(size), rates(size))),
         arms=BO2_ARMS,

@@ -1,8 +1,9 @@
 """Coverage and quality moved independently (question B3).
 
-The paper's ablations of the data move both at once. Here both are dials of the data policy, set by calibration and
-then measured: coverage is 1/concentrability of the target sft exp(r) over the data, quality their mean golden reward
-in SFT standard deviations. In a world that can be listed both are exact, and the settings span a grid of them.
+The paper's ablations of the data move both at once. Here both are parameters of the data policy, set by calibration and
+then measured. Coverage is 1/concentrability of the target sft exp(r) over the data; quality is the mean golden reward
+of the data in SFT standard deviations. In a world whose responses can be enumerated both are exact, and the settings
+form a grid of the two.
 """
 
 from envs.enumerable import Enumerable
@@ -20,7 +21,7 @@ COVERAGE, QUALITY = "ground.coverage", "ground.data_quality"
 
 
 def axes(size: str) -> Grid:
-    """The two dials, and betas."""
+    """The two parameters of the data policy, and betas."""
     return product(
         Axis("task", (Enumerable(),)),
         Axis("data.coverage", _COVERAGE[size]),

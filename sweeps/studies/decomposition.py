@@ -1,9 +1,13 @@
-"""Which piece is the culprit? The exact one is swapped in, one at a time (question B4).
+"""Which of three approximations causes the gap? Each is replaced by its exact counterpart, one at a time (question B4).
 
-In a world that can be listed three approximations can be taken away: the proxy (the golden reward labels what online
-writes), the narrow data (offline gets as many pairs from a flatter data policy: three for each response that there
-is, so that nearly all are among them) and the network (the policy is a table of all responses, from the very same SFT
-policy). All arms share the writers' texts, the SFT policy and the golden baseline.
+In a world whose responses can be enumerated, three approximations can be removed:
+
+- the proxy: the golden reward labels the responses of online instead;
+- the narrow data: offline gets the same number of pairs from a flatter data policy, three pairs for each existing
+  response, so that nearly all responses are among them;
+- the network: the policy is a table of all responses, which starts from the same SFT policy.
+
+All arms share the writers' texts, the SFT policy and the golden baseline.
 """
 
 from envs.enumerable import Enumerable
@@ -17,9 +21,10 @@ from testbed import config
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 
-#: Pairs for 64 prompts of 341 responses, and two epochs of SFT and of the proxy on them.
+#: Pairs for 64 prompts of 341 responses, and two epochs of SFT and of the proxy on these pairs.
 PLENTY = {"data.pairs": 65536, "sft.steps": 2000, "proxy.fit.steps": 2400}
-#: A table's logits are its parameters, each moved at its own visits only: at a network's rates it stays at SFT.
+#: A table's logits are its parameters, and each moves only at its own visits: at a network's rates the table stays at
+#: SFT.
 TABLE = {"optimiser.learning_rate": 0.03}
 
 

@@ -1,9 +1,9 @@
-"""The whole dial between offline and online, one arm a position: the same loss on pairs from nine sources (question
+"""The whole range between offline and online, one arm per position: the same loss on pairs from nine sources (question
 B2).
 
-How fresh must samples be? A snapshot of the policy that is renewed every s steps writes the pairs: s = 1 is online,
-never renewed it is the SFT policy. Half of the pairs may come from D_golden, and every pair may be learnt from four
-times.
+How fresh must samples be? The pairs are written by a snapshot of the policy, which is renewed every s steps: s = 1 is
+online; a snapshot that is never renewed is the SFT policy. In one arm half of the pairs come from D_golden, and in
+another every pair is used four times.
 """
 
 from sweeps import paper

@@ -1,7 +1,7 @@
 """Is the finding the same when labels are noisy, tied, from many annotators, or intransitive (question B6)?
 
-D_golden is labelled by each labeler in turn; proxy and offline policy learn from these labels. World, texts, SFT
-policy, golden baseline and judge stay the same: the judge is always the noise-free golden reward.
+Each labeler in turn labels D_golden; proxy and offline policy learn from these labels. World, texts, SFT policy, golden
+baseline and judge stay the same: the judge is always the noise-free golden reward.
 """
 
 from envs.labelers.annotators import AnnotatorPool

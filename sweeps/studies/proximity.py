@@ -1,8 +1,9 @@
-"""Which data help offline learning: near to SFT, far apart, or good (arXiv 2405.08448, section 6, figure 12)?
+"""Which data help offline learning: data near to SFT, pairs far apart, or good responses (arXiv 2405.08448, section 6,
+figure 12)?
 
-Data sets differ in who wrote the two sides: the SFT policy, and the online run's policy after a fifth of its steps
-(the paper's 800 of 4000) and at its end. The golden reward labels all. D_golden's sides were written by the writers
-that the SFT policy imitates.
+The data sets differ in the writers of the two responses of a pair: the SFT policy, the online run's policy after a
+fifth of its steps (the paper's 800 of 4000), and its policy at the end. The golden reward labels all pairs. Both
+responses of D_golden were written by the writers that the SFT policy imitates.
 """
 
 from sweeps import paper
@@ -18,7 +19,7 @@ EARLY, LATE = 0.2, 1.0
 
 
 def written(name: str, first: float, second: float) -> Arm:
-    """An arm on pairs written by the online run's policy at two shares of its steps; 0 is the SFT policy."""
+    """An arm on pairs written by the online run's policy at two shares of its steps; share 0 is the SFT policy."""
     return Arm(name, {"source": Generated(first, second, recorded=paper.recorded())})
 
 

@@ -1,7 +1,7 @@
 """Does quality explain the gap? Offline on pairs that the final online policy wrote (arXiv 2405.08448, section 5.2,
 figure 5).
 
-The policy at the end of the recorded online run answers the prompts of D_golden twice; the golden reward labels the
+The policy at the end of the recorded online run answers the prompts of D_golden twice, and the golden reward labels the
 pairs: D_4k_vs_4k.
 """
 

@@ -1,9 +1,9 @@
 """Do larger policies close the gap (arXiv 2405.08448, section 5.5, figures 10, 11 and 14)?
 
 Only the policy grows. Proxy and golden baseline keep the smallest size, as in the paper, which scales policies under
-one proxy and one opponent; each policy size has its own SFT policy, so KL is to that. As in the paper the recipe is
-not tuned anew. All arms are also run at a smaller beta, which takes online past its peak, and what learns offline at
-higher rates.
+one proxy and one opponent. Each policy size has its own SFT policy, and KL is measured to this SFT policy. As in the
+paper, the hyperparameters are not tuned for each size. All arms also run at a smaller beta, which takes online past its
+peak, and offline learning also runs at higher rates.
 """
 
 from envs.chat import Chat

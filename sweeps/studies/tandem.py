@@ -1,8 +1,9 @@
-"""Does coverage explain the gap? Offline on the very pairs that the online run saw (arXiv 2405.08448, section 5.1,
+"""Does coverage explain the gap? Offline on the same pairs that the online run saw (arXiv 2405.08448, section 5.1,
 figures 4 and 13, appendices F and G).
 
-The stream of one online run at the base configuration is recorded: D_online. Learning from it in its own order must
-be that run. Shuffled, it covers the same texts with the same labels, and only their order is lost.
+The stream of pairs of one online run at the base configuration is recorded: D_online. A run that learns from D_online
+in its original order must be identical to the online run. The shuffled D_online has the same texts with the same
+labels; only their order is lost.
 """
 
 from sweeps import paper
@@ -19,7 +20,7 @@ BEST = "best_win_rate"
 
 
 def replayed(name: str, window: float) -> Arm:
-    """The online run once more from its recorded stream, shuffled within windows of so many steps."""
+    """The online run repeated from its recorded stream, shuffled within windows of ``window`` steps."""
     return Arm(name, {"source": Replay(RECORDED, shuffle_window=window)}, paper.BASE)
 
 

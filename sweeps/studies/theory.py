@@ -1,13 +1,14 @@
 """Where theory holds, and what breaks it (arXiv 2405.08448, section 5.2 and appendix H).
 
-Theory puts the optimum of offline IPO at sft exp(p(y > mu) / beta) / Z, for data written by mu (arXiv 2310.12036),
-if mu may write every response. In a world of 341 responses to each of 64 prompts that optimum is known exactly, and
-so is how far the learnt policy is from it. The policy is a table of all responses, so nothing but the data stands
-between the two: support is the share of the writers' mass, the most likely responses first, that the data may hold.
-There are many more pairs than responses, so that what may be in the data is in the data.
+Theory puts the optimum of offline IPO at sft exp(p(y > mu) / beta) / Z, for data written by mu (arXiv 2310.12036), if
+mu may write every response. In a world of 341 responses to each of 64 prompts this optimum and the learnt policy's
+distance from it are known exactly. The policy is a table of all responses, so that only the data can keep the policy
+from the optimum: support is the share of the writers' mass, the most likely responses first, that the data may hold.
+There are many more pairs than responses, so that the data contain every response that they may hold.
 
 Checked before the study was written: with 32,768 pairs (512 a prompt) a table at full support stays at a distance of
-0.15 however long it trains, and with 262,144 it comes to 0.05. What is left at full support is the finite sample.
+0.15 however long it trains, and with 262,144 the distance falls to 0.05. The distance that remains at full support
+comes from the finite sample.
 """
 
 from envs.enumerable import Enumerable
@@ -22,7 +23,7 @@ from testbed.optimiser import OptimiserConfig
 from testbed.sources.offline import Offline
 
 BETA, RATE = 0.3, 0.01
-#: Prompts drawn with repetition, enough that none of the 64 is missing.
+#: Number of prompts, drawn with repetition: enough that all 64 prompts occur.
 PROMPTS = 512
 FULL, NARROW = 1.0, 0.2
 _SUPPORT = {

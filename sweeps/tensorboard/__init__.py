@@ -1,4 +1,4 @@
-"""Results as TensorBoard logs."""
+"""Results as TensorBoard logs: event files made from the store, with charts, texts, figures and HPARAMS."""
 
 from testbed import moved
 

@@ -1,4 +1,4 @@
-"""TensorBoard's event files: logs, and the summaries that they hold, as protocol buffers of tensorboardX."""
+"""TensorBoard's event files: logs and their summaries, as protocol buffers of tensorboardX."""
 
 import contextlib
 import itertools
@@ -37,11 +37,11 @@ Margin = tuple[str, str, str]
 
 @contextlib.contextmanager
 def log(directory: Path) -> Iterator[Add]:
-    """A new log in a directory; its name is unique, so that two do not overwrite each other. It says that it begins
-    anew: a TensorBoard that shows an earlier log of the directory then forgets that.
+    """A new log in a directory; its name is unique, so that two logs do not overwrite each other. The log begins with a
+    restart mark: a TensorBoard that shows an earlier log of the directory then forgets the earlier log.
 
-    Records are written as they come. tensorboardX's own writer starts a thread a log and waits for it, which for a
-    thousand logs takes half a minute.
+    Records are written as they come. tensorboardX's own writer starts a thread per log and waits for it, which takes
+    half a minute for a thousand logs.
     """
     directory.mkdir(parents=True, exist_ok=True)
     now = time.time()
@@ -59,7 +59,7 @@ def log(directory: Path) -> Iterator[Add]:
 
 
 def clear(root: Path) -> None:
-    """Remove the event files that an earlier call wrote, with what says what they hold, and the directories that leaves
+    """Remove the event files of an earlier call, the files that describe them, and the directories that become
     empty."""
     for file in [*root.rglob(f"events.out.tfevents.*{_SUFFIX}"), *root.glob(f"*/{NAMES}")]:
         file.unlink()
@@ -69,27 +69,27 @@ def clear(root: Path) -> None:
 
 
 def scalars(add: Add, table: Table) -> None:
-    """One event a step with all its values, tags as columns over steps; what is not finite is left out."""
+    """Add one event per step with all its values; tags are columns, steps are rows. Non-finite values are left out."""
     tags = list(table.columns)
     for step, row in zip(table.index.tolist(), table.to_numpy(float).tolist(), strict=True):
         add(values(dict(zip(tags, row, strict=True))), step)
 
 
 def values(numbers: Mapping[str, float]) -> Any:
-    """Scalars of one step; what is not finite, or is too large for 32 bits, is left out."""
+    """Scalars of one step; values that are not finite, or too large for 32 bits, are left out."""
     return Summary(
         value=[
             Summary.Value(tag=tag, simple_value=value)
             for tag, value in numbers.items()
-            # TensorBoard keeps 32 bits of a number.
+            # TensorBoard stores numbers in 32 bits.
             if abs(value) <= _LARGEST
         ]
     )
 
 
 def histogram(tag: str, quantiles: Sequence[float], limits: Sequence[float], count: float) -> Any:
-    """A distribution of ``count`` values, of which only ``quantiles`` are known: the shares between them, each even
-    within its ``limits``. What lies beyond the outermost is not shown."""
+    """A distribution of ``count`` values of which only ``quantiles`` are known: the shares between the quantiles, each
+    spread evenly within its ``limits``. Values beyond the outermost quantiles are not shown."""
     shares = [b - a for a, b in itertools.pairwise(quantiles)]
     middles = [(a + b) / 2 for a, b in itertools.pairwise(limits)]
     counts = [share * count for share in shares]
@@ -106,7 +106,7 @@ def text(tag: str, markdown: str) -> Any:
 
 
 def is_png(path: Path) -> bool:
-    """Whether a file can be shown by `image`: one that can be read, with a PNG's first chunk."""
+    """Whether `image` can show a file: the file must be readable and have a PNG's first chunk."""
     try:
         with path.open("rb") as file:
             first = file.read(24)
@@ -116,7 +116,7 @@ def is_png(path: Path) -> bool:
 
 
 def image(figure: Path) -> Any:
-    """A PNG file as it is; its header holds the width and height (PNG specification, 11.2.2)."""
+    """A PNG file, unchanged; its header holds the width and height (PNG specification, 11.2.2)."""
     data = figure.read_bytes()
     size = [int.from_bytes(data[start : start + 4], "big") for start in (16, 20)]
     shown = Summary.Image(width=size[0], height=size[1], colorspace=4, encoded_image_string=data)
@@ -124,7 +124,8 @@ def image(figure: Path) -> Any:
 
 
 def layout(categories: Mapping[str, Mapping[str, Margin]]) -> Any:
-    """The charts of CUSTOM SCALARS by category and title, each with one series, which every log that has it draws."""
+    """The charts of CUSTOM SCALARS by category and title, each with one series; every log that has the series is
+    drawn."""
     # The page shows a category's last chart first.
     charts = {
         title: {name: ["Margin", list(series)] for name, series in reversed(list(of.items()))}

@@ -1,4 +1,4 @@
-"""What came out of every run, and TensorBoard's HPARAMS: one schema for all runs of a results directory.
+"""The outcomes of every run, and TensorBoard's HPARAMS: one schema for all runs of a results directory.
 
 The schema has every swept path and every outcome once; a run, or a setting, is a session with its own values.
 """
@@ -39,14 +39,14 @@ WORDS = {
     "outcome/final_winners": "change of log-probability of D_golden's winners, nats",
     DIVERGED: "1 if the run diverged; of a setting, the share of its runs",
 }
-#: Paths of at most so many values get a box to tick for each.
+#: Paths with at most this many values get a check box for each value.
 _MOST_TICKED = 24
-#: The line that a run is compared with has at most so many points.
+#: The line that a run is compared with has at most this many points.
 _MOST_KNOTS = 20
 
 
 def outcomes(results: Table, keys: Sequence[str]) -> Table:
-    """One row a run: arm, run, seed, what it was made with (`keys`), and what came out; NaN where nothing did."""
+    """One row per run: arm, run, seed, its settings (`keys`), and its outcomes; NaN for missing outcomes."""
     table = results.reset_index(drop=True)
     runs = ["arm", "run"]
     sound = (table["diverged_step"] < 0) | (table["step"] < table["diverged_step"])
@@ -68,8 +68,9 @@ def outcomes(results: Table, keys: Sequence[str]) -> Table:
 
 
 def _matched_gaps(trained: Table) -> pd.Series:
-    """Of each checkpoint, by how much its win rate exceeds that of other arms' checkpoints on its task at its KL; NaN
-    outside of their range. Theirs is a line through means of neighbours, root n to a mean."""
+    """For each checkpoint, its win rate minus the win rate of other arms' checkpoints on its task at its KL; NaN
+    outside their range of KL. The other arms' win rate is a line through means of neighbours, with about root n
+    checkpoints to a mean."""
     gaps = pd.Series(math.nan, trained.index)
     for _, world in trained.groupby("task"):
         for arm, own in world.groupby("arm"):
@@ -91,12 +92,12 @@ def _knots(count: int) -> int:
 
 
 def tags(table: Table) -> list[str]:
-    """The outcomes among the columns of `outcomes`."""
+    """The columns of `outcomes` that are outcomes."""
     return [tag for tag in WORDS if tag in table]
 
 
 def schema(table: Table, keys: Sequence[str]) -> Any:
-    """The experiment: the paths in `keys` with the values they take, and the outcomes, in words."""
+    """The experiment: the paths in `keys` with their values, and the outcomes, in words."""
     parameters = [
         _parameter(key, table[key].dropna().unique().tolist()) for key in keys if key in table
     ]
@@ -134,8 +135,8 @@ def _kind(value: Any) -> str:
 def session(
     add: Add, row: Mapping[str, Any], keys: Sequence[str], mixed: Sequence[str] = ()
 ) -> None:
-    """Say of a log with which settings it was made, and what came out. `mixed` paths have values of several kinds, and
-    are written as text."""
+    """Write a log's settings and outcomes. The values of `mixed` paths are of several kinds, and are written as
+    text."""
     start = _plugin.SessionStartInfo()
     for key in keys:
         value = row.get(key)

@@ -1,4 +1,4 @@
-"""What TensorBoard shows of a results directory: logs made anew from the stores, when runs are done and meanwhile."""
+"""TensorBoard's logs of a results directory, made again from the stores when runs are done and while they go on."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,7 +16,7 @@ from sweeps.throttle import Pace
 #: Seconds from one preview to the next, at least.
 SECONDS = 60.0
 
-#: What a row of `verdicts.json` must have to be shown here.
+#: The fields that a row of `verdicts.json` must have to be shown.
 VERDICT: json_files.Shape = {
     "claim": str,
     "task": str,
@@ -34,7 +34,7 @@ Draw = Callable[[Path, Sequence[Opened]], object]
 
 
 def mirror(directory: Path, opened: Sequence[Opened], more: writer.More | None = None) -> Path:
-    """Write TensorBoard's logs of a results directory; the directory to give to TensorBoard."""
+    """Write TensorBoard's logs of a results directory; return the directory to give to TensorBoard."""
     verdicts = read_verdicts(directory)
     shown = figures(directory, [store.header["study"] for store, _ in opened])
     studies = [
@@ -51,7 +51,8 @@ def mirror(directory: Path, opened: Sequence[Opened], more: writer.More | None =
 
 
 def read_verdicts(directory: Path) -> list[Row]:
-    """The verdicts that the analysis wrote; none before it has run. Raises `InvalidInput` if their file is damaged."""
+    """The verdicts that the analysis wrote; none before the first analysis. Raises `InvalidInput` if the file is
+    damaged."""
     path = directory / "report" / "verdicts.json"
     if not path.is_file():
         return []
@@ -59,7 +60,7 @@ def read_verdicts(directory: Path) -> list[Row]:
 
 
 def figures(directory: Path, studies: Sequence[str]) -> dict[str, list[Path]]:
-    """The PNG files that the report has of each study; of studies whose names begin alike the longest fits."""
+    """The report's PNG files of each study; if several studies' names fit a file, the longest name is used."""
     found: dict[str, list[Path]] = {name: [] for name in studies}
     by_length = sorted(found, key=len, reverse=True)
     for path in sorted((directory / "report" / "figures").glob("*.png")):
@@ -71,14 +72,14 @@ def figures(directory: Path, studies: Sequence[str]) -> dict[str, list[Path]]:
 
 
 class Preview:
-    """Logs of what there is so far, renewed now and then; ``draw`` draws their figures."""
+    """Logs of the results so far, renewed from time to time; ``draw`` draws their figures."""
 
     def __init__(self, directory: Path, draw: Draw | None, console: Console) -> None:
         self._directory, self._draw, self._console = directory, draw, console
         self._pace = Pace(SECONDS)
 
     def renew(self) -> None:
-        """Write them anew if it is time."""
+        """Write the logs again if they are due."""
         if self._draw is None or not self._pace.due():
             return
         with self._pace:
@@ -86,7 +87,7 @@ class Preview:
                 opened = read_stores(self._directory)
                 self._draw(self._directory, opened)
                 mirror(self._directory, opened)
-            # What is only looked at must not end the runs, whatever it is that went wrong.
+            # An error in a preview must not end the runs, whatever the error is.
             except Exception as problem:
                 self._draw = None
                 self._console.print(

@@ -1,4 +1,4 @@
-"""What policies answer: of each arm, beside what the SFT policy answered to the same prompts."""
+"""Answers of policies: of each arm, beside the SFT policy's answers to the same prompts."""
 
 import json
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ class Said(NamedTuple):
 
 
 def said(results: Table) -> Iterator[Said]:
-    """Of each arm on each task what one run says: of the lowest seed's that did not diverge, the one whose win rate is
-    highest in the end. Nothing of results in which answers were not kept."""
+    """The answers of one run of each arm on each task: among the runs with the lowest seed that did not diverge, the
+    run with the highest final win rate. Nothing for results without stored answers."""
     if ANSWERS not in results:
         return
     kept = results[results[ANSWERS].notna() & (results["diverged_step"] < 0)]
@@ -41,7 +41,7 @@ def said(results: Table) -> Iterator[Said]:
 
 
 def _pairs(row: Any) -> list[list[str]]:
-    """Prompts with answers, as a row of the results has them. Raises `InvalidInput` if its text is something else."""
+    """Prompts with answers from one row of the results. Raises `InvalidInput` if the row's text is something else."""
     try:
         found = json.loads(row[ANSWERS])
     except (ValueError, RecursionError) as problem:

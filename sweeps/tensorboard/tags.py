@@ -1,4 +1,4 @@
-"""Directories of TensorBoard's logs: named after what they hold, and written beside what the names stand for."""
+"""Directories of TensorBoard's logs: their names, and files that say what the names stand for."""
 
 import json
 import math
@@ -8,20 +8,21 @@ from typing import Any
 
 from sweeps.store.file_names import file_name, told_apart
 
-#: In each directory of logs: what each log's name stands for.
+#: File in each directory of logs: what each log's name stands for.
 NAMES = "names.json"
 
 Meaning = dict[str, Any]
-"""What a log holds: values by path, with the arm, and where there are any study, seed and run."""
+"""The content of a log: values by path, with the arm, and with study, seed and run if there are any."""
 
 
 def labels(
     paths: Sequence[str], settings: Sequence[tuple[Any, ...]], taken: Sequence[str] = ()
 ) -> list[str]:
-    """A directory for each of some settings, which are values of ``paths``: the arm, which comes first, then the rest
-    under their shortest telling names. No two have the same, nor one that is ``taken``.
+    """A directory for each of some settings, which are values of ``paths``: the arm, which comes first, then the other
+    values under their shortest unambiguous names. All directories differ from each other and from those in ``taken``.
 
-    What is long or has other characters than a path may ends in a hash of the whole; see `sweeps.store.file_names`.
+    A name that is long, or has characters that a path may not have, ends in a hash of the whole; see
+    `sweeps.store.file_names`.
     """
     settings = [tuple(map(_one, setting)) for setting in settings]
     last = [path.rpartition(".")[2] for path in paths]
@@ -39,7 +40,7 @@ def labels(
 
 
 def run_labels(paths: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A directory for each of some runs: that of its setting, and in it one for its seed."""
+    """A directory for each of some runs: the directory of its setting, and in it one for its seed."""
     settings = [tuple(_one(row[path]) for path in paths) for row in rows]
     distinct = list(dict.fromkeys(settings))
     known = dict(zip(distinct, labels(paths, distinct), strict=True))
@@ -51,13 +52,13 @@ def run_labels(paths: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[
 
 
 def _one(value: Any) -> Any:
-    """A Python value, and the same NaN for every NaN: a tuple that holds it is equal to itself."""
+    """A Python value, with the same NaN object for every NaN: a tuple that holds it is equal to itself."""
     value = value.item() if hasattr(value, "item") else value
     return math.nan if value != value else value
 
 
 def value_text(value: Any) -> str:
-    """A value in the fewest digits that tell it from its neighbours."""
+    """A value in the fewest digits that distinguish it from its neighbours."""
     if not isinstance(value, float):
         return str(value)
     short = f"{value:g}"
@@ -65,7 +66,7 @@ def value_text(value: Any) -> str:
 
 
 def meaning(row: Mapping[str, Any], paths: Iterable[str]) -> Meaning:
-    """What a log's name stands for, as JSON-able data: numbers that JSON lacks, and other things, as text."""
+    """What a log's name stands for, as JSON-able data: numbers that JSON lacks, and other objects, as text."""
     return {path: _plain(row[path]) for path in paths}
 
 
@@ -77,13 +78,13 @@ def _plain(value: Any) -> Any:
 
 
 def write_names(root: Path, names: Mapping[str, Meaning]) -> None:
-    """Write what the logs below a directory hold, by their paths in it."""
+    """Write the contents of the logs below a directory, by their paths in it."""
     text = json.dumps(names, indent=2, ensure_ascii=True, allow_nan=False)
     (root / NAMES).write_text(text + "\n", encoding="utf-8")
 
 
 def page(names: Mapping[str, Meaning]) -> str | None:
-    """What the names stand for that do not say it themselves, as a Markdown table; None if all do."""
+    """A Markdown table of the names that do not explain themselves; None if all names do."""
     rows = [
         f"| `{name}` | {', '.join(f'`{path}={value}`' for path, value in own.items())} |"
         for name, own in names.items()

@@ -1,4 +1,4 @@
-"""What TensorBoard shows as text: question, settings, verdicts, samples."""
+"""Texts for TensorBoard: question, settings, verdicts, samples."""
 
 import dataclasses
 import re
@@ -21,7 +21,7 @@ class Logged:
         results: the long table.
         header: the contents of ``study.json``.
         figures: PNG files.
-        verdicts: those of ``verdicts.json`` that are the study's.
+        verdicts: the study's entries in ``verdicts.json``.
     """
 
     results: Table
@@ -31,7 +31,7 @@ class Logged:
 
 
 def texts_of(study: Logged) -> dict[str, str]:
-    """Markdown pages: the question, the claims and what came out, the design, where the numbers are from."""
+    """Markdown pages: the question, the claims and their results, the design, the origin of the numbers."""
     header, verdicts = study.header, study.verdicts
     runs = study.results.drop_duplicates("run")
     diverged = np.count_nonzero(runs["diverged_step"] >= 0)
@@ -59,7 +59,7 @@ def texts_of(study: Logged) -> dict[str, str]:
 
 
 def answer_texts(results: Table) -> dict[str, str]:
-    """A page of what policies answer, if that was kept."""
+    """A page of policies' answers, if answers were stored."""
     rows = [
         f"| {' | '.join(map(_cell, (one.task, one.arm, one.prompt, one.before, one.after)))} |"
         for one in samples.said(results)
