@@ -1,7 +1,8 @@
 """Hooks of MkDocs: what pages show of the code is taken from the code.
 
 A line ``<!-- catalogue: losses -->`` becomes what `testbed list losses` prints, as Markdown, a line
-``<!-- file: examples/my_loss.py -->`` the file, and ``<!-- modules: sweeps/rules -->`` the reference of all modules there.
+``<!-- file: examples/my_loss.py -->`` the file, and ``<!-- modules: sweeps/rules -->`` the reference of all modules
+there.
 """
 
 import re
