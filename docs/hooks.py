@@ -1,7 +1,8 @@
 """Hooks of MkDocs: what pages show of the code is taken from the code.
 
 A line ``<!-- catalogue: losses -->`` becomes what `testbed list losses` prints, as Markdown, and a line
-``<!-- file: examples/my_loss.py -->`` the file.
+``<!-- file: examples/my_loss.py -->`` the file. ``<!-- table: tags -->`` and ``<!-- table: columns -->`` become the
+meanings of all tags in TensorBoard and of all columns of the results.
 """
 
 import re
@@ -9,19 +10,32 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).parent.parent
-_MARK = re.compile(r"^<!-- (catalogue|file): (\S+) -->$", re.MULTILINE)
+_DIVERGED = "share of the runs that had diverged by then"
+_MARK = re.compile(r"^<!-- (catalogue|file|table): (\S+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in what a page asks for."""
     return _MARK.sub(
-        lambda mark: {"catalogue": family, "file": listing}[mark[1]](mark[2]), markdown
+        lambda mark: {"catalogue": family, "file": listing, "table": table}[mark[1]](mark[2]),
+        markdown,
     )
 
 
 def listing(path: str) -> str:
     """A file of the repository as a block of code."""
     return f'```python title="{path}"\n{(_ROOT / path).read_text().rstrip()}\n```'
+
+
+def table(what: str) -> str:
+    """Every column of the results, or every tag in TensorBoard, with its meaning."""
+    from sweeps.store.columns import MEANINGS
+    from sweeps.tensorboard import hparams, writer
+
+    tags = {tag: MEANINGS.get(column, _DIVERGED) for tag, column in writer.TAGS.items()}
+    rows = {"columns": MEANINGS, "tags": tags | hparams.WORDS}[what]
+    lines = [f"| `{name}` | {_plain(meaning)} |" for name, meaning in rows.items()]
+    return "\n".join([f"| {what[:-1]} | meaning |", "|---|---|", *lines])
 
 
 def family(what: str) -> str:

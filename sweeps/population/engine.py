@@ -90,7 +90,7 @@ class Engine(Protocol):
         ``on_rows`` takes rows as columns: a mapping from a column's name to its values, one entry a row (a run and an
         evaluation) and as many in every column; numpy arrays are cheapest, lists will do. ``run`` (text),
         ``evaluation`` and ``step`` (whole numbers) must be there; further columns are those of
-        `sweeps.store.parquet.MEASURED` and any whose name begins with `sweeps.store.parquet.FACTS`. What was not
+        `sweeps.store.parquet.MEASURED` and any whose name begins with `testbed.metric_table.FACTS`. What was not
         measured is NaN, or None in a list, or no column at all. Runs come in any order, each with all its rows in one
         call: a run of which a row is stored counts as complete. Which study, arm, seed, setting and config a run
         belongs to is added here.
