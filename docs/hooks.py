@@ -1,8 +1,9 @@
 """Hooks of MkDocs: what pages show of the code is taken from the code.
 
 A line ``<!-- catalogue: losses -->`` becomes what `testbed list losses` prints, as Markdown, and a line
-``<!-- file: examples/my_loss.py -->`` the file. ``<!-- table: tags -->`` and ``<!-- table: columns -->`` become the
-meanings of all tags in TensorBoard and of all columns of the results.
+``<!-- file: examples/my_loss.py -->`` the file, and ``<!-- modules: sweeps/rules -->`` the reference of all modules
+there. ``<!-- table: tags -->`` and ``<!-- table: columns -->`` become the meanings of all tags in TensorBoard and of
+all columns of the results.
 """
 
 import re
@@ -11,15 +12,12 @@ from typing import Any
 
 _ROOT = Path(__file__).parent.parent
 _DIVERGED = "share of the runs that had diverged by then"
-_MARK = re.compile(r"^<!-- (catalogue|file|table): (\S+) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- (catalogue|file|modules|table): (\S+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in what a page asks for."""
-    return _MARK.sub(
-        lambda mark: {"catalogue": family, "file": listing, "table": table}[mark[1]](mark[2]),
-        markdown,
-    )
+    return _MARK.sub(lambda mark: _BY_MARK[mark[1]](mark[2]), markdown)
 
 
 def listing(path: str) -> str:
@@ -36,6 +34,12 @@ def table(what: str) -> str:
     rows = {"columns": MEANINGS, "tags": tags | hparams.WORDS}[what]
     lines = [f"| `{name}` | {_plain(meaning)} |" for name, meaning in rows.items()]
     return "\n".join([f"| {what[:-1]} | meaning |", "|---|---|", *lines])
+
+
+def reference(folder: str) -> str:
+    """The reference of every module of a folder."""
+    files = sorted((_ROOT / folder).glob("[!_]*.py"))
+    return "\n\n".join(f"::: {folder.replace('/', '.')}.{file.stem}" for file in files)
 
 
 def family(what: str) -> str:
@@ -67,3 +71,6 @@ def _plain(text: str) -> str:
 def _linked(text: str) -> str:
     """arXiv numbers as links."""
     return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+
+
+_BY_MARK = {"catalogue": family, "file": listing, "modules": reference, "table": table}

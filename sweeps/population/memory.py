@@ -11,8 +11,8 @@ from testbed.estimates.memory import Footprint, footprint
 from testbed.experiment import Experiment
 
 #: How far a forecast must exceed the memory there is to be believed. `tests/testbed/test_estimated_memory.py` holds
-#: forecasts to within a third of the compiler's figure, so that a run needs at least 3/4 of its forecast: at 1.5 times the memory
-#: that is still 1.1 times of what there is, and would be refused when its program is compiled.
+#: forecasts to within a third of the compiler's figure, so that a run needs at least 3/4 of its forecast: at 1.5
+#: times the memory that is still 1.1 times of what there is, and would be refused when its program is compiled.
 CERTAIN = 1.5
 #: Fields that decide how much memory a run needs, of which a refusal names the weightiest.
 _FIELDS = (

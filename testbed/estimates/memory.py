@@ -3,8 +3,8 @@
 Of a program that reads many texts at once, most memory goes to what few of its steps have between them: activations
 kept for a backward pass, hidden units, attention scores, logits. These are counted, and come within a fifth of the
 compiler's own figure for the workloads of `tests/testbed/test_estimated_memory.py`. The golden reward is not counted:
-it is taken of `testbed.batches.CHUNK` texts at a time, which is less than the rest unless its networks have large vocabularies or
-evaluations are small. After a run forecast and truth are shown.
+it is taken of `testbed.batches.CHUNK` texts at a time, which is less than the rest unless its networks have large
+vocabularies or evaluations are small. After a run forecast and truth are shown.
 """
 
 from typing import NamedTuple

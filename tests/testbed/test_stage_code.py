@@ -215,14 +215,15 @@ def test_data_files_count_with_the_code_that_reads_them(whole: Path) -> None:
 
 def test_only_known_files_load_code_by_names_that_are_not_written_down() -> None:
     """Imports are read from files: what else is loaded must change no result. One walks families for the command line,
-    one loads libraries that are optional."""
+    one loads libraries that are optional, one modules under their old names."""
     import ast
 
+    from testbed.config import overrides
     from testbed.llm import optional
 
     files = [path for name in ("testbed", "envs") for path in (ROOT / name).rglob("*.py")]
     found = {path for path in files if code_files.is_dynamic(ast.parse(path.read_bytes()))}
-    assert found == {ROOT / place(config), ROOT / place(optional)}
+    assert found == {ROOT / place(thing) for thing in (overrides, optional, testbed.moved)}
 
 
 @pytest.mark.parametrize(
