@@ -63,8 +63,8 @@ def rows(points: list[Any], evaluations: int) -> dict[str, Any]:
     """The rows that an engine would deliver for some runs: random numbers in every column."""
     import numpy as np
 
-    from sweeps.store.parquet import FACTS as PREFIX
     from sweeps.store.parquet import METRICS
+    from testbed.metric_table import FACTS as PREFIX
 
     generator = np.random.default_rng(0)
     run = np.repeat(np.arange(len(points)), evaluations)

@@ -94,7 +94,7 @@ def ground(base: Any) -> Any:
 
     from sweeps.population import devices, executable_cache
     from testbed import logprob
-    from testbed.metrics import Opponent
+    from testbed.evaluation_set import Opponent
     from testbed.source import Dataset
     from testbed.stages.world_config import Ground
 

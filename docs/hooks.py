@@ -1,8 +1,9 @@
 """Hooks of MkDocs: what pages show of the code is taken from the code.
 
-A line ``<!-- catalogue: losses -->`` becomes what `testbed list losses` prints, as Markdown, a line
+A line ``<!-- catalogue: losses -->`` becomes what `testbed list losses` prints, as Markdown, and a line
 ``<!-- file: examples/my_loss.py -->`` the file, and ``<!-- modules: sweeps/rules -->`` the reference of all modules
-there.
+there. ``<!-- table: tags -->`` and ``<!-- table: columns -->`` become the meanings of all tags in TensorBoard and of
+all columns of the results.
 """
 
 import re
@@ -10,20 +11,29 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).parent.parent
-_MARK = re.compile(r"^<!-- (catalogue|file|modules): (\S+) -->$", re.MULTILINE)
+_DIVERGED = "share of the runs that had diverged by then"
+_MARK = re.compile(r"^<!-- (catalogue|file|modules|table): (\S+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in what a page asks for."""
-    return _MARK.sub(
-        lambda mark: {"catalogue": family, "file": listing, "modules": reference}[mark[1]](mark[2]),
-        markdown,
-    )
+    return _MARK.sub(lambda mark: _BY_MARK[mark[1]](mark[2]), markdown)
 
 
 def listing(path: str) -> str:
     """A file of the repository as a block of code."""
     return f'```python title="{path}"\n{(_ROOT / path).read_text().rstrip()}\n```'
+
+
+def table(what: str) -> str:
+    """Every column of the results, or every tag in TensorBoard, with its meaning."""
+    from sweeps.store.columns import MEANINGS
+    from sweeps.tensorboard import hparams, writer
+
+    tags = {tag: MEANINGS.get(column, _DIVERGED) for tag, column in writer.TAGS.items()}
+    rows = {"columns": MEANINGS, "tags": tags | hparams.WORDS}[what]
+    lines = [f"| `{name}` | {_plain(meaning)} |" for name, meaning in rows.items()]
+    return "\n".join([f"| {what[:-1]} | meaning |", "|---|---|", *lines])
 
 
 def reference(folder: str) -> str:
@@ -61,3 +71,6 @@ def _plain(text: str) -> str:
 def _linked(text: str) -> str:
     """arXiv numbers as links."""
     return re.sub(r"arXiv (\d{4}\.\d{5})", r"[arXiv \1](https://arxiv.org/abs/\1)", text)
+
+
+_BY_MARK = {"catalogue": family, "file": listing, "modules": reference, "table": table}

@@ -1,19 +1,18 @@
-"""What is measured of a policy, inside the compiled program: one fixed pytree an evaluation.
+"""What is measured of a policy, inside the compiled program; `testbed.metric_table` says what each metric is."""
 
-Definitions follow arXiv 2405.08448, appendices D and E.
-"""
-
-import dataclasses
+from collections.abc import Mapping
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Int, PRNGKeyArray, UInt
+from jaxtyping import Array, Float, PRNGKeyArray, UInt
 
 from testbed import decode, logprob
 from testbed.batches import in_portions, long_map
-from testbed.exact import quantities
+from testbed.evaluation_set import Opponent, agreement, numbered
+from testbed.exact.optimum import Optimum
 from testbed.logprob import Policy
+from testbed.metric_table import QUANTILES
 from testbed.policies.trainable import trained
 from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.recorded_runs.pair_stream import Windows
@@ -21,37 +20,8 @@ from testbed.source import Dataset
 from testbed.streams import Stream, stream
 from testbed.types import Prompt, Response, Scalar
 
-#: Which quantiles of the golden reward over prompts are measured.
-QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
 #: On how many of the fixed prompts the policy's answers are kept.
 SHOWN = 2
-
-
-class Opponent(eqx.Module):
-    """The golden baseline's fixed answers to the fixed evaluation prompts, and their golden rewards."""
-
-    prompts: Prompt
-    responses: Response
-    reward: Float[Array, " n"]
-
-
-class Optimum(eqx.Module):
-    """The policy that theory says is learnt, where all prompts and responses can be listed: its log-probability of
-    every response to every prompt, in the order of `testbed.exact.enumeration`."""
-
-    prompts: Prompt
-    responses: Response
-    policy: Float[Array, "prompt response"]
-
-    def apart(self, policy: Policy) -> tuple[Scalar, Scalar]:
-        """Total variation between a policy and it, and KL(policy || optimum) in nats: exact, means over prompts."""
-        ours = quantities.log_table(policy, self.prompts, self.responses)
-        each = (
-            jax.vmap(measure)(ours, self.policy)
-            for measure in (quantities.total_variation, quantities.kl)
-        )
-        distance, divergence = map(jnp.mean, each)
-        return distance, divergence
 
 
 class Yardstick(eqx.Module):
@@ -73,72 +43,9 @@ class Yardstick(eqx.Module):
     few: int = eqx.field(static=True)
 
 
-class Metrics(eqx.Module):
-    """One evaluation of a policy.
-
-    Attributes:
-        kl, kl_se: KL(policy || SFT) in nats a response, and its standard error.
-        win_rate, win_rate_se: share of prompts on which the golden reward prefers the policy's answer to the golden
-            baseline's; a tie counts one half.
-        golden_reward, golden_reward_se: mean, in SFT standard deviations. golden_reward_quantile: `QUANTILES` over
-            prompts.
-        proxy_reward: mean margin of the proxy over the baseline's answers (log-odds); proxy_win_rate: its sign.
-        data_accuracy: share of D_golden's pairs on which sign(h) agrees with the golden reward.
-        self_accuracy: the same on two samples of the policy.
-        winner_logprob_change, loser_logprob_change: of D_golden's responses against SFT, nats a response.
-        entropy: of the next token along the policy's own samples, nats a token. length: tokens a response.
-        answer: tokens of the answers to the first `SHOWN` prompts.
-        policy_checksum: of all bits of the policy's trained parameters (`checksum`).
-        stream_accuracy: as data_accuracy, in each window of an online run's stream (arXiv 2405.08448, figure 6).
-        optimum_distance: mean total variation between policy and exact IPO optimum; optimum_kl: KL(policy || optimum)
-            in nats a response.
-    """
-
-    kl: Scalar
-    kl_se: Scalar
-    win_rate: Scalar
-    win_rate_se: Scalar
-    golden_reward: Scalar
-    golden_reward_se: Scalar
-    golden_reward_quantile: Float[Array, " quantile"]
-    proxy_reward: Scalar
-    proxy_win_rate: Scalar
-    data_accuracy: Scalar
-    self_accuracy: Scalar
-    winner_logprob_change: Scalar
-    loser_logprob_change: Scalar
-    entropy: Scalar
-    length: Scalar
-    answer: Int[Array, "shown response"]
-    policy_checksum: UInt[Array, ""]
-    stream_accuracy: Float[Array, " window"] | None = None
-    optimum_distance: Scalar | None = None
-    optimum_kl: Scalar | None = None
-
-    @property
-    def columns(self) -> dict[str, Array]:
-        """Every number by the name of its column: what was not asked for has none, and of a list each has its own,
-        counted from 1. Tokens are no numbers."""
-        found: dict[str, Array] = {}
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if value is not None and field.name != "answer":
-                found |= numbered(field.name, value)
-        return found
-
-    @property
-    def tokens(self) -> dict[str, Array]:
-        """The tokens of `answer` by prompt and place, ``answer_1_1`` and so on."""
-        return numbered("answer", self.answer)
-
-
-def numbered(name: str, values: Array) -> dict[str, Array]:
-    """A list of numbers as columns ``name_1``, ``name_2`` and so on, a list of lists as ``name_1_1``; a number alone as
-    ``name``."""
-    if not values.ndim:
-        return {name: values}
-    parts = (numbered(f"{name}_{i + 1}", values[i]) for i in range(values.shape[0]))
-    return {key: value for part in parts for key, value in part.items()}
+def columns(found: Mapping[str, Array]) -> dict[str, Array]:
+    """What `evaluate` found by the name of its column; of a list each entry has its own, counted from 1."""
+    return {key: own for name, x in found.items() for key, own in numbered(name, x).items()}
 
 
 def checksum(policy: Policy) -> UInt[Array, ""]:
@@ -203,13 +110,9 @@ def _compare(policy: Policy, reference: Policy, prompts: Prompt, responses: Resp
     return Comparison(kl, entropy / responses.length, log_ratio)
 
 
-def agreement(h: Float[Array, " n"], truth: Float[Array, " n"]) -> Scalar:
-    """Share of pairs on which the policy's margin ``h`` has the sign of ``truth``; an exact 0 counts one half."""
-    return jnp.mean(0.5 * (1.0 + jnp.sign(h) * jnp.sign(truth)))
-
-
-def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> Metrics:
-    """Evaluate a policy against its reference (SFT) and the golden baseline."""
+def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> dict[str, Array]:
+    """A policy against its reference (SFT) and the golden baseline: every metric of `testbed.metric_table.POLICY` that
+    is asked for, a list under one name, and ``answer``, the tokens of the answers to the first `SHOWN` prompts."""
     few, opponent, known = by.few, by.opponent, by.data.golden_margin
     first, second = _answers(policy, opponent, few, key)
     reward, again = _rewards(by.golden, opponent.prompts, first, second)
@@ -233,26 +136,32 @@ def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> Metrics:
     winner, loser = ours.winner - theirs.winner, ours.loser - theirs.loser
     h = winner - loser
 
-    distance, divergence = by.optimum.apart(policy) if by.optimum is not None else (None, None)
-    return Metrics(
-        *mean_se(own.kl[:, 0]),
-        *mean_se(wins),
-        *mean_se(reward),
-        golden_reward_quantile=jnp.quantile(reward, jnp.asarray(QUANTILES)),
-        proxy_reward=jnp.mean(margin),
-        proxy_win_rate=jnp.mean(0.5 * (1.0 + jnp.sign(margin))),
-        data_accuracy=agreement(h[:count], known),
-        self_accuracy=agreement(own.log_ratio[:, 0] - own.log_ratio[:, 1], reward[:few] - again),
-        winner_logprob_change=jnp.mean(winner[:count]),
-        loser_logprob_change=jnp.mean(loser[:count]),
-        entropy=jnp.mean(own.entropy[:, 0]),
-        length=jnp.mean(first.length.astype(jnp.float32)),
-        answer=first.tokens[:SHOWN],
-        policy_checksum=checksum(trained(policy)),
-        stream_accuracy=None if by.stream is None else by.stream.accuracy(h[count:]),
-        optimum_distance=distance,
-        optimum_kl=divergence,
-    )
+    found = {
+        **_with_error("kl", own.kl[:, 0]),
+        **_with_error("win_rate", wins),
+        **_with_error("golden_reward", reward),
+        "golden_reward_quantile": jnp.quantile(reward, jnp.asarray(QUANTILES)),
+        "proxy_reward": jnp.mean(margin),
+        "proxy_win_rate": jnp.mean(0.5 * (1.0 + jnp.sign(margin))),
+        "data_accuracy": agreement(h[:count], known),
+        "self_accuracy": agreement(own.log_ratio[:, 0] - own.log_ratio[:, 1], reward[:few] - again),
+        "winner_logprob_change": jnp.mean(winner[:count]),
+        "loser_logprob_change": jnp.mean(loser[:count]),
+        "entropy": jnp.mean(own.entropy[:, 0]),
+        "length": jnp.mean(first.length.astype(jnp.float32)),
+        "answer": first.tokens[:SHOWN],
+        "policy_checksum": checksum(trained(policy)),
+    }
+    if by.stream is not None:
+        found["stream_accuracy"] = by.stream.accuracy(h[count:])
+    if by.optimum is not None:
+        found["optimum_distance"], found["optimum_kl"] = by.optimum.apart(policy)
+    return found
+
+
+def _with_error(name: str, x: Float[Array, " n"]) -> dict[str, Array]:
+    """`mean_se` by name."""
+    return dict(zip((name, f"{name}_se"), mean_se(x), strict=True))
 
 
 def _answers(

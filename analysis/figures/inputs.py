@@ -12,8 +12,7 @@ from analysis.figures.curves import Fits
 from analysis.figures.sizes import compact
 from analysis.figures.style import Drawing
 from analysis.load import Results, Table, last_rows
-from sweeps.estimands import METRICS
-from sweeps.store.store import FACTS
+from testbed.metric_table import DECLARED, FACTS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -129,7 +128,7 @@ def axis_words(path: str, material: Material) -> str:
 
 def metric_words(column: str) -> str:
     """A column in words."""
-    return METRICS.get(column, (path_words(column), ""))[0]
+    return DECLARED[column].words if column in DECLARED else path_words(column)
 
 
 def capital(column: str) -> str:

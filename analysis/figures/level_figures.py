@@ -8,6 +8,7 @@ from analysis.figures.inputs import (
     Exhibit,
     Material,
     axis_words,
+    capital,
     finished,
     level_names,
     level_words,
@@ -16,7 +17,7 @@ from analysis.figures.inputs import (
     places_named,
 )
 from analysis.figures.style import Drawing
-from sweeps.store.store import FACTS
+from testbed.metric_table import FACTS, declared
 
 Spoken = Sequence[Mapping[str, Any]]
 
@@ -98,7 +99,7 @@ def along_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
             continue
         groups = last.groupby(["task", "arm", "seed", path])[metric].mean().reset_index()
         table = groups.rename(columns={path: "size"}).assign(path=path)
-        words = (axis_words(path, material), "Distance to the optimum (total variation)")
+        words = (axis_words(path, material), f"{capital(metric)} ({declared(metric).unit})")
         scattered = path.startswith(FACTS)
         yield Exhibit(
             Drawing(

@@ -20,27 +20,8 @@ from analysis.html import (
     written,
 )
 from analysis.load import Results, Table
-from sweeps.store.store import FACTS
 from sweeps.tensorboard.samples import said
-
-GROUND = {
-    "proxy_accuracy": "proxy accuracy",
-    "label_noise": "wrong labels",
-    "coverage": "coverage",
-    "data_quality": "reward of the data",
-    "baseline_reward": "reward of the baseline",
-    "within_prompt_variance": "variance within prompts",
-}
-"""Measured facts of a world that the report shows, in words."""
-
-LEDGER = {
-    "pairs_seen": "pairs seen",
-    "distinct_pairs": "distinct pairs",
-    "labels_bought": "labels of D_golden or by people",
-    "judgements": "judgements by the teacher",
-    "tokens_sampled": "tokens sampled",
-}
-"""What runs consume, in words."""
+from testbed.metric_table import LEDGER, WORLD
 
 _MOST_LISTED = 40
 _MOST_WORLDS = 60
@@ -134,18 +115,18 @@ def _besides(settings: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> 
 
 def worlds(results: Results) -> Html:
     """What each seed's runs stand on, as measured: data, proxy, opponent."""
-    facts = [name for name in GROUND if f"{FACTS}{name}" in results.table]
-    facts = [name for name in facts if results.table[f"{FACTS}{name}"].notna().any()]
+    facts = [fact for fact in WORLD if fact.name in results.table]
+    facts = [fact for fact in facts if results.table[fact.name].notna().any()]
     if not facts:
         return Html("")
     keys = ["task", *results.strata, "seed"]
-    each = results.table.groupby(keys, sort=True)[[f"{FACTS}{name}" for name in facts]]
+    each = results.table.groupby(keys, sort=True)[[fact.name for fact in facts]]
     means = each.mean()
     rows = [
         (*index, *("–" if value != value else f"{value:.2f}" for value in values))
         for index, values in zip(means.index, means.to_numpy(dtype=float), strict=True)
     ]
-    header = (*keys, *(GROUND[name] for name in facts))
+    header = (*keys, *(fact.words for fact in facts))
     said = (
         "A seed redraws the world. Accuracy is against the golden reward on held-out pairs; rewards "
         "are in standard deviations over SFT samples, whose mean is 0. Where arms differ in one of "
@@ -230,11 +211,11 @@ def consumed(results: Results) -> Html:
             f"The command that ran this study, alone or with others, took {duration(sum(seconds))}"
             + (f" in {len(seconds)} sessions." if len(seconds) > 1 else ".")
         )
-    known = [name for name in LEDGER if name in last and last[name].notna().any()]
-    middle = last.groupby(["task", "arm"], sort=False)[known].median() if known else None
-    if middle is None:
+    known = [one for one in LEDGER if one.name in last and last[one.name].notna().any()]
+    if not known:
         said = took or "What runs consumed, and how long they took, was not stored."
         return section("cost", "What it cost", paragraph([said]))
+    middle = last.groupby(["task", "arm"], sort=False)[[one.name for one in known]].median()
     rows = [
         (task, arm, *(f"{value:,.0f}" for value in middle.loc[(task, arm)]))
         for task in results.tasks
@@ -246,7 +227,7 @@ def consumed(results: Results) -> Html:
         "can be compared at equal labels or equal tokens as well. A proxy’s judgements rest on all "
         "labels of D_golden, whoever learns from them."
     )
-    listing = table(("task", "arm", *(LEDGER[n] for n in known)), rows, numeric=len(known))
+    listing = table(("task", "arm", *(one.words for one in known)), rows, numeric=len(known))
     words = paragraph([said, took] if took else [said])
     return section("cost", "What a run consumed", words, listing)
 

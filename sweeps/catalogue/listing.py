@@ -29,7 +29,7 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "sources": ("testbed/sources/*.py",),
     "references": ("testbed/references/*.py",),
     "proxies": ("testbed/proxies/*.py",),
-    "columns": ("sweeps/store/columns.py", "testbed/metrics.py"),
+    "columns": ("sweeps/store/columns.py", "testbed/metric_table.py"),
 }
 
 

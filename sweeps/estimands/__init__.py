@@ -12,7 +12,6 @@ from typing import Any
 
 from sweeps.estimands.at_every import AtEvery
 from sweeps.estimands.base import (
-    METRICS,
     Estimand,
     Evidence,
     Peak,
@@ -39,7 +38,6 @@ from sweeps.rules import descendants
 from testbed.errors import InvalidInput
 
 __all__ = [
-    "METRICS",
     "AtEvery",
     "Change",
     "Estimand",

@@ -9,34 +9,13 @@ import numpy as np
 from scipy.special import stdtrit
 
 from sweeps.rules import Draws
-
-METRICS: Mapping[str, tuple[str, str]] = {
-    "win_rate": ("win rate", "probability"),
-    "best_win_rate": ("best win rate of a run", "probability"),
-    "data_accuracy": ("accuracy on D_golden", "probability"),
-    "self_accuracy": ("accuracy on own samples", "probability"),
-    "proxy_win_rate": ("win rate by the proxy", "probability"),
-    "winner_logprob_change": ("log-probability of winners", "nats"),
-    "loser_logprob_change": ("log-probability of losers", "nats"),
-    "golden_reward": ("golden reward", "SFT standard deviations"),
-    "kl": ("KL from SFT", "nats"),
-    "entropy": ("entropy", "nats"),
-    "optimum_distance": ("distance to the exact optimum", "total variation"),
-    "policy_checksum": ("parameters", "share of checkpoints"),
-    "ground.coverage": ("coverage", "unit of coverage"),
-    "ground.data_quality": ("data quality", "SFT standard deviations"),
-}
-"""Words and unit of the metrics that estimands speak of."""
+from testbed.metric_table import declared
 
 
 def words_of(metric: str) -> tuple[str, str]:
-    """Words and unit of a metric; a column without an entry goes by its name."""
-    name, _, window = metric.rpartition("_")
-    if name.endswith("stream_accuracy"):
-        whose = "the proxy's " if name.startswith("ground.proxy") else ""
-        return f"{whose}accuracy in window {window}", "probability"
-    plain = metric.removeprefix("ground.").replace("_", " ")
-    return METRICS.get(metric, (plain, "units"))
+    """Words and unit of a metric or fact; a column without a declaration goes by its name."""
+    column = declared(metric)
+    return column.words, column.unit
 
 
 class Unanswerable(Exception):

@@ -90,7 +90,7 @@ class Engine(Protocol):
         ``on_rows`` takes rows as columns: a mapping from a column's name to its values, with one entry per row (a run
         and an evaluation) in every column; numpy arrays are fastest, lists are allowed. The columns ``run`` (text),
         ``evaluation`` and ``step`` (whole numbers) are required. Further columns are the columns of
-        `sweeps.store.parquet.MEASURED`, and any whose name begins with `sweeps.store.parquet.FACTS`. A missing
+        `sweeps.store.parquet.MEASURED`, and any whose name begins with `testbed.metric_table.FACTS`. A missing
         measurement is NaN, or None in a list, or the whole column is absent. Runs may come in any order, each with all
         its rows in one call: a run with one stored row counts as complete. The runner adds the study, arm, seed,
         setting and config of each run. The rows of each call are on disk when ``on_rows`` returns; ``on_rows`` raises

@@ -230,9 +230,8 @@ def _columns(learnt: Learnt, lane: Lane, yardstick: Yardstick, every: Array) -> 
     key = jax.random.fold_in(stream(_key(lane.seed), Stream.EVALUATION), lane.index)
     policy = rebuilt(learnt.policy, yardstick.reference)
     means = {name: learnt.numbers[name] / every for name in ("train_loss", "gradient_norm")}
-    found = metrics.evaluate(policy, yardstick, key)
-    columns = found.columns | found.tokens | learnt.numbers | means
-    return dict(sorted(columns.items()))
+    found = metrics.columns(metrics.evaluate(policy, yardstick, key)) | learnt.numbers | means
+    return dict(sorted(found.items()))
 
 
 def _key(seed: Array) -> PRNGKeyArray:

@@ -12,7 +12,11 @@ from testbed import config
 from testbed.cache import Cache
 from testbed.config import user_code
 from testbed.stages import stages
+from testbed.stages.code import Code, classes_in, installed
 from testbed.stages.world_config import GroundConfig
+
+#: The code that trains and measures; a run's config names further classes, and stages made what the run stands on.
+_MODULES = ("testbed.train", "testbed.metrics", "testbed.stages.world_config")
 
 
 class Paused(NamedTuple):
@@ -26,9 +30,11 @@ class Paused(NamedTuple):
 
 
 class Underway:
-    """Runs by all that they depend on: where they are, and what those that are complete have learnt."""
+    """Runs by all that they depend on: where they are, and what those that are complete have learnt. ``code`` is that
+    of this process by default."""
 
-    def __init__(self) -> None:
+    def __init__(self, code: Code | None = None) -> None:
+        self._code = code or installed()
         self._paused = Cache(cache_directory() / "underway")
         self._learnt = Cache(cache_directory() / "policies")
         self._identities: dict[GroundConfig, str] = {}
@@ -58,10 +64,10 @@ class Underway:
         return self._learnt.load(self._address(point))
 
     def _address(self, point: Point) -> str:
-        """Names what a run stands on, how it is trained, and the code of both: a user's own loss may change between
-        two commands."""
-        ground = GroundConfig.of(point.experiment)
+        """Names what a run stands on, how the run is trained, and the code of both: a user's own loss may change
+        between two commands."""
+        ground, told = GroundConfig.of(point.experiment), user_code.sources([point.experiment])
         if ground not in self._identities:
-            self._identities[ground] = stages.identity(ground)
-        code = user_code.sources([point.experiment])
-        return config.fingerprint(point.run, self._identities[ground], *code)
+            self._identities[ground] = stages.identity(ground, self._code)
+        reached = self._code.hash_of(_MODULES, classes_in(point.experiment), told)
+        return config.fingerprint(point.run, self._identities[ground], reached, *told)

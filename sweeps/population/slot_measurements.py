@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from sweeps.population.plan import Chunk
-from sweeps.store.parquet import ANSWERS, FACTS, Rows
+from sweeps.store.columns import ANSWERS
+from sweeps.store.parquet import Rows
+from testbed.metric_table import FACTS
 
 
 class Measurements:

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from sweeps.store.columns import ANSWERS, NAMED
 from testbed.errors import InvalidInput
 
 if TYPE_CHECKING:
@@ -24,62 +25,21 @@ if TYPE_CHECKING:
 #: See above.
 Rows = Mapping[str, Any]
 
-TEXTS = ("run", "study", "arm", "task", "code")
-#: The policy's answers to the first evaluation prompts, at a run's first and last evaluation: JSON, pairs of texts.
-ANSWERS = "answers"
-#: The quantiles of the golden reward that are measured, in rising order.
-REWARD_QUANTILES = tuple(f"golden_reward_quantile_{number}" for number in range(1, 6))
-COUNTS = (
-    "seed",
-    "step",
-    "evaluation",
-    "diverged_step",
-    "prompts",
-    "stack",
-    "devices",
+#: Columns of texts that few rows differ in, of whole numbers, and of all other numbers.
+TEXTS, COUNTS, METRICS = (
+    tuple(name for name, column in NAMED.items() if column.kind == kind and name != ANSWERS)
+    for kind in ("text", "whole", "number")
 )
-METRICS = (
-    "kl",
-    "kl_se",
-    "win_rate",
-    "win_rate_se",
-    "golden_reward",
-    "golden_reward_se",
-    *REWARD_QUANTILES,
-    "proxy_reward",
-    "proxy_win_rate",
-    "data_accuracy",
-    "self_accuracy",
-    "winner_logprob_change",
-    "loser_logprob_change",
-    "entropy",
-    "length",
-    "policy_checksum",
-    *(f"stream_accuracy_{window}" for window in range(1, 11)),
-    "optimum_distance",
-    "optimum_kl",
-    "train_loss",
-    "gradient_norm",
-    "pairs_seen",
-    "distinct_pairs",
-    "labels_bought",
-    "judgements",
-    "tokens_sampled",
-)
-#: Columns that say what was measured, and when; the others say which run of which study it was.
-MEASURED = frozenset({"run", ANSWERS, *COUNTS, *METRICS} - {"seed"})
-#: Prefix of the columns that hold measured facts about what a run stands on: its world, data and proxy.
-FACTS = "ground."
-_CONFIG = pa.dictionary(pa.int32(), pa.string())
 _KINDS: dict[str, pa.DataType] = {
-    **dict.fromkeys(TEXTS, pa.string()),
+    **dict.fromkeys((*TEXTS, ANSWERS), pa.string()),
     **dict.fromkeys(COUNTS, pa.int64()),
     **dict.fromkeys(METRICS, pa.float64()),
-    ANSWERS: pa.string(),
-    "config": _CONFIG,
+    "config": pa.dictionary(pa.int32(), pa.string()),
 }
 #: Every column that the store knows by name; others are swept paths and facts.
 KNOWN = frozenset(_KINDS)
+#: Columns that say what was measured, and when; the others say which run of which study it was.
+MEASURED = KNOWN - {"study", "arm", "task", "seed", "code", "config"}
 _DICTIONARIES = [*TEXTS, "config"]
 _ORDER = ("arm", "seed", "run", "evaluation")
 #: Seeds and numbers of evaluations are smaller; `_key` reckons with them.

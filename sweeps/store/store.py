@@ -19,8 +19,9 @@ from sweeps.runtime import cores
 from sweeps.store import files, heartbeat, parquet
 from sweeps.store import metadata as headers
 from sweeps.store.metadata import SCHEMA
-from sweeps.store.parquet import COUNTS, FACTS, KNOWN, MEASURED, METRICS, TEXTS, Rows
+from sweeps.store.parquet import COUNTS, KNOWN, MEASURED, METRICS, TEXTS, Rows
 from testbed.errors import InvalidInput
+from testbed.metric_table import FACTS
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from sweeps.store import json_files
-from sweeps.store.parquet import ANSWERS
+from sweeps.store.columns import ANSWERS
 from sweeps.tensorboard.events import Table
 from testbed.errors import InvalidInput
 

@@ -17,7 +17,6 @@ import numpy as np
 import pandas as pd
 
 from sweeps.store.file_names import file_name, told_apart
-from sweeps.store.parquet import REWARD_QUANTILES
 from sweeps.tensorboard import events, hparams
 from sweeps.tensorboard import tags as names_of
 from sweeps.tensorboard.events import LOWER, MIDDLE, UPPER, Table
@@ -25,36 +24,17 @@ from sweeps.tensorboard.tags import Meaning
 from sweeps.tensorboard.texts import Logged, answer_texts, texts_of
 from testbed.config import unknown
 from testbed.errors import InvalidInput
-from testbed.metrics import QUANTILES
+from testbed.metric_table import METRICS, QUANTILES
 
 MAX_SUMMARIES = 39
-
-
 MAX_RUNS = 500
-
-
 #: So many of the best, of the worst and of the diverged runs of an arm are shown at most.
 _FEW = 3
-
-
-TAGS = {
-    "generation/win_rate": "win_rate",
-    "generation/golden_reward": "golden_reward",
-    "generation/proxy_reward": "proxy_reward",
-    "generation/proxy_win_rate": "proxy_win_rate",
-    "generation/entropy": "entropy",
-    "generation/length": "length",
-    "budget/kl": "kl",
-    "classification/on_golden_data": "data_accuracy",
-    "classification/own_samples": "self_accuracy",
-    "likelihood/winners": "winner_logprob_change",
-    "likelihood/losers": "loser_logprob_change",
-    "train/loss": "train_loss",
-    "train/gradient_norm": "gradient_norm",
-    "train/diverged": "diverged",
-}
-
-
+_DIVERGED = "train/diverged"
+#: The column of each tag; `_marked` adds the last.
+TAGS = {metric.tag: metric.name for metric in METRICS if metric.tag} | {_DIVERGED: "diverged"}
+#: The columns of the golden reward's quantiles, in rising order.
+_QUANTILES = [m.name for m in METRICS if m.name.startswith("golden_reward_quantile_")]
 #: What arms are set side by side in.
 _COMPARED = ("win_rate", "golden_reward", "kl", "data_accuracy", "winner_logprob_change")
 
@@ -197,17 +177,17 @@ def _over_seeds(group: Table) -> Iterator[Table]:
     by_step = table.groupby("step")
     levels = by_step.quantile([LOWER, MIDDLE, UPPER]).unstack()
     middle = levels.xs(MIDDLE, axis=1, level=1)
-    yield middle.assign(**{"train/diverged": by_step["train/diverged"].mean()})
+    yield middle.assign(**{_DIVERGED: by_step[_DIVERGED].mean()})
     for level, which in ((LOWER, 0), (UPPER, 1)):
-        band = levels.xs(level, axis=1, level=1).drop(columns="train/diverged")
+        band = levels.xs(level, axis=1, level=1).drop(columns=_DIVERGED)
         yield band.rename(columns=lambda tag, which=which: _band(tag)[which])
 
 
 def _spread(add: events.Add, group: Table) -> None:
     """The golden reward's distribution over prompts at each step, from its quantiles, median over seeds."""
-    if not set(REWARD_QUANTILES) <= set(group):
+    if not set(_QUANTILES) <= set(group):
         return
-    medians = group.groupby("step")[[*REWARD_QUANTILES, "prompts"]].median().dropna()
+    medians = group.groupby("step")[[*_QUANTILES, "prompts"]].median().dropna()
     for step, *limits, prompts in medians.itertuples():
         add(events.histogram("samples/golden_reward", QUANTILES, limits, prompts), step)
 
@@ -238,7 +218,7 @@ def _compared(place: str, task: str, tags: Iterable[str]) -> dict[str, str]:
 
 def _charts(study: Logged, place: str, tasks: Sequence[str]) -> dict[str, dict[str, events.Margin]]:
     """The charts of CUSTOM SCALARS, one series each: TensorBoard tells of every log that lacks one of several."""
-    tags = [tag for tag in _tagged(study.results) if tag != "train/diverged"]
+    tags = [tag for tag in _tagged(study.results) if tag != _DIVERGED]
     bands = {tag: (tag, *_band(tag)) for tag in tags}
     charts: dict[str, dict[str, events.Margin]] = {}
     for task in tasks:

@@ -8,7 +8,7 @@ from jaxtyping import Array
 
 from testbed import decode, train
 from testbed.environment import AbstractTask
-from testbed.metrics import Opponent
+from testbed.evaluation_set import Opponent
 from testbed.preference import GoldenPreference
 from testbed.source import Dataset, Supply
 from testbed.sources.online import Online

@@ -8,8 +8,8 @@ from jaxtyping import Array, Float
 
 from testbed.environment import AbstractTask
 from testbed.exact import enumeration, quantities
+from testbed.exact.optimum import Optimum
 from testbed.logprob import Policy
-from testbed.metrics import Optimum
 from testbed.preference import AbstractLabeler
 from testbed.stages.data import Labelled
 from testbed.stages.golden import Standardised

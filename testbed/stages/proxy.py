@@ -5,7 +5,7 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array
 
-from testbed.metrics import agreement
+from testbed.evaluation_set import agreement
 from testbed.preference import AbstractPreference
 from testbed.proxies.base import AbstractProxyConfig
 from testbed.stages.data import Labelled

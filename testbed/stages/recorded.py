@@ -5,8 +5,8 @@ from typing import NamedTuple
 import jax
 from jaxtyping import Array, PyTree
 
+from testbed.evaluation_set import numbered
 from testbed.logprob import Policy
-from testbed.metrics import numbered
 from testbed.preference import AbstractLabeler, GoldenPreference
 from testbed.recorded_runs.pair_stream import Windows
 from testbed.recorded_runs.recorded_run import Given, Made, Recorded

@@ -194,11 +194,9 @@ def fingerprints(ground: GroundConfig, code: Code | None = None) -> dict[str, st
     return addresses
 
 
-def identity(ground: GroundConfig) -> str:
-    """A hash of everything that the bits of a run's results depend on, except the run's own training."""
-    everything = installed().hash_of(installed().everything())
-    stages = fingerprints(ground).values()
-    return config.fingerprint(everything, _settings(), numerics.bits(), *stages)
+def identity(ground: GroundConfig, code: Code | None = None) -> str:
+    """A hash of everything that the bits of a run's results depend on, except the run's own training and measuring."""
+    return config.fingerprint(_settings(), numerics.bits(), *fingerprints(ground, code).values())
 
 
 def _parts(ground: GroundConfig, paths: tuple[str, ...]) -> list[Any]:

@@ -10,10 +10,12 @@ from jaxtyping import PyTree
 from testbed.config.canonical_form import names_of, read, shared_text
 from testbed.data.spec import DataSpec
 from testbed.environment import AbstractTask, World
+from testbed.evaluation_set import Opponent
+from testbed.exact.optimum import Optimum
 from testbed.experiment import EvaluationConfig, Experiment
 from testbed.logprob import Policy
 from testbed.lora import Lora
-from testbed.metrics import Opponent, Optimum, Yardstick
+from testbed.metrics import Yardstick
 from testbed.optimiser import FitConfig
 from testbed.preference import AbstractLabeler, AbstractPreference, GoldenPreference
 from testbed.proxies.base import AbstractProxyConfig

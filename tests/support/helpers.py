@@ -13,11 +13,12 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import PRNGKeyArray
 
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
 from sweeps.population.world_builder import Grounds
-from testbed import decode, logprob, train
+from testbed import decode, logprob, metrics, train
 from testbed.cache import Cache
 from testbed.config import code_files, replace, replace_all, user_code
 from testbed.data.spec import DataSpec
@@ -30,6 +31,7 @@ from testbed.environment import (
 )
 from testbed.experiment import EvaluationConfig, Experiment
 from testbed.losses.base import ScoredPair
+from testbed.metrics import Yardstick
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import GoldenPreference
 from testbed.proxies.reader import ProxyConfig
@@ -56,6 +58,13 @@ score_pairs = jax.jit(logprob.score_pairs)
 sample = jax.jit(decode.sample, static_argnames=("time", "count"))
 advance = jax.jit(train.advance)
 init = jax.jit(train.init)
+_evaluate = jax.jit(metrics.evaluate)
+
+
+def measured(policy: Any, yardstick: Yardstick, key: PRNGKeyArray) -> dict[str, jax.Array]:
+    """Every number that is measured of a policy, by its column."""
+    found = _evaluate(policy, yardstick, key)
+    return metrics.columns({name: x for name, x in found.items() if name != "answer"})
 
 
 def model(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import text_runs
 import tiny
-from helpers import Silence
+from helpers import Silence, measured
 
 from sweeps import throttle
 from sweeps.api import chat_session
@@ -20,12 +20,12 @@ from sweeps.population import chunk_runner, host
 from sweeps.population.plan import Chunk, Layout, plan
 from sweeps.population.run_checkpoints import Underway
 from sweeps.population.world_builder import Grounds
-from sweeps.store.store import FACTS
 from sweeps.study import Point
-from testbed import config, metrics, train
+from testbed import config, train
 from testbed.cache import Cache
 from testbed.errors import InvalidInput
 from testbed.experiment import Experiment
+from testbed.metric_table import FACTS
 from testbed.policies import shared_weights
 from testbed.policies.pretrained import restored
 from testbed.sources.offline import Offline
@@ -97,7 +97,7 @@ def test_rows_are_those_of_the_training_loop(cache: Path, which: int) -> None:
         state = advance(run.train, supply, state, key, *map(jax.numpy.asarray, (start, 3)))
     fresh = jax.random.fold_in(stream(key, Stream.EVALUATION), 2)
     policy = jax.jit(train.present)(supply, state)
-    found = jax.jit(metrics.evaluate)(policy, yardstick, fresh).columns
+    found = measured(policy, yardstick, fresh)
     found |= {"train_loss": state.loss, "gradient_norm": state.gradient_norm}
     for name in found.keys() - {"policy_checksum"}:
         np.testing.assert_allclose(

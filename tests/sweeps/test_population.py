@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import GROUNDED, Silence, built, cache_directory, experiment, grounds
+from helpers import GROUNDED, Silence, built, cache_directory, experiment, grounds, measured
 from jax.experimental.compilation_cache import compilation_cache
 
 from envs.enumerable import Enumerable
@@ -22,7 +22,7 @@ from sweeps.population import plan as planning
 from sweeps.population.plan import Chunk, Layout, compile_key, plan
 from sweeps.population.world_builder import Grounds
 from sweeps.study import Point
-from testbed import config, logprob, metrics, train
+from testbed import config, logprob, train
 from testbed.cache import Cache
 from testbed.errors import InvalidInput
 from testbed.estimates.memory import footprint
@@ -95,8 +95,8 @@ def alone(which: int) -> list[dict[str, float]]:
         state = _advance(run, ground, state, key, *map(jnp.asarray, clock))
         yardstick = ground.yardstick(run.evaluation)
         fresh = jax.random.fold_in(stream(key, Stream.EVALUATION), index)
-        measured = _measure(state.policy, yardstick, fresh)
-        found = measured.columns | {"train_loss": state.loss, "gradient_norm": state.gradient_norm}
+        found = measured(state.policy, yardstick, fresh)
+        found |= {"train_loss": state.loss, "gradient_norm": state.gradient_norm}
         rows.append({name: float(value) for name, value in found.items()})
     return rows
 
@@ -109,9 +109,6 @@ def _start(run, ground):
 @jax.jit
 def _advance(run, ground, state, key, start, steps):
     return train.advance(run.train, ground.supply(), state, key, start, steps)
-
-
-_measure = jax.jit(metrics.evaluate)
 
 
 def expect_alone(rows: list[dict[str, Any]], which: int) -> None:

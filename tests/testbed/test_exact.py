@@ -19,13 +19,14 @@ from envs.labelers.bradley_terry import BradleyTerry
 from testbed import decode, logprob, metrics
 from testbed.config import members
 from testbed.environment import World
+from testbed.evaluation_set import Opponent
 from testbed.exact import quantities
 from testbed.exact.enumeration import all_prompts, all_responses, response_index
 from testbed.exact.population_loss import population_loss as expected_loss
 from testbed.losses.base import AbstractLoss
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
-from testbed.metrics import Metrics, Opponent, Yardstick
+from testbed.metrics import Yardstick
 from testbed.policies.tabular import Tabular
 from testbed.preference import AbstractLabeler, GoldenPreference, View, decided
 from testbed.proxies.reader import PairwiseProxy
@@ -320,7 +321,7 @@ def proxy() -> PairwiseProxy:
 
 
 @jax.jit
-def one_each(world: World, policy, anchor, opponent, data, proxy, keys) -> Metrics:
+def one_each(world: World, policy, anchor, opponent, data, proxy, keys) -> dict[str, jax.Array]:
     """An evaluation a key, each on its own prompts, opponent's answers and labelled data."""
 
     def draw(policy: Tabular, count: int, k_prompts, k_responses) -> tuple[Prompt, Response]:
@@ -329,7 +330,7 @@ def one_each(world: World, policy, anchor, opponent, data, proxy, keys) -> Metri
         each = jax.random.split(k_responses, COUNT)
         return prompts, decode.sample(policy, prompts, each, TIME, count).response
 
-    def one(key) -> Metrics:
+    def one(key) -> dict[str, jax.Array]:
         k_prompts, k_opponent, k_pairs, k_data, k_labels, key = jax.random.split(key, 6)
         prompts, answers = draw(opponent, 1, k_prompts, k_opponent)
         answers = jax.tree.map(lambda x: x[:, 0], answers)
@@ -353,7 +354,7 @@ def one_each(world: World, policy, anchor, opponent, data, proxy, keys) -> Metri
 
 
 @functools.cache
-def estimates(kind: str) -> Metrics:
+def estimates(kind: str) -> dict[str, jax.Array]:
     """`SEEDS` evaluations of the same policy, as a transformer or as a table."""
     pair = NETS[:2]
     if kind == "table":
@@ -428,7 +429,7 @@ KINDS = pytest.mark.parametrize("kind", ["transformer", "table"])
 def test_every_metric_estimates_its_exact_value(kind: str, name: str) -> None:
     """The mean over 200 seeds lies within 3 standard errors of the exact value: a correct metric fails with probability
     0.3% at a random key, so about 6% of all keys fail somewhere; the key is fixed."""
-    found = np.asarray(getattr(estimates(kind), name), np.float64)
+    found = np.asarray(estimates(kind)[name], np.float64)
     error = found.std(ddof=1) / np.sqrt(SEEDS)
     assert error > 0
     assert abs(found.mean() - exact_metrics()[name]) < 3 * error
@@ -439,8 +440,8 @@ def test_every_metric_estimates_its_exact_value(kind: str, name: str) -> None:
 def test_reported_standard_errors_are_right(kind: str, name: str) -> None:
     """Intervals of 1.96 standard errors hold the exact value in 95% of 200 seeds, within what 999 of 1000 binomial
     draws keep to; and the standard error is the spread between seeds, within 20% (four of its own errors)."""
-    found = np.asarray(getattr(estimates(kind), name), np.float64)
-    error = np.asarray(getattr(estimates(kind), f"{name}_se"), np.float64)
+    found = np.asarray(estimates(kind)[name], np.float64)
+    error = np.asarray(estimates(kind)[f"{name}_se"], np.float64)
     covered = np.sum(np.abs(found - exact_metrics()[name]) <= 1.96 * error)
     low, high = stats.binom.ppf([0.0005, 0.9995], SEEDS, 0.95)
     assert low <= covered <= high

@@ -21,6 +21,7 @@ from helpers import (
     dataset,
     experiment,
     init,
+    measured,
     model,
     pairs,
     prompts,
@@ -35,7 +36,7 @@ from envs.labelers.bradley_terry import BradleyTerry
 from sweeps.population import host
 from sweeps.population.plan import Chunk, Layout
 from sweeps.study import Point
-from testbed import config, decode, logprob, metrics, train
+from testbed import config, decode, logprob, train
 from testbed.cache import Cache
 from testbed.config import members, replace
 from testbed.errors import InvalidInput
@@ -292,7 +293,7 @@ def test_a_study_measures_adapters_with_the_weights_of_their_world() -> None:
         state = advance(run.train, supply, init(run.train, supply), key, *map(jnp.asarray, (0, 3)))
         state = advance(run.train, supply, state, key, *map(jnp.asarray, (3, 3)))
         fresh = jax.random.fold_in(stream(key, Stream.EVALUATION), 2)
-        found = jax.jit(metrics.evaluate)(train.present(supply, state), yardstick, fresh).columns
+        found = measured(train.present(supply, state), yardstick, fresh)
         mine = (rows["run"] == config.fingerprint(run)) & (rows["step"] == 6)
         for name in found.keys() - {"policy_checksum"}:
             np.testing.assert_allclose(

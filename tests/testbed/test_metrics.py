@@ -24,7 +24,8 @@ from helpers import response as a_response
 from helpers import sample as decode_sample
 
 from testbed import metrics
-from testbed.metrics import Metrics, Opponent, Yardstick, agreement, compare, mean_se
+from testbed.evaluation_set import Opponent, agreement
+from testbed.metrics import Yardstick, compare, mean_se
 from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.streams import Stream, stream
 from testbed.transformer_config import TransformerConfig
@@ -42,7 +43,7 @@ class LengthPreference(AbstractPreference):
 
 
 @jax.jit
-def evaluate(policy, anchor, data, golden, against) -> Metrics:
+def evaluate(policy, anchor, data, golden, against) -> dict[str, jax.Array]:
     some = jax.tree.map(lambda x: x[:KNOWN], data)
     by = Yardstick(anchor, some, golden, LengthPreference(), against, None, None, FEW)
     return metrics.evaluate(policy, by, KEY)
@@ -77,41 +78,40 @@ def test_at_the_start_kl_is_exactly_zero() -> None:
     policy, _, _, golden, *_ = parts()
     data = dataset(policy, N)
     found = evaluate(policy, policy, data, golden, opponent())
-    assert float(found.kl) == 0.0
-    assert float(found.kl_se) == 0.0
-    assert float(found.self_accuracy) == float(found.data_accuracy) == 0.5
-    assert float(found.winner_logprob_change) == float(found.loser_logprob_change) == 0.0
+    assert float(found["kl"]) == 0.0
+    assert float(found["kl_se"]) == 0.0
+    assert float(found["self_accuracy"]) == float(found["data_accuracy"]) == 0.5
+    assert float(found["winner_logprob_change"]) == float(found["loser_logprob_change"]) == 0.0
 
 
 def test_every_metric_against_numpy() -> None:
     policy, anchor, data, golden, given, first, second = parts()
     against = opponent()
     found = evaluate(policy, anchor, data, golden, against)
-    assert isinstance(found, Metrics)
 
     reward = np.array([sum_reward(cut(given, i), cut(first, i)) for i in range(N)])
     difference = reward - np.asarray(against.reward)
     wins = np.where(difference > 0, 1.0, np.where(difference < 0, 0.0, 0.5))
     assert 0 < wins.mean() < 1
-    expect(found.win_rate, wins.mean())
-    expect(found.win_rate_se, wins.std(ddof=1) / N**0.5)
-    expect(found.golden_reward, reward.mean())
-    expect(found.golden_reward_se, reward.std(ddof=1) / N**0.5)
+    expect(found["win_rate"], wins.mean())
+    expect(found["win_rate_se"], wins.std(ddof=1) / N**0.5)
+    expect(found["golden_reward"], reward.mean())
+    expect(found["golden_reward_se"], reward.std(ddof=1) / N**0.5)
     quantiles = np.quantile(reward, [0.1, 0.25, 0.5, 0.75, 0.9])
-    for own, wanted in zip(found.golden_reward_quantile, quantiles, strict=True):
+    for own, wanted in zip(found["golden_reward_quantile"], quantiles, strict=True):
         expect(own, wanted)
-    np.testing.assert_array_equal(found.answer, first.tokens[:2])
+    np.testing.assert_array_equal(found["answer"], first.tokens[:2])
     longer = np.asarray(first.length) - np.asarray(against.responses.length)
-    expect(found.proxy_reward, longer.mean())
-    expect(found.proxy_win_rate, ((longer > 0) + 0.5 * (longer == 0)).mean())
-    expect(found.length, np.asarray(first.length).mean())
+    expect(found["proxy_reward"], longer.mean())
+    expect(found["proxy_win_rate"], ((longer > 0) + 0.5 * (longer == 0)).mean())
+    expect(found["length"], np.asarray(first.length).mean())
 
     kl, entropy = np.transpose(
         [rao_blackwell(policy, anchor, cut(given, i), cut(first, i)) for i in range(FEW)]
     )
-    expect(found.kl, kl.mean())
-    expect(found.kl_se, kl.std(ddof=1) / FEW**0.5)
-    expect(found.entropy, (entropy / np.asarray(first.length)[:FEW]).mean())
+    expect(found["kl"], kl.mean())
+    expect(found["kl_se"], kl.std(ddof=1) / FEW**0.5)
+    expect(found["entropy"], (entropy / np.asarray(first.length)[:FEW]).mean())
 
     def change(responses: Response, prompts: Prompt, count: int) -> np.ndarray:
         return np.array(
@@ -121,16 +121,16 @@ def test_every_metric_against_numpy() -> None:
     winner, loser = (
         change(part, data.pairs.prompt, KNOWN) for part in (data.pairs.winner, data.pairs.loser)
     )
-    expect(found.winner_logprob_change, winner.mean())
-    expect(found.loser_logprob_change, loser.mean())
+    expect(found["winner_logprob_change"], winner.mean())
+    expect(found["loser_logprob_change"], loser.mean())
     agree = np.sign(winner - loser) * np.sign(np.asarray(data.golden_margin)[:KNOWN])
-    expect(found.data_accuracy, (0.5 + 0.5 * agree).mean())
+    expect(found["data_accuracy"], (0.5 + 0.5 * agree).mean())
 
     own = change(first, given, FEW) - change(second, given, FEW)
     own = np.where(np.abs(own) < 1e-9, 0.0, own)
     other = np.array([sum_reward(cut(given, i), cut(second, i)) for i in range(FEW)])
     agree = np.sign(own) * np.sign(reward[:FEW] - other)
-    expect(found.self_accuracy, (0.5 + 0.5 * agree).mean())
+    expect(found["self_accuracy"], (0.5 + 0.5 * agree).mean())
 
 
 def test_ties_count_one_half() -> None:
@@ -149,9 +149,9 @@ def test_ties_count_one_half() -> None:
     ):
         against = Opponent(given, answers, reward + shift)
         found = evaluate(policy, anchor, data, golden, against)
-        assert float(found.win_rate) == share
-        assert float(found.win_rate_se) == 0.0
-        assert float(found.proxy_win_rate) == 0.5
+        assert float(found["win_rate"]) == share
+        assert float(found["win_rate_se"]) == 0.0
+        assert float(found["proxy_win_rate"]) == 0.5
 
 
 def expect(found: jax.Array, value: float) -> None:

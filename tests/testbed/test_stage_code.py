@@ -1,9 +1,11 @@
 """Addresses of stages cover the code that the stages can reach, and no other."""
 
+import contextlib
 import importlib
 import re
 import shutil
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,9 @@ from helpers import experiment
 
 import testbed
 from envs.enumerable import Enumerable
-from testbed import config
+from sweeps.population.run_checkpoints import Underway
+from sweeps.study import Point
+from testbed import config, metric_table, metrics, train
 from testbed.config import code_files
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
@@ -49,16 +53,23 @@ def place(thing: Any) -> Path:
     return Path(str(sys.modules[name].__file__)).relative_to(ROOT)
 
 
+@contextlib.contextmanager
+def written(file: Path, text: str) -> Iterator[None]:
+    """Another text in a file, for a while."""
+    old = file.read_text() if file.exists() else None
+    file.write_text(text)
+    try:
+        yield
+    finally:
+        file.unlink() if old is None else file.write_text(old)
+
+
 def moved(whole: Path, file: Path, text: str, run: Any = RUN) -> set[str]:
     """The stages whose address is another with another text of a file."""
     ground = GroundConfig.of(run)
     before = fingerprints(ground, Code(whole))
-    old = (whole / file).read_text() if (whole / file).exists() else None
-    (whole / file).write_text(text)
-    try:
+    with written(whole / file, text):
         after = fingerprints(ground, Code(whole))
-    finally:
-        (whole / file).unlink() if old is None else (whole / file).write_text(old)
     return {name for name in NAMES if before[name] != after[name]}
 
 
@@ -107,6 +118,32 @@ def test_what_worlds_are_made_of_rebuilds_what_stands_on_it(whole: Path) -> None
     assert edited(whole, by_name["baseline"]) == {"baseline"}
     assert edited(whole, by_name["recorded"]) == RECORDED
     assert edited(whole, by_name["optimum"]) == {"optimum"}
+
+
+def test_a_metric_rebuilds_nothing(whole: Path) -> None:
+    for thing in (metrics, metric_table):
+        assert edited(whole, thing) == set()
+
+
+def test_a_paused_run_goes_on_unless_code_that_the_run_reaches_is_edited(whole: Path) -> None:
+    """Of losses the run's own, its recorded run's and its baseline's count; so does what measures the run."""
+    point = Point("0", "arm", 0, {}, RUN)
+
+    def address() -> str:
+        return Underway(Code(whole))._address(point)
+
+    def restarted_by(file: Path, text: str) -> bool:
+        before = address()
+        with written(whole / file, text):
+            return address() != before
+
+    def restarted_by_edit(thing: Any) -> bool:
+        return restarted_by(place(thing), (whole / place(thing)).read_text() + "\nedited = 1\n")
+
+    assert Underway()._address(point) == address()
+    assert not restarted_by(place(Slic).with_name("brand_new.py"), "edited = 1\n")
+    assert not any(map(restarted_by_edit, (Slic, Enumerable)))
+    assert all(map(restarted_by_edit, (Ipo, Dpo, Replay, metrics, train, type(RUN.task))))
 
 
 def test_nothing_outside_of_engine_and_worlds_counts(whole: Path) -> None:
@@ -178,14 +215,15 @@ def test_data_files_count_with_the_code_that_reads_them(whole: Path) -> None:
 
 def test_only_known_files_load_code_by_names_that_are_not_written_down() -> None:
     """Imports are read from files: what else is loaded must change no result. One walks families for the command line,
-    one loads libraries that are optional."""
+    one loads libraries that are optional, one modules under their old names."""
     import ast
 
+    from testbed.config import overrides
     from testbed.llm import optional
 
     files = [path for name in ("testbed", "envs") for path in (ROOT / name).rglob("*.py")]
     found = {path for path in files if code_files.is_dynamic(ast.parse(path.read_bytes()))}
-    assert found == {ROOT / place(config), ROOT / place(optional)}
+    assert found == {ROOT / place(thing) for thing in (overrides, optional, testbed.moved)}
 
 
 @pytest.mark.parametrize(
