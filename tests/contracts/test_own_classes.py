@@ -643,7 +643,8 @@ def test_estimands() -> None:
     assert "unknown arm 'onlin'" in told(Effect("onlin"))
     namesake = dataclasses.make_dataclass("MatchedGap", [], bases=(Effect,), frozen=True)
     assert told(namesake()) == (
-        "estimand MatchedGap has the name of another one in sweeps.estimands.matched_gap: choose a name that no other has"
+        "estimand MatchedGap has the name of another one in sweeps.estimands.matched_gap: choose a name that no other "
+        "has"
     )
 
 
