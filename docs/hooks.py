@@ -1,7 +1,7 @@
 """Hooks of MkDocs: what pages show of the code is taken from the code.
 
-A line ``<!-- catalogue: losses -->`` becomes what `testbed list losses` prints, as Markdown, and a line
-``<!-- file: examples/my_loss.py -->`` the file.
+A line ``<!-- catalogue: losses -->`` becomes what `testbed list losses` prints, as Markdown, a line
+``<!-- file: examples/my_loss.py -->`` the file, and ``<!-- modules: sweeps/rules -->`` the reference of all modules there.
 """
 
 import re
@@ -9,19 +9,26 @@ from pathlib import Path
 from typing import Any
 
 _ROOT = Path(__file__).parent.parent
-_MARK = re.compile(r"^<!-- (catalogue|file): (\S+) -->$", re.MULTILINE)
+_MARK = re.compile(r"^<!-- (catalogue|file|modules): (\S+) -->$", re.MULTILINE)
 
 
 def on_page_markdown(markdown: str, **_: Any) -> str:
     """Fill in what a page asks for."""
     return _MARK.sub(
-        lambda mark: {"catalogue": family, "file": listing}[mark[1]](mark[2]), markdown
+        lambda mark: {"catalogue": family, "file": listing, "modules": reference}[mark[1]](mark[2]),
+        markdown,
     )
 
 
 def listing(path: str) -> str:
     """A file of the repository as a block of code."""
     return f'```python title="{path}"\n{(_ROOT / path).read_text().rstrip()}\n```'
+
+
+def reference(folder: str) -> str:
+    """The reference of every module of a folder."""
+    files = sorted((_ROOT / folder).glob("[!_]*.py"))
+    return "\n\n".join(f"::: {folder.replace('/', '.')}.{file.stem}" for file in files)
 
 
 def family(what: str) -> str:

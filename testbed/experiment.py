@@ -32,6 +32,9 @@ from testbed.sources.online import Online
 from testbed.train import OnlineRun, Teacher, TrainConfig
 from testbed.transformer_config import SIZES, TransformerConfig
 
+#: The source of golden baselines and recorded runs.
+_ONLINE = Online()
+
 
 class EvaluationConfig(eqx.Module):
     """What is measured and how often.
@@ -124,6 +127,10 @@ class Experiment(eqx.Module):
         source, steps, seed = (read(self, name) for name in ("source", "steps", "seed"))
         loss, task, evaluation = (read(self, name) for name in ("loss", "task", "evaluation"))
         type(loss).refuse(loss, source)
+        recorded = source.recorded_run
+        for run in (read(self, "baseline"), *((recorded.run,) if recorded else ())):
+            made_online = read(run, "loss")
+            type(made_online).refuse(made_online, _ONLINE)
         if not 0 <= seed < 2**31:
             raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {seed}")
         if read(self, "tabular") and not task.enumerable:
@@ -143,7 +150,7 @@ class Experiment(eqx.Module):
             raise InvalidInput(
                 f"steps must be a positive multiple of evaluation.points={points}, got {steps}"
             )
-        stream, recorded = read(evaluation, "stream"), source.recorded_run
+        stream = read(evaluation, "stream")
         needed = {"batch_size": read(self, "batch_size")}
         # Where the task brings the policy, nothing is fine-tuned.
         if not type(task).checkpointed:

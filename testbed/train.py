@@ -17,7 +17,6 @@ from testbed.policies.trainable import rebuilt, trained
 from testbed.references.base import AbstractReference
 from testbed.references.fixed import Fixed
 from testbed.source import AbstractSource, Ledger, Supply
-from testbed.sources.online import Online
 
 #: Who judges what sources have written: the learned proxy, or the golden reward itself, without noise.
 Teacher: TypeAlias = Literal["proxy", "golden"]
@@ -57,11 +56,12 @@ class OnlineRun(eqx.Module):
 
     def __check_init__(self) -> None:
         check(self)
-        self.loss.refuse(Online())
 
-    def train(self, source: AbstractSource | None = None) -> TrainConfig:
-        """Its policy optimisation, from another source if one is given."""
-        source = Online() if source is None else source
+    def train(self, source: AbstractSource) -> TrainConfig:
+        """Its policy optimisation from a source: `testbed.sources.online.Online`, or one that records what that gives.
+
+        Raises `InvalidInput` if the loss or method cannot learn from the source.
+        """
         return TrainConfig(source, self.loss, self.optimiser, self.batch_size, self.reference)
 
 

@@ -29,12 +29,12 @@ from testbed.objective import AbstractObjective
 from testbed.optimiser import FitConfig
 from testbed.preference import GoldenPreference
 from testbed.proxies.base import AbstractProxy, AbstractProxyConfig, Reading
-from testbed.recorded_runs import recorded_run
 from testbed.recorded_runs.recorded_run import Given
 from testbed.references.base import AbstractReference
 from testbed.source import AbstractSource, Batch, Ledger, Request, Supply, write_pairs
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
+from testbed.stages import online_run
 from testbed.transformer_config import TransformerConfig
 from testbed.types import PairScores
 
@@ -197,7 +197,7 @@ def _prepared(source: AbstractSource, given: Supply, sizes: Sizes) -> tuple[Supp
     world, key = samples.world(sizes), jax.random.key(0)
     small = config.replace_all(run, {"run.batch_size": BATCH})
     golden = GoldenPreference(world)
-    made = jax.eval_shape(lambda supply: recorded_run.make(small, supply, golden, key), given)
+    made = jax.eval_shape(lambda supply: online_run.make(small, supply, golden, key), given)
 
     def prepare(source: AbstractSource, supply: Supply, made: PyTree) -> PyTree:
         return source.prepare(Given(supply, made, world, BradleyTerry(), key))

@@ -15,8 +15,8 @@ expected gradients are
 
 Measured on the random tables of tests/testbed/test_estimators.py (3 tokens, at most 3 of them in a response, KL 0.71
 nats), k2's expected gradient has 0.92 of the true one's length and points 16 degrees off; k3's 1.07 and 28 degrees.
-There 3000 steps of Rloo with beta 0.3 end at the exact optimum with ``reward`` (less than 0.001 nats of KL away), 0.12 nats
-from it with k2 and 0.39 with k3; with k1 nothing holds them. On stale texts none of the three is corrected.
+There 3000 steps of Rloo with beta 0.3 end at the exact optimum with ``reward`` (less than 0.001 nats of KL away), 0.12
+nats from it with k2 and 0.39 with k3; with k1 nothing holds them. On stale texts none of the three is corrected.
 """
 
 import abc

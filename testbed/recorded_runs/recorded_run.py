@@ -1,21 +1,15 @@
-"""An online run made before training, for sources that draw on its stream or on its checkpoints."""
+"""The plan of an online run that is made before training, for sources that draw on its stream or on its checkpoints,
+and its results. `testbed.stages.online_run` makes it."""
 
 import equinox as eqx
-import jax
-import jax.numpy as jnp
-import numpy as np
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from testbed import train
 from testbed.environment import World
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.policies.trainable import trained
-from testbed.preference import AbstractLabeler, GoldenPreference
+from testbed.preference import AbstractLabeler
 from testbed.recorded_runs.pair_stream import Recording
 from testbed.source import Supply, write_pairs
-from testbed.sources.online import Online
-from testbed.sources.record import Record
 from testbed.train import OnlineRun, Teacher
 
 
@@ -69,37 +63,3 @@ class Given(eqx.Module):
     world: World
     labeler: AbstractLabeler
     key: PRNGKeyArray
-
-
-def make(recorded: Recorded, supply: Supply, golden: GoldenPreference, key: PRNGKeyArray) -> Made:
-    """Run it; the supply holds its teacher, ``key`` is the run's. Raises `InvalidInput` if the data do not fill a
-    batch."""
-    run = recorded.run
-    if run.batch_size > supply.data.size:
-        raise InvalidInput(
-            f"recorded.run.batch_size must be at most data.pairs={supply.data.size}, got {run.batch_size}"
-        )
-    plan = run.train(Record(Online(), run.steps) if recorded.has_stream else Online())
-    ends = [round(share * run.steps) for share in recorded.stages]
-    if not recorded.checkpoints or ends[-1] < run.steps:
-        ends.append(run.steps)
-
-    def part(
-        state: train.TrainState, clock: tuple[Array, Array]
-    ) -> tuple[train.TrainState, Policy]:
-        state = train.advance(plan, supply, state, key, *clock)
-        return state, state.policy
-
-    clock = (jnp.asarray(ends[:-1]), jnp.asarray(np.diff(ends)))
-    start = train.init(plan, supply)
-    state, policies = jax.lax.scan(part, start, clock)
-    kept = len(recorded.checkpoints)
-
-    def stages(first: Array, later: Array) -> Array:
-        return jnp.concatenate([first[None], later[:kept]])
-
-    policies = jax.tree.map(stages, trained(supply.reference), policies)
-    recording = None
-    if recorded.has_stream:
-        recording = state.source.recording.with_golden(golden, supply)
-    return Made(recording, policies, state.diverged_step)

@@ -11,6 +11,7 @@ from testbed.environment import AbstractTask
 from testbed.metrics import Opponent
 from testbed.preference import GoldenPreference
 from testbed.source import Dataset, Supply
+from testbed.sources.online import Online
 from testbed.stages.golden import Standardised
 from testbed.stages.sft import FineTuned
 from testbed.stages.world import DrawnWorld, Seed
@@ -36,7 +37,7 @@ def train_baseline(
 ) -> TrainedBaseline:
     """Train the golden baseline (arXiv 2405.08448, section 4) online against the golden preference; then take its one
     answer to each of the ``count`` fixed evaluation prompts, the first of the corpus."""
-    corpus, plan = world.written.corpus, baseline.train()
+    corpus, plan = world.written.corpus, baseline.train(Online())
     # It learns from its own samples: of the data it takes the prompts, and as what the data prefer the first response.
     nothing = jnp.zeros_like(corpus.prompts.length, dtype=jnp.float32)
     pairs = Pair(corpus.prompts, corpus.first, corpus.second, nothing, nothing)

@@ -8,10 +8,10 @@ from jaxtyping import Array, PyTree
 from testbed.logprob import Policy
 from testbed.metrics import numbered
 from testbed.preference import AbstractLabeler, GoldenPreference
-from testbed.recorded_runs import recorded_run as recorded_runs
 from testbed.recorded_runs.pair_stream import Windows
 from testbed.recorded_runs.recorded_run import Given, Made, Recorded
 from testbed.source import AbstractSource, Dataset, Supply
+from testbed.stages import online_run
 from testbed.stages.data import Labelled, own_data
 from testbed.stages.golden import Standardised
 from testbed.stages.proxy import TrainedProxy
@@ -46,9 +46,7 @@ def record(
     judge = GoldenPreference(golden.world)
     teacher = judge if recorded.teacher == "golden" else proxy.proxy
     supply = Supply(own_data(scores, data), start, teacher)
-    return recorded_runs.make(
-        recorded, supply, judge, stream(jax.random.key(seed), Stream.TRAINING)
-    )
+    return online_run.make(recorded, supply, judge, stream(jax.random.key(seed), Stream.TRAINING))
 
 
 def cut_windows(

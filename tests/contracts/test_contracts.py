@@ -47,11 +47,11 @@ from testbed.optimiser import OptimiserConfig
 from testbed.preference import GoldenPreference
 from testbed.proxies.base import AbstractProxyConfig
 from testbed.proxies.linear_head import HeadConfig
-from testbed.recorded_runs import recorded_run
 from testbed.recorded_runs.recorded_run import Given, Recorded
 from testbed.references.base import AbstractReference
 from testbed.source import AbstractSource, Author, Request, Supply, write_pairs
 from testbed.sources.online import Online
+from testbed.stages import online_run
 from testbed.token_environment import TokenEnvironment
 from testbed.train import OnlineRun, TrainConfig, TrainState
 from testbed.types import PairScores, Prompt, Response
@@ -115,7 +115,7 @@ def given(kind: type) -> Supply:
     """What a source of this kind draws on: what it has prepared is made of a short recorded run."""
     plain, key = supply(), jax.random.key(1)
     run = OnlineRun(steps=4, batch_size=BATCH)
-    made = jax.jit(recorded_run.make)(Recorded(run), plain, GoldenPreference(world()), key)
+    made = jax.jit(online_run.make)(Recorded(run), plain, GoldenPreference(world()), key)
     parts = Given(plain, made, world(), BradleyTerry(), key)
     prepared, _ = jax.jit(lambda source, parts: source.prepare(parts))(kind(), parts)
     return Supply(plain.data, plain.reference, plain.teacher, prepared)

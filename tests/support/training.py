@@ -17,10 +17,10 @@ from helpers import (
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import OptimiserConfig
 from testbed.preference import GoldenPreference
-from testbed.recorded_runs import recorded_run
 from testbed.recorded_runs.recorded_run import Made, Recorded
 from testbed.references.fixed import Fixed
 from testbed.source import AbstractSource, Batch, Request, Supply, write_pairs
+from testbed.stages import online_run
 from testbed.train import OnlineRun, TrainConfig, TrainState
 
 KEY = jax.random.key(2)
@@ -50,7 +50,7 @@ def made_run() -> OnlineRun:
 def made(loss: Any = None) -> Made:
     """An online run of `STEPS`, recorded."""
     run = OnlineRun(loss or Ipo(beta=0.1), RATE, STEPS, BATCH)
-    record = jax.jit(recorded_run.make)
+    record = jax.jit(online_run.make)
     return record(Recorded(run), supply(), GoldenPreference(world()), KEY)
 
 

@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -16,6 +17,7 @@ from sweeps.cli import completion
 from sweeps.cli import main as cli
 from sweeps.console import progress, terminal
 from sweeps.store.store import SCHEMA, Store
+from sweeps.study import study_names
 
 STUDY = textwrap.dedent('''
     """A user's own study."""
@@ -293,7 +295,11 @@ def test_tensorboard_refuses_a_port_in_use(
 
 def test_list_shows_every_study(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
-    assert "default preset" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert "default preset" in shown
+    # The table breaks long names, but studies stand at the beginning of their rows.
+    rows = {cell.strip() for line in shown.splitlines() for cell in re.split("[│┃|]", line)[:2]}
+    assert set(study_names()) <= rows
 
 
 def test_runtime_sets_up_xla_unless_the_user_has(tmp_path: Path) -> None:

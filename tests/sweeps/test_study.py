@@ -457,7 +457,9 @@ def test_the_tandem_replays_the_very_run_of_its_online_arm() -> None:
     (replay,) = [point for point in points if point.arm == "replay"]
     (online,) = [p for p in points if p.arm == "online" and p.settings == replay.settings]
     recorded = replay.experiment.source.recorded_run
-    assert config.describe(recorded.run.train()) == config.describe(online.experiment.train)
+    assert config.describe(recorded.run.train(online.experiment.source)) == config.describe(
+        online.experiment.train
+    )
     assert recorded.run.steps == online.experiment.steps
 
 

@@ -37,7 +37,6 @@ from testbed.policies import shared_weights
 from testbed.policies.shared_weights import Weights
 from testbed.preference import GoldenPreference
 from testbed.proxies.linear_head import HeadConfig
-from testbed.recorded_runs import recorded_run
 from testbed.recorded_runs.recorded_run import Given, Recorded
 from testbed.references.base import AbstractReference
 from testbed.references.fixed import Fixed
@@ -45,6 +44,7 @@ from testbed.source import AbstractSource, Supply
 from testbed.sources.generated import Generated
 from testbed.sources.online import Online
 from testbed.sources.replay import Replay
+from testbed.stages import online_run
 from testbed.stages.stages import STAGES, fingerprints
 from testbed.stages.world_config import GroundConfig
 from testbed.train import OnlineRun, TrainConfig
@@ -201,7 +201,7 @@ def drawn_on(kind: type[AbstractSource]) -> Supply:
     """Shapes of what a source of this kind draws on."""
     plain, key, golden = supply(), jax.random.key(1), GoldenPreference(world())
     run = Recorded(OnlineRun(steps=4, batch_size=BATCH))
-    made = jax.eval_shape(recorded_run.make, run, plain, golden, key)
+    made = jax.eval_shape(online_run.make, run, plain, golden, key)
     given = Given(plain, made, world(), BradleyTerry(), key)
     prepared, _ = jax.eval_shape(lambda source, given: source.prepare(given), kind(), given)
     return Supply(plain.data, plain.reference, plain.teacher, prepared)

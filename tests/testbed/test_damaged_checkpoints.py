@@ -31,7 +31,7 @@ CORPUS = Path(__file__).parents[1] / "corpus"
 GGUF = CHECKPOINTS / "llama_gguf" / "model.gguf"
 SECONDS, BYTES, RESERVED = 5, 2**30, 2**32
 #: Inputs of each reader that are drawn.
-EXAMPLES = 600
+EXAMPLES = 500
 
 many = settings(
     max_examples=EXAMPLES,

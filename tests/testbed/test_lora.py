@@ -47,7 +47,6 @@ from testbed.nn.matmul import PRECISIONS, LowRank, Precision
 from testbed.optimiser import OptimiserConfig
 from testbed.policies.trainable import rebuilt, trained
 from testbed.preference import GoldenPreference
-from testbed.recorded_runs import recorded_run
 from testbed.recorded_runs.recorded_run import Given, Recorded
 from testbed.references.averaged import Averaged
 from testbed.references.refreshed import Refreshed
@@ -57,6 +56,7 @@ from testbed.sources.online import Online
 from testbed.sources.record import Record
 from testbed.sources.replay import Replay
 from testbed.sources.snapshot import Snapshot
+from testbed.stages import online_run
 from testbed.stages.world_config import GroundConfig
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
@@ -208,7 +208,7 @@ def prepared(kind: type) -> Supply:
     """What a source of this kind draws on."""
     plain = given()
     run = OnlineRun(Ipo(beta=0.1), RATE, STEPS, BATCH)
-    made = jax.jit(recorded_run.make)(Recorded(run), plain, GoldenPreference(world()), KEY)
+    made = jax.jit(online_run.make)(Recorded(run), plain, GoldenPreference(world()), KEY)
     parts = Given(plain, made, world(), BradleyTerry(), KEY)
     found, _ = jax.jit(lambda source, parts: source.prepare(parts))(kind(), parts)
     return Supply(plain.data, plain.reference, plain.teacher, found)

@@ -30,7 +30,7 @@ CORPUS = HERE / "corpus"
 SECONDS, BYTES = 5.0, 1 << 30
 #: As many as each reader is given.
 TRIED = settings(
-    max_examples=600,
+    max_examples=500,
     deadline=None,
     derandomize=True,
     database=None,

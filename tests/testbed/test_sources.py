@@ -24,7 +24,6 @@ from training import KEY, batches, go, made, made_run, plan, same, with_prepared
 from testbed.errors import InvalidInput
 from testbed.preference import GoldenPreference
 from testbed.proxies.reader import PairwiseProxy
-from testbed.recorded_runs import recorded_run
 from testbed.recorded_runs.pair_stream import Recording
 from testbed.recorded_runs.recorded_run import Recorded
 from testbed.references.averaged import Averaged
@@ -41,6 +40,7 @@ from testbed.sources.record import Record
 from testbed.sources.replay import Replay
 from testbed.sources.reuse import Reuse
 from testbed.sources.snapshot import Snapshot
+from testbed.stages import online_run
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 from testbed.types import PairScores
@@ -291,7 +291,7 @@ def test_offline_scores_are_the_moving_references() -> None:
         ),
         (lambda: Averaged(decay=1.0), r"decay must be in \[0, 1\), got 1.0"),
         (
-            lambda: recorded_run.make(
+            lambda: online_run.make(
                 Recorded(OnlineRun(batch_size=PAIRS + 1)), supply(), GoldenPreference(world()), KEY
             ),
             "recorded.run.batch_size must be at most data.pairs=24, got 25",
