@@ -16,7 +16,7 @@ from testbed.types import Prompt, Response, Scalar, within
 class Mentions(AbstractGolden):
     """How many of the prompt's tokens the response mentions, minus ``price`` for each token of the response."""
 
-    price: float
+    price: float = 0.5
 
     def __call__(self, prompt: Prompt, response: Response) -> Scalar:
         """Reward of one response."""

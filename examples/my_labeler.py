@@ -13,6 +13,13 @@ from sweeps.studies import gap
 from testbed.errors import InvalidInput
 from testbed.preference import AbstractLabeler, View, decided
 
+BIBTEX = """@article{wichmann2001psychometric,
+  title = {The psychometric function: I. Fitting, sampling, and goodness of fit},
+  author = {Wichmann, Felix A. and Hill, N. Jeremy},
+  journal = {Perception and Psychophysics},
+  year = {2001},
+}"""
+
 
 class Lapses(AbstractLabeler):
     """rate / 2 + (1 - rate) sigmoid(d / temperature), d the difference of golden rewards (Wichmann and Hill 2001).

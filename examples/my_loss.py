@@ -13,6 +13,13 @@ from testbed.config.ranges import hyper
 from testbed.losses.base import AbstractLoss, ScoredPair
 from testbed.types import Scalar
 
+BIBTEX = """@article{huber1964robust,
+  title = {Robust Estimation of a Location Parameter},
+  author = {Huber, Peter J.},
+  journal = {The Annals of Mathematical Statistics},
+  year = {1964},
+}"""
+
 
 class HuberIpo(AbstractLoss):
     """e^2 where |e| <= width, width (2 |e| - width) beyond, e = h - 1/(2 beta): Huber's distance of IPO's margin from

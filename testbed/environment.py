@@ -45,6 +45,8 @@ class AbstractGolden(eqx.Module):
     """A golden reward: deterministic, known exactly, larger is better."""
 
     family: ClassVar[str] = "envs.goldens"
+    #: Whether the reward depends on how many places there are for a response, and not on its text alone.
+    reads_room: ClassVar[bool] = False
 
     @abc.abstractmethod
     def __call__(self, prompt: Prompt, response: Response) -> Scalar:

@@ -1,6 +1,6 @@
 """A random network as golden reward (after Gao et al. 2023, arXiv 2210.10760: a larger model stands for people)."""
 
-from typing import Self
+from typing import ClassVar, Self
 
 import equinox as eqx
 import jax
@@ -25,6 +25,8 @@ class NeuralGolden(AbstractGolden):
     the response up to and including its own (`states`). The reward is then a readout of tanh features of a sum of
     k-token interactions. With order 0 a position reads every earlier token.
     """
+
+    reads_room: ClassVar[bool] = True
 
     trunk: Transformer
     centre: Float[Array, " width"]

@@ -87,13 +87,14 @@ def kinds() -> dict[str, type]:
 
 
 def bibliography(opened: Sequence[tuple[Store, pd.DataFrame]]) -> str:
-    """BibTeX entries of the methods that the runs in some stores used."""
+    """BibTeX entries of the methods that the runs in some stores used, and of the estimands and rules of their claims."""
     used = {
         name
         for _, table in opened
         for text in table["config"].unique()
         for name in _named(config_in(text))
     }
+    used |= {name for store, _ in opened for name in _named(store.header["claims"])}
     known = kinds()
     chosen = [known[name] for name in sorted(used & known.keys())]
     together = "\n".join(map(said, chosen))

@@ -5,6 +5,8 @@ import inspect
 import re
 from typing import Any, NamedTuple
 
+from sweeps.estimands import Estimand
+from sweeps.rules import Rule
 from sweeps.store import columns
 from sweeps.study import list_studies
 from testbed import config
@@ -27,6 +29,8 @@ FAMILIES: dict[str, tuple[Any, str]] = {
     "sources": (AbstractSource, AbstractSource.family),
     "references": (AbstractReference, AbstractReference.family),
     "proxies": (AbstractProxyConfig, AbstractProxyConfig.family),
+    "estimands": (Estimand, "sweeps.estimands"),
+    "rules": (Rule, "sweeps.rules"),
 }
 
 

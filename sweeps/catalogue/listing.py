@@ -21,7 +21,7 @@ FOLDER = "catalogue"
 #: The names of the lists, and the files that define their members, relative to `ROOT`.
 SOURCES: dict[str, tuple[str, ...]] = {
     "studies": ("sweeps/studies/*.py", "sweeps/paper.py", "sweeps/language.py"),
-    "tasks": ("envs/*.py",),
+    "tasks": ("envs/**/*.py",),
     "labelers": ("envs/labelers/*.py",),
     "goldens": ("envs/goldens/*.py",),
     "losses": ("testbed/losses/*.py",),
@@ -29,6 +29,8 @@ SOURCES: dict[str, tuple[str, ...]] = {
     "sources": ("testbed/sources/*.py",),
     "references": ("testbed/references/*.py",),
     "proxies": ("testbed/proxies/*.py",),
+    "estimands": ("sweeps/estimands/*.py",),
+    "rules": ("sweeps/rules/*.py",),
     "columns": ("sweeps/store/columns.py", "testbed/metric_table.py"),
 }
 

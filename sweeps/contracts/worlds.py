@@ -9,18 +9,18 @@ import numpy as np
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from sweeps.contracts import samples
+from sweeps.contracts.goldens import check_golden, check_golden_shape, check_rewards
 from sweeps.contracts.samples import TEXTS, Sizes, as_arrays, quick
 from sweeps.contracts.sentences import (
     guarded,
     named,
-    ours,
     require_array,
     require_finite,
     require_kind,
     require_like,
     require_numbers,
 )
-from testbed.environment import AbstractGolden, AbstractTask, AbstractWriters, World
+from testbed.environment import AbstractTask, AbstractWriters, World
 from testbed.errors import InvalidInput
 from testbed.preference import AbstractLabeler, Outcome, View
 from testbed.streams import Stream, stream
@@ -47,25 +47,11 @@ def check_task(task: AbstractTask) -> Drawn | None:
 
     It draws the world of seed 0. Of a task that stands on a checkpoint, which would have to be loaded, sizes alone are
     checked, and None is returned."""
-    require_numbers(task)
-    sizes = Sizes.of(task)
-    for name, size in zip(("vocabulary", "prompt_length", "response_length"), sizes, strict=True):
-        if not isinstance(size, int) or isinstance(size, bool):
-            raise InvalidInput(
-                f"{named(task)} has {size!r} as its {name}: needs a whole number, in a field that is "
-                "eqx.field(static=True)"
-            )
     if type(task).checkpointed:
+        check_sizes(task)
         return None
-    _check_words(task, sizes)
-    with guarded(task, "material"):
-        material = task.material()
-    task = as_arrays(task)
-    key = stream(jax.random.key(0), Stream.WORLD)
-    with guarded(task, "world"):
-        world = jax.eval_shape(lambda t, m, k: t.world_on(m, k), task, material, key)
-    require_kind(named(task, "world"), world, World)
-    _check_shapes(world, sizes)
+    sizes, key = Sizes.of(task), stream(jax.random.key(0), Stream.WORLD)
+    task, material, world = check_form(task)
     if not jax.tree.leaves((world.prompts, world.golden)):
         # What needs nothing drawn is tried first: a world may take seconds.
         with guarded(world.golden):
@@ -77,9 +63,43 @@ def check_task(task: AbstractTask) -> Drawn | None:
     check_text(f"{named(world.writers)} of {named(task)}", drawn.written, sizes)
     if drawn.ideal is not None:
         check_text(f"{named(world.ideal)} of {named(task)}", drawn.ideal, sizes)
-    texts = jax.tree.map(lambda a, b: np.concatenate([a, b]), drawn.written, drawn.made_up)
-    check_rewards(drawn.world.golden, texts, np.ravel(drawn.rewards))
+    prompts, texts = (
+        jax.tree.map(lambda *both: np.concatenate(both), *pair)
+        for pair in ((drawn.prompts, drawn.prompts), (drawn.written, drawn.made_up))
+    )
+    rewards = np.ravel(drawn.rewards)
+    check_golden(drawn.world.golden, prompts, texts, sizes.vocabulary, rewards)
     return drawn
+
+
+def check_sizes(task: AbstractTask) -> None:
+    """Whole numbers for vocabulary and lengths, known when programs are traced. Raises `InvalidInput`."""
+    require_numbers(task)
+    sizes = Sizes.of(task)
+    for name, size in zip(("vocabulary", "prompt_length", "response_length"), sizes, strict=True):
+        if not isinstance(size, int) or isinstance(size, bool):
+            raise InvalidInput(
+                f"{named(task)} has {size!r} as its {name}: needs a whole number, in a field that is "
+                "eqx.field(static=True)"
+            )
+
+
+def check_form(task: AbstractTask) -> tuple[AbstractTask, PyTree, World]:
+    """Sizes, words, and the shapes of prompts, texts and rewards, of which nothing is drawn. Raises `InvalidInput`.
+
+    Returns the task with arrays for its numbers, its material, and the shapes of a world."""
+    check_sizes(task)
+    sizes = Sizes.of(task)
+    _check_words(task, sizes)
+    with guarded(task, "material"):
+        material = task.material()
+    task = as_arrays(task)
+    key = stream(jax.random.key(0), Stream.WORLD)
+    with guarded(task, "world"):
+        world = jax.eval_shape(lambda t, m, k: t.world_on(m, k), task, material, key)
+    require_kind(named(task, "world"), world, World)
+    _check_shapes(world, sizes)
+    return task, material, world
 
 
 def _check_words(task: AbstractTask, sizes: Sizes) -> None:
@@ -122,13 +142,6 @@ def _require_text(what: str, text: Any, kind: type, size: int) -> None:
     require_kind(what, text, kind)
     require_array(f"{what}: `tokens`", text.tokens, (size,), "a token id a place", jnp.integer)
     require_array(f"{what}: `length`", text.length, (), "tokens up to the end", jnp.integer)
-
-
-def check_golden_shape(golden: AbstractGolden, prompt: Prompt, response: Response) -> None:
-    """One floating-point number a text. Raises `InvalidInput`."""
-    with guarded(golden):
-        shape = jax.eval_shape(lambda g, p, r: g(p, r), golden, prompt, response)
-    require_array(named(golden), shape, (), "one number a response")
 
 
 @functools.partial(quick, static_argnums=0)
@@ -187,36 +200,6 @@ def check_text(what: str, text: Prompt | Response, sizes: Sizes) -> None:
             f"{what} gives a text of {int(length[(last != END_TOKEN) & (length < size)][0])} tokens without an end "
             f"token: needs token {END_TOKEN} at the end, unless the text fills all {size} places"
         )
-
-
-def check_rewards(
-    golden: AbstractGolden, texts: Response, rewards: Float[np.ndarray, " text"]
-) -> None:
-    """Golden rewards of texts: finite, whatever a policy may write, and not all the same. Raises `InvalidInput`."""
-    inside = [type(part).__name__ for part in _parts(golden) if not ours(type(part))]
-    what = named(golden) + (f" of {', '.join(inside)}" if ours(type(golden)) and inside else "")
-    found = np.asarray(rewards, np.float64)
-    bad = np.flatnonzero(~np.isfinite(found))
-    if bad.size:
-        row = bad[0]
-        tokens = np.asarray(texts.tokens)[row][: int(texts.length[row])].tolist()
-        raise InvalidInput(
-            f"{what} is {found[row]} for {bad.size} of {found.size} texts, such as the response of tokens {tokens}: "
-            "needs a finite number for every text"
-        )
-    if np.ptp(found) <= 1e-6 * np.max(np.abs(found)):
-        raise InvalidInput(
-            f"{what} is {found[0]:.6g} for all of {found.size} texts: needs rewards that differ between texts"
-        )
-
-
-def _parts(golden: AbstractGolden) -> list[AbstractGolden]:
-    """Golden rewards that one is made of, itself included."""
-    found = jax.tree.leaves(
-        golden,
-        is_leaf=lambda x: isinstance(x, AbstractGolden) and x is not golden,
-    )
-    return [golden, *(part for part in found if isinstance(part, AbstractGolden))]
 
 
 def check_labeler(labeler: AbstractLabeler, task: AbstractTask) -> None:

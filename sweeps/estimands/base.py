@@ -1,5 +1,6 @@
 """What an estimand is, what it may ask of the evidence, and the t posterior over seeds."""
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -123,7 +124,7 @@ class Evidence(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimand:
+class Estimand(abc.ABC):
     """Abstract: one effect, measured from evidence. Final subclasses are plain data.
 
     `from_curves` says that the effect is a property of fitted curves and nothing else, so that it
@@ -149,13 +150,13 @@ class Estimand:
         except Unanswerable as problem:
             return Draws(label, unit, reason=str(problem))
 
+    @abc.abstractmethod
     def words(self) -> tuple[str, str]:
         """Short label and unit of the effect."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def _measure(self, evidence: Evidence) -> Draws:
         """Draws of the effect; may raise Unanswerable."""
-        raise NotImplementedError
 
     def describe(self) -> dict[str, Any]:
         """The estimand as JSON-able data, its class named under "kind"."""

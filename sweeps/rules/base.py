@@ -1,5 +1,6 @@
 """The base class of the rules that turn posterior draws of an effect into a verdict."""
 
+import abc
 import dataclasses
 import math
 from collections.abc import Mapping
@@ -53,7 +54,7 @@ class Judgement:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule:
+class Rule(abc.ABC):
     """Abstract: decides from posterior draws of an effect whether a condition on the effect holds.
 
     `rope` is the largest effect that is practically nothing. The verdict is reproduced if P(condition) >= confidence,
@@ -81,17 +82,17 @@ class Rule:
         return 2 * self.confidence - 1
 
     @property
+    @abc.abstractmethod
     def limits(self) -> tuple[float, float]:
         """The range of effects for which the condition holds; infinite on a side without a limit."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def holds(self, values: np.ndarray) -> np.ndarray:
         """Whether the condition holds, for each value."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def words(self) -> tuple[str, str]:
         """The condition, and its opposite, as formulas."""
-        raise NotImplementedError
 
     def sentence(self) -> str:
         """The rule in words."""

@@ -1,5 +1,11 @@
-"""Rules that every member of a family keeps: tasks, losses, sources, found by walking their packages."""
+"""Rules that every loss, method, source, reference, proxy, task and golden reward keeps, found by walking their
+packages.
 
+The other families: labelers in `tests/envs/test_labelers.py`, studies in `tests/sweeps/test_studies.py`, rules and
+estimands in `test_judging.py`.
+"""
+
+import dataclasses
 import functools
 
 import equinox as eqx
@@ -7,21 +13,38 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import BATCH, experiment, scored_pair, supply, world
+import tiny
+from helpers import (
+    BATCH,
+    VOCABULARY,
+    experiment,
+    prompts,
+    responses,
+    scored_pair,
+    supply,
+    world,
+)
 
+from envs.goldens.human_rating import HumanRating
+from envs.goldens.random_head import RandomTaste
+from envs.goldens.residual import Residual
+from envs.goldens.sentiment import Sentiment
+from envs.goldens.variety import Variety
 from envs.labelers.bradley_terry import BradleyTerry
 from sweeps import contracts
-from sweeps.contracts.samples import MadeUpEvidence, Sizes
+from sweeps.contracts import samples
+from sweeps.contracts.goldens import parts
+from sweeps.contracts.samples import Sizes
 from sweeps.contracts.worlds import check_text
-from sweeps.study import list_studies
 from testbed import train
 from testbed.config import describe, fingerprint, members, replace
+from testbed.config.canonical_form import default_of, fields_of
 from testbed.environment import AbstractGolden, AbstractTask
 from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss
 from testbed.objective import AbstractObjective
 from testbed.optimiser import OptimiserConfig
-from testbed.preference import AbstractLabeler, GoldenPreference
+from testbed.preference import GoldenPreference
 from testbed.proxies.base import AbstractProxyConfig
 from testbed.proxies.linear_head import HeadConfig
 from testbed.recorded_runs.recorded_run import Given, Recorded
@@ -31,7 +54,7 @@ from testbed.sources.online import Online
 from testbed.stages import online_run
 from testbed.token_environment import TokenEnvironment
 from testbed.train import OnlineRun, TrainConfig, TrainState
-from testbed.types import PairScores, Response
+from testbed.types import PairScores, Prompt, Response
 
 TASKS = members(AbstractTask, AbstractTask.family)
 #: Tasks whose worlds can be drawn here and now; of the others tests of their own draw one.
@@ -40,21 +63,15 @@ LOSSES = members(AbstractLoss, AbstractLoss.family)
 OBJECTIVES = members(AbstractObjective, AbstractObjective.family)
 SOURCES = members(AbstractSource, AbstractSource.family)
 METHODS = {name: kind for name, kind in OBJECTIVES.items() if name not in LOSSES}
+GOLDENS = members(AbstractGolden, AbstractGolden.family)
+#: Golden rewards of text worlds, whose checkpoint would have to be fetched.
+ON_A_CHECKPOINT = ("HumanRating", "RandomHead", "Residual", "Sentiment")
+#: Responses on which a golden reward is tried.
+N_TEXTS = 48
 PROXIES = members(AbstractProxyConfig, AbstractProxyConfig.family)
 #: Families whose check compiles a policy; losses, labelers and tasks are checked where they are tested.
 JUDGED = METHODS | SOURCES | members(AbstractReference, AbstractReference.family) | PROXIES
 EXAMPLE = experiment()
-
-
-def test_families_are_found() -> None:
-    assert {"Neural"} <= set(TASKS)
-    assert {"Ipo", "Dpo", "BestOfTwo"} <= set(LOSSES)
-    assert {"Rloo", "Ppo", "NashMd"} <= set(OBJECTIVES)
-    assert {"Offline", "Online", "Replay"} <= set(SOURCES)
-    assert {"BradleyTerry"} <= set(members(AbstractLabeler, AbstractLabeler.family))
-    assert {"Fluency", "Length", "NeuralGolden"} <= set(
-        members(AbstractGolden, AbstractGolden.family)
-    )
 
 
 @pytest.mark.parametrize("kind", [*TASKS.values(), *OBJECTIVES.values(), *SOURCES.values()])
@@ -91,18 +108,6 @@ def test_losses_are_finite_with_finite_slopes(kind: type) -> None:
 def test_members_pass_what_users_classes_are_held_to(kind: type) -> None:
     """Methods, sources, references and proxies, by the check that commands make of a user's own."""
     contracts.check_member(kind(layers=1) if kind is HeadConfig else kind(), EXAMPLE)
-
-
-def test_estimands_and_rules_pass_what_users_are_held_to() -> None:
-    """All that studies use."""
-    kinds = set()
-    for study in list_studies():
-        evidence = MadeUpEvidence(study.select())
-        for test in (test for claim in study.claims for test in claim.tests):
-            contracts.check_estimand(test.estimand, evidence)
-            contracts.check_rule(test.rule)
-            kinds |= {type(test.estimand).__name__, type(test.rule).__name__}
-    assert {"MatchedGap", "AtEvery", "RelativeTrend", "Slope", "More", "NoMore", "Same"} <= kinds
 
 
 @functools.cache
@@ -213,12 +218,22 @@ def program(kind: type):
     return jax.jit(use)
 
 
+@functools.cache
+def made(kind: type):
+    """A task with its defaults, and what `program` makes of it."""
+    return kind(), *program(kind)(kind(), jax.random.key(0), jax.random.key(1))
+
+
 @pytest.fixture(scope="module", params=DRAWN.values(), ids=DRAWN)
 def drawn(request):
-    """A task with its defaults, and what `program` makes of it."""
-    return request.param(), *program(request.param)(
-        request.param(), jax.random.key(0), jax.random.key(1)
-    )
+    """`made`, of every task."""
+    return made(request.param)
+
+
+@pytest.mark.parametrize("kind", TASKS.values(), ids=TASKS)
+def test_tasks_have_the_form_that_users_tasks_are_held_to(kind: type) -> None:
+    """Their values are checked below, and so are those of golden rewards."""
+    (contracts.check_sizes if kind.checkpointed else contracts.check_form)(kind())
 
 
 def test_worlds_write_valid_text(drawn) -> None:
@@ -275,3 +290,54 @@ def test_tasks_play_as_environments(drawn) -> None:
         assert bool(truncated) == (step == task.response_length - 1)
         expected = float(endless[0]) if truncated else 0.0
         assert float(reward) == pytest.approx(expected, abs=1e-4)
+
+
+def on_a_checkpoint() -> dict[str, AbstractGolden]:
+    """Golden rewards of text worlds, on the tiny checkpoint instead of one that would have to be fetched."""
+    size = {"vocabulary": tiny.VOCABULARY}
+    model, tokenizer = tiny.loaded()
+    asked, written = prompts(N_TEXTS, **size), responses(N_TEXTS, **size)
+    each = jax.tree.map(lambda x: jnp.stack([x, x[::-1]], axis=1), written)
+    taste = RandomTaste(layers=2, units=8)
+    drawn = taste.golden(jax.random.key(0), model, None, asked, each)
+    words = tokenizer.words(tiny.VOCABULARY)
+    return {
+        "RandomHead": drawn,
+        "HumanRating": HumanRating(drawn.trunk, drawn.head),
+        "Residual": Residual.standardised(Variety(), asked, each, without_length=True),
+        "Sentiment": Sentiment.of(words, {"great": 3.0, "bad": -2.0, "film": 1.0, "a": 0.5}),
+    }
+
+
+def an_example(kind: type) -> tuple[AbstractGolden, Prompt, Response, int]:
+    """A golden reward of a kind with prompts, responses of every length, and the number of token ids: with its
+    defaults, or as a task's world has it."""
+    name, built = kind.__name__, None
+    if all(default_of(field) is not dataclasses.MISSING for field in fields_of(kind)):
+        built, vocabulary = kind(), VOCABULARY
+    elif name in ON_A_CHECKPOINT:
+        built, vocabulary = on_a_checkpoint()[name], tiny.VOCABULARY
+    if built is not None:
+        return built, prompts(N_TEXTS, 0, vocabulary), responses(N_TEXTS, 0, vocabulary), vocabulary
+    for task in DRAWN.values():
+        config, world, asked, _, _ = made(task)
+        for part in parts(world.golden):
+            if type(part) is kind:
+                asked = jax.tree.map(lambda x: x[:N_TEXTS], asked)
+                sizes = Sizes.of(config)
+                return part, asked, samples.responses(sizes, N_TEXTS), sizes.vocabulary
+    pytest.fail(
+        f"{name} is part of no task's world and has fields without defaults: give them defaults"
+    )
+
+
+@pytest.mark.parametrize("kind", GOLDENS.values(), ids=GOLDENS)
+def test_goldens_are_functions_of_the_text_alone(kind: type) -> None:
+    """Finite; equal when computed again, one by one or together; blind to what stands behind the ends; different within
+    prompts; and independent of the room behind the ends."""
+    assert kind.__doc__
+    golden, asked, texts, vocabulary = an_example(kind)
+    prompt, text = (jax.tree.map(lambda x: x[0], given) for given in (asked, texts))
+    contracts.check_golden_shape(golden, prompt, text)
+    rewards = contracts.check_golden(golden, asked, texts, vocabulary)
+    contracts.check_padding(golden, asked, texts, rewards)

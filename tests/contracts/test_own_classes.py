@@ -274,6 +274,26 @@ class Vector(Golden):
         return response.tokens
 
 
+class Behind(Golden):
+    def of(self, response):
+        return jnp.sum(response.tokens)
+
+
+class BehindPrompt(Golden):
+    def __call__(self, prompt, response):
+        return (jnp.sum(prompt.tokens) + response.length).astype(jnp.float32)
+
+
+class OfThePrompt(Golden):
+    def __call__(self, prompt, response):
+        return prompt.length.astype(jnp.float32)
+
+
+class Drawn(Golden):
+    def of(self, response):
+        return response.length + np.random.default_rng().normal()
+
+
 class Whole(Golden):
     def __call__(self, prompt, response):
         return response.length
@@ -350,6 +370,26 @@ TASKS: tuple[tuple[AbstractTask, str], ...] = (
     (
         Mine(golden=Whole()),
         "golden reward Whole returns numbers of type int32: needs floating-point numbers, one number a response",
+    ),
+    (
+        Mine(golden=Behind()),
+        r"golden reward Behind is .* for a text and .* for the same text with other tokens behind the end of the "
+        r"response: needs a reward of the text alone: use `response.mask`",
+    ),
+    (
+        Mine(golden=BehindPrompt()),
+        r"golden reward BehindPrompt is .* for a text and .* for the same text with other tokens behind the end of the "
+        r"prompt: needs a reward of the text alone: use `prompt.length`",
+    ),
+    (
+        Mine(golden=OfThePrompt()),
+        "golden reward OfThePrompt gives all of 64 responses to a prompt the same reward, for each of 4 prompts: needs "
+        "rewards that differ between responses to one prompt",
+    ),
+    (
+        Mine(golden=Drawn()),
+        r"golden reward Drawn is .* for a text and .* for the same text computed a second time and alone: needs the "
+        r"same reward of the same text at any time, so no random numbers of numpy",
     ),
     (Mine(writers=Beyond()), f"writers Beyond of task Mine gives token 7: {IDS}"),
     (Mine(prompts=FarPrompts()), f"prompts FarPrompts of task Mine gives token -1: {IDS}"),
@@ -603,7 +643,8 @@ def test_estimands() -> None:
     assert "unknown arm 'onlin'" in told(Effect("onlin"))
     namesake = dataclasses.make_dataclass("MatchedGap", [], bases=(Effect,), frozen=True)
     assert told(namesake()) == (
-        "estimand MatchedGap has the name of another one in sweeps.estimands.curves: choose a name that no other has"
+        "estimand MatchedGap has the name of another one in sweeps.estimands.matched_gap: choose a name that no other "
+        "has"
     )
 
 

@@ -175,9 +175,10 @@ for _path in sorted(Path(__file__).parent.glob("reference_loss_*.py")):
     REFERENCES |= importlib.import_module(_path.stem).REFERENCES
 
 
-def value_and_slopes(name, options, x):
-    """Six rows: the loss, and its derivatives by w, l, rw, rl and the target, by central differences."""
-    loss, o = REFERENCES[name], SimpleNamespace(**options)
+def value_and_slopes(name, options, x, otherwise=None):
+    """Six rows: the loss, and its derivatives by w, l, rw, rl and the target, by central differences; of ``otherwise``,
+    a function like those of `REFERENCES`, for a loss that has none there."""
+    loss, o = REFERENCES.get(name, otherwise), SimpleNamespace(**options)
     rows = [loss(o, x)]
     for field in ("w", "l", "rw", "rl", "target"):
         up, down = (x._replace(**{field: getattr(x, field) + step}) for step in (STEP, -STEP))

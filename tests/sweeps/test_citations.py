@@ -3,6 +3,7 @@
 import json
 import re
 import tomllib
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from test_cli import results
 from envs.labelers.ties import Ties
 from sweeps import runtime, user_files
 from sweeps.catalogue.citations import bibliography, entries_of, kinds, said
+from sweeps.claims import Claim
 from sweeps.cli import main as cli
 from sweeps.store.store import Store
 from sweeps.study import load_study
@@ -49,10 +51,11 @@ def test_entries_are_whole() -> None:
         assert entry.key == "alignment-testbed" or entry.named_in(together), entry.key
 
 
-def cited(tmp_path: Path, *configs: object) -> set[str]:
+def cited(tmp_path: Path, *configs: object, claims: Sequence[Claim] = ()) -> set[str]:
     """Keys of the bibliography of a store with one run a config."""
-    header = {"study": "small", "base": {}, "settings": {}, "arms": {}, "axes": {}}
-    header |= {"preset": "laptop", "seeds": 1, "claims": [], "source": "abc"}
+    header = {"study": "small", "base": {}, "settings": {}, "arms": {}, "axes": {}, "source": "abc"}
+    described = [config.jsonable(claim.describe()) for claim in claims]
+    header |= {"preset": "laptop", "seeds": 1, "claims": described}
     rows = [
         {"run": str(n), "arm": "online", "seed": 0, "evaluation": 0, "step": 0, "task": "t"}
         | {"config": json.dumps(config.jsonable(one)), "diverged_step": -1}
@@ -91,6 +94,22 @@ def test_a_users_own_file_is_cited_too(tmp_path: Path) -> None:
     assert str(file) in {each.path for each in user_files.loaded()}
     found = cited(tmp_path, experiment(loss=study.base.loss))
     assert "hong2024orpo" in found
+
+
+def test_the_estimand_of_a_claim_is_cited_from_its_own_file(tmp_path: Path) -> None:
+    file = tmp_path / "measuring.py"
+    file.write_text(
+        '"""Mine."""\nimport dataclasses\nfrom sweeps.claims import Claim, Test\n'
+        "from sweeps.estimands import Level\nfrom sweeps.rules import More\nfrom sweeps.studies import gap\n"
+        'BIBTEX = """@article{doe2099effect,\n  author = {Doe, Jane},\n  year = {2099},\n}"""\n'
+        "@dataclasses.dataclass(frozen=True)\n"
+        'class OwnLevel(Level):\n    """An effect (Doe 2099)."""\n'
+        'TEST = Test(OwnLevel("kl", "online"), More(0.0))\n'
+        'CLAIM = Claim("X1", "It is.", (TEST,), "It is not.")\n'
+        'study = dataclasses.replace(gap.study.derived("own", "Own"), claims=(CLAIM,))\n'
+    )
+    study = load_study(str(file))
+    assert "doe2099effect" in cited(tmp_path, experiment(), claims=study.claims)
 
 
 def test_the_command_prints_it(

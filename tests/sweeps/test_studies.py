@@ -28,7 +28,7 @@ def test_the_scoreboard_has_every_claim_of_the_paper_and_every_question_once() -
     assert max(ids.values()) == 1
     assert {f"C{number}" for number in range(1, 18)} == {one for one in ids if one[0] == "C"}
     questions = {one.split(".")[0] for one in ids if one[0] == "B"}
-    assert questions == {"B1", "B2", "B3", "B4", "B5", "B6"}
+    assert questions >= {"B1", "B2", "B3", "B4", "B5", "B6"}
 
 
 def test_a_study_is_a_file_of_its_name_with_three_sizes(study: Study) -> None:

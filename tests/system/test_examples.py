@@ -97,34 +97,130 @@ def test_examples_are_short() -> None:
         assert len(path.read_text().splitlines()) < WIDE.get(path.stem, LINES), path
 
 
-def own(path: Path) -> str:
-    """An example's classes without its study."""
-    text = path.read_text()
-    return re.sub(r"^from sweeps.*\n", "", text[: text.index("\nstudy = ")], flags=re.MULTILINE)
+def member(name: str, end: str = "\nstudy = ", keep: str = "nothing") -> str:
+    """An example's class without its study: the text up to ``end``, without imports from `sweeps` but from ``keep``."""
+    text = (EXAMPLES / f"{name}.py").read_text()
+    others = rf"^from sweeps(?!\.{keep} ).*\n"
+    return re.sub(others, "", text[: text.index(end)], flags=re.MULTILINE)
 
 
-#: Where each new file goes, and its text; those of how-to pages are as the pages have them.
-ADDED = {
-    "testbed/losses/huber_ipo.py": own(EXAMPLES / "my_loss.py"),
-    "envs/paths.py": own(EXAMPLES / "my_task.py"),
-    "envs/labelers/lapses.py": own(EXAMPLES / "my_labeler.py"),
-    "sweeps/studies/pick_pairs.py": (EXAMPLES / "pick_pairs.py").read_text(),
+def short(name: str) -> str:
+    """A member that is written for this test."""
+    return (ROOT / "tests" / "support" / "members" / f"{name}.py").read_text()
+
+
+#: One new member of every family: its file, the file's text, and tests that must have been run for it, among others.
+MEMBERS = (
+    (
+        "testbed/losses/one_sided.py",
+        short("one_sided"),
+        (
+            "test_contracts.py::test_losses_are_finite_with_finite_slopes[OneSided]",
+            "test_contracts.py::test_members_are_configs[OneSided]",
+            "test_losses.py::test_losses_equal_their_reference_implementations[OneSided]",
+            "test_citations.py::test_every_paper_that_a_docstring_names_has_an_entry[OneSided]",
+        ),
+    ),
+    (
+        "testbed/losses/huber_ipo.py",
+        member("my_loss"),
+        (
+            "test_contracts.py::test_losses_are_finite_with_finite_slopes[HuberIpo]",
+            "test_contracts.py::test_members_are_configs[HuberIpo]",
+            "test_losses.py::test_losses_equal_their_reference_implementations[HuberIpo",
+            "test_citations.py::test_every_paper_that_a_docstring_names_has_an_entry[HuberIpo]",
+        ),
+    ),
+    (
+        "testbed/methods/duel.py",
+        short("duel"),
+        (
+            "test_contracts.py::test_members_are_configs[Duel]",
+            "test_contracts.py::test_members_pass_what_users_classes_are_held_to[Duel]",
+        ),
+    ),
+    (
+        "testbed/sources/data_first.py",
+        member("my_source"),
+        (
+            "test_contracts.py::test_members_are_configs[DataFirst]",
+            "test_contracts.py::test_members_pass_what_users_classes_are_held_to[DataFirst]",
+        ),
+    ),
+    (
+        "testbed/references/delayed.py",
+        short("delayed"),
+        ("test_contracts.py::test_members_pass_what_users_classes_are_held_to[Delayed]",),
+    ),
+    (
+        "testbed/proxies/bag.py",
+        member("my_proxy"),
+        ("test_contracts.py::test_members_pass_what_users_classes_are_held_to[BagConfig]",),
+    ),
+    (
+        "envs/labelers/clipped.py",
+        short("clipped"),
+        (
+            "test_labelers.py::test_contract[Clipped]",
+            "test_labelers.py::test_gradients_are_finite[Clipped-default]",
+        ),
+    ),
+    (
+        "envs/labelers/lapses.py",
+        member("my_labeler"),
+        (
+            "test_labelers.py::test_contract[Lapses]",
+            "test_labelers.py::test_answers_have_the_stated_frequencies[Lapses]",
+            "test_likelihoods.py::test_parameters_are_recovered[Lapses]",
+            "test_citations.py::test_every_paper_that_a_docstring_names_has_an_entry[Lapses]",
+        ),
+    ),
+    (
+        "envs/goldens/mentions.py",
+        member("my_golden", end="\n\nclass Mentioning"),
+        ("test_contracts.py::test_goldens_are_functions_of_the_text_alone[Mentions]",),
+    ),
+    (
+        "envs/paths.py",
+        member("my_task"),
+        (
+            "test_contracts.py::test_tasks_have_the_form_that_users_tasks_are_held_to[Paths]",
+            "test_contracts.py::test_worlds_write_valid_text[Paths]",
+            "test_contracts.py::test_tasks_play_as_environments[Paths]",
+            "test_worlds.py::test_rewards_vary_within_prompts[Paths]",
+            "test_worlds.py::test_trivial_answers_do_not_win[Paths]",
+        ),
+    ),
+    (
+        "sweeps/studies/pick_pairs.py",
+        (EXAMPLES / "pick_pairs.py").read_text(),
+        (
+            "test_studies.py::test_claims_say_what_decides_and_what_would_count_against[pick_pairs]",
+            "test_studies.py::test_every_preset_can_be_built_and_judges_something[pick_pairs]",
+        ),
+    ),
+    (
+        "sweeps/rules/less.py",
+        member("my_rule", end="\nCLAIM = ", keep="rules"),
+        ("test_judging.py::test_rules_pass_what_users_are_held_to[Less]",),
+    ),
+    (
+        "sweeps/estimands/thrift_difference.py",
+        member("my_estimand", end="\nCLAIM = ", keep="(?:estimands(?:.base)?|rules)"),
+        ("test_judging.py::test_estimands_pass_what_users_are_held_to[ThriftDifference]",),
+    ),
+)
+#: What two of them may have besides, as how-to pages have it: an independent implementation, and priors.
+SECOND = {
     **files(ROOT / "docs" / "howto" / "loss.md"),
     **files(ROOT / "docs" / "howto" / "labeler.md"),
 }
-#: What must have been run for each of them, among others.
-EXPECTED = (
-    "test_contracts.py::test_losses_are_finite_with_finite_slopes[HuberIpo]",
-    "test_contracts.py::test_members_are_configs[HuberIpo]",
-    "test_losses.py::test_losses_equal_their_reference_implementations[HuberIpo",
-    "test_contracts.py::test_worlds_write_valid_text[Paths]",
-    "test_contracts.py::test_tasks_play_as_environments[Paths]",
-    "test_worlds.py::test_rewards_vary_within_prompts[Paths]",
-    "test_worlds.py::test_trivial_answers_do_not_win[Paths]",
-    "test_labelers.py::test_contract[Lapses]",
-    "test_labelers.py::test_answers_have_the_stated_frequencies[Lapses]",
-    "test_likelihoods.py::test_parameters_are_recovered[Lapses]",
-    "test_studies.py::test_claims_say_what_decides_and_what_would_count_against[pick_pairs]",
+#: Tests of whole families, which must pass with the new members too.
+WHOLE = (
+    "test_citations.py::test_entries_are_whole",
+    "test_losses.py::test_reference_implementations_are_of_losses",
+    "test_likelihoods.py::test_every_case_recovers_all_parameters_of_its_labeler",
+    "test_studies.py::test_the_scoreboard_has_every_claim_of_the_paper_and_every_question_once",
 )
 
 
@@ -135,34 +231,17 @@ def test_an_extension_is_one_new_file_which_the_contract_tests_pick_up(tmp_path:
         ignored = shutil.ignore_patterns("__pycache__", "checkpoints")
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=ignored)
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
-    for path, text in ADDED.items():
+    added = {path: text for path, text, _ in MEMBERS} | SECOND
+    for path, text in added.items():
         assert not (ROOT / path).exists()
         (tmp_path / path).write_text(text)
-    tests = (
-        "contracts/test_contracts.py",
-        "testbed/test_losses.py",
-        "testbed/test_likelihoods.py",
-        "envs/test_worlds.py",
-        "envs/test_labelers.py",
-        "sweeps/test_studies.py",
-    )
-    words = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-v",
-        "-n",
-        "0",
-        "--no-header",
-        "-p",
-        "no:cacheprovider",
-    ]
-    words += [
-        "-k",
-        "HuberIpo and not every_objective or Paths or Lapses or pick_pairs or has_a_ref",
-    ]
+    expected = [*WHOLE, *(test for _, _, tests in MEMBERS for test in tests)]
+    words = [sys.executable, "-m", "pytest", "-v", "-n", "0", "--no-header"]
+    words += ["-p", "no:cacheprovider", "-k", " or ".join(sorted(map(selecting, expected)))]
+    modules = {test.split("::")[0] for test in expected}
+    paths = (path for path in (tmp_path / "tests").rglob("test_*.py") if path.name in modules)
     done = subprocess.run(
-        [*words, *(f"tests/{name}" for name in tests)],
+        [*words, *sorted(map(str, paths))],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,
@@ -171,5 +250,11 @@ def test_an_extension_is_one_new_file_which_the_contract_tests_pick_up(tmp_path:
     )
     assert done.returncode == 0, done.stdout[-4000:]
     passed = {line.split(" ")[0] for line in done.stdout.splitlines() if " PASSED" in line}
-    missing = [each for each in EXPECTED if not any(each in test for test in passed)]
+    missing = [each for each in expected if not any(each in test for test in passed)]
     assert not missing, done.stdout
+
+
+def selecting(test: str) -> str:
+    """A test as pytest's ``-k`` is told it."""
+    name, _, rest = test.split("::")[1].partition("[")
+    return f"({name} and {rest.rstrip(']').split('-')[0]})" if rest else name

@@ -1,0 +1,192 @@
+"""What golden rewards must return, and the check of it."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Float
+
+from sweeps.contracts.samples import quick
+from sweeps.contracts.sentences import guarded, named, ours, require_array
+from testbed.environment import AbstractGolden
+from testbed.errors import InvalidInput
+from testbed.types import Prompt, Response, within
+
+#: Prompts to which all responses are tried.
+ASKED = 4
+#: Difference between two rewards of one text that rounding explains, as a share of the largest reward.
+ROUNDING = 1e-3
+
+Text = TypeVar("Text", Prompt, Response)
+
+
+class Repeated(NamedTuple):
+    """Golden rewards of texts that were evaluated before, one at a time; and of all responses to each of ``asked``
+    prompts."""
+
+    again: Float[Array, " text"]
+    junk_behind_prompts: Float[Array, " text"]
+    junk_behind_responses: Float[Array, " text"]
+    answers: Float[Array, "asked text"]
+
+
+def check_golden(
+    golden: AbstractGolden,
+    prompts: Prompt,
+    texts: Response,
+    vocabulary: int,
+    rewards: Float[np.ndarray, " text"] | None = None,
+) -> Float[np.ndarray, " text"]:
+    """The rewards of responses to as many prompts: finite; the same when they are computed again, one text at a time
+    and in another program; without influence of tokens behind the end of a prompt or a response; different between
+    responses to one prompt. Raises `InvalidInput`.
+
+    ``rewards`` are those that one program with `jax.vmap` gave, if there was one already."""
+    if rewards is None:
+        with guarded(golden):
+            rewards = np.asarray(_together(golden, prompts, texts))
+    check_rewards(golden, texts, rewards)
+    with guarded(golden):
+        repeated = jax.device_get(_one_by_one(vocabulary, golden, prompts, texts))
+    largest = np.max(np.abs(rewards))
+    for found, kind, advice in (
+        (
+            repeated.again,
+            "computed a second time and alone",
+            "the same reward of the same text at any time, so no random numbers of numpy",
+        ),
+        (
+            repeated.junk_behind_prompts,
+            "with other tokens behind the end of the prompt",
+            "a reward of the text alone: use `prompt.length`",
+        ),
+        (
+            repeated.junk_behind_responses,
+            "with other tokens behind the end of the response",
+            "a reward of the text alone: use `response.mask`",
+        ),
+    ):
+        require_same(golden, rewards, found, kind, advice)
+    if np.max(np.ptp(repeated.answers, axis=1)) <= 1e-6 * largest:
+        raise InvalidInput(
+            f"{_named(golden)} gives all of {rewards.size} responses to a prompt the same reward, for each of {ASKED} "
+            "prompts: needs rewards that differ between responses to one prompt"
+        )
+    return rewards
+
+
+def check_padding(
+    golden: AbstractGolden, prompts: Prompt, texts: Response, rewards: Float[np.ndarray, " text"]
+) -> None:
+    """Rewards do not depend on the room behind a text: three more places behind each prompt, and behind each response
+    unless the golden reward says that it `reads_room`. Raises `InvalidInput`."""
+    reads_room = any(part.reads_room for part in parts(golden))
+    wider = [_padded(prompts), texts if reads_room else _padded(texts)]
+    with guarded(golden):
+        found = np.asarray(_together(golden, *wider))
+    advice = "a reward that does not depend on the room behind a text"
+    require_same(golden, rewards, found, "with more room behind its end", advice)
+
+
+def _padded(text: Text) -> Text:
+    return type(text)(jnp.pad(text.tokens, ((0, 0), (0, 3))), text.length)
+
+
+@quick
+def _together(golden: AbstractGolden, prompts: Prompt, texts: Response) -> Float[Array, " text"]:
+    """The rewards of all texts at once."""
+    return jax.vmap(golden)(prompts, texts)
+
+
+@functools.partial(quick, static_argnums=0)
+def _one_by_one(
+    vocabulary: int, golden: AbstractGolden, prompts: Prompt, texts: Response
+) -> Repeated:
+    """All rewards in one loop, so that the golden reward is compiled once."""
+    count = texts.length.shape[0]
+    asked = jnp.arange(ASKED) * count // ASKED
+    first, second = jnp.repeat(asked, count), jnp.tile(jnp.arange(count), ASKED)
+    take: Callable = lambda text, rows: jax.tree.map(lambda x: x[rows], text)  # noqa: E731
+    groups = [
+        (prompts, texts),
+        (_junk(prompts, vocabulary), texts),
+        (prompts, _junk(texts, vocabulary)),
+        (take(prompts, first), take(texts, second)),
+    ]
+    rows = jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)
+    found = jax.lax.map(lambda pair: golden(*pair), rows)
+    return Repeated(
+        found[:count],
+        found[count : 2 * count],
+        found[2 * count : 3 * count],
+        found[3 * count :].reshape(ASKED, count),
+    )
+
+
+def _junk(text: Text, vocabulary: int) -> Text:
+    """The same texts, with tokens behind their ends that are no end tokens."""
+    size = text.tokens.shape[1]
+    other = jnp.broadcast_to(1 + jnp.arange(size) % (vocabulary - 1), text.tokens.shape)
+    return type(text)(jnp.where(within(text.length, size), text.tokens, other), text.length)
+
+
+def require_same(
+    golden: AbstractGolden,
+    rewards: Float[np.ndarray, " text"],
+    found: Float[np.ndarray, " text"],
+    kind: str,
+    advice: str,
+) -> None:
+    """Refuse rewards that differ from those of the same texts by more than rounding."""
+    apart = np.abs(np.asarray(found, np.float64) - rewards)
+    # NaN is no agreement.
+    worst = int(np.argmax(np.where(np.isnan(apart), np.inf, apart)))
+    if not apart[worst] <= ROUNDING * np.max(np.abs(rewards)):
+        raise InvalidInput(
+            f"{_named(golden)} is {rewards[worst]:.6g} for a text and {found[worst]:.6g} for the same text {kind}: "
+            f"needs {advice}"
+        )
+
+
+def check_golden_shape(golden: AbstractGolden, prompt: Prompt, response: Response) -> None:
+    """One floating-point number a text. Raises `InvalidInput`."""
+    with guarded(golden):
+        shape = jax.eval_shape(lambda g, p, r: g(p, r), golden, prompt, response)
+    require_array(named(golden), shape, (), "one number a response")
+
+
+def check_rewards(
+    golden: AbstractGolden, texts: Response, rewards: Float[np.ndarray, " text"]
+) -> None:
+    """Golden rewards of texts: finite, whatever a policy may write, and not all the same. Raises `InvalidInput`."""
+    what, found = _named(golden), np.asarray(rewards, np.float64)
+    bad = np.flatnonzero(~np.isfinite(found))
+    if bad.size:
+        row = bad[0]
+        tokens = np.asarray(texts.tokens)[row][: int(texts.length[row])].tolist()
+        raise InvalidInput(
+            f"{what} is {found[row]} for {bad.size} of {found.size} texts, such as the response of tokens {tokens}: "
+            "needs a finite number for every text"
+        )
+    if np.ptp(found) <= 1e-6 * np.max(np.abs(found)):
+        raise InvalidInput(
+            f"{what} is {found[0]:.6g} for all of {found.size} texts: needs rewards that differ between texts"
+        )
+
+
+def _named(golden: AbstractGolden) -> str:
+    """A golden reward, with users' golden rewards inside of one that comes with the testbed."""
+    inside = [type(part).__name__ for part in parts(golden) if not ours(type(part))]
+    return named(golden) + (f" of {', '.join(inside)}" if ours(type(golden)) and inside else "")
+
+
+def parts(golden: AbstractGolden) -> list[AbstractGolden]:
+    """A golden reward and those that it is made of, at any depth."""
+    leaves = jax.tree.leaves(
+        golden, is_leaf=lambda x: isinstance(x, AbstractGolden) and x is not golden
+    )
+    inside = [part for part in leaves if isinstance(part, AbstractGolden)]
+    return [golden, *(each for part in inside for each in parts(part))]
