@@ -87,7 +87,7 @@ def kinds() -> dict[str, type]:
 
 
 def bibliography(opened: Sequence[tuple[Store, pd.DataFrame]]) -> str:
-    """BibTeX entries of the methods that the runs in some stores used, and of the estimands and rules of their claims."""
+    """BibTeX entries of the methods that stored runs used, and of the estimands and rules of their claims."""
     used = {
         name
         for _, table in opened
