@@ -562,9 +562,7 @@ def test_bad_parameters_are_refused_in_one_sentence(
 def test_refusals_name_the_path() -> None:
     with pytest.raises(InvalidInput) as caught:
         replace(replace(experiment(), "labeler", Flips()), "labeler.rate", 0.7)
-    assert str(caught.value) == (
-        "labeler: rate must be between 0 and 0.5, got 0.7"
-    )
+    assert str(caught.value) == ("labeler: rate must be between 0 and 0.5, got 0.7")
 
 
 def test_parameters_can_be_traced() -> None:

@@ -85,7 +85,6 @@ def test_every_locked_version_is_pinned():
     assert locked == pins
 
 
-@pytest.mark.xfail(reason="docs/layout.md has the new places, to which modules move next")
 def test_the_page_of_places_names_places_that_exist():
     page = (ROOT / "docs" / "layout.md").read_text()
     cells = [line.split("|")[1] for line in page.splitlines() if line.startswith("| `")]
