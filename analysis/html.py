@@ -102,9 +102,9 @@ def duration(seconds: float) -> str:
     return f"{minutes:.0f} minutes" if minutes < 90 else f"{minutes / 60:.1f} hours"
 
 
-def plural(count: int, singular: str, several: str = "") -> str:
+def plural(count: int, singular: str) -> str:
     """1 run, 2 runs."""
-    return f"{count:,} {singular if count == 1 else several or singular + 's'}"
+    return f"{count:,} {singular}{'' if count == 1 else 's'}"
 
 
 def listed(items: Sequence[str]) -> str:
@@ -136,6 +136,25 @@ def written(text: str) -> Html:
 def link(target: str, text: str) -> Html:
     """A link to a place in the site."""
     return Html(f'<a href="{escape(target)}">{escape(text)}</a>')
+
+
+def header(kicker: str, title: str, lead: str, *parts: str) -> Html:
+    """The head of a page: what it is a page of, its title, a sentence, and whatever else stands there."""
+    return Html(
+        f'<header><p class="kicker">{escape(kicker)}</p><h1>{escape(title)}</h1>'
+        f'<p class="lead">{escape(lead)}</p>{join(parts)}</header>'
+    )
+
+
+def warning(text: str) -> Html:
+    """A paragraph that stands out; nothing if there is no text."""
+    return Html(f'<p class="warning">{escape(text)}</p>' if text else "")
+
+
+def bullets(items: Iterable[str]) -> Html:
+    """Texts as a list; nothing if there are none."""
+    body = "".join(f"<li>{escape(item)}</li>" for item in items)
+    return Html(f"<ul>{body}</ul>" if body else "")
 
 
 def heading(text: str, name: str, level: int = 2) -> Html:

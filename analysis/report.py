@@ -18,9 +18,9 @@ from analysis.load import Collection, Results, load_all
 from analysis.site import index, methods, provenance, study, study_data, transfer
 from analysis.site.page import Place, add_link, unwritable, write_whole
 from analysis.site.study_data import Chapter
-from analysis.site.transfer_table import as_json
 from analysis.site.verdicts import ordered
-from analysis.transfer import Card
+from analysis.transfer.effects import Card
+from analysis.transfer.table import as_json
 from sweeps.store import json_files
 from sweeps.store.file_names import figure_stem
 from sweeps.store.provenance import source_hash

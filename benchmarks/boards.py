@@ -18,14 +18,14 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import shared
+
 SEEDS = 8
 
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--runs", type=int, default=1000, help="(default: 1000)")
     parser.add_argument("--evaluations", type=int, default=50, help="of a run (default: 50)")
     return parser.parse_args()
@@ -126,6 +126,7 @@ def main() -> None:
         "--where arm=online": writer.More(runs=True, where={"arm": "online"}),
         "--hparams": writer.More(hparams=True),
     }
+    figures = {}
     print(f"{'shown':20s} {'logs':>6s} {'MB':>7s} {'written s':>10s} {'opens s':>8s}")
     for name, more in shapes.items():
         with tempfile.TemporaryDirectory() as place:
@@ -136,7 +137,10 @@ def main() -> None:
             size = sum(file.stat().st_size for file in files)
             sessions = options.runs if more.hparams else 0
             took = served(logs, len({file.parent for file in files}) - 1, sessions)
+            found = {"logs": len(files), "mb": size / 1e6, "written_seconds": written}
+            figures[name] = found | {"opens_seconds": took}
             print(f"{name:20s} {len(files):6d} {size / 1e6:7.1f} {written:10.1f} {took:8.1f}")
+    shared.write(options.json, figures)
 
 
 if __name__ == "__main__":

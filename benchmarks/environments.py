@@ -14,14 +14,14 @@ one token written (or one push of the cart) in one of the vectorised environment
 """
 
 import argparse
-import json
 import math
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
+
+import shared
 
 ENVIRONMENTS, SECONDS, REPEATS = 4096, 1.0, 5
 #: Steps of CartPole between resets: random pushes keep the pole up for about this long.
@@ -34,9 +34,7 @@ CARTPOLE = "CartPole-v1"
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument(
         "--environments", type=int, default=ENVIRONMENTS, help="at once (default %(default)s)"
     )
@@ -50,7 +48,6 @@ def arguments() -> argparse.Namespace:
     parser.add_argument(
         "--tasks", help="names with commas between (default: all that need no checkpoint)"
     )
-    parser.add_argument("--json", type=Path, help="also write every figure to this file")
     return parser.parse_args()
 
 
@@ -187,8 +184,6 @@ def measure(options: argparse.Namespace, tasks: dict[str, Any]) -> dict[str, Any
     """Measure everything, and return every figure."""
     import jax
 
-    from sweeps.store import provenance
-
     playing = programs(tasks, options.environments)
     for (name, way), program in playing.items():
         result = program.play(jax.random.key(0))
@@ -217,8 +212,6 @@ def measure(options: argparse.Namespace, tasks: dict[str, Any]) -> dict[str, Any
         "repeats": options.repeats,
         "seconds": options.seconds,
         "rows": rows,
-        "machine": provenance.machine(),
-        "versions": provenance.versions(),
     }
 
 
@@ -254,8 +247,7 @@ def main() -> None:
     figures = measure(options, tasks)
     print("\n".join(table(figures["rows"])))
     print(f"{options.environments} environments at once, medians of {options.repeats} repeats")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+    shared.write(options.json, figures)
 
 
 if __name__ == "__main__":

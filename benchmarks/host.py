@@ -12,7 +12,6 @@ import contextlib
 import io
 import json
 import resource
-import subprocess
 import sys
 import tempfile
 import time
@@ -20,7 +19,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-#: Number of evaluations per run when runs are stored, and when results are opened.
+import shared
+
+#: Evaluations a run while runs are stored, and where their results are opened.
 STORED, OPENED = 11, 50
 #: Most runs whose rows are written to be opened: 10^4 runs of 50 evaluations are 200 MB of random numbers.
 MOST_OPENED = 10_000
@@ -29,15 +30,12 @@ FACTS = 20
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument(
         "--runs", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="numbers of runs"
     )
     parser.add_argument("--seeds", type=int, default=8, help="seeds a setting (default 8)")
     parser.add_argument("--block", type=int, default=1024, help="runs a block (default 1024)")
-    parser.add_argument("--json", type=Path, help="also write every figure to this file")
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -158,14 +156,6 @@ def measure(runs: int, seeds: int, block: int) -> dict[str, Any]:
     return found
 
 
-def apart(runs: int, options: argparse.Namespace) -> dict[str, Any]:
-    """`measure` in a separate process."""
-    command = [sys.executable, __file__, "--alone", "--runs", str(runs)]
-    command += ["--seeds", str(options.seeds), "--block", str(options.block)]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-    return json.loads(done.stdout)
-
-
 def main() -> None:
     """Measure and print a table with one column per number of runs."""
     options = arguments()
@@ -174,14 +164,11 @@ def main() -> None:
     if options.alone:
         print(json.dumps(measure(options.runs[0], options.seeds, options.block)))
         return
-    from sweeps.store import provenance
-
-    figures = [apart(runs, options) for runs in options.runs]
+    given = ("--alone", "--seeds", options.seeds, "--block", options.block)
+    figures = [shared.process(__file__, "--runs", runs, *given) for runs in options.runs]
     for name in figures[0]:
         print(f"{name:28s}", *(f"{one[name]:>12,.4g}" for one in figures))
-    if options.json:
-        facts = {"machine": provenance.machine(), "versions": provenance.versions()}
-        options.json.write_text(json.dumps({"figures": figures, **facts}, indent=1))
+    shared.write(options.json, {"figures": figures})
 
 
 if __name__ == "__main__":

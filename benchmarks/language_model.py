@@ -9,27 +9,24 @@ programs of the testbed's own engine. The results are medians over repeats, and 
 """
 
 import argparse
-import json
 import resource
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
+
+import shared
 
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--checkpoint", default="smollm2", help="(default smollm2)")
     parser.add_argument("--samples", type=int, default=32, help="at once (default 32)")
     parser.add_argument("--pairs", type=int, default=8, help="a step (default 8)")
     parser.add_argument("--targets", default="qv", help="of the adapters (default qv)")
     parser.add_argument("--checkpointing", action="store_true", help="of gradients")
     parser.add_argument("--repeats", type=int, default=5, help="(default 5)")
-    parser.add_argument("--json", type=Path, help="also write every figure to this file")
     return parser.parse_args()
 
 
@@ -139,18 +136,14 @@ def main() -> None:
     # One model uses all cores; studies have one device per core.
     runtime.configure(cores_here=1)
     from sweeps.population import devices
-    from sweeps.store import provenance
     from testbed.policies.pretrained import pretrained
 
     handle = pretrained(options.checkpoint)[0].configured(temperature=TEMPERATURE)
     figures = sampling(options, handle.model) | training(options, handle)
     figures["peak_gflops"] = devices.matrix_peak() / 1e9
     figures["process_peak_memory_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    for name, value in figures.items():
-        print(f"{name:32s}{value:10.4g}")
-    if options.json:
-        origin = {"machine": provenance.machine(), "versions": provenance.versions()}
-        options.json.write_text(json.dumps({**origin, "figures": figures}, indent=1))
+    shared.show(figures)
+    shared.write(options.json, {"figures": figures})
 
 
 if __name__ == "__main__":

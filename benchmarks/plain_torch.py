@@ -8,15 +8,13 @@ both orders, and reference scores. Attention is PyTorch's own; on a GPU matrix p
 `throughput.py`. The rate is divided by the float32 matrix-product peak that PyTorch itself reaches on the same device.
 """
 
-import argparse
-import json
 import math
 import os
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
+import shared
 import torch  # pyright: ignore[reportMissingImports]  (no dependency: for this comparison only)
 from torch import nn  # pyright: ignore[reportMissingImports]
 from torch.nn import functional  # pyright: ignore[reportMissingImports]
@@ -181,13 +179,10 @@ def matrix_peak(device: str) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--workload", choices=sorted(SIZES), default="S")
     parser.add_argument("--mode", choices=["offline", "online"], default="offline")
     parser.add_argument("--seconds", type=float, default=20.0, help="measured time (default 20)")
-    parser.add_argument("--json", type=Path, help="also write every figure to this file")
     options = parser.parse_args()
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
@@ -219,10 +214,8 @@ def main() -> None:
         "run_steps_per_second": statistics.median(rates),
         "run_steps_per_second_per_peak_gflops": statistics.median(ratios),
     }
-    for name, value in figures.items():
-        print(f"{name:38s} {f'{value:.4g}' if isinstance(value, float) else value}")
-    if options.json:
-        options.json.write_text(json.dumps(figures, indent=1))
+    shared.show(figures)
+    shared.write(options.json, figures)
 
 
 if __name__ == "__main__":

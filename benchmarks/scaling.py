@@ -19,7 +19,10 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+
+import shared
 
 PARTS = ("devices", "processes", "runs")
 STACK, REPEATS = 8, 5
@@ -27,13 +30,10 @@ STACK, REPEATS = 8, 5
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--part", choices=PARTS, help="(default: each)")
     parser.add_argument("--runs", type=int, default=10_000, help="tiny runs (default 10000)")
     parser.add_argument("--seconds", type=float, default=5.0, help="of a repeat (default 5)")
-    parser.add_argument("--json", type=Path, help="also write every figure to this file")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -153,19 +153,11 @@ def many_runs(count: int) -> dict[str, Any]:
     analysing = resident = 0.0
     took = host.Spent()
 
-    class Engine:
-        """The engine, with a record of its cost."""
-
-        def plan(self, points: Any) -> Any:
-            """See `population.plan`."""
-            return host.plan(points)
-
-        def execute(self, plan: Any, on_rows: Any, progress: Any) -> host.Spent:
-            """See `population.execute`."""
-            nonlocal took, resident
-            took = host.execute(plan, on_rows, progress)
-            resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-            return took
+    def executed(plan: Any, on_rows: Any, progress: Any) -> host.Spent:
+        nonlocal took, resident
+        took = host.execute(plan, on_rows, progress)
+        resident = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+        return took
 
     def analysed(directory: Path, opened: Any) -> Path:
         nonlocal analysing
@@ -179,8 +171,9 @@ def many_runs(count: int) -> dict[str, Any]:
     selection.points()
     pointed = time.perf_counter()
     with tempfile.TemporaryDirectory() as scratch:
-        console = Console(file=open(os.devnull, "w"))  # noqa: SIM115 (open until the process ends)
-        runner.run([selection], Path(scratch) / "out", console, analysed, Engine())
+        engine: Any = SimpleNamespace(plan=host.plan, execute=executed)
+        console = Console(file=open(os.devnull, "w"))  # noqa: SIM115 (as long as the process)
+        runner.run([selection], Path(scratch) / "out", console, analysed, engine)
     ended = time.perf_counter()
     elsewhere = took.stage_seconds + took.busy_seconds + analysing
     return {
@@ -202,15 +195,8 @@ def by_runs(count: int) -> list[dict[str, Any]]:
     rows = []
     with tempfile.TemporaryDirectory() as cache:
         for runs in (count // 10, count // 10, count):
-            command = [sys.executable, __file__, "--child", str(runs)]
-            environment = os.environ | {"TESTBED_CACHE": cache}
-            ended = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=False
-            )
-            if ended.returncode:
-                sys.exit(ended.stderr)
-            rows.append(json.loads(ended.stdout.splitlines()[-1]))
-    # The first call only filled the cache of compiled programs.
+            rows.append(shared.process(__file__, "--child", runs, TESTBED_CACHE=cache))
+    # The first only filled the cache of compiled programs.
     return rows[1:]
 
 
@@ -233,8 +219,6 @@ def main() -> None:
         )
         print(json.dumps(figures))
         return
-    from sweeps.store import provenance
-
     found = {}
     for part in [options.part] if options.part else PARTS:
         if part == "runs":
@@ -242,9 +226,7 @@ def main() -> None:
         else:
             found[part] = {"devices": by_devices, "processes": by_processes}[part](options.seconds)
         table(part, found[part])
-    if options.json:
-        origin = {"machine": provenance.machine(), "versions": provenance.versions()}
-        options.json.write_text(json.dumps({**origin, **found}, indent=1))
+    shared.write(options.json, found)
 
 
 if __name__ == "__main__":

@@ -8,14 +8,13 @@ comparable.
 """
 
 import argparse
-import json
 import statistics
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
+import shared
 from throughput import WORKLOADS, experiment, pin, world
 
 #: Evaluations of a loss and its gradient in one timed call: a single one is too short to time.
@@ -24,13 +23,10 @@ EVALUATIONS = 2000
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--workload", choices=sorted(WORKLOADS), default="S")
     parser.add_argument("--rounds", type=int, default=9, help="turns of each program (default 9)")
     parser.add_argument("--steps", type=int, default=40, help="training steps a turn (default 40)")
-    parser.add_argument("--json", type=Path, help="also write every figure to this file")
     return parser.parse_args()
 
 
@@ -145,7 +141,6 @@ def main() -> None:
     if options.rounds < 1 or options.steps < 1:
         sys.exit("--rounds and --steps must be at least 1")
     pin(1)
-    from sweeps.store import provenance
     from testbed.config import members
     from testbed.losses.base import AbstractLoss
 
@@ -181,13 +176,11 @@ def main() -> None:
         for name, values in rows.items():
             low, high = min(values), max(values)
             print(f"  {name:28s} {statistics.median(values):.3g}  ({low:.3g} to {high:.3g})")
-    if options.json:
-        medians = {
-            title: {name: statistics.median(values) for name, values in rows.items()}
-            for title, rows in figures.items()
-        }
-        origin = {"machine": provenance.machine(), "versions": provenance.versions()}
-        options.json.write_text(json.dumps({**medians, **origin}, indent=1))
+    medians = {
+        title: {name: statistics.median(values) for name, values in rows.items()}
+        for title, rows in figures.items()
+    }
+    shared.write(options.json, medians)
 
 
 if __name__ == "__main__":

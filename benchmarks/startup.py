@@ -10,27 +10,23 @@ counted).
 
 import argparse
 import json
-import os
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
+import shared
+
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--workload", choices=["M", "S"], default="S")
     parser.add_argument("--mode", choices=["offline", "online"], default="offline")
     parser.add_argument("--runs", type=int, default=8, help="(default 8)")
     parser.add_argument("--steps", type=int, default=400, help="of each run (default 400)")
     parser.add_argument("--repeats", type=int, default=3, help="(default 3)")
-    parser.add_argument("--json", type=Path, help="also write every figure to this file")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -43,6 +39,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     runtime.configure()
     from throughput import experiment
 
+    from sweeps.console.progress import Meter
     from sweeps.population import devices, host, plan
     from sweeps.population.programs import Programs
     from sweeps.store import provenance
@@ -62,13 +59,14 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     made = ground(base)
     drawn = time.time()
 
-    standing, silence = {GroundConfig.of(run): made for run in runs}, Silence()
+    standing = {GroundConfig.of(run): made for run in runs}
+    progress = Meter(options.runs, options.runs * options.steps)
     with Programs(standing) as programs:
         chunks = plan.plan(points, devices.Machine.here()).chunks
         finite = 0
         for number, chunk in enumerate(chunks):
             compiled = programs.of(chunks[number:])
-            outcome = host.run_chunk(chunk, standing, silence, compiled)
+            outcome = host.run_chunk(chunk, standing, progress, compiled)
             finite += len(chunk.points) - outcome.diverged
     done = time.time()
     if finite < options.runs:
@@ -137,30 +135,12 @@ def ground(base: Any) -> Any:
     return jax.device_get(Ground(drawn, supply.reference, data, supply.teacher, opponent, {}))
 
 
-class Silence:
-    """A progress display that shows nothing."""
-
-    def stage(self, text: str) -> None:
-        """See `sweeps.console.progress.Progress`."""
-
-    def advance(self, run_steps: int) -> None:
-        """See `sweeps.console.progress.Progress`."""
-
-    def finished(self, runs: int, diverged: int) -> None:
-        """See `sweeps.console.progress.Progress`."""
-
-
 def timed(options: argparse.Namespace, cache: str) -> dict[str, Any]:
-    """Run one separate process, and return its figures."""
-    command = [sys.executable, __file__, "--child"]
-    for name in ("workload", "mode", "runs", "steps"):
-        command += [f"--{name}", str(getattr(options, name))]
+    """One process of its own; its figures."""
+    names = ("workload", "mode", "runs", "steps")
+    given = [f"--{name}={getattr(options, name)}" for name in names]
     begun = time.time()
-    environment = os.environ | {"TESTBED_CACHE": cache}
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    if ended.returncode:
-        sys.exit(ended.stderr or ended.stdout)
-    found = json.loads(ended.stdout.splitlines()[-1])
+    found = shared.process(__file__, "--child", *given, TESTBED_CACHE=cache)
     seconds = found["done"] - begun
     rate = options.runs * options.steps / seconds
     return {
@@ -194,8 +174,7 @@ def main() -> None:
     }
     for name in names:
         print(f"{name:38s}{medians['cold'][name]:12.4g}{medians['warm'][name]:12.4g}")
-    if options.json:
-        options.json.write_text(json.dumps({"medians": medians, "repeats": tables}, indent=1))
+    shared.write(options.json, {"medians": medians, "repeats": tables})
 
 
 if __name__ == "__main__":

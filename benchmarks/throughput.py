@@ -13,14 +13,14 @@ caches hold all these bytes.
 
 import argparse
 import functools
-import json
 import math
 import os
 import statistics
 import sys
 import time
-from pathlib import Path
 from typing import Any
+
+import shared
 
 WORKLOADS = {
     "S": {"width": 64, "layers": 2, "heads": 4},
@@ -43,9 +43,7 @@ SHOWN = {
 
 def arguments() -> argparse.Namespace:
     """Parse the command line."""
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = shared.parser(__doc__)
     parser.add_argument("--workload", choices=sorted(WORKLOADS), help="(default: each)")
     parser.add_argument("--mode", choices=MODES, help="(default: each)")
     parser.add_argument("--stack", type=int, help="runs at once (default: a range)")
@@ -59,7 +57,6 @@ def arguments() -> argparse.Namespace:
         "--devices", type=int, default=1, help="CPU cores used, one XLA device each (default 1)"
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="measured time (default 20)")
-    parser.add_argument("--json", type=Path, help="also write every figure to this file")
     return parser.parse_args()
 
 
@@ -274,8 +271,6 @@ def main() -> None:
     if options.devices < 1:
         sys.exit("--devices must be at least 1")
     pin(options.devices)
-    from sweeps.store import provenance
-
     print(f"{'workload':16s}{'stack':>6s}" + "".join(f"{name:>18s}" for name in SHOWN.values()))
     found = []
     for workload, mode, stack in cases(options):
@@ -287,11 +282,8 @@ def main() -> None:
         )
         print(f"{workload + ' ' + mode:16s}{stack:6d}{cells}", flush=True)
     if len(found) == 1:
-        for name, value in found[0].items():
-            print(f"{name:38s} {f'{value:.4g}' if isinstance(value, float) else value}")
-    if options.json:
-        origin = {"machine": provenance.machine(), "versions": provenance.versions()}
-        options.json.write_text(json.dumps({**origin, "figures": found}, indent=1))
+        shared.show(found[0])
+    shared.write(options.json, {"figures": found})
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ annotators and one for each annotator, plus a taste for variety. The golden rewa
 the probability that a random annotator prefers the response to a random writers' response.
 """
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, PRNGKeyArray
@@ -16,8 +15,8 @@ from envs.goldens.borda import Borda
 from envs.goldens.neural import NeuralGolden
 from envs.goldens.variety import Variety
 from envs.neural import AbstractNetworkTask
+from testbed.config.ranges import hyper
 from testbed.environment import World
-from testbed.errors import InvalidInput
 from testbed.transformer_config import TransformerConfig
 
 
@@ -41,28 +40,23 @@ class Chat(AbstractNetworkTask):
         variety_weight: weight of variety, against 1 for the networks. Without variety, repeating one good token pays.
     """
 
-    vocabulary: int = eqx.field(static=True, default=32)
-    prompt_length: int = eqx.field(static=True, default=6)
-    response_length: int = eqx.field(static=True, default=16)
-    writers: int = eqx.field(static=True, default=4)
+    vocabulary: int = hyper(32, least=2, static=True)
+    prompt_length: int = hyper(6, least=2, static=True)
+    response_length: int = hyper(16, least=1, static=True)
+    writers: int = hyper(4, least=1, static=True)
     writer: TransformerConfig = TransformerConfig(
         width=32, layers=2, heads=2, key_value_heads=2, temperature=0.4
     )
-    closing: float = 0.1
-    annotators: int = eqx.field(static=True, default=5)
+    closing: float = hyper(0.1)
+    annotators: int = hyper(5, least=1, static=True)
     weights: tuple[float, ...] = ()
-    agreement: float = 0.5
+    agreement: float = hyper(0.5, least=0, most=1)
     golden: TransformerConfig = TransformerConfig(width=32, layers=2, heads=2, key_value_heads=2)
-    ruggedness: float = 1.5
-    order: int = eqx.field(static=True, default=0)
-    variety_weight: float = 0.5
+    ruggedness: float = hyper(1.5)
+    order: int = hyper(0, least=0, static=True)
+    variety_weight: float = hyper(0.5)
 
     def __check_init__(self) -> None:
-        self.check("ruggedness", "variety_weight")
-        if self.annotators < 1:
-            raise InvalidInput(f"annotators must be at least 1, got {self.annotators}")
-        if not 0 <= self.agreement <= 1:
-            raise InvalidInput(f"agreement must be between 0 and 1, got {self.agreement}")
         sum_to_one(self, "weights", "annotators")
 
     @property

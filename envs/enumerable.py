@@ -17,8 +17,8 @@ from envs.goldens.neural import NeuralGolden
 from envs.goldens.ngram import NGram
 from envs.goldens.weighted import WeightedGolden
 from envs.neural import AbstractNetworkTask
+from testbed.config.ranges import hyper
 from testbed.environment import AbstractGolden, AbstractWriters, World
-from testbed.errors import InvalidInput
 from testbed.exact import enumeration
 from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt, Response
@@ -54,25 +54,22 @@ class Enumerable(AbstractNetworkTask):
 
     enumerable: ClassVar[bool] = True
 
-    vocabulary: int = eqx.field(static=True, default=5)
-    prompt_length: int = eqx.field(static=True, default=3)
-    response_length: int = eqx.field(static=True, default=4)
-    writers: int = eqx.field(static=True, default=4)
+    vocabulary: int = hyper(5, least=2, static=True)
+    prompt_length: int = hyper(3, least=2, static=True)
+    response_length: int = hyper(4, least=1, static=True)
+    writers: int = hyper(4, least=1, static=True)
     writer: TransformerConfig = TransformerConfig(
         width=16, layers=1, heads=2, key_value_heads=2, temperature=0.4
     )
-    closing: float = 0.0
-    order: int = eqx.field(static=True, default=2)
-    interaction: float = 1.5
-    repeat: float = 0.5
+    closing: float = hyper(0.0)
+    order: int = hyper(2, least=1, static=True)
+    interaction: float = hyper(1.5)
+    repeat: float = hyper(0.5)
     taste: TransformerConfig = TransformerConfig(width=16, layers=1, heads=2, key_value_heads=2)
-    taste_weight: float = 0.3
+    taste_weight: float = hyper(0.3)
 
     def __check_init__(self) -> None:
-        self.check("interaction", "repeat", "taste_weight")
         enumeration.check(self.vocabulary, self.prompt_length, self.response_length)
-        if self.order < 1:
-            raise InvalidInput(f"order must be at least 1, got {self.order}")
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw writers and golden reward; the reward has unit scale until SFT samples exist."""

@@ -18,6 +18,8 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from envs.goldens.decision import Decision
 from envs.goldens.substance import Kind, Substance
 from envs.goldens.weighted import WeightedGolden
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.environment import AbstractPrompts, AbstractTask, AbstractWriters, World
 from testbed.errors import InvalidInput
 from testbed.types import END_TOKEN, Prompt, Response, closed
@@ -171,29 +173,20 @@ class Harmless(AbstractTask):
     """
 
     vocabulary: int = eqx.field(static=True, default=32)
-    prompt_length: int = eqx.field(static=True, default=8)
-    response_length: int = eqx.field(static=True, default=10)
-    topics: int = eqx.field(static=True, default=4)
-    unsafe_share: float = 0.5
-    decision_share: float = 0.6
-    severity: float = 1.5
+    prompt_length: int = hyper(8, least=2, static=True)
+    response_length: int = hyper(10, least=2, static=True)
+    topics: int = hyper(4, least=1, static=True)
+    unsafe_share: float = hyper(0.5, least=0, most=1)
+    decision_share: float = hyper(0.6, least=0, most=1)
+    severity: float = hyper(1.5, least=0)
 
     def __check_init__(self) -> None:
-        if self.topics < 1:
-            raise InvalidInput(f"topics must be at least 1, got {self.topics}")
+        ranges.check(self)
         if self.vocabulary < FIRST_TOPIC + self.topics:
             raise InvalidInput(
                 f"vocabulary must be at least {FIRST_TOPIC} and a word for each of "
                 f"topics={self.topics}, got {self.vocabulary}"
             )
-        for name in ("prompt_length", "response_length"):
-            if getattr(self, name) < 2:
-                raise InvalidInput(f"{name} must be at least 2, got {getattr(self, name)}")
-        for name in ("unsafe_share", "decision_share"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InvalidInput(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        if not 0 <= self.severity < float("inf"):
-            raise InvalidInput(f"severity must be 0 or more and finite, got {self.severity}")
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw sizes of words and harms, and standardise the reward's parts; unit scale until SFT samples exist."""

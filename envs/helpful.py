@@ -7,6 +7,8 @@ from jaxtyping import Array, Bool, Int, PRNGKeyArray
 
 from envs import edits
 from envs.goldens.compliance import MARKER, ZERO, Compliance, Operation, Request, apply
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.environment import AbstractPrompts, AbstractTask, AbstractWriters, World
 from testbed.errors import InvalidInput
 from testbed.types import END_TOKEN, Prompt, Response, Scalar, within
@@ -131,19 +133,17 @@ class Helpful(AbstractTask):
     """
 
     vocabulary: int = eqx.field(static=True, default=17)
-    prompt_length: int = eqx.field(static=True, default=8)
+    prompt_length: int = hyper(8, least=FEWEST + 2, static=True)
     response_length: int = eqx.field(static=True, default=10)
-    composed: float = 0.5
-    writers: int = eqx.field(static=True, default=6)
+    composed: float = hyper(0.5, least=0, most=1)
+    writers: int = hyper(6, least=1, static=True)
     habits: HelpfulHabits = HelpfulHabits()
-    near: float = 0.2
-    form: float = 0.3
-    spread: float = 0.3
+    near: float = hyper(0.2, least=0, below=1)
+    form: float = hyper(0.3, least=0, most=1)
+    spread: float = hyper(0.3, least=0, below=1)
 
     def __check_init__(self) -> None:
-        least = FEWEST + 2
-        if self.prompt_length < least:
-            raise InvalidInput(f"prompt_length must be at least {least}, got {self.prompt_length}")
+        ranges.check(self)
         if self.vocabulary < ZERO + self.prompt_length - 1:
             raise InvalidInput(
                 f"vocabulary must be at least {ZERO + self.prompt_length - 1}, so that the numbers "
@@ -154,16 +154,6 @@ class Helpful(AbstractTask):
                 f"response_length must be at least prompt_length = {self.prompt_length}, "
                 f"so that every answer fits, got {self.response_length}"
             )
-        if self.writers < 1:
-            raise InvalidInput(f"writers must be at least 1, got {self.writers}")
-        for name in ("composed", "form"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise InvalidInput(f"{name} must be between 0 and 1, got {getattr(self, name)}")
-        for name in ("near", "spread"):
-            if not 0 <= getattr(self, name) < 1:
-                raise InvalidInput(
-                    f"{name} must be at least 0 and less than 1, got {getattr(self, name)}"
-                )
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw the worth of tokens, and writers."""

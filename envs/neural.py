@@ -5,8 +5,6 @@ golden reward is a larger random transformer over prompt and response, plus the 
 tastes for variety and for length, each standardised. Other tasks share `AbstractNetworkTask` with this one.
 """
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -18,6 +16,8 @@ from envs.goldens.neural import NeuralGolden
 from envs.goldens.variety import Variety
 from envs.goldens.weighted import WeightedGolden
 from envs.writers import TransformerWriters
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.environment import AbstractPrompts, AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.transformer_config import TransformerConfig
@@ -47,23 +47,13 @@ class AbstractNetworkTask(AbstractTask):
     closing: eqx.AbstractVar[float]
     order: eqx.AbstractVar[int]
 
-    def check(self, *finite: str) -> None:
-        """Refuse bad sizes, and fields named in ``finite`` that are not finite, with `InvalidInput`."""
-        if self.vocabulary < 2:
-            raise InvalidInput(f"vocabulary must be at least 2, got {self.vocabulary}")
-        if self.prompt_length < 2:
-            raise InvalidInput(f"prompt_length must be at least 2, got {self.prompt_length}")
-        for name in ("response_length", "writers"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.order <= self.response_length:
+    def __check_init__(self) -> None:
+        ranges.check(self)
+        if self.order > self.response_length:
             raise InvalidInput(
                 f"order must be between 0 and response_length={self.response_length}, "
                 f"got {self.order}"
             )
-        for name in ("closing", *finite):
-            if not math.isfinite(getattr(self, name)):
-                raise InvalidInput(f"{name} must be finite, got {getattr(self, name)}")
 
     def written(
         self, k_writers: PRNGKeyArray, k_prompts: PRNGKeyArray, k_responses: PRNGKeyArray
@@ -101,23 +91,20 @@ class Neural(AbstractNetworkTask):
             responses. Without variety, one good token repeated is hard to beat.
     """
 
-    vocabulary: int = eqx.field(static=True, default=32)
-    prompt_length: int = eqx.field(static=True, default=6)
-    response_length: int = eqx.field(static=True, default=12)
-    writers: int = eqx.field(static=True, default=4)
+    vocabulary: int = hyper(32, least=2, static=True)
+    prompt_length: int = hyper(6, least=2, static=True)
+    response_length: int = hyper(12, least=1, static=True)
+    writers: int = hyper(4, least=1, static=True)
     writer: TransformerConfig = TransformerConfig(
         width=32, layers=2, heads=2, key_value_heads=2, temperature=0.4
     )
     golden: TransformerConfig = TransformerConfig(width=64, layers=3, heads=4, key_value_heads=4)
-    ruggedness: float = 1.5
-    order: int = eqx.field(static=True, default=0)
-    closing: float = 0.1
-    fluency_weight: float = 0.5
-    variety_weight: float = 0.5
-    length_bias: float = 0.0
-
-    def __check_init__(self) -> None:
-        self.check("ruggedness", "fluency_weight", "variety_weight", "length_bias")
+    ruggedness: float = hyper(1.5)
+    order: int = hyper(0, least=0, static=True)
+    closing: float = hyper(0.1)
+    fluency_weight: float = hyper(0.5)
+    variety_weight: float = hyper(0.5)
+    length_bias: float = hyper(0.0)
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw writers and golden reward; the reward has unit scale until SFT samples exist."""

@@ -1,7 +1,5 @@
 """Summaries: prompts mix salient tokens with filler, and a good response consists of the salient tokens, in order."""
 
-import math
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -9,6 +7,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from envs import edits
 from envs.goldens.coverage import Coverage
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.environment import AbstractPrompts, AbstractTask, AbstractWriters, World
 from testbed.errors import InvalidInput
 from testbed.types import Prompt, Response
@@ -106,19 +106,17 @@ class Summarize(AbstractTask):
 
     vocabulary: int = eqx.field(static=True, default=32)
     prompt_length: int = eqx.field(static=True, default=10)
-    response_length: int = eqx.field(static=True, default=10)
+    response_length: int = hyper(10, least=1, static=True)
     salient: int = eqx.field(static=True, default=16)
     facts: int = eqx.field(static=True, default=5)
-    writers: int = eqx.field(static=True, default=6)
+    writers: int = hyper(6, least=1, static=True)
     habits: SummaryHabits = SummaryHabits()
-    brevity: float = 0.05
-    faithfulness: float = 0.1
-    spread: float = 0.5
+    brevity: float = hyper(0.05, least=0)
+    faithfulness: float = hyper(0.1, least=0)
+    spread: float = hyper(0.5, least=0, below=1)
 
     def __check_init__(self) -> None:
-        for name in ("response_length", "writers"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        ranges.check(self)
         if not 1 <= self.salient <= self.vocabulary - 2:
             raise InvalidInput(
                 f"salient must be between 1 and vocabulary - 2 = {self.vocabulary - 2} "
@@ -130,13 +128,6 @@ class Summarize(AbstractTask):
                 f"facts must be between 1 and {most}, the least of salient, prompt_length and "
                 f"response_length, got {self.facts}"
             )
-        for name in ("brevity", "faithfulness"):
-            if not 0 <= getattr(self, name) < math.inf:
-                raise InvalidInput(
-                    f"{name} must be 0 or more and finite, got {getattr(self, name)}"
-                )
-        if not 0 <= self.spread < 1:
-            raise InvalidInput(f"spread must be at least 0 and less than 1, got {self.spread}")
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw saliences, efforts and writers."""

@@ -9,7 +9,6 @@ pretrained model takes the part of the human writers. The golden reward is made 
 import dataclasses
 import functools
 import hashlib
-import math
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -25,7 +24,8 @@ from envs.pretrained_rewards import AbstractTaste
 from envs.prompts import Form, ListedPrompts
 from envs.writers import PretrainedWriters
 from testbed import decode
-from testbed.config import user_code
+from testbed.config import ranges, user_code
+from testbed.config.ranges import hyper
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.paths import expanded
@@ -66,11 +66,11 @@ class Text(AbstractTask):
     standardised = True
     standardising = (32, 8)
 
-    vocabulary: int = eqx.field(static=True, default=49_152)
-    prompt_length: int = eqx.field(static=True, default=24)
-    response_length: int = eqx.field(static=True, default=32)
+    vocabulary: int = hyper(49_152, least=2, static=True)
+    prompt_length: int = hyper(24, least=2, static=True)
+    response_length: int = hyper(32, least=1, static=True)
     checkpoint: str = eqx.field(static=True, default="smollm2")
-    temperature: float = eqx.field(static=True, default=0.7)
+    temperature: float = hyper(0.7, above=0, static=True)
     golden: AbstractTaste = HumanTaste()
     without_length: bool = eqx.field(static=True, default=False)
     prompts: str = eqx.field(static=True, default="")
@@ -78,11 +78,7 @@ class Text(AbstractTask):
     system: str | None = eqx.field(static=True, default="")
 
     def __check_init__(self) -> None:
-        for name, least in (("vocabulary", 2), ("prompt_length", 2), ("response_length", 1)):
-            if getattr(self, name) < least:
-                raise InvalidInput(f"{name} must be at least {least}, got {getattr(self, name)}")
-        if not 0 < self.temperature < math.inf:
-            raise InvalidInput(f"temperature must be > 0 and finite, got {self.temperature}")
+        ranges.check(self)
 
     @property
     def file(self) -> Path:

@@ -5,7 +5,6 @@ leaves, so runs that differ only in numeric fields share one compiled program.
 """
 
 import dataclasses
-import math
 from typing import Any
 
 import equinox as eqx
@@ -52,19 +51,14 @@ class EvaluationConfig(eqx.Module):
     """
 
     points: int = hyper(10, least=1, static=True)
-    prompts: int = eqx.field(static=True, default=512)
-    kl_prompts: int = eqx.field(static=True, default=256)
+    prompts: int = hyper(512, least=2, static=True)
+    kl_prompts: int = hyper(256, least=2, static=True)
     pairs: int = hyper(256, least=1, static=True)
     stream: Recorded | None = None
-    optimum_beta: float | None = None
+    optimum_beta: float | None = hyper(None, above=0)
 
     def __check_init__(self) -> None:
         ranges.check(self)
-        for name in ("prompts", "kl_prompts"):
-            if getattr(self, name) < 2:
-                raise InvalidInput(
-                    f"{name} must be at least 2 (for a standard error), got {getattr(self, name)}"
-                )
         if self.kl_prompts > self.prompts:
             raise InvalidInput(
                 f"kl_prompts must be at most prompts={self.prompts}, got {self.kl_prompts}"
@@ -73,10 +67,6 @@ class EvaluationConfig(eqx.Module):
             raise InvalidInput(
                 "stream.run.loss must learn from pairs, which can be classified, "
                 f"got {config.spell(self.stream.run.loss)}"
-            )
-        if self.optimum_beta is not None and not 0 < self.optimum_beta < math.inf:
-            raise InvalidInput(
-                f"optimum_beta must be none or > 0 and finite, got {self.optimum_beta}"
             )
 
 

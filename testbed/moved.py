@@ -81,7 +81,7 @@ MOVED: dict[str, dict[str, str]] = {
     },
     "analysis": {
         "calibration": "verdicts.calibration",
-        "card": "site.transfer_table",
+        "card": "transfer.table",
         "classic": "curves.classic",
         "evidence": "verdicts.evidence",
         "frontier": "curves.frontier",

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
+from testbed.config import ranges
 from testbed.environment import World
 from testbed.types import Label, Prompt, Response, Scalar
 
@@ -57,6 +58,9 @@ class AbstractLabeler(eqx.Module):
     """
 
     family: ClassVar[str] = "envs.labelers"
+
+    def __check_init__(self) -> None:
+        ranges.check(self)
 
     def view(self, world: World, prompt: Prompt, response: Response) -> View:
         """How one response is perceived: by its golden reward, unless the labeler overrides this."""

@@ -5,6 +5,8 @@ from typing import Literal
 
 import equinox as eqx
 
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.nn.matmul import Precision
 from testbed.nn.rotary import Llama3Scaling
@@ -35,31 +37,29 @@ class TransformerConfig(eqx.Module):
             products for less memory (Chen et al. 2016, arXiv 1604.06174).
     """
 
-    width: int = eqx.field(static=True, default=64)
-    layers: int = eqx.field(static=True, default=2)
-    heads: int = eqx.field(static=True, default=4)
-    key_value_heads: int = eqx.field(static=True, default=4)
-    mlp_width: int = eqx.field(static=True, default=0)
-    rope_base: float = eqx.field(static=True, default=10_000.0)
-    norm_epsilon: float = eqx.field(static=True, default=1e-5)
+    width: int = hyper(64, least=1, static=True)
+    layers: int = hyper(2, least=1, static=True)
+    heads: int = hyper(4, least=1, static=True)
+    key_value_heads: int = hyper(4, least=1, static=True)
+    mlp_width: int = hyper(0, least=0, static=True)
+    rope_base: float = hyper(10_000.0, above=0, static=True)
+    norm_epsilon: float = hyper(1e-5, above=0, static=True)
     tied: bool = eqx.field(static=True, default=False)
     attention_bias: bool = eqx.field(static=True, default=False)
-    temperature: float = eqx.field(static=True, default=1.0)
+    temperature: float = hyper(1.0, above=0, static=True)
     precision: Precision = eqx.field(static=True, default="float32")
-    head_width: int = eqx.field(static=True, default=0)
+    head_width: int = hyper(0, least=0, static=True)
     head_norms: bool = eqx.field(static=True, default=False)
     norm: Literal["rms", "layer"] = eqx.field(static=True, default="rms")
     mlp: Literal["swiglu", "gelu"] = eqx.field(static=True, default="swiglu")
     output_bias: bool = eqx.field(static=True, default=False)
-    learned_positions: int = eqx.field(static=True, default=0)
+    learned_positions: int = hyper(0, least=0, static=True)
     rope_scaling: Llama3Scaling | None = None
-    context: int = eqx.field(static=True, default=0)
+    context: int = hyper(0, least=0, static=True)
     checkpointing: bool = eqx.field(static=True, default=False)
 
     def __check_init__(self) -> None:
-        for name in ("width", "layers", "heads", "key_value_heads"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
+        ranges.check(self)
         if self.head_width == 0 and self.width % (2 * self.heads):
             raise InvalidInput(
                 f"heads must divide width into heads of even size (rotary positions turn pairs), "
@@ -69,26 +69,12 @@ class TransformerConfig(eqx.Module):
             raise InvalidInput(
                 f"key_value_heads must divide heads={self.heads}, got {self.key_value_heads}"
             )
-        if self.head_width < 0 or self.head_width % 2:
+        if self.head_width % 2:
             raise InvalidInput(
                 f"head_width must be 0 (width / heads) or even and positive, got {self.head_width}"
             )
-        if self.mlp_width < 0:
-            raise InvalidInput(f"mlp_width must be 0 (default ratio) or more, got {self.mlp_width}")
         if self.output_bias and self.mlp != "gelu":
             raise InvalidInput(f"output_bias goes with mlp=gelu, got output_bias with {self.mlp}")
-        self._check_positions()
-        for name in ("rope_base", "norm_epsilon", "temperature"):
-            if not 0 < getattr(self, name) < math.inf:
-                raise InvalidInput(f"{name} must be > 0 and finite, got {getattr(self, name)}")
-
-    def _check_positions(self) -> None:
-        if self.learned_positions < 0:
-            raise InvalidInput(
-                f"learned_positions must be 0 (rotary) or more, got {self.learned_positions}"
-            )
-        if self.context < 0:
-            raise InvalidInput(f"context must be 0 (no limit) or more, got {self.context}")
         if self.learned_positions and self.rope_scaling is not None:
             raise InvalidInput(
                 "rope_scaling is of rotary positions, and goes with learned_positions=0, "

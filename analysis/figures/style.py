@@ -319,15 +319,13 @@ def labelled(axes: Axes, names: Sequence[str]) -> bool:
     return len(names) <= FEW_ARMS and 0.085 * max(map(len, names)) < 0.4 * inches(axes)[0]
 
 
-def label_ends(
-    axes: Axes, ends: Sequence[tuple[str, float, float]], arms: Sequence[str], texts: Any = None
-) -> None:
+def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float]], arms: Sequence[str]) -> None:
     """Write (arm, x, y) labels at the curves' ends, moved apart where they would touch."""
     least = 0.2 / inches(axes)[1] * np.ptp(axes.get_ylim())
     places = spread([y for *_, y in ends], least)
     for (arm, x, _), y in zip(ends, places, strict=True):
         axes.annotate(
-            texts[arm] if texts else arm,
+            arm,
             (x, y),
             (5, 0),
             textcoords="offset points",

@@ -22,7 +22,8 @@ from analysis.figures.style import (
 )
 from analysis.html import scale_of, unit_name
 from analysis.load import Table
-from analysis.transfer import LEAST, Measured, Pair
+from analysis.transfer.effects import LEAST, Measured, Pair
+from analysis.transfer.table import row
 
 SIMULATED, REAL = ARM_COLOURS[:2]
 _NAMES = ((SIMULATED, "o", "simulated"), (REAL, "D", "real"))
@@ -73,17 +74,11 @@ def _both(pair: Pair) -> bool:
 
 def _table(pairs: Sequence[Pair]) -> Table:
     """The numbers of both figures, in the units of transfer.json."""
-    records = []
-    for pair in pairs:
-        record: dict[str, Any] = {"study": pair.name.study, "claim": pair.name.claim}
-        record |= {"effect": pair.real.judgement.label, "unit": pair.real.judgement.unit}
-        for place, one in (("simulated", pair.simulated), ("real", pair.real)):
-            low, high = one.judgement.interval or (None, None)
-            numbers = {"task": one.task, "estimate": one.judgement.estimate, "low": low}
-            record |= {f"{place}_{name}": value for name, value in numbers.items()}
-            record[f"{place}_high"] = high
-        records.append(record)
-    return style.frame(records)
+    drawn = ("task", "estimate", "low", "high")
+    names = ["study", "claim", "effect", "unit"]
+    names += [f"{place}_{name}" for place in ("simulated", "real") for name in drawn]
+    rows = map(row, pairs)
+    return style.frame([{name: own[name] for name in names} for own in rows])
 
 
 def _by_unit(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:

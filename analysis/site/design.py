@@ -17,6 +17,7 @@ from analysis.html import (
     plural,
     section,
     table,
+    warning,
     written,
 )
 from analysis.load import Results, Table
@@ -172,7 +173,7 @@ def missing(results: Results) -> Html:
         said.append(f"Missing: {total} ({listed(lacking)}). The same command completes them.")
     if results.foreign:
         said.append(f"Left out: {plural(results.foreign, 'run')} that the study did not plan.")
-    return Html(f'<p class="warning">{escape(" ".join(said))}</p>') if said else Html("")
+    return warning(" ".join(said))
 
 
 def versions(results: Results) -> Html:
@@ -184,9 +185,9 @@ def versions(results: Results) -> Html:
     if len(counts) < 2:
         return Html("")
     each = listed([f"{plural(int(count), 'run')} by {code}" for code, count in counts.items()])
-    return Html(
-        f'<p class="warning">Made by {len(counts)} versions of the testbed’s code: {escape(each)}. Differences between '
-        "them are differences between these runs too.</p>"
+    return warning(
+        f"Made by {len(counts)} versions of the testbed’s code: {each}. Differences between them are differences "
+        "between these runs too."
     )
 
 

@@ -6,8 +6,10 @@ from typing import Any
 from analysis.html import (
     Html,
     Rich,
+    bullets,
     duration,
     escape,
+    header,
     join,
     link,
     listed,
@@ -21,6 +23,7 @@ from analysis.site import verdicts
 from analysis.site.page import Place, document, navigation
 from analysis.site.study import file_name
 from analysis.site.study_data import Chapter
+from analysis.verdicts.verdict import PAPER, base, rank
 
 _LEGEND = (
     "● reproduced: the effect is what the claim says with a probability of at least 95%; "
@@ -84,11 +87,8 @@ def _head(
     trouble = ""
     if problems:
         said = f"{plural(len(problems), 'thing')} missing or odd"
-        trouble = f'<p class="warning"><a href="#missing">{escape(said)}</a>.</p>'
-    return Html(
-        f'<header><p class="kicker">{escape(kicker)}</p><h1>{escape(title)}</h1>'
-        f'<p class="lead">{escape(lead)}</p>{tally(items)}{trouble}</header>'
-    )
+        trouble = f'<p class="warning">{link("#missing", said)}.</p>'
+    return header(kicker, title, lead, tally(items), trouble)
 
 
 def _board(entries: Sequence[Mapping[str, Any]]) -> Html:
@@ -105,17 +105,16 @@ def _board(entries: Sequence[Mapping[str, Any]]) -> Html:
 
 def _missing(entries: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> Html:
     """Unread studies, runs that lack, claims of the paper that nothing here asks, newer rules."""
-    items = [escape(problem) for problem in problems]
-    asked = {verdicts.base(row["claim"]) for row in entries}
-    absent = [claim for claim in verdicts.PAPER if claim not in asked]
+    items = list(problems)
+    asked = {base(row["claim"]) for row in entries}
+    absent = [claim for claim in PAPER if claim not in asked]
     if absent:
-        items.append(f"Claims of the paper that no study here asks: {escape(', '.join(absent))}.")
+        items.append(f"Claims of the paper that no study here asks: {', '.join(absent)}.")
     newer = sorted({(row["study"], row["claim"]) for row in entries if row["newer"]})
     if newer:
         said = listed([f"{claim} ({study})" for study, claim in newer])
-        items.append(f"Judged by rules newer than the data: {escape(said)}.")
-    body = "".join(f"<li>{item}</li>" for item in items)
-    return section("missing", "What is missing", f"<ul>{body}</ul>" if items else "")
+        items.append(f"Judged by rules newer than the data: {said}.")
+    return section("missing", "What is missing", bullets(items))
 
 
 def _studies(chapters: Sequence[Chapter]) -> Html:
@@ -128,11 +127,11 @@ def _studies(chapters: Sequence[Chapter]) -> Html:
         name = link(file_name(results), results.name)
         said = f"{results.study.get('title', '')}. {results.study.get('question', '')}".strip(". ")
         diverged = int((runs["diverged_step"] >= 0).sum())
-        claims = sorted({row["claim"] for row in chapter.entries}, key=verdicts.rank)
+        claims = sorted({row["claim"] for row in chapter.entries}, key=rank)
         numbers = (len(results.arms), runs["seed"].nunique(), f"{len(runs):,}", diverged)
         took = duration(seconds) if seconds else "–"
         rows.append((Rich(name), said, ", ".join(claims) or "–", *numbers, took))
-    header = ("study", "question", "claims", "arms", "seeds", "runs", "diverged", "took")
+    columns = ("study", "question", "claims", "arms", "seeds", "runs", "diverged", "took")
     note = "Studies of one command share its time: what they have in common is run once."
     shared = paragraph([note]) if len(rows) > 1 else ""
-    return section("studies", "Studies", join([table_of(header, rows, numeric=5), shared]))
+    return section("studies", "Studies", join([table_of(columns, rows, numeric=5), shared]))

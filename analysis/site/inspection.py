@@ -19,9 +19,9 @@ from rich.text import Text
 
 from analysis import html as prose
 from analysis.figures.style import Drawing
-from analysis.html import Html, escape, number, percent
+from analysis.html import Html, escape, number, percent, section
 from analysis.site.inspection_figure import alternative_text, draw
-from analysis.site.page import document, section, write_whole
+from analysis.site.page import document, figure, write_whole
 from sweeps.inspection import (
     BEST,
     BEST_OF,
@@ -201,34 +201,27 @@ def _body(found: Inspection, drawing: Drawing, origin: Mapping[str, Any]) -> Ite
         (percent(found.facts["coverage"]), "coverage"),
         (number(found.facts["data_quality"], signed=True), "quality of the data, SD"),
     ]
-    more = prose.join(prose.paragraph([part]) for part in [*rest, *_quick(found)])
-    items = "".join(f"<li><b>{escape(n)}</b>{escape(words)}</li>" for n, words in tally)
-    yield Html(
-        f'<header><p class="kicker">{escape(f"Task {found.kind} · {size}")}</p>'
-        f'<h1>{escape(found.kind)}</h1><p class="lead">{escape(lead)}</p>{more}'
-        f'<ul class="tally">{items}</ul></header>'
-    )
+    more = [prose.paragraph([part]) for part in [*rest, *_quick(found)]]
+    items = [("", value, words) for value, words in tally]
+    yield prose.header(f"Task {found.kind} · {size}", found.kind, lead, *more, prose.tally(items))
     yield _examples(found)
+    rows = [(source, _meaning(found, source), *numbers) for source, *numbers in _rows(found)]
     yield section(
-        "rewards", drawing, "How good are the responses?", prose.paragraph([UNIT]), CAPTION
+        "rewards",
+        "How good are the responses?",
+        prose.paragraph([UNIT]),
+        figure(drawing, CAPTION),
+        prose.table(("source", "who", *COLUMNS[1:]), rows, numeric=len(COLUMNS) - 1),
     )
-    rows = [(*row, _meaning(found, row[0])) for row in _rows(found)]
-    order = [(row[0], row[-1], *row[1:-1]) for row in rows]
-    yield prose.table(("source", "who", *COLUMNS[1:]), order, numeric=len(COLUMNS) - 1)
-    measured = [(fact.name, fact.value, fact.meaning) for fact in facts(found)]
     checks = [("yes" if holds else "no", words) for words, holds in found.checks()]
-    yield prose.join(
-        [
-            "<section><h2>Is it a useful world?</h2>",
-            prose.table(("", "what a useful world has"), checks),
-            "</section><section><h2>What are the data and the proxy like?</h2>",
-            prose.table(("number", "here", "what it is"), measured),
-            "</section><section><h2>Size and knobs</h2>",
-            prose.definitions(knobs(found)),
-            f"<details><summary>What they mean</summary><pre>{escape(_doc(found))}</pre></details></section>",
-            _provenance(found, origin),
-        ]
-    )
+    listing = prose.table(("", "what a useful world has"), checks)
+    yield section("checks", "Is it a useful world?", listing)
+    measured = [(fact.name, fact.value, fact.meaning) for fact in facts(found)]
+    listing = prose.table(("number", "here", "what it is"), measured)
+    yield section("facts", "What are the data and the proxy like?", listing)
+    meaning = prose.details("What they mean", f"<pre>{escape(_doc(found))}</pre>")
+    yield section("knobs", "Size and knobs", prose.definitions(knobs(found)), meaning)
+    yield _provenance(found, origin)
 
 
 def _doc(found: Inspection) -> str:
@@ -245,14 +238,8 @@ def _examples(found: Inspection) -> Html:
         ]
         parts.append(f"<h3>Prompt: <code>{escape(example.prompt)}</code></h3>")
         parts.append(prose.table(("written by", "response", "golden reward"), rows, numeric=1))
-    return prose.join(
-        [
-            "<section><h2>What does it look like?</h2>",
-            prose.paragraph(["Responses from best to worst.", _key(found), UNIT]),
-            *parts,
-            "</section>",
-        ]
-    )
+    words = prose.paragraph(["Responses from best to worst.", _key(found), UNIT])
+    return section("examples", "What does it look like?", words, *parts)
 
 
 def _provenance(found: Inspection, origin: Mapping[str, Any]) -> Html:
@@ -264,11 +251,13 @@ def _provenance(found: Inspection, origin: Mapping[str, Any]) -> Html:
         if name in origin
     ]
     pairs += [(name, origin[name]) for name in ("created", "source") if name in origin]
-    return Html(
-        "<section><h2>Where it comes from, and how to repeat it</h2>"
-        f"{prose.definitions(pairs)}<pre>{escape(origin.get('command', ''))}</pre>"
-        "<details><summary>Configuration</summary>"
-        f"<pre>{escape(json.dumps(config.jsonable(described), indent=2))}</pre></details></section>"
+    text = json.dumps(config.jsonable(described), indent=2)
+    return section(
+        "provenance",
+        "Where it comes from, and how to repeat it",
+        prose.definitions(pairs),
+        f"<pre>{escape(origin.get('command', ''))}</pre>",
+        prose.details("Configuration", f"<pre>{escape(text)}</pre>"),
     )
 
 

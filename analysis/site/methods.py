@@ -15,6 +15,7 @@ from analysis.html import (
     definitions,
     details,
     escape,
+    header,
     number,
     paragraph,
     section,
@@ -63,10 +64,10 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
     """The whole page as HTML."""
     body = [
         navigation(places, "methods.html"),
-        Html(
-            '<header><p class="kicker">Methods</p><h1>How the numbers were made</h1>'
-            '<p class="lead">Definitions, the model of the curves, the rules that decide, and how '
-            "well every fit did.</p></header>"
+        header(
+            "Methods",
+            "How the numbers were made",
+            "Definitions, the model of the curves, the rules that decide, and how well every fit did.",
         ),
         section("words", "Words", definitions(WORDS)),
         section("model", "The model", *(paragraph([part]) for part in MODEL), _priors()),
@@ -142,8 +143,8 @@ def _fits(chapter: Chapter) -> Html:
         for d, panels in together.items()
     ]
     rows += [(panel, sentence(why), "", "", "") for panel, why in chapter.unfitted.items()]
-    header = ("fitted together", "fit", "R-hat", "effective draws", "divergences")
-    return section(place, title, table(header, rows, numeric=3), _closer(chapter))
+    columns = ("fitted together", "fit", "R-hat", "effective draws", "divergences")
+    return section(place, title, table(columns, rows, numeric=3), _closer(chapter))
 
 
 def _closer(chapter: Chapter) -> Html:

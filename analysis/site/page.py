@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from analysis.figures.style import NARROW, WIDE, Drawing
-from analysis.html import Html, escape, heading, join, link
+from analysis.html import Html, escape, join, link
 from testbed.errors import InvalidInput
 
 _NAVIGATION = '<nav aria-label="Pages"><ul>'
@@ -74,19 +74,6 @@ def figure(drawing: Drawing, caption: str, stem: str = "") -> Html:
         links = " ".join(link(f"{stem}.{kind}", kind.upper()) for kind in drawing.kinds)
         files = f' <span class="files">{links}</span>'
     return Html(f"<figure>{cuts}<figcaption>{escape(caption)}{files}</figcaption></figure>")
-
-
-def section(
-    name: str, drawing: Drawing | None, title: str, sentence: Html, caption: str, stem: str = ""
-) -> Html:
-    """A heading, a sentence, and a figure; without a figure the sentence stands alone.
-
-    With neither there is no section.
-    """
-    if drawing is None and not sentence:
-        return Html("")
-    shown = figure(drawing, caption, stem) if drawing is not None else ""
-    return Html(f'<section id="{escape(name)}">{heading(title, name)}{sentence}{shown}</section>')
 
 
 def write_whole(path: Path, text: str) -> Path:

@@ -9,6 +9,7 @@ from analysis.html import (
     details,
     duration,
     escape,
+    header,
     join,
     link,
     paragraph,
@@ -37,10 +38,7 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
         said.append("These studies were begun with different versions of the code.")
     body = [
         navigation(places, "provenance.html"),
-        Html(
-            '<header><p class="kicker">Provenance</p><h1>Where the numbers come from</h1>'
-            f'<p class="lead">{escape(" ".join(said))}</p></header>'
-        ),
+        header("Provenance", "Where the numbers come from", " ".join(said)),
         *(_study(chapter) for chapter in chapters),
     ]
     return document("Where the numbers come from", body)
@@ -70,8 +68,8 @@ def _sessions(results: Results) -> Html:
         facts = (str(session.get(key, "–")) for key in seen)
         took = duration(seconds) if seconds else "–"
         rows.append((*facts, took, session.get("command", "–")))
-    header = ("begun", "preset", "seeds", "source", "took", "command")
-    return details(f"{plural(len(rows), 'session')}", table(header, rows)) if rows else Html("")
+    columns = ("begun", "preset", "seeds", "source", "took", "command")
+    return details(f"{plural(len(rows), 'session')}", table(columns, rows)) if rows else Html("")
 
 
 def _runs(results: Results) -> Html:

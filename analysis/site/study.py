@@ -3,7 +3,19 @@
 from collections.abc import Sequence
 
 from analysis.figures.inputs import Exhibit
-from analysis.html import Html, escape, join, listed, paragraph, plural, section, slug, tally
+from analysis.html import (
+    Html,
+    escape,
+    header,
+    join,
+    listed,
+    paragraph,
+    plural,
+    section,
+    slug,
+    tally,
+    warning,
+)
 from analysis.load import Results
 from analysis.site import design, verdicts
 from analysis.site.page import Place, document, figure, navigation
@@ -62,12 +74,9 @@ def _head(chapter: Chapter) -> Html:
     kicker = (
         f"Study {results.name} · preset {study.get('preset', '?')} · {listed(list(results.tasks))}"
     )
-    return Html(
-        f'<header><p class="kicker">{escape(kicker)}</p>'
-        f"<h1>{escape(study.get('title', results.name))}</h1>"
-        f'<p class="lead">{escape(study.get("question", ""))}</p>'
-        f"{tally(items)}{design.missing(results)}{design.versions(results)}{_newer(chapter)}</header>"
-    )
+    warnings = (design.missing(results), design.versions(results), _newer(chapter))
+    title, question = study.get("title", results.name), study.get("question", "")
+    return header(kicker, title, question, tally(items), *warnings)
 
 
 def _newer(chapter: Chapter) -> Html:
@@ -75,9 +84,9 @@ def _newer(chapter: Chapter) -> Html:
     claims = list(dict.fromkeys(row["claim"] for row in chapter.entries if row["newer"]))
     if not claims:
         return Html("")
-    return Html(
-        f'<p class="warning">{plural(len(claims), "claim")} ({escape(listed(claims))}) '
-        f"{'was' if len(claims) == 1 else 'were'} judged by rules newer than the data.</p>"
+    verb = "was" if len(claims) == 1 else "were"
+    return warning(
+        f"{plural(len(claims), 'claim')} ({listed(claims)}) {verb} judged by rules newer than the data."
     )
 
 

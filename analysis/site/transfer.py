@@ -7,9 +7,11 @@ from analysis.figures.style import Drawing
 from analysis.html import (
     Html,
     Rich,
+    bullets,
     definitions,
     details,
     escape,
+    header,
     link,
     listed,
     section,
@@ -18,9 +20,9 @@ from analysis.html import (
     tally,
 )
 from analysis.load import Collection
-from analysis.site import transfer_table as words
 from analysis.site.page import Place, document, figure, navigation
-from analysis.transfer import Card
+from analysis.transfer import table as words
+from analysis.transfer.effects import Card
 from sweeps.store.file_names import study_stem
 
 READING = (
@@ -53,7 +55,7 @@ def page(card: Card, shown: Sequence[tuple[Drawing, str]], places: Sequence[Plac
             "summary",
             "What came out",
             table(words.AGREEMENT, map(words.agreement, card.agreements)),
-            _listing([words.CAUTION, *words.withheld(card)]),
+            bullets([words.CAUTION, *words.withheld(card)]),
         ),
         *(
             section(
@@ -64,7 +66,7 @@ def page(card: Card, shown: Sequence[tuple[Drawing, str]], places: Sequence[Plac
             for drawing, caption in shown
         ),
         section("effects", "Every effect", _effects(card, files), _reasons(card)),
-        section("alone", "Measured in one place only", _listing(words.alone(card))),
+        section("alone", "Measured in one place only", bullets(words.alone(card))),
         section("reading", "How to read it", definitions(READING)),
         section(
             "sources",
@@ -85,16 +87,8 @@ def _head(card: Card) -> Html:
     tasks = dict.fromkeys(pair.simulated.task for pair in card.pairs)
     real = dict.fromkeys(pair.real.task for pair in card.pairs)
     kicker = f"{listed(list(tasks))} · {listed(list(real))}"
-    return Html(
-        f'<header><p class="kicker">{escape(kicker)}</p><h1>What carries over?</h1>'
-        '<p class="lead">Every effect that was measured in simulation and on a language model, side by side.</p>'
-        f"{tally(items)}</header>"
-    )
-
-
-def _listing(items: Sequence[str]) -> Html:
-    body = "".join(f"<li>{escape(item)}</li>" for item in items)
-    return Html(f"<ul>{body}</ul>" if items else "")
+    lead = "Every effect that was measured in simulation and on a language model, side by side."
+    return header(kicker, "What carries over?", lead, tally(items))
 
 
 def _effects(card: Card, files: set[str]) -> Html:

@@ -1,6 +1,5 @@
 """Verdicts as pieces of pages: one study's claims in full, and the scoreboard of all studies."""
 
-import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -24,25 +23,10 @@ from analysis.html import (
     written,
 )
 from analysis.verdicts.evidence import ALL_TASKS
+from analysis.verdicts.verdict import PAPER, base, rank
 from sweeps.store.file_names import study_stem
 
-PAPER = tuple(f"C{number}" for number in range(1, 18))
-"""Ids of the paper's claims; ids that start otherwise are questions beyond it."""
-
 Entry = Mapping[str, Any]
-
-
-def base(claim: str) -> str:
-    """The claim that a part of it belongs to: C6 for C6.window."""
-    found = re.match(r"[A-Za-z]+\d+", claim)
-    return found[0] if found else claim
-
-
-def rank(claim: str) -> tuple[int, str, int, str]:
-    """Order of claims: the paper's first, numbers as numbers."""
-    found = re.match(r"([A-Za-z]*)(\d*)", claim)
-    letters, digits = found.groups() if found else (claim, "")
-    return (0 if base(claim) in PAPER else 1, letters, int(digits or 0), claim)
 
 
 def ordered(entries: Sequence[Entry]) -> list[Entry]:

@@ -3,6 +3,7 @@ the two differ."""
 
 import dataclasses
 import math
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,22 @@ from sweeps.claims import Claim, Ruling
 from sweeps.claims import Test as Part
 from sweeps.estimands import Evidence
 from sweeps.rules import Judgement
+
+PAPER = tuple(f"C{number}" for number in range(1, 18))
+"""Ids of the paper's claims; ids that start otherwise are questions beyond it."""
+
+
+def base(claim: str) -> str:
+    """The claim that a part of it belongs to: C6 for C6.window."""
+    found = re.match(r"[A-Za-z]+\d+", claim)
+    return found[0] if found else claim
+
+
+def rank(claim: str) -> tuple[int, str, int, str]:
+    """Order of claims: the paper's first, numbers as numbers."""
+    found = re.match(r"([A-Za-z]*)(\d*)", claim)
+    letters, digits = found.groups() if found else (claim, "")
+    return (0 if base(claim) in PAPER else 1, letters, int(digits or 0), claim)
 
 
 def gather(results: Results) -> dict[str, TaskEvidence]:

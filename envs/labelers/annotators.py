@@ -9,10 +9,11 @@ import jax.numpy as jnp
 import numpyro.distributions as dist
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from envs.checks import non_negative, sum_to_one
+from envs.checks import sum_to_one
 from envs.labelers import style
 from envs.labelers.biased import longer
 from envs.labelers.bradley_terry import choice
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.preference import AbstractLabeler, View, decided
 
@@ -60,23 +61,17 @@ class AnnotatorPool(AbstractLabeler):
         harmonics: half the number of these features. seed: draws the pool.
     """
 
-    annotators: int = eqx.field(static=True, default=8)
+    annotators: int = hyper(8, least=1, static=True)
     weights: tuple[float, ...] = ()
-    temperature: float = 1.0
-    temperature_spread: float = 0.5
-    position_bias: float = 0.2
-    length_bias: float = 0.1
-    taste: float = 0.5
-    harmonics: int = eqx.field(static=True, default=2)
+    temperature: float = hyper(1.0, least=0)
+    temperature_spread: float = hyper(0.5, least=0)
+    position_bias: float = hyper(0.2, least=0)
+    length_bias: float = hyper(0.1, least=0)
+    taste: float = hyper(0.5, least=0)
+    harmonics: int = hyper(2, least=1, static=True)
     seed: int = 0
 
     def __check_init__(self) -> None:
-        for name in ("annotators", "harmonics"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        non_negative(
-            self, "temperature", "temperature_spread", "position_bias", "length_bias", "taste"
-        )
         if not 0 <= self.seed < 2**31:
             raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {self.seed}")
         sum_to_one(self, "weights", "annotators")

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from envs.checks import finite, non_negative
 from envs.labelers.bradley_terry import choice
+from testbed.config.ranges import hyper
 from testbed.preference import AbstractLabeler, View, decided
 from testbed.types import Scalar
 
@@ -18,13 +18,9 @@ class Biased(AbstractLabeler):
         position_bias: worth of being shown first, in SFT standard deviations; negative favours the second.
     """
 
-    temperature: float = 1.0
-    length_bias: float = 0.1
-    position_bias: float = 0.2
-
-    def __check_init__(self) -> None:
-        non_negative(self, "temperature")
-        finite(self, "length_bias", "position_bias")
+    temperature: float = hyper(1.0, least=0)
+    length_bias: float = hyper(0.1)
+    position_bias: float = hyper(0.2)
 
     def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
         """P(first), P(second); never a tie or a skip."""

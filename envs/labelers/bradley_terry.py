@@ -1,12 +1,10 @@
 """The Bradley-Terry labeler (Bradley and Terry 1952): P(1 beats 2) = sigmoid((r1 - r2) / temperature)."""
 
-import math
-
 import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from testbed.errors import InvalidInput
+from testbed.config.ranges import hyper
 from testbed.preference import AbstractLabeler, View, decided
 from testbed.types import Scalar
 
@@ -19,11 +17,7 @@ class BradleyTerry(AbstractLabeler):
             arXiv 2405.08448 (an exact tie is a fair coin).
     """
 
-    temperature: float = 1.0
-
-    def __check_init__(self) -> None:
-        if not 0 <= self.temperature < math.inf:
-            raise InvalidInput(f"temperature must be 0 or more and finite, got {self.temperature}")
+    temperature: float = hyper(1.0, least=0)
 
     def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
         """P(first), P(second); never a tie or a skip."""

@@ -3,8 +3,8 @@
 from jaxtyping import Array, Float
 
 from envs.labelers.bradley_terry import BradleyTerry
+from testbed.config.ranges import hyper
 from testbed.environment import World
-from testbed.errors import InvalidInput
 from testbed.preference import AbstractLabeler, Outcome, View
 from testbed.types import Prompt, Response
 
@@ -18,13 +18,7 @@ class Flips(AbstractLabeler):
     """
 
     labeler: AbstractLabeler = BradleyTerry()
-    rate: float = 0.1
-
-    def __check_init__(self) -> None:
-        if not 0 <= self.rate <= 0.5:
-            raise InvalidInput(
-                f"rate must be a flip probability of 0 or more and at most one half, got {self.rate}"
-            )
+    rate: float = hyper(0.1, least=0, most=0.5)
 
     def view(self, world: World, prompt: Prompt, response: Response) -> View:
         """The view of the inner labeler."""

@@ -7,7 +7,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
-from envs.checks import non_negative, share
 from envs.labelers.bradley_terry import choice
 from testbed.environment import World
 from testbed.preference import AbstractLabeler, View, decided
@@ -19,10 +18,6 @@ class AbstractImpressions(AbstractLabeler):
 
     temperature: eqx.AbstractVar[float]
     discount: eqx.AbstractVar[float]
-
-    def __check_init__(self) -> None:
-        non_negative(self, "temperature")
-        share(self, "discount")
 
     @abc.abstractmethod
     def age(self, response: Response) -> Int[Array, " response"]:

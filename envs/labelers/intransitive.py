@@ -9,9 +9,9 @@ here with unit vectors v in the plane and R a quarter turn.
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from envs.checks import non_negative, share
 from envs.labelers import style
 from envs.labelers.bradley_terry import choice
+from testbed.config.ranges import hyper
 from testbed.preference import AbstractLabeler, View, decided
 from testbed.types import Response, Scalar
 
@@ -28,12 +28,8 @@ class Intransitive(AbstractLabeler):
         strength: how much of the margin is cyclic, from 0 (Bradley-Terry) to 1 (the golden reward has no influence).
     """
 
-    temperature: float = 1.0
-    strength: float = 0.5
-
-    def __check_init__(self) -> None:
-        non_negative(self, "temperature")
-        share(self, "strength")
+    temperature: float = hyper(1.0, least=0)
+    strength: float = hyper(0.5, least=0, most=1)
 
     def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
         """P(first), P(second); never a tie or a skip."""

@@ -11,7 +11,6 @@ from jax.scipy.special import ndtr
 from jaxtyping import Array, Float
 
 from envs.labelers.bradley_terry import BradleyTerry
-from testbed.config import ranges
 from testbed.config.ranges import hyper
 from testbed.preference import AbstractLabeler, View, decided
 
@@ -28,9 +27,6 @@ class Raters(AbstractLabeler):
 
     spread: float = hyper(1.0, least=0)
     raters: int = hyper(1, least=1, static=True)
-
-    def __check_init__(self) -> None:
-        ranges.check(self)
 
     def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
         """P(first), P(second); never a tie or a skip."""

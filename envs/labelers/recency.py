@@ -4,6 +4,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Int
 
 from envs.labelers.impressions import AbstractImpressions
+from testbed.config.ranges import hyper
 from testbed.types import Response
 
 
@@ -17,8 +18,8 @@ class Recency(AbstractImpressions):
             decides: Bradley-Terry) to 1 (the plain mean of all impressions).
     """
 
-    temperature: float = 1.0
-    discount: float = 0.7
+    temperature: float = hyper(1.0, least=0)
+    discount: float = hyper(0.7, least=0, most=1)
 
     def age(self, response: Response) -> Int[Array, " response"]:
         """See `AbstractImpressions`."""

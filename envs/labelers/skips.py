@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from envs.checks import share
 from envs.labelers.bradley_terry import BradleyTerry
+from testbed.config.ranges import hyper
 from testbed.environment import World
 from testbed.errors import InvalidInput
 from testbed.preference import AbstractLabeler, Outcome, View
@@ -22,11 +22,10 @@ class Skips(AbstractLabeler):
     """
 
     labeler: AbstractLabeler = BradleyTerry()
-    rate: float = 0.5
+    rate: float = hyper(0.5, least=0, most=1)
     scale: float = 1.0
 
     def __check_init__(self) -> None:
-        share(self, "rate")
         if not self.scale > 0:
             raise InvalidInput(f"scale must be more than 0 (infinite too), got {self.scale}")
 

@@ -3,8 +3,8 @@
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from envs.checks import non_negative
 from envs.labelers.bradley_terry import choice
+from testbed.config.ranges import hyper
 from testbed.preference import AbstractLabeler, View
 
 
@@ -18,11 +18,8 @@ class Ties(AbstractLabeler):
             and Kupper's theta, times the temperature. 0 is Bradley-Terry.
     """
 
-    temperature: float = 1.0
-    threshold: float = 0.5
-
-    def __check_init__(self) -> None:
-        non_negative(self, "temperature", "threshold")
+    temperature: float = hyper(1.0, least=0)
+    threshold: float = hyper(0.5, least=0)
 
     def outcomes(self, first: View, second: View) -> Float[Array, " outcome"]:
         """sigmoid((d - threshold) / temperature), sigmoid((-d - threshold) / temperature) and the rest, a tie."""

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from analysis.comparison import Comparison
-    from analysis.transfer import Card
+    from analysis.transfer.effects import Card
 
 
 def report(directory: Path | str, console: "Console | None" = None) -> Outcome:
@@ -53,7 +53,7 @@ def transfer(simulated: Path | str, real: Path | str) -> "Card":
     (simulated, results), (real, real_results) = (
         opened(directory, computes=True) for directory in (simulated, real)
     )
-    from analysis import transfer as effects
+    from analysis.transfer import effects
 
     return effects.compare(simulated, real, (results, real_results))
 

@@ -138,4 +138,5 @@ def _admits(kind: type, field: dataclasses.Field) -> str:
     """The range of a number, or the other values that are allowed."""
     allowed = ranges.admitted(field)
     words = config.admits(kind, field.name) if allowed is None else str(allowed)
+    words += " or none" if allowed is not None and field.default is None else ""
     return re.sub(r"\bAbstract(\w+)", lambda base: f"a kind of {base[1].lower()}", words)

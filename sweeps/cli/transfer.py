@@ -27,7 +27,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Print the table of effects, or write its page."""
     table = api.transfer(options.simulated, options.real)
-    from analysis.site import transfer_table
+    from analysis.transfer import table as transfer_table
 
     if options.format != "html":
         report.write(transfer_table.FORMS[options.format](table), options.format)

@@ -37,11 +37,13 @@ class Range(NamedTuple):
         return (isinstance(number, int) or math.isfinite(number)) and above and below
 
     def __str__(self) -> str:
-        """In words: ``> 0``, ``1 or more``, ``between 0 and 1``, ``in [0, 1)``, ``finite``."""
+        """In words: ``> 0``, ``0 or more``, ``at least 1``, ``between 0 and 1``, ``in [0, 1)``, ``finite``."""
         if math.isinf(self.high):
             if math.isinf(self.low):
                 return "finite"
-            return f"> {self.low:g}" if self.open_low else f"{self.low:g} or more"
+            if self.open_low:
+                return f"> {self.low:g}"
+            return f"at least {self.low:g}" if self.low > 0 else f"{self.low:g} or more"
         if not (self.open_low or self.open_high):
             return f"between {self.low:g} and {self.high:g}"
         ends = "(" if self.open_low else "[", ")" if self.open_high else "]"
@@ -49,7 +51,7 @@ class Range(NamedTuple):
 
 
 def hyper(
-    default: Number,
+    default: Number | None,
     *,
     above: Number | None = None,
     least: Number | None = None,
@@ -58,7 +60,7 @@ def hyper(
     static: bool = False,
 ) -> Any:
     """A numeric field with its range: ``above`` and ``below`` are exclusive bounds, ``least`` and ``most`` are
-    inclusive."""
+    inclusive. With a default of None the field may be none."""
     low = next((end for end in (above, least) if end is not None), -math.inf)
     high = next((end for end in (below, most) if end is not None), math.inf)
     range = Range(low, high, open_low=above is not None, open_high=below is not None)
@@ -72,8 +74,10 @@ def admitted(field: dataclasses.Field) -> Range | None:
 
 def check(config: eqx.Module) -> None:
     """Refuse values out of range. Raises `InvalidInput`."""
-    for name, allowed in _ranges(type(config)):
+    for name, allowed, optional in _ranges(type(config)):
         value = object.__getattribute__(config, name)
+        if optional and value is None:
+            continue
         seen = in_program(value)
         given = value in allowed
         if not given or seen not in allowed:
@@ -81,7 +85,8 @@ def check(config: eqx.Module) -> None:
             open_ended = isinstance(value, float) and math.isinf(allowed.high)
             finite = " and finite" if open_ended and math.isfinite(allowed.low) else ""
             rounded = _in_float32(seen) if given else ""
-            raise InvalidInput(f"{name} must be {allowed}{finite}, got {value}{rounded}")
+            none = "none or " if optional else ""
+            raise InvalidInput(f"{name} must be {none}{allowed}{finite}, got {value}{rounded}")
         refuse_lost(value, name)
 
 
@@ -114,7 +119,10 @@ def _in_float32(seen: Number) -> str:
 
 
 @functools.cache
-def _ranges(kind: type) -> tuple[tuple[str, Range], ...]:
-    """The fields of a class that have a range."""
-    found = ((field.name, admitted(field)) for field in dataclasses.fields(kind))
-    return tuple((name, allowed) for name, allowed in found if allowed is not None)
+def _ranges(kind: type) -> tuple[tuple[str, Range, bool], ...]:
+    """The fields of a class that have a range, and whether each may be none."""
+    return tuple(
+        (field.name, allowed, field.default is None)
+        for field in dataclasses.fields(kind)
+        if (allowed := admitted(field)) is not None
+    )

@@ -23,6 +23,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.exact import quantities
 from testbed.streams import Stream, stream
@@ -72,49 +74,32 @@ class DataSpec(eqx.Module):
         candidates: responses a prompt that a data policy chooses from, where responses cannot be enumerated.
     """
 
-    pairs: int = eqx.field(static=True, default=4096)
-    held_out: int = eqx.field(static=True, default=512)
-    prompts: int = eqx.field(static=True, default=0)
-    responses: int = eqx.field(static=True, default=0)
-    temperature: float | None = None
-    support: float | None = None
-    coverage: float | None = None
-    quality: float | None = None
-    proximity: float | None = None
-    candidates: int = eqx.field(static=True, default=16)
+    pairs: int = hyper(4096, least=1, static=True)
+    held_out: int = hyper(512, least=1, static=True)
+    prompts: int = hyper(0, least=0, static=True)
+    responses: int = hyper(0, least=0, static=True)
+    temperature: float | None = hyper(None, above=0)
+    support: float | None = hyper(None, above=0, most=1)
+    coverage: float | None = hyper(None, above=0, most=1)
+    quality: float | None = hyper(None)
+    proximity: float | None = hyper(None, least=0, most=1)
+    candidates: int = hyper(16, least=2, static=True)
 
     def __check_init__(self) -> None:
-        for name in ("pairs", "held_out"):
-            if getattr(self, name) < 1:
-                raise InvalidInput(f"{name} must be at least 1, got {getattr(self, name)}")
-        if not 0 <= self.prompts <= self.pairs:
+        ranges.check(self)
+        if self.prompts > self.pairs:
             raise InvalidInput(
                 f"prompts must be between 0 (one a pair) and pairs={self.pairs}, got {self.prompts}"
             )
-        if self.responses < 0 or self.responses == 1:
+        if self.responses == 1:
             raise InvalidInput(
                 f"responses must be 0 (no limit) or at least 2, as a pair needs two, got {self.responses}"
             )
-        if self.candidates < 2:
-            raise InvalidInput(
-                f"candidates must be at least 2, as a pair needs two, got {self.candidates}"
-            )
-        ranges = {"support": "(0, 1]", "coverage": "(0, 1]", "proximity": "[0, 1]"}
-        for name, allowed in ranges.items():
-            value = getattr(self, name)
-            if value is not None and not (0 <= value <= 1 and (value > 0 or name == "proximity")):
-                raise InvalidInput(f"{name} must be none or in {allowed}, got {value}")
         if self.support is not None and not self.support * self.candidates > 1:
             raise InvalidInput(
                 f"support must be more than 1/candidates=1/{self.candidates}, as a pair needs two "
                 f"responses, got {self.support}"
             )
-        if self.temperature is not None and not 0 < self.temperature < math.inf:
-            raise InvalidInput(
-                f"temperature must be none or > 0 and finite, got {self.temperature}"
-            )
-        if self.quality is not None and not math.isfinite(self.quality):
-            raise InvalidInput(f"quality must be none or finite, got {self.quality}")
         for name in ("temperature", "support", "responses"):
             if self.coverage is not None and getattr(self, name):
                 raise InvalidInput(

@@ -130,20 +130,3 @@ def ipo_optimum(reference: Row, preference: Matrix, data: Row, beta: float | Sca
     The expected loss of a pair is h^2 - (2 p - 1) h / beta, up to a constant, so the best rho of a response is
     E_mu[rho] + (p(y > mu) - 1/2) / beta, which all responses can attain at once."""
     return jax.nn.log_softmax(reference + preferred(preference, data) / beta)
-
-
-def restricted_optimum(reference: Row, exponent: Row, data: Row) -> Row:
-    """The limit of plain gradient descent on the population loss of a softmax table, started from the reference, if the
-    data's support is not full.
-
-    ``exponent`` is the logarithm of the factor between full-support optimum and reference, up to a constant: p(y > mu)
-    / beta for `Ipo`, r / (T beta) for `Dpo` under Bradley-Terry labels of temperature T. A loss of h depends only on
-    differences of logits between responses of the data, since normalisers cancel. So its minimisers agree with the
-    exponent on differences *within* the support and are arbitrary elsewhere. The gradient is zero off the support and
-    sums to zero over it (h does not change if all logits change by the same amount), so descent keeps every logit off
-    the support and the sum of the logits on it. The only minimiser with this property changes the support's logits by
-    the exponent less its plain mean over the support. All other responses keep their logits, but not their
-    probabilities."""
-    inside = supported(data)
-    mean = jnp.sum(jnp.where(inside, exponent, 0.0)) / jnp.sum(inside)
-    return jax.nn.log_softmax(reference + jnp.where(inside, exponent - mean, 0.0))

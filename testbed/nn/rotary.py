@@ -6,6 +6,8 @@ import equinox as eqx
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int
 
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 
 
@@ -18,20 +20,15 @@ class Llama3Scaling(eqx.Module):
         context: positions of the first training.
     """
 
-    factor: float = eqx.field(static=True, default=8.0)
-    low: float = eqx.field(static=True, default=1.0)
-    high: float = eqx.field(static=True, default=4.0)
-    context: int = eqx.field(static=True, default=8192)
+    factor: float = hyper(8.0, least=1, static=True)
+    low: float = hyper(1.0, above=0, static=True)
+    high: float = hyper(4.0, above=0, static=True)
+    context: int = hyper(8192, least=1, static=True)
 
     def __check_init__(self) -> None:
-        if not 1 <= self.factor < math.inf:
-            raise InvalidInput(f"factor must be at least 1 and finite, got {self.factor}")
-        if not 0 < self.low < self.high < math.inf:
-            raise InvalidInput(
-                f"low and high must be 0 < low < high and finite, got {self.low} and {self.high}"
-            )
-        if self.context < 1:
-            raise InvalidInput(f"context must be at least 1, got {self.context}")
+        ranges.check(self)
+        if self.low >= self.high:
+            raise InvalidInput(f"low must be less than high={self.high}, got {self.low}")
 
     def __call__(self, frequency: Float[Array, " half"]) -> Float[Array, " half"]:
         """The scaled frequencies (radians a position)."""

@@ -31,7 +31,6 @@ class Recording(eqx.Module):
         preference, weight: the label. reward_margin: the teacher's, of the winner over the loser.
         golden_margin: golden reward of the winner less that of the loser; NaN before `with_golden`.
         reference: log-probabilities under the reference policy of the time.
-        start: the step of the first recorded pairs.
     """
 
     rows: Int[Array, "step pair"]
@@ -44,7 +43,6 @@ class Recording(eqx.Module):
     reward_margin: Float[Array, "step pair"]
     golden_margin: Float[Array, "step pair"]
     reference: PairScores
-    start: Int[Array, ""]
 
     @classmethod
     def room(cls, steps: int, batch_size: int, time: int, dtype: Any) -> Self:
@@ -65,7 +63,6 @@ class Recording(eqx.Module):
             number,
             jnp.full(shape, jnp.nan),
             scores,
-            jnp.asarray(0),
         )
 
     @property
@@ -92,12 +89,9 @@ class Recording(eqx.Module):
             "reward_margin": batch.reward_margin,
             "reference": batch.reference,
         }
-        place = step - self.start
 
         def write(old: Array, new: Array) -> Array:
-            return old.at[place].set(
-                new.astype(old.dtype), mode="drop", wrap_negative_indices=False
-            )
+            return old.at[step].set(new.astype(old.dtype), mode="drop", wrap_negative_indices=False)
 
         def fields(r: Recording) -> tuple[PyTree, ...]:
             return tuple(getattr(r, name) for name in new)
@@ -136,10 +130,7 @@ class Recording(eqx.Module):
     def _at(self, index: Int[Array, " n"]) -> Self:
         """The recorded fields at some places of the stream, counted over all steps."""
         step, pair = index // self.batch_size, index % self.batch_size
-        # ``start`` belongs to the whole stream and has no pairs axis: another field replaces it, so that all leaves can
-        # be indexed alike.
-        columns = eqx.tree_at(lambda r: r.start, self, self.rows)
-        return jax.tree.map(lambda x: x[step, pair], columns)
+        return jax.tree.map(lambda x: x[step, pair], self)
 
     def _pairs(self, supply: Supply) -> Pair:
         """The recorded data as pairs, with prompts."""

@@ -86,14 +86,12 @@ class Replay(AbstractSource):
         recording: Recording = supply.prepared
         steps = recording.rows.size // request.batch_size
         fresh = jax.random.fold_in(stream(key, Stream.SHUFFLE), step // steps)
-        # The condition must not depend on the recording's start, which differs between the runs of a stack: a batched
-        # condition would shuffle at every step.
         order = jax.lax.cond(
             step % steps == 0,
             lambda: shuffled(fresh, recording.steps, recording.batch_size, self.shuffle_window),
             lambda: state.order,
         )
-        start = (step - recording.start) % steps * request.batch_size
+        start = step % steps * request.batch_size
         index = jax.lax.dynamic_slice(order, (start,), (request.batch_size,))
         before = state.met[index]
         batch = recording.batch(supply, index, ~before, self.recorded.run.reference.moves)

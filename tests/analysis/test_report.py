@@ -18,6 +18,7 @@ from analysis.html import amount, number, slug
 from analysis.load import Results, results
 from analysis.site import study_data, verdicts
 from analysis.verdicts.calibration import Truth, simulate
+from analysis.verdicts.verdict import rank
 from sweeps.claims import Claim, Test
 from sweeps.estimands import (
     Change,
@@ -459,4 +460,4 @@ def test_levels_are_named_by_what_differs():
 
 def test_claims_are_in_the_papers_order():
     ids = ["B2", "C10", "C2", "B1", "C1"]
-    assert sorted(ids, key=verdicts.rank) == ["C1", "C2", "C10", "B1", "B2"]
+    assert sorted(ids, key=rank) == ["C1", "C2", "C10", "B1", "B2"]

@@ -15,9 +15,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis import report, transfer
-from analysis.site import transfer_table as words
-from analysis.transfer import Measured, Name, Pair, spearman
+from analysis import report
+from analysis.transfer import effects
+from analysis.transfer import table as words
+from analysis.transfer.effects import Measured, Name, Pair, spearman
 from sweeps import runtime
 from sweeps.cli import main as cli
 from sweeps.rules import Draws, More
@@ -106,7 +107,7 @@ def test_rank_correlation_is_scipys() -> None:
 def test_rank_correlation_of_effects() -> None:
     places = [(0.0, 3.0), (1.0, 2.0), (2.0, 4.0), (3.0, 5.0)]
     pairs = [pair(normal(a, 1e-3, i), normal(b, 1e-3, 9 + i)) for i, (a, b) in enumerate(places)]
-    found = transfer.agreement(pairs, "A", "Text")
+    found = effects.agreement(pairs, "A", "Text")
     wanted = stats.spearmanr(*np.array(places).T).statistic
     assert (found.unit, found.effects) == ("nats", 4)
     # The first is nothing or so in simulation: its sign is a coin's.
@@ -121,7 +122,7 @@ def test_rank_correlation_of_effects() -> None:
     assert found.by_chance == pytest.approx(np.mean(as_much))
     # As uncertain as the effects are far apart: the interval is wide, and noise pulls it to nought.
     noisy = [pair(normal(a, 2.0, i), normal(b, 2.0, 9 + i)) for i, (a, b) in enumerate(places)]
-    wide = transfer.agreement(noisy, "A", "Text")
+    wide = effects.agreement(noisy, "A", "Text")
     assert wide.interval is not None
     assert wide.interval[0] < 0 < wide.interval[1]
 
@@ -131,7 +132,7 @@ def test_units_do_not_change_the_order_of_effects() -> None:
     rng = np.random.default_rng(4)
     medians = rng.normal(size=(6, 2))
 
-    def of(scale: float) -> transfer.Agreement:
+    def of(scale: float) -> effects.Agreement:
         pairs = []
         for index, own in enumerate(medians):
             unit, by = ("nats", scale) if index < 3 else ("probability", 1.0)
@@ -139,7 +140,7 @@ def test_units_do_not_change_the_order_of_effects() -> None:
             values = [by * (m + 0.3 * np.random.default_rng(index).normal(size=4000)) for m in own]
             draws = [dataclasses.replace(d, values=v) for d, v in zip(draws, values, strict=True)]
             pairs.append(pair(*draws))
-        return transfer.agreement(pairs, "A", "Text")
+        return effects.agreement(pairs, "A", "Text")
 
     assert of(1.0) == of(1000.0)
     assert of(1.0).unit == ""
@@ -147,7 +148,7 @@ def test_units_do_not_change_the_order_of_effects() -> None:
 
 def test_two_effects_have_no_rank_correlation() -> None:
     pairs = [pair(normal(i, 0.1), normal(i, 0.1)) for i in range(2)]
-    found = transfer.agreement(pairs, "A", "Text")
+    found = effects.agreement(pairs, "A", "Text")
     assert found.estimate is None
     assert words.agreement(found)[-3:] == ("–", "–", "–")
 
@@ -206,7 +207,7 @@ def test_every_form_has_every_effect(
 
 
 def test_swapped_places_have_the_same_signs_and_ranks(places: tuple[Path, Path]) -> None:
-    one, other = transfer.compare(*places), transfer.compare(places[1], places[0])
+    one, other = effects.compare(*places), effects.compare(places[1], places[0])
     assert [pair.probability for pair in one.pairs] == [pair.probability for pair in other.pairs]
     for first, second in zip(one.agreements, other.agreements, strict=True):
         assert first.of_medians == second.of_medians
@@ -262,4 +263,4 @@ def test_mistakes(
     assert "have no claim in common: the first judges C2 (tiny), C9 (tiny)" in error
     assert "the second C2 (another)" in error
     with pytest.raises(InvalidInput):
-        transfer.compare(places[0], places[0])
+        effects.compare(places[0], places[0])

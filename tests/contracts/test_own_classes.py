@@ -133,8 +133,8 @@ def test_numbers_that_float32_has_not_are_refused(refused) -> None:
     text = STUDY.replace("{body}", "return (pair.margin() - 5.0) ** 2")
     beta = refused(text, "--dry-run", "--set", "loss.beta=1e-46")
     assert beta == "loss: beta must be > 0 and finite, got 1e-46, which is 0 in float32"
-    labels = refused(text, "--dry-run", "--set", "labeler.temperature=1e-46")
-    assert labels.startswith("labeler.temperature must be 0 or between 1.2e-38 and 3.4e+38 in size")
+    labels = refused(text, "--dry-run", "--set", "labeler=Skips(scale=1e-46)")
+    assert labels.startswith("labeler.scale must be 0 or between 1.2e-38 and 3.4e+38 in size")
     assert labels.endswith("got 1e-46, which is 0 in float32")
 
 

@@ -277,8 +277,8 @@ def test_words_are_readable() -> None:
         ({"writers": 0}, "writers must be at least 1"),
         ({"composed": 1.5}, "composed must be between 0 and 1"),
         ({"form": -0.5}, "form must be between 0 and 1"),
-        ({"near": 1.0}, "near must be at least 0 and less than 1"),
-        ({"spread": float("nan")}, "spread must be at least 0 and less than 1"),
+        ({"near": 1.0}, r"near must be in \[0, 1\), got"),
+        ({"spread": float("nan")}, r"spread must be in \[0, 1\), got"),
     ],
 )
 def test_bad_sizes_are_refused(arguments, message) -> None:

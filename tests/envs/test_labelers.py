@@ -497,11 +497,11 @@ REFUSED: dict[str, tuple[Callable[[], AbstractLabeler], str]] = {
     ),
     "Flips": (
         lambda: Flips(rate=0.6),
-        "rate must be a flip probability of 0 or more and at most one half, got 0.6",
+        "rate must be between 0 and 0.5, got 0.6",
     ),
     "Flips, negative": (
         lambda: Flips(rate=-0.1),
-        "rate must be a flip probability of 0 or more and at most one half, got -0.1",
+        "rate must be between 0 and 0.5, got -0.1",
     ),
     "Ties": (lambda: Ties(threshold=-1.0), "threshold must be 0 or more and finite, got -1.0"),
     "Ties, noise": (
@@ -519,7 +519,7 @@ REFUSED: dict[str, tuple[Callable[[], AbstractLabeler], str]] = {
     ),
     "Biased": (lambda: Biased(length_bias=math.inf), "length_bias must be finite, got inf"),
     "Raters": (lambda: Raters(spread=-1.0), "spread must be 0 or more and finite, got -1.0"),
-    "no raters": (lambda: Raters(raters=0), "raters must be 1 or more, got 0"),
+    "no raters": (lambda: Raters(raters=0), "raters must be at least 1, got 0"),
     "Myopic": (lambda: Myopic(discount=1.5), "discount must be between 0 and 1, got 1.5"),
     "Recency": (lambda: Recency(discount=math.nan), "discount must be between 0 and 1, got nan"),
     "Intransitive": (
@@ -562,9 +562,7 @@ def test_bad_parameters_are_refused_in_one_sentence(
 def test_refusals_name_the_path() -> None:
     with pytest.raises(InvalidInput) as caught:
         replace(replace(experiment(), "labeler", Flips()), "labeler.rate", 0.7)
-    assert str(caught.value) == (
-        "labeler: rate must be a flip probability of 0 or more and at most one half, got 0.7"
-    )
+    assert str(caught.value) == ("labeler: rate must be between 0 and 0.5, got 0.7")
 
 
 def test_parameters_can_be_traced() -> None:

@@ -248,7 +248,7 @@ def test_words_tell_salient_tokens_from_filler() -> None:
         ({"writers": 0}, "writers must be at least 1"),
         ({"brevity": -0.1}, "brevity must be 0 or more and finite"),
         ({"faithfulness": float("inf")}, "faithfulness must be 0 or more and finite"),
-        ({"spread": 1.0}, "spread must be at least 0 and less than 1"),
+        ({"spread": 1.0}, r"spread must be in \[0, 1\), got"),
     ],
 )
 def test_bad_sizes_are_refused(arguments, message) -> None:

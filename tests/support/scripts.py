@@ -1,6 +1,7 @@
 """The repository's scripts, which are in no package."""
 
 import importlib.util
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,5 +13,10 @@ def script(place: str) -> Any:
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
+    # Scripts import those that lie beside them.
+    sys.path.insert(0, str(path.parent))
+    try:
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(path.parent))
     return module

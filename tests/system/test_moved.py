@@ -35,6 +35,7 @@ def test_an_old_path_gives_what_the_new_one_has(old: str, monkeypatch: pytest.Mo
         ("testbed.data", "DataSpec"),
         ("testbed.exact", "rlhf_optimum"),
         ("sweeps.store", "Store"),
+        ("analysis.transfer", "Card"),
     ],
 )
 def test_a_package_that_was_a_module_has_its_names(package: str, name: str) -> None:

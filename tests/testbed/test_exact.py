@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import reference
 from helpers import cut, model
+from population_loss import population_loss as expected_loss
+from population_loss import restricted_optimum
 from scipy import stats
 
 from envs.enumerable import Enumerable
@@ -22,7 +24,6 @@ from testbed.environment import World
 from testbed.evaluation_set import Opponent
 from testbed.exact import quantities
 from testbed.exact.enumeration import all_prompts, all_responses, response_index
-from testbed.exact.population_loss import population_loss as expected_loss
 from testbed.losses.base import AbstractLoss
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
@@ -533,7 +534,7 @@ def distances(kind: str, full: bool) -> tuple[np.ndarray, np.ndarray, np.ndarray
     rate = 0.5 / (given.curvature * float(jnp.max(jnp.exp(data))))
     start = Tabular(anchor, VOCABULARY, TIME)
     found = descend(given.loss, start, data, labels, rate)
-    restricted = jax.vmap(quantities.restricted_optimum)(anchor, given.exponent, data)
+    restricted = jax.vmap(restricted_optimum)(anchor, given.exponent, data)
     distance = jax.vmap(quantities.total_variation, (0, 0))
     return tuple(np.asarray(distance(found, x)) for x in (given.optimum, restricted, anchor))
 

@@ -329,7 +329,7 @@ def test_what_is_refused() -> None:
     for targets in ("", "x", "qq"):
         with pytest.raises(InvalidInput, match="targets must be one or more different letters"):
             Lora(targets=targets)
-    with pytest.raises(InvalidInput, match="rank must be 1 or more, got 0"):
+    with pytest.raises(InvalidInput, match="rank must be at least 1, got 0"):
         Lora(rank=0)
     with pytest.raises(InvalidInput, match="rank must be at most 8, the smallest side"):
         adapted(KEY, base(SHALLOW), Lora(rank=9, targets="qk"))

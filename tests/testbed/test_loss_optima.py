@@ -12,10 +12,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers import scored_pair
+from population_loss import population_loss as expected_loss
 from scipy import optimize, special
 
 from testbed.exact.enumeration import all_responses
-from testbed.exact.population_loss import population_loss as expected_loss
 from testbed.losses.base import AbstractLoss, expected
 from testbed.losses.best_of_two import BestOfTwo
 from testbed.losses.conservative_dpo import ConservativeDpo

@@ -1,10 +1,8 @@
 """Recorded runs: the tandem identity bit for bit, recordings, replays in other orders, and data from checkpoints."""
 
 import functools
-from pathlib import Path
 from typing import Any
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,7 +11,6 @@ from helpers import (
     BATCH,
     PAIRS,
     cut,
-    files_of_at_most,
     score_pairs,
     shallow,
     sum_reward,
@@ -23,8 +20,6 @@ from helpers import (
 from training import KEY, RATE, STEPS, batches, go, made, made_run, plan, same, with_prepared
 
 from envs.labelers.bradley_terry import BradleyTerry
-from testbed import spill
-from testbed.errors import InvalidInput
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
 from testbed.preference import GoldenPreference
@@ -121,39 +116,6 @@ def test_a_recorded_source_is_prepared_for() -> None:
     assert same(found, expected)
 
 
-@pytest.mark.parametrize("window", [1.0, 4.0])
-def test_a_stream_on_disk_replays_like_one_in_memory(tmp_path, window: float) -> None:
-    online = go(plan(Online()))
-    state = spill.record(plan(Online()), supply(), KEY, STEPS, tmp_path / "stream", room=4)
-    assert same(online.policy, state.policy)
-    stored = spill.read(tmp_path / "stream")
-    assert all(isinstance(leaf, np.memmap) for leaf in jax.tree.leaves(stored)[:-1])
-    in_memory = go(plan(Record(steps=STEPS))).source.recording
-    assert same(stored, in_memory) or np.isnan(np.asarray(stored.golden_margin)).all()
-    config = plan(Replay(shuffle_window=window))
-    again = spill.replay(config, supply(), KEY, stored, STEPS, room=4)
-    expected = go(config, with_prepared(in_memory))
-    assert same(again.policy, expected.policy)
-    assert same(again.ledger, expected.ledger)
-    with pytest.raises(InvalidInput, match="holds a recording already"):
-        spill.record(plan(Online()), supply(), KEY, STEPS, tmp_path / "stream")
-    with pytest.raises(InvalidInput, match="steps must be between 1 and the recorded 10"):
-        spill.replay(config, supply(), KEY, stored, STEPS + 1)
-
-
-def test_a_disk_that_is_full_while_a_stream_is_recorded_is_told(tmp_path: Path) -> None:
-    """What a quota does; a map into memory would end the process where the disk is full. No recording is left."""
-    spill.record(plan(Online()), supply(), KEY, STEPS, tmp_path / "compiled", room=4)
-    directory = tmp_path / "stream"
-    with (
-        files_of_at_most(100),
-        pytest.raises(InvalidInput, match=r"stream cannot be written \(File too large\)"),
-    ):
-        spill.record(plan(Online()), supply(), KEY, STEPS, directory, room=4)
-    with pytest.raises(InvalidInput, match="holds no finished recording"):
-        spill.read(directory)
-
-
 def test_a_recording_holds_what_was_learnt_from() -> None:
     """Tokens in a byte each; labels and scores as drawn; golden margins by hand."""
     recording, given = made().recording, supply()
@@ -161,9 +123,7 @@ def test_a_recording_holds_what_was_learnt_from() -> None:
     assert recording.winner.dtype == np.uint8
     policies = [go(plan(Online()), steps=step).policy for step in range(3)]
     for step, batch in enumerate(batches(Online(), policies)):
-        held = jax.tree.map(
-            lambda x, s=step: x[s], eqx.tree_at(lambda r: r.start, recording, recording.rows)
-        )
+        held = jax.tree.map(lambda x, s=step: x[s], recording)
         np.testing.assert_array_equal(held.rows, batch.rows)
         np.testing.assert_array_equal(held.winner, batch.pairs.winner.tokens)
         np.testing.assert_array_equal(held.loser_length, batch.pairs.loser.length)

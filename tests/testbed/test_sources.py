@@ -280,7 +280,7 @@ def test_offline_scores_are_the_moving_references() -> None:
     [
         (lambda: Reuse(source=Offline()), r"source must write fresh texts.*got Offline"),
         (lambda: BestWorstOfN(source=Replay()), r"source must write fresh texts.*got Replay"),
-        (lambda: Snapshot(refresh_every=0), "refresh_every must be 1 or more, got 0"),
+        (lambda: Snapshot(refresh_every=0), "refresh_every must be at least 1, got 0"),
         (lambda: Mixture(share=1.5), "share must be between 0 and 1, got 1.5"),
         (lambda: Generated(first=0.5), r"first must be a checkpoint.*\(0, 0.2, 1\), got 0.5"),
         (lambda: Recorded(checkpoints=(0.5, 0.2)), "checkpoints must ascend between 0 and 1"),

@@ -50,3 +50,19 @@ def population_loss(
     each = jax.vmap(jax.vmap(one, in_axes=(None, 0)), in_axes=(0, None))(index, index)
     chance = jnp.exp(data)
     return chance @ each @ chance
+
+
+def restricted_optimum(reference: Row, exponent: Row, data: Row) -> Row:
+    """Where plain gradient descent on the population loss of a softmax table ends, started from the reference, if the
+    data's support is not full.
+
+    ``exponent`` is what the full-support optimum multiplies the reference by, as a logarithm: p(y > mu) / beta for
+    `Ipo`, r / (T beta) for `Dpo` under Bradley-Terry labels of temperature T. A loss of h sees differences of logits
+    between responses of the data and nothing else, since normalisers cancel. So its minimisers agree with the
+    exponent on differences *within* the support and say nothing about the rest; and its gradient is zero off the
+    support and sums to zero over it (h does not change if all logits do), so descent keeps every logit off the support
+    and the sum of those on it. The one minimiser that it can reach moves the support's logits by the exponent less its
+    plain mean over the support. The others keep their logits, not their probabilities."""
+    inside = supported(data)
+    mean = jnp.sum(jnp.where(inside, exponent, 0.0)) / jnp.sum(inside)
+    return jax.nn.log_softmax(reference + jnp.where(inside, exponent - mean, 0.0))

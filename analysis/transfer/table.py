@@ -12,8 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis.html import SYMBOLS, amount, between, listed, plural, safe, sentence, unit_name
-from analysis.site.verdicts import rank
-from analysis.transfer import LEAST, Agreement, Card, Measured, Pair
+from analysis.transfer.effects import LEAST, Agreement, Card, Measured, Pair
+from analysis.verdicts.verdict import rank
 
 HEADER = ("claim", "effect", "simulated on", "simulated", "real on", "real", "P(same sign)")
 AGREEMENT = (
@@ -122,13 +122,13 @@ def show(card: Card, console: Console) -> None:
         table.add_column(name, justify="right" if name.startswith("P(") else "left")
     last: Pair | None = None
     for pair in ordered(card):
-        row = list(cells(pair))
+        shown = list(cells(pair))
         if last is not None and last.name == pair.name:
             # Said once for an effect, however many tasks it was measured on.
-            row[:2] = "", ""
+            shown[:2] = "", ""
         elif last is not None and last.name.claim != pair.name.claim:
             table.add_section()
-        table.add_row(*map(Text, row), style=_colour(pair))
+        table.add_row(*map(Text, shown), style=_colour(pair))
         last = pair
     console.print(table)
     summary = Table(title="Agreement", title_justify="left")
@@ -165,17 +165,21 @@ def as_csv(card: Card) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    for pair in ordered(card):
-        entry = _entry(pair)
-        flat = {name: entry[name] for name in COLUMNS if name in entry}
-        for place in ("simulated", "real"):
-            own = entry[place]
-            low, high = own["interval"] or (None, None)
-            numbers = {**own, "low": low, "high": high, "open": " ".join(own["open"])}
-            names = ("task", "estimate", "low", "high", "verdict", "open")
-            flat |= {f"{place}_{name}": numbers[name] for name in names}
-        writer.writerow(flat)
+    writer.writerows(map(row, ordered(card)))
     return buffer.getvalue()
+
+
+def row(pair: Pair) -> dict[str, Any]:
+    """The numbers of a pair by `COLUMNS`."""
+    entry = _entry(pair)
+    found = {name: entry[name] for name in COLUMNS if name in entry}
+    for place in ("simulated", "real"):
+        own = entry[place]
+        low, high = own["interval"] or (None, None)
+        numbers = {**own, "low": low, "high": high, "open": " ".join(own["open"])}
+        names = ("task", "estimate", "low", "high", "verdict", "open")
+        found |= {f"{place}_{name}": numbers[name] for name in names}
+    return found
 
 
 def as_markdown(card: Card) -> str:
