@@ -349,7 +349,10 @@ def test_ledgers(kind: type) -> None:
     rows = jnp.arange(BATCH)
     spent = write(kind, shallow(3), rows, jax.random.key(1)).spent
     count = {"Reinforce": 1, "Ppo": 1}.get(kind.__name__, 2)
-    judgements = {"Rloo": 2, "Grpo": 2, "BestOfN": 2}.get(kind.__name__, 1)
+    paired = {"Reinforce": 1, "Ppo": 1, "Rloo": 2, "Grpo": 2, "BestOfN": 2}
+    paired |= dict.fromkeys(("NashMd", "Hypo", "Xpo"), 1)
+    # Of a method that is added, as its request says.
+    judgements = paired.get(kind.__name__) or kind().request(BATCH).judgements
     assert np.all(spent.pairs == count / 2)
     assert np.all(spent.distinct == spent.pairs)
     assert np.all(spent.judgements == judgements)
