@@ -51,6 +51,11 @@ class Study:
     background: str = ""
 
     def __post_init__(self) -> None:
+        if not self.name or self.name.startswith(".") or {"/", "\\"} & set(self.name):
+            raise InvalidInput(
+                f"study name is '{self.name}': it names a directory of results, so that it must not be empty, begin "
+                "with a dot or hold a slash"
+            )
         names = [arm.name for arm in self.arms]
         if not names or len(set(names)) < len(names):
             raise InvalidInput(

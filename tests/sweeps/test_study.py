@@ -467,3 +467,9 @@ def test_a_fixed_path_that_nothing_sweeps_is_refused():
     arms = (Arm("online", {}, {"optimizer.learning_rate": 1e-3}),)
     with pytest.raises(InvalidInput, match=r"path that arm online keeps fixed.*optimizer"):
         dataclasses.replace(load_study("gap"), arms=arms, claims=())
+
+
+@pytest.mark.parametrize("name", ["", "a/b", "a\\b", ".hidden"])
+def test_a_study_name_that_is_no_directory_is_refused(name: str) -> None:
+    with pytest.raises(InvalidInput, match="it names a directory of results"):
+        dataclasses.replace(load_study("gap"), name=name)
