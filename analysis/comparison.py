@@ -257,7 +257,7 @@ def _claims(results: Results, claim: str) -> list[Claim]:
 
 
 def _rule(claim: str, results: tuple[Results, Results]) -> Iterable[str]:
-    """Whether the runs of A and B were started under different rules, and which side's rules have changed since."""
+    """Which side's runs were started without this claim, or that the two sides were started under different rules."""
     stored = [next((own for own in side.claims if own.id == claim), None) for side in results]
     one, other = stored
     if one is None or other is None:

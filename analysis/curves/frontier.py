@@ -222,7 +222,7 @@ def fit_all(
 def _sample(
     points: hierarchy.Points, seed: int, warmup: int = 200, draws: int = 500, **sampler: int
 ) -> tuple[posterior.Posterior, posterior.Diagnostics]:
-    """The posterior. A fit that fails its checks is repeated once with three times as many draws."""
+    """The posterior. A fit that fails its checks is repeated once with three times the warm-up and draws."""
     found = posterior.sample(points, seed, warmup=warmup, draws=draws, **sampler)
     if found[1].trouble():
         found = posterior.sample(points, seed, warmup=3 * warmup, draws=3 * draws, **sampler)
