@@ -62,7 +62,7 @@ class Results:
 
     @property
     def on_axes(self) -> Table:
-        """Rows without the extra runs of single arms, i.e. runs that are not on the axes."""
+        """Rows of the runs on the axes, without the extra settings that single arms run."""
         besides = np.zeros(len(self.table), dtype=bool)
         for arm, settings in self.study.get("further", {}).items():
             for own in settings:

@@ -154,7 +154,7 @@ def _test(test: Part, part: Judgement) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON-able copy: plain numbers, lists for tuples, null for what is not finite."""
+    """JSON-able copy: plain numbers, lists for tuples, null for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):
