@@ -1,4 +1,4 @@
-"""From stored results to curves, verdicts, figures and the report."""
+"""Analysis: turns stored results into curves, verdicts, figures and the report."""
 
 from analysis.load import Results, load
 

@@ -1,4 +1,5 @@
-"""Two results directories side by side: which verdicts moved, and why, as far as the two can tell."""
+"""Compare two results directories, A and B: which verdicts differ, and which differences in design, code and runs may
+explain this."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,7 +17,7 @@ from sweeps.store.store import Store
 from testbed.errors import InvalidInput
 
 Entry = Mapping[str, Any]
-#: A setting's name with what A and B have.
+#: A setting's name, its value in A and its value in B.
 Difference = tuple[str, Any, Any]
 
 
@@ -44,8 +45,8 @@ class StudyPair:
 
 @dataclasses.dataclass(frozen=True)
 class Row:
-    """One claim on one task: its entries in A and in B as `verdicts.json` has them (None where there is none),
-    whether the verdict moved, whether the intervals are apart (None if they cannot be compared), and why."""
+    """One claim on one task: its entries of `verdicts.json` in A and in B (None where a side has none), whether the
+    verdict differs, whether the intervals are disjoint (None if they cannot be compared), and the reasons."""
 
     study: str
     claim: str
@@ -57,7 +58,7 @@ class Row:
     why: tuple[str, ...]
 
     def describe(self) -> dict[str, Any]:
-        """As JSON-able data: of each side what decides."""
+        """As JSON-able data: for each side the values that decide the verdict."""
         names = ("verdict", "effect", "unit", "estimate", "interval", "probability", "reason")
         sides = {
             side: None if entry is None else {name: entry[name] for name in names}
@@ -69,7 +70,7 @@ class Row:
         return places | sides | {"why": list(self.why)}
 
     def cells(self) -> dict[str, str]:
-        """As text: study, claim, task, A, B and a mark if it moved."""
+        """As text: study, claim, task, A, B and a mark if the verdict differs."""
         return {
             "study": self.study,
             "claim": self.claim,
@@ -82,7 +83,7 @@ class Row:
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """What `compare` has found."""
+    """The result of `compare`."""
 
     a: Path
     b: Path
@@ -91,7 +92,7 @@ class Comparison:
 
     @property
     def moved(self) -> tuple[Row, ...]:
-        """The claims whose verdicts differ; one that only one side judges has not moved."""
+        """The claims whose verdicts differ. A claim that only one side judges is not among them."""
         return tuple(row for row in self.rows if row.moved)
 
     def describe(self) -> dict[str, Any]:
@@ -105,7 +106,7 @@ class Comparison:
         }
 
     def sentences(self, every: bool = False) -> list[str]:
-        """What differs between the two, then why each verdict moved (of ``every`` claim, if asked for)."""
+        """The differences between A and B, then the reasons for each changed verdict (``every``: for each claim)."""
         lines = []
         for pair in self.studies:
             for part, words in (("design", "planned"), ("code", "made by"), ("runs", "holds")):
@@ -122,7 +123,7 @@ class Comparison:
         return lines
 
     def summary(self) -> str:
-        """One sentence: how many moved."""
+        """One sentence: how many verdicts differ."""
         both = sum(row.a is not None and row.b is not None for row in self.rows)
         only = len(self.rows) - both
         alone = f"; {plural(only, 'verdict')} on one side only" if only else ""
@@ -137,11 +138,12 @@ class Comparison:
 def compare(
     a: Path | str, b: Path | str, opened: Sequence[Sequence[tuple[Store, Any]]] = ((), ())
 ) -> Comparison:
-    """The verdicts of two results directories side by side, as `report` gives them now: by the studies' present rules.
+    """Compare the verdicts of two results directories. Both are judged as `report` judges them now: by the present
+    rules of the studies.
 
-    ``opened`` are the stores of each as `sweeps.store.store.read_stores` has read them. Studies are paired by name;
-    the only one of A with the only one of B whatever their names. Raises InvalidInput if either holds no finished run,
-    or they have no study in common.
+    ``opened`` are the stores of each directory as `sweeps.store.store.read_stores` has read them. Studies are paired by
+    name; if each directory holds a single study, the two are paired whatever their names. Raises InvalidInput if either
+    holds no finished run, or they have no study in common.
     """
     a, b = Path(a), Path(b)
     both = list(zip((a, b), opened, strict=True))
@@ -196,7 +198,7 @@ def _sessions(study: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
 
 
 def _runs(a: Results, b: Results) -> Iterable[Difference]:
-    """Stored, lacking and diverged runs by arm, where they differ."""
+    """Numbers of stored, missing and diverged runs by arm, where they differ."""
     for arm in dict.fromkeys([*a.arms, *b.arms]):
         counts = [_counts(side, arm) for side in (a, b)]
         for name in counts[0]:
@@ -245,7 +247,7 @@ def _row(
 def _of_claim(
     pair: StudyPair, claim: str, results: tuple[Results, Results]
 ) -> tuple[Difference, ...]:
-    """Of the differences in runs those of the arms that a claim uses."""
+    """Those differences in runs that concern the arms of a claim."""
     arms = {arm for side in results for own in _claims(side, claim) for arm in own.arms_used()}
     return tuple(one for one in pair.runs if one[0].rpartition(": ")[0] in arms)
 
@@ -255,7 +257,7 @@ def _claims(results: Results, claim: str) -> list[Claim]:
 
 
 def _rule(claim: str, results: tuple[Results, Results]) -> Iterable[str]:
-    """Whether the two were begun with other rules, and which by now have newer ones."""
+    """Which side's runs were started without this claim, or that the two sides were started under different rules."""
     stored = [next((own for own in side.claims if own.id == claim), None) for side in results]
     one, other = stored
     if one is None or other is None:

@@ -23,8 +23,8 @@ COLUMNS: Sequence[str] = (
 def render(directory: Path, form: str, opened: Sequence[tuple[Store, Any]] = ()) -> str:
     """The scoreboard of a results directory as "json", "csv" or "markdown", ending in a newline.
 
-    Analyses anew only what `report.build` has not analysed already; ``opened`` is as there. Raises
-    InvalidInput for another form, or a directory without results.
+    Reuses the analysis of `report.build` where there is one; ``opened`` as in `report.build`. Raises InvalidInput for
+    another form, or a directory without results.
     """
     if form not in FORMS:
         raise InvalidInput(f"format is {form}: allowed are {', '.join(FORMS)}")
@@ -37,7 +37,7 @@ def as_json(entries: Sequence[Entry]) -> str:
 
 
 def as_csv(entries: Sequence[Entry]) -> str:
-    """One line a claim, study and task; intervals in two columns, empty where there is none."""
+    """One line per claim, study and task; intervals in two columns, empty where there is none."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, extrasaction="ignore", lineterminator="\n")
     writer.writeheader()
@@ -51,7 +51,7 @@ def as_csv(entries: Sequence[Entry]) -> str:
 
 
 def as_markdown(entries: Sequence[Entry]) -> str:
-    """Claims by tasks as a table, and a sentence for each verdict that is not "reproduced"."""
+    """A table of claims by tasks, and a sentence for each verdict that is not "reproduced"."""
     tasks = verdicts.tasks(entries)
     order = verdicts.ordered(entries)
     keys = list(dict.fromkeys((row["claim"], row["study"]) for row in order))

@@ -1,4 +1,4 @@
-"""Words and pieces of pages: numbers as read aloud, sentences, tables; everything from data is escaped."""
+"""Pieces of HTML pages: numbers in words, sentences, tables. All text from data is escaped."""
 
 import html
 import inspect
@@ -8,11 +8,11 @@ from typing import Any, NewType
 from markdown_it import MarkdownIt
 
 Html = NewType("Html", str)
-"""Text in which everything that came from data is escaped."""
+"""HTML text in which all text from data is escaped."""
 
 VERDICTS = ("reproduced", "contradicted", "undecided")
 SYMBOLS = {"reproduced": "●", "contradicted": "■", "undecided": "○"}
-"""A shape for each verdict, so that nothing depends on colour."""
+"""A shape for each verdict, so that verdicts can be told apart without colour."""
 # Pages load nothing from elsewhere, so there are no images.
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).disable("image")
 
@@ -23,7 +23,7 @@ def escape(value: Any) -> str:
 
 
 def safe(text: str) -> str:
-    """Text that stays inside its cell of a Markdown table and is no markup."""
+    """Text that stays inside its cell of a Markdown table and is not read as markup."""
     plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
     return "".join(f"\\{letter}" if letter in "|*_`[]" else letter for letter in plain)
 
@@ -34,12 +34,12 @@ def join(parts: Iterable[str]) -> Html:
 
 
 def scale_of(unit: str) -> float:
-    """What a number of a unit is multiplied by to be read: 100 for proportions."""
+    """Factor by which numbers of a unit are multiplied for display: 100 for proportions."""
     return 100.0 if unit.split(" ")[0] in ("probability", "share") else 1.0
 
 
 def unit_words(unit: str) -> str:
-    """A unit as it follows a number: " points", "%", " nats"."""
+    """A unit as written after a number: " points", "%", " nats"."""
     first, _, rest = unit.partition(" ")
     names = {"probability": " points", "share": "%", "units": ""}
     words = names.get(first, f" {first}" if first else "")
@@ -53,7 +53,7 @@ def unit_name(unit: str) -> str:
 
 
 def number(value: float, unit: str = "", signed: bool = False) -> str:
-    """A number as read aloud: points for differences of probability, a real minus sign."""
+    """A number as displayed: percentage points for differences of probability, a real minus sign."""
     scaled = scale_of(unit) * value
     size = abs(scaled)
     digits = 0 if size >= 100 else 1 if size >= 10 or unit == "probability" else 2
@@ -66,7 +66,7 @@ def number(value: float, unit: str = "", signed: bool = False) -> str:
 
 
 def amount(value: float, unit: str, signed: bool = True) -> str:
-    """A number with its unit: +6.1 points, 62%, −0.3 nats. Shares are no changes: they have no plus."""
+    """A number with its unit: +6.1 points, 62%, −0.3 nats. Shares are not changes and have no plus sign."""
     return f"{number(value, unit, signed and not unit.startswith('share'))}{unit_words(unit)}"
 
 
@@ -95,7 +95,7 @@ def percent(value: float) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people say them."""
+    """Seconds as a duration in words."""
     if seconds < 90:
         return f"{seconds:.0f} seconds"
     minutes = seconds / 60
@@ -118,7 +118,7 @@ def sentence(text: str) -> str:
 
 
 def slug(*parts: str) -> str:
-    """A name for links and files made of any texts: letters, digits, dashes."""
+    """A name for links and files made from any texts: letters, digits, dashes."""
     kept = "-".join(parts)
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in kept)
 
@@ -129,7 +129,8 @@ def paragraph(sentences: Sequence[str]) -> Html:
 
 
 def written(text: str) -> Html:
-    """A text in Markdown, such as a docstring; tags in it are shown as they stand, and images as links."""
+    """A text in Markdown, such as a docstring, as HTML. HTML tags in the text are shown as characters, and images as
+    links."""
     return Html(_MARKDOWN.render(inspect.cleandoc(text)))
 
 
@@ -139,7 +140,7 @@ def link(target: str, text: str) -> Html:
 
 
 def header(kicker: str, title: str, lead: str, *parts: str) -> Html:
-    """The head of a page: what it is a page of, its title, a sentence, and whatever else stands there."""
+    """The head of a page: the kind of page, its title, a lead sentence, and further parts."""
     return Html(
         f'<header><p class="kicker">{escape(kicker)}</p><h1>{escape(title)}</h1>'
         f'<p class="lead">{escape(lead)}</p>{join(parts)}</header>'
@@ -147,7 +148,7 @@ def header(kicker: str, title: str, lead: str, *parts: str) -> Html:
 
 
 def warning(text: str) -> Html:
-    """A paragraph that stands out; nothing if there is no text."""
+    """A highlighted paragraph; nothing if there is no text."""
     return Html(f'<p class="warning">{escape(text)}</p>' if text else "")
 
 
@@ -158,7 +159,7 @@ def bullets(items: Iterable[str]) -> Html:
 
 
 def heading(text: str, name: str, level: int = 2) -> Html:
-    """A heading whose place can be linked to; `name` is the id of the element that it heads."""
+    """A heading that can be linked to; `name` is the id of the element that it heads."""
     return Html(
         f'<h{level}>{escape(text)} <a class="anchor" href="#{escape(name)}" '
         f'aria-label="Link to this place">#</a></h{level}>'
@@ -174,7 +175,7 @@ def section(name: str, title: str, *parts: str) -> Html:
 
 
 def cell(value: Any) -> str:
-    """The inside of a table's cell: escaped, unless it is a piece of a page already."""
+    """The content of a table's cell: escaped, unless it is HTML already."""
     return value.text if isinstance(value, Rich) else escape(value)
 
 
@@ -203,13 +204,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]], numeric: int = 0
 
 
 def definitions(pairs: Iterable[tuple[str, Any]]) -> Html:
-    """Names and what they stand for."""
+    """A list of names and their definitions."""
     body = "".join(f"<dt>{escape(k)}</dt><dd>{cell(v)}</dd>" for k, v in pairs)
     return Html(f"<dl>{body}</dl>")
 
 
 def details(summary: str, *parts: str) -> Html:
-    """Parts that unfold; nothing if there are none."""
+    """Parts that unfold when clicked; nothing if there are none."""
     body = join(parts)
     if not body:
         return Html("")
@@ -222,7 +223,7 @@ def pill(verdict: str) -> Html:
 
 
 def tally(items: Iterable[tuple[str, Any, str]]) -> Html:
-    """Counts in large numbers: (class, count, words)."""
+    """Large counts: (class, count, words)."""
     body = "".join(
         f'<li class="{escape(name)}"><b>{escape(count)}</b> {escape(words)}</li>'
         for name, count, words in items

@@ -1,6 +1,6 @@
-"""A results directory as data: the study as it was written, and the long table of checkpoints.
+"""Read a results directory: the study as it was written, and the long table of checkpoints.
 
-A directory holds one study (``study.json`` and ``blocks/``), or one such directory a study.
+A directory holds one study (``study.json`` and ``blocks/``), or one such subdirectory per study.
 """
 
 import dataclasses
@@ -19,8 +19,8 @@ from sweeps.study import load_study
 from testbed.errors import InvalidInput, said
 
 if TYPE_CHECKING:
-    # pandas infers a union of a dozen types for every selection, which no type checker can follow.
-    # At run time, where tests check signatures, these are what they say.
+    # For every selection pandas infers a union of a dozen types, which type checkers cannot follow.
+    # At run time, where tests check signatures, these names are the real types.
     Table = Any
     Column = Any
 else:
@@ -32,7 +32,7 @@ else:
 class Results:
     """The study's header (see `sweeps.store.store`) and its table, one row per run and evaluation.
 
-    ``foreign`` says how many runs were left out because the study did not plan them.
+    ``foreign``: number of runs that were left out because the study did not plan them.
     """
 
     study: Mapping[str, Any]
@@ -47,12 +47,12 @@ class Results:
 
     @property
     def strata(self) -> tuple[str, ...]:
-        """Swept paths whose values are worlds of their own."""
+        """Swept paths whose values change the world."""
         return tuple(path for path in self.study.get("strata", ()) if path in self.axes)
 
     @functools.cached_property
     def missing(self) -> dict[str, int]:
-        """Planned runs without rows, counted by arm; arms that lack none are left out."""
+        """Planned runs without rows, counted by arm; arms without missing runs are left out."""
         have = set(_stretches(self.table)[0])
         planned = self.study.get("planned", {})
         lacking = {
@@ -62,7 +62,7 @@ class Results:
 
     @property
     def on_axes(self) -> Table:
-        """Rows without what single arms run besides the axes."""
+        """Rows of the runs on the axes, without the extra settings that single arms run."""
         besides = np.zeros(len(self.table), dtype=bool)
         for arm, settings in self.study.get("further", {}).items():
             for own in settings:
@@ -79,13 +79,13 @@ class Results:
 
     @functools.cached_property
     def arms(self) -> tuple[str, ...]:
-        """Arms in the study's order; arms that only the table knows come last."""
+        """Arms in the study's order; arms that appear only in the table come last."""
         named = tuple(self.study.get("arms", ()))
         return named + tuple(sorted(set(self.table["arm"].unique()) - set(named)))
 
     @property
     def axes(self) -> tuple[str, ...]:
-        """Columns that say at which setting a run was made."""
+        """Columns that identify the setting of a run."""
         columns = [column for column in self.table.columns if not column.startswith(FACTS)]
         return tuple(column for column in columns if column not in KNOWN)
 
@@ -93,8 +93,8 @@ class Results:
     def claims(self) -> tuple[Claim, ...]:
         """The claims with their rules as stored before the run. Raises InvalidInput.
 
-        A user's study may define estimands of its own: if a stored one is unknown, the study's file
-        is imported, which makes them known. If that is impossible the error says which file to restore.
+        A user's study may define new estimands: if a stored estimand is unknown, the study's file is imported, which
+        registers it. If the import is impossible, the error names the file to restore.
         """
         stored, file = self.study.get("claims", ()), self.study.get("file")
         try:
@@ -119,8 +119,8 @@ class Results:
 
     @functools.cached_property
     def present_claims(self) -> tuple[Claim, ...] | None:
-        """The claims of the study's file as it is today, about arms that were run; None if there is no such file any
-        more, or it cannot be loaded."""
+        """The claims of the study's file as it is today, restricted to arms that were run; None if the file does not
+        exist any more or cannot be loaded."""
         try:
             claims = load_study(self.study.get("file") or self.name).claims
         except InvalidInput:
@@ -158,10 +158,10 @@ def units(rows: Table, axes: tuple[str, ...]) -> list[Unit]:
 
 
 def trajectories(rows: Table, axes: tuple[str, ...]) -> list[str]:
-    """A name for the training trajectory of each row: its run, or what runs of it have in common.
+    """A name for the training trajectory of each row: the run, or the settings that runs of one trajectory share.
 
-    Runs that differ in nothing but their number of steps pass through much the same policies, so
-    they are one unit of variation.
+    Runs that differ only in their number of steps pass through nearly the same policies, so they are one unit of
+    variation.
     """
     if "steps" not in axes:
         return rows["run"].tolist()
@@ -172,7 +172,7 @@ def trajectories(rows: Table, axes: tuple[str, ...]) -> list[str]:
 
 @dataclasses.dataclass(frozen=True)
 class Collection:
-    """The studies of a results directory, by name, and what is wrong with it, a sentence each."""
+    """The studies of a results directory, by name, and the directory's problems, a sentence each."""
 
     directory: Path
     studies: tuple[Results, ...]
@@ -182,8 +182,8 @@ class Collection:
 def load_all(directory: Path | str, opened: Sequence[tuple[Store, Table]] = ()) -> Collection:
     """Read a results directory of one study or of several; ``opened`` are stores that `read_stores` has read.
 
-    A study that cannot be read, has no finished run yet, lacks some, or holds runs that it did not plan is named among
-    the problems; what can be read is. Raises InvalidInput if there is not one study with a finished run.
+    The problems name each study that cannot be read, has no finished run yet, lacks runs, or holds runs that it did not
+    plan. All readable studies are read. Raises InvalidInput if no study has a finished run.
     """
     directory = Path(directory)
     places = study_directories(directory) or [directory]
@@ -205,7 +205,7 @@ def load_all(directory: Path | str, opened: Sequence[tuple[Store, Table]] = ()) 
 
 
 def _shortcomings(results: Results) -> list[str]:
-    """What a study's results lack or hold too much, a sentence each."""
+    """Missing and unplanned runs of a study, a sentence each."""
     found = []
     if results.missing:
         lacking = ", ".join(f"{arm} {count}" for arm, count in results.missing.items())
@@ -221,7 +221,7 @@ def _shortcomings(results: Results) -> list[str]:
 
 
 def load(directory: Path | str, opened: tuple[Store, Table] | None = None) -> Results:
-    """Read the results directory of one study, or take its store and table as `read_stores` gave them.
+    """Read the results directory of one study, or use its store and table as `read_stores` returned them.
 
     Metrics that no run has are added as columns of NaN; runs that the study did not plan are left out. Raises
     InvalidInput if the directory is missing, was not written by a run, was written by another schema, or holds no rows.
@@ -249,8 +249,8 @@ def load(directory: Path | str, opened: tuple[Store, Table] | None = None) -> Re
 
 
 def _stretches(table: Table) -> tuple[list[tuple[str, str]], np.ndarray]:
-    """Arm and run of each stretch of rows that have them in common, and the stretches' lengths: a run's rows follow one
-    another in a store's table."""
+    """Arm and run of each block of consecutive rows with the same arm and run, and the blocks' lengths. In a store's
+    table the rows of a run are consecutive."""
     pairs = table[["arm", "run"]]
     begins = (pairs != pairs.shift()).any(axis=1).to_numpy()
     first = np.flatnonzero(begins)

@@ -1,7 +1,7 @@
-"""The report of a results directory: a static site with a scoreboard and a page a study.
+"""The report of a results directory: a static site with a scoreboard and a page per study.
 
-`build` fits, decides, draws and writes everything. Pages load nothing from elsewhere, follow the
-reader's light or dark theme, and read on a phone and in print.
+`build` fits the curves, decides the claims, draws the figures and writes the pages. Pages load no files from other
+sites, follow the reader's light or dark theme, and are readable on a phone and in print.
 """
 
 import contextlib
@@ -55,12 +55,13 @@ _OURS = ("*.html", "figures/*.png", "figures/*.svg", "figures/*.csv", *_TRANSFER
 
 
 def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
-    """Analyse a results directory; writes its site into DIR/report. Returns the path of index.html.
+    """Analyse a results directory and write its site into DIR/report. Returns the path of index.html.
 
-    ``opened`` are its stores as `sweeps.store.store.read_stores` has read them; otherwise they are read here.
+    ``opened`` are its stores as `sweeps.store.store.read_stores` has read them; without ``opened`` the stores are read
+    here.
 
-    The same results give the same files, byte for byte, with the same library versions. Raises
-    InvalidInput if the directory holds no results or cannot be written.
+    The same results give the same files, byte for byte, with the same library versions. Raises InvalidInput if the
+    directory holds no results or cannot be written.
     """
     directory = Path(directory)
     collection = load_all(directory, opened)
@@ -79,8 +80,8 @@ def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
 
 
 def preview(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[Path]:
-    """Draw what there is so far of results that are on their way, KL against win rate and accuracy against win rate,
-    where `build` will draw it in the end; fits nothing. Returns the paths."""
+    """Draw KL against win rate and accuracy against win rate for the runs finished so far, at the paths that `build`
+    will use. Fits nothing. Returns the paths."""
     folder = directory / FOLDER / "figures"
     folder.mkdir(parents=True, exist_ok=True)
     return [
@@ -91,7 +92,7 @@ def preview(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[P
 
 
 def _draw(results: Results, exhibits: Sequence[Exhibit], folder: Path) -> list[Path]:
-    """Save figures of a study; the paths."""
+    """Save figures of a study; returns the paths."""
     return [
         path
         for exhibit in exhibits
@@ -102,8 +103,7 @@ def _draw(results: Results, exhibits: Sequence[Exhibit], folder: Path) -> list[P
 def build_transfer(card: Card, directory: Path) -> Path:
     """Write the transfer card into DIR/report, the site of the real runs, and link it there. Returns the page's path.
 
-    `build` keeps it as long as these results, rules and code are what they were. Raises InvalidInput if the directory
-    cannot be written.
+    `build` keeps the card until results, rules or code change. Raises InvalidInput if the directory cannot be written.
     """
     folder = directory / FOLDER
     try:
@@ -126,7 +126,7 @@ def build_transfer(card: Card, directory: Path) -> Path:
 
 
 def _transferred(folder: Path, collection: Collection) -> set[Path]:
-    """The files of a transfer card that still holds; none if there is no such card."""
+    """The files of a transfer card that is still valid; none if there is no such card."""
     key = folder / _TRANSFER_KEY
     if not _holds(key, collection):
         return set()
@@ -141,13 +141,12 @@ def _places(studies: Sequence[Results]) -> list[Place]:
 
 
 def verdicts(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[dict[str, Any]]:
-    """All verdicts of a results directory, each with its study; what `build` has found if it is of
-    these results, rules and code. Raises InvalidInput if the directory holds no results.
-    """
+    """All verdicts of a results directory, each with its study. Reuses the verdicts of `build` if results, rules and
+    code are the same. Raises InvalidInput if the directory holds no results."""
     collection = load_all(directory, opened)
     known = directory / FOLDER / "verdicts.json"
     key = directory / FOLDER / ".verdicts.key"
-    # A file that is damaged is as good as none: the same is found again.
+    # A damaged file counts as missing: the verdicts are computed again.
     with contextlib.suppress(InvalidInput):
         if known.is_file() and _holds(key, collection):
             return json_files.read(known, [ENTRY], "it is made anew")
@@ -156,7 +155,7 @@ def verdicts(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[
 
 
 def _holds(key: Path, collection: Collection) -> bool:
-    """Whether a file holds the fingerprint of these results."""
+    """Whether a fingerprint file matches these results."""
     try:
         return key.read_bytes() == fingerprint(collection).encode()
     except OSError:
@@ -164,7 +163,7 @@ def _holds(key: Path, collection: Collection) -> bool:
 
 
 def fingerprint(collection: Collection) -> str:
-    """A hash of all that verdicts depend on: stored results, present rules, and the code."""
+    """A hash of everything that verdicts depend on: stored results, present rules, and the code."""
     digest = hashlib.sha256(source_hash().encode())
     for results in collection.studies:
         place = results.directory or collection.directory
@@ -176,14 +175,15 @@ def fingerprint(collection: Collection) -> str:
 
 
 def _entries(chapters: Sequence[Chapter]) -> list[dict[str, Any]]:
-    """The verdicts of all chapters, by claim: C1, C2 and so on."""
+    """The verdicts of all studies, in the order of claims: C1, C2 and so on."""
     return [dict(entry) for entry in ordered([row for one in chapters for row in one.entries])]
 
 
 def _write(
     folder: Path, chapters: Sequence[Chapter], collection: Collection, further: Sequence[Place]
 ) -> list[Path]:
-    """Write all pages, figures and verdicts.json; the paths of what was written. `further` pages are there already."""
+    """Write all pages, figures and verdicts.json; returns the paths of the written files. `further` pages exist
+    already."""
     places = [*_places(collection.studies), *further]
     entries = _entries(chapters)
     written = []

@@ -1,4 +1,4 @@
-"""The results as one table for other programs: a row a run and evaluation, of all studies of a directory."""
+"""The results as one table for other programs: a row per run and evaluation, for all studies of a directory."""
 
 import io
 from collections.abc import Sequence
@@ -21,8 +21,8 @@ FORMS = ("parquet", "csv")
 def evaluations(
     directory: Path, opened: Sequence[tuple[Store, Any]] = (), configs: bool = False
 ) -> Table:
-    """Every planned run's evaluations, with the columns of `sweeps.store.columns` in their order; NaN is what a study
-    did not measure.
+    """Every planned run's evaluations, with the columns of `sweeps.store.columns` in their order; columns that a study
+    did not measure are NaN.
 
     ``opened`` are stores as `sweeps.store.store.read_stores` has read them, ``configs`` keeps each run's whole config.
     Raises InvalidInput if the directory holds no finished run.
@@ -41,7 +41,7 @@ def evaluations(
 
 
 def _of_one_kind(column: Any) -> Any:
-    """Values that files can hold: texts if studies have swept a path over things of different kinds."""
+    """Values of one type, as files require: text if studies have swept a path over values of different types."""
     kinds = {type(value) for value in column[column.notna()]}
     if len(kinds) < 2 or kinds <= {int, float}:
         return column
@@ -49,8 +49,8 @@ def _of_one_kind(column: Any) -> Any:
 
 
 def write(table: Table, path: Path, form: str | None = None) -> None:
-    """Write a table as Parquet, with the meaning of each column in its metadata, or as CSV; the form is that of the
-    path's suffix unless it is given. Raises InvalidInput for another form, or if the disk refuses."""
+    """Write a table as Parquet, with the meaning of each column in its metadata, or as CSV. ``form`` is that of the
+    path's suffix by default. Raises InvalidInput for another form, or if the disk refuses."""
     form = form or path.suffix.removeprefix(".").lower()
     if form not in FORMS:
         raise unknown("format", form, FORMS)

@@ -1,6 +1,6 @@
-"""The fixed prompts that policies answer when they are evaluated, and how pairs are counted right.
+"""The fixed prompts that policies answer in evaluations, and the count of correctly classified pairs.
 
-Worlds are built with this module; `testbed.metrics` measures policies, and its code is no part of a world's address.
+Worlds are built with this module; `testbed.metrics` measures policies, and its code is not part of a world's address.
 """
 
 import equinox as eqx
@@ -24,8 +24,8 @@ def agreement(h: Float[Array, " n"], truth: Float[Array, " n"]) -> Scalar:
 
 
 def numbered(name: str, values: Array) -> dict[str, Array]:
-    """A list of numbers as columns ``name_1``, ``name_2`` and so on, a list of lists as ``name_1_1``; a number alone as
-    ``name``."""
+    """A list of numbers as columns ``name_1``, ``name_2`` and so on; a list of lists as ``name_1_1`` and so on; a
+    single number as ``name``."""
     if not values.ndim:
         return {name: values}
     parts = (numbered(f"{name}_{i + 1}", values[i]) for i in range(values.shape[0]))

@@ -1,10 +1,10 @@
-"""Every metric, declared once: column, meaning, unit, TensorBoard tag. This module imports nothing that is slow."""
+"""Every metric, declared once: column, meaning, unit, TensorBoard tag. This module imports no slow modules."""
 
 from typing import Literal, NamedTuple
 
-#: Which quantiles of the golden reward over prompts are measured.
+#: The measured quantiles of the golden reward over prompts.
 QUANTILES = (0.1, 0.25, 0.5, 0.75, 0.9)
-#: Prefix of the columns that hold measured facts about what a run stands on: its world, data and proxy.
+#: Prefix of the columns of measured facts about a run's world, data and proxy.
 FACTS = "ground."
 _WINDOWS = range(1, 11)
 _NATS, _SHARE, _REWARD = "nats", "probability", "SFT standard deviations"
@@ -14,8 +14,9 @@ class Column(NamedTuple):
     """A column of the results.
 
     Attributes:
-        name, meaning: of the column. label, unit: in claims, on axes and in reports; without a label, the name's words.
-        tag: in TensorBoard; columns without one have no curve there. kind: of the values; numbers are 64-bit floats.
+        name, meaning: of the column. label, unit: for claims, axes and reports; the default label is the name in words.
+        tag: the name in TensorBoard; a column without a tag has no curve there. kind: of the values; numbers are 64-bit
+            floats.
     """
 
     name: str
@@ -31,7 +32,7 @@ class Column(NamedTuple):
         return self.label or self.name.removeprefix(FACTS).replace("_", " ")
 
 
-#: Of a policy (`testbed.metrics.evaluate`); definitions follow arXiv 2405.08448, appendices D and E.
+#: Metrics of a policy (`testbed.metrics.evaluate`); definitions follow arXiv 2405.08448, appendices D and E.
 POLICY = (
     Column("kl", "KL(policy || SFT), nats a response", "KL from SFT", _NATS, "budget/kl"),
     Column("kl_se", "its standard error over prompts", unit=_NATS),
@@ -66,12 +67,12 @@ POLICY = (
            "distance to the exact optimum", "total variation"),
     Column("optimum_kl", "KL(policy || optimum), nats a response", unit=_NATS),
 )  # fmt: skip
-#: What training says of itself.
+#: Metrics of the training steps.
 TRAINING = (
     Column("train_loss", "mean loss of the steps since the evaluation before", tag="train/loss"),
     Column("gradient_norm", "mean norm of its gradient over these steps", tag="train/gradient_norm"),
 )  # fmt: skip
-#: What a run has consumed.
+#: Resources that a run has used.
 LEDGER = (
     Column("pairs_seen", "pairs learnt from so far, repetitions included", unit="pairs"),
     Column("distinct_pairs", "of these, how many for the first time", unit="pairs"),
@@ -82,8 +83,8 @@ LEDGER = (
 )  # fmt: skip
 #: Every number that a run's programs measure at an evaluation, in the order of columns.
 METRICS = (*POLICY, *TRAINING, *LEDGER)
-#: Facts of a world that reports show (`analysis.site.inspection` explains them). Stages and sources measure others too,
-#: which go by their names.
+#: Facts of a world that reports show (`analysis.site.inspection` explains them). Stages and sources measure other facts
+#: too, which are shown under their column names.
 WORLD = (
     Column(f"{FACTS}proxy_accuracy", unit=_SHARE),
     Column(f"{FACTS}label_noise", label="wrong labels", unit=_SHARE),
@@ -92,7 +93,7 @@ WORLD = (
     Column(f"{FACTS}baseline_reward", label="reward of the baseline", unit=_REWARD),
     Column(f"{FACTS}within_prompt_variance", label="variance within prompts"),
 )
-#: Other numbers that claims speak of. The highest win rate of a run is not stored.
+#: Other numbers that claims use. The highest win rate of a run is not stored.
 _OTHERS = (
     *(Column(f"{FACTS}proxy_stream_accuracy_{i}", "", f"the proxy's accuracy in window {i}", _SHARE) for i in _WINDOWS),
     Column("best_win_rate", "", "best win rate of a run", _SHARE),
@@ -102,5 +103,5 @@ DECLARED = {column.name: column for column in (*METRICS, *WORLD, *_OTHERS)}
 
 
 def declared(name: str) -> Column:
-    """What is declared of a column; a column without a declaration goes by its name."""
+    """The declaration of a column; a column without one is described by its name."""
     return DECLARED.get(name) or Column(name)

@@ -1,4 +1,4 @@
-"""What is measured of a policy, inside the compiled program; `testbed.metric_table` says what each metric is."""
+"""Measurements of a policy inside the compiled program; `testbed.metric_table` declares each metric."""
 
 from collections.abc import Mapping
 
@@ -20,17 +20,18 @@ from testbed.source import Dataset
 from testbed.streams import Stream, stream
 from testbed.types import Prompt, Response, Scalar
 
-#: On how many of the fixed prompts the policy's answers are kept.
+#: Number of fixed prompts for which the policy's answers are kept.
 SHOWN = 2
 
 
 class Yardstick(eqx.Module):
-    """What a policy is measured by.
+    """The inputs, besides the policy, of an evaluation.
 
     Attributes:
         reference: the SFT policy. data: the pairs of D_golden that are classified. golden, proxy: the judges.
-        opponent: the golden baseline, on the fixed prompts; the first ``few`` of them estimate the KL.
-        stream: windows of an online run's stream, if they are classified. optimum: the exact one, if it is asked for.
+        opponent: the golden baseline, on the fixed prompts; the first ``few`` of these prompts estimate the KL.
+        stream: windows of an online run's stream, if they are classified. optimum: the exact optimum, if it is
+            requested.
     """
 
     reference: Policy
@@ -44,15 +45,15 @@ class Yardstick(eqx.Module):
 
 
 def columns(found: Mapping[str, Array]) -> dict[str, Array]:
-    """What `evaluate` found by the name of its column; of a list each entry has its own, counted from 1."""
+    """The results of `evaluate` by column name; each entry of a list has its own column, counted from 1."""
     return {key: own for name, x in found.items() for key, own in numbered(name, x).items()}
 
 
 def checksum(policy: Policy) -> UInt[Array, ""]:
-    """32 bits that all bits of the parameters enter, each with its place: policies whose parameters are equal bit for
-    bit have equal ones. A parameter that differs in any bit changes it for certain, because the mixing of a word can
-    be undone (the finaliser of MurmurHash3, Appleby 2011); other differences go unseen once in 2^32.
-    """
+    """A checksum of 32 bits that depends on every bit of the parameters and on its position: policies whose parameters
+    are equal bit for bit have equal checksums. A difference in a single parameter changes the checksum for certain,
+    because the mixing of a word can be undone (the finaliser of MurmurHash3, Appleby 2011); other differences go
+    undetected once in 2^32."""
     leaves = [jnp.ravel(leaf) for leaf in jax.tree.leaves(policy)]
     kinds = [jnp.dtype(f"uint{8 * leaf.dtype.itemsize}") for leaf in leaves]
     words = [
@@ -67,7 +68,7 @@ def checksum(policy: Policy) -> UInt[Array, ""]:
 
 
 def mean_se(x: Float[Array, " n"]) -> tuple[Scalar, Scalar]:
-    """Mean and its standard error."""
+    """The mean and its standard error."""
     return jnp.mean(x), jnp.std(x, ddof=1) / jnp.sqrt(x.shape[0])
 
 
@@ -77,7 +78,7 @@ class Comparison(eqx.Module):
     Attributes:
         kl: sum over positions of the exact categorical KL of the next token, unbiased for the KL of whole responses
             when the responses are the policy's (arXiv 2405.08448, appendix D), in nats.
-        entropy: of the policy's next token, mean over positions, in nats.
+        entropy: entropy of the policy's next token, mean over positions, in nats.
         log_ratio: log pi(y|x) - log ref(y|x), summed over tokens, in nats.
     """
 
@@ -87,7 +88,7 @@ class Comparison(eqx.Module):
 
 
 def compare(policy: Policy, reference: Policy, prompts: Prompt, responses: Response) -> Comparison:
-    """Compare two policies on ``count`` responses to each of ``n`` prompts; one pass under each."""
+    """Compare two policies on ``count`` responses to each of ``n`` prompts, with one pass under each policy."""
     return in_portions(
         lambda texts: _compare(policy, reference, *texts),
         (prompts, responses),
@@ -111,13 +112,14 @@ def _compare(policy: Policy, reference: Policy, prompts: Prompt, responses: Resp
 
 
 def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> dict[str, Array]:
-    """A policy against its reference (SFT) and the golden baseline: every metric of `testbed.metric_table.POLICY` that
-    is asked for, a list under one name, and ``answer``, the tokens of the answers to the first `SHOWN` prompts."""
+    """Measure a policy against its reference (SFT) and the golden baseline. Returns every requested metric of
+    `testbed.metric_table.POLICY` (a list under one name), and ``answer``, the tokens of the answers to the first
+    `SHOWN` prompts."""
     few, opponent, known = by.few, by.opponent, by.data.golden_margin
     first, second = _answers(policy, opponent, few, key)
     reward, again = _rewards(by.golden, opponent.prompts, first, second)
 
-    # The same text is a tie, whatever rounding in two programs makes of its two rewards.
+    # Equal texts are a tie, although rounding in two programs may give them different rewards.
     same = jnp.all(first.tokens == opponent.responses.tokens, axis=-1)
     wins = 0.5 * (1.0 + jnp.sign(jnp.where(same, 0.0, reward - opponent.reward)))
     margin = by.proxy.margin(opponent.prompts, first, opponent.responses)
@@ -127,8 +129,8 @@ def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> dict[str, Arra
     both = jax.tree.map(lambda a, b: jnp.stack([a[:few], b], axis=1), first, second)
     own = compare(policy, by.reference, prompts, both)
 
-    # Scored again under the reference: the data's own scores come from another program, and their rounding would
-    # decide the comparisons of a policy that has not moved.
+    # Scored again under the reference: the scores stored with the data come from another program, and for a policy
+    # that equals SFT their rounding would decide the comparisons.
     count, pairs = known.shape[0], by.data.pairs
     if by.stream is not None:
         pairs = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), pairs, by.stream.pairs)
@@ -160,14 +162,14 @@ def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> dict[str, Arra
 
 
 def _with_error(name: str, x: Float[Array, " n"]) -> dict[str, Array]:
-    """`mean_se` by name."""
+    """`mean_se` under a metric's name."""
     return dict(zip((name, f"{name}_se"), mean_se(x), strict=True))
 
 
 def _answers(
     policy: Policy, opponent: Opponent, few: int, key: PRNGKeyArray
 ) -> tuple[Response, Response]:
-    """An answer to every prompt, and another to the first ``few``, sampled together."""
+    """An answer to every prompt, and a second one to the first ``few`` prompts, sampled together."""
     count, time = opponent.responses.tokens.shape
     keys = [
         jax.random.split(stream(key, name), size)
@@ -184,7 +186,7 @@ def _answers(
 def _rewards(
     golden: GoldenPreference, prompts: Prompt, first: Response, second: Response
 ) -> tuple[Float[Array, " n"], Float[Array, " few"]]:
-    """Golden rewards of an answer to every prompt and of another to the first few."""
+    """Golden rewards of an answer to every prompt and of a second one to the first few prompts."""
     few = second.length.shape[0]
     texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), first, second)
     reward = long_map(lambda text: golden.world.reward(*text), (_and_first(prompts, few), texts))
@@ -192,5 +194,5 @@ def _rewards(
 
 
 def _and_first(prompts: Prompt, few: int) -> Prompt:
-    """All prompts, and the first ``few`` of them once more."""
+    """All prompts, followed by the first ``few`` of them again."""
     return jax.tree.map(lambda x: jnp.concatenate([x, x[:few]]), prompts)

@@ -101,17 +101,17 @@ _NEW = {
 
 
 def install() -> None:
-    """Make old module paths importable from now on; they are tried only if nothing else is found."""
+    """Make old module paths importable from now on. They are tried only if no other module of that name is found."""
     if not any(isinstance(finder, _Finder) for finder in sys.meta_path):
         sys.meta_path.append(_Finder())
 
 
 def names(package: str, *modules: str) -> Callable[[str], Any]:
-    """A ``__getattr__`` for a package that used to be a module: it looks names up in the given modules of the
+    """A ``__getattr__`` for a package that used to be a module: it looks names up in the given modules inside the
     package."""
 
     def find(name: str) -> Any:
-        # A submodule is asked for as an attribute before it is imported.
+        # Python asks for a submodule as an attribute before importing it.
         below = importlib.machinery.PathFinder.find_spec(
             f"{package}.{name}", list(sys.modules[package].__path__)
         )

@@ -1,1 +1,1 @@
-"""Curves of win rate over KL divergence, fitted."""
+"""Fitted curves of win rate over KL divergence."""

@@ -1,4 +1,4 @@
-"""Which checkpoints of a study count for its curves, and their win rates as measurements."""
+"""Select the checkpoints of a study that enter its curves, and convert their win rates to measurements."""
 
 import dataclasses
 from collections import Counter
@@ -16,12 +16,12 @@ MIN_CHECKPOINTS = 6
 
 @dataclasses.dataclass(frozen=True)
 class Span:
-    """Where an arm was observed, in d = sqrt(KL).
+    """The range in which an arm was observed, in d = sqrt(KL).
 
-    `low` and `high` hold nine tenths of the trained checkpoints (5% and 95% quantiles) and bound
-    comparisons at matched KL. `start` is 0 if SFT itself was evaluated, else the smallest d; `end`
-    is the largest d that most of the arm's seeds reached. Peaks are looked for between these two,
-    and their places are not resolved below `nearest`, the smallest d of a trained checkpoint.
+    `low` and `high` are the 5% and 95% quantiles of the trained checkpoints; comparisons at matched KL stay between
+    them. `start` is 0 if SFT itself was evaluated, else the smallest d; `end` is the largest d that most of the arm's
+    seeds reached. Peaks are searched between `start` and `end`. `nearest` is the smallest d of a trained checkpoint:
+    the position of a peak is not resolved below it.
     """
 
     start: float
@@ -33,7 +33,7 @@ class Span:
 
 @dataclasses.dataclass(frozen=True)
 class Cleaned:
-    """Usable checkpoints of one task (a `d` column added) and how many rows were left out, why."""
+    """Usable checkpoints of one task (a `d` column added), and how many rows were left out, by reason."""
 
     rows: Table
     left_out: Mapping[str, int]
@@ -50,11 +50,10 @@ class Cleaned:
 
 
 def clean(table: Table) -> Cleaned:
-    """Checkpoints that can enter a fit, from one task's rows; what is left out is counted.
+    """Select the checkpoints of one task that can enter a fit, and count the rows that are left out.
 
-    Left out: rows from a run's divergence on, rows without a finite KL and a win rate in [0, 1],
-    and repeats of one measurement (a shorter run is often the beginning of a longer one, and
-    evaluated on the same samples).
+    Left out: rows from a run's divergence on, rows without a finite KL and a win rate in [0, 1], and repeated
+    measurements (a shorter run is often the beginning of a longer one, and is evaluated on the same samples).
     """
     left_out: Counter[str] = Counter()
     diverged = (table["diverged_step"] >= 0) & (table["step"] >= table["diverged_step"])
@@ -63,7 +62,7 @@ def clean(table: Table) -> Cleaned:
     rate, prompts = rows["win_rate"].astype(float), rows["prompts"].astype(float)
     usable = np.isfinite(rows["kl"].astype(float)) & rate.between(0, 1) & (prompts > 0)
     left_out["without KL, win rate or prompts"] = int((~usable).sum())
-    # A sum of exact divergences can only be negative by rounding.
+    # A sum of exact divergences is negative only through rounding.
     rows = rows[usable].assign(d=lambda kept: np.sqrt(kept["kl"].clip(lower=0.0)))
     same = rows.assign(kl=rows["kl"].round(6)).duplicated(["arm", "seed", "step", "win_rate", "kl"])
     repeated = same & (rows["evaluation"] > 0)
@@ -72,7 +71,7 @@ def clean(table: Table) -> Cleaned:
 
 
 Key = tuple[Any, ...]
-"""A group: its task, then its level of each of the strata."""
+"""A group: its task, then its level in each stratum."""
 
 
 def measurements(
@@ -80,10 +79,9 @@ def measurements(
 ) -> tuple[hierarchy.Points, list[tuple[Key, int]]]:
     """Padded arrays for the model, and the seeds of all groups in order.
 
-    All runs of a seed start from the same SFT policy, so their evaluations before training are one
-    measurement a seed: their mean, with the noise of a single evaluation, because they may share
-    the samples as well as the prompts. Sizes are rounded up, so that similar studies share one
-    compiled program.
+    All runs of a seed start from the same SFT policy. Their evaluations before training therefore count as one
+    measurement per seed: their mean, with the noise of a single evaluation, because they may share the samples as well
+    as the prompts. Sizes are rounded up, so that similar studies share one compiled program.
     """
     groups = list(cells)
     seeds = [(key, int(s)) for key, own in cells.items() for s in sorted(own.rows["seed"].unique())]
@@ -118,7 +116,8 @@ def measurements(
 
 
 def rounded(count: int, least: int = 1) -> int:
-    """The next of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... from `least` on: at most half as much again."""
+    """The smallest of 1, 2, 3, 4, 6, 8, 12, 16, 24, ... that is at least `count` and `least`: at most half as much
+    again."""
     size = 1
     while size < count:
         size *= 2
@@ -128,7 +127,7 @@ def rounded(count: int, least: int = 1) -> int:
 def empirical_logit(rate: Column, trials: Column) -> tuple[np.ndarray, np.ndarray]:
     """log((k + 1/2) / (n - k + 1/2)) for k = rate * trials, and its delta-method variance.
 
-    The halves keep 0 and 1 finite and remove the leading bias (Haldane 1956; Gart and Zweifel
+    Adding 1/2 keeps the logits of the rates 0 and 1 finite and removes the leading bias (Haldane 1956; Gart and Zweifel
     1967).
     """
     n = trials.to_numpy(dtype=float)
@@ -138,7 +137,7 @@ def empirical_logit(rate: Column, trials: Column) -> tuple[np.ndarray, np.ndarra
 
 
 def lack_of(cleaned: Cleaned, arm: str) -> str:
-    """Why an arm cannot have a curve, or ""."""
+    """The reason why an arm cannot have a curve, or ""."""
     d = cleaned.trained.loc[cleaned.trained["arm"] == arm, "d"]
     if d.empty:
         return f"arm {arm} has no usable checkpoints"
@@ -151,7 +150,7 @@ def lack_of(cleaned: Cleaned, arm: str) -> str:
 
 
 def span_of(cleaned: Cleaned, arm: str) -> Span:
-    """The range of distances that an arm has reached, in which its curve may be read."""
+    """The range of distances that an arm has reached; its curve may be read only inside this range."""
     trained = cleaned.trained[cleaned.trained["arm"] == arm]
     reached = np.sort(trained.groupby("seed")["d"].max().to_numpy())[::-1]
     low, high = np.quantile(trained["d"], [0.05, 0.95])

@@ -1,8 +1,8 @@
-"""Estimates as the paper makes them, beside the model's: envelopes, quantiles, best checkpoints.
+"""Estimates as the paper makes them, for comparison with the model: envelopes, quantiles, best checkpoints.
 
-Everything here pools the trained checkpoints of all runs (`analysis.curves.checkpoints.Cleaned.trained`) of one task,
-or of a task at one level of its strata. None of it has an interval, and all of it grows with the
-number of checkpoints: read it to compare with the paper's figures, not to decide.
+Every function here pools the trained checkpoints of all runs (`analysis.curves.checkpoints.Cleaned.trained`) of one
+task, or of a task at one level of its strata. These estimates have no intervals, and all of them grow with the number
+of checkpoints: use them to compare with the paper's figures, not to decide claims.
 """
 
 from collections.abc import Sequence
@@ -27,12 +27,11 @@ def scatter(trained: Table, arms: Sequence[str]) -> Table:
 
 
 def envelope(trained: Table, arms: Sequence[str], bins: int = BINS) -> Table:
-    """Upper envelope of each arm over KL, one row an arm and bin that it has checkpoints in.
+    """Upper envelope of each arm over KL: one row per arm and bin that holds checkpoints of the arm.
 
-    Columns: arm, kl (geometric centre of the bin, nats), low and high (its ends), best (highest win
-    rate in the bin), win_rate (the highest up to and including the bin: what the KL budget buys),
-    checkpoints. Bins are of equal width in log KL, the same for all arms, over the range of all
-    checkpoints with a KL above 0.
+    Columns: arm, kl (geometric centre of the bin, nats), low and high (its ends), best (highest win rate in the bin),
+    win_rate (the highest up to and including the bin: the win rate that the KL budget buys), checkpoints. Bins are of
+    equal width in log KL, the same for all arms, over the range of all checkpoints with a KL above 0.
     """
     columns = ["arm", "kl", "low", "high", "best", "win_rate", "checkpoints"]
     rows = trained[trained["arm"].isin(arms) & (trained["kl"] > 0)]
@@ -64,10 +63,10 @@ def envelope(trained: Table, arms: Sequence[str], bins: int = BINS) -> Table:
 
 
 def summary(trained: Table, arms: Sequence[str], share: float = QUANTILE) -> Table:
-    """One row an arm with checkpoints: its best one, and a high quantile of its win rates.
+    """One row per arm with checkpoints: its best checkpoint, and a high quantile of its win rates.
 
-    Columns: arm, seeds, checkpoints, best (win rate), best_kl (nats), best_run, best_step,
-    quantile (the 90% quantile of the win rates, the measure of the paper's figure 11).
+    Columns: arm, seeds, checkpoints, best (win rate), best_kl (nats), best_run, best_step, quantile (the 90% quantile
+    of the win rates, the measure of the paper's figure 11).
     """
     records = []
     for arm in arms:

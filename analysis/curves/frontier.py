@@ -1,11 +1,10 @@
-"""A study's frontiers from its results: which checkpoints count, the fit, peaks and gaps.
+"""Fit the frontiers of a study: select the checkpoints, fit win rate over KL, read off peaks and gaps between arms.
 
-The curve shown and judged is that of a *typical seed*: the one at the population's coefficients
-(see `analysis.curves.hierarchy`). It is what a new draw of world, data and training would give in the
-median, which is what a claim about a task means; an average over the seeds at hand would answer for
-these seeds only and have too narrow an interval. No curve is read outside the range its arm was
-observed in. All tasks of a study (and the levels of its strata) are fitted together; the curve at
-the coefficients above them all is that of a *typical task*.
+The curve that is shown and judged is that of a *typical seed*: the curve at the population's coefficients (see
+`analysis.curves.hierarchy`). A new draw of world, data and training would give this curve in the median, and a claim
+about a task is about this median. An average over the observed seeds would hold for these seeds only, and its interval
+would be too narrow. No curve is read outside the range in which its arm was observed. All tasks of a study (and the
+levels of its strata) are fitted together; the curve at the coefficients above all tasks is that of a *typical task*.
 """
 
 import dataclasses
@@ -20,17 +19,16 @@ from analysis.load import Table
 from sweeps.estimands import Peak, Unanswerable
 
 MISFIT = 0.05
-"""Largest mean distance of a fifth of an arm's checkpoints from its curve that a verdict may rest on."""
+"""Largest mean distance between a fifth of an arm's checkpoints and its curve at which a verdict is still given."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Frontier:
-    """One group's fitted frontier: a task's, or a task's at levels of the strata.
+    """The fitted frontier of one group: of a task, or of a task at levels of the strata.
 
-    `effects` are draws (draw, 1 + 2 arms) of c, a per arm, b per arm. `seed_effects`
-    (seed, 1 + 2 arms) are posterior means of each seed's own curve, in the order of `seeds`.
-    `scales` are draws of the model's scales as they hold for this group, by name. `missing` maps
-    arms without a curve to the reason.
+    `effects` are draws (draw, 1 + 2 arms) of c, a per arm, b per arm. `seed_effects` (seed, 1 + 2 arms) are posterior
+    means of each seed's own curve, in the order of `seeds`. `scales` are draws of the model's scales for this group, by
+    name. `missing` maps arms without a curve to the reason.
     """
 
     arms: tuple[str, ...]
@@ -75,7 +73,7 @@ class Frontier:
         )
 
     def shared(self, *arms: str) -> tuple[float, float]:
-        """The range of d in which all these arms have checkpoints: overlap of their (low, high)."""
+        """The range of d in which all these arms have checkpoints: the overlap of their (low, high)."""
         for arm in arms:
             self._coefficients(arm)
         spans = [self.spans[arm] for arm in arms]
@@ -87,16 +85,16 @@ class Frontier:
     def gap(
         self, first: str, second: str, also: Sequence[str] = (), points: int = 65
     ) -> np.ndarray:
-        """Draws of the mean of first minus second win rate over the range of d that these arms
-        share, with those of `also`."""
+        """Draws of the mean of first minus second win rate, over the range of d that these arms and those in `also`
+        share."""
         d = np.linspace(*self.shared(first, second, *also), points)
         return np.trapezoid(self.win_rate(first, d) - self.win_rate(second, d), d, axis=1) / (
             d[-1] - d[0]
         )
 
     def misfit(self, arm: str, bins: int = 5) -> tuple[float, float]:
-        """Largest mean of observed minus fitted win rate over `bins` equal shares of the
-        checkpoints ordered by d, with the mean d of that share: is the family able to follow?"""
+        """How well the curve follows the checkpoints: the largest mean of observed minus fitted win rate over `bins`
+        equal shares of the checkpoints ordered by d, with the mean d of that share."""
         rows = self.cleaned.trained
         rows = rows[rows["arm"] == arm].sort_values("d")
         index = np.searchsorted(self.seeds, rows["seed"])
@@ -107,7 +105,7 @@ class Frontier:
         return float(residual[worst].mean()), float(rows["d"].to_numpy()[worst].mean())
 
     def trouble(self, arms: Sequence[str]) -> str:
-        """Why no verdict may rest on the curves of these arms, in one clause, or ""."""
+        """The reason why no verdict may rest on the curves of these arms, in one clause, or ""."""
         problem = self.diagnostics.trouble()
         for arm in arms:
             if problem or arm not in self.arms:
@@ -141,8 +139,7 @@ def maximum(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Argmax of `rise` on [start, end], and whether it lies strictly inside.
 
-    For b > 0 the curve is concave with its top at (1 + a / b) / 2; for b <= 0 it has none, and the
-    better end is the maximum.
+    For b > 0 the curve is concave with its maximum at (1 + a / b) / 2; for b <= 0 the maximum is at the better end.
     """
     with np.errstate(divide="ignore", invalid="ignore"):
         top = np.where(b > 0, (1 + a / b) / 2, 0.0)
@@ -157,8 +154,8 @@ def maximum(
 class Fits:
     """Frontiers of a study, fitted together.
 
-    `groups` has one frontier a group with enough checkpoints, `without` the reasons of the others.
-    `typical` is the frontier of a typical task, None unless there are two tasks and no strata.
+    `groups` has one frontier per group with enough checkpoints, `without` the reasons why other groups have none.
+    `typical` is the frontier of a typical task; None unless there are at least two tasks and no strata.
     """
 
     groups: Mapping[Key, Frontier]
@@ -175,11 +172,10 @@ def fit(table: Table, arms: Sequence[str], seed: int = 0, **sampler: int) -> Fro
 def fit_all(
     table: Table, arms: Sequence[str], strata: Sequence[str] = (), seed: int = 0, **sampler: int
 ) -> Fits:
-    """Fit the frontiers of all groups of a results table; the same seed, the same numbers.
+    """Fit the frontiers of all groups of a results table. The same seed gives the same numbers.
 
-    Checkpoints are correlated within a `trajectory` (a column; without it, within a run).
-    `sampler` overrides chains, warmup and draws of `posterior.sample`. Raises Unanswerable if no
-    arm has enough usable checkpoints in any group.
+    Checkpoints are correlated within a `trajectory` (a column; without it, within a run). `sampler` overrides chains,
+    warmup and draws of `posterior.sample`. Raises Unanswerable if no arm has enough usable checkpoints in any group.
     """
     if "trajectory" not in table:
         table = table.assign(trajectory=table["run"])
@@ -226,7 +222,7 @@ def fit_all(
 def _sample(
     points: hierarchy.Points, seed: int, warmup: int = 200, draws: int = 500, **sampler: int
 ) -> tuple[posterior.Posterior, posterior.Diagnostics]:
-    """The posterior; a fit that fails its checks is repeated once, three times as long."""
+    """The posterior. A fit that fails its checks is repeated once with three times the warm-up and draws."""
     found = posterior.sample(points, seed, warmup=warmup, draws=draws, **sampler)
     if found[1].trouble():
         found = posterior.sample(points, seed, warmup=3 * warmup, draws=3 * draws, **sampler)
@@ -234,7 +230,7 @@ def _sample(
 
 
 def split(table: Table, strata: Sequence[str]) -> dict[Key, Table]:
-    """Rows by group. Rows that lack a stratum's path belong to each of its levels."""
+    """Rows by group. Rows without a value for a stratum's path belong to every level of that stratum."""
     parts: dict[Key, Table] = {
         (task,): table[table["task"] == task] for task in sorted(table["task"].unique())
     }
@@ -248,7 +244,7 @@ def split(table: Table, strata: Sequence[str]) -> dict[Key, Table]:
 
 
 def at_level(rows: Table, path: str, level: Any) -> Table:
-    """Rows at one level of a swept path, and those that do not have it."""
+    """Rows at one level of a swept path, and rows without a value for the path."""
     return rows[(rows[path] == level) | rows[path].isna()]
 
 
@@ -258,7 +254,7 @@ def _unit(cells: Sequence[Cleaned]) -> float:
 
 
 def _scales(scales: hierarchy.Scales, group: int, arms: list[int], groups: int) -> dict[str, Any]:
-    """Draws of the scales as they hold for one group and its arms."""
+    """Draws of the scales for one group and its arms."""
     found = {name: draws for name, draws in scales._asdict().items() if name != "noise"}
     found["checkpoint"] = scales.checkpoint[:, arms] * scales.noise[:, [group]]
     return {name: own for name, own in found.items() if groups > 1 or not name.startswith("group_")}
@@ -272,8 +268,8 @@ def _typical(
 ) -> Frontier:
     """The frontier of a typical task, for arms that at least two tasks have.
 
-    Distances are relative to a task's unit there; ranges are the medians of the tasks', and the
-    unit is their geometric mean.
+    Distances are relative to a task's unit; ranges are the medians over tasks, and the unit is the geometric mean of
+    the tasks' units.
     """
     having = {arm: [fit for fit in groups.values() if arm in fit.arms] for arm in arms}
     own = [place for place, arm in enumerate(arms) if len(having[arm]) > 1]

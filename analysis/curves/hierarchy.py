@@ -2,54 +2,54 @@
 
 Curve. Gao et al. 2023 (arXiv 2210.10760, section 3.1) describe the golden reward of an optimised
 policy by R(d) = d (alpha - beta d) under best-of-n and by d (alpha - beta log d) under RL. Here R is
-the change of the log-odds of winning against the baseline, in the first of these forms. Both were
-fitted by least squares, seed by seed, to the clouds of all arms of the paper's studies at laptop
-size, 44 in all: the second passes a fifth of its checkpoints by more than five points of win rate in
-5 of them (by 8 at most), the first in none, with as many coefficients. With x = d / `unit` (the mean
-d of a task's trained checkpoints, so that coefficients have the size of a typical change of
-log-odds), a = unit (alpha - unit beta) is the change at the typical distance and b = unit^2 beta the
-curvature:
+the change of the log-odds of winning against the baseline, and it has the first form. Both forms, which
+have as many coefficients, were fitted by least squares, seed by seed, to the checkpoints of all 44 arms of
+the paper's studies at laptop size. With the second form, a fifth of an arm's checkpoints lies on average more
+than five points of win rate from the curve in 5 arms (8 points at most); with the first form, in none. Let
+x = d / `unit`, where `unit` is the mean d of a task's trained checkpoints, so that coefficients have the
+size of a typical change of log-odds. Then a = unit (alpha - unit beta) is the change at the typical
+distance and b = unit^2 beta the curvature:
 
     logit w = c + x (a - b (x - 1)),    maximum where x = (1 + a / b) / 2 (if b > 0).
 
-Levels. Checkpoint, run, seed, group and population are nested; all but runs are draws around the level above:
+Levels. Checkpoint, run, seed, group and population are nested; each, except a run, is a draw around the level above:
 
     population   m = (c, a_1..a_A, b_1..b_A)                       A arms
     group        a task, or a task at one level of a path that changes its world (a "stratum"): c
-                 varies; a and b vary by a part shared by the arms and a part of each arm's own.
-                 With one group there is no such level, and the population is the group's.
-    seed         the same again, around the group. All arms of a seed share c: at d = 0 every policy
+                 varies; a and b vary by a part that all arms share and a part specific to each arm.
+                 With one group this level is absent, and the population is that of the group.
+    seed         varies around the group in the same way. All arms of a seed share c: at d = 0 every policy
                  is SFT. Seeds of different groups are different replicates.
     run          one hyper-parameter setting in one seed; runs that differ only in their number of
-                 steps are one
+                 steps count as one run
     checkpoint   a residual (per arm), which grows from 0 at d = 0 to its full size (`growth`), plus
                  the binomial noise of the measured win rate
 
-What is asked is the win rate that a KL budget buys, over all settings that were run: the curve
-through the cloud of all checkpoints. It is not that of a typical run. Settings that go far in KL
-also win less at equal KL than those that stay near, so along each run the win rate rises faster
-than the cloud does, and an effect of each run's own, which takes up the difference, leaves a curve
-that passes well above the checkpoints at the far end. So runs have no effects. Instead the checkpoints
-of a run, being correlated, count as one observation: each of n enters the likelihood with weight
-1 / n (a composite likelihood; Varin, Reid and Firth 2011). That is exact for checkpoints whose
-residuals are one and the same, and otherwise errs on the side of wider intervals.
+The quantity of interest is the win rate that a KL budget buys, over all settings that were run: the
+curve through all checkpoints, not the curve of a typical run. Settings that reach a large KL win less at
+equal KL than settings that stay near SFT, so the win rate rises faster along each run than the curve
+through all checkpoints does. An effect per run would absorb this difference, and the fitted curve would
+lie well above the checkpoints at large KL. Runs therefore have no effects. Instead the checkpoints of a
+run, which are correlated, count as one observation: each of n enters the likelihood with weight
+1 / n (a composite likelihood; Varin, Reid and Firth 2011). This is exact if all residuals of a run are
+equal; otherwise it gives wider intervals, never narrower ones.
 
-The evaluation prompts of a seed are fixed, so part of the binomial noise is common to its
-checkpoints: that part falls into the seed's effects, and counting it as independent errs on the
-side of wider intervals. The few nats' uncertainty of KL itself is left to the residual.
+The evaluation prompts of a seed are fixed, so its checkpoints share part of the binomial noise. The
+seed's effects absorb this part; counting it as independent as well makes intervals wider, not narrower.
+The measurement error of KL, a few nats, is left to the residual.
 
 Inference. Measured log-odds enter as empirical logits log((k + 1/2) / (n - k + 1/2)) with their
-delta-method variance (Gart and Zweifel 1967). Given the scales, everything is linear and Gaussian,
+delta-method variance (Gart and Zweifel 1967). Given the scales, the model is linear and Gaussian,
 so all effects are integrated out in closed form, level by level (`absorb`); only the scales are
 sampled, and the curves are drawn exactly given each draw of them (`analysis.curves.posterior`).
 
-Priors. m: normal(0, 2.5) a coefficient, i.e. SFT win rates from 1% to 99% and changes by five
+Priors. m: normal(0, 2.5) for each coefficient, i.e. SFT win rates from 1% to 99% and changes by five
 logits at the typical distance are unremarkable. Scales: log-normal with the medians in `PRIORS` and
-a log standard deviation of 1, i.e. 95% within a factor of 7: the order of magnitude is what is
-unknown. Two or three seeds say little about a scale, so its prior shows in every interval. Over the
-plausible range this one is close to the 1/scale of Jeffreys' prior, under which the mean of n seeds
-has the classical t interval with n - 1 degrees of freedom; a flat or half-normal prior gives n - 2,
-at three seeds Cauchy tails, and covered 60 of 60 true gaps with its "90%" intervals
+a log standard deviation of 1, i.e. 95% within a factor of 7: the order of magnitude is unknown. Two or
+three seeds carry little information about a scale, so its prior affects every interval. Over the
+plausible range this prior is close to the 1/scale of Jeffreys' prior, under which the mean of n seeds
+has the classical t interval with n - 1 degrees of freedom. A flat or half-normal prior gives n - 2 degrees
+of freedom (Cauchy tails at three seeds); its "90%" intervals covered 60 of 60 true gaps
 (`analysis.verdicts.calibration`).
 """
 
@@ -71,19 +71,18 @@ PRIORS: dict[str, tuple[float, str]] = {
     "seed_arm": (0.15, "curve coefficients, between seeds, one arm"),
     "checkpoint": (0.25, "residual of a checkpoint far from SFT"),
 }
-"""Median of each scale's log-normal prior, in logits, and what the scale is of."""
+"""Median of each scale's log-normal prior, in logits, and the meaning of the scale."""
 NOISE_LOG_SD = 0.5
-"""Prior log standard deviation, around none, of how much noisier a group's checkpoints are than others'."""
+"""Prior standard deviation of the log of `Scales.noise`, whose prior median is 1: a group as noisy as the others."""
 
 
 class Points(NamedTuple):
     """A study's measurements, padded to a rectangle of runs x checkpoints.
 
-    `x` is d in units of `unit`; `logit` and `variance` are empirical logits and their sampling
-    variance; `mask` is 1 where there is a measurement. `arm` and `seed` are one-hot, and so is
-    `group`, which says for each seed to which group it belongs. The win rate of SFT itself is one
-    measurement a seed: all its runs start from that same policy. Runs, seeds and groups without
-    measurements change nothing.
+    `x` is d in units of `unit`; `logit` and `variance` are empirical logits and their sampling variance; `mask` is 1
+    where there is a measurement. `arm` and `seed` are one-hot; `group` is one-hot too and gives the group of each seed.
+    The win rate of SFT itself is one measurement per seed, because all runs of a seed start from the same policy. Runs,
+    seeds and groups without measurements have no influence.
     """
 
     x: Float[Array, "run checkpoint"]
@@ -132,16 +131,16 @@ def basis(x: Float[Array, "*shape"]) -> Float[Array, "*shape 3"]:
 
 
 def growth(x: Float[Array, "*shape"]) -> Float[Array, "*shape"]:
-    """Share of the residual that a checkpoint has: 0 at SFT, 63% at a third of the typical distance."""
+    """Factor of a checkpoint's residual: 0 at SFT, 63% at a third of the typical distance."""
     return -jnp.expm1(-3.0 * x)
 
 
 def absorb(information: Information, factor: Float[Array, "*batch effect latent"]) -> Information:
     """Integrate out deviations factor @ u, u ~ normal(0, I), that are added to the effects.
 
-    One column at a time (Sherman and Morrison 1950): for a column l with s = G l and k = 1 + l's,
-    G, h, q and log k change by rank one. Elementwise operations run, and compile, faster than
-    Cholesky factors of many small matrices, and do not wait for each other in a pool of threads.
+    One column at a time (Sherman and Morrison 1950): for a column l with s = G l and k = 1 + l's, G, h, q and log k
+    change by rank one. Elementwise operations run and compile faster than Cholesky factors of many small matrices, and
+    their threads do not wait for each other.
     """
 
     def step(rest: Information, column: Float[Array, "*batch effect"]) -> tuple[Information, None]:
@@ -162,7 +161,8 @@ def absorb(information: Information, factor: Float[Array, "*batch effect latent"
 
 
 def run_information(points: Points, scales: Scales) -> Information:
-    """What each run says about its seed's (c, a, b) in its arm: its checkpoints as one observation."""
+    """Information from each run about its seed's (c, a, b) in its arm; the checkpoints of a run count as one
+    observation."""
     columns = jnp.concatenate([basis(points.x), points.logit[..., None]], axis=-1)
     rows, cols = np.triu_indices(4)
     # Constant across draws, so the compiler lifts it out of the sampling loop.
@@ -180,7 +180,7 @@ def run_information(points: Points, scales: Scales) -> Information:
 
 
 def arm_information(points: Points, scales: Scales) -> Information:
-    """What the runs of each seed and arm say about that seed's (c, a, b) in that arm."""
+    """Information from the runs of each seed and arm about that seed's (c, a, b) in that arm."""
     runs = run_information(points, scales)
     cell = (points.seed[:, :, None] * points.arm[:, None, :]).reshape(points.arm.shape[0], -1)
     shape = (points.seed.shape[1], points.arm.shape[1])
@@ -194,10 +194,10 @@ def arm_information(points: Points, scales: Scales) -> Information:
 
 
 def seed_information(points: Points, scales: Scales) -> Information:
-    """What each seed says about its group's (c, a_1..a_A, b_1..b_A), seed effects integrated out.
+    """Information from each seed about its group's (c, a_1..a_A, b_1..b_A), seed effects integrated out.
 
-    The part of an arm's own touches that arm's measurements only, so it is integrated out there,
-    from three effects instead of all.
+    An arm-specific deviation affects only the measurements of its arm, so it is integrated out there, from three
+    effects instead of all.
     """
     cells = arm_information(points, scales)
     arms = points.arm.shape[1]
@@ -209,7 +209,7 @@ def seed_information(points: Points, scales: Scales) -> Information:
 
 
 def _assembled(cells: Information) -> Information:
-    """Information of the arms of each seed as one of all effects."""
+    """Combine the information of the arms of each seed into information about all effects."""
     arms = cells.q.shape[1]
     place = np.zeros((arms, 3, 1 + 2 * arms))
     for arm in range(arms):
@@ -223,7 +223,7 @@ def _assembled(cells: Information) -> Information:
 
 
 def _with_sft(points: Points, seeds: Information) -> Information:
-    """The measurement of SFT added to each seed's."""
+    """Add the measurement of SFT to each seed's information."""
     precision = points.sft_mask / points.sft_variance
     return Information(
         seeds.G.at[:, 0, 0].add(precision),
@@ -248,7 +248,7 @@ def level_factor(
     arm: Float[Array, " coefficient"],
     arms: int,
 ) -> Float[Array, "effect latent"]:
-    """Factor L of the covariance L L' of a group's (or a seed's) effects around those above."""
+    """Factor L of the covariance L L' of a group's (or a seed's) effects around those of the level above."""
     own = jnp.repeat(arm, arms, total_repeat_length=2 * arms)
     each = np.eye(1 + 2 * arms)[:, 1:] * own[None, :]
     return jnp.concatenate([shared_factor(start, shared, arms), each], axis=1)
@@ -259,13 +259,13 @@ def _group_factor(scales: Scales, arms: int) -> Float[Array, "effect latent"]:
 
 
 def group_information(points: Points, scales: Scales) -> Information:
-    """What each group's seeds together say about its effects."""
+    """Information from all seeds of a group about its effects."""
     seeds = seed_information(points, scales)
     return jax.tree.map(lambda leaf: jnp.einsum("s...,sg->g...", leaf, points.group), seeds)
 
 
 def population_information(points: Points, scales: Scales) -> Information:
-    """What all groups together say about the population's effects."""
+    """Information from all groups about the population's effects."""
     groups = group_information(points, scales)
     if points.group.shape[1] > 1:
         factor = _group_factor(scales, points.arm.shape[1])
@@ -282,10 +282,10 @@ def log_marginal(points: Points, scales: Scales) -> Float[Array, ""]:
 
 
 class Told(NamedTuple):
-    """What draws of the effects need, for each draw of the scales.
+    """The quantities that draws of the effects need, for each draw of the scales.
 
-    Precisions and precision-weighted means of the groups' effects (their seeds integrated out) and
-    of the seeds' own, and factors of the covariances of groups and of seeds.
+    Precisions and precision-weighted means of the groups' effects (their seeds integrated out) and of the seeds'
+    effects, and factors of the covariances of groups and of seeds.
     """
 
     group_G: Float[Array, "*draw group effect effect"]
@@ -297,7 +297,7 @@ class Told(NamedTuple):
 
 
 def told(points: Points, scales: Scales) -> Told:
-    """`Told` of one draw of the scales."""
+    """`Told` for one draw of the scales."""
     arms = points.arm.shape[1]
     groups = group_information(points, scales)
     seeds = _with_sft(points, _assembled(arm_information(points, scales)))
@@ -312,7 +312,7 @@ def told(points: Points, scales: Scales) -> Told:
 
 
 def parts(points: Points) -> dict[str, int]:
-    """Scales that are to be sampled, and of how many numbers each consists."""
+    """The scales to be sampled, and how many numbers each has."""
     arms, groups = points.arm.shape[1], points.group.shape[1]
     counts = {name: 1 if name.endswith("_start") else 2 for name in PRIORS}
     counts["checkpoint"] = arms

@@ -1,7 +1,7 @@
-"""Posterior of a study's frontiers: draws of the scales, and of all effects given them.
+"""Posterior of a study's frontiers: draws of the scales, and draws of all effects given the scales.
 
-The model is `analysis.curves.hierarchy`'s. Scales are sampled by `analysis.curves.sampler`; effects are normal
-given the scales, and drawn from that distribution.
+The model is that of `analysis.curves.hierarchy`. `analysis.curves.sampler` samples the scales. Given the scales, the
+effects are normal, and they are drawn from this normal distribution.
 """
 
 from typing import Any, NamedTuple
@@ -34,7 +34,7 @@ class Effects(NamedTuple):
 
 
 class Posterior(NamedTuple):
-    """Draws of the effects and of the scales; of the seeds' effects the posterior mean only."""
+    """Draws of the effects and of the scales; for the effects of seeds only the posterior mean."""
 
     effects: Effects
     scales: Scales
@@ -49,7 +49,7 @@ class Diagnostics(NamedTuple):
     draws: int
 
     def trouble(self) -> str:
-        """Why the fit must not be used, in one clause, or ""."""
+        """The reason why the fit must not be used, in one clause, or ""."""
         if not (self.rhat <= 1.02):
             return f"the fit did not converge (R-hat {self.rhat:.3f}, allowed is 1.02)"
         if not (self.ess >= 400):
@@ -65,18 +65,18 @@ def draw_effects(
     noise: Float[np.ndarray, "draw effect"],
     group_noise: Float[np.ndarray, "draw group latent"],
 ) -> Effects:
-    """An exact draw of the effects for each draw of the scales; the seeds' means given that draw.
+    """One exact draw of the effects for each draw of the scales, and the means of the seeds' effects given that draw.
 
-    `member` says to which group a seed belongs; `noise` and `group_noise` are standard normal.
+    `member` gives the group of each seed; `noise` and `group_noise` are standard normal.
     """
     # On the host: compiled programs with batches of small triangular solves have been seen to hang
-    # on the CPU, all of its threads waiting.
+    # on the CPU, with all threads waiting.
     leaves = (np.asarray(leaf, dtype=float) for leaf in given)
     group_G, group_h, group_factor, seed_G, seed_h, seed_factor = leaves
     factor = group_factor[:, None]
     across = np.swapaxes(factor, -1, -2) @ group_G
     inner = np.linalg.solve(np.eye(factor.shape[-1]) + across @ factor, across)
-    # What the groups together say about the population: Woodbury's identity.
+    # Information from all groups about the population, by Woodbury's identity.
     precision = (group_G - np.swapaxes(across, -1, -2) @ inner).sum(axis=1)
     h = (group_h - np.einsum("dglp,dgl->dgp", inner, _times(factor, group_h))).sum(axis=1)
     precision = precision + np.eye(precision.shape[-1]) / POPULATION_SD**2
@@ -105,7 +105,7 @@ def _normal(precision: np.ndarray, h: np.ndarray, noise: np.ndarray) -> np.ndarr
 def _deviations(
     G: np.ndarray, h: np.ndarray, above: np.ndarray, factor: np.ndarray, noise: np.ndarray
 ) -> np.ndarray:
-    """A draw of factor @ u, the deviation of each unit from the effects above it, given those."""
+    """A draw of factor @ u, the deviation of each unit from the effects of the level above, given these effects."""
     k = np.eye(factor.shape[-1]) + np.swapaxes(factor, -1, -2) @ G @ factor
     residual = h - np.einsum("...pq,...q->...p", G, above)
     return (factor @ _normal(k, _times(factor, residual), noise)[..., None])[..., 0]
@@ -130,8 +130,8 @@ def sample(
 ) -> tuple[Posterior, Diagnostics]:
     """Posterior of a study's frontiers; the same seed gives the same draws.
 
-    Runs on the CPU (the arrays are too small for anything else), in float64 (precisions of many
-    checkpoints are added and subtracted) and with broadcasting between ranks allowed.
+    Runs on the CPU (the arrays are small), in float64 (precisions of many checkpoints are added and subtracted) and
+    with broadcasting between ranks allowed.
     """
     with jax.enable_x64(True), jax.numpy_rank_promotion("allow"), jax.default_device(_cpu()):
         points = Points(*(jnp.asarray(leaf, dtype=jnp.float64) for leaf in points))
@@ -147,7 +147,7 @@ def sample(
         scales = jax.device_get(scales_at(points, jnp.asarray(z)))
     curves = [np.reshape(own, (chains, draws, -1)) for own in effects[:2]]
     monitored = np.concatenate([found.positions, *curves], axis=-1)
-    # A variable that never moves gives 0/0: that fit has failed, and NaN fails the checks.
+    # A variable that never moves gives 0/0, i.e. NaN: the fit has failed, and the checks reject NaN.
     with np.errstate(all="ignore"):
         rhat = np.max(split_gelman_rubin(monitored))
         ess = np.min(effective_sample_size(monitored))
@@ -162,9 +162,10 @@ def _effects(
     rng: np.random.Generator,
     batch: int = 250,
 ) -> Effects:
-    """Draws of the population's and groups' effects for draws of the scales; the seeds' means.
+    """Draws of the effects of the population and of the groups for draws of the scales, and the means of the seeds'
+    effects.
 
-    In batches of equal size, because each draw holds tables of all runs and seeds.
+    Works in batches of equal size, because each draw holds tables of all runs and seeds.
     """
     arms, member = points.arm.shape[1], np.asarray(points.group)
     found = []

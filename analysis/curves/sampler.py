@@ -1,13 +1,13 @@
-"""Hamiltonian Monte Carlo for a smooth density of a few dozen dimensions whose scale is about one.
+"""Hamiltonian Monte Carlo for a smooth density with a few dozen dimensions and a scale of about one.
 
-Neal 2011 (arXiv 1206.1901). Momenta are preconditioned by the curvature at the mode, then by the
-sample covariance of the warm-up; all chains take the same number of leapfrog steps, so that one
-batched gradient serves them all. The loop runs on the host and calls one compiled function.
+Neal 2011 (arXiv 1206.1901). Momenta are preconditioned by the curvature at the mode, then by the sample covariance of
+the warm-up. All chains take the same number of leapfrog steps, so that one batched gradient serves all chains. The loop
+runs on the host and calls one compiled function.
 
-Why not NumPyro's samplers, with which it is tested to agree: on a study's posterior of 16 scales
-this one took 12 s with compiling and 3 s without for an effective sample size of 2,190, NumPyro's
-NUTS 46 s and 18 s for 1,150, its HMC 20 s and 10 s for 320 (8 vectorised chains of 500 draws, side
-by side on two shared cores). A report makes half a dozen such fits, a calibration hundreds.
+NumPyro's samplers are slower here; tests check that this sampler agrees with NumPyro. On a study's posterior of 16
+scales this sampler took 12 s with compiling and 3 s without for an effective sample size of 2,190, NumPyro's NUTS 46 s
+and 18 s for 1,150, its HMC 20 s and 10 s for 320 (8 vectorised chains of 500 draws, measured on two shared cores at the
+same time). A report makes half a dozen fits, a calibration hundreds.
 """
 
 from collections.abc import Callable
@@ -21,9 +21,9 @@ Density = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """From positions (chain, dimension) to log densities (chain,) and gradients (chain, dimension)."""
 
 TARGET = 0.85
-"""Acceptance that the step size is tuned to."""
+"""Acceptance probability at which the tuning of the step size aims."""
 DIVERGED = 1000.0
-"""Error of the energy beyond which a trajectory counts as diverged (as Stan has it)."""
+"""Error of the energy beyond which a trajectory counts as diverged (as in Stan)."""
 
 
 class Chains(NamedTuple):
@@ -47,7 +47,7 @@ def sample(
     warmup: int = 200,
     draws: int = 500,
 ) -> Chains:
-    """Draws from `density`, which is looked for around 0; the same seed gives the same draws."""
+    """Draws from `density`; the search for its mode starts at 0. The same seed gives the same draws."""
     rng = np.random.default_rng(seed)
     mode = _mode(density, dimension, chains)
     root = _curvature_root(density, mode, chains)
@@ -67,7 +67,7 @@ def sample(
 
 
 def _mode(density: Density, dimension: int, chains: int) -> Float[np.ndarray, " dimension"]:
-    """Position of the largest density. The batch is filled with copies: one compiled shape."""
+    """Position of the largest density. The batch is filled with copies, so that one compiled shape serves."""
 
     def down(z: np.ndarray) -> tuple[float, np.ndarray]:
         value, gradient = density(np.tile(z, (chains, 1)))
@@ -86,14 +86,14 @@ def _curvature_root(
     gradients = np.concatenate([density(b)[1] for b in padded.reshape(-1, chains, dimension)])
     hessian = (gradients[dimension : 2 * dimension] - gradients[:dimension]) / (2 * h)
     values, vectors = np.linalg.eigh((hessian + hessian.T) / 2)
-    # Where the density is not concave at its mode, take the scale that it has by assumption.
+    # Where the density is not concave at its mode, use the assumed scale of one.
     return vectors / np.sqrt(np.where(np.isfinite(values) & (values > 0.3), values, 1.0))
 
 
 def _pooled_root(
     seen: Float[np.ndarray, "chain draw dimension"], root: Float[np.ndarray, "dimension dimension"]
 ) -> Float[np.ndarray, "dimension dimension"]:
-    """Root of the covariance of all chains' positions, shrunk towards the one so far."""
+    """Root of the covariance of all chains' positions, shrunk towards the present root."""
     flat = seen.reshape(-1, seen.shape[-1])
     before = 3.0 * seen.shape[-1]
     weight = len(flat) / (len(flat) + before)
@@ -108,7 +108,7 @@ def _adapt(
     count: int,
     rng: np.random.Generator,
 ) -> tuple[_State, float, Float[np.ndarray, "chain draw dimension"]]:
-    """Transitions that tune the step size (Robbins and Monro 1951), averaged over their end."""
+    """Transitions that tune the step size (Robbins and Monro 1951); the result is averaged over the last of them."""
     trace, seen = [], []
     for index in range(count):
         state, accepted, _ = _transition(density, state, root, step, rng)
@@ -127,7 +127,7 @@ def _transition(
 ) -> tuple[_State, Float[np.ndarray, " chain"], Bool[np.ndarray, " chain"]]:
     """One trajectory of each chain: the state after it, acceptance probabilities, divergences.
 
-    Its length is drawn around a quarter turn, which for a normal density gives independent draws.
+    The length of a trajectory is drawn around a quarter turn, which gives independent draws for a normal density.
     """
     momentum = rng.normal(size=state.position.shape)
     length = rng.uniform(0.5, 1.5) * np.pi / 2

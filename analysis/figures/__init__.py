@@ -1,1 +1,1 @@
-"""Figures of the report, one family a module."""
+"""Figures of the report, one kind per module."""

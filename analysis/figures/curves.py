@@ -1,4 +1,4 @@
-"""Win rate over KL: the fitted curves of a study, and the same points as the paper draws them."""
+"""Figures of win rate over KL: the fitted curves of a study, and the same checkpoints in the paper's style."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -16,14 +16,14 @@ from analysis.verdicts.evidence import describe_peak
 from sweeps.estimands import Unanswerable
 
 Fits = Mapping[str, Frontier]
-"""Fitted curves by the panel's title: a task, or a task at a level of a stratum."""
+"""Fitted curves by the title of the panel: a task, or a task at a level of a stratum."""
 Pair = tuple[str, str]
 
 _CURVE_POINTS = 161
 
 
 class Curve(NamedTuple):
-    """A typical seed's curve: d = sqrt(KL), the median and the ends of the 90% interval there."""
+    """A typical seed's curve: d = sqrt(KL), and at each d the median and the ends of the 90% interval."""
 
     d: np.ndarray
     low: np.ndarray
@@ -39,7 +39,7 @@ def curve(fit: Frontier, arm: str) -> Curve:
 
 
 def frontier_table(fits: Fits) -> Table:
-    """The points and the curves of `frontier`, told apart by the column "kind"."""
+    """The points and the curves of `frontier`; the column "kind" distinguishes them."""
     records = []
     for title, fit in fits.items():
         rows = fit.cleaned.trained
@@ -58,9 +58,9 @@ def frontier_table(fits: Fits) -> Table:
 def frontier(fits: Fits, arms: Sequence[str], pairs: Sequence[Pair], width: float) -> Figure:
     """Win rate over sqrt(KL): every checkpoint, the typical seed's curve, its band and peak.
 
-    Below it the differences of the `pairs` of arms that claims compare at equal KL: most of a
-    single curve's uncertainty is common to the arms, so the bands may overlap while the difference
-    is clear. Many arms have a legend instead of labels, and no bands.
+    Below, the figure shows the differences of those `pairs` of arms that claims compare at equal KL: arms share most of
+    the uncertainty of a single curve, so bands may overlap although the difference is clear. A figure of many arms has
+    a legend instead of labels, and no bands.
     """
     shown = [arm for arm in arms if any(arm in fit.arms for fit in fits.values())]
     small = len(fits) > FEW_PANELS
@@ -128,7 +128,7 @@ def _points(axes: Axes, trained: Table, arm: str, arms: Sequence[str]) -> None:
 
 
 def _rates(axes: Axes, observed: Any, top: float = 0.0) -> None:
-    """The win rate's axis: what was observed, with a line where it is a draw."""
+    """The axis of win rates: it covers the observed values, with a line at a draw."""
     axes.set_ylim(max(0.0, observed.min() - 0.04), min(1.0, max(float(observed.max()), top) + 0.04))
     if axes.get_ylim()[1] > 0.5:
         style.reference(axes, 0.5)
@@ -141,7 +141,7 @@ def _rates(axes: Axes, observed: Any, top: float = 0.0) -> None:
 def _gap_panel(
     axes: Axes, fit: Frontier, pairs: Sequence[Pair], arms: Sequence[str], limit: float
 ) -> bool:
-    """Differences of arms' curves over their shared ranges; False if there are none."""
+    """Draws the differences of arms' curves over their shared ranges; False if there are none."""
     ends = []
     for first, second in pairs:
         try:
@@ -173,9 +173,9 @@ def _gap_panel(
 
 
 def _mark_peaks(axes: Axes, fit: Frontier, arms: Sequence[str], labelled: bool) -> None:
-    """Every arm's peak; labelled with name, height and the interval of its KL, if there is room.
+    """Marks every arm's peak; if there is room, with its name, its height and the interval of its KL.
 
-    A triangle and "rising" say that the curve still rises at the end of its range.
+    A triangle and "rising" mean that the curve still rises at the end of its range.
     """
     peaks = {arm: describe_peak(fit, arm) for arm in fit.arms}
     for arm, peak in peaks.items():
@@ -190,7 +190,8 @@ def _mark_peaks(axes: Axes, fit: Frontier, arms: Sequence[str], labelled: bool) 
 
 
 def _name_peaks(axes: Axes, peaks: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) -> None:
-    """Names beside peaks: the better half above its mark, the others below, none on another."""
+    """Writes names beside peaks, without overlap: above the mark for the higher half of the peaks, below for the
+    others."""
     line = 0.21 / style.inches(axes)[1] * np.ptp(axes.get_ylim())
     ranked = sorted(peaks, key=lambda arm: peaks[arm]["peak"])
     upper = ranked[len(ranked) // 2 :]
@@ -214,10 +215,10 @@ def _name_peaks(axes: Axes, peaks: Mapping[str, Mapping[str, Any]], arms: Sequen
 def envelope(
     points: Mapping[str, Table], envelopes: Table, arms: Sequence[str], width: float
 ) -> Figure:
-    """The paper's way of drawing: all checkpoints of all runs, and each arm's upper envelope.
+    """The paper's style: all checkpoints of all runs, and each arm's upper envelope.
 
-    `points` are checkpoints by panel, with KL and win rate; `envelopes` has the columns panel, arm,
-    kl and win_rate, one row a bin.
+    `points` are checkpoints by panel, with KL and win rate; `envelopes` has the columns panel, arm, kl and win_rate,
+    one row per bin.
     """
     small = len(points) > FEW_PANELS
     columns = style.columns_for(len(points), width)

@@ -1,4 +1,4 @@
-"""Posteriors side by side: every effect a claim rests on, and every arm's peak."""
+"""Figures of posteriors: every effect that a claim uses, and every arm's peak."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ def effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
 
 
 def level_effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
-    """One row per level of every test that speaks of all levels of a path; without a verdict."""
+    """One row per level of every test that covers all levels of a path; without a verdict."""
     rows = []
     for entry in entries:
         for test in entry["tests"]:
@@ -60,7 +60,7 @@ def effects_table(rows: Sequence[Entry]) -> Table:
 
 
 def forest(rows: Sequence[Entry], width: float) -> Figure:
-    """Every effect with its interval, one panel a unit and region; shaded: within the rule's bound."""
+    """Every effect with its interval, one panel per unit and region. Shaded: effects within the rule's bound."""
     groups: dict[tuple[str, float], list[Entry]] = {}
     for row in rows:
         groups.setdefault((row["unit"], row["rule"]["rope"]), []).append(row)
@@ -103,7 +103,7 @@ def _forest_panel(axes: Axes, unit: str, rope: float, rows: Sequence[Entry]) -> 
 
 
 def _limits(rows: Sequence[Entry], rope: float, scale: float) -> tuple[float, float]:
-    """Where an axis ends: around all estimates, and around all intervals that are not vast."""
+    """The ends of an axis: they include all estimates, and all intervals that are not very wide."""
     points = scale * np.array([0.0, rope, -rope, *(row["estimate"] for row in rows)])
     least = max(np.ptp(points), *(abs(points)), 1e-9)
     ends = scale * np.array([end for row in rows for end in row["interval"] or ()])
@@ -116,14 +116,14 @@ def _limits(rows: Sequence[Entry], rope: float, scale: float) -> tuple[float, fl
 def _arrows(
     axes: Axes, ends: Sequence[float], limits: tuple[float, float], height: int, colour: str
 ) -> None:
-    """Marks at the panel's edge where an interval goes on beyond it."""
+    """Marks at the panel's edge where an interval continues beyond the edge."""
     for end, limit, mark in zip(ends, limits, "<>", strict=True):
         if not limits[0] <= end <= limits[1]:
             axes.plot(limit, height, mark, ms=5, color=colour, mew=0, clip_on=False)
 
 
 def _forest_words(axes: Axes, height: int, row: Entry, name: str, wide: bool) -> None:
-    """What the effect is and its verdict: one line above the interval, two on a narrow figure."""
+    """Name and verdict of an effect: one line above the interval, two on a narrow figure."""
     options: dict[str, Any] = {
         "xycoords": ("axes fraction", "data"),
         "textcoords": "offset points",
@@ -141,7 +141,7 @@ def _forest_words(axes: Axes, height: int, row: Entry, name: str, wide: bool) ->
 
 
 def peaks_table(fits: Fits) -> Table:
-    """Every arm's fitted peak with 90% intervals, and the KL at which it lies."""
+    """Every arm's fitted peak and its KL, with 90% intervals."""
     records = []
     for title, fit in fits.items():
         for arm in fit.arms:
@@ -155,7 +155,7 @@ def peaks_table(fits: Fits) -> Table:
 
 
 def peaks(table: Table, arms: Sequence[str], width: float) -> Figure:
-    """Every arm's peak, in the study's order: its height, and the KL at which it lies."""
+    """Every arm's peak, in the study's order of arms: its height and its KL."""
     titles = list(dict.fromkeys(table["panel"]))
     most = max(int((table["panel"] == title).sum()) for title in titles)
     columns = 2 if width > 5 else 1

@@ -1,4 +1,4 @@
-"""Which figures a study has: decided by what was measured and by what its claims speak of."""
+"""Choose the figures of a study, by the measured columns and by the claims."""
 
 from collections.abc import Iterator
 
@@ -26,11 +26,11 @@ from analysis.load import Table
 from analysis.verdicts.evidence import ALL_TASKS
 
 OWN_FIGURES = ("win_rate", "best_win_rate", "policy_checksum", *learning.LOGPROBS)
-"""Metrics that need no figure of last values: others show them, or they are not amounts."""
+"""Metrics without a figure of last values: another figure shows them, or they are not amounts."""
 
 
 def exhibits(material: Material) -> list[Exhibit]:
-    """All figures for which there is anything to show; those that claims speak of first."""
+    """All figures that have data to show; figures that show a claim's quantity come first."""
     spoken = estimands(material.results)
     makers = (
         _frontier,
@@ -49,7 +49,7 @@ def exhibits(material: Material) -> list[Exhibit]:
 
 
 def early(material: Material) -> list[Exhibit]:
-    """Those that need no model and no verdict: what can be seen while runs go on."""
+    """Figures that need no model and no verdict, so that they can be drawn while runs go on."""
     spoken = estimands(material.results)
     return [*_envelope(material, spoken), *_scatters(material, spoken)]
 
@@ -142,7 +142,7 @@ def _windows(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
 
 
 def _scatters(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    """Accuracy over win rate, and whatever two columns a claim correlates or regresses."""
+    """Accuracy over win rate, and each pair of columns that a claim correlates or regresses."""
     wanted: dict[tuple[str, str], bool] = {}
     for one in spoken:
         if one["kind"] == "RankCorrelation":
@@ -190,7 +190,7 @@ def _scatters(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
 
 
 def _points(material: Material, columns: tuple[str, str], every: bool) -> Table:
-    """Rows of a scatter: every trained checkpoint of runs that did not diverge, or their last."""
+    """Rows of a scatter, of runs that did not diverge: every trained checkpoint, or each run's last one."""
     table = material.results.table
     trained = table[(table["evaluation"] > 0) & (table["diverged_step"] < 0)]
     rows = trained if every else finished(material.results)
@@ -228,7 +228,7 @@ def _logprob(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
 
 
 def _ends(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    """Last values of the metrics that claims compare and no other figure shows."""
+    """Last values of the metrics that claims compare, unless another figure shows them."""
     last = finished(material.results)
     used = [
         one["metric"]

@@ -1,4 +1,4 @@
-"""What figures are drawn from, and columns, paths and levels in words."""
+"""Inputs of the figures, and words for columns, paths and levels."""
 
 import dataclasses
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +17,7 @@ from testbed.metric_table import DECLARED, FACTS
 
 @dataclasses.dataclass(frozen=True)
 class Exhibit:
-    """A figure with its words. `central`: a claim speaks of what it shows."""
+    """A figure with its heading and caption. `central`: a claim is about the quantity that the figure shows."""
 
     drawing: Drawing
     heading: str
@@ -27,12 +27,11 @@ class Exhibit:
 
 @dataclasses.dataclass(frozen=True)
 class Material:
-    """What figures are drawn from.
+    """Inputs of a study's figures.
 
-    `fits` are the fitted curves by panel, `typical` those of a typical task, `points` the usable
-    checkpoints by panel, `envelopes` their upper envelopes (panel, arm, kl, win_rate), `entries`
-    the verdicts, `sizes` the places of the levels of every stratum, `where` each panel's task and
-    levels.
+    `fits` are the fitted curves by panel, `typical` those of a typical task, `points` the usable checkpoints by panel,
+    `envelopes` their upper envelopes (panel, arm, kl, win_rate), `entries` the verdicts, `sizes` the positions on an
+    axis of the levels of every stratum, `where` each panel's task and levels.
     """
 
     results: Results
@@ -54,7 +53,7 @@ class Material:
 
 
 def estimands(results: Results) -> list[dict[str, Any]]:
-    """All estimands of a study's claims as data, those inside others included."""
+    """All estimands of a study's claims as data, including nested ones."""
     claims = [claim.describe() for claim in (*results.claims, *(results.present_claims or ()))]
     waiting = [test["estimand"] for claim in claims for test in claim["tests"]]
     found: list[dict[str, Any]] = []
@@ -98,7 +97,7 @@ def numeric_axes(material: Material, rows: Table) -> list[str]:
 
 
 def places_named(places: Mapping[Any, float]) -> dict[float, str] | None:
-    """Names of places that are mere ranks; None if the places are numbers of their own."""
+    """Names for axis positions that are only ranks; None if the positions are numbers with a meaning."""
     if list(places.values()) != [float(rank) for rank in range(len(places))]:
         return None
     return {place: str(level) for level, place in places.items()}
@@ -111,13 +110,13 @@ def path_words(path: str) -> str:
 
 
 def counted(places: Mapping[Any, float]) -> bool:
-    """Whether the places of levels are numbers of parameters: neither ranks nor their own values."""
+    """Whether the positions of the levels are numbers of parameters: neither ranks nor the levels' values."""
     numbers = [level for level in places if isinstance(level, int | float | np.number)]
     return bool(places) and not places_named(places) and len(numbers) < len(places)
 
 
 def level_words(path: str, material: Material) -> str:
-    """What the levels of a path are, in words."""
+    """Words for the kind of the levels of a path."""
     return "the policy’s size" if counted(material.sizes.get(path, {})) else path_words(path)
 
 
@@ -132,7 +131,7 @@ def metric_words(column: str) -> str:
 
 
 def capital(column: str) -> str:
-    """A column in words, as a label begins."""
+    """A column in words, with the capital letter of a label."""
     words = metric_words(column)
     return words[:1].upper() + words[1:]
 
@@ -143,7 +142,7 @@ def is_rate(column: str) -> bool:
 
 
 def level_names(results: Results, path: str, sizes: Mapping[Any, float]) -> dict[Any, str]:
-    """Short names of a swept path's levels: parameters, or of modules what differs between them."""
+    """Short names of a swept path's levels: numbers of parameters or, for modules, the fields in which they differ."""
     levels = list(dict.fromkeys(results.table[path].dropna()))
     if counted(sizes):
         return {level: f"{compact(size)} parameters" for level, size in sizes.items()}
@@ -155,7 +154,7 @@ def level_names(results: Results, path: str, sizes: Mapping[Any, float]) -> dict
     for kind, fields in split:
         own = ", ".join(field for field in fields if field not in shared)
         names.append((kind, own))
-    # A module at its defaults has no fields to go by.
+    # A module with default values shows no fields.
     bare = len(kinds) == 1 and all(own for _, own in names)
     texts = [own if bare else f"{kind}({own})" if own else kind for kind, own in names]
     return dict(zip(levels, texts, strict=True))

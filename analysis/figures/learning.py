@@ -1,4 +1,4 @@
-"""What policies learned besides to win: classification, log-probabilities, other last values."""
+"""Figures of other changes during training than win rate: classification accuracy, log-probabilities, last values."""
 
 from collections.abc import Mapping, Sequence
 
@@ -15,7 +15,7 @@ from sweeps.store.store import FACTS
 
 LOGPROBS = {"winner_logprob_change": "winners", "loser_logprob_change": "losers"}
 LEAST_SEEDS = 3
-"""Fewest seeds for a band: the t interval of two is wider than any figure."""
+"""Fewest seeds for a band: the t interval of two seeds is wider than any figure."""
 _GRID = np.linspace(0, 1, 41)
 
 
@@ -28,9 +28,9 @@ def scatter(
     width: float,
     grouped: bool = True,
 ) -> Figure:
-    """Two measured numbers against each other, a panel a task; if `grouped`, with seeds' means.
+    """Scatter plot of two measured columns, one panel per task; if `grouped`, with seeds' means.
 
-    `rows` has the columns task, arm, seed and `axes`, one row a point; `words` label the axes.
+    `rows` has the columns task, arm, seed and `axes`, one row per point; `words` label the axes.
     """
     x, y = axes
     tasks = sorted(rows["task"].unique())
@@ -69,7 +69,7 @@ def scatter(
 def _name_clouds(
     axes: Axes, centres: Sequence[tuple[str, float, float]], arms: Sequence[str]
 ) -> None:
-    """Arms' names beside their clouds, moved apart where they would touch."""
+    """Writes arms' names beside their points, moved apart where they would touch."""
     places = style.spread(
         [y for *_, y in centres], 0.22 / style.inches(axes)[1] * np.ptp(axes.get_ylim())
     )
@@ -83,10 +83,10 @@ def _name_clouds(
 
 
 def training_curves(table: Table, metrics: Sequence[str]) -> Table:
-    """Mean of metrics over training, by task, arm and seed, on a common grid of training done.
+    """Mean of metrics over training, by task, arm and seed, on a common grid of the share of training completed.
 
-    Runs that diverged are left out; settings are averaged within a seed. One row a task, arm, seed
-    and point of the grid.
+    Runs that diverged are left out; settings are averaged within a seed. One row per task, arm, seed and point of the
+    grid.
     """
     parts = []
     table = table[(table["diverged_step"] < 0) & table[list(metrics)].notna().all(axis=1)]
@@ -146,7 +146,7 @@ def logprob(curves: Table, arms: Sequence[str], width: float) -> Figure:
 
 
 def _band(axes: Axes, rows: Table, metric: str, arms: Sequence[str], arm: str) -> float:
-    """Draw one arm's mean curve, band and seeds; the value at the curve's end."""
+    """Draws one arm's mean curve, band and seeds; returns the value at the curve's end."""
     colour, _, dashes = look(arms, arm)
     seeds = rows.pivot(index="seed", columns="training_done", values=metric).to_numpy()
     few = len(arms) <= FEW_ARMS
@@ -174,9 +174,9 @@ def window_columns(table: Table, prefix: str) -> list[str]:
 
 
 def window_table(last: Table) -> Table:
-    """Accuracy on the windows of the recorded stream at the end of training: who, where, how much.
+    """Accuracy on each window of the recorded stream at the end of training.
 
-    One row a task, arm, seed and window; the proxy's own accuracy is the arm "proxy".
+    One row per task, arm, seed and window; the proxy's accuracy is stored under the arm "proxy".
     """
     parts = []
     for prefix, whose in (("stream_accuracy_", ""), (f"{FACTS}proxy_stream_accuracy_", "proxy")):
@@ -195,7 +195,7 @@ def window_table(last: Table) -> Table:
 
 
 def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
-    """Accuracy over the online stream's windows: the proxy's, and every arm's policies'."""
+    """Accuracy over the windows of the online stream: of the proxy, and of the policies of every arm."""
     tasks = sorted(table["task"].unique())
     shown = [arm for arm in arms if arm in set(table["arm"])]
     figure, panels = style.grid(len(tasks), width, 3.1)
@@ -238,7 +238,7 @@ def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
 
 
 def ends_table(last: Table, metrics: Sequence[str]) -> Table:
-    """Last values of metrics, averaged over settings: one row a metric, task, arm and seed."""
+    """Last values of metrics, averaged over settings: one row per metric, task, arm and seed."""
     parts = []
     last = last[last["diverged_step"] < 0]
     for metric in metrics:
@@ -257,9 +257,9 @@ def ends(
     references: Mapping[str, float],
     width: float,
 ) -> Figure:
-    """Last values of metrics by arm: a small mark a seed, a large one their mean; a row a task.
+    """Last values of metrics by arm, one row of panels per task: small marks are seeds, a large mark is their mean.
 
-    `words` names the metrics, `references` draws a line where a value means something.
+    `words` names the metrics; `references` gives the values at which a reference line is drawn.
     """
     metrics = list(dict.fromkeys(table["metric"]))
     tasks = sorted(table["task"].unique())

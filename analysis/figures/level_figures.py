@@ -23,7 +23,7 @@ Spoken = Sequence[Mapping[str, Any]]
 
 
 def relative_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    """Win rates over the levels of each stratum, relative to the arm that claims name."""
+    """Win rates over the levels of each stratum, relative to the reference arm that claims name."""
     for path, places in material.sizes.items():
         tops = [one["top"] for one in spoken if one.get("path") == path and "top" in one]
         top = tops[0] if tops else material.arms[0]
@@ -123,7 +123,7 @@ def along_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
 
 
 def each_level_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    """Effects that claims want at every level of a path, level by level."""
+    """One figure of effects by level, for claims that test every level of a path."""
     rows = effects.level_effects(material.entries)
     if not rows:
         return

@@ -1,4 +1,4 @@
-"""What changes along a swept axis: relative peaks and their places over size, values over a dial."""
+"""Figures over a swept axis: relative peaks and their KL over size, measured values over a numeric setting."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -15,10 +15,10 @@ from analysis.load import Table
 def relative_table(
     table: Table, path: str, top: str, places: Mapping[Any, float], share: float = 0.9
 ) -> Table:
-    """Each arm's quantile of win rates, and that over the top arm's, by task, level and seed.
+    """Each arm's quantile of win rates, absolute and divided by the top arm's quantile, by task, level and seed.
 
-    `table` holds checkpoints; rows from a divergence on do not count. `places` says where on an
-    axis each level of the path lies.
+    `table` holds checkpoints; rows from a run's divergence on do not count. `places` gives the position on an axis of
+    each level of the path.
     """
     trained = table[(table["evaluation"] > 0) & table["win_rate"].notna()]
     lost = (trained["diverged_step"] >= 0) & (trained["step"] >= trained["diverged_step"])
@@ -41,7 +41,7 @@ def along(
     width: float,
     percents: bool = False,
 ) -> Figure:
-    """A value over an axis, a panel a task: small marks are seeds, lines join their means.
+    """A value over an axis, one panel per task: small marks are seeds, lines join their means.
 
     `table` has the columns task, arm, seed, size and `column`; `words` label the axes.
     """
@@ -74,7 +74,7 @@ def along(
 
 
 def peak_places(table: Table, arms: Sequence[str], words: str, width: float) -> Figure:
-    """KL at every arm's fitted peak over size, with 90% intervals; hollow: the range's end.
+    """KL at every arm's fitted peak over size, with 90% intervals. Hollow marks: the peak is at the end of the range.
 
     `table` has the columns task, arm, size, kl, kl_low, kl_high and place.
     """
@@ -108,7 +108,7 @@ def _logarithmic(places: np.ndarray) -> bool:
 
 
 def _moved(sizes: np.ndarray, all_sizes: Any, share: float) -> np.ndarray:
-    """Sizes moved aside by a share of the axis, so that arms at one size can be told apart."""
+    """Sizes shifted by a share of the axis, so that marks of several arms at one size do not overlap."""
     places = np.asarray(all_sizes, dtype=float)
     if _logarithmic(places):
         return sizes * (places.max() / places.min()) ** share
@@ -118,7 +118,7 @@ def _moved(sizes: np.ndarray, all_sizes: Any, share: float) -> np.ndarray:
 def by_level(
     table: Table, arms: Sequence[str], column: str, words: str, width: float, names: Sequence[str]
 ) -> Figure:
-    """A proportion at named levels, a row each and a panel a task; small marks are seeds.
+    """A proportion at named levels: one panel per task, one row per level; small marks are seeds.
 
     `table` has the columns task, arm, seed, size (the level's rank) and `column`.
     """
@@ -150,7 +150,7 @@ def by_level(
 
 
 def _axis(axes: Axes, sizes: np.ndarray) -> None:
-    """Ticks at the sizes, on a logarithmic axis where they span much."""
+    """Ticks at the sizes, on a logarithmic axis if the sizes have a wide range."""
     places = np.unique(sizes)
     if _logarithmic(places):
         axes.set_xscale("log")
@@ -159,7 +159,7 @@ def _axis(axes: Axes, sizes: np.ndarray) -> None:
 
 
 def compact(value: float) -> str:
-    """A number in few letters: 3.2k, 1.1M."""
+    """A number in few characters: 3.2k, 1.1M."""
     for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= size:
             return f"{value / size:.3g}{letter}"

@@ -1,8 +1,8 @@
-"""What all figures share: colours, marks and lines of arms, panels, axes, and writing to files.
+"""Common parts of all figures: colours, marks and lines of arms, panels, axes, and writing to files.
 
-Colours are Okabe and Ito's (distinguishable with any colour vision); beyond a handful of arms the
-mark and the line's dashes tell them apart as well, so that figures also read in greyscale. Files
-are reproducible: fixed identifiers, no date.
+Colours are Okabe and Ito's (distinguishable with any colour vision). Figures with more than a handful of arms also use
+marks and dashes to distinguish the arms, so that figures can be read in greyscale. Files are reproducible: fixed
+identifiers, no date.
 """
 
 import dataclasses
@@ -32,13 +32,13 @@ ARM_DASHES: tuple[Any, ...] = ("-", (0, (5, 1.6)), (0, (1.2, 1.2)), (0, (5, 1.4,
 VERDICT_COLOURS = {"reproduced": "#00785a", "contradicted": "#a8326f", "undecided": "#6e6f78"}
 DOTTED = (0, (1, 2.5))
 WIDE, NARROW = 7.2, 3.7
-"""Widths in inches of a figure's two cuts: for a desktop's column and for a phone."""
+"""Widths in inches of a figure's two versions: for a desktop's column and for a phone."""
 FEW_ARMS = 4
-"""Up to this many arms are labelled where they are drawn; more have a legend and dashes."""
+"""Up to this many arms are labelled beside their curves; figures of more arms have a legend and dashes."""
 FEW_PANELS = 4
-"""Up to this many panels are drawn large; more are small multiples."""
+"""Up to this many panels are drawn large; a figure of more panels has small ones."""
 MANY_POINTS = 1500
-"""Above this many points a figure's points are drawn as one picture, to keep files small."""
+"""A figure of more points than this draws them as one bitmap image, to keep files small."""
 KL_TICKS = (
     0.0,
     0.01,
@@ -87,9 +87,9 @@ _STYLE: dict[Any, Any] = {
 
 @dataclasses.dataclass(frozen=True)
 class Drawing:
-    """A named figure that can be drawn at a width in inches.
+    """A named figure that can be drawn at a given width in inches.
 
-    `alt` describes it in words, `table` is the data behind it (None: it has no file of its own).
+    `alt` describes the figure in words, `table` is its data (None: no data file is written).
     """
 
     name: str
@@ -99,7 +99,7 @@ class Drawing:
 
     @functools.cached_property
     def _wide(self) -> Figure:
-        """The wide cut, laid out once for all the files made from it."""
+        """The wide version, laid out once for all the files made from it."""
         return _laid_out(self.draw(WIDE))
 
     def save(self, directory: Path, stem: str = "") -> list[Path]:
@@ -130,11 +130,11 @@ class Drawing:
 
 
 def _laid_out(figure: Figure) -> Figure:
-    """The figure with its panels where the layout engine puts them, once and for all."""
+    """The figure with its panels fixed at the positions that the layout engine finds."""
     FigureCanvasAgg(figure)
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
-    # The solver's last digits depend on the order of its variables, and identifiers in files on them.
+    # The last digits of the solver's result depend on the order of its variables, and file identifiers on the digits.
     for axes in figure.axes:
         left, low, width, height = np.round(axes.get_position().bounds, 5).tolist()
         axes.set_position((left, low, width, height))
@@ -148,7 +148,7 @@ def _context(fonttype: str) -> Any:
 
 
 def _inlined(svg: str, prefix: str, alt: str) -> str:
-    """Strip the XML prologue, make identifiers unique in the page, hand colours to the page."""
+    """Strip the XML prologue, make identifiers unique in the page, let the page's style sheet set the colours."""
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
@@ -163,7 +163,7 @@ def _inlined(svg: str, prefix: str, alt: str) -> str:
 
 
 class Look(NamedTuple):
-    """How an arm is drawn, in every figure of its study."""
+    """Colour, mark and dashes of an arm, the same in every figure of its study."""
 
     colour: str
     marker: str
@@ -180,7 +180,7 @@ def look(arms: Sequence[str], arm: str) -> Look:
 
 
 def columns_for(count: int, width: float) -> int:
-    """Columns of `count` panels: few are large, many are small multiples."""
+    """Number of columns for `count` panels: few panels are large, many are small."""
     if count <= FEW_PANELS:
         return 1 if width < 5 else min(count, 2)
     if width < 5:
@@ -191,7 +191,7 @@ def columns_for(count: int, width: float) -> int:
 def grid(
     count: int, width: float, height: float, columns: int = 0, **options: Any
 ) -> tuple[Figure, list[Axes]]:
-    """`count` panels in rows of `columns` (0: of `columns_for`); `height` of a row in inches."""
+    """`count` panels in rows of `columns` (0: chosen by `columns_for`); `height` of a row in inches."""
     columns = columns or columns_for(count, width)
     rows = -(-count // columns)
     figure = Figure(figsize=(width, height * rows), layout="constrained")
@@ -202,7 +202,7 @@ def grid(
 
 
 def title(axes: Axes, text: str) -> None:
-    """A panel's title, in as many lines as its width needs."""
+    """A panel's title, wrapped to the panel's width."""
     wide = inches(axes)[0]
     size = 9.5 if wide > 2.6 else 8.0
     lines = textwrap.wrap(text.replace("(", " ("), max(12, int(wide * 88 / size)))
@@ -210,7 +210,7 @@ def title(axes: Axes, text: str) -> None:
 
 
 def only_outer(panels: Sequence[Axes], columns: int) -> None:
-    """Equal limits, and labels at the outer panels only: for small multiples."""
+    """Equal limits for all panels, and labels at the outer panels only: for figures of many small panels."""
     for which in ("xlim", "ylim"):
         limits = np.array([getattr(axes, f"get_{which}")() for axes in panels])
         for axes in panels:
@@ -225,7 +225,7 @@ def only_outer(panels: Sequence[Axes], columns: int) -> None:
 
 
 def inches(axes: Axes) -> tuple[float, float]:
-    """Width and height that a panel has to itself, roughly."""
+    """Approximate width and height of a panel."""
     figure, place = axes.get_figure(root=True), axes.get_subplotspec()
     if figure is None or place is None:
         return 5.0, 3.0
@@ -266,7 +266,7 @@ def _kl_ticks(limit: float, most: float) -> list[float]:
 
 
 def reference(axes: Axes, value: float, which: str = "y") -> None:
-    """A dotted line at a value that means something: nothing gained, a draw, chance."""
+    """A dotted line at a value with a meaning: no gain, a draw, chance."""
     draw = axes.axhline if which == "y" else axes.axvline
     draw(value, color=SOFT, lw=0.7, ls=DOTTED, zorder=0)
 
@@ -297,10 +297,10 @@ def legend(figure: Figure, arms: Sequence[str], shown: Sequence[str], width: flo
 
 
 def spread(wanted: Sequence[float], least: float) -> list[float]:
-    """Positions as near as may be to the wanted ones, in their order, at least `least` apart."""
+    """Positions as close as possible to the wanted ones, in the same order, at least `least` apart."""
     order = np.argsort(np.asarray(wanted), kind="stable")
     sorted_positions = np.asarray(wanted, dtype=float)[order]
-    # Pool adjacent violators on positions less their least offsets: the closest feasible ones.
+    # Pool adjacent violators on positions minus their least offsets gives the closest feasible positions.
     offsets = least * np.arange(len(order))
     blocks: list[tuple[float, int]] = []
     for value in sorted_positions - offsets:
@@ -315,7 +315,7 @@ def spread(wanted: Sequence[float], least: float) -> list[float]:
 
 
 def labelled(axes: Axes, names: Sequence[str]) -> bool:
-    """Whether names find room beside the ends of a panel's curves; else a legend has them."""
+    """Whether there is room for names beside the ends of a panel's curves; otherwise a legend has the names."""
     return len(names) <= FEW_ARMS and 0.085 * max(map(len, names)) < 0.4 * inches(axes)[0]
 
 
@@ -345,5 +345,5 @@ def share_limits(panels: Sequence[Axes]) -> None:
 
 
 def frame(records: Sequence[Any]) -> Table:
-    """Records as the table behind a figure."""
+    """Records as the data table of a figure."""
     return pd.DataFrame.from_records(list(records))

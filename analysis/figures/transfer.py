@@ -1,4 +1,4 @@
-"""Effects measured in two places: intervals one below the other, and real over simulated."""
+"""Figures of effects measured twice, simulated and real: intervals one below the other, and real over simulated."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -30,7 +30,7 @@ _NAMES = ((SIMULATED, "o", "simulated"), (REAL, "D", "real"))
 
 
 def drawings(pairs: Sequence[Pair]) -> list[tuple[Drawing, str]]:
-    """The figures that these pairs allow, in their order, with captions."""
+    """The figures that can be drawn from these pairs, in order, with captions."""
     shown = [pair for pair in pairs if _both(pair)]
     if not shown:
         return []
@@ -89,7 +89,7 @@ def _by_unit(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
 
 
 def _lines(pairs: Sequence[Pair]) -> Iterator[tuple[str, list[tuple[int, Measured]]]]:
-    """Each effect's words, and what was measured of it: (0, simulated) on every task, then (1, real)."""
+    """Each effect's words and its measurements: (0, simulated) on every task, then (1, real)."""
     for name in dict.fromkeys(pair.name for pair in pairs):
         own = [pair for pair in pairs if pair.name == name]
         simulated = {pair.simulated.task: (0, pair.simulated) for pair in own}
@@ -99,7 +99,7 @@ def _lines(pairs: Sequence[Pair]) -> Iterator[tuple[str, list[tuple[int, Measure
 
 
 def _intervals(pairs: Sequence[Pair], width: float) -> Figure:
-    """One panel a unit; an effect's words, and below them one line a task, simulated before real."""
+    """One panel per unit; below the words of each effect one line per task, simulated before real."""
     groups = _by_unit(pairs)
     rows = {unit: list(_lines(own)) for unit, own in groups.items()}
     step = 0.2
@@ -128,7 +128,7 @@ def _interval_panel(
     axes.axvline(0, color=SOFT, lw=0.7, zorder=1)
     height = 0.0
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 8.5}
-    place |= {"va": "center", "path_effects": halo()}  # the line at zero runs behind the words
+    place |= {"va": "center", "path_effects": halo()}  # the line at zero passes behind the words
     for words, measured in rows:
         short = words if len(words) <= most else f"{words[: most - 1]}…"
         axes.annotate(short, (0, height), **place)
@@ -164,7 +164,8 @@ def _line(
 
 
 def _limits(measured: Sequence[Measured], scale: float, room: float = 0.05) -> tuple[float, float]:
-    """Where an axis ends: around nought, all estimates, and all intervals that are not vast, with room at the right."""
+    """The ends of an axis: they include zero, all estimates, and all intervals that are not very wide, with room at the
+    right."""
     points = scale * np.array([0.0, *(one.judgement.estimate or 0.0 for one in measured)])
     ends = [end for one in measured for end in one.judgement.interval or ()]
     most = max(float(np.ptp(points)), 1e-3)
@@ -174,8 +175,8 @@ def _limits(measured: Sequence[Measured], scale: float, room: float = 0.05) -> t
 
 
 def _scatter(groups: Mapping[str, Sequence[Pair]], width: float) -> Figure:
-    """One square panel a unit; the marks tell simulated tasks apart. The figure is as wide as others: a page shows
-    all at one width, and letters of a narrow one would be large."""
+    """One square panel per unit; the marks distinguish simulated tasks. The figure is as wide as the others: a page
+    shows all figures at one width, so the letters of a narrower figure would appear large."""
     tasks = list(dict.fromkeys(pair.simulated.task for own in groups.values() for pair in own))
     columns = min(len(groups), 2 if width > 5 else 1)
     side = min(width / columns, 3.6)
@@ -210,7 +211,7 @@ def _scatter_panel(axes: Axes, unit: str, pairs: Sequence[Pair], tasks: Sequence
         axes.plot([x, x], bars[1], color=REAL, lw=1, alpha=0.45)
         marker = ARM_MARKERS[tasks.index(pair.simulated.task) % len(ARM_MARKERS)]
         axes.plot(x, y, marker, ms=5.5, color=SIMULATED, mec=PAPER, mew=0.7, zorder=3)
-        # A name covers what is right of its point and above it.
+        # A name takes the space right of its point and above it.
         across, up = ((points - [x, y]) / (high - low)).T
         if np.count_nonzero((across > -0.02) & (across < 0.13) & (abs(up - 0.02) < 0.06)) == 1:
             axes.annotate(

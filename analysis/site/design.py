@@ -1,4 +1,4 @@
-"""What a study ran: design, worlds, runs and what they consumed, paper-style estimates."""
+"""Sections on a study's design: arms and axes, worlds, runs and the resources they used, paper-style estimates."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -29,12 +29,12 @@ _MOST_WORLDS = 60
 
 
 def background(results: Results) -> Html:
-    """What the study says of itself at length."""
+    """The study's long description."""
     return section("background", "Background", written(str(results.study.get("background", ""))))
 
 
 def answers(results: Results) -> Html:
-    """What policies say, beside SFT; nothing of results that were stored without."""
+    """Sampled answers of policies, beside those of SFT; empty if the results were stored without answers."""
     several = len(results.tasks) > 1
     rows = [
         (*([one.task] if several else []), one.arm, one.prompt, one.before, one.after)
@@ -101,7 +101,7 @@ def _spelt(settings: Mapping[str, Any]) -> str:
 
 
 def _besides(settings: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> str:
-    """The settings that one arm runs besides the axes; paths on which they take the axes' values are left out."""
+    """Settings that one arm runs in addition to the axes; paths with the same values as the axes are left out."""
     columns = {
         path: list(dict.fromkeys(own[path] for own in settings if path in own)) for path in axes
     }
@@ -115,7 +115,7 @@ def _besides(settings: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> 
 
 
 def worlds(results: Results) -> Html:
-    """What each seed's runs stand on, as measured: data, proxy, opponent."""
+    """Measured properties of each seed's world: data, proxy, opponent."""
     facts = [fact for fact in WORLD if fact.name in results.table]
     facts = [fact for fact in facts if results.table[fact.name].notna().any()]
     if not facts:
@@ -140,7 +140,8 @@ def worlds(results: Results) -> Html:
 
 
 def runs(results: Results, left_out: Sequence[str]) -> Html:
-    """Runs, diverged and missing ones, by task and arm; `left_out` says what curves do not use."""
+    """Runs, including diverged and missing ones, by task and arm; `left_out` names the checkpoints that curves do not
+    use."""
     last = results.runs()
     rows = []
     for task in results.tasks:
@@ -165,7 +166,7 @@ def runs(results: Results, left_out: Sequence[str]) -> Html:
 
 
 def missing(results: Results) -> Html:
-    """Planned runs that are not there, and runs that are and were not planned."""
+    """Planned runs that are missing, and stored runs that were not planned."""
     said = []
     if results.missing:
         lacking = [f"{count} of arm {arm}" for arm, count in results.missing.items()]
@@ -177,7 +178,7 @@ def missing(results: Results) -> Html:
 
 
 def versions(results: Results) -> Html:
-    """A warning if runs of several versions of the testbed's code stand side by side."""
+    """A warning if the results hold runs of several versions of the testbed's code."""
     runs = results.runs()
     if "code" not in runs:
         return Html("")
@@ -203,7 +204,7 @@ def _diverged(rows: Table, axes: Sequence[str]) -> Html:
 
 
 def consumed(results: Results) -> Html:
-    """What a run of each arm had consumed when it ended, and how long the study took."""
+    """Resources that a run of each arm had used when it ended, and the study's duration."""
     last = results.runs()
     seconds = [one["seconds"] for one in results.study.get("sessions", ()) if one.get("seconds")]
     took = ""
@@ -234,7 +235,7 @@ def consumed(results: Results) -> Html:
 
 
 def estimates(rows: Sequence[Mapping[str, Any]]) -> Html:
-    """Paper-style estimates beside the model's peak: one row a panel and arm."""
+    """Paper-style estimates beside the model's peak: one row per panel and arm."""
     if not rows:
         return Html("")
     lines = []

@@ -1,4 +1,4 @@
-"""The site's first page: the scoreboard, what did not come out as claimed, what is missing."""
+"""The site's first page: the scoreboard, the claims that were not reproduced, and missing results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -63,7 +63,7 @@ def page(
 def _head(
     chapters: Sequence[Chapter], entries: Sequence[Mapping[str, Any]], problems: Sequence[str]
 ) -> Html:
-    # Studies, and arms of one, share runs: each counts once.
+    # Several studies, or several arms of one study, may share a run: it counts once.
     ends = [chapter.results.runs() for chapter in chapters]
     each = {
         run: step
@@ -104,7 +104,7 @@ def _board(entries: Sequence[Mapping[str, Any]]) -> Html:
 
 
 def _missing(entries: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> Html:
-    """Unread studies, runs that lack, claims of the paper that nothing here asks, newer rules."""
+    """Unread studies, missing runs, claims of the paper that no study here tests, newer rules."""
     items = list(problems)
     asked = {base(row["claim"]) for row in entries}
     absent = [claim for claim in PAPER if claim not in asked]

@@ -1,7 +1,7 @@
-"""The page on a task: its story, sample texts, where rewards lie, and what its data and proxy are like.
+"""The page on a task: its description, sample texts, distributions of rewards, and properties of its data and proxy.
 
-`build` writes inspect.html, inspect.json and the figure; `show` prints the same on a terminal. Every number comes with
-a line that says what it is.
+`build` writes inspect.html, inspect.json and the figure; `show` prints the same content on a terminal. Every number has
+a line that explains it.
 """
 
 import inspect
@@ -54,7 +54,7 @@ MEANING = {
     REPEATED: "the best such policy: {}, whatever the prompt",
     COPIED: "the prompt itself, as much of it as fits",
 }
-"""Who writes, in words; a gap for the repeated token."""
+"""The source of each response, in words, with a placeholder for the repeated token."""
 
 
 COLUMNS = ("source", "mean", "SD", "1%", "50%", "99%", "length")
@@ -71,7 +71,7 @@ CAPTION = (
 
 
 class Fact(NamedTuple):
-    """A measured number as read aloud, and what it is."""
+    """A measured number as displayed, and its meaning."""
 
     name: str
     value: str
@@ -119,10 +119,10 @@ def facts(found: Inspection) -> list[Fact]:
 
 
 def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path:
-    """Write inspect.html, inspect.json and figures/ into the directory; the page's path.
+    """Write inspect.html, inspect.json and figures/ into the directory; returns the page's path.
 
-    ``origin`` is what `sweeps.store.provenance.session` says, and the command. Raises `InvalidInput` if it cannot be
-    written.
+    ``origin`` is the result of `sweeps.store.provenance.session`, and the command. Raises `InvalidInput` if the
+    directory cannot be written.
     """
     drawing = Drawing("inspect", alternative_text(found), lambda width: draw(found, width))
     text = json.dumps(config.jsonable(found.describe() | dict(origin)), indent=1)
@@ -137,7 +137,7 @@ def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path
 
 
 def story(found: Inspection) -> list[str]:
-    """The task's own words, a paragraph each: its module's, then its class's."""
+    """The task's docstrings as paragraphs: its module's, then its class's."""
     text = inspect.cleandoc(sys.modules[type(found.experiment.task).__module__].__doc__ or "")
     text += "\n\n" + _doc(found).partition("\n\nAttributes:")[0]
     text = re.sub(r"``(.+?)``", r"“\1”", text, flags=re.DOTALL).replace("`", "")
@@ -145,7 +145,7 @@ def story(found: Inspection) -> list[str]:
 
 
 def knobs(found: Inspection) -> list[tuple[str, str]]:
-    """The task's fields and their values; what is not the default says so."""
+    """The task's fields and their values; values that differ from the default are marked."""
     task = found.experiment.task
     kind: Any = type(task)
     default = kind()
@@ -262,7 +262,7 @@ def _provenance(found: Inspection, origin: Mapping[str, Any]) -> Html:
 
 
 def show(found: Inspection, console: Console) -> None:
-    """Print the same on a terminal."""
+    """Print the content of the page on a terminal."""
 
     def heading(words: str) -> None:
         console.print()

@@ -1,4 +1,4 @@
-"""The figure of the page on a task: where rewards lie, and how often the better response wins."""
+"""The figure of the page on a task: distributions of rewards, and how often the better response wins."""
 
 from typing import Any
 
@@ -31,7 +31,7 @@ COLOURS = {
 }
 
 
-#: Groups of equally many pairs, ordered by how far their rewards are apart.
+#: Number of groups of pairs, equal in size and ordered by the difference of the pairs' rewards.
 GROUPS = 8
 
 
@@ -44,7 +44,7 @@ def alternative_text(found: Inspection) -> str:
 
 
 def draw(found: Inspection, width: float) -> Figure:
-    """Rewards by source, and how surely the better response is recognised."""
+    """Rewards by source, and how reliably the better response is recognised."""
     wide = width > 5
     rows = len(found.rewards) - (WORST in found.rewards)
     tall = 0.42 * rows + 0.7
@@ -58,7 +58,7 @@ def draw(found: Inspection, width: float) -> Figure:
 
 
 def _rewards_panel(axes: Axes, found: Inspection) -> None:
-    """One row a source: a histogram for those with many responses, mean and range for all."""
+    """One row per source: a histogram for sources with many responses, mean and range for all."""
     shown = [source for source in found.rewards if source != WORST]
     everything = np.concatenate([found.rewards[source] for source in shown])
     low, high = np.quantile(everything, [0.001, 0.999])
@@ -87,7 +87,8 @@ def _rewards_panel(axes: Axes, found: Inspection) -> None:
 
 
 def grouped(judged: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Mean difference, mean share preferred rightly, and its standard error, in `GROUPS` groups of equal size."""
+    """Mean difference of rewards, mean share of right preferences, and its standard error, in `GROUPS` groups of equal
+    size."""
     order = np.argsort(judged.difference, kind="stable")
     parts = [part for part in np.array_split(order, GROUPS) if part.size > 1]
     right = [judged.right[part] for part in parts]
@@ -116,7 +117,7 @@ def _pairs_panel(axes: Axes, found: Inspection) -> None:
     axes.axhline(0.5, color=SOFT, lw=0.7, ls=(0, (1, 2.5)))
     height = np.inf
     for share, x, name, colour in sorted(ends, key=lambda end: -end[0]):
-        # Names stand behind the curves' ends, apart where those meet.
+        # Names are written after the curves' ends, moved apart where the ends meet.
         height = min(share, height - 0.06)
         axes.annotate(
             name,

@@ -1,4 +1,4 @@
-"""How the numbers were made: definitions, the model, rules, and how well every fit did."""
+"""The page on methods: definitions, the model, the rules, and the quality of every fit."""
 
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
@@ -106,7 +106,7 @@ def _rules() -> Iterator[Html]:
 
 
 def _effects(chapters: Sequence[Chapter]) -> Html:
-    """What each kind of effect in use is, in the words of its definition."""
+    """The definition of each kind of effect in use."""
     kinds = {one["kind"]: None for chapter in chapters for one in estimands(chapter.results)}
     pairs = []
     for kind in sorted(kinds):
@@ -123,7 +123,7 @@ def _plain(text: str) -> str:
 
 
 def _fits(chapter: Chapter) -> Html:
-    """Convergence, scales, and how well the curves follow the points, panel by panel."""
+    """Convergence, scales, and distances between curves and points, panel by panel."""
     name = chapter.results.name
     place, title = f"fits-{slug(name)}", f"Fits of study {name}"
     if not chapter.fits and not chapter.unfitted:
@@ -148,7 +148,7 @@ def _fits(chapter: Chapter) -> Html:
 
 
 def _closer(chapter: Chapter) -> Html:
-    """Scales of every panel, and where its curves miss the points most."""
+    """Scales of every panel, and the place where its curves miss the points most."""
     scales, misfits = [], []
     for panel, fit in chapter.fits.items():
         scales += _scales(panel, fit)

@@ -1,4 +1,4 @@
-"""The frame of every page: style, navigation, figures with their files. Pages load nothing from elsewhere."""
+"""The frame of every page: style, navigation, figures with their files. Pages load no files from other sites."""
 
 import os
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ class Place(NamedTuple):
 
 
 def document(title: str, body: Sequence[str], wide: bool = False) -> str:
-    """A page in the testbed's style; ``body`` is escaped already. ``wide``: for large tables."""
+    """A page in the testbed's style; ``body`` must be escaped already. ``wide``: for large tables."""
     style = resources.files("analysis").joinpath("report.css").read_text(encoding="utf-8")
     return (
         '<!doctype html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -43,13 +43,13 @@ def navigation(places: Sequence[Place], here: str) -> Html:
 
 
 def add_link(folder: Path, place: Place) -> None:
-    """Link a page that came later from those of the site that do not lead to it yet."""
+    """Add a link to ``place`` to the site's existing pages that do not have it yet."""
     item = f"<li>{link(place.file, place.name)}</li>"
     for path in sorted(folder.glob("*.html")):
         try:
             text = path.read_text(encoding="utf-8")
         except ValueError:
-            continue  # it is damaged: the next report writes it anew
+            continue  # the page is damaged: the next report writes it again
         if path.name != place.file and item not in text and _NAVIGATION in text:
             before, _, after = text.partition(_NAVIGATION)
             inside, end, rest = after.partition("</ul></nav>")
@@ -61,9 +61,9 @@ def _mark(place: Place) -> str:
 
 
 def figure(drawing: Drawing, caption: str, stem: str = "") -> Html:
-    """A figure in both cuts, of which style sheets show one, and links to its files.
+    """A figure in both versions, one of which the style sheet shows, and links to its files.
 
-    `stem` is the address of its files without their endings; "" if the page has none beside it.
+    `stem` is the address of its files without their endings; "" if the page has no files of the figure beside it.
     """
     cuts = "".join(
         f'<div class="{kind}">{drawing.inline(width)}</div>'
@@ -77,16 +77,16 @@ def figure(drawing: Drawing, caption: str, stem: str = "") -> Html:
 
 
 def write_whole(path: Path, text: str) -> Path:
-    """Write a file whole or not at all."""
+    """Write a file completely or not at all."""
     temporary = path.with_name(f".{path.name}.tmp")
-    # Names of files may hold what is not Unicode.
+    # File names may hold bytes that are not Unicode.
     temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
     os.replace(temporary, path)
     return path
 
 
 def unwritable(directory: Path, problem: OSError) -> InvalidInput:
-    """What to say when results cannot be written to."""
+    """The error for results that cannot be written."""
     return InvalidInput(
         f"results directory {directory} cannot be written ({problem.strerror or problem}): "
         "copy it to where you may write"

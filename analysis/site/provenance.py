@@ -1,4 +1,4 @@
-"""Where the numbers come from: versions, machines, sessions, commands, runs and their configurations."""
+"""The page on provenance: versions, machines, sessions, commands, runs and their configurations."""
 
 import contextlib
 import json
@@ -89,7 +89,7 @@ def _runs(results: Results) -> Html:
 
 
 def _example(results: Results) -> Html:
-    """One whole configuration of each arm."""
+    """One complete configuration of each arm."""
     if "config" not in results.table:
         return Html("")
     last = results.runs()

@@ -1,4 +1,4 @@
-"""One study's page: question, verdicts, figures, design, what was run and what it cost."""
+"""One study's page: question, verdicts, figures, design, runs and their cost."""
 
 from collections.abc import Sequence
 
@@ -63,7 +63,7 @@ def file_name(results: Results) -> str:
 
 
 def _head(chapter: Chapter) -> Html:
-    """Title, question, counts of verdicts and runs, what is missing."""
+    """Title, question, counts of verdicts and runs, missing runs."""
     results = chapter.results
     study, runs = results.study, results.runs()
     diverged = int((runs["diverged_step"] >= 0).sum())

@@ -1,4 +1,4 @@
-"""Everything that the site tells of one study, gathered once: verdicts, curves, estimates, words."""
+"""All data that the site shows of one study, gathered once: verdicts, curves, estimates, words."""
 
 import dataclasses
 import itertools
@@ -22,12 +22,11 @@ from sweeps.estimands import PeakPlaceTrend, Unanswerable, estimand_from_dict
 
 @dataclasses.dataclass(frozen=True)
 class Chapter:
-    """One study's results and what was made of them.
+    """One study's results and the analyses of them.
 
-    `fits` are fitted curves by panel (a task, or a task at levels of the strata), `typical` those
-    of a typical task, if there is one, `unfitted` the reasons why panels have none, `points` the
-    usable checkpoints by panel, `where` each panel's task and levels, `words` sentences for
-    figures, by the figure's name.
+    `fits` are fitted curves by panel (a task, or a task at levels of the strata), `typical` those of a typical task, if
+    there is one, `unfitted` the reasons why panels have no curves, `points` the usable checkpoints by panel, `where`
+    each panel's task and levels, `words` sentences for figures, by the figure's name.
     """
 
     results: Results
@@ -46,7 +45,7 @@ class Chapter:
 
     @property
     def material(self) -> Material:
-        """What figures are drawn from."""
+        """The inputs of the study's figures."""
         return Material(
             self.results,
             self.fits,
@@ -60,7 +59,7 @@ class Chapter:
 
 
 def gather(results: Results, directory: Path) -> Chapter:
-    """Judge a study's claims, and collect what its page shows. Fits what has not been fitted."""
+    """Judge a study's claims and collect the data of its page. Fits only curves that have not been fitted yet."""
     evidence = verdict.gather(results)
     entries = [{**entry, "study": results.name} for entry in verdict.decide(results, evidence)]
     sizes = _sizes(results, evidence)
@@ -91,14 +90,14 @@ def gather(results: Results, directory: Path) -> Chapter:
 
 
 def so_far(results: Results) -> Material:
-    """What can be drawn of results without a fit or a verdict, by task."""
+    """Inputs for the figures that need no fit and no verdict, by task."""
     points = _usable({task: results.task(task) for task in results.tasks})
     envelopes, _ = _classic(results, points, {})
     return Material(results, {}, None, points, envelopes, (), {}, {})
 
 
 def _usable(tables: Mapping[str, Table]) -> dict[str, Table]:
-    """The checkpoints that can be drawn, by panel, of those panels that have any."""
+    """The checkpoints that can be drawn, by panel; panels without such checkpoints are left out."""
     trained = {title: clean(table).trained for title, table in tables.items()}
     return {title: rows for title, rows in trained.items() if len(rows)}
 
@@ -106,7 +105,7 @@ def _usable(tables: Mapping[str, Table]) -> dict[str, Table]:
 def _panels(
     results: Results, evidence: Mapping[str, Any], sizes: Mapping[str, Mapping[Any, float]]
 ) -> tuple[dict[str, Any], dict[str, tuple[str, Mapping[str, Any]]]]:
-    """Evidence by panel, a task at every combination of the strata's levels; and what panels are."""
+    """Evidence by panel (a task at each combination of the strata's levels), and each panel's task and levels."""
     names = {path: level_names(results, path, sizes.get(path, {})) for path in results.strata}
     panels, where = {}, {}
     for task, own in evidence.items():
@@ -129,7 +128,7 @@ def _panels(
 def _curves(
     results: Results, panels: Mapping[str, Any]
 ) -> tuple[dict[str, Frontier], dict[str, str]]:
-    """Fitted curves by panel, and why panels have none; none are fitted if no claim needs one."""
+    """Fitted curves by panel, and the reasons why panels have none. Nothing is fitted if no claim needs a curve."""
     fits: dict[str, Frontier] = {}
     reasons: dict[str, str] = {}
     if not _wants_curves(results):
@@ -143,7 +142,7 @@ def _curves(
 
 
 def _wants_curves(results: Results) -> bool:
-    """Whether a claim speaks of fitted curves; a study without claims shows them as well."""
+    """Whether a claim uses fitted curves; a study without claims shows curves as well."""
     spoken = [estimand_from_dict(one) for one in estimands(results)]
     return not spoken or any(one.from_curves or isinstance(one, PeakPlaceTrend) for one in spoken)
 
@@ -151,7 +150,7 @@ def _wants_curves(results: Results) -> bool:
 def _classic(
     results: Results, points: Mapping[str, Table], fits: Mapping[str, Frontier]
 ) -> tuple[Table, list[dict[str, Any]]]:
-    """Upper envelopes of all panels, and estimates as the paper makes them beside the model's."""
+    """Upper envelopes of all panels, and paper-style estimates beside the model's."""
     envelopes, rows = [], []
     for title, own in points.items():
         envelopes.append(classic.envelope(own, results.arms).assign(panel=title))
@@ -165,7 +164,7 @@ def _classic(
 
 
 def _sizes(results: Results, evidence: Mapping[str, Any]) -> dict[str, dict[Any, float]]:
-    """Where the levels of every stratum, or of a path that claims speak of, lie on an axis."""
+    """Positions on an axis of the levels of every stratum and of every path that claims use."""
     paths = dict.fromkeys(results.strata)
     paths |= dict.fromkeys(one["path"] for one in estimands(results) if "path" in one)
     found = {}
@@ -177,7 +176,7 @@ def _sizes(results: Results, evidence: Mapping[str, Any]) -> dict[str, dict[Any,
 
 
 def _places(path: str, evidence: Mapping[str, Any]) -> dict[Any, float]:
-    """A place for each level: its size if all have one, else its rank."""
+    """A position for each level: its size if all levels have one, else its rank."""
     sizes: dict[Any, float] = {}
     ranks: dict[Any, float] = {}
     for own in evidence.values():
@@ -207,7 +206,7 @@ def _words(
 
 
 def _frontier_words(fits: Mapping[str, Frontier], unfitted: Mapping[str, str]) -> Iterator[str]:
-    """Peaks and matched-KL gap of every panel, as far as a reader can take them in."""
+    """Peaks and matched-KL gap of every panel, unless there are too many arms or panels to read."""
     for title, reason in unfitted.items():
         yield f"On {title} there is no curve: {reason}."
     for title, fit in fits.items():
@@ -253,7 +252,7 @@ def _gap(fit: Frontier) -> str:
 
 
 def _final_means(results: Results, metric: str, task: str) -> dict[str, float]:
-    """Mean over seeds of the metric at the last checkpoint of undiverged runs, by arm."""
+    """Mean over seeds of the metric at the last checkpoint of runs that did not diverge, by arm."""
     rows = results.runs()
     rows = rows[(rows["task"] == task) & (rows["diverged_step"] < 0) & rows[metric].notna()]
     means = rows.groupby(["arm", "seed"])[metric].mean().groupby("arm").mean()
@@ -266,7 +265,7 @@ def _ends(
     when: str,
     part: Callable[[str, float, float], str],
 ) -> list[str]:
-    """A sentence a task on two metrics at the last checkpoint, a part an arm; of few arms only."""
+    """One sentence per task on two metrics at the last checkpoint, one part per arm; only for studies with few arms."""
     said = []
     for task in results.tasks:
         first, second = (_final_means(results, metric, task) for metric in metrics)

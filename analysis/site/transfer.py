@@ -1,4 +1,4 @@
-"""The page of the transfer card: what came out, every effect in both places, where the numbers are from."""
+"""The page of the transfer card: the result, every effect simulated and real, and the sources of the numbers."""
 
 from collections.abc import Sequence
 
@@ -45,7 +45,7 @@ def drawings(card: Card) -> list[tuple[Drawing, str]]:
 
 
 def page(card: Card, shown: Sequence[tuple[Drawing, str]], places: Sequence[Place]) -> str:
-    """The whole page as HTML; `places` are the pages there are."""
+    """The whole page as HTML; `places` are the existing pages."""
     files = {place.file for place in places}
     titles = {"transfer-effects": "Side by side", "transfer-scatter": "Real over simulated"}
     body = [
@@ -102,7 +102,7 @@ def _effects(card: Card, files: set[str]) -> Html:
 
 
 def _reasons(card: Card) -> Html:
-    """Why effects are undecided where they are: once for each place."""
+    """Reasons why effects are undecided: each reason once for the simulated and once for the real results."""
     rows = dict.fromkeys(
         (pair.name.claim, one.judgement.label, one.task, one.judgement.reason)
         for pair in words.ordered(card)

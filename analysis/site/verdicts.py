@@ -1,4 +1,4 @@
-"""Verdicts as pieces of pages: one study's claims in full, and the scoreboard of all studies."""
+"""Verdicts as pieces of HTML pages: one study's claims in full, and the scoreboard of all studies."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,7 +45,7 @@ def counts(entries: Sequence[Entry]) -> dict[str, int]:
 
 
 def tally_items(entries: Sequence[Entry]) -> list[tuple[str, Any, str]]:
-    """Counts of verdicts for `prose.tally`, each with its shape."""
+    """Counts of verdicts for `html.tally`, each with its shape."""
     return [(name, f"{SYMBOLS[name]} {count}", name) for name, count in counts(entries).items()]
 
 
@@ -55,7 +55,7 @@ def anchor(row: Entry) -> str:
 
 
 def scoreboard(entries: Sequence[Entry]) -> Html:
-    """Claims by tasks: each cell a shape, a word and a number, linked to the study's page."""
+    """Claims by tasks: each cell has a shape, a word and a number, and links to the study's page."""
     columns = tasks(entries)
     keys = list(dict.fromkeys((row["claim"], row["study"]) for row in ordered(entries)))
     several = len({study for _, study in keys}) > 1
@@ -103,17 +103,17 @@ def _cell(row: Entry | None, task: str) -> str:
 
 
 def explain(row: Entry) -> str:
-    """A verdict in one sentence: what was measured, how much, why it decides so."""
+    """A verdict in one sentence: the measured effect, its size, and the reason for the verdict."""
     said = f"{row['effect']}: {effect(row)}"
     if row["verdict"] == "contradicted":
         return sentence(f"{said}, where the claim needs {condition(row)}")
-    # A conjunction names its weakest test in the reason; once is enough.
+    # The reason of a conjunction names its weakest test already; it is not repeated.
     reason = row["reason"].removeprefix(f"{row['effect']}: ")
     return sentence(f"{said}; {reason}" if reason else said)
 
 
 def condition(test: Entry) -> str:
-    """What a test's rule wants of its effect, in the effect's unit."""
+    """The condition of a test's rule on its effect, in the effect's unit."""
     formulas = {"More": "effect > {}", "NoMore": "effect ≤ {}", "Same": "|effect| ≤ {}"}
     rule = test["rule"]
     rope = amount(rule["rope"], test["unit"], signed=False) if rule["rope"] else "0"
@@ -141,7 +141,7 @@ def not_reproduced(entries: Sequence[Entry]) -> Html:
 
 
 def in_full(entries: Sequence[Entry]) -> Html:
-    """Every claim of a study with its verdict on every task, its rules and what counts against it."""
+    """Every claim of a study with its verdict on every task, its rules, and the evidence that would contradict it."""
     ids = sorted(dict.fromkeys(row["claim"] for row in entries), key=rank)
     items = []
     for claim in ids:
@@ -158,7 +158,7 @@ def in_full(entries: Sequence[Entry]) -> Html:
 
 
 def _age(rows: Sequence[Entry]) -> str:
-    """Whether the claim was judged by a rule newer than its data, and what difference that makes."""
+    """Whether the claim was judged by a rule newer than its data, and how the verdict differs."""
     newer = [row for row in rows if row["newer"]]
     if not newer:
         return ""
@@ -187,7 +187,7 @@ def _outcome(row: Entry) -> str:
 
 
 def _line(test: Entry) -> str:
-    """One effect: its shape, the number, then what it is of."""
+    """One effect: its shape, the number, then its words."""
     said, _, interval = effect(test).partition(" (")
     words = f" ({interval} {test['effect']}" if interval else f" {test['effect']}"
     verdict = test["verdict"]
@@ -198,7 +198,7 @@ def _line(test: Entry) -> str:
 
 
 def _rules(rows: Sequence[Entry]) -> Html:
-    """The rule of every test, what would count against the claim, and each probability."""
+    """The rule of every test, the evidence that would contradict the claim, and each probability."""
     words = dict.fromkeys(
         (test["effect"], test["rule"].get("words") or row["rule"]["words"])
         for row in rows

@@ -1,4 +1,4 @@
-"""Simulated and real effects side by side: the effects and how well they agree, and both as tables and sentences."""
+"""Comparison of simulated and real effects: the effects, their agreement, and both as tables and sentences."""
 
 from testbed import moved
 

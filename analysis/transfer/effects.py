@@ -1,8 +1,8 @@
-"""What carries over: every effect that was measured in two places, simulated and real, side by side.
+"""Pair the simulated and the real measurement of each effect, and measure their agreement.
 
-Effects are paired by study, claim and estimand. The two places share no run, so their posteriors are
-independent: the probability that two effects have the same sign follows from those of each, and a
-draw of one place goes with any draw of the other.
+Effects are paired by study, claim and estimand. Simulated and real results share no run, so their posteriors are
+independent: the probability that two effects have the same sign follows from the two posteriors, and each simulated
+draw may be combined with any real draw.
 """
 
 import dataclasses
@@ -23,13 +23,13 @@ from sweeps.rules import Judgement, Side
 from testbed.errors import InvalidInput
 
 LEAST = 3
-"""A rank correlation of fewer effects is not given."""
+"""Fewest effects for which a rank correlation is given."""
 _DRAWS = 4000
 _MASS = 0.9
 
 
 class Name(NamedTuple):
-    """What makes an effect of one place the same as one of another."""
+    """The identity of an effect, by which its simulated and its real measurement are paired."""
 
     study: str
     claim: str
@@ -38,15 +38,15 @@ class Name(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Measured:
-    """One effect in one place, on one task.
+    """One effect, simulated or real, on one task.
 
     Attributes:
         task: the task, or "all tasks".
         text: the claim.
-        judgement: verdict, estimate, interval and what else the rule says of it.
+        judgement: verdict, estimate, interval and the other results of the rule.
         values: draws (draws,), to be compared with those of other effects draw by draw; empty if
             there is no posterior. An effect known without error is a posterior of equal draws.
-        open: sides to which the true effect may lie from the draws, with the reason.
+        open: sides of the draws on which the true effect may lie, with the reason.
     """
 
     task: str
@@ -57,13 +57,13 @@ class Measured:
 
     @property
     def signs(self) -> np.ndarray:
-        """Probabilities of a negative effect, of none at all, of a positive one."""
+        """Probabilities of a negative effect, of a zero effect, of a positive effect."""
         return np.array([np.mean(np.sign(self.values) == sign) for sign in (-1, 0, 1)])
 
 
 @dataclasses.dataclass(frozen=True)
 class Pair:
-    """One effect in both places."""
+    """One effect, simulated and real."""
 
     name: Name
     simulated: Measured
@@ -71,7 +71,7 @@ class Pair:
 
     @property
     def known(self) -> bool:
-        """Whether both places have a posterior of it."""
+        """Whether both measurements have a posterior."""
         return bool(self.simulated.values.size and self.real.values.size)
 
     @property
@@ -85,38 +85,38 @@ class Pair:
 
     @property
     def probability(self) -> float | None:
-        """That both effects have the same sign; None if one has no posterior."""
+        """The probability that both effects have the same sign; None if one has no posterior."""
         return float(self.simulated.signs @ self.real.signs) if self.known else None
 
     @property
     def decided(self) -> bool:
-        """Whether both places give a verdict."""
+        """Whether both measurements have a verdict."""
         return "undecided" not in (self.simulated.judgement.verdict, self.real.judgement.verdict)
 
     @property
     def same_verdict(self) -> bool:
-        """Whether the effect got the same verdict in both places."""
+        """Whether the two verdicts are the same."""
         return self.simulated.judgement.verdict == self.real.judgement.verdict
 
 
 @dataclasses.dataclass(frozen=True)
 class Agreement:
-    """How well the effects of one simulated task agree with those of a real one: signs, verdicts, and order.
+    """Agreement of the effects of one simulated task with those of a real one: signs, verdicts, and order.
 
     Attributes:
-        simulated_task, real_task: where the effects were measured.
-        unit: that of the effects; "" if they have several, each divided by the root mean square of the
-            medians of its unit, so that it does not matter whether a unit is large or small.
+        simulated_task, real_task: the tasks on which the effects were measured.
+        unit: the unit of the effects; "" if they have several, and then each effect is divided by the root mean square
+            of the medians of its unit, so that the size of the units has no influence.
         effects: how many have a posterior in both places.
         same_sign: how many of them have the same sign by their medians.
-        expected: how many of them have it in the mean over both posteriors.
-        decided, same_verdict: how many of them are decided in both places, and in the same way.
+        expected: expected number of effects with the same sign, the mean over both posteriors.
+        decided, same_verdict: how many are decided in both places, and how many of these have the same verdict.
         of_medians: Spearman's rank correlation of the posterior medians; None if there are too few effects, or
-            one place's are all equal.
-        estimate: the posterior median of the correlation, None likewise.
-        interval: its central 90% interval. It says how well these effects are known, not what others,
-            not measured, would do.
-        probability: that it is positive.
+            all effects of one place are equal.
+        estimate: the posterior median of the correlation, None in the same cases.
+        interval: its central 90% interval. It tells how well these effects are known, not how other effects,
+            which were not measured, would agree.
+        probability: the probability that the correlation is positive.
         by_chance: how often effects in random order have a correlation of medians at least as high.
     """
 
@@ -137,9 +137,9 @@ class Agreement:
 
 @dataclasses.dataclass(frozen=True)
 class Card:
-    """The transfer card: all effects measured in both places, and how well they agree.
+    """The transfer card: all effects with a simulated and a real measurement, and their agreement.
 
-    ``lone`` names the claims that only one of the places judges, "simulated" or "real".
+    ``lone`` names the claims that only one of the two directories judges, "simulated" or "real".
     """
 
     simulated: Collection
@@ -154,10 +154,10 @@ def compare(
     real: Path,
     opened: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
 ) -> Card:
-    """Judge the claims of both results directories and pair what they have in common.
+    """Judge the claims of both results directories and pair the effects that both have.
 
-    ``opened`` are the directories' stores as `sweeps.store.store.read_stores` gives them. Raises
-    InvalidInput if one holds no results, both are the same, or they have no effect in common.
+    ``opened`` are the directories' stores as `sweeps.store.store.read_stores` gives them. Raises InvalidInput if one
+    holds no results, both are the same, or they have no effect in common.
     """
     if simulated.resolve() == real.resolve():
         raise InvalidInput(
@@ -213,7 +213,7 @@ def _name(results: Results, claim: str, test: Test) -> Name:
 
 
 def _measured(collection: Collection, place: str, studies: set[str]) -> dict[Name, list[Measured]]:
-    """Every effect of these studies on every task. Fits what its claims need."""
+    """Every effect of these studies on every task. Fits the curves that the claims need."""
     found: dict[Name, list[Measured]] = {}
     for results in collection.studies:
         if results.name in studies:
@@ -234,8 +234,8 @@ def _measure(results: Results, place: str) -> Iterator[tuple[Name, Measured]]:
             values = np.asarray(draws.values, dtype=float)
             if not np.all(np.isfinite(values)) or (values.size == 1 and not draws.exact):
                 values = np.empty(0)
-            # Draws of curves of one study are of one posterior, and stay together. Those of other effects
-            # stand in order of size; left there, independent effects would seem to move as one.
+            # Draws of curves of one study come from one posterior and keep their order. Draws of other effects
+            # are sorted by size; without shuffling, independent effects would appear correlated.
             parts = (
                 (place, results.name) if test.estimand.from_curves else (place, *name, asked.task)
             )
@@ -248,7 +248,7 @@ def _measure(results: Results, place: str) -> Iterator[tuple[Name, Measured]]:
 
 
 def _shuffled(values: np.ndarray, parts: Sequence[str]) -> np.ndarray:
-    """The draws in an order that these parts determine, as many as are compared."""
+    """The draws in an order that `parts` determine, as many as are compared."""
     if not values.size:
         return values
     order = np.random.default_rng(zlib.crc32("|".join(parts).encode())).permutation(values.size)
@@ -256,7 +256,8 @@ def _shuffled(values: np.ndarray, parts: Sequence[str]) -> np.ndarray:
 
 
 def _agreements(pairs: Sequence[Pair]) -> Iterator[Agreement]:
-    """Those of each pair of tasks: of all effects, and of each unit that has enough for a rank correlation."""
+    """The agreement of each pair of tasks: for all effects, and for each unit with enough effects for a rank
+    correlation."""
     places = dict.fromkeys((pair.simulated.task, pair.real.task) for pair in pairs)
     for place in places:
         own = [p for p in pairs if p.known and (p.simulated.task, p.real.task) == place]
@@ -271,7 +272,7 @@ def _agreements(pairs: Sequence[Pair]) -> Iterator[Agreement]:
 
 
 def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agreement:
-    """Of effects that are known in both places."""
+    """The agreement of the effects that have a posterior in both places."""
     units = {pair.real.judgement.unit for pair in pairs}
     decided = [pair for pair in pairs if pair.decided]
     found = Agreement(
@@ -310,7 +311,8 @@ def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agr
 
 
 def _by_chance(first: np.ndarray, second: np.ndarray) -> float:
-    """How often a random order of the first has a rank correlation at least as high: of all orders if they are few."""
+    """How often a random order of the first has a rank correlation at least as high; computed from all orders if they
+    are few."""
     found = stats.permutation_test(
         (first,),
         lambda own: spearman(own[None], second[None])[0],
@@ -323,7 +325,7 @@ def _by_chance(first: np.ndarray, second: np.ndarray) -> float:
 
 
 def _scales(pairs: Sequence[Pair]) -> np.ndarray:
-    """What each effect is divided by, so that those of different units can be ordered."""
+    """The divisor of each effect, which makes effects of different units comparable in size."""
     units = [pair.real.judgement.unit for pair in pairs]
     medians = np.array([[np.median(p.simulated.values), np.median(p.real.values)] for p in pairs])
     squares = {

@@ -1,4 +1,4 @@
-"""The transfer card in words: sentences and cells, on the terminal, as JSON, CSV and Markdown."""
+"""The transfer card in words: sentences and cells for the terminal, JSON, CSV and Markdown."""
 
 import csv
 import dataclasses
@@ -32,12 +32,12 @@ CAUTION = (
 
 
 def ordered(card: Card) -> list[Pair]:
-    """The pairs by claim, then by study and tasks; the tests of a claim in their order."""
+    """The pairs by claim, then by study and tasks; the tests of a claim keep their order."""
     return sorted(card.pairs, key=lambda pair: (rank(pair.name.claim), pair.name.study))
 
 
 def label(one: Measured) -> str:
-    """An effect with its interval and the mark of its verdict; "≥" and "≤" before what is only a bound."""
+    """An effect with its interval and the mark of its verdict; "≥" or "≤" before a number that is only a bound."""
     judged = one.judgement
     if judged.estimate is None:
         return f"{SYMBOLS[judged.verdict]} no estimate"
@@ -95,7 +95,7 @@ def agreement(one: Agreement) -> tuple[str, ...]:
 
 
 def withheld(card: Card) -> list[str]:
-    """Why there is no rank correlation, where there is none."""
+    """The reasons why rank correlations are missing."""
     said = []
     for one in card.agreements:
         where = f"No rank correlation is given for {one.simulated_task} and {one.real_task}"
@@ -107,7 +107,7 @@ def withheld(card: Card) -> list[str]:
 
 
 def alone(card: Card) -> list[str]:
-    """The claims that only one of the places judges."""
+    """The claims that only one of the two directories judges."""
     return [
         sentence(f"judged in the {place} runs only: {listed(list(claims))}")
         for place, claims in card.lone.items()
@@ -124,7 +124,7 @@ def show(card: Card, console: Console) -> None:
     for pair in ordered(card):
         shown = list(cells(pair))
         if last is not None and last.name == pair.name:
-            # Said once for an effect, however many tasks it was measured on.
+            # Printed once per effect, even if the effect was measured on several tasks.
             shown[:2] = "", ""
         elif last is not None and last.name.claim != pair.name.claim:
             table.add_section()
@@ -149,7 +149,7 @@ def _colour(pair: Pair) -> str:
 
 
 def as_json(card: Card) -> str:
-    """Everything: effects, correlations, claims of one place only."""
+    """The whole card: effects, correlations, claims of one directory only."""
     data = {
         "simulated": str(card.simulated.directory),
         "real": str(card.real.directory),
@@ -161,7 +161,7 @@ def as_json(card: Card) -> str:
 
 
 def as_csv(card: Card) -> str:
-    """One line a pair of effects; cells are empty where there is no number."""
+    """One line per pair of effects; cells without a number are empty."""
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
     writer.writeheader()
@@ -183,7 +183,7 @@ def row(pair: Pair) -> dict[str, Any]:
 
 
 def as_markdown(card: Card) -> str:
-    """The table and what came out."""
+    """The table and the results in sentences."""
     lines = _markdown(HEADER, map(cells, ordered(card)))
     lines += ["", *_markdown(AGREEMENT, map(agreement, card.agreements)), ""]
     lines += [f"- {safe(one)}" for one in [CAUTION, *withheld(card), *alone(card)]]

@@ -1,1 +1,1 @@
-"""Claims judged: evidence, intervals, verdicts."""
+"""Judgement of claims: evidence, intervals, verdicts."""

@@ -1,15 +1,15 @@
-"""Is the inference honest? Frontiers with known truth, fitted as real results are.
+"""Test the inference on simulated frontiers with known truth, which are fitted as real results are.
 
-`python -m analysis.verdicts.calibration 200` prints, for one task and for two tasks fitted together, how
-often 90% intervals of the matched gap, the peak difference, the difference of log KL at the peaks
-and the share of the gap contain the truth, and how often each kind of rule, when the true effect
-lies exactly on its edge, says "reproduced", which should be at most one time in twenty.
+`python -m analysis.verdicts.calibration 200` prints, for one task and for two tasks fitted together, two rates: how
+often 90% intervals of the matched gap, the peak difference, the difference of log KL at the peaks and the share of the
+gap contain the truth; and how often each kind of rule says "reproduced" when the true effect lies exactly on its edge.
+The second should be at most one time in twenty.
 
-Every replication is a world of its own, drawn around a scenario's. What a posterior promises is an
-average over worlds, and two things show in rates at one given effect. Win rates level off, so where
-the true gap is about the largest that two such curves can have, every error in their common height
-makes it smaller. And a task's effect is drawn towards the other tasks', so one whose effect is
-larger than theirs is called small more often than its due, and one with a smaller effect less.
+Every replication is a world drawn around a scenario's. A posterior promises rates on average over worlds; rates at one
+given effect may differ, for two reasons. First, win rates level off: where the true gap is about the largest that two
+such curves can have, every error in their common height makes the gap smaller. Second, a task's effect is drawn towards
+the other tasks' effects: a task with a larger effect than the others is called small too often, and a task with a
+smaller effect too rarely.
 """
 
 import dataclasses
@@ -31,8 +31,8 @@ from sweeps.rules import Draws, More, NoMore, Same
 class Truth:
     """A hierarchical process like the model's: coefficients per arm and standard deviations.
 
-    Coefficients are per unit of d. `reach` is the largest d of an arm's runs; `seed_arm` and the
-    others are logits at d = 1, as in `hierarchy.PRIORS`. Those of groups matter where several tasks
+    Coefficients are per unit of d. `reach` is the largest d of an arm's runs; `seed_arm` and the other standard
+    deviations are logits at d = 1, as in `hierarchy.PRIORS`. Standard deviations of groups matter only if several tasks
     are drawn (`simulate_tasks`).
     """
 
@@ -55,19 +55,19 @@ class Truth:
         return expit(self.start + rise(self.a[arm], self.b[arm], d))
 
     def peak(self, arm: int, end: float) -> tuple[float, float]:
-        """The typical seed's best win rate on [0, end], and the d where it has it."""
+        """The typical seed's best win rate on [0, end], and its d."""
         a, b = np.array([self.a[arm]]), np.array([self.b[arm]])
         place = maximum(a, b, 0.0, end)[0]
         return float(self.win_rate(arm, place)[0]), float(place[0])
 
     def task(self, rng: np.random.Generator) -> "Truth":
-        """A task around this typical one."""
+        """A task drawn around this typical task."""
         shared = self.group_shared * rng.normal(size=2)
         own = shared[:, None] + self.group_arm * rng.normal(size=(2, len(self.arms)))
         return self._moved(self.group_start * rng.normal(), own)
 
     def world(self, rng: np.random.Generator) -> "Truth":
-        """A typical task of another world, where all arms are moved alike."""
+        """A typical task of another world, in which the curves of all arms are shifted alike."""
         return self._moved(0.4 * rng.normal(), np.array([[0.3], [0.2]]) * rng.normal(size=(2, 1)))
 
     def _moved(self, start: float, coefficients: np.ndarray) -> "Truth":
@@ -86,8 +86,7 @@ def simulate(
 ) -> Table:
     """Rows of one task's results drawn from `truth`: every setting of every arm in every seed.
 
-    Runs move away from SFT at a speed of their own and are evaluated before training and
-    `evaluations` times after it.
+    Each run moves away from SFT at its own speed and is evaluated before training and `evaluations` times after it.
     """
     rows = []
     for seed in range(seeds):
@@ -130,7 +129,7 @@ SCENARIOS: Mapping[str, Truth] = {
     ),
     "a slight gap": Truth(a=(1.9, 1.8), b=(0.8, 0.8)),
 }
-"""The third arm of the first closes about half of the gap; that of the second is three or four points."""
+"""The third arm of the first scenario closes about half of the gap; the gap of the second is three or four points."""
 
 
 def replicate(
@@ -141,14 +140,14 @@ def replicate(
     sampler: Mapping[str, int] | None = None,
     **design: int,
 ) -> Table:
-    """Simulate and fit; one row per replication, task (and the typical one) and quantity.
+    """Simulate and fit; one row per replication, task (and the typical task) and quantity.
 
-    `sampler` goes to `posterior.sample`, `design` to `simulate`. Each replication is a world around
-    `truth`; with more than one task each task is a draw around the world's typical one.
+    `sampler` goes to `posterior.sample`, `design` to `simulate`. Each replication is a world around `truth`; with more
+    than one task each task is a draw around the world's typical one.
 
-    Columns: quantity, task ("a task" or "all tasks"), truth, low and high (90% interval), covered,
-    trouble (why the fit is unfit for use, or ""), and whether rules with the true effect on their
-    edge call it "reproduced": `more`, `no_more` and `same`.
+    Columns: quantity, task ("a task" or "all tasks"), truth, low and high (90% interval), covered, trouble (why the fit
+    is unfit for use, or ""), and `more`, `no_more` and `same`: whether the rule of this kind, with the true effect on
+    its edge, says "reproduced".
     """
     rng = np.random.default_rng(seed)
     rows = []
@@ -177,7 +176,8 @@ def _rows(fit: Frontier, truth: Truth, task: str) -> list[dict[str, object]]:
 
 
 def _edges(true: float, draws: np.ndarray) -> dict[str, bool]:
-    """Which rules call a true effect on their edge "reproduced" (ropes count from 0 upwards)."""
+    """The rules that say "reproduced" for a true effect on their edge. Ropes are at least 0, so a negative effect is
+    mirrored."""
     size, draws = abs(true), draws if true >= 0 else -draws
     rules = {"more": More(size), "no_more": NoMore(size), "same": Same(size)}
     given = Draws("", "", draws)
@@ -185,7 +185,7 @@ def _edges(true: float, draws: np.ndarray) -> dict[str, bool]:
 
 
 def quantities(fit: Frontier, truth: Truth) -> dict[str, tuple[float, np.ndarray]]:
-    """True value and draws of what claims are about, on the ranges that the fit has.
+    """True value and draws of the quantities that claims test, on the ranges of the fit.
 
     The share of the gap needs a third arm.
     """

@@ -1,4 +1,4 @@
-"""What a study's results say about one task, or about a typical one, to estimands that ask."""
+"""Evidence of a study's results about one task, or about a typical task, for estimands."""
 
 import dataclasses
 import functools
@@ -15,11 +15,11 @@ from sweeps.estimands import Peak, Unanswerable, Unit
 
 ALL_TASKS = "all tasks"
 PARAMETERS = "ground.parameters"
-"""Column with the policy's number of parameters."""
+"""Column of the policy's number of parameters."""
 
 
 class Pool:
-    """All tasks of a study, fitted together when first asked for, and at most once."""
+    """All tasks of a study, fitted together at the first request, and at most once."""
 
     def __init__(
         self, table: Table, arms: tuple[str, ...], axes: tuple[str, ...], strata: tuple[str, ...]
@@ -37,13 +37,13 @@ class Pool:
 
     @property
     def fits(self) -> Fits:
-        """The fitted frontiers; raises Unanswerable if there cannot be any."""
+        """The fitted frontiers; raises Unanswerable if none can be fitted."""
         if isinstance(self._fits, Unanswerable):
             raise Unanswerable(str(self._fits))
         return self._fits
 
     def at(self, path: str, level: Any) -> "Pool":
-        """The rows at one level of a path that is no stratum, with fits of their own."""
+        """The rows at one level of a path that is not a stratum, fitted separately."""
         if (path, level) not in self._parts:
             rows = frontier.at_level(self.table, path, level)
             self._parts[path, level] = Pool(rows, self.arms, self.axes, self.strata)
@@ -52,11 +52,10 @@ class Pool:
 
 @dataclasses.dataclass(frozen=True)
 class TaskEvidence:
-    """What one task's results say; implements `sweeps.estimands.Evidence`.
+    """The evidence of one task's results; implements `sweeps.estimands.Evidence`.
 
-    `table` has the task's rows, at the levels in `chosen` if there are any. A curve is fitted at
-    each combination of the strata's levels; where some are not chosen, what is said of curves is
-    the mean over the combinations.
+    `table` has the task's rows, at the levels in `chosen` if there are any. A curve is fitted at each combination of
+    the strata's levels. If some strata have no chosen level, quantities of curves are means over the combinations.
     """
 
     task: str
@@ -66,7 +65,7 @@ class TaskEvidence:
 
     @property
     def _frontiers(self) -> list[Frontier]:
-        """The curves of every combination of levels that are not chosen."""
+        """The curves at every combination of levels of the strata that have no chosen level."""
         fits, strata = self.pool.fits, self.pool.strata
         wanted = {1 + i: self.chosen[path] for i, path in enumerate(strata) if path in self.chosen}
 
@@ -83,7 +82,7 @@ class TaskEvidence:
 
     @property
     def frontier(self) -> Frontier:
-        """The fitted frontier; raises Unanswerable if there is none, or one at each level."""
+        """The fitted frontier; raises Unanswerable if there is none, or if there is one per level."""
         found = self._frontiers
         if len(found) > 1:
             raise Unanswerable(f"{self.task} has a curve at each level of {self.pool.strata}")
@@ -108,18 +107,17 @@ class TaskEvidence:
         return np.mean([fit.gap(first, second, also) for fit in self._frontiers], axis=0)
 
     def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Counts of these arms; peaks, observed and shared ranges if there is one curve an arm."""
+        """Counts of these arms; also peaks, observed and shared ranges if there is one curve per arm."""
         details = self.describe_runs(arms)
         found = self._frontiers
         return _with_curves(details, found[0], arms) if len(found) == 1 else details
 
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
-        """The metric at the last checkpoint of the arm's runs, diverged ones left out.
+        """The metric at the last checkpoint of the arm's runs, diverged runs left out.
 
-        Keys can be compared between the arms `among` which this one is: they hold the settings
-        that all of these have.
-        "best_win_rate" is the best of a run's trained checkpoints (it grows with their number, so
-        compare runs that were evaluated equally often).
+        Keys hold the settings that all arms in `among` have, so that they can be compared between these arms.
+        "best_win_rate" is the best of a run's trained checkpoints (it grows with their number, so compare runs that
+        were evaluated equally often).
         """
         rows = last_rows(self.table)
         if metric == "best_win_rate":
@@ -139,7 +137,7 @@ class TaskEvidence:
     def checkpoints(
         self, columns: tuple[str, ...], arms: tuple[str, ...]
     ) -> tuple[Mapping[Unit, list[np.ndarray]], ...]:
-        """For each arm its runs' trained checkpoints, arrays (checkpoint, column)."""
+        """For each arm the trained checkpoints of its runs, arrays (checkpoint, column)."""
         for column in columns:
             if column not in self.table:
                 raise Unanswerable(f"the results have no metric {column}")
@@ -184,7 +182,7 @@ class TaskEvidence:
         return {"arms": counts}
 
     def levels(self, path: str) -> tuple[Any, ...]:
-        """Values of a swept path, in order of size where all have one, else as they come."""
+        """Values of a swept path, in order of size if all have one, else in the order of the table."""
         if path not in self.table or self.table[path].isna().all():
             raise Unanswerable(f"{path} is not swept on {self.task}")
         found = tuple(self.table[path].dropna().unique().tolist())
@@ -194,7 +192,7 @@ class TaskEvidence:
             return found
 
     def at(self, path: str, level: Any) -> "TaskEvidence":
-        """The evidence at one level; a path that is no stratum gets fits of its own."""
+        """The evidence at one level; at a level of a path that is not a stratum, curves are fitted separately."""
         rows = frontier.at_level(self.table, path, level)
         if path in self.pool.strata:
             return TaskEvidence(self.task, rows, self.pool, {**self.chosen, path: level})
@@ -213,21 +211,21 @@ class TaskEvidence:
 
 @dataclasses.dataclass(frozen=True)
 class TypicalEvidence:
-    """What the results of several tasks say about a typical one: its curves, and nothing else."""
+    """The evidence of several tasks' results about a typical task: its curves only."""
 
     pool: Pool
     tasks: Mapping[str, TaskEvidence]
 
     @property
     def frontier(self) -> Frontier:
-        """The typical task's frontier; raises Unanswerable if there are not two tasks with one."""
+        """The typical task's frontier; raises Unanswerable unless at least two tasks have a frontier."""
         found = self.pool.fits.typical
         if found is None:
             raise Unanswerable("fewer than two tasks have curves")
         return found
 
     def caveat(self, arms: Sequence[str]) -> str:
-        """As for the tasks: what bars one of them bars all."""
+        """The caveats of the tasks: a caveat of one task holds for the typical task."""
         fitted = {key[0] for key in self.pool.fits.groups}
         said = (own.caveat(arms) for task, own in self.tasks.items() if task in fitted)
         return next(filter(None, said), "")
@@ -241,12 +239,12 @@ class TypicalEvidence:
         return self.frontier.gap(first, second, also)
 
     def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Peaks and ranges of a typical task, and the tasks."""
+        """Peaks and ranges of a typical task, and the names of the tasks."""
         details = self.describe_runs(arms) | {"tasks": list(self.tasks)}
         return _with_curves(details, self.frontier, arms)
 
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Seeds (all tasks'), runs and diverged runs of these arms."""
+        """Seeds (of all tasks), runs and diverged runs of these arms."""
         parts = [own.describe_runs(arms)["arms"] for own in self.tasks.values()]
         counts = ("seeds", "runs", "diverged")
         return {
@@ -277,7 +275,7 @@ _NO_RUNS = "a typical task has curves and no runs of its own"
 
 
 def mean_peak(peaks: Sequence[Peak]) -> Peak:
-    """Mean of several curves' peaks, draw by draw; inside where all are (of KL, the geometric)."""
+    """Mean of several curves' peaks, draw by draw (geometric mean of KL); inside if all peaks are inside."""
     if len(peaks) == 1:
         return peaks[0]
 
@@ -295,7 +293,7 @@ def mean_peak(peaks: Sequence[Peak]) -> Peak:
 
 
 def _with_curves(details: dict[str, Any], fit: Frontier, arms: tuple[str, ...]) -> dict[str, Any]:
-    """The details with peaks and observed ranges, and the range that several arms share."""
+    """The details with peaks and observed ranges added, and the range that several arms share."""
     for arm in arms:
         details["arms"][arm] |= describe_peak(fit, arm)
     if len(arms) > 1:
@@ -308,9 +306,9 @@ def _with_curves(details: dict[str, Any], fit: Frontier, arms: tuple[str, ...]) 
 
 
 def describe_peak(fit: Frontier, arm: str) -> dict[str, Any]:
-    """An arm's peak with 90% intervals, and where in the observed range it lies.
+    """An arm's peak with 90% intervals, and its place in the observed range.
 
-    A `peak_place` of "end" says that the peak was not reached.
+    A `peak_place` of "end" means that the peak was not reached.
     """
     peak, span = fit.peak(arm), fit.spans[arm]
     reached = float(np.mean(peak.interior))

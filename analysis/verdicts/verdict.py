@@ -1,5 +1,5 @@
-"""Verdicts: every claim of a study, on every task, by the rules of its file, and by those stored before the run where
-the two differ."""
+"""Verdicts: judge every claim of a study on every task, by the rules in the study's file, and also by the rules stored
+before the run where the two differ."""
 
 import dataclasses
 import math
@@ -22,13 +22,13 @@ PAPER = tuple(f"C{number}" for number in range(1, 18))
 
 
 def base(claim: str) -> str:
-    """The claim that a part of it belongs to: C6 for C6.window."""
+    """The claim to which a part belongs: C6 for C6.window."""
     found = re.match(r"[A-Za-z]+\d+", claim)
     return found[0] if found else claim
 
 
 def rank(claim: str) -> tuple[int, str, int, str]:
-    """Order of claims: the paper's first, numbers as numbers."""
+    """Sort key of claims: the paper's claims first, numbers in numerical order."""
     found = re.match(r"([A-Za-z]*)(\d*)", claim)
     letters, digits = found.groups() if found else (claim, "")
     return (0 if base(claim) in PAPER else 1, letters, int(digits or 0), claim)
@@ -45,12 +45,11 @@ def decide(
 ) -> list[dict[str, Any]]:
     """All verdicts as JSON-able entries, claim by claim and task by task.
 
-    A claim whose tests all read curves is judged for a typical task as well ("all tasks"), if there
-    are two or more and no strata: groups of one task would count as tasks otherwise. A claim whose
-    tests or rules the study's file now states differently from what was stored with the results is
-    judged as the file has it, and the entry says so (`newer`) and gives the verdict by the stored
-    rule; a change of words changes nothing but the words. `evidence` may be given to reuse its
-    fits. Raises InvalidInput if a stored claim cannot be read.
+    A claim whose tests all read curves is also judged for a typical task ("all tasks") if there are two or more tasks
+    and no strata (with strata, groups of one task would count as tasks). If the study's file states tests or rules of a
+    claim differently from those stored with the results, the claim is judged by the file, and the entry says so
+    (`newer`) and gives the verdict by the stored rule; changed words alone change only the words. `evidence` may be
+    given to reuse its fits. Raises InvalidInput if a stored claim cannot be read.
     """
     evidence = gather(results) if evidence is None else evidence
     entries = []
@@ -64,8 +63,8 @@ def decide(
 
 
 class Question(NamedTuple):
-    """One claim asked of one task: as the study's file has it, as it was stored before the run (None: it was not), what
-    is known of the task, and the number of planned runs of its arms that are missing."""
+    """One claim on one task: the claim in the study's file, the claim as stored before the run (None: it was not
+    stored), the evidence of the task, and the number of missing planned runs of the claim's arms."""
 
     claim: Claim
     stored: Claim | None
@@ -88,22 +87,22 @@ def questions(results: Results, evidence: Mapping[str, TaskEvidence]) -> Iterato
 
 
 def _held_back(ruling: Ruling, lacking: int) -> Ruling:
-    """The ruling, undecided while runs are missing: those that are there may be no fair sample of the settings."""
+    """The ruling, but undecided while runs are missing: the existing runs may not be a fair sample of the settings."""
     if not lacking:
         return ruling
     return dataclasses.replace(ruling, verdict="undecided", reason=lacks(lacking))
 
 
 def lacks(lacking: int) -> str:
-    """Why nothing is decided while planned runs are missing; "" if none are."""
+    """The reason why nothing is decided while planned runs are missing; "" if none are missing."""
     return f"{lacking} planned runs of its arms are missing" if lacking else ""
 
 
 def paired(results: Results) -> Iterator[tuple[Claim, Claim | None]]:
-    """Claims to judge by, each with the one stored before the run (None if there was none).
+    """Claims to judge by, each with the claim stored before the run (None if there was none).
 
-    The study file's claims as it is now where it can be read, in the stored order, then those that
-    it has gained; claims that it no longer has stay as they were stored.
+    Stored claims come first, in the stored order, each as the study's file states it now if the file can be read.
+    Claims added to the file follow; claims removed from the file stay as they were stored.
     """
     stored = {claim.id: claim for claim in results.claims}
     present = {claim.id: claim for claim in results.present_claims or ()}
@@ -119,7 +118,7 @@ def entry(
 ) -> dict[str, Any]:
     """One row of verdicts.json. Numbers that do not exist are null, never NaN.
 
-    Effect, numbers and rule at the top are those of the deciding test.
+    The effect, numbers and rule at the top level are those of the deciding test.
     """
     tests = [_test(test, part) for test, part in zip(claim.tests, ruling.parts, strict=True)]
     deciding = tests[ruling.deciding]
@@ -155,7 +154,7 @@ def _test(test: Part, part: Judgement) -> dict[str, Any]:
 
 
 def _plain(value: Any) -> Any:
-    """JSON-able copy: plain numbers, lists for tuples, null for what is not finite."""
+    """JSON-able copy: plain numbers, lists for tuples, null for numbers that are not finite."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple | np.ndarray):

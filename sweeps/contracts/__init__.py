@@ -1,8 +1,8 @@
-"""What the members of each family must do, and the check of it.
+"""Requirements on the members of each family, and the checks of these requirements.
 
-There is one rule for all classes. Those that come with the testbed are held to it by the contract tests; a user's own
-are checked here by every command that uses them, before anything is built: shapes and types without computing
-(`jax.eval_shape`), then values on a few small samples. What is wrong is said in one sentence that names the class.
+The same requirements hold for all classes. The contract tests check the testbed's classes. Every command that uses a
+user's class checks it here before anything is built: first shapes and types without computing (`jax.eval_shape`), then
+values on a few small samples. An error is one sentence that names the class.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -53,17 +53,17 @@ __all__ += ["check_form", "check_golden", "check_golden_shape", "check_padding",
 __all__ += ["check_loss", "check_margins", "check_member", "check_objective", "check_proxy"]
 __all__ += ["check_reference", "check_rewards", "check_rule", "check_source", "check_task"]
 
-#: What is told of each check before it begins: worlds and methods may take some seconds.
+#: Receives a message before each check begins: checks of worlds and methods may take some seconds.
 Tell = Callable[[str], None]
 
 
 def check(selections: Sequence[Selection], tell: Tell | None = None) -> None:
-    """Try every class in what a command asks for that does not come with the testbed, each class and structure of its
-    fields once, and refuse numbers that float32 has not. Raises `InvalidInput`."""
+    """Check every class in a command's selections that does not come with the testbed, once for each class and
+    structure of its fields, and refuse numbers that float32 cannot represent. Raises `InvalidInput`."""
     tried = _Tried(tell)
     for selection in selections:
         for point in selection.points():
-            # Seeds differ in nothing that is checked.
+            # Experiments that differ only in their seed are the same for the checks.
             if point.seed == 0:
                 tried.look_at(point.experiment)
         evidence = None
@@ -85,8 +85,8 @@ def check_experiment(experiment: Any, tell: Tell | None = None) -> None:
 
 
 def check_member(member: Any, experiment: Experiment) -> None:
-    """The check of one config, whoever wrote its class, in the place it has in an experiment; nothing for a config of
-    no family. Raises `InvalidInput`."""
+    """Check one config, from the testbed or from a user, as it is used in an experiment. A config of no family is not
+    checked. Raises `InvalidInput`."""
     task = experiment.task
     sizes = Sizes.of(task)
     match member:
@@ -107,21 +107,21 @@ def check_member(member: Any, experiment: Experiment) -> None:
 
 
 class _Tried:
-    """What one command has tried already."""
+    """The members that one command has checked already."""
 
     def __init__(self, tell: Tell | None) -> None:
         self._tell = tell
-        # By identity, which means something only while the object lives: so the objects are kept.
+        # Objects are compared by identity, which is valid only while the object exists: so the objects are kept.
         self._seen: dict[int, Any] = {}
         self._kinds: set[Any] = set()
 
     def tell(self, thing: Any) -> None:
-        """Say what is being checked."""
+        """Announce the check of a member."""
         if self._tell is not None:
             self._tell(f"Checking {named(thing)}")
 
     def look_at(self, experiment: Any) -> None:
-        """Try what is new in an experiment. Experiments of a study share most of their modules."""
+        """Check the new members of an experiment. Experiments of a study share most of their modules."""
         if not isinstance(experiment, Experiment):
             return
         for name in names_of(Experiment):
@@ -141,7 +141,7 @@ class _Tried:
             return
         self._kinds.add(key)
         self.tell(member)
-        # On the CPU: small programs, which an accelerator would take longer to compile.
+        # On the CPU: the programs are small, and compiling for an accelerator would take longer.
         with jax.default_device(_processor()):
             check_member(member, experiment)
 
@@ -149,12 +149,12 @@ class _Tried:
 def _processor() -> Any:
     try:
         return jax.local_devices(backend="cpu")[0]
-    except RuntimeError:  # JAX_PLATFORMS leaves it out
+    except RuntimeError:  # JAX_PLATFORMS excludes the CPU
         return None
 
 
 def _modules(value: Any, path: str) -> Iterator[tuple[str, eqx.Module]]:
-    """The configs in a field's value, itself included, with their paths."""
+    """The configs in a field's value, including the value, with their paths."""
     if isinstance(value, eqx.Module):
         yield path, value
         for name in names_of(type(value)):
@@ -165,7 +165,7 @@ def _modules(value: Any, path: str) -> Iterator[tuple[str, eqx.Module]]:
 
 
 def _refuse_lost(module: eqx.Module, path: str) -> None:
-    """Refuse numbers in a config's own fields that float32 has not."""
+    """Refuse numbers in a config's direct fields that float32 cannot represent."""
     for name in names_of(type(module)):
         value = read(module, name)
         for number in value if isinstance(value, tuple) else (value,):
@@ -173,7 +173,7 @@ def _refuse_lost(module: eqx.Module, path: str) -> None:
 
 
 def _estimands(estimand: Estimand) -> Iterable[Estimand]:
-    """An estimand and those inside it."""
+    """An estimand and the estimands inside it."""
     yield estimand
     for value in vars(estimand).values():
         if isinstance(value, Estimand):

@@ -1,4 +1,4 @@
-"""What golden rewards must return, and the check of it."""
+"""Requirements on golden rewards, and their check."""
 
 import functools
 from collections.abc import Callable
@@ -15,17 +15,17 @@ from testbed.environment import AbstractGolden
 from testbed.errors import InvalidInput
 from testbed.types import Prompt, Response, within
 
-#: Prompts to which all responses are tried.
+#: Number of prompts for which all responses are tried.
 ASKED = 4
-#: Difference between two rewards of one text that rounding explains, as a share of the largest reward.
+#: Largest difference between two rewards of one text that counts as rounding, as a share of the largest reward.
 ROUNDING = 1e-3
 
 Text = TypeVar("Text", Prompt, Response)
 
 
 class Repeated(NamedTuple):
-    """Golden rewards of texts that were evaluated before, one at a time; and of all responses to each of ``asked``
-    prompts."""
+    """Golden rewards of texts that were evaluated before, now computed one text at a time; and golden rewards of all
+    responses to each of ``asked`` prompts."""
 
     again: Float[Array, " text"]
     junk_behind_prompts: Float[Array, " text"]
@@ -40,11 +40,12 @@ def check_golden(
     vocabulary: int,
     rewards: Float[np.ndarray, " text"] | None = None,
 ) -> Float[np.ndarray, " text"]:
-    """The rewards of responses to as many prompts: finite; the same when they are computed again, one text at a time
-    and in another program; without influence of tokens behind the end of a prompt or a response; different between
-    responses to one prompt. Raises `InvalidInput`.
+    """Check and return the rewards of responses to as many prompts. Rewards must be finite; the same when they are
+    computed again, one text at a time and in another program; independent of tokens behind the end of a prompt or a
+    response; different between responses to one prompt. Raises `InvalidInput`.
 
-    ``rewards`` are those that one program with `jax.vmap` gave, if there was one already."""
+    ``rewards``: the rewards from one program with `jax.vmap`, if they were computed already.
+    """
     if rewards is None:
         with guarded(golden):
             rewards = np.asarray(_together(golden, prompts, texts))
@@ -81,8 +82,8 @@ def check_golden(
 def check_padding(
     golden: AbstractGolden, prompts: Prompt, texts: Response, rewards: Float[np.ndarray, " text"]
 ) -> None:
-    """Rewards do not depend on the room behind a text: three more places behind each prompt, and behind each response
-    unless the golden reward says that it `reads_room`. Raises `InvalidInput`."""
+    """Rewards must not depend on the padding behind a text: three places are added behind each prompt, and behind each
+    response unless the golden reward declares `reads_room`. Raises `InvalidInput`."""
     reads_room = any(part.reads_room for part in parts(golden))
     wider = [_padded(prompts), texts if reads_room else _padded(texts)]
     with guarded(golden):
@@ -105,7 +106,7 @@ def _together(golden: AbstractGolden, prompts: Prompt, texts: Response) -> Float
 def _one_by_one(
     vocabulary: int, golden: AbstractGolden, prompts: Prompt, texts: Response
 ) -> Repeated:
-    """All rewards in one loop, so that the golden reward is compiled once."""
+    """All rewards in one loop, so that the golden reward is compiled only once."""
     count = texts.length.shape[0]
     asked = jnp.arange(ASKED) * count // ASKED
     first, second = jnp.repeat(asked, count), jnp.tile(jnp.arange(count), ASKED)
@@ -127,7 +128,7 @@ def _one_by_one(
 
 
 def _junk(text: Text, vocabulary: int) -> Text:
-    """The same texts, with tokens behind their ends that are no end tokens."""
+    """The same texts, with tokens behind their ends that are not end tokens."""
     size = text.tokens.shape[1]
     other = jnp.broadcast_to(1 + jnp.arange(size) % (vocabulary - 1), text.tokens.shape)
     return type(text)(jnp.where(within(text.length, size), text.tokens, other), text.length)
@@ -140,9 +141,9 @@ def require_same(
     kind: str,
     advice: str,
 ) -> None:
-    """Refuse rewards that differ from those of the same texts by more than rounding."""
+    """Refuse rewards that differ by more than rounding from those of the same texts."""
     apart = np.abs(np.asarray(found, np.float64) - rewards)
-    # NaN is no agreement.
+    # NaN counts as a difference.
     worst = int(np.argmax(np.where(np.isnan(apart), np.inf, apart)))
     if not apart[worst] <= ROUNDING * np.max(np.abs(rewards)):
         raise InvalidInput(
@@ -152,7 +153,7 @@ def require_same(
 
 
 def check_golden_shape(golden: AbstractGolden, prompt: Prompt, response: Response) -> None:
-    """One floating-point number a text. Raises `InvalidInput`."""
+    """The reward must be one floating-point number per text. Raises `InvalidInput`."""
     with guarded(golden):
         shape = jax.eval_shape(lambda g, p, r: g(p, r), golden, prompt, response)
     require_array(named(golden), shape, (), "one number a response")
@@ -161,7 +162,8 @@ def check_golden_shape(golden: AbstractGolden, prompt: Prompt, response: Respons
 def check_rewards(
     golden: AbstractGolden, texts: Response, rewards: Float[np.ndarray, " text"]
 ) -> None:
-    """Golden rewards of texts: finite, whatever a policy may write, and not all the same. Raises `InvalidInput`."""
+    """Golden rewards of texts must be finite for any text that a policy may write, and not all the same. Raises
+    `InvalidInput`."""
     what, found = _named(golden), np.asarray(rewards, np.float64)
     bad = np.flatnonzero(~np.isfinite(found))
     if bad.size:
@@ -178,13 +180,13 @@ def check_rewards(
 
 
 def _named(golden: AbstractGolden) -> str:
-    """A golden reward, with users' golden rewards inside of one that comes with the testbed."""
+    """The name of a golden reward, with users' golden rewards that a golden reward of the testbed contains."""
     inside = [type(part).__name__ for part in parts(golden) if not ours(type(part))]
     return named(golden) + (f" of {', '.join(inside)}" if ours(type(golden)) and inside else "")
 
 
 def parts(golden: AbstractGolden) -> list[AbstractGolden]:
-    """A golden reward and those that it is made of, at any depth."""
+    """A golden reward and the golden rewards inside it, at any depth."""
     leaves = jax.tree.leaves(
         golden, is_leaf=lambda x: isinstance(x, AbstractGolden) and x is not golden
     )

@@ -1,4 +1,4 @@
-"""What estimands and rules must return, and the check of each."""
+"""Requirements on estimands and rules, and their checks."""
 
 import dataclasses
 import json
@@ -13,13 +13,14 @@ from sweeps.estimands import Estimand, estimand_from_dict
 from sweeps.rules import Draws, Judgement, Rule, descendants, rule_from_dict
 from testbed.errors import InvalidInput
 
-#: Effects on which rules are tried, no end of a usual rope among them.
+#: Effects on which rules are tried; none of them equals the end of a usual rope.
 _EFFECTS = np.concatenate([-(np.logspace(-4, 2, 24)), [0.0], np.logspace(-4, 2, 24)])
 _VERDICTS = ("reproduced", "contradicted", "undecided")
 
 
 def check_estimand(estimand: Estimand, evidence: MadeUpEvidence) -> None:
-    """Plain data with two words for people and finite draws of one effect. Raises `InvalidInput`."""
+    """An estimand must be plain data, with two texts for people (label and unit) and finite draws of one effect. Raises
+    `InvalidInput`."""
     _check_data(estimand, Estimand, estimand_from_dict)
     _check_words(estimand, "label and unit")
     with guarded(estimand, "draws"):
@@ -43,7 +44,7 @@ def check_estimand(estimand: Estimand, evidence: MadeUpEvidence) -> None:
 
 
 def check_rule(rule: Rule) -> None:
-    """Plain data with a condition on effects that `limits` and `holds` agree on, and a verdict. Raises
+    """A rule must be plain data, with a condition on effects on which `limits` and `holds` agree, and a verdict. Raises
     `InvalidInput`."""
     _check_data(rule, Rule, rule_from_dict)
     _check_words(rule, "the condition and its opposite")
@@ -85,7 +86,7 @@ def _place(kind: type) -> tuple[str, str]:
 
 
 def _check_data(thing: Any, base: type, read: Any) -> None:
-    """What is stored with the results before the run, and read back for the report."""
+    """Check the data that is stored with the results before the run, and read back for the report."""
     if "__dataclass_params__" not in vars(type(thing)):
         raise InvalidInput(
             f"{named(thing)} is not decorated: needs @dataclasses.dataclass(frozen=True) above its class"
@@ -94,7 +95,7 @@ def _check_data(thing: Any, base: type, read: Any) -> None:
         stored = json.loads(json.dumps(thing.describe(), allow_nan=False))
     with guarded(thing, "describe"):
         again = read(stored)
-    # Results are judged by the class that has the stored name: the one that was defined last.
+    # Results are judged by the class with the stored name; of several, by the one defined last.
     namesakes = [one for one in descendants(base) if one.__name__ == type(thing).__name__]
     others = [one for one in (type(again), *namesakes) if _place(one) != _place(type(thing))]
     if others and (others[0] is type(again) or any(map(ours, others))):

@@ -1,4 +1,4 @@
-"""What losses, methods, sources, reference policies and proxies must return, and the check of each."""
+"""Requirements on losses, methods, sources, reference policies and proxies, and their checks."""
 
 import functools
 from collections.abc import Callable
@@ -38,13 +38,13 @@ from testbed.stages import online_run
 from testbed.transformer_config import TransformerConfig
 from testbed.types import PairScores
 
-#: Most parameters of a policy on which a proxy is trained for a check; with larger ones only shapes are looked at.
+#: Largest number of policy parameters for which a check trains a proxy; above it, only shapes are checked.
 _SMALL = 10**6
 _BATCH_LEVEL = ("value", "scored", "request", "prepare", "critic")
 
 
 def check_loss(loss: AbstractLoss, sizes: Sizes) -> None:
-    """One floating-point number a pair, finite, with a finite slope. Raises `InvalidInput`."""
+    """A loss must be one floating-point number per pair, finite, with a finite slope. Raises `InvalidInput`."""
     require_numbers(loss)
     with guarded(loss, "extras"):
         extras = loss.extras
@@ -78,7 +78,7 @@ def check_loss(loss: AbstractLoss, sizes: Sizes) -> None:
 
 
 def check_objective(objective: AbstractObjective, sizes: Sizes) -> None:
-    """A finite mean loss of a step's texts, with a finite gradient. Raises `InvalidInput`."""
+    """An objective must give a finite mean loss of a step's texts, with a finite gradient. Raises `InvalidInput`."""
     require_numbers(objective)
     with guarded(objective, "request"):
         request = objective.request(BATCH)
@@ -130,10 +130,11 @@ def check_objective(objective: AbstractObjective, sizes: Sizes) -> None:
 
 
 def check_source(source: AbstractSource, sizes: Sizes) -> None:
-    """Texts of a step in the form of `Batch`, or as `Request.author` writes them, and a state that keeps its form;
-    tokens inside the vocabulary, finite scores. Raises `InvalidInput`.
+    """A source must give the texts of a step in the form of `Batch`, or as `Request.author` writes them, and a state
+    that keeps its form; tokens inside the vocabulary, finite scores. Raises `InvalidInput`.
 
-    Where the source prepares something from a recorded run, shapes are checked and values are not."""
+    If the source prepares data from a recorded run, only shapes are checked, not values.
+    """
     require_numbers(source)
     with guarded(source, "writes"):
         writes = source.writes
@@ -187,7 +188,7 @@ def check_source(source: AbstractSource, sizes: Sizes) -> None:
 
 
 def _prepared(source: AbstractSource, given: Supply, sizes: Sizes) -> tuple[Supply, bool]:
-    """The supply with what the source prepares, in shapes, and whether it prepares anything."""
+    """The supply with the data that the source prepares, as shapes, and whether the source prepares any."""
     with guarded(source, "recorded_run"):
         run = source.recorded_run
     with guarded(source, "preparation"):
@@ -213,7 +214,7 @@ def _prepared(source: AbstractSource, given: Supply, sizes: Sizes) -> tuple[Supp
 
 
 def _check_batch(what: str, batch: Batch, sizes: Sizes) -> None:
-    """Values of a batch of pairs."""
+    """Check the values of a batch of pairs."""
     for name in ("winner", "loser"):
         text = getattr(batch.pairs, name)
         require_tokens(f"{what} gives a {name} with", text.tokens, sizes.vocabulary)
@@ -244,7 +245,7 @@ def require_tokens(what: str, tokens: Any, vocabulary: int) -> None:
 
 
 def check_reference(reference: AbstractReference, sizes: Sizes) -> None:
-    """A next reference policy of the form of the present one, finite. Raises `InvalidInput`."""
+    """The next reference policy must have the form of the present one and be finite. Raises `InvalidInput`."""
     require_numbers(reference)
     with guarded(reference, "moves"):
         moves = reference.moves
@@ -265,8 +266,8 @@ def check_reference(reference: AbstractReference, sizes: Sizes) -> None:
 def check_proxy(
     proxy: AbstractProxyConfig, sizes: Sizes, model: TransformerConfig, task: Any
 ) -> None:
-    """`train` makes an `AbstractProxy` with one finite margin a pair that turns its sign with the pair. Raises
-    `InvalidInput`."""
+    """`train` must make an `AbstractProxy` with one finite margin per pair, which changes its sign when the pair is
+    swapped. Raises `InvalidInput`."""
     require_numbers(proxy)
     with guarded(proxy, "form"):
         form = proxy.form(model)
@@ -309,8 +310,8 @@ def check_proxy(
 
 
 def check_margins(judge: Any, both: Callable[[], tuple[Any, Any]], count: int) -> None:
-    """Margins of ``count`` pairs and of the same pairs turned round: one number a pair; where they are values and not
-    shapes alone, finite, and each the other's opposite. Raises `InvalidInput`."""
+    """Margins of ``count`` pairs and of the swapped pairs must be one number per pair. If values are given and not only
+    shapes, margins must be finite, and each the opposite of the other. Raises `InvalidInput`."""
     what = named(judge, "margin")
     with guarded(judge, "margin"):
         there, back = both()

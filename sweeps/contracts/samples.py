@@ -1,4 +1,4 @@
-"""Small inputs on which users' classes are tried: texts of every length, scored pairs, a data set, effects of runs."""
+"""Small inputs for the checks of users' classes: texts of every length, scored pairs, a data set, effects of runs."""
 
 import functools
 import zlib
@@ -30,14 +30,14 @@ from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar
 
-#: Texts of a sample, pairs of a data set, and prompts of a training step.
+#: Numbers of texts in a sample, of pairs in a data set, and of prompts in a training step.
 TEXTS, PAIRS, BATCH = 32, 8, 4
-#: Of the policies on which objectives and sources are tried.
+#: Shape of the policies on which objectives and sources are tried.
 TINY = TransformerConfig(width=8, layers=1, heads=1, key_value_heads=1)
 
 
 def as_arrays(module: Any) -> Any:
-    """A config as programs are given it: its numbers as float32 and int32."""
+    """A config as compiled programs receive it: its numbers as float32 and int32."""
 
     def array(leaf: Any) -> Any:
         kind = {bool: np.bool_, int: np.int32, float: np.float32}.get(type(leaf))
@@ -46,7 +46,7 @@ def as_arrays(module: Any) -> Any:
     return jax.tree.map(array, module)
 
 
-#: `jax.jit` for programs that run once, and take longer to compile well than to run.
+#: `jax.jit` with less optimisation, for programs that run once and take longer to compile than to run.
 quick = functools.partial(
     jax.jit,
     compiler_options={
@@ -57,7 +57,7 @@ quick = functools.partial(
 
 
 class Sizes(NamedTuple):
-    """Of a task: token ids, and tokens of a prompt and of a response."""
+    """Sizes of a task: the number of token ids, and the number of tokens in a prompt and in a response."""
 
     vocabulary: int
     prompt: int
@@ -65,23 +65,23 @@ class Sizes(NamedTuple):
 
     @classmethod
     def of(cls, task: AbstractTask) -> "Sizes":
-        """Those of a task."""
+        """The sizes of a task."""
         return cls(task.vocabulary, task.prompt_length, task.response_length)
 
 
 def prompts(sizes: Sizes, count: int, seed: int = 0) -> Prompt:
-    """Prompts of random tokens, as long as they may be."""
+    """Prompts of random tokens, each of the largest length."""
     tokens = np.random.default_rng(seed).integers(1, sizes.vocabulary, (count, sizes.prompt))
     return Prompt(jnp.asarray(tokens, jnp.int32), jnp.full(count, sizes.prompt, jnp.int32))
 
 
 def responses(sizes: Sizes, count: int, seed: int = 0) -> Response:
-    """Responses of every length from the empty one, which is the end token alone, to one that never ends; every fourth
-    repeats one token."""
+    """Responses of every length, from the empty response (the end token alone) to a response without an end; every
+    fourth response repeats one token."""
     rng, time = np.random.default_rng(seed + 1), sizes.response
     tokens = rng.integers(1, sizes.vocabulary, (count, time))
     tokens[3::4] = tokens[3::4, :1]
-    # The last of them has no end token.
+    # The last response has no end token.
     length = np.linspace(1, time + 1, count).round().astype(int)
     index = np.arange(time)
     tokens = np.where(index < length[:, None] - 1, tokens, 0)
@@ -91,7 +91,7 @@ def responses(sizes: Sizes, count: int, seed: int = 0) -> Response:
 
 
 def pairs(sizes: Sizes, count: int = PAIRS) -> Pair:
-    """Labelled pairs of them, certain and soft ones, and one that was skipped."""
+    """Labelled pairs of these texts: with certain labels, with soft labels, and one that was skipped."""
     loser = responses(sizes, count, 1)
     loser = jax.tree.map(lambda x: x[::-1], loser)
     return Pair(
@@ -105,12 +105,12 @@ def pairs(sizes: Sizes, count: int = PAIRS) -> Pair:
 
 @functools.cache
 def supply(sizes: Sizes, shape: TransformerConfig = TINY) -> Supply:
-    """`supplied`, made once."""
+    """The result of `supplied`, made only once."""
     return quick(functools.partial(supplied, sizes, shape))()
 
 
 def supplied(sizes: Sizes, shape: TransformerConfig = TINY) -> Supply:
-    """What objectives and sources draw on, made of `pairs`, a policy with random weights, and a judge that counts
+    """The training inputs of objectives and sources: `pairs`, a policy with random weights, and a judge that counts
     tokens."""
     policy = Transformer.init(jax.random.key(0), shape, sizes.vocabulary)
     data = pairs(sizes)
@@ -127,8 +127,8 @@ class Longer(AbstractPreference):
 
 
 def scored_pairs() -> ScoredPair:
-    """Pairs as losses are given them: margins from -6 to 6 nats, 0 among them, of short and of long texts, with certain
-    and with soft labels."""
+    """Pairs in the form that losses receive: margins from -6 to 6 nats, including 0, of short and of long texts, with
+    certain and with soft labels."""
     margin = np.array([-6.0, -1.5, -0.1, 0.0, 0.0, 0.1, 1.5, 6.0])
     base = np.array([-30.0, -12.0, -8.0, -8.0, -2.0, -5.0, -20.0, -45.0])
 
@@ -174,13 +174,13 @@ class Count(AbstractGolden):
 
 
 def world(sizes: Sizes) -> World:
-    """A world that is quickly drawn."""
+    """A world that is fast to draw."""
     return World(Uniform(sizes), Endless(sizes), Count())
 
 
 class MadeUpEvidence:
-    """Evidence of a study before there is any: plausible numbers that differ between arms, runs and metrics, the same
-    at each call. See `sweeps.estimands.Evidence`."""
+    """Made-up evidence of a study without results: plausible numbers that differ between arms, runs and metrics, the
+    same at each call. See `sweeps.estimands.Evidence`."""
 
     def __init__(self, selection: Selection) -> None:
         self._arms = [arm.name for arm in selection.study.arms]
@@ -233,7 +233,7 @@ class MadeUpEvidence:
     def checkpoints(
         self, columns: tuple[str, ...], arms: tuple[str, ...]
     ) -> tuple[Mapping[Unit, list[np.ndarray]], ...]:
-        """Five checkpoints a run, positive numbers below 1."""
+        """Five checkpoints per run, positive numbers below 1."""
         self._known(*arms)
 
         def run(arm: str, unit: Unit) -> np.ndarray:
@@ -262,7 +262,7 @@ class MadeUpEvidence:
         return self
 
     def size(self, path: str, level: Any) -> float:
-        """Twice as much at every further level."""
+        """Doubles with every further level."""
         return float(2 ** self.levels(path).index(level))
 
     def _known(self, *arms: str) -> None:
@@ -275,5 +275,5 @@ class MadeUpEvidence:
 
 
 def _plain(value: Any) -> Any:
-    """A swept value as results hold it."""
+    """A swept value in the form in which results store it."""
     return value if value is None or isinstance(value, bool | int | float | str) else spell(value)

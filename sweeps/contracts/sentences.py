@@ -1,4 +1,4 @@
-"""What is wrong with a user's class, in one sentence that names the class, and file and line where its code failed."""
+"""Error messages about a user's class: one sentence with the name of the class, the file and the failing line."""
 
 import contextlib
 import difflib
@@ -25,9 +25,9 @@ from testbed.proxies.base import AbstractProxyConfig
 from testbed.references.base import AbstractReference
 from testbed.source import AbstractSource
 
-#: Packages whose classes the contract tests hold; those of others are checked by every command.
+#: Packages whose classes the contract tests check; every command checks classes of other packages.
 OURS = ("testbed", "envs", "sweeps", "analysis")
-#: Families by their base classes, the special ones first, in the word that sentences use for a member.
+#: The word for a member of each family in error messages, by base class; the more specific classes come first.
 FAMILIES: dict[type, str] = {
     AbstractLoss: "loss",
     AbstractObjective: "method",
@@ -45,7 +45,7 @@ FAMILIES: dict[type, str] = {
 }
 _ROOT = Path(__file__).resolve().parents[2]
 _LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")})
-#: What Python and numpy ask of a value that is not known while a program is traced, and what to use instead.
+#: Errors of Python and numpy about values that are unknown while a program is traced, and what to use instead.
 _TRACED: tuple[tuple[type[Exception], str], ...] = (
     (
         jax.errors.TracerBoolConversionError,
@@ -74,7 +74,7 @@ def ours(kind: type) -> bool:
 
 
 def named(thing: Any, method: str = "") -> str:
-    """How sentences name an object: ``loss Square``, ``labeler Coin.outcomes``."""
+    """The name of an object in error messages: ``loss Square``, ``labeler Coin.outcomes``."""
     kind = thing if inspect.isclass(thing) else type(thing)
     word = next((word for base, word in FAMILIES.items() if issubclass(kind, base)), "class")
     return f"{word} {kind.__name__}" + (f".{method}" if method else "")
@@ -82,8 +82,8 @@ def named(thing: Any, method: str = "") -> str:
 
 @contextlib.contextmanager
 def guarded(thing: Any, method: str = "") -> Iterator[None]:
-    """Turn whatever the code of ``thing`` raises into one sentence with class, file, line and cause, as
-    `InvalidInput`."""
+    """Turn any exception from the code of ``thing`` into an `InvalidInput` of one sentence: class, file, line and
+    cause."""
     try:
         yield
     except InvalidInput as problem:
@@ -100,7 +100,7 @@ def guarded(thing: Any, method: str = "") -> Iterator[None]:
 
 
 def _cause(problem: Exception) -> str:
-    """One line on an exception, with what to use where a traced value was asked for its value."""
+    """One line about an exception; if code asked a traced value for its value, also what to use instead."""
     for kind, advice in _TRACED:
         if isinstance(problem, kind):
             return advice
@@ -113,7 +113,7 @@ def _cause(problem: Exception) -> str:
 
 
 def _place(thing: Any, problem: Exception) -> str:
-    """Where the user's code failed: the last line of it that was running, or where its class begins."""
+    """Where the user's code failed: the last executed line of it, or the line where the class begins."""
     frames = traceback.extract_tb(problem.__traceback__)
     theirs = [frame for frame in frames if _theirs(frame.filename)]
     if theirs:
@@ -134,21 +134,21 @@ def _theirs(file: str) -> bool:
 
 
 def _shown(file: str) -> str:
-    """A path as short as it can be from here."""
+    """The path relative to the working directory if it lies inside, else the absolute path."""
     path = Path(file).resolve()
     return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
 
 
 def is_array(value: Any) -> bool:
-    """Whether it is an array, or the shape and dtype of one."""
+    """Whether a value is an array, or the shape and dtype of an array."""
     return hasattr(value, "shape") and hasattr(value, "dtype")
 
 
 def require_array(
     what: str, value: Any, shape: tuple[int, ...], meaning: str, kind: Any = jnp.floating
 ) -> None:
-    """Refuse anything but an array (or its shape and dtype) of that shape and kind of number. ``what`` is the subject,
-    ``meaning`` says what the shape is for."""
+    """Refuse anything but an array (or its shape and dtype) of the given shape and kind of number. ``what`` is the
+    subject of the sentence, ``meaning`` explains the shape."""
     words = {jnp.floating: "floating-point numbers", jnp.integer: "whole numbers"}
     if not is_array(value):
         raise InvalidInput(f"{what} returns {_spoken(value)}: needs {meaning}, shape {shape}")
@@ -170,7 +170,7 @@ def require_kind(what: str, value: Any, kind: Any, example: str = "") -> None:
 
 
 def require_like(what: str, value: Any, example: Any, meaning: str) -> None:
-    """Refuse a pytree whose structure, shapes or dtypes are not those of an example."""
+    """Refuse a pytree whose structure, shapes or dtypes differ from those of an example."""
     found, needed = (_leaves(tree) for tree in (value, example))
     if type(value) is not type(example) or found.keys() != needed.keys():
         raise InvalidInput(f"{what} returns {_spoken(value)}: needs {meaning}")
@@ -204,7 +204,7 @@ def require_finite(what: str, values: Any, where: str) -> None:
 
 
 def require_numbers(module: eqx.Module) -> None:
-    """Refuse a config with a leaf that is no number: programs take leaves as arrays."""
+    """Refuse a config with a leaf that is not a number: programs take leaves as arrays."""
     for path, leaf in jax.tree_util.tree_leaves_with_path(module):
         if not (isinstance(leaf, bool | int | float) or is_array(leaf)):
             name = jax.tree_util.keystr(path).lstrip(".")
@@ -215,7 +215,7 @@ def require_numbers(module: eqx.Module) -> None:
 
 
 def _spoken(value: Any) -> str:
-    """What something is, in a word or two."""
+    """A short description of a value, in a word or two."""
     if value is None:
         return "None"
     if is_array(value):

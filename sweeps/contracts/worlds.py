@@ -1,4 +1,4 @@
-"""What tasks, golden rewards and labelers must return, and the check of each."""
+"""Requirements on tasks, golden rewards and labelers, and their checks."""
 
 import functools
 from typing import Any, NamedTuple
@@ -30,8 +30,8 @@ _OUTCOMES = f"the probabilities of {', '.join(one.name.lower() for one in Outcom
 
 
 class Drawn(NamedTuple):
-    """What was tried of a world: prompts, what writers answered, and golden rewards of that and of made-up texts of
-    every length."""
+    """The samples of a world that were checked: prompts, the writers' responses, and golden rewards of these responses
+    and of made-up texts of every length."""
 
     world: World
     prompts: Prompt
@@ -42,18 +42,19 @@ class Drawn(NamedTuple):
 
 
 def check_task(task: AbstractTask) -> Drawn | None:
-    """Prompts and texts of the stated sizes inside the vocabulary, and a finite golden reward that varies. Raises
-    `InvalidInput`.
+    """A task must give prompts and texts of the stated sizes with tokens inside the vocabulary, and a finite golden
+    reward that varies. Raises `InvalidInput`.
 
-    It draws the world of seed 0. Of a task that stands on a checkpoint, which would have to be loaded, sizes alone are
-    checked, and None is returned."""
+    The check draws the world of seed 0. For a task that needs a checkpoint, which would have to be loaded, only sizes
+    are checked, and None is returned.
+    """
     if type(task).checkpointed:
         check_sizes(task)
         return None
     sizes, key = Sizes.of(task), stream(jax.random.key(0), Stream.WORLD)
     task, material, world = check_form(task)
     if not jax.tree.leaves((world.prompts, world.golden)):
-        # What needs nothing drawn is tried first: a world may take seconds.
+        # Checks that draw nothing come first: drawing a world may take seconds.
         with guarded(world.golden):
             _, made_up, rewards = jax.device_get(_rewarded(sizes, world))
         check_rewards(world.golden, made_up, rewards)
@@ -73,7 +74,7 @@ def check_task(task: AbstractTask) -> Drawn | None:
 
 
 def check_sizes(task: AbstractTask) -> None:
-    """Whole numbers for vocabulary and lengths, known when programs are traced. Raises `InvalidInput`."""
+    """Vocabulary and lengths must be whole numbers that are known when programs are traced. Raises `InvalidInput`."""
     require_numbers(task)
     sizes = Sizes.of(task)
     for name, size in zip(("vocabulary", "prompt_length", "response_length"), sizes, strict=True):
@@ -85,9 +86,10 @@ def check_sizes(task: AbstractTask) -> None:
 
 
 def check_form(task: AbstractTask) -> tuple[AbstractTask, PyTree, World]:
-    """Sizes, words, and the shapes of prompts, texts and rewards, of which nothing is drawn. Raises `InvalidInput`.
+    """Check sizes, words, and the shapes of prompts, texts and rewards, without drawing them. Raises `InvalidInput`.
 
-    Returns the task with arrays for its numbers, its material, and the shapes of a world."""
+    Returns the task with arrays for its numbers, its material, and the shapes of a world.
+    """
     check_sizes(task)
     sizes = Sizes.of(task)
     _check_words(task, sizes)
@@ -120,7 +122,7 @@ def _check_words(task: AbstractTask, sizes: Sizes) -> None:
 
 
 def _check_shapes(world: World, sizes: Sizes) -> None:
-    """Of one prompt, one response and one reward."""
+    """Check the shapes of one prompt, one response and one reward."""
     key = jax.random.key(0)
     with guarded(world.prompts):
         prompt = jax.eval_shape(lambda w, k: w.prompts(k), world, key)
@@ -170,8 +172,8 @@ def _draw(task: AbstractTask, material: PyTree, key: PRNGKeyArray) -> tuple:
 
 
 def check_text(what: str, text: Prompt | Response, sizes: Sizes) -> None:
-    """Texts (leading axis: text) of tokens in the vocabulary, which end where their length says, with end tokens
-    behind. Raises `InvalidInput`."""
+    """Texts (leading axis: text) must consist of tokens in the vocabulary and end where their length says, with end
+    tokens after that. Raises `InvalidInput`."""
     tokens, length = np.asarray(text.tokens), np.asarray(text.length)
     outside = tokens[(tokens < 0) | (tokens >= sizes.vocabulary)]
     if outside.size:
@@ -203,10 +205,12 @@ def check_text(what: str, text: Prompt | Response, sizes: Sizes) -> None:
 
 
 def check_labeler(labeler: AbstractLabeler, task: AbstractTask) -> None:
-    """Probabilities of the four answers, which sum to one, and a label in [0, 1]. Raises `InvalidInput`.
+    """A labeler must give probabilities of the four answers, which sum to one, and a label in [0, 1]. Raises
+    `InvalidInput`.
 
-    How it perceives a response (`AbstractLabeler.view`) is tried on the task's worlds, of which no part is drawn unless
-    it perceives more than a reward and a text; a task that stands on a checkpoint is left out."""
+    Its perception of a response (`AbstractLabeler.view`) is tried on the task's worlds. Parts of the world are drawn
+    only if the labeler perceives more than a reward and a text; tasks that need a checkpoint are left out.
+    """
     require_numbers(labeler)
     labeler = as_arrays(labeler)
     sizes = Sizes.of(task)
@@ -246,7 +250,7 @@ def check_labeler(labeler: AbstractLabeler, task: AbstractTask) -> None:
 
 
 def check_chances(labeler: AbstractLabeler, chance: Float[np.ndarray, "n outcome"]) -> None:
-    """Probabilities: finite, from 0 to 1, and in each comparison of a sum of one. Raises `InvalidInput`."""
+    """Probabilities must be finite, from 0 to 1, and sum to one in each comparison. Raises `InvalidInput`."""
     what = named(labeler, "outcomes")
     require_finite(what, chance, f"numbers ({_OUTCOMES})")
     if np.any((chance < -1e-5) | (chance > 1 + 1e-5)):
@@ -265,8 +269,8 @@ _REWARDS = (0.0, 0.5, -0.5, 1.0, -2.0, 3.0, 10.0, -10.0)
 
 
 def _views(labeler: AbstractLabeler, task: AbstractTask, sizes: Sizes) -> View:
-    """Responses of every length as the labeler perceives them, with rewards that are near and far apart (leading axis:
-    response)."""
+    """Responses of every length as the labeler perceives them, with rewards close to each other and far apart (leading
+    axis: response)."""
     count = len(_REWARDS)
     texts, prompts = samples.responses(sizes, count), samples.prompts(sizes, count)
     plain = jax.vmap(View)(jnp.asarray(_REWARDS, jnp.float32), texts)

@@ -1,4 +1,4 @@
-"""What an estimand is, what it may ask of the evidence, and the t posterior over seeds."""
+"""Base class of estimands, the evidence that they may read, and the t posterior over seeds."""
 
 import abc
 import dataclasses
@@ -14,22 +14,22 @@ from testbed.metric_table import declared
 
 
 def words_of(metric: str) -> tuple[str, str]:
-    """Words and unit of a metric or fact; a column without a declaration goes by its name."""
+    """Words and unit of a metric or fact; for a column without a declaration, its name."""
     column = declared(metric)
     return column.words, column.unit
 
 
 class Unanswerable(Exception):
-    """The evidence cannot speak to a question; the message says why, in one clause."""
+    """The evidence cannot answer a question; the message gives the reason, in one clause."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Peak:
     """Draws of an arm's best point inside its observed range, each of shape (draws,).
 
-    `value`, `start` and `end` are win rates (at the peak and at both ends of the range); `root_kl`
-    is sqrt(KL) at the peak; `interior` says for each draw whether the maximum lies inside.
-    `nearest` is the smallest sqrt(KL) of a trained checkpoint: places are not resolved below it.
+    `value`, `start` and `end` are win rates (at the peak and at both ends of the range); `root_kl` is sqrt(KL) at the
+    peak; `interior` says for each draw whether the maximum lies inside the range. `nearest` is the smallest sqrt(KL) of
+    a trained checkpoint: positions of peaks are not resolved below it.
     """
 
     value: np.ndarray
@@ -41,15 +41,15 @@ class Peak:
 
     @property
     def place(self) -> Literal["inside", "start", "end"]:
-        """Where most draws have the best point: "end" means that the peak was not reached."""
+        """Where most draws have their best point: "end" means that the peak was not reached."""
         if np.mean(self.interior) >= 0.5:
             return "inside"
         return "end" if np.mean(self.end >= self.start) >= 0.5 else "start"
 
     @property
     def unreached(self) -> bool:
-        """Whether a verdict must reckon with a higher peak beyond the observed range: as soon as a twentieth of the
-        draws are still rising at its end."""
+        """Whether a higher peak may lie beyond the observed range, which a verdict must consider: true if at least a
+        twentieth of the draws still rise at the end of the range."""
         return self.outside()[1]
 
     @property
@@ -70,7 +70,7 @@ Unit = tuple[int, tuple[Any, ...]]
 
 @runtime_checkable
 class Evidence(Protocol):
-    """What estimands may ask of one task's results. Methods raise `Unanswerable`."""
+    """The evidence of one task's results that estimands may read. Methods raise `Unanswerable`."""
 
     def caveat(self, arms: Sequence[str]) -> str:
         """Why no verdict may rest on the fitted curves of these arms ("" if one may)."""
@@ -81,8 +81,8 @@ class Evidence(Protocol):
         ...
 
     def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
-        """Draws (draws,) of the mean of first - second win rate over the range of KL that these
-        arms share, with those of `also`."""
+        """Draws (draws,) of the mean of first - second win rate, over the range of KL that these arms and those in
+        `also` share."""
         ...
 
     def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
@@ -92,17 +92,17 @@ class Evidence(Protocol):
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
         """A metric or fact at the last checkpoint of every run of the arm that did not diverge.
 
-        A run's key holds the settings that all arms `among` which it is compared have.
+        A run's key holds the settings that all arms in `among` have, so that runs of these arms can be compared.
         """
         ...
 
     def checkpoints(
         self, columns: tuple[str, ...], arms: tuple[str, ...]
     ) -> tuple[Mapping[Unit, list[np.ndarray]], ...]:
-        """For each of the arms its runs' trained checkpoints before any divergence.
+        """For each of the arms the trained checkpoints of its runs, up to any divergence.
 
-        Each run is an array (checkpoint, column). A run's key holds the settings that all of
-        `arms` have, so that keys can be compared between them; several runs may share one.
+        Each run is an array (checkpoint, column). A run's key holds the settings that all of `arms` have, so that keys
+        can be compared between arms; several runs may have the same key.
         """
         ...
 
@@ -111,11 +111,11 @@ class Evidence(Protocol):
         ...
 
     def levels(self, path: str) -> tuple[Any, ...]:
-        """Values that a swept path takes, in order of size where they have one."""
+        """Values of a swept path, in order of size if they have one."""
         ...
 
     def at(self, path: str, level: Any) -> "Evidence":
-        """The evidence at one level of a swept path; arms without that path belong to every one."""
+        """The evidence at one level of a swept path; arms without the path belong to every level."""
         ...
 
     def size(self, path: str, level: Any) -> float:
@@ -127,8 +127,8 @@ class Evidence(Protocol):
 class Estimand(abc.ABC):
     """Abstract: one effect, measured from evidence. Final subclasses are plain data.
 
-    `from_curves` says that the effect is a property of fitted curves and nothing else, so that it
-    exists for a typical task as well. `ARMS` names the fields that hold arms.
+    `from_curves`: the effect depends on fitted curves only, so that it exists for a typical task as well. `ARMS` names
+    the fields that hold arms.
     """
 
     from_curves: ClassVar[bool] = False
@@ -143,7 +143,7 @@ class Estimand(abc.ABC):
     )
 
     def draws(self, evidence: Evidence) -> Draws:
-        """Posterior draws of the effect, or the reason there are none. Never raises."""
+        """Posterior draws of the effect, or the reason why there are none. Never raises."""
         label, unit = self.words()
         try:
             return self._measure(evidence)
@@ -164,7 +164,7 @@ class Estimand(abc.ABC):
         return {"kind": type(self).__name__} | {k: _as_data(v) for k, v in fields.items()}
 
     def arms_used(self) -> tuple[str, ...]:
-        """The arms that the estimand needs, those of an estimand inside it included."""
+        """The arms that the estimand needs, including arms of nested estimands."""
         found: list[str] = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
@@ -180,7 +180,7 @@ def seed_draws(
 ) -> Draws:
     """Draws of the mean over seeds of a quantity measured on runs; see `student_draws`.
 
-    Runs are averaged within their seed, so a seed counts once however many settings it has.
+    Runs are averaged within their seed, so each seed counts once, whatever its number of settings.
     """
     finite = {run: v for run, v in values.items() if math.isfinite(v)}
     by_seed: dict[int, list[float]] = {}
@@ -196,7 +196,7 @@ def seed_draws(
 def mean_draws(
     label: str, unit: str, by_seed: Mapping[int, float], details: Mapping[str, Any]
 ) -> Draws:
-    """Draws of the mean of a quantity that has one finite value a seed; see `student_draws`."""
+    """Draws of the mean of a quantity with one finite value per seed; see `student_draws`."""
     means = np.array(list(by_seed.values()))
     details = {**details, "seed_means": {str(s): float(m) for s, m in by_seed.items()}}
     reason = ""
@@ -228,7 +228,7 @@ def _as_data(value: Any) -> Any:
 
 
 def range_of(columns: tuple[str, ...]) -> str:
-    """A few columns in words: one by its name, several as the first to the last, without what both begin with."""
+    """Columns in words: one column by its name; several as "first to last", without their common beginning."""
     first, last = words_of(columns[0])[0], words_of(columns[-1])[0]
     if len(columns) == 1:
         return first

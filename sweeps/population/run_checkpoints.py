@@ -1,5 +1,5 @@
-"""Runs on their way, kept on disk: a run that takes hours goes on at the step where it was, and what it has learnt can
-be looked at afterwards."""
+"""Checkpoints of unfinished runs on disk: an interrupted run continues at the step it had reached. The trained policies
+of complete runs are kept too, for later inspection."""
 
 from typing import NamedTuple
 
@@ -15,13 +15,13 @@ from testbed.stages import stages
 from testbed.stages.code import Code, classes_in, installed
 from testbed.stages.world_config import GroundConfig
 
-#: The code that trains and measures; a run's config names further classes, and stages made what the run stands on.
+#: The code that trains and measures. A run also depends on its config's classes and on the stages that made its world.
 _MODULES = ("testbed.train", "testbed.metrics", "testbed.stages.world_config")
 
 
 class Paused(NamedTuple):
-    """A run between two steps: the evaluation it comes to, steps since the one before, what was measured so far (a row
-    an evaluation), and its `testbed.train.TrainState`."""
+    """A run between two steps: the next evaluation, the number of steps since the previous one, the measurements so far
+    (a row per evaluation), and its `testbed.train.TrainState`."""
 
     index: int
     done: int
@@ -30,42 +30,42 @@ class Paused(NamedTuple):
 
 
 class Underway:
-    """Runs by all that they depend on: where they are, and what those that are complete have learnt. ``code`` is that
-    of this process by default."""
+    """Checkpoints of unfinished runs and policies of complete runs, stored by everything that a run depends on.
+    ``code`` is the code of this process by default."""
 
     def __init__(self, code: Code | None = None) -> None:
         self._code = code or installed()
         self._paused = Cache(cache_directory() / "underway")
         self._learnt = Cache(cache_directory() / "policies")
         self._identities: dict[GroundConfig, str] = {}
-        # Most often there is nothing: then nobody has to ask for each of thousands of runs.
+        # Usually there are no paused runs: then thousands of look-ups are saved.
         self._empty = not any(self._paused.directory.glob("*"))
 
     def pause(self, point: Point, paused: Paused) -> None:
-        """Keep where a run is. Raises `Unfinished` if the disk refuses."""
+        """Store the state of a run. Raises `Unfinished` if the disk refuses."""
         self._paused.save(self._address(point), paused)
         self._empty = False
 
     def paused(self, point: Point) -> Paused | None:
-        """Where a run is; None if it has not begun."""
+        """The stored state of a run; None if there is none."""
         return None if self._empty else self._paused.load(self._address(point))
 
     def finish(self, point: Point) -> None:
-        """Forget where a run was."""
+        """Delete the stored state of a run."""
         if not self._empty:
             self._paused.remove(self._address(point))
 
     def keep(self, point: Point, policy: PyTree) -> None:
-        """Keep what a run has learnt: the trained part of its policy. Raises `Unfinished` if the disk refuses."""
+        """Store the trained part of a run's policy. Raises `Unfinished` if the disk refuses."""
         self._learnt.save(self._address(point), policy)
 
     def learnt(self, point: Point) -> PyTree | None:
-        """The trained part of a run's last policy; None if it was not kept."""
+        """The trained part of a run's last policy; None if it was not stored."""
         return self._learnt.load(self._address(point))
 
     def _address(self, point: Point) -> str:
-        """Names what a run stands on, how the run is trained, and the code of both: a user's own loss may change
-        between two commands."""
+        """An address from the run's world, its training, and the code of both: a user's loss may change between two
+        commands."""
         ground, told = GroundConfig.of(point.experiment), user_code.sources([point.experiment])
         if ground not in self._identities:
             self._identities[ground] = stages.identity(ground, self._code)

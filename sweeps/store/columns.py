@@ -32,9 +32,9 @@ MEASURES = _by_name(
     Column("stack", "runs that shared a device with it", kind="whole"),
     Column("devices", "devices that they were spread over", kind="whole"),
 )  # fmt: skip
-#: Every column that the store knows by name but the config; others are swept paths and facts.
+#: Every column that the store knows by name, except the config; other columns are swept paths and facts.
 NAMED = {**IDENTITY, **MEASURES}
-#: Families of columns: of each there are as many as the studies have.
+#: Families of columns; the number of columns in a family depends on the studies.
 FAMILIES: dict[str, str] = {
     "PATH": "each swept path of the config, such as loss.beta, with the run's value; empty where an arm has none",
     f"{FACTS}NAME": "measured facts of the world that the run stands on, such as ground.proxy_accuracy",

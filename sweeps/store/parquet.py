@@ -1,7 +1,7 @@
-"""Results as Parquet: rows to typed tables, tables to blocks, many blocks to one long table.
+"""Results as Parquet: converts rows to typed tables, tables to blocks, and many blocks to one long table.
 
-Rows are columns: a mapping from a column's name to its values, one entry a row and as many in every
-column, each a numpy array, an arrow array or a list. `None` and absent columns are gaps.
+Rows are stored as columns: a mapping from a column's name to its values, with one entry per row. All columns have the
+same length; each is a numpy array, an arrow array or a list. `None` and absent columns are gaps.
 """
 
 import hashlib
@@ -22,10 +22,10 @@ from testbed.errors import InvalidInput
 if TYPE_CHECKING:
     import pandas as pd
 
-#: See above.
+#: Rows as columns; see the module's docstring.
 Rows = Mapping[str, Any]
 
-#: Columns of texts that few rows differ in, of whole numbers, and of all other numbers.
+#: Columns of texts with few distinct values, of whole numbers, and of all other numbers.
 TEXTS, COUNTS, METRICS = (
     tuple(name for name, column in NAMED.items() if column.kind == kind and name != ANSWERS)
     for kind in ("text", "whole", "number")
@@ -36,26 +36,27 @@ _KINDS: dict[str, pa.DataType] = {
     **dict.fromkeys(METRICS, pa.float64()),
     "config": pa.dictionary(pa.int32(), pa.string()),
 }
-#: Every column that the store knows by name; others are swept paths and facts.
+#: Every column that the store knows by name; other columns are swept paths and facts.
 KNOWN = frozenset(_KINDS)
-#: Columns that say what was measured, and when; the others say which run of which study it was.
+#: Columns of measured values and their times; the others identify the run and the study.
 MEASURED = KNOWN - {"study", "arm", "task", "seed", "code", "config"}
 _DICTIONARIES = [*TEXTS, "config"]
 _ORDER = ("arm", "seed", "run", "evaluation")
-#: Seeds and numbers of evaluations are smaller; `_key` reckons with them.
+#: Upper bound of seeds and of numbers of evaluations, so that `_key` can compute with them.
 _LARGEST = 2**40
 _NEEDED = ("run", "arm", "seed", "evaluation", "config")
 
 
 def columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows given one by one as columns; what some rows lack is a gap."""
+    """Rows that are given one by one, as columns; values that some rows lack are gaps."""
     rows = list(rows)
     names = dict.fromkeys(name for row in rows for name in row)
     return {name: [row.get(name) for row in rows] for name in names}
 
 
 def column(name: str, values: Any) -> pa.Array:
-    """Values as a typed array: by the column's name, or by what they are, whole numbers among others as numbers."""
+    """Values as a typed array. The type follows from the column's name, else from the values; whole numbers among
+    floating-point numbers become floating-point numbers."""
     kind = _KINDS.get(name)
     if isinstance(values, pa.Array | pa.ChunkedArray):
         return values if kind in (None, values.type) else values.cast(kind)
@@ -67,7 +68,7 @@ def column(name: str, values: Any) -> pa.Array:
         values = [_plain(value) for value in values]
         if kind is None and any(isinstance(value, float) for value in values):
             kind = pa.float64()
-    # pandas has NaN for a text that is not there.
+    # pandas represents a missing text as NaN.
     return pa.array(values, type=kind, from_pandas=kind == pa.string())
 
 
@@ -84,7 +85,7 @@ def typed(rows: Rows) -> pa.Table:
 
 
 def _plain(value: Any) -> Any:
-    """A Python scalar for numpy's and jax's."""
+    """A numpy or jax scalar as a Python scalar."""
     return value.item() if hasattr(value, "item") else value
 
 
@@ -104,7 +105,7 @@ def encode(table: pa.Table) -> bytes:
 
 
 def name_of(data: bytes) -> str:
-    """The name of a block with some contents, without its ending: a hash of them."""
+    """The name of a block without its ending: a hash of its contents."""
     return hashlib.sha256(data).hexdigest()[:16]
 
 
@@ -112,8 +113,8 @@ def decode(path: Path, columns: list[str] | None = None) -> pa.Table:
     """A block's table, or some columns of it, texts as dictionaries.
 
     Raises `InvalidInput` if the file cannot be read, is damaged or holds something else, `FileNotFoundError` if there
-    is none. Of files with a few wrong bits a third would pass for Parquet, with other numbers: what is not named by its
-    contents is not read at all.
+    is none. A third of files with a few wrong bits would be read as valid Parquet with other numbers; so a file whose
+    name is not the hash of its contents is not read at all.
     """
     remedy = "delete it and run the same command again"
     try:
@@ -137,15 +138,15 @@ def decode(path: Path, columns: list[str] | None = None) -> pa.Table:
 def decoded(
     data: bytes, columns: list[str] | None = None, dictionaries: Sequence[str] = ()
 ) -> pa.Table | None:
-    """The table, or some columns of it, of a Parquet file's contents, ``dictionaries`` naming texts to be read as such;
-    None if it is damaged, which pyarrow reports by errors of many kinds."""
+    """The table, or some columns of it, of a Parquet file's contents; None if the contents are damaged, for which
+    pyarrow raises errors of many kinds. ``dictionaries`` names the text columns to be read as dictionaries."""
     buffer = pa.BufferReader(data)
     try:
         there = pq.read_schema(buffer).names
         known = [name for name in dictionaries if name in there]
         file = pq.ParquetFile(buffer, read_dictionary=known)
         table = file.read(columns=columns, use_threads=False)
-        # Texts are checked to be UTF-8, too, which whoever uses them would find.
+        # Texts are also checked to be UTF-8; otherwise the error would come only when they are used.
         table.validate(full=True)
         return table
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, MemoryError):
@@ -153,7 +154,7 @@ def decoded(
 
 
 def _misfit(table: pa.Table, columns: list[str] | None) -> str | None:
-    """What is wrong with the columns of a block, as `typed` makes them; None if nothing is."""
+    """The difference between a block's columns and the columns that `typed` makes; None if there is none."""
     names = table.column_names
     if len(set(names)) < len(names):
         return "two columns have one name"
@@ -177,19 +178,19 @@ def _misfit(table: pa.Table, columns: list[str] | None) -> str | None:
 
 
 def _plain_kind(kind: pa.DataType | None) -> pa.DataType | None:
-    """What a column holds, whether by way of a dictionary or not."""
+    """The type of a column's values, whether the column is a dictionary or not."""
     return kind.value_type if kind is not None and pa.types.is_dictionary(kind) else kind
 
 
 def _is_scalar(kind: Any) -> bool:
-    """Whether a column of a kind may hold a swept path or a fact: texts, numbers, truth, or gaps alone."""
+    """Whether a column of this type may hold a swept path or a fact: texts, numbers, truth values, or only gaps."""
     kinds = pa.types
     checks = (kinds.is_string, kinds.is_integer, kinds.is_floating, kinds.is_boolean, kinds.is_null)
     return any(check(kind) for check in checks)
 
 
 def joined(tables: Iterable[pa.Table]) -> pa.Table:
-    """Tables of blocks as one: repeated rows once, ordered by arm, seed, run and evaluation."""
+    """Tables of blocks as one table: repeated rows kept once, ordered by arm, seed, run and evaluation."""
     table = pa.concat_tables(map(_with_dictionaries, tables), promote_options="permissive")
     table = table.unify_dictionaries()
     key = _key(table, _ORDER)
@@ -202,8 +203,8 @@ def joined(tables: Iterable[pa.Table]) -> pa.Table:
 
 
 def runs(tables: Iterable[pa.Table], not_negative: str | None = None) -> set[tuple[str, str]]:
-    """The pairs of arm and run that tables of blocks hold; those of the rows alone in which a column of numbers is 0 or
-    more, if one is named: a table without the column has none."""
+    """The pairs of arm and run in tables of blocks. If ``not_negative`` names a column of numbers, only rows count in
+    which this column is 0 or more, and a table without the column has no such rows."""
     found: set[tuple[str, str]] = set()
     for table in tables:
         if not_negative is not None and not_negative not in table.column_names:
@@ -220,13 +221,13 @@ def runs(tables: Iterable[pa.Table], not_negative: str | None = None) -> set[tup
 
 
 def _numbers(values: pa.ChunkedArray) -> np.ndarray:
-    """A column of numbers; gaps are NaN. Arrow's own way imports pandas, which takes long and is needed for gaps
-    alone."""
+    """A column of numbers as a numpy array; gaps are NaN. Arrow's conversion imports pandas, which is slow and needed
+    only for gaps."""
     return values.to_numpy() if values.null_count else np.from_dlpack(values.combine_chunks())
 
 
 def _texts(values: pa.ChunkedArray, rows: np.ndarray) -> list[str]:
-    """Some rows of a column of texts that is a dictionary."""
+    """Some rows of a text column that is a dictionary."""
     array = values.combine_chunks()
     texts = array.dictionary.to_pylist()
     indices: Any = np.from_dlpack(array.indices)
@@ -243,7 +244,8 @@ def _with_dictionaries(table: pa.Table) -> pa.Table:
 
 
 def _key(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    """One whole number a row, ordered and equal as the rows are by some columns of texts or whole numbers."""
+    """One whole number per row, with the order and equality that the rows have in the given columns of texts or whole
+    numbers."""
     key, size = np.zeros(len(table), np.int64), 1
     for name in names:
         values = table.column(name)
@@ -251,7 +253,7 @@ def _key(table: pa.Table, names: Sequence[str]) -> np.ndarray:
             array = values.combine_chunks()
             texts = array.dictionary
             rank = np.empty(len(texts), np.int64)
-            # Sorted by arrow: texts of numpy's come by way of pandas, which takes long to import.
+            # Arrow sorts the texts: a conversion to numpy would import pandas, which is slow.
             order: Any = np.from_dlpack(pc.call_function("array_sort_indices", [texts]))
             indices: Any = np.from_dlpack(array.indices)
             rank[order] = np.arange(len(texts))
@@ -268,7 +270,7 @@ def _key(table: pa.Table, names: Sequence[str]) -> np.ndarray:
 
 
 def _taken(values: pa.ChunkedArray, order: np.ndarray) -> pa.Array | pa.ChunkedArray:
-    """Rows of a column in an order; numpy takes numbers several times as fast as arrow."""
+    """Rows of a column in the given order; for numbers, numpy is several times as fast as arrow."""
     if values.null_count or not (
         pa.types.is_floating(values.type) or pa.types.is_integer(values.type)
     ):
@@ -277,9 +279,9 @@ def _taken(values: pa.ChunkedArray, order: np.ndarray) -> pa.Array | pa.ChunkedA
 
 
 def long(tables: Iterable[pa.Table], axes: Iterable[str]) -> "pd.DataFrame":
-    """Blocks as the long table: repeated rows once, ordered by arm, seed, run and evaluation, and without gaps in
-    ``axes`` that configs can fill."""
-    # It takes long to import, and readers of single columns do without.
+    """Blocks as the long table: repeated rows kept once, ordered by arm, seed, run and evaluation; gaps in ``axes`` are
+    filled from configs where possible."""
+    # Importing pandas is slow, and readers of single columns do not need it.
     import pandas as pd
 
     tables = list(tables)
@@ -298,7 +300,7 @@ def long(tables: Iterable[pa.Table], axes: Iterable[str]) -> "pd.DataFrame":
 
 
 def config_in(text: Any) -> Mapping[str, Any]:
-    """A run's config as it is described. Raises `InvalidInput` if the text is none."""
+    """A run's config, as described data, from JSON text. Raises `InvalidInput` if the text is not a config."""
     shown = str(text)[:60]
     try:
         found = json.loads(text)
@@ -310,7 +312,7 @@ def config_in(text: Any) -> Mapping[str, Any]:
 
 
 def value_in(described: Mapping[str, Any], path: str) -> Any:
-    """The value at a dotted path of a described config; a module gives its kind; None if absent."""
+    """The value at a dotted path of a described config; for a module its kind; None if absent."""
     value: Any = described
     for name in path.split("."):
         if not isinstance(value, Mapping) or name not in value:
@@ -320,7 +322,7 @@ def value_in(described: Mapping[str, Any], path: str) -> Any:
 
 
 def _filled(frame: "pd.DataFrame", path: str, described: dict[int, Any]) -> "pd.Series":
-    """The column of a swept path, with gaps filled from the configs; ``described`` keeps those that were read."""
+    """The column of a swept path, with gaps filled from the configs; ``described`` keeps the configs that were read."""
     import pandas as pd
 
     column: Any = frame[path] if path in frame else pd.Series(None, frame.index, dtype=object)

@@ -1,9 +1,10 @@
-"""A view of results for TensorBoard: event files made anew from the store, never the store.
+"""A view of results for TensorBoard: event files that are written again from the store at each call. The store remains
+the only source.
 
 ``summary/`` holds at most 40 logs (TensorBoard opens blank with more): one for each arm and setting with the median and
-quartiles over seeds, and one a study with the question, the verdicts, the figures, and the charts that set each arm's
-best setting side by side. On request ``runs/`` holds single runs, a bounded choice of them, and ``hparams/`` what came
-out of every run.
+quartiles over seeds, and one per study with the question, the verdicts, the figures, and the charts that compare the
+best setting of each arm. On request ``runs/`` holds a limited choice of single runs, and ``hparams/`` the results of
+every run.
 """
 
 import dataclasses
@@ -28,25 +29,25 @@ from testbed.metric_table import METRICS, QUANTILES
 
 MAX_SUMMARIES = 39
 MAX_RUNS = 500
-#: So many of the best, of the worst and of the diverged runs of an arm are shown at most.
+#: Largest number of best runs, of worst runs and of diverged runs shown per arm.
 _FEW = 3
 _DIVERGED = "train/diverged"
-#: The column of each tag; `_marked` adds the last.
+#: The column of each tag; `_marked` adds the last column.
 TAGS = {metric.tag: metric.name for metric in METRICS if metric.tag} | {_DIVERGED: "diverged"}
 #: The columns of the golden reward's quantiles, in rising order.
 _QUANTILES = [m.name for m in METRICS if m.name.startswith("golden_reward_quantile_")]
-#: What arms are set side by side in.
+#: Columns in which arms are compared.
 _COMPARED = ("win_rate", "golden_reward", "kl", "data_accuracy", "winner_logprob_change")
 
 
 @dataclasses.dataclass(frozen=True)
 class More:
-    """What is written beside the summary.
+    """Optional logs beside the summary.
 
     Attributes:
-        runs: single runs: of each arm the best, the worst and the diverged, or those that match `where`.
+        runs: single runs: for each arm the best, the worst and the diverged, or those that match `where`.
         where: values of columns, as text.
-        hparams: every run with its settings and what came out.
+        hparams: every run with its settings and results.
     """
 
     runs: bool = False
@@ -54,10 +55,10 @@ class More:
     hparams: bool = False
 
 
-# Numbers whose sum or square is beyond any float are left out like others that are not finite.
+# Numbers whose sum or square overflows are left out, like numbers that are not finite.
 @np.errstate(over="ignore")
 def write(studies: Sequence[Logged], directory: Path, more: More | None = None) -> Path:
-    """Write event files under ``directory/tensorboard``, in place of the ones of an earlier call.
+    """Write event files under ``directory/tensorboard``, in place of the files of an earlier call.
 
     Returns the directory to give to TensorBoard. Raises InvalidInput for conditions that no run meets.
     """
@@ -69,7 +70,7 @@ def write(studies: Sequence[Logged], directory: Path, more: More | None = None) 
         raise InvalidInput(_nothing(studies, more.where))
     events.clear(root)
     schema = _Schema(studies)
-    # What a study's own log and the single runs leave of what TensorBoard shows at once.
+    # TensorBoard's limit of logs, minus the studies' logs and the single runs.
     left = MAX_SUMMARIES + 1 - len(studies) - min(sum(map(len, chosen)), MAX_SUMMARIES // 2)
     names: dict[str, Meaning] = {}
     for study, place in zip(studies, _places(studies), strict=True):
@@ -86,18 +87,18 @@ def write(studies: Sequence[Logged], directory: Path, more: More | None = None) 
         names_of.write_names(root / "runs", names)
     if more.hparams:
         schema.write(root / "hparams", studies)
-    # With every run's outcomes below it, TensorBoard would show all of these as curves of one point.
+    # Given a directory with every run's results below it, TensorBoard would show all of them as curves of one point.
     if more.hparams and not more.runs:
         return root / "hparams"
     return root if more.runs else root / "summary"
 
 
 def _places(studies: Sequence[Logged]) -> list[str]:
-    """A directory for each study's logs; the logs of a study that is alone need none."""
+    """A directory for each study's logs; a single study needs no directory."""
     if len(studies) < 2:
         return [""]
     names = [_name(study) for study in studies]
-    # Two of one name are told apart by where they stand in the results directory.
+    # Studies with the same name are distinguished by their path in the results directory.
     return told_apart([file_name(name) for name in names], list(enumerate(names)))
 
 
@@ -106,21 +107,21 @@ def _name(study: Logged) -> str:
 
 
 def _joined(*parts: str) -> str:
-    """A path of those parts that are not empty."""
+    """A path of the parts that are not empty."""
     return "/".join(filter(None, parts))
 
 
 def _marked(study: Logged) -> Logged:
-    """With a column that says of each row whether its run had diverged by then; a median would hide it."""
+    """The study with an added column: whether a row's run had diverged by then. A median over runs would hide this."""
     diverged = study.results["diverged_step"].between(0, study.results["step"])
     results = study.results.assign(diverged=diverged.astype(float))
-    if "win_rate" not in results:  # by which settings and runs are chosen
+    if "win_rate" not in results:  # settings and runs are chosen by win rate
         results = results.assign(win_rate=math.nan)
     return dataclasses.replace(study, results=results)
 
 
 def _keys(study: Logged) -> list[str]:
-    """Columns that tell settings apart: the arm, and whatever else takes several values."""
+    """Columns that distinguish settings: the arm, and every other column with several values."""
     candidates = dict.fromkeys(["task", *study.header.get("axes", {})])
     varied = [name for name in candidates if len(study.results[name].unique()) > 1]
     return ["arm", *varied]
@@ -135,14 +136,14 @@ def _tagged(table: Table) -> Table:
 def _summarise(
     study: Logged, place: str, root: Path, schema: "_Schema", most: int
 ) -> dict[str, Meaning]:
-    """The logs of a study's settings, and its own; what they hold, by their paths below ``root``. Each arm's best
-    setting has its curves a second time, under the tags by which arms are compared: in a chart every log has a colour,
-    and all tags of one log have the same."""
+    """Write the logs of a study's settings and the study's own log; returns their contents, by their paths below
+    ``root``. The best setting of each arm is written a second time, under tags for the comparison of arms: in a chart
+    TensorBoard gives each log one colour, so two curves of one log could not be told apart."""
     keys = _keys(study)
     groups = dict(iter(study.results.groupby(keys, sort=False, dropna=False)))
     peaks = {key: _peak(group) for key, group in groups.items()}
     best = _best(keys, groups, peaks)
-    # Of all settings, so that a setting's name does not depend on which of them are chosen.
+    # Computed from all settings, so that a setting's name does not depend on the chosen ones.
     labels = dict(zip(groups, names_of.labels(keys, list(groups), taken=("study",)), strict=True))
     names: dict[str, Meaning] = {}
     for key in _chosen(groups, peaks, best, most):
@@ -172,7 +173,7 @@ def _summarise(
 
 
 def _over_seeds(group: Table) -> Iterator[Table]:
-    """Medians and quartiles at each step; of the diverged, the share."""
+    """Medians and quartiles at each step; for the column of diverged runs, the share."""
     table = _tagged(group).assign(step=group["step"])
     by_step = table.groupby("step")
     levels = by_step.quantile([LOWER, MIDDLE, UPPER]).unstack()
@@ -200,7 +201,7 @@ def _band(tag: str) -> tuple[str, str]:
 def _best(
     keys: Sequence[str], groups: Mapping[Any, Table], peaks: Mapping[Any, float]
 ) -> dict[Any, str]:
-    """Of each arm on each task the setting whose median peaks highest, with the task if there are several."""
+    """For each arm on each task the setting whose median has the highest peak, with the task if there are several."""
     task = keys.index("task") if "task" in keys else None
     found: dict[tuple[str, str], Any] = {}
     for key in sorted(groups, key=lambda key: -peaks[key]):
@@ -209,7 +210,8 @@ def _best(
 
 
 def _compared(place: str, task: str, tags: Iterable[str]) -> dict[str, str]:
-    """Where arms are compared in those of ``tags`` in which they are: the same name for all arms of a study."""
+    """The tags for the comparison of arms, by those of ``tags`` that are compared: the same name for all arms of a
+    study."""
     wanted = {tag for tag, column in TAGS.items() if column in _COMPARED}
     wanted |= {edge for tag in wanted for edge in _band(tag)}
     prefix = "/".join(filter(None, ("side_by_side", place, task)))
@@ -217,7 +219,8 @@ def _compared(place: str, task: str, tags: Iterable[str]) -> dict[str, str]:
 
 
 def _charts(study: Logged, place: str, tasks: Sequence[str]) -> dict[str, dict[str, events.Margin]]:
-    """The charts of CUSTOM SCALARS, one series each: TensorBoard tells of every log that lacks one of several."""
+    """The charts of CUSTOM SCALARS, with one series each: for a chart of several series TensorBoard prints a warning
+    for every log that lacks one."""
     tags = [tag for tag in _tagged(study.results) if tag != _DIVERGED]
     bands = {tag: (tag, *_band(tag)) for tag in tags}
     charts: dict[str, dict[str, events.Margin]] = {}
@@ -233,14 +236,14 @@ def _charts(study: Logged, place: str, tasks: Sequence[str]) -> dict[str, dict[s
 
 
 class _Schema:
-    """One schema for the runs of all studies, with every path that one of them sweeps."""
+    """One schema for the runs of all studies, with every path that any of the studies sweeps."""
 
     def __init__(self, studies: Sequence[Logged]) -> None:
         found = [
             hparams.outcomes(study.results, _keys(study)).assign(study=_name(study))
             for study in studies
         ]
-        # By identity: two studies of one directory may have one name.
+        # By identity: two studies of one directory may have the same name.
         self._own = {id(study): own for study, own in zip(studies, found, strict=True)}
         self.table: Table = pd.concat(found, ignore_index=True)
         swept = dict.fromkeys(key for study in studies for key in _keys(study))
@@ -248,7 +251,7 @@ class _Schema:
         self.mixed = hparams.mixed(self.table, self.settings)
 
     def setting(self, add: events.Add, group: Table, study: Logged) -> None:
-        """A session of a setting: what came out, median over its runs, and the share of the diverged."""
+        """Write a session of a setting: the median of the results over its runs, and the share of diverged runs."""
         own = self._own[id(study)]
         own = own[own["run"].isin(group["run"]) & (own["arm"] == group["arm"].iat[0])]
         row = next(iter(own.to_dict("records")))
@@ -257,7 +260,7 @@ class _Schema:
         hparams.session(add, row, self.settings, self.mixed)
 
     def write(self, root: Path, studies: Sequence[Logged]) -> None:
-        """A session of every run."""
+        """Write a session of every run."""
         keys = [*self.settings, "seed"]
         with events.log(root) as add:
             add(hparams.schema(self.table, keys), 0)
@@ -276,27 +279,27 @@ class _Schema:
 def _chosen(
     groups: Mapping[Any, Table], peaks: Mapping[Any, float], best: Container[Any], most: int
 ) -> list[Any]:
-    """The settings to summarise: all if they are few, else each arm's ones with the best peaks, first those that are
-    the ``best`` on a task."""
+    """The settings to summarise: all if they are few, else for each arm the settings with the best peaks, first those
+    that are the ``best`` on a task."""
     if len(groups) <= most:
         return list(groups)
     by_arm: dict[str, list[Any]] = {}
     for key in sorted(groups, key=lambda key: (key not in best, -peaks[key])):
         by_arm.setdefault(key[0], []).append(key)
-    # The arms take turns, so that none is left out before another has its second.
+    # Arms take turns, so that every arm has one setting before any arm has two.
     turns = itertools.chain.from_iterable(itertools.zip_longest(*by_arm.values()))
     return [key for key in turns if key is not None][:most]
 
 
 def _peak(group: Table) -> float:
-    """The highest median win rate of a setting; lowest of all if there is none."""
+    """The highest median win rate of a setting; minus infinity if there is none."""
     medians = group.groupby("step")["win_rate"].median().to_numpy(float)
     return float(np.max(medians, initial=-math.inf, where=np.isfinite(medians)))
 
 
 def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Meaning, Table]]:
-    """Single runs with the reason why they are shown, a label, and what it stands for: those that match, or of each arm
-    the best, the worst and the diverged."""
+    """Single runs, each with the reason why it is shown, a label, and the label's meaning: the runs that match
+    ``where``, or for each arm the best, the worst and the diverged."""
     keys = _keys(study)
     if not set(where) <= set(study.results):
         return []
@@ -308,7 +311,7 @@ def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Meani
             table = table[table[path].map(lambda value, wanted=wanted: _is(value, wanted))]
         picked = {"matching": table.sort_values("seed", kind="stable").head(MAX_RUNS)}
     else:
-        # Half of the logs, but one of each kind of each arm at least.
+        # Half of the logs, but at least one of each kind for each arm.
         few = max(1, min(_FEW, MAX_SUMMARIES // 2 // (3 * table["arm"].nunique())))
         ordered = table.sort_values("outcome/peak_win_rate", ascending=False, kind="stable")
         lost = ordered[hparams.DIVERGED] == 1
@@ -334,7 +337,7 @@ def _runs(study: Logged, where: Mapping[str, str]) -> list[tuple[str, str, Meani
 
 
 def _is(value: Any, wanted: str) -> bool:
-    """Whether a value is what was asked for, as text or as a number."""
+    """Whether a value equals the requested one, as text or as a number."""
     try:
         return float(value) == float(wanted)
     except (TypeError, ValueError):
@@ -342,7 +345,7 @@ def _is(value: Any, wanted: str) -> bool:
 
 
 def _nothing(studies: Sequence[Logged], where: Mapping[str, str]) -> str:
-    """Why no run meets the conditions: the first that none does, or that none meets all."""
+    """Why no run meets the conditions: the first condition that no run meets, or that no run meets all of them."""
     for path, wanted in where.items():
         found = [study.results[path] for study in studies if path in study.results]
         if not found:

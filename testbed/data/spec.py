@@ -1,18 +1,20 @@
-"""The preference data, and the dials that set how widely it covers, how good it is, and how near it is to SFT.
+"""The preference data, and the dials that set its coverage, its quality and its proximity to SFT.
 
-Without dials the data are what the writers wrote. With them, every pair is drawn from a *data policy*: over a pool of
-candidate responses y to a prompt it is
+Without dials the data are the texts that the writers wrote. With dials, every pair is drawn from a *data policy*. Over
+a pool of candidate responses y to a prompt the data policy is
 
     mu(y) = (1 - proximity) w(y) + proximity sft(y),    w(y) ~ writers(y) exp(kappa l(y) + lambda r(y)) 1[y supported],
 
-with l the log-likelihood of y, kappa = 1/temperature - 1, and r the golden reward in SFT standard deviations. Where a
-task can be enumerated the pool holds every response and everything below is exact. Elsewhere the writers' part of the
-pool is a sample of theirs, drawn from again by importance (sampling importance resampling, Rubin 1988), l is taken
-under the SFT policy, and for *measuring* coverage the SFT policy is taken to write as the writers do: an estimate.
+with l the log-likelihood of y, kappa = 1/temperature - 1, and r the golden reward in SFT standard deviations. If all
+responses of a task can be enumerated, the pool holds every response and all quantities below are exact. Otherwise they
+are estimates: the writers' part of the pool is a sample of their texts, from which the data are resampled by importance
+(sampling importance resampling, Rubin 1988); l is the log-likelihood under the SFT policy; and for *measuring* coverage
+the SFT policy stands for the writers.
 
-Coverage is that of the target pi*(y) ~ sft(y) exp(r(y)), the optimum of reward less KL at one SFT standard deviation a
-nat: with C = E_x sum_y pi*(y)^2 / mu(y) = 1 + chi-square(pi* || mu), the concentrability of offline learning,
-``coverage = 1/C``: 1 if the data policy is the target, 0 if the data leave out anything that the target may write.
+Coverage refers to the target pi*(y) ~ sft(y) exp(r(y)), which maximises reward minus KL when one nat costs one SFT
+standard deviation of reward. Let C = E_x sum_y pi*(y)^2 / mu(y) = 1 + chi-square(pi* || mu) be the concentrability of
+offline learning. Then ``coverage = 1/C``: 1 if the data policy is the target, 0 if the data leave out any response that
+the target may write.
 """
 
 import math
@@ -32,17 +34,18 @@ from testbed.types import Response, Scalar
 
 #: Golden reward, in SFT standard deviations, that costs the target policy one nat.
 TARGET = 1.0
-#: How far the solver may go: tilts by reward, and log-temperatures as kappa = 1/temperature - 1.
+#: Search ranges of the solver: tilts by reward, and temperatures as kappa = 1/temperature - 1.
 TILTS = (-60.0, 60.0)
 KAPPAS = (-0.9, 9.0)
-#: A requested value counts as reached within these: SFT standard deviations, and a share of the coverage asked for.
+#: Tolerances within which a requested value counts as reached: in SFT standard deviations, and as a share of the
+#: requested coverage.
 QUALITY_TOLERANCE = 0.05
 COVERAGE_TOLERANCE = 0.05
 _GRID, _HALVINGS = 24, 30
 
 
 class TextCounts(NamedTuple):
-    """How many texts the writers write, see `DataSpec`."""
+    """The number of texts that the writers write, see `DataSpec`."""
 
     pairs: int
     held_out: int
@@ -50,7 +53,7 @@ class TextCounts(NamedTuple):
 
 
 class PoolSpec(NamedTuple):
-    """The texts that a data policy chooses from, see `DataSpec`."""
+    """The texts from which a data policy chooses, see `DataSpec`."""
 
     rows: int
     candidates: int
@@ -59,19 +62,21 @@ class PoolSpec(NamedTuple):
 
 
 class DataSpec(eqx.Module):
-    """The preference data D_golden. Dials are off by default (``none``): the data are then the writers' own.
+    """The preference data D_golden. Dials are off by default (``none``): the data are then the writers' texts.
 
     Attributes:
-        pairs: how many; ``held_out`` more, always as written, to test the proxy on.
-        prompts: different prompts that the pairs are spread over, 0 for one a pair; ``prompts / pairs`` is the share
+        pairs: number of pairs; ``held_out`` is the number of further pairs, always as written, on which the proxy is
+            tested.
+        prompts: number of different prompts of the pairs, 0 for one prompt per pair; ``prompts / pairs`` is the share
             of prompts covered.
-        responses: at most so many different responses a prompt, 0 for no limit; counts where a prompt has many pairs.
-        temperature: of the data policy around the writers, > 0; below 1 it keeps to what is likely.
+        responses: largest number of different responses per prompt, 0 for no limit; it matters where a prompt has many
+            pairs.
+        temperature: of the data policy around the writers, > 0; below 1 it prefers likely responses.
         support: share of the writers' mass that is kept, the most likely first; in (0, 1].
-        coverage: coverage to be hit, in (0, 1], by setting the temperature.
-        quality: mean golden reward of the data to be hit, in SFT standard deviations, by tilting.
+        coverage: requested coverage, in (0, 1], reached by setting the temperature.
+        quality: requested mean golden reward of the data, in SFT standard deviations, reached by tilting.
         proximity: share of responses drawn from the SFT policy, in [0, 1].
-        candidates: responses a prompt that a data policy chooses from, where responses cannot be enumerated.
+        candidates: responses per prompt from which a data policy chooses, where responses cannot be enumerated.
     """
 
     pairs: int = hyper(4096, least=1, static=True)
@@ -109,7 +114,7 @@ class DataSpec(eqx.Module):
 
     @property
     def dialled(self) -> bool:
-        """Whether pairs are drawn from a data policy instead of taken as written."""
+        """Whether pairs are drawn from a data policy instead of used as written."""
         names = ("temperature", "support", "coverage", "quality", "proximity")
         counted = self.prompts not in (0, self.pairs) or self.responses > 0
         return counted or any(getattr(self, name) is not None for name in names)
@@ -121,28 +126,29 @@ class DataSpec(eqx.Module):
 
     @property
     def rows(self) -> int:
-        """Different prompts in the data."""
+        """Number of different prompts in the data."""
         return self.prompts or self.pairs
 
     @property
     def counts(self) -> TextCounts:
-        """The part that the writers' texts depend on."""
+        """The part of the spec on which the writers' texts depend."""
         return TextCounts(self.pairs, self.held_out, self.candidates)
 
     @property
     def pool(self) -> PoolSpec:
-        """The part that the pool of candidates depends on."""
+        """The part of the spec on which the pool of candidates depends."""
         return PoolSpec(self.rows, self.candidates, self.dialled, self.mixed)
 
 
 class Pool(eqx.Module):
-    """Texts that data may be drawn from, a row a prompt, and what the dials act on. Logarithms are natural.
+    """Texts from which data may be drawn, a row per prompt, and the quantities on which the dials act. Logarithms are
+    natural.
 
     Attributes:
         texts: the candidates. reward: golden, in SFT standard deviations.
-        likelihood: what the temperature acts on, up to a constant a row.
+        likelihood: the log-likelihood on which the temperature acts, up to a constant per row.
         writers, sft: log-probability of drawing a text for either part of the data policy.
-        writers_density, sft_density: the same when coverage is measured: what each part gives to every text.
+        writers_density, sft_density: log-probability that each part gives to a text, for measuring coverage.
     """
 
     texts: Response
@@ -161,7 +167,8 @@ class Pool(eqx.Module):
         likelihood: Float[Array, "row text"],
         written: int,
     ) -> "Pool":
-        """A pool whose first ``written`` texts a row are the writers' and whose others are the SFT policy's."""
+        """A pool in which the first ``written`` texts of a row come from the writers and the others from the SFT
+        policy."""
         rows, count = reward.shape
         index = jnp.arange(count)
 
@@ -172,7 +179,7 @@ class Pool(eqx.Module):
         others = max(1, count - written)
         of_sft = jnp.where(index >= written, -math.log(others), -jnp.inf)
         every = row(jnp.full(count, -math.log(count)))
-        # Without SFT samples their part is never drawn from; it must still be a distribution.
+        # Without SFT samples, no text is drawn from the SFT part; the part must still be a distribution.
         sft = row(of_sft) if count > written else every
         return cls(texts, reward, likelihood, row(of_writers), sft, every, every)
 
@@ -194,7 +201,7 @@ class Pool(eqx.Module):
 
 
 class Dials(eqx.Module):
-    """Where the dials stand: ``kappa`` = 1/temperature - 1, and ``tilt``, nats a standard deviation of reward."""
+    """Values of the dials: ``kappa`` = 1/temperature - 1, and ``tilt``, in nats per standard deviation of reward."""
 
     kappa: Scalar
     tilt: Scalar
@@ -208,7 +215,7 @@ class DataPolicy(eqx.Module):
 
 
 def data_policy(spec: DataSpec, pool: Pool, dials: Dials) -> DataPolicy:
-    """mu at these dials; the module's docstring has the formula."""
+    """mu at these dials; the formula is in the module's docstring."""
     factor = dials.kappa * pool.likelihood + dials.tilt * pool.reward
     if spec.support is not None:
         tempered = jax.nn.log_softmax(pool.writers + dials.kappa * pool.likelihood, axis=-1)
@@ -228,8 +235,8 @@ def data_policy(spec: DataSpec, pool: Pool, dials: Dials) -> DataPolicy:
 def nucleus(
     log_probability: Float[Array, " text"], likelihood: Float[Array, " text"], share: float | Array
 ) -> Array:
-    """Which texts of a row are at least as likely as the last of the smallest set of likely ones that holds ``share``
-    of the mass."""
+    """Marks the texts of the smallest set of most likely texts that holds ``share`` of the mass, and texts as likely as
+    the least likely text of this set."""
     order = jnp.argsort(-likelihood)
     mass = jnp.cumsum(jnp.exp(log_probability)[order])
     last = jnp.minimum(jnp.sum(mass < share - 1e-6), mass.shape[0] - 1)
@@ -242,7 +249,7 @@ def quality(pool: Pool, policy: DataPolicy) -> Scalar:
 
 
 class Coverage(eqx.Module):
-    """How a data policy covers the target, averaged over prompts.
+    """Coverage of the target by a data policy, averaged over prompts.
 
     Attributes:
         coverage: 1 / concentrability, 0 where that is infinite. chi_square: of the target from the data policy.
@@ -256,7 +263,7 @@ class Coverage(eqx.Module):
 
 
 def covers(pool: Pool, log_density: Float[Array, "row text"]) -> Coverage:
-    """Coverage of the target by a data policy: exact on an enumerated pool, an estimate elsewhere."""
+    """Coverage of the target by a data policy: exact on an enumerated pool, otherwise an estimate."""
     chi_square, max_ratio, support = (
         jnp.mean(jax.vmap(measure)(pool.target, log_density))
         for measure in (quantities.chi_square, quantities.max_ratio, quantities.support)
@@ -265,10 +272,11 @@ def covers(pool: Pool, log_density: Float[Array, "row text"]) -> Coverage:
 
 
 def solve(spec: DataSpec, pool: Pool) -> Dials:
-    """Dials at which the data policy has the quality and coverage that were asked for, or the nearest there is.
+    """Dials at which the data policy has the requested quality and coverage, or the nearest possible values.
 
-    Quality rises with the tilt at any temperature (its slope is a variance), so bisection finds it. Along that curve
-    coverage falls from its largest value as the temperature falls; a grid finds the top, bisection the rest.
+    Quality rises with the tilt at any temperature (its slope is a variance), so bisection finds the tilt. Along the
+    curve of requested quality, coverage falls from its largest value as the temperature falls; a grid finds the largest
+    value, bisection the requested one.
     """
     wanted_quality, wanted_coverage = spec.quality, spec.coverage
     fixed = jnp.asarray(0.0 if spec.temperature is None else 1.0 / spec.temperature - 1.0)
@@ -288,7 +296,7 @@ def solve(spec: DataSpec, pool: Pool) -> Dials:
     grid = jnp.linspace(*KAPPAS, _GRID)
 
     def search(step: Array, found: tuple) -> tuple:
-        """First the grid's top, then bisection from there on: one loop, as its body is long to compile."""
+        """First the grid's maximum, then bisection from there: one loop, because its body is slow to compile."""
         best, top, low, high = found
         scanning = step < _GRID
         low = jnp.where(step == _GRID, top, low)
@@ -306,7 +314,8 @@ def solve(spec: DataSpec, pool: Pool) -> Dials:
 
 
 def _bisect(go_up, low: Array, high: Array) -> Array:
-    """Where ``go_up`` turns from true to false between ``low`` and ``high``; the nearer end if it never does."""
+    """The point between ``low`` and ``high`` where ``go_up`` turns from true to false; without such a point, the nearer
+    end of the interval."""
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
@@ -319,7 +328,7 @@ def _bisect(go_up, low: Array, high: Array) -> Array:
 
 
 class Drawn(eqx.Module):
-    """Two responses a pair, and the data policy they came from, limited to the responses kept a prompt."""
+    """Two responses per pair, and the data policy they were drawn from, limited to the responses kept per prompt."""
 
     first: Response
     second: Response
@@ -329,7 +338,8 @@ class Drawn(eqx.Module):
 def draw(spec: DataSpec, pool: Pool, policy: DataPolicy, rows: Array, key: PRNGKeyArray) -> Drawn:
     """Draw the two responses of every pair independently from its row's data policy.
 
-    With a limit on responses, so many are drawn for each row first; a pair takes two different ones of these draws.
+    With a limit on responses, the limited number of responses is drawn for each row first; a pair takes two different
+    draws among them.
     """
     k_kept, k_pairs = stream(key, Stream.SAMPLES), stream(key, Stream.FIRST_RESPONSE)
     if not spec.responses:
@@ -357,7 +367,7 @@ def _texts(pool: Pool, rows: Array, picks: Array) -> tuple[Response, Response]:
 
 
 def refuse_unreached(spec: DataSpec, quality: float, coverage: float, where: str) -> None:
-    """Raise `InvalidInput` if quality or coverage that was asked for is out of the data policy's reach."""
+    """Raise `InvalidInput` if the data policy cannot reach the requested quality or coverage."""
     asked = {
         "quality": (spec.quality, quality, QUALITY_TOLERANCE),
         "coverage": (spec.coverage, coverage, COVERAGE_TOLERANCE * (spec.coverage or 0.0)),

@@ -1,4 +1,4 @@
-"""A policy beside the exact optimum."""
+"""Distance between a policy and the exact optimum."""
 
 import equinox as eqx
 import jax
@@ -11,15 +11,15 @@ from testbed.types import Prompt, Response, Scalar
 
 
 class Optimum(eqx.Module):
-    """The policy that theory says is learnt, where all prompts and responses can be listed: its log-probability of
-    every response to every prompt, in the order of `testbed.exact.enumeration`."""
+    """The policy that learning should reach in theory, where all prompts and responses can be listed: its
+    log-probability of every response to every prompt, in the order of `testbed.exact.enumeration`."""
 
     prompts: Prompt
     responses: Response
     policy: Float[Array, "prompt response"]
 
     def apart(self, policy: Policy) -> tuple[Scalar, Scalar]:
-        """Total variation between a policy and the optimum, and KL(policy || optimum) in nats: exact, means over
+        """Total variation between a policy and the optimum, and KL(policy || optimum) in nats: exact, averaged over
         prompts."""
         ours = quantities.log_table(policy, self.prompts, self.responses)
         each = (

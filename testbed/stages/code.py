@@ -1,9 +1,9 @@
-"""The code that a stage's result depends on, as one hash: all files of the engine and the worlds that the stage can
-reach by imports.
+"""A hash of the code that a stage's result depends on: all files of the engine and the worlds that the stage can reach
+by imports.
 
-Imports are read from the files, those inside functions included, those under ``TYPE_CHECKING`` not. What counts of a
-file is its syntax tree without docstrings: comments, layout and docstrings change no hash. Files other than Python
-count as they are for the modules that use ``__file__``, by which such files are found.
+Imports are read from the files, including imports inside functions, but not imports under ``TYPE_CHECKING``. A Python
+file enters the hash as its syntax tree without docstrings: comments, layout and docstrings change no hash. Other files
+enter as they are, for the modules that use ``__file__``, by which such files are found.
 """
 
 import ast
@@ -19,13 +19,13 @@ import testbed
 from testbed.config import code_files
 from testbed.config.canonical_form import names_of, read
 
-#: Packages whose files count. Those of the others set up, store and show: users' own files may import them, and are
-#: followed through them.
+#: Packages whose files enter hashes. The other packages set up, store and show results; users' files may import them,
+#: and imports are followed through them.
 _COUNTED = ("testbed", "envs")
 
 
 class _File(NamedTuple):
-    """What is known of a module: its hash, the names that it imports, and whether it uses ``__file__``."""
+    """The data of a module: its hash, its imported names, and whether it uses ``__file__``."""
 
     digest: str
     wanted: tuple[str, ...]
@@ -33,7 +33,7 @@ class _File(NamedTuple):
 
 
 class Code:
-    """The project's packages in some folder. Every file is read once, when it is first reached."""
+    """The project's packages in a folder. Every file is read once, when it is first reached."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -41,7 +41,8 @@ class Code:
         self._hashes: dict[Any, str] = {}
 
     def reached_by(self, names: Iterable[str]) -> frozenset[str]:
-        """The modules that some modules reach by imports, they and the packages around them included."""
+        """The modules that the named modules reach by imports, including the named modules and the packages around
+        them."""
         found: set[str] = set()
         queue = [part for name in names for part in _outer(name)]
         while queue:
@@ -53,9 +54,9 @@ class Code:
         return frozenset(found)
 
     def hash_of(self, modules: Iterable[str], classes: Iterable[type] = (), told: Any = ()) -> str:
-        """A hash of all code that some modules, and some classes with their bases, can reach. ``told`` is what is known
-        of users' own files behind the classes (`testbed.config.user_code.sources`): the imports of these files are
-        followed again when it changes."""
+        """A hash of all code that the given modules, and the given classes with their bases, can reach. ``told``
+        describes users' files behind the classes (`testbed.config.user_code.sources`): when it changes, the imports of
+        these files are followed again."""
         key = frozenset(modules), frozenset(classes), tuple(told)
         if key not in self._hashes:
             names = [*key[0], *(name for kind in key[1] for name in self._modules_of(kind))]
@@ -63,12 +64,12 @@ class Code:
         return self._hashes[key]
 
     def everything(self) -> list[str]:
-        """The names of all modules that count."""
+        """The names of all modules whose files enter hashes."""
         found = [path for name in _COUNTED for path in (self._root / name).rglob("*.py")]
         return [".".join(path.relative_to(self._root).with_suffix("").parts) for path in found]
 
     def _hash(self, names: Iterable[str]) -> str:
-        """A hash of modules, and of the data files that some of them find."""
+        """A hash of modules, and of the data files that some of the modules find."""
         digest = hashlib.sha256()
         for name in sorted(names):
             file = self._file(name)
@@ -85,7 +86,7 @@ class Code:
         return sorted(path for path in code_files.package_files(package) if path.suffix != ".py")
 
     def _file(self, name: str) -> _File | None:
-        """What is known of a module; None if the packages have none of this name."""
+        """The data of a module; None if the packages have no module of this name."""
         if name not in self._files:
             place = self._root.joinpath(*name.split("."))
             paths = (place / "__init__.py", place.with_suffix(".py"))
@@ -95,7 +96,7 @@ class Code:
         return self._files[name]
 
     def _modules_of(self, kind: type) -> Iterator[str]:
-        """The modules of a class and its bases; of users' own classes those that their files import."""
+        """The modules of a class and its bases; for a user's class the modules that its file imports."""
         for base in kind.__mro__:
             if base.__module__.partition(".")[0] in code_files.OURS:
                 yield base.__module__
@@ -104,7 +105,7 @@ class Code:
                     yield from self._imported(text)
 
     def _imported(self, text: str) -> Iterable[str]:
-        """Names that a user's own file imports; all there are if only a run of the file gives them."""
+        """Names that a user's file imports; all modules if the imports are known only when the file runs."""
         try:
             tree = ast.parse(text)
         except (SyntaxError, ValueError):
@@ -115,7 +116,7 @@ class Code:
 
 
 def classes_in(thing: Any) -> set[type]:
-    """The classes of the modules that a config holds, at any depth, its own included."""
+    """The classes of the modules in a config, at any depth, including the config's class."""
     if isinstance(thing, tuple | list):
         return set().union(*map(classes_in, thing))
     if not isinstance(thing, eqx.Module):
@@ -126,13 +127,13 @@ def classes_in(thing: Any) -> set[type]:
 
 @functools.cache
 def installed() -> Code:
-    """The code that this process runs."""
+    """The code of this process."""
     return Code(Path(testbed.__path__[0]).parent)
 
 
 @functools.lru_cache(maxsize=4096)
 def _understood(text: bytes, package: str) -> _File:
-    """What counts of a module's text."""
+    """The data of a module, from its text."""
     tree = ast.parse(text)
     tree.body = _bare(tree.body)
     names = dict.fromkeys(code_files.wanted(tree, package))
@@ -145,7 +146,7 @@ def _understood(text: bytes, package: str) -> _File:
 
 
 def _bare(body: list[Any]) -> list[Any]:
-    """Statements, at any depth, without docstrings and without what stands under ``TYPE_CHECKING``."""
+    """Statements, at any depth, without docstrings and without statements under ``TYPE_CHECKING``."""
     kept = []
     for node in body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):
@@ -168,7 +169,7 @@ def _last_name(node: ast.expr) -> str:
 
 
 def _outer(name: str) -> Iterator[str]:
-    """A module's name and those of the packages around it."""
+    """A module's name and the names of the packages around it."""
     parts = name.split(".")
     return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
 

@@ -1,4 +1,4 @@
-"""The online run that sources use (`testbed.recorded_runs.recorded_run`) and how it is made."""
+"""The online run that sources use (`testbed.recorded_runs.recorded_run`), and the function that makes it."""
 
 import jax
 import jax.numpy as jnp
@@ -17,8 +17,8 @@ from testbed.sources.record import Record
 
 
 def make(recorded: Recorded, supply: Supply, golden: GoldenPreference, key: PRNGKeyArray) -> Made:
-    """Make the recorded run. The supply holds its teacher; ``key`` is the run's. Raises `InvalidInput` if the data do
-    not fill a batch."""
+    """Make the recorded run. The supply holds its teacher; ``key`` is the run's random key. Raises `InvalidInput` if
+    the data do not fill a batch."""
     run = recorded.run
     if run.batch_size > supply.data.size:
         raise InvalidInput(
