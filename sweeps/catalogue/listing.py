@@ -37,21 +37,27 @@ SOURCES: dict[str, tuple[str, ...]] = {
 
 def listed(what: str) -> list[dict[str, Any]]:
     """Studies, members of a family or columns, one of `SOURCES`, as JSON-able data."""
-    file = cache_directory() / FOLDER / f"{what}-{digest(what)}.json"
-    with contextlib.suppress(OSError, ValueError):
-        kept = json.loads(file.read_text(encoding="utf-8"))
+    # Without a cache directory, which commands that only read do not need, nothing is kept.
+    with contextlib.suppress(OSError, ValueError, InvalidInput):
+        kept = json.loads(_file(what).read_text(encoding="utf-8"))
         if isinstance(kept, list) and all(isinstance(row, dict) for row in kept):
             return kept
     from sweeps.catalogue import families
 
     members = families.members(what)
-    # A list that cannot be stored is made again next time.
+    # A list that cannot be kept is made again next time.
     with contextlib.suppress(OSError, InvalidInput):
+        file = _file(what)
         file.parent.mkdir(parents=True, exist_ok=True)
         temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
         temporary.write_text(json.dumps(members, ensure_ascii=False), encoding="utf-8")
         os.replace(temporary, file)
     return members
+
+
+def _file(what: str) -> Path:
+    """Where a list is kept. Raises `InvalidInput` without a cache directory."""
+    return cache_directory() / FOLDER / f"{what}-{digest(what)}.json"
 
 
 def digest(what: str) -> str:

@@ -37,7 +37,9 @@ def put(path: Path, days: float, content: str = "1234") -> Path:
 
 
 def test_nothing_yet() -> None:
-    assert [(kept.files, kept.bytes, kept.unused_days) for kept in cached()] == [(0, 0, None)] * 6
+    assert [(kept.files, kept.bytes, kept.unused_days) for kept in cached()] == [
+        (0, 0, None)
+    ] * len(KINDS)
     assert all(kept.files == 0 for kept in forget(0.0))
 
 
@@ -53,12 +55,12 @@ def test_old_worlds_and_programs_go_and_all_else_stays(directory: Path) -> None:
     assert (rows["xla"].files, rows["xla"].bytes) == (3, 12)
     assert rows["stages"].unused_days == pytest.approx(3.5, abs=0.01)
     gone = {kept.folder: kept.files for kept in forget(30.0)}
-    assert gone == {"stages": 1, "xla": 2}
+    assert gone == {"stages": 1, "xla": 2, "catalogue": 1}
     goes = [name for name, (_, goes) in KINDS.items() if goes]
     assert [path.exists() for path in old] == [name not in goes for name in KINDS]
     assert all(path.exists() for path in (*new, foreign))
     assert not deep.exists()
-    assert sum(kept.files for kept in forget(0.0)) == 2
+    assert sum(kept.files for kept in forget(0.0)) == 3
 
 
 def test_pickles_of_earlier_versions_go(directory: Path) -> None:
@@ -71,7 +73,7 @@ def test_pickles_of_earlier_versions_go(directory: Path) -> None:
     rows = {row.folder: row.files for row in cached()}
     assert (rows["underway"], rows["policies"], rows["heads"]) == (2, 3, 2)
     gone = {row.folder: row.files for row in forget(30.0)}
-    assert gone == {"stages": 1, "xla": 1, "underway": 1, "policies": 1, "heads": 1}
+    assert gone == {"stages": 1, "xla": 1, "underway": 1, "policies": 1, "heads": 1, "catalogue": 0}
     assert not any(path.exists() for path in old)
     assert all(path.exists() for path in kept)
 
@@ -100,11 +102,11 @@ def test_the_command(directory: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert cli.main(["cache", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["directory"] == str(directory)
-    assert [row["files"] for row in told["kept"]] == [1, 0, 0, 0, 0, 0]
+    assert [row["files"] for row in told["kept"]] == [1, 0, 0, 0, 0, 0, 0]
     assert cli.main(["cache"]) == 0
     assert "2 days ago" in capsys.readouterr().out
     assert cli.main(["cache", "--forget", "1", "--json"]) == 0
-    assert [row["files"] for row in json.loads(capsys.readouterr().out)["deleted"]] == [1, 0]
+    assert [row["files"] for row in json.loads(capsys.readouterr().out)["deleted"]] == [1, 0, 0]
     assert not list((directory / "stages").iterdir())
 
 

@@ -445,7 +445,7 @@ def test_an_error_is_told_in_a_line_with_its_place() -> None:
 
 def test_a_worker_has_the_cores_it_is_given() -> None:
     program = (
-        "from sweeps import runtime, devices\nruntime.configure(3)\nimport jax\n"
+        "from sweeps import runtime\nfrom sweeps.population import devices\nruntime.configure(3)\nimport jax\n"
         "print(jax.device_count(), runtime.cores(), devices.memory_limit() * 3)"
     )
     inherited = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=2"}

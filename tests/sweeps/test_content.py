@@ -156,7 +156,9 @@ loss = Mine()
     file = package(tmp_path, "two", files)
     study = load_study(str(file))
     (module,) = (m for m in list(sys.modules.values()) if getattr(m, "study", None) is study)
-    assert set(user_code.files([module.loss])) == {  # type: ignore[attr-defined]
+    found = set(user_code.files([module.loss]))  # type: ignore[attr-defined]
+    # Other tests of this process may have loaded files from elsewhere, such as the examples.
+    assert {name for name in found if (tmp_path / name).exists()} == {
         "study.py",
         "two_lib/__init__.py",
         "two_lib/chosen.py",

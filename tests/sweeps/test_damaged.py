@@ -333,7 +333,7 @@ def test_a_kill_between_planned_runs_and_study_leaves_a_store(
 def with_own_estimand(directory: Path, file: Path) -> None:
     """Results of a study in a file that defines an estimand of its own."""
     own = json.loads((directory / "study.json").read_text())
-    own["claims"][0]["tests"][0]["estimand"] = {"kind": "OwnLevel", "metric": "kl"}
+    own["claims"][0]["tests"][0]["estimand"] = {"kind": "LostLevel", "metric": "kl"}
     own["file"] = str(file)
     write_study(directory, json.dumps(own).encode())
 
@@ -348,7 +348,7 @@ def test_without_the_studys_file_it_is_said_which_to_restore_where(
     assert cli.main([words[0], *places, *words[1:]]) == 2
     said = capsys.readouterr().err
     assert f"restore {file}, which is not there" in said
-    assert "estimand kind is OwnLevel" in said
+    assert "estimand kind is LostLevel" in said
     assert "give a name" not in said
 
 

@@ -18,7 +18,8 @@ PROGRAM = textwrap.dedent("""
     runtime.configure(int(sys.argv[1]))
     import jax
     from helpers import Silence, experiment
-    from sweeps import plan, population
+    from sweeps.population import host as population
+    from sweeps.population import plan
     from sweeps.study import Point
     from testbed import config
 

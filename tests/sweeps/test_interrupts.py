@@ -15,7 +15,7 @@ from test_cli import results as stored
 #: Main thread busy for many seconds in C, which neither lets Python run nor ends at a signal, as XLA when it compiles.
 BUSY = """
 import hashlib, sys
-from sweeps import activity, interrupts, terminal
+from sweeps.console import activity, interrupts, terminal
 activity.begin("compiling the world")
 with terminal.streams(), interrupts.answered(activity.doing, "Interrupted. To go on: again"):
     with activity.told(float(sys.argv[1])):
@@ -172,7 +172,7 @@ def test_a_study_that_ends_the_program_is_refused(end: str, tmp_path: Path) -> N
 #: A bar that is redrawn, and a logger that has kept the standard error of before.
 BAR = """
 import logging, sys, time, warnings
-from sweeps import terminal
+from sweeps.console import terminal
 with terminal.streams():
     logging.basicConfig(format="%(message)s")
     from sweeps.console.progress import TerminalDisplay, display

@@ -68,7 +68,11 @@ WINDOWED = {"use_sliding_window": True, "sliding_window": 8}
         ("llama", {"rope_parameters": {"rope_type": "dynamic"}}, ["rope_parameters", "'dynamic'"]),
         ("llama", {"rope_scaling": "llama3"}, ["rope_scaling", "'llama3'"]),
         ("llama", {"rope_scaling": LLAMA3 | {"factor": None}}, ["rope_scaling.factor"]),
-        ("llama", {"rope_scaling": LLAMA3 | {"low_freq_factor": 9.0}}, ["low and high"]),
+        (
+            "llama",
+            {"rope_scaling": LLAMA3 | {"low_freq_factor": 9.0}},
+            ["low must be less than high=4.0"],
+        ),
         ("llama", {"rope_theta": -1.0}, ["rope_theta", "-1.0"]),
         ("llama", {"partial_rotary_factor": 0.5}, ["partial_rotary_factor", "0.5"]),
         ("llama", {"hidden_size": "32"}, ["hidden_size", "'32'"]),
