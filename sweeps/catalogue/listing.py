@@ -11,6 +11,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from sweeps.store import files
 from testbed.errors import InvalidInput
 from testbed.paths import cache_directory
 
@@ -37,27 +38,28 @@ SOURCES: dict[str, tuple[str, ...]] = {
 
 def listed(what: str) -> list[dict[str, Any]]:
     """Studies, members of a family or columns, one of `SOURCES`, as JSON-able data."""
-    # Without a cache directory, which commands that only read do not need, nothing is kept.
-    with contextlib.suppress(OSError, ValueError, InvalidInput):
-        kept = json.loads(_file(what).read_text(encoding="utf-8"))
+    try:
+        file = cache_directory() / FOLDER / f"{what}-{digest(what)}.json"
+    except InvalidInput:  # no home directory: commands that only read need no cache
+        return _made(what)
+    with contextlib.suppress(OSError, ValueError):
+        kept = json.loads(file.read_text(encoding="utf-8"))
         if isinstance(kept, list) and all(isinstance(row, dict) for row in kept):
             return kept
-    from sweeps.catalogue import families
-
-    members = families.members(what)
+    members = _made(what)
     # A list that cannot be kept is made again next time.
-    with contextlib.suppress(OSError, InvalidInput):
-        file = _file(what)
+    with contextlib.suppress(OSError):
         file.parent.mkdir(parents=True, exist_ok=True)
-        temporary = file.with_name(f".{file.name}.{os.getpid()}.tmp")
-        temporary.write_text(json.dumps(members, ensure_ascii=False), encoding="utf-8")
-        os.replace(temporary, file)
+        content = json.dumps(members, ensure_ascii=False).encode()
+        files.write(file, content, file.with_name(f".{file.name}.{os.getpid()}.tmp"))
     return members
 
 
-def _file(what: str) -> Path:
-    """Where a list is kept. Raises `InvalidInput` without a cache directory."""
-    return cache_directory() / FOLDER / f"{what}-{digest(what)}.json"
+def _made(what: str) -> list[dict[str, Any]]:
+    """A list, made from the classes and studies themselves; imports jax."""
+    from sweeps.catalogue import families
+
+    return families.members(what)
 
 
 def digest(what: str) -> str:

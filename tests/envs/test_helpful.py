@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import cut, prompt, response
+from helpers import cut, drawn_with_ideal, prompt, response
 
 from envs.goldens.compliance import MARKER, ZERO, Compliance, Operation, Request, apply
 from envs.helpful import COMPOSITIONS, Helpful, HelpfulHabits, HelpfulWriters
@@ -63,22 +63,8 @@ def plain(golden: Compliance, asked: np.ndarray, written: np.ndarray) -> float:
 
 @functools.cache
 def drawn():
-    """The default world's prompts, responses and rewards, one program."""
-
-    @jax.jit
-    def use(key):
-        k_world, k_prompts, k_writers = jax.random.split(key, 3)
-        world = TASK.world(k_world)
-        prompts = jax.vmap(world.prompts)(jax.random.split(k_prompts, N))
-        keys = jax.random.split(k_writers, N)
-        written = jax.vmap(world.writers)(keys, prompts)
-        assert world.ideal is not None
-        ideal = jax.vmap(world.ideal)(keys, prompts)
-        reward = jax.vmap(world.golden)
-        return world, prompts, written, ideal, reward(prompts, written), reward(prompts, ideal)
-
-    world, *rest = use(jax.random.key(0))
-    return world, *jax.device_get(rest)
+    """The default world's prompts, responses and rewards."""
+    return drawn_with_ideal(TASK, N)
 
 
 def test_operations_agree_with_plain_python() -> None:

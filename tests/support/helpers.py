@@ -306,3 +306,22 @@ def read_anew() -> None:
     """Let users' files be read as another process reads them."""
     user_code._HASHES.clear()
     code_files._TEXTS.clear()
+
+
+def drawn_with_ideal(task: AbstractTask, count: int) -> tuple[Any, ...]:
+    """The world of key 0 with ``count`` prompts, written and ideal responses, and the rewards of both; one program."""
+
+    @jax.jit
+    def use(key):
+        k_world, k_prompts, k_writers = jax.random.split(key, 3)
+        world = task.world(k_world)
+        prompts = jax.vmap(world.prompts)(jax.random.split(k_prompts, count))
+        keys = jax.random.split(k_writers, count)
+        written = jax.vmap(world.writers)(keys, prompts)
+        assert world.ideal is not None
+        ideal = jax.vmap(world.ideal)(keys, prompts)
+        reward = jax.vmap(world.golden)
+        return world, prompts, written, ideal, reward(prompts, written), reward(prompts, ideal)
+
+    world, *rest = use(jax.random.key(0))
+    return world, *jax.device_get(rest)
