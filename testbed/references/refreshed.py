@@ -9,8 +9,8 @@ from testbed.references.base import AbstractReference
 
 
 class Refreshed(AbstractReference):
-    """A copy of the policy, renewed every ``every`` steps (the hard update of Gorbatovski et al. 2024, arXiv
-    2404.09656; with ``every`` 1, the last iterate of mirror descent that `Rebel` and `Sppo` are derived for).
+    """A copy of the policy, renewed at a fixed interval of steps (the hard update of Gorbatovski et al. 2024, arXiv
+    2404.09656; with an interval of 1, the last iterate of mirror descent that `Rebel` and `Sppo` are derived for).
 
     Attributes:
         every: steps between copies, 1 or more.
