@@ -22,29 +22,20 @@ import equinox as eqx
 
 from testbed.config.canonical_form import (
     alternatives,
-    canonical,
     coerce,
     current,
     default_of,
-    describe,
     expected,
     field_names,
     fields_of,
-    fingerprint,
     flatten,
-    jsonable,
     names_of,
     read,
     scalar_type,
     spell,
     type_hints,
 )
-from testbed.errors import InvalidInput
-from testbed.errors import unknown as unknown
-
-__all__ = ["admits", "canonical", "describe", "field_names", "fingerprint", "flatten", "get"]
-__all__ += ["jsonable", "members", "parse", "parts", "replace", "replace_all", "spell", "unknown"]
-__all__ += ["varied"]
+from testbed.errors import InvalidInput, unknown
 
 
 def get(module: eqx.Module, path: str) -> Any:

@@ -45,41 +45,24 @@ _SPECIAL = {
 _DIVISORS = "rope_freqs.weight"
 #: Metadata that this module reads, behind ``llama.`` and behind ``tokenizer.ggml.``.
 _APPLIED: Final = frozenset(
-    (
-        *(
-            f"llama.{name}"
-            for name in (
-                "attention.head_count",
-                "attention.head_count_kv",
-                "attention.key_length",
-                "attention.layer_norm_rms_epsilon",
-                "attention.sliding_window",
-                "attention.value_length",
-                "block_count",
-                "context_length",
-                "embedding_length",
-                "feed_forward_length",
-                "rope.dimension_count",
-                "rope.freq_base",
-                "vocab_size",
-            )
-        ),
-        *(
-            f"tokenizer.ggml.{name}"
-            for name in (
-                "add_bos_token",
-                "bos_token_id",
-                "eom_token_id",
-                "eos_token_id",
-                "eot_token_id",
-                "merges",
-                "model",
-                "pre",
-                "token_type",
-                "tokens",
-            )
-        ),
-    )
+    [
+        f"{prefix}.{name}"
+        for prefix, names in (
+            (
+                "llama",
+                "attention.head_count attention.head_count_kv attention.key_length "
+                "attention.layer_norm_rms_epsilon attention.sliding_window attention.value_length "
+                "block_count context_length embedding_length feed_forward_length "
+                "rope.dimension_count rope.freq_base vocab_size",
+            ),
+            (
+                "tokenizer.ggml",
+                "add_bos_token bos_token_id eom_token_id eos_token_id eot_token_id merges model pre "
+                "token_type tokens",
+            ),
+        )
+        for name in names.split()
+    ]
 )
 
 

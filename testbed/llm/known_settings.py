@@ -43,95 +43,84 @@ _HARMLESS: Final = {
     ),
 }
 HARMLESS: Final = frozenset(" ".join(_HARMLESS.values()).split())
-#: Fields of ``config.json`` that are known, and their neutral values, at which they change nothing.
+#: Fields of ``config.json`` that are known, and their neutral values, at which they change nothing; a field without any
+#: must be left out.
 NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
-    "add_cross_attention": (False,),
-    "attention_bias": (False,),
-    "attention_multiplier": (),
-    "attn_logit_softcapping": (),
-    "auto_map": ({},),
-    "clip_qkv": (),
-    "cross_attention_hidden_size": (),
-    "embedding_multiplier": (1.0,),
-    "final_logit_softcapping": (),
-    "is_decoder": (False, True),
-    "is_encoder_decoder": (False,),
-    "logit_scale": (1.0,),
-    "logits_scaling": (1.0,),
-    "mlp_bias": (False,),
-    "moe_intermediate_size": (0,),
-    "n_routed_experts": (0,),
-    "no_rope_layers": ([],),
-    "num_experts": (0,),
-    "num_experts_per_tok": (0,),
-    "num_local_experts": (0,),
-    "pruned_heads": ({},),
-    "qk_layernorm": (False,),
-    "quantization_config": ({},),
-    "query_pre_attn_scalar": (),
-    "residual_multiplier": (1.0,),
-    "rope_interleaved": (False,),
-    "rotary_pct": (1.0,),
-    "tie_encoder_decoder": (False,),
-    "use_mrope": (False,),
-    "use_qk_norm": (False,),
-    "use_sliding_window": (False,),
+    name: values
+    for values, names in (
+        (
+            (),
+            "attention_multiplier attn_logit_softcapping clip_qkv cross_attention_hidden_size "
+            "final_logit_softcapping query_pre_attn_scalar",
+        ),
+        (
+            (False,),
+            "add_cross_attention attention_bias is_encoder_decoder mlp_bias qk_layernorm "
+            "rope_interleaved tie_encoder_decoder use_mrope use_qk_norm use_sliding_window",
+        ),
+        ((False, True), "is_decoder"),
+        (
+            (0,),
+            "moe_intermediate_size n_routed_experts num_experts num_experts_per_tok "
+            "num_local_experts",
+        ),
+        (
+            (1.0,),
+            "embedding_multiplier logit_scale logits_scaling residual_multiplier rotary_pct",
+        ),
+        (({},), "auto_map pruned_heads quantization_config"),
+        (([],), "no_rope_layers"),
+    )
+    for name in names.split()
 }
 
 #: Prefixes of GGUF metadata on which no number of the model depends: who made the file, and how.
 GGUF_HARMLESS_PREFIXES: Final = ("general.", "quantize.", "tokenizer.chat_template")
 #: Names of such metadata: byte-pair tokenizers have no scores and no unknown texts, and the tokens are for other tasks.
 GGUF_HARMLESS: Final = frozenset(
-    {
-        "llama.rope.scaling.original_context_length",
-        "split.no",
-        "split.tensors.count",
-        "tokenizer.ggml.cls_token_id",
-        "tokenizer.ggml.fim_mid_token_id",
-        "tokenizer.ggml.fim_pad_token_id",
-        "tokenizer.ggml.fim_pre_token_id",
-        "tokenizer.ggml.fim_rep_token_id",
-        "tokenizer.ggml.fim_sep_token_id",
-        "tokenizer.ggml.fim_suf_token_id",
-        "tokenizer.ggml.mask_token_id",
-        "tokenizer.ggml.middle_token_id",
-        "tokenizer.ggml.padding_token_id",
-        "tokenizer.ggml.prefix_token_id",
-        "tokenizer.ggml.scores",
-        "tokenizer.ggml.seperator_token_id",
-        "tokenizer.ggml.suffix_token_id",
-        "tokenizer.ggml.token_type_count",
-        "tokenizer.ggml.unknown_token_id",
-        "tokenizer.huggingface.json",
-    }
-)
+    (
+        "llama.rope.scaling.original_context_length split.no split.tensors.count "
+        "tokenizer.ggml.scores tokenizer.ggml.token_type_count tokenizer.huggingface.json"
+    ).split()
+) | {
+    f"tokenizer.ggml.{token}_token_id"
+    for token in (
+        "cls fim_mid fim_pad fim_pre fim_rep fim_sep fim_suf mask middle padding prefix seperator "
+        "suffix unknown"
+    ).split()
+}
 #: GGUF metadata that are known, and their neutral values, at which they change nothing.
 GGUF_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
-    "llama.attention.causal": (True,),
-    "llama.attention.clamp_kqv": (0.0,),
-    "llama.attention.max_alibi_bias": (0.0,),
-    "llama.attention.scale": (0.0,),
-    "llama.attn_logit_softcapping": (0.0,),
-    "llama.embedding_scale": (0.0, 1.0),
-    "llama.expert_count": (0,),
-    "llama.expert_used_count": (0,),
-    "llama.final_logit_softcapping": (0.0,),
-    "llama.leading_dense_block_count": (0,),
-    "llama.logit_scale": (0.0, 1.0),
-    "llama.pooling_type": (0,),
-    "llama.residual_scale": (0.0, 1.0),
-    # If the type of scaling is missing, llama.cpp treats a factor as a linear one.
-    "llama.rope.scale_linear": (0.0, 1.0),
-    "llama.rope.scaling.attn_factor": (1.0,),
-    "llama.rope.scaling.factor": (0.0, 1.0),
-    "llama.rope.scaling.finetuned": (False,),
-    "llama.rope.scaling.type": ("none",),
-    "llama.tensor_data_layout": ("Meta AI original pth",),
-    "llama.use_parallel_residual": (False,),
-    "general.type": ("model",),
-    "split.count": (0, 1),
-    # For byte-pair tokenizers llama.cpp never puts a space in front of a text.
-    "tokenizer.ggml.add_space_prefix": (False,),
-    "tokenizer.ggml.add_eos_token": (False,),
-    "tokenizer.ggml.add_sep_token": (False,),
+    name: values
+    for values, names in (
+        ((True,), "llama.attention.causal"),
+        (
+            (False,),
+            "llama.rope.scaling.finetuned llama.use_parallel_residual tokenizer.ggml.add_eos_token "
+            # For byte-pair tokenizers llama.cpp never puts a space in front of a text.
+            "tokenizer.ggml.add_sep_token tokenizer.ggml.add_space_prefix",
+        ),
+        (
+            (0,),
+            "llama.expert_count llama.expert_used_count llama.leading_dense_block_count "
+            "llama.pooling_type",
+        ),
+        ((0, 1), "split.count"),
+        (
+            (0.0,),
+            "llama.attention.clamp_kqv llama.attention.max_alibi_bias llama.attention.scale "
+            "llama.attn_logit_softcapping llama.final_logit_softcapping",
+        ),
+        (
+            (0.0, 1.0),
+            "llama.embedding_scale llama.logit_scale llama.residual_scale llama.rope.scaling.factor "
+            # If the type of scaling is missing, llama.cpp treats a factor as a linear one.
+            "llama.rope.scale_linear",
+        ),
+        ((1.0,), "llama.rope.scaling.attn_factor"),
+        (("none",), "llama.rope.scaling.type"),
+        (("model",), "general.type"),
+        (("Meta AI original pth",), "llama.tensor_data_layout"),
+    )
+    for name in names.split()
 }
