@@ -9,7 +9,6 @@ because the means in the text files differ from them for 199 tweets.
 
 import ast
 import functools
-import hashlib
 import html
 import io
 import tarfile
@@ -60,42 +59,36 @@ def spread(snippets: Sequence[Snippet]) -> float:
 
 
 @functools.cache
-def read(archive: Path, checksum: str = CHECKSUM) -> tuple[Snippet, ...]:
+def read(archive: Path) -> tuple[Snippet, ...]:
     """All snippets of the archive, kind by kind, in the order of its text files.
 
-    Raises `InvalidInput` for a file that is missing, is not of this SHA-256 ``checksum``, or cannot be read.
+    Raises `InvalidInput` for a file that is missing or cannot be read; `testbed.llm.fetch.ratings` tests its SHA-256.
     """
     names = [
         f"{name}_{part}" for name in KINDS.values() for part in ("GroundTruth", "anonDataRatings")
     ]
-    files = _unpacked(archive, checksum, names)
+    files = _unpacked(archive, names)
     pairs = zip(KINDS, files[::2], files[1::2], strict=True)
     return tuple(snippet for kind, *both in pairs for snippet in parse(kind, *both))
 
 
 @functools.cache
-def lexicon(archive: Path, checksum: str = CHECKSUM) -> dict[str, float]:
+def lexicon(archive: Path) -> dict[str, float]:
     """VADER's lexicon, which is in the same archive: the mean of ten people's ratings of each word, from -4 to 4.
 
     Raises what `read` raises.
     """
-    (content,) = _unpacked(archive, checksum, ["vader_sentiment_lexicon"])
+    (content,) = _unpacked(archive, ["vader_sentiment_lexicon"])
     lines = _lines("lexicon", content, 4, "latin-1")
     return {word: float(mean) for _, (word, mean, *_) in lines}
 
 
-def _unpacked(archive: Path, checksum: str, names: Sequence[str]) -> list[bytes]:
+def _unpacked(archive: Path, names: Sequence[str]) -> list[bytes]:
     """Contents of some text files of the archive."""
     try:
         content = archive.read_bytes()
     except OSError as error:
         raise InvalidInput(f"ratings archive {archive} cannot be read: {error.strerror}") from error
-    found = hashlib.sha256(content).hexdigest()
-    if found != checksum:
-        raise InvalidInput(
-            f"ratings archive {archive} ({len(content)} bytes) is damaged or another one: its SHA-256 must be "
-            f"{checksum}, got {found}"
-        )
     files = []
     try:
         with tarfile.open(fileobj=io.BytesIO(content), mode="r:gz") as packed:
@@ -112,15 +105,15 @@ def parse(kind: str, texts: bytes, ratings: bytes) -> list[Snippet]:
     by_name: dict[str, tuple[int, ...]] = {}
     for number, (name, *_, listed) in _lines(f"{kind} ratings", ratings, 4):
         try:
-            own = tuple(ast.literal_eval(listed))
+            points = tuple(ast.literal_eval(listed))
         except (ValueError, SyntaxError, TypeError):
-            own = ()
-        if not own or not all(isinstance(r, int) and LOWEST <= r <= HIGHEST for r in own):
+            points = ()
+        if not points or not all(isinstance(r, int) and LOWEST <= r <= HIGHEST for r in points):
             raise InvalidInput(
                 f"{kind} ratings, line {number}: ratings must be a list of whole numbers between {LOWEST} and "
                 f"{HIGHEST}, got '{listed}'"
             )
-        by_name[name] = own
+        by_name[name] = points
     snippets = []
     for number, (name, _, text) in _lines(f"{kind} texts", texts, 3):
         if name not in by_name:

@@ -114,6 +114,13 @@ class Supply(eqx.Module):
         """The data's preferred responses to the prompts at the given rows."""
         return jax.tree.map(lambda x: x[rows], self.data.pairs.winner)
 
+    def sample(
+        self, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray, count: int
+    ) -> decode.Sample:
+        """``count`` responses by a policy to each of the data's prompts at the given rows."""
+        keys = jax.random.split(key, rows.shape[0])
+        return decode.sample(policy, self.prompts(rows), keys, self.response_length, count)
+
 
 @runtime_checkable
 class Author(Protocol):
@@ -146,6 +153,8 @@ class AbstractSource(eqx.Module):
     """A supply of texts, anywhere between offline and online."""
 
     family: ClassVar[str] = "testbed.sources"
+    #: Whether texts are written by `Request.author`; if not, the source gives labelled pairs, whatever was requested.
+    writes: ClassVar[bool] = False
 
     def __check_init__(self) -> None:
         ranges.check(self)
@@ -166,12 +175,6 @@ class AbstractSource(eqx.Module):
         """Data that the source needs once before training, made from what `testbed.recorded_runs.recorded_run.Given`
         holds, and numbers measured of them. The source finds the data as `Supply.prepared`."""
         return None, {}
-
-    @property
-    @abc.abstractmethod
-    def writes(self) -> bool:
-        """Whether texts are written by `Request.author`; if not, the source gives labelled pairs, whatever was
-        requested."""
 
     def work(self, request: Request) -> tuple[float, float]:
         """Average number of responses written and of judgements made for each prompt of a step; used by plans."""
@@ -220,9 +223,7 @@ class Rows(eqx.Module):
 
 def write_pairs(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Batch:
     """The `Author` of labelled pairs: two responses by the policy, labelled by the sign of the teacher's margin."""
-    prompts = supply.prompts(rows)
-    keys = jax.random.split(key, rows.shape[0])
-    texts = decode.sample(policy, prompts, keys, supply.response_length, count=2).response
+    texts = supply.sample(policy, rows, key, count=2).response
     return judged(supply, rows, texts, Ledger.fresh(texts, judgements=1))
 
 

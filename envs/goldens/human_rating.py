@@ -36,18 +36,16 @@ class HumanRating(AbstractHeaded):
         archive: Path,
         directory: Path,
         split: Split = STANDARD,
-        checksum: str = ratings.CHECKSUM,
     ) -> Fitted:
-        """The head of a trunk. It is learnt once from an archive with this ``checksum``, and kept in a ``directory``
-        under a name that covers everything the head depends on. Raises `InvalidInput` for an archive that cannot be
-        read."""
+        """The head of a trunk. It is learnt once from an archive, and kept in a ``directory`` under a name that covers
+        everything the head depends on. Raises `InvalidInput` for an archive that cannot be read."""
         cache = Cache(directory)
-        address = _address(trunk, tokenizer.begin, split, checksum)
-        found = cache.load(address) if cache.holds(address) else None
-        if found is None:
-            found = regression.learn(trunk, tokenizer, ratings.read(archive, checksum), split)
-            cache.save(address, found)
-        return found
+        address = _address(trunk, tokenizer.begin, split)
+        fitted = cache.load(address)
+        if fitted is None:
+            fitted = regression.learn(trunk, tokenizer, ratings.read(archive), split)
+            cache.save(address, fitted)
+        return fitted
 
 
 class HumanTaste(AbstractTaste):
@@ -94,10 +92,11 @@ class HumanTaste(AbstractTaste):
         return HumanRating(model.trunk(self.layers), learnt)
 
 
-def _address(trunk: Pretrained, begin: tuple[int, ...], split: Split, checksum: str) -> str:
+def _address(trunk: Pretrained, begin: tuple[int, ...], split: Split) -> str:
     """A hash of everything that a learnt head depends on: the checkpoint's files, the shape of its trunk, ratings,
     code, libraries and settings."""
     checkpoint = pretrained.content(trunk.source.checkpoint)
     code = stage_code.installed().hash_of([__name__])
-    parts = (checkpoint, trunk.model.config, begin, *split, checksum, code, numerics.settings())
+    settings = numerics.settings()
+    parts = (checkpoint, trunk.model.config, begin, *split, ratings.CHECKSUM, code, settings)
     return fingerprint("human rating", *parts)

@@ -1,6 +1,6 @@
 """A golden reward in standard deviations within a prompt, optionally without its dependence on length."""
 
-from typing import NamedTuple, Self
+from typing import Self
 
 import equinox as eqx
 import jax
@@ -49,29 +49,6 @@ class Residual(AbstractGolden):
         """The remaining reward, in standard deviations within a prompt."""
         length = response.length.astype(jnp.float32)
         return (self.golden(prompt, response) - self.slope * length - self.centre) / self.scale
-
-
-class Measured(NamedTuple):
-    """Facts about the rewards of samples: share of the variance that is within prompts, correlation with length within
-    prompts (0 if either is constant), and the mean over prompts of the best sample's reward, in standard deviations
-    above the mean."""
-
-    within_share: Scalar
-    length_correlation: Scalar
-    best: Scalar
-
-
-def measured(reward: Float[Array, "n each"], length: Float[Array, "n each"]) -> Measured:
-    """`Measured` facts for ``each`` samples to each of ``n`` prompts."""
-    total = jnp.var(reward)
-    share = jnp.mean(jnp.var(reward, axis=1, ddof=1)) / jnp.where(total > 0, total, 1.0)
-    x, y = _within(reward), _within(length)
-    size = jnp.sqrt(jnp.sum(x**2) * jnp.sum(y**2))
-    correlation = jnp.sum(x * y) / jnp.where(size > 0, size, 1.0)
-    best = (jnp.mean(jnp.max(reward, axis=1)) - jnp.mean(reward)) / jnp.sqrt(
-        jnp.where(total > 0, total, 1.0)
-    )
-    return Measured(share, correlation, best)
 
 
 @eqx.filter_jit

@@ -7,7 +7,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpyro.distributions as dist
-from jaxtyping import Array, Float, Int, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from envs.checks import sum_to_one
 from envs.labelers import style
@@ -116,19 +116,3 @@ class AnnotatorPool(AbstractLabeler):
         """The answers' probabilities, averaged over annotators."""
         each = jax.vmap(lambda annotator: annotator.outcomes(first, second))(self.draw())
         return jnp.sum(self.shares()[:, None] * each, axis=0)
-
-    def outcomes_by(
-        self, annotator: Int[Array, ""], first: View, second: View
-    ) -> Float[Array, " outcome"]:
-        """P(answer) if the annotator of this number answers."""
-        return jax.tree.map(lambda x: x[annotator], self.draw()).outcomes(first, second)
-
-    def answer_by(
-        self, key: PRNGKeyArray, first: View, second: View
-    ) -> tuple[Int[Array, ""], Int[Array, ""]]:
-        """Draw the annotator who answers, and one `testbed.preference.Outcome` of theirs; the outcome has the
-        distribution of `answer`."""
-        k_who, k_answer = jax.random.split(key)
-        who = jax.random.categorical(k_who, jnp.log(self.shares()))
-        chance = self.outcomes_by(who, first, second)
-        return who, jax.random.categorical(k_answer, jnp.log(chance))

@@ -3,7 +3,6 @@
 Packages that only pretrained decoders need are in the extra ``llm``, and are imported when they are used.
 """
 
-import functools
 import hashlib
 import re
 from pathlib import Path
@@ -51,13 +50,7 @@ def located(source: str | Path) -> Path:
             f"no model '{source}': give {', '.join(KNOWN)}, a directory, a GGUF file, or "
             "OWNER/NAME on the Hugging Face hub"
         )
-    return _snapshot(str(source))
-
-
-@functools.cache
-def _snapshot(name: str) -> Path:
-    """The hub is asked once a process, so that a model stays the same while the process runs."""
-    return hub.snapshot(name)
+    return hub.snapshot(str(source))
 
 
 def content(source: str | Path) -> str:

@@ -4,7 +4,6 @@ pip does the download: the pip of this environment or, in an environment made by
 runs beside it. Settings of mirrors, proxies and certificates are those of pip or uv.
 """
 
-import hashlib
 import importlib.util
 import os
 import shutil
@@ -14,6 +13,7 @@ import tempfile
 from pathlib import Path
 from typing import NamedTuple
 
+from testbed.config.user_code import file_hash
 from testbed.errors import InvalidInput, Unfinished
 
 _STANDARD_ERROR = 2
@@ -73,15 +73,9 @@ def _pip() -> list[str]:
 
 def require_checksum(path: Path, sha256: str) -> None:
     """Raise `InvalidInput` if a file does not have this checksum."""
-    found = checksum(path)
+    found = file_hash(path)
     if found != sha256:
         raise InvalidInput(
             f"{path} is damaged: its sha256 is {found} instead of {sha256}; delete it and run "
             "`testbed llm fetch`"
         )
-
-
-def checksum(path: Path) -> str:
-    """A file's sha256."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

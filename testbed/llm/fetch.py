@@ -15,9 +15,10 @@ import zipfile
 from pathlib import Path
 from typing import Final
 
+from testbed.config.user_code import file_hash
 from testbed.errors import InvalidInput
 from testbed.llm.checkpoint import CONFIG, WEIGHTS, read_json
-from testbed.llm.download import Distribution, checksum, download, require_checksum
+from testbed.llm.download import Distribution, download, require_checksum
 from testbed.llm.gguf_files import GgufFile
 from testbed.llm.optional import package
 from testbed.llm.tokenizer import SETTINGS, TOKENIZER
@@ -103,7 +104,7 @@ def prepare(gguf: Path, made: Path) -> None:
     weights = {name: checkpoint.read(name) for name in checkpoint.shapes}
     package("safetensors.numpy").save_file(weights, made / WEIGHTS, {"format": "pt"})
     names = (CONFIG, SETTINGS, TOKENIZER, WEIGHTS)
-    contents = {name: [(made / name).stat().st_size, checksum(made / name)] for name in names}
+    contents = {name: [(made / name).stat().st_size, file_hash(made / name)] for name in names}
     (made / CONTENTS).write_text(json.dumps(contents, indent=2), encoding="utf-8")
 
 

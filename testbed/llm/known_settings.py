@@ -78,17 +78,20 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
 GGUF_HARMLESS_PREFIXES: Final = ("general.", "quantize.", "tokenizer.chat_template")
 #: Names of such metadata: byte-pair tokenizers have no scores and no unknown texts, and the tokens are for other tasks.
 GGUF_HARMLESS: Final = frozenset(
-    (
-        "llama.rope.scaling.original_context_length split.no split.tensors.count "
-        "tokenizer.ggml.scores tokenizer.ggml.token_type_count tokenizer.huggingface.json"
-    ).split()
-) | {
-    f"tokenizer.ggml.{token}_token_id"
-    for token in (
-        "cls fim_mid fim_pad fim_pre fim_rep fim_sep fim_suf mask middle padding prefix seperator "
-        "suffix unknown"
-    ).split()
-}
+    form.format(name)
+    for form, names in (
+        ("llama.rope.scaling.{}", "original_context_length"),
+        ("split.{}", "no tensors.count"),
+        ("tokenizer.ggml.{}", "scores token_type_count"),
+        (
+            "tokenizer.ggml.{}_token_id",
+            "cls fim_mid fim_pad fim_pre fim_rep fim_sep fim_suf mask middle padding prefix "
+            "seperator suffix unknown",
+        ),
+        ("tokenizer.{}", "huggingface.json"),
+    )
+    for name in names.split()
+)
 #: GGUF metadata that are known, and their neutral values, at which they change nothing.
 GGUF_NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
     name: values

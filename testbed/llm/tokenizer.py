@@ -77,7 +77,7 @@ class Tokenizer:
             lambda: package("tokenizers").Tokenizer.from_file(str(path)),
         )
         place, template = directory / SETTINGS, directory / TEMPLATE
-        settings = _read_settings(place) if place.exists() else {}
+        settings = read_json(place) if place.exists() else {}
         if template.exists():
             try:
                 settings["chat_template"] = template.read_text(encoding="utf-8")
@@ -269,14 +269,6 @@ def byte_pair_backend(
     return backend
 
 
-def _read_settings(path: Path) -> dict[str, Any]:
-    """The content of a settings file. Raises `InvalidInput` if it cannot be read."""
-    try:
-        return read_json(path)
-    except (OSError, RecursionError) as problem:
-        raise InvalidInput(f"{path} cannot be read ({said(problem)})") from problem
-
-
 def _listed_ends(directory: Path, named: bool) -> list[int]:
     """Ids of the tokens that end a response according to the model's own settings: ``generation_config.json``, or else
     ``config.json``. A single number in ``config.json`` counts only if the tokenizer has not ``named`` its end token,
@@ -285,7 +277,7 @@ def _listed_ends(directory: Path, named: bool) -> list[int]:
     Raises `InvalidInput` for a value that is neither an id nor a list of ids."""
     for name in (GENERATION, CONFIG):
         place = directory / name
-        found = _read_settings(place).get("eos_token_id") if place.exists() else None
+        found = read_json(place).get("eos_token_id") if place.exists() else None
         if found is None or (name == CONFIG and named and not isinstance(found, list)):
             continue
         listed = found if isinstance(found, list) else [found]

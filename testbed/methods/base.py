@@ -100,10 +100,7 @@ def write_group(count: int) -> Author:
     def author(
         supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
     ) -> Rollouts:
-        keys = jax.random.split(key, rows.shape[0])
-        written = decode.sample(
-            policy, supply.prompts(rows), keys, supply.response_length, count=count
-        )
+        written = supply.sample(policy, rows, key, count)
         reward = rewards(supply, rows, written.response)
         spent = Ledger.fresh(written.response, judgements=count)
         return Rollouts.judged(supply, rows, written, reward, spent)
@@ -142,9 +139,9 @@ class AbstractPolicyGradient(AbstractWriting):
     kl: eqx.AbstractVar[Penalty]
 
     @property
-    @abc.abstractmethod
     def count(self) -> int:
         """Number of responses to a prompt."""
+        return 1
 
     def request(self, batch_size: int) -> Request:
         """`count` responses to every prompt, and their rewards."""

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from testbed import decode, logprob
+from testbed import logprob
 from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import AbstractWriting, rewards
@@ -34,11 +34,10 @@ def write_best(count: int) -> Author:
     by this function."""
 
     def author(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Best:
-        prompts, keys = supply.prompts(rows), jax.random.split(key, rows.shape[0])
-        texts = decode.sample(policy, prompts, keys, supply.response_length, count=count).response
+        texts = supply.sample(policy, rows, key, count).response
         best = jnp.argmax(rewards(supply, rows, texts), axis=1)
-        kept = jax.tree.map(lambda x: jax.vmap(lambda own, i: own[i][None])(x, best), texts)
-        return Best(prompts, kept, rows, Ledger.fresh(texts, judgements=count))
+        kept = jax.tree.map(lambda x: jax.vmap(lambda each, i: each[i][None])(x, best), texts)
+        return Best(supply.prompts(rows), kept, rows, Ledger.fresh(texts, judgements=count))
 
     return author
 

@@ -5,7 +5,6 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from testbed import decode
 from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import (
@@ -35,17 +34,20 @@ class Duel(eqx.Module):
         self, supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
     ) -> Rollouts:
         """Write both responses and keep the policy's."""
-        prompts, time = supply.prompts(rows), supply.response_length
         opponent = Geometric(policy, supply.reference, self.mixing)
-        own, other = (
-            decode.sample(writer, prompts, jax.random.split(part, rows.shape[0]), time, count=1)
+        ours, theirs = (
+            supply.sample(writer, rows, part, count=1)
             for writer, part in zip((policy, opponent), jax.random.split(key), strict=True)
         )
-        first, second = (jax.tree.map(lambda x: x[:, 0], texts.response) for texts in (own, other))
-        reward: Float[Array, " n"] = jax.nn.sigmoid(supply.teacher.margin(prompts, first, second))
-        both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), own.response, other.response)
+        first, second = (
+            jax.tree.map(lambda x: x[:, 0], texts.response) for texts in (ours, theirs)
+        )
+        reward: Float[Array, " n"] = jax.nn.sigmoid(
+            supply.teacher.margin(supply.prompts(rows), first, second)
+        )
+        both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), ours.response, theirs.response)
         spent = Ledger.fresh(both, judgements=1)
-        return Rollouts.judged(supply, rows, own, reward[:, None] - 0.5, spent)
+        return Rollouts.judged(supply, rows, ours, reward[:, None] - 0.5, spent)
 
 
 class NashMd(AbstractResponseGradient):
@@ -69,11 +71,6 @@ class NashMd(AbstractResponseGradient):
     beta: float = hyper(0.1, least=0)
     mixing: float = hyper(0.125, least=0, most=1)
     kl: Penalty = eqx.field(static=True, default="reward")
-
-    @property
-    def count(self) -> int:
-        """One response by the policy to a prompt."""
-        return 1
 
     def request(self, batch_size: int) -> Request:
         """One response by the policy and one by the mixture to every prompt."""

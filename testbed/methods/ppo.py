@@ -55,11 +55,6 @@ class Ppo(AbstractPolicyGradient):
     whiten: bool = eqx.field(static=True, default=True)
     shared_trunk: bool = eqx.field(static=True, default=True)
 
-    @property
-    def count(self) -> int:
-        """One response to a prompt."""
-        return 1
-
     def critic(self, policy: Policy) -> PyTree:
         """The value function."""
         return logprob.value_head(policy)

@@ -14,7 +14,6 @@ from testbed.methods.base import (
     Tokens,
     less_others,
     weighted,
-    write_group,
 )
 from testbed.source import Request
 
@@ -38,11 +37,6 @@ class Reinforce(AbstractResponseGradient):
     kl: Penalty = eqx.field(static=True, default="reward")
     baseline: Literal["none", "batch"] = eqx.field(static=True, default="batch")
 
-    @property
-    def count(self) -> int:
-        """One response to a prompt."""
-        return 1
-
     def request(self, batch_size: int) -> Request:
         """See `AbstractPolicyGradient`. Refuses a batch of one prompt if the baseline needs other prompts."""
         if self.baseline == "batch" and batch_size < 2:
@@ -50,7 +44,7 @@ class Reinforce(AbstractResponseGradient):
                 f"batch_size must be 2 or more for the baseline 'batch' of Reinforce, the mean of the other prompts, "
                 f"got {batch_size}"
             )
-        return Request(batch_size, write_group(self.count), self.count, judgements=self.count)
+        return super().request(batch_size)
 
     def losses(self, logprobs: Tokens, rollouts: Rollouts, returns: Each) -> Each:
         """The loss of each response."""

@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Int, PRNGKeyArray, PyTree
 
-from testbed import decode, logprob
+from testbed import logprob
 from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import AbstractWriting
@@ -31,18 +31,15 @@ class Explored(eqx.Module):
 
 def explore(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Explored:
     """The author of `Explored`."""
-    prompts, time = supply.prompts(rows), supply.response_length
     texts = [
-        decode.sample(
-            writer, prompts, jax.random.split(part, rows.shape[0]), time, count=1
-        ).response
+        supply.sample(writer, rows, part, count=1).response
         for writer, part in zip((policy, supply.reference), jax.random.split(key), strict=True)
     ]
     both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *texts)
     batch = judged(supply, rows, both, Ledger.fresh(both, judgements=1))
     # If both texts are the same, everything that is read of them is the same.
-    own = jnp.all(batch.pairs.winner.tokens == texts[0].tokens[:, 0], axis=-1)
-    return Explored(batch.pairs, batch.reference, ~own, rows, batch.spent)
+    policy_won = jnp.all(batch.pairs.winner.tokens == texts[0].tokens[:, 0], axis=-1)
+    return Explored(batch.pairs, batch.reference, ~policy_won, rows, batch.spent)
 
 
 class Xpo(AbstractWriting):

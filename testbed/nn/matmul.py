@@ -3,7 +3,7 @@
 Parameters, norms, softmaxes, losses and the optimiser are float32 whatever the precision.
 """
 
-from typing import Literal, TypeAlias, get_args
+from typing import Literal, TypeAlias
 
 import equinox as eqx
 import jax
@@ -15,7 +15,6 @@ from jaxtyping import Array, Float
 #: mantissa that an NVIDIA GPU's matrix units read of a float32; on other devices not rounded. bfloat16: rounded to 7
 #: bits of mantissa, and so are products that are kept for the backward pass. Sums are float32.
 Precision: TypeAlias = Literal["float32", "tensorfloat32", "bfloat16"]
-PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 
 def dtype(precision: Precision) -> DTypeLike:

@@ -1,10 +1,10 @@
 """A geometric mixture of two policies: it can be sampled, and is not trained."""
 
-import functools
+from typing import cast
 
 import equinox as eqx
 import jax.numpy as jnp
-from jaxtyping import Array, Float, Key
+from jaxtyping import Array, Key
 
 from testbed import decode
 from testbed.logprob import Policy
@@ -43,40 +43,17 @@ def mix(first: Array, second: Array, weight: float | Scalar) -> Array:
 def sample(
     model: Geometric, prompts: Prompt, keys: Key[Array, " n"], time: int, count: int
 ) -> decode.Sample:
-    """Sample with the same keys as the policies' own sampling; see `Geometric`."""
-    return _sample(model.first, model.second, model.weight, prompts, keys, time, count)
-
-
-@functools.singledispatch
-def _sample(
-    first: Transformer,
-    second: Transformer,
-    weight: float | Scalar,
-    prompts: Prompt,
-    keys: Key[Array, " n"],
-    time: int,
-    count: int,
-) -> decode.Sample:
-    """Sample token by token; the normalisers of both policies cancel in the softmax."""
+    """Sample with the same keys as the policies' own sampling; see `Geometric`. Transformers are mixed token by token:
+    the normalisers of both policies cancel in the softmax."""
+    first, second = model.first, model.second
+    if isinstance(first, Tabular) and isinstance(second, Tabular):
+        mixed = mix(first.logits, second.logits, model.weight)
+        table = Tabular(mixed, first.vocabulary, first.time)
+        return decode.sample(table, prompts, keys, time, count)
 
     def combine(logits: tuple[decode.Logits, ...]) -> decode.Logits:
         left, right = logits
-        return mix(left, right, weight)
+        return mix(left, right, model.weight)
 
-    return decode.write((first, second), combine, prompts, keys, time, count)
-
-
-@_sample.register(Tabular)
-def _sample_table(
-    first: Tabular,
-    second: Tabular,
-    weight: float | Scalar,
-    prompts: Prompt,
-    keys: Key[Array, " n"],
-    time: int,
-    count: int,
-) -> decode.Sample:
-    """Sample from the mixture as a table."""
-    mixed: Float[Array, "prompt response"] = mix(first.logits, second.logits, weight)
-    table = Tabular(mixed, first.vocabulary, first.time)
-    return decode.sample(table, prompts, keys, time, count)
+    models = cast("tuple[Transformer, ...]", (first, second))
+    return decode.write(models, combine, prompts, keys, time, count)

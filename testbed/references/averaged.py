@@ -18,11 +18,6 @@ class Averaged(AbstractReference):
 
     decay: float = hyper(0.99, least=0, below=1)
 
-    @property
-    def moves(self) -> bool:
-        """See `AbstractReference`."""
-        return True
-
     def next(self, reference: Policy, policy: Policy, step: Int[Array, ""]) -> Policy:
         """One step of the average."""
         return jax.tree.map(

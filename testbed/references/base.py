@@ -15,14 +15,11 @@ class AbstractReference(eqx.Module):
     move."""
 
     family: ClassVar[str] = "testbed.references"
+    #: Whether the reference ever differs from the SFT policy.
+    moves: ClassVar[bool] = True
 
     def __check_init__(self) -> None:
         ranges.check(self)
-
-    @property
-    @abc.abstractmethod
-    def moves(self) -> bool:
-        """Whether the reference ever differs from the SFT policy."""
 
     @abc.abstractmethod
     def next(self, reference: Policy, policy: Policy, step: Int[Array, ""]) -> Policy:

@@ -1,5 +1,7 @@
 """Fixed: the reference stays the SFT policy."""
 
+from typing import ClassVar
+
 from jaxtyping import Array, Int
 
 from testbed.logprob import Policy
@@ -9,10 +11,7 @@ from testbed.references.base import AbstractReference
 class Fixed(AbstractReference):
     """The SFT policy throughout."""
 
-    @property
-    def moves(self) -> bool:
-        """See `AbstractReference`."""
-        return False
+    moves: ClassVar[bool] = False
 
     def next(self, reference: Policy, policy: Policy, step: Int[Array, ""]) -> Policy:
         """The reference, unchanged."""

@@ -18,11 +18,6 @@ class Refreshed(AbstractReference):
 
     every: int = hyper(100, least=1)
 
-    @property
-    def moves(self) -> bool:
-        """See `AbstractReference`."""
-        return True
-
     def next(self, reference: Policy, policy: Policy, step: Int[Array, ""]) -> Policy:
         """The policy, if a copy is due."""
         return jax.lax.cond(step % self.every == 0, lambda: policy, lambda: reference)

@@ -9,18 +9,11 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from testbed import config, decode, logprob
+from testbed import config, logprob
 from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.source import (
-    AbstractSource,
-    Author,
-    Batch,
-    Ledger,
-    Request,
-    Supply,
-)
+from testbed.source import AbstractSource, Author, Batch, Ledger, Request, Supply
 from testbed.sources.online import Online
 from testbed.types import Pair, Response
 
@@ -44,11 +37,6 @@ class BestWorstOfN(AbstractSource):
             raise InvalidInput(
                 f"source must write fresh texts to choose from, such as Online(), got {config.spell(self.source)}"
             )
-
-    @property
-    def writes(self) -> bool:
-        """False: the source gives pairs, whatever is requested."""
-        return False
 
     def work(self, request: Request) -> tuple[float, float]:
         """The cost of all responses from which pairs are chosen."""
@@ -84,9 +72,7 @@ def write_extremes(n: int) -> Author:
     def author(
         supply: Supply, policy: Policy, rows: Int[Array, " pair"], key: PRNGKeyArray
     ) -> Batch:
-        prompts = supply.prompts(rows)
-        keys = jax.random.split(key, rows.shape[0])
-        texts = decode.sample(policy, prompts, keys, supply.response_length, n).response
+        prompts, texts = supply.prompts(rows), supply.sample(policy, rows, key, n).response
         margins = compared(supply, rows, texts)
         # Ties: the later response counts as better, as in `Online`.
         order = jnp.argsort(jnp.sum(margins, axis=2), axis=1)

@@ -54,11 +54,6 @@ class Generated(AbstractSource):
                 )
 
     @property
-    def writes(self) -> bool:
-        """False: the texts were written before training."""
-        return False
-
-    @property
     def recorded_run(self) -> Recorded:
         """See `AbstractSource`."""
         return self.recorded

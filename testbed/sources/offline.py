@@ -16,11 +16,6 @@ from testbed.source import (
 class Offline(AbstractSource):
     """Pairs of D_golden as they are (Tang et al. 2024, arXiv 2405.08448, section 2)."""
 
-    @property
-    def writes(self) -> bool:
-        """See `AbstractSource`."""
-        return False
-
     def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
         """The order of the present epoch."""
         return Rows.init(supply.data.size)

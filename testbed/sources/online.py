@@ -1,5 +1,7 @@
 """Online: fresh texts from the present policy."""
 
+from typing import ClassVar
+
 import jax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
@@ -15,10 +17,7 @@ class Online(AbstractSource):
     The prompts come in the order in which `Offline` would take them from the same data with the same key.
     """
 
-    @property
-    def writes(self) -> bool:
-        """See `AbstractSource`."""
-        return True
+    writes: ClassVar[bool] = True
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
         """The order of prompts of the present epoch."""

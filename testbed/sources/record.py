@@ -32,11 +32,6 @@ class Record(AbstractSource):
     steps: int = hyper(1000, least=1, static=True)
 
     @property
-    def writes(self) -> bool:
-        """False: only pairs can be recorded."""
-        return False
-
-    @property
     def recorded_run(self) -> Any:
         """The recorded run of the wrapped source."""
         return self.source.recorded_run

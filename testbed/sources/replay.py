@@ -1,9 +1,7 @@
 """Replay: the recorded stream of an online run, in its order or shuffled."""
 
-import equinox as eqx
 import jax
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from jaxtyping import Array, Int, PRNGKeyArray
 
 from testbed import config
 from testbed.config.ranges import hyper
@@ -11,15 +9,8 @@ from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.recorded_runs.pair_stream import Recording, shuffled
 from testbed.recorded_runs.recorded_run import Given, Recorded
-from testbed.source import AbstractSource, Batch, Request, Supply
+from testbed.source import AbstractSource, Batch, Request, Rows, Supply
 from testbed.streams import Stream, stream
-
-
-class Place(eqx.Module):
-    """The order of this epoch, and which pairs have been learnt from."""
-
-    order: Int[Array, " item"]
-    met: Bool[Array, " item"]
 
 
 class Replay(AbstractSource):
@@ -46,11 +37,6 @@ class Replay(AbstractSource):
             )
 
     @property
-    def writes(self) -> bool:
-        """False: the texts were written before training."""
-        return False
-
-    @property
     def recorded_run(self) -> Recorded:
         """See `AbstractSource`."""
         return self.recorded
@@ -64,24 +50,23 @@ class Replay(AbstractSource):
         """The recorded stream."""
         return given.made.recording, {}
 
-    def init(self, supply: Supply, policy: Policy, request: Request) -> Place:
+    def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
         """The order before the first epoch. Raises `InvalidInput` if the stream does not fill a batch."""
         if supply.prepared.rows.size < request.batch_size:
             raise InvalidInput(
                 f"batch_size must be at most the {supply.prepared.rows.size} recorded pairs, got {request.batch_size}"
             )
-        items = jnp.arange(supply.prepared.rows.size)
-        return Place(items, jnp.zeros(items.shape, dtype=bool))
+        return Rows.init(supply.prepared.rows.size)
 
     def draw(
         self,
-        state: Place,
+        state: Rows,
         supply: Supply,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
         step: Int[Array, ""],
-    ) -> tuple[Batch, Place]:
+    ) -> tuple[Batch, Rows]:
         """The next pairs."""
         recording: Recording = supply.prepared
         steps = recording.rows.size // request.batch_size
@@ -95,4 +80,4 @@ class Replay(AbstractSource):
         index = jax.lax.dynamic_slice(order, (start,), (request.batch_size,))
         before = state.met[index]
         batch = recording.batch(supply, index, ~before, self.recorded.run.reference.moves)
-        return batch, Place(order, state.met.at[index].set(request.learnt(before)))
+        return batch, Rows(order, state.met.at[index].set(request.learnt(before)))

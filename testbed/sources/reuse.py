@@ -1,5 +1,7 @@
 """Reuse: fresh texts that are learnt from several times."""
 
+from typing import ClassVar
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -38,6 +40,8 @@ class Reuse(AbstractSource):
             of its steps is one batch.
     """
 
+    writes: ClassVar[bool] = True
+
     epochs: int = hyper(4, least=1, static=True)
     batches: int = hyper(1, least=1, static=True)
     source: AbstractSource = Online()
@@ -47,11 +51,6 @@ class Reuse(AbstractSource):
             raise InvalidInput(
                 f"source must write fresh texts to be gathered, such as Online(), got {config.spell(self.source)}"
             )
-
-    @property
-    def writes(self) -> bool:
-        """See `AbstractSource`."""
-        return True
 
     def work(self, request: Request) -> tuple[float, float]:
         """The cost of the wrapped source, shared by all epochs."""

@@ -1,5 +1,7 @@
 """Snapshot: fresh texts from a lagging copy of the policy."""
 
+from typing import ClassVar
+
 import jax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
@@ -20,12 +22,9 @@ class Snapshot(AbstractSource):
         refresh_every: steps between copies.
     """
 
-    refresh_every: int = hyper(64, least=1)
+    writes: ClassVar[bool] = True
 
-    @property
-    def writes(self) -> bool:
-        """See `AbstractSource`."""
-        return True
+    refresh_every: int = hyper(64, least=1)
 
     def init(self, supply: Supply, policy: Policy, request: Request) -> tuple[Rows, Policy]:
         """The order of prompts, and a copy of the trained part of the policy."""

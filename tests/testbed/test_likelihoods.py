@@ -151,6 +151,14 @@ UNSCALED = {
 }
 
 
+def answer_by(pool: AnnotatorPool, key: jax.Array, *pair: View) -> tuple[jax.Array, jax.Array]:
+    """Who answers one comparison, drawn by weight, and what."""
+    k_who, k_answer = jax.random.split(key)
+    who = jax.random.categorical(k_who, jnp.log(pool.shares()))
+    chance = jax.tree.map(lambda x: x[who], pool.draw()).outcomes(*pair)
+    return who, jax.random.categorical(k_answer, jnp.log(chance))
+
+
 @functools.partial(jax.jit, static_argnums=0)
 def simulate(case: Case, key: jax.Array, values: Values) -> tuple[jax.Array, jax.Array]:
     """One data set: who answered, and what."""
@@ -161,7 +169,7 @@ def simulate(case: Case, key: jax.Array, values: Values) -> tuple[jax.Array, jax
     if isinstance(labeler, AnnotatorPool):
         seed = jax.random.randint(k_seed, (), 0, 2**31 - 1)
         labeler = eqx.tree_at(lambda pool: pool.seed, labeler, seed)
-        return jax.vmap(labeler.answer_by)(keys, first, second)
+        return jax.vmap(functools.partial(answer_by, labeler))(keys, first, second)
     return jnp.zeros(LABELS, jnp.int32), jax.vmap(labeler.answer)(keys, first, second)
 
 

@@ -44,7 +44,7 @@ from testbed.experiment import Experiment
 from testbed.lora import TARGETS, Lora, adapted, merged, shapes
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
-from testbed.nn.matmul import PRECISIONS, LowRank, Precision
+from testbed.nn.matmul import LowRank, Precision
 from testbed.optimiser import OptimiserConfig
 from testbed.policies.trainable import rebuilt, trained
 from testbed.preference import GoldenPreference
@@ -301,7 +301,7 @@ def test_a_study_measures_adapters_with_the_weights_of_their_world() -> None:
             )
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", get_args(Precision))
 def test_products_of_adapters_are_in_the_stated_precision(precision: Precision) -> None:
     shape = replace(SHALLOW, "precision", precision)
     policy = moved(adapted(KEY, base(shape), EVERYWHERE))

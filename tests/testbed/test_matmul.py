@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, get_args
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +12,7 @@ from helpers import experiment, supply
 from jax.extend.core import jaxprs_in_params
 
 from testbed import config, decode, logprob, train
-from testbed.nn.matmul import PRECISIONS, Precision, contract, linear
+from testbed.nn.matmul import Precision, contract, linear
 from testbed.source import Supply
 from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
@@ -51,7 +51,7 @@ def update(precision: Precision) -> tuple[Any, train.TrainState, Supply]:
     return step, state, given
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", get_args(Precision))
 def test_every_product_of_an_online_step_is_in_the_stated_precision(precision: Precision) -> None:
     """Forward, backward, sampling and judging. The reader's read-out alone, one vector, is left at the default."""
     step, state, given = update(precision)
@@ -68,7 +68,7 @@ def test_every_product_of_an_online_step_is_in_the_stated_precision(precision: P
             assert limits == {jax.lax.Precision.HIGH}
 
 
-@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("precision", get_args(Precision))
 def test_parameters_and_moments_stay_float32(precision: Precision) -> None:
     step, state, given = update(precision)
     after = jax.jit(step)(state, given)
@@ -87,7 +87,7 @@ def test_bfloat16_scores_and_gradients_are_close_and_others_equal() -> None:
     def total(policy: Transformer) -> jax.Array:
         return jnp.mean(logprob.score(policy, prompts, both))
 
-    results = {p: jax.jit(jax.value_and_grad(total))(net(p)) for p in PRECISIONS}
+    results = {p: jax.jit(jax.value_and_grad(total))(net(p)) for p in get_args(Precision)}
     value, gradient = results["float32"]
     for precision, (near, slope) in results.items():
         size = 3e-2 if precision == "bfloat16" else 1e-6
