@@ -3,16 +3,16 @@
 import abc
 from typing import ClassVar
 
-import equinox as eqx
 from jaxtyping import PRNGKeyArray, PyTree
 
+from testbed.config.ranges import Checked
 from testbed.environment import AbstractGolden
 from testbed.policies.pretrained import Pretrained, Tokenizer
 from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt, Response
 
 
-class AbstractTaste(eqx.Module):
+class AbstractTaste(Checked):
     """A kind of golden reward; each kind is in the file of the golden reward that it makes."""
 
     family: ClassVar[str] = "envs.goldens"

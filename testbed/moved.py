@@ -14,83 +14,76 @@ from collections.abc import Callable
 from types import ModuleType
 from typing import Any
 
+
+def _with_old_names(**modules: str) -> dict[str, str]:
+    """Table entries of modules that have kept their names, by the package that they are in now."""
+    return {
+        name: f"{package}.{name}" for package, names in modules.items() for name in names.split()
+    }
+
+
 #: New path of each module that has moved, by package and old path below it.
 MOVED: dict[str, dict[str, str]] = {
-    "testbed": {
-        "activations": "nn.activations",
+    "testbed": _with_old_names(
+        config="code_files ranges",
+        data="collect",
+        exact="enumeration",
+        nn="activations norms",
+        policies="features pretrained tabular",
+        serialisation="class_names tree_files tree_structure",
+    )
+    | {
         "arithmetic": "nn.matmul",
-        "class_names": "serialisation.class_names",
-        "code_files": "config.code_files",
-        "collect": "data.collect",
         "cost": "estimates.flops",
-        "enumeration": "exact.enumeration",
-        "features": "policies.features",
         "footprint": "estimates.memory",
         "forms": "config.canonical_form",
         "ground": "stages.world_config",
         "heads": "proxies.linear_head",
         "mixture": "policies.geometric_mixture",
-        "norms": "nn.norms",
         "own_code": "config.user_code",
         "places": "paths",
         "positions": "nn.rotary",
-        "pretrained": "policies.pretrained",
-        "ranges": "config.ranges",
         "recorded": "recorded_runs.recorded_run",
         "recording": "recorded_runs.pair_stream",
         "sources.base": "source",
-        "tabular": "policies.tabular",
         "trained": "policies.trainable",
-        "tree_files": "serialisation.tree_files",
-        "tree_structure": "serialisation.tree_structure",
         "weights": "policies.shared_weights",
     },
     "envs": {"tastes": "pretrained_rewards"},
-    "sweeps": {
-        "activity": "console.activity",
+    "sweeps": _with_old_names(
+        api="results runner",
+        catalogue="citations",
+        console="activity progress terminal",
+        population="devices engine plan programs",
+        store="columns file_names files provenance",
+        tensorboard="events",
+    )
+    | {
         "answers": "tensorboard.samples",
         "blocks": "store.parquet",
-        "citations": "catalogue.citations",
-        "columns": "store.columns",
         "conversation": "api.chat_session",
-        "devices": "population.devices",
-        "engine": "population.engine",
-        "events": "tensorboard.events",
         "executables": "population.executable_cache",
-        "file_names": "store.file_names",
-        "files": "store.files",
         "grounds": "population.world_builder",
         "header": "store.metadata",
         "index": "catalogue.listing",
         "mirror": "tensorboard.refresh",
         "outcomes": "tensorboard.hparams",
         "pace": "throttle",
-        "plan": "population.plan",
         "printing": "console.tables",
-        "programs": "population.programs",
-        "progress": "console.progress",
-        "provenance": "store.provenance",
         "pulse": "store.heartbeat",
-        "results": "api.results",
-        "runner": "api.runner",
         "slots": "population.chunk_runner",
         "standing": "api.run_status",
-        "terminal": "console.terminal",
         "underway": "population.run_checkpoints",
         "upkeep": "api.cache",
     },
-    "analysis": {
-        "calibration": "verdicts.calibration",
+    "analysis": _with_old_names(
+        curves="classic frontier hierarchy posterior sampler",
+        verdicts="calibration evidence verdict",
+    )
+    | {
         "card": "transfer.table",
-        "classic": "curves.classic",
-        "evidence": "verdicts.evidence",
-        "frontier": "curves.frontier",
-        "hierarchy": "curves.hierarchy",
         "inspect": "site.inspection",
-        "posterior": "curves.posterior",
         "prose": "html",
-        "sampler": "curves.sampler",
-        "verdict": "verdicts.verdict",
     },
 }
 _NEW = {

@@ -5,22 +5,18 @@ its own texts (`testbed.methods`).
 import abc
 from typing import ClassVar
 
-import equinox as eqx
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
-from testbed.config import ranges
+from testbed.config.ranges import Checked
 from testbed.logprob import Policy
 from testbed.source import AbstractSource, Request, Supply
 from testbed.types import Scalar
 
 
-class AbstractObjective(eqx.Module):
+class AbstractObjective(Checked):
     """An objective: which texts it requests, and the mean loss of a step."""
 
     family: ClassVar[tuple[str, ...]] = ("testbed.losses", "testbed.methods")
-
-    def __check_init__(self) -> None:
-        ranges.check(self)
 
     @abc.abstractmethod
     def refuse(self, source: AbstractSource) -> None:

@@ -3,21 +3,19 @@
 from collections.abc import Callable
 from typing import TypeVar
 
-import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, PRNGKeyArray, PyTree
 
 from testbed.batches import minibatch
-from testbed.config import ranges
-from testbed.config.ranges import hyper
+from testbed.config.ranges import Checked, hyper
 from testbed.streams import Stream, stream
 
 Model = TypeVar("Model", bound=PyTree)
 
 
-class OptimiserConfig(eqx.Module):
+class OptimiserConfig(Checked):
     """AdamW (Loshchilov and Hutter 2019, arXiv 1711.05101).
 
     Attributes:
@@ -37,9 +35,6 @@ class OptimiserConfig(eqx.Module):
     epsilon: float = hyper(1e-8, above=0)
     weight_decay: float = hyper(0.0, least=0)
 
-    def __check_init__(self) -> None:
-        ranges.check(self)
-
     def transform(self) -> optax.GradientTransformation:
         """The optax transformation; hyper-parameters may be traced."""
 
@@ -58,15 +53,12 @@ class OptimiserConfig(eqx.Module):
         )
 
 
-class FitConfig(eqx.Module):
+class FitConfig(Checked):
     """Supervised training: gradient steps, examples a step, and the optimiser."""
 
     steps: int = hyper(600, least=1, static=True)
     batch_size: int = hyper(64, least=1, static=True)
     optimiser: OptimiserConfig = OptimiserConfig(learning_rate=1e-3)
-
-    def __check_init__(self) -> None:
-        ranges.check(self)
 
 
 def fit(

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 
-from testbed.config import ranges
+from testbed.config.ranges import Checked
 from testbed.environment import World
 from testbed.types import Label, Prompt, Response, Scalar
 
@@ -50,7 +50,7 @@ class View(eqx.Module):
     response: Response
 
 
-class AbstractLabeler(eqx.Module):
+class AbstractLabeler(Checked):
     """Turns a golden comparison into a noisy label.
 
     A labeler is defined by its likelihood: `outcomes` states the probability of every answer, and labels are drawn with
@@ -58,9 +58,6 @@ class AbstractLabeler(eqx.Module):
     """
 
     family: ClassVar[str] = "envs.labelers"
-
-    def __check_init__(self) -> None:
-        ranges.check(self)
 
     def view(self, world: World, prompt: Prompt, response: Response) -> View:
         """How one response is perceived: by its golden reward, unless the labeler overrides this."""

@@ -10,7 +10,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
 from testbed import decode, logprob
 from testbed.batches import minibatch
-from testbed.config import ranges
+from testbed.config.ranges import Checked
 from testbed.logprob import Policy
 from testbed.preference import AbstractPreference
 from testbed.streams import Stream, stream
@@ -130,7 +130,6 @@ class Author(Protocol):
         self, supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
     ) -> PyTree:
         """Texts by ``policy``: a module with a field ``spent``, every leaf with a leading axis ``n``."""
-        ...
 
 
 class Request(NamedTuple):
@@ -149,15 +148,12 @@ class Request(NamedTuple):
         return jnp.ones_like(before) if self.kept is None else before | self.kept
 
 
-class AbstractSource(eqx.Module):
+class AbstractSource(Checked):
     """A supply of texts, anywhere between offline and online."""
 
     family: ClassVar[str] = "testbed.sources"
     #: Whether texts are written by `Request.author`; if not, the source gives labelled pairs, whatever was requested.
     writes: ClassVar[bool] = False
-
-    def __check_init__(self) -> None:
-        ranges.check(self)
 
     @property
     def recorded_run(self) -> Any:

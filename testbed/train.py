@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from testbed.config.ranges import check, hyper
+from testbed.config.ranges import Checked, hyper
 from testbed.logprob import Policy
 from testbed.losses.ipo import Ipo
 from testbed.objective import AbstractObjective
@@ -40,7 +40,7 @@ class TrainConfig(eqx.Module):
         self.loss.refuse(self.source)
 
 
-class OnlineRun(eqx.Module):
+class OnlineRun(Checked):
     """The plan of an online run from the SFT policy: of the golden baseline, or of the run whose stream or checkpoints
     a source uses.
 
@@ -53,9 +53,6 @@ class OnlineRun(eqx.Module):
     steps: int = hyper(1000, least=0, static=True)
     batch_size: int = hyper(32, least=1, static=True)
     reference: AbstractReference = Fixed()
-
-    def __check_init__(self) -> None:
-        check(self)
 
     def train(self, source: AbstractSource) -> TrainConfig:
         """The plan's policy optimisation from a source: `testbed.sources.online.Online`, or a source that records its

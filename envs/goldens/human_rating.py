@@ -10,7 +10,7 @@ from envs.pretrained_rewards import AbstractTaste
 from envs.regression import STANDARD, Fitted, Split
 from testbed import numerics
 from testbed.cache import Cache
-from testbed.config import fingerprint, ranges
+from testbed.config import fingerprint
 from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.paths import cache_directory
@@ -56,9 +56,6 @@ class HumanTaste(AbstractTaste):
     """
 
     layers: int = hyper(15, least=1, static=True)
-
-    def __check_init__(self) -> None:
-        ranges.check(self)
 
     def refuse(self, model: TransformerConfig) -> None:
         """See `AbstractTaste`; rated texts are read behind one end token."""

@@ -8,7 +8,6 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from envs.goldens.headed import AbstractHeaded
 from envs.pretrained_rewards import AbstractTaste
-from testbed.config import ranges
 from testbed.config.ranges import hyper
 from testbed.policies.features import one_by_one, refuse_layers
 from testbed.policies.pretrained import Pretrained
@@ -56,9 +55,6 @@ class RandomTaste(AbstractTaste):
     layers: int = hyper(15, least=1, static=True)
     units: int = hyper(64, least=1, static=True)
     gain: float = hyper(1.0, above=0)
-
-    def __check_init__(self) -> None:
-        ranges.check(self)
 
     def refuse(self, model: TransformerConfig) -> None:
         """See `AbstractTaste`."""

@@ -136,7 +136,7 @@ class _Scope(NamedTuple):
         """Whether a module's file is users' own code in this scope."""
         return (
             place.suffix == ".py"
-            and name.partition(".")[0] not in OURS
+            and package_of(name) not in OURS
             and (self.installed or not is_installed(place))
             and any(place.is_relative_to(folder) for folder in self.within)
         )
@@ -156,7 +156,7 @@ def _scope(module: ModuleType) -> _Scope:
     installed = is_installed(path)
     if _folders_scope().holds(module.__name__, path):
         return _folders_scope()
-    package = sys.modules.get(module.__name__.partition(".")[0])
+    package = sys.modules.get(package_of(module.__name__))
     outermost = _path(package) if package and package is not module else None
     if outermost:
         return _Scope((outermost.parent,), (outermost.parent.parent,), installed)
@@ -191,12 +191,10 @@ def _imported(name: str, path: Path, text: str, scope: _Scope) -> Iterator[tuple
     except (SyntaxError, ValueError):
         return
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
-    for name_wanted in wanted(tree, package):
-        parts = name_wanted.split(".")
-        for depth in range(1, len(parts) + 1):
-            found = _located(".".join(parts[:depth]), scope)
-            if found:
-                yield found
+    for part in itertools.chain.from_iterable(map(with_packages, wanted(tree, package))):
+        located = _located(part, scope)
+        if located:
+            yield located
     if is_dynamic(tree):
         for other, module in list(sys.modules.items()):
             place = _path(module) if not other.startswith(STUDY) else None
@@ -221,34 +219,48 @@ def wanted(tree: ast.AST, package: str) -> Iterator[str]:
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package.split(".")[: len(package.split(".")) - node.level + 1]
-            base = ".".join([*(above if node.level else []), *filter(None, [node.module])])
-            if base:
-                yield base
-            yield from (f"{base}.{alias.name}".lstrip(".") for alias in node.names)
-        elif isinstance(node, ast.Call) and _called(node) in _DYNAMIC and node.args:
+            base = _absolute("." * node.level + (node.module or ""), package)
+            yield from (base, *(f"{base}.{alias.name}" for alias in node.names))
+        elif isinstance(node, ast.Call) and last_name(node.func) in _DYNAMIC and node.args:
             first = node.args[0]
             if isinstance(first, ast.Constant) and isinstance(first.value, str):
-                dots = len(first.value) - len(first.value.lstrip("."))
-                above = package.split(".")[: len(package.split(".")) - dots + 1] if dots else []
-                yield ".".join([*above, *filter(None, [first.value.lstrip(".")])])
+                yield _absolute(first.value, package)
+
+
+def _absolute(name: str, package: str) -> str:
+    """A name in an import, as seen from the outside of the package."""
+    try:
+        return importlib.util.resolve_name(name, package)
+    except ImportError:  # it leads out of all packages
+        return name.lstrip(".")
 
 
 def is_dynamic(tree: ast.AST) -> bool:
     """Whether a file loads code by a name that is known only when the file runs."""
     return any(
         isinstance(node, ast.Call)
-        and _called(node) in _DYNAMIC
+        and last_name(node.func) in _DYNAMIC
         and not (node.args and isinstance(node.args[0], ast.Constant))
         for node in ast.walk(tree)
     )
 
 
-def _called(node: ast.Call) -> str:
-    function = node.func
-    if isinstance(function, ast.Attribute):
-        return function.attr
-    return function.id if isinstance(function, ast.Name) else ""
+def last_name(node: ast.expr) -> str:
+    """``x`` of ``x`` and of ``module.x``; empty for anything else."""
+    if isinstance(node, ast.Attribute):
+        return node.attr
+    return node.id if isinstance(node, ast.Name) else ""
+
+
+def with_packages(name: str) -> Iterator[str]:
+    """A module's name, preceded by the names of the packages around it."""
+    parts = name.split(".")
+    return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
+
+
+def package_of(name: str) -> str:
+    """The outermost package of a module."""
+    return name.partition(".")[0]
 
 
 def _located(name: str, scope: _Scope) -> tuple[str, Path] | None:

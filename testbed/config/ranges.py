@@ -90,6 +90,13 @@ def check(config: eqx.Module) -> None:
         refuse_lost(value, name)
 
 
+class Checked(eqx.Module):
+    """A config whose numbers are checked against their ranges when it is made."""
+
+    def __check_init__(self) -> None:
+        check(self)
+
+
 def in_program(value: Any) -> Any:
     """A number as a compiled program sees it: a float as float32, with magnitudes below its smallest normal number as
     0; any other value unchanged."""

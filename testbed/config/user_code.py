@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 
 from testbed.config.canonical_form import names_of, read, spell
-from testbed.config.code_files import OURS, STUDY, followed, texts_of
+from testbed.config.code_files import OURS, STUDY, followed, package_of, texts_of
 from testbed.errors import InvalidInput, said
 
 _MOST_WALKED = 100_000
@@ -200,8 +200,7 @@ def _texts_in(place: str, value: Any) -> Iterator[tuple[str, str]]:
 
 def _is_foreign(kind: type) -> bool:
     """Whether a class belongs neither to the testbed nor to the libraries that it is built on."""
-    package = kind.__module__.partition(".")[0]
-    return package not in OURS and package not in _LIBRARIES
+    return package_of(kind.__module__) not in {*OURS, *_LIBRARIES}
 
 
 def _is_file(text: str) -> bool:

@@ -11,8 +11,8 @@ _WANTED = ("*.json", "*.safetensors", "*.jinja")
 
 @functools.cache
 def snapshot(name: str) -> Path:
-    """The directory of a model's newest files, downloaded into the hub's own cache if they are missing. The hub is asked
-    once a process, so that a model stays the same while the process runs.
+    """The directory of a model's newest files, downloaded into the hub's own cache if they are missing. The hub is
+    asked once a process, so that a model stays the same while the process runs.
 
     Raises `Unfinished` if they cannot be obtained."""
     hub = package("huggingface_hub")

@@ -3,7 +3,6 @@
 The proxy is a pairwise preference model or a pointwise reward model.
 """
 
-import abc
 import dataclasses
 from typing import Any, Self, TypeVar
 
@@ -72,18 +71,7 @@ class Reader(eqx.Module):
         return hidden[:, 0] @ self.readout
 
 
-class AbstractReaderProxy(AbstractProxy):
-    """A proxy that is trained as a whole."""
-
-    reader: eqx.AbstractVar[Reader]
-
-    @classmethod
-    @abc.abstractmethod
-    def init(cls, key: PRNGKeyArray, config: TransformerConfig, vocabulary: int) -> Self:
-        """Random parameters; every comparison starts as a fair coin."""
-
-
-class PairwiseProxy(AbstractReaderProxy):
+class PairwiseProxy(AbstractProxy):
     """r(x, y1, y2) in [0, 1] (arXiv 2405.08448, appendix A): reads prompt, first and second.
 
     The model is trained in both orders (the paper's eq. 5). A positional bias remains that an online policy would
@@ -92,11 +80,6 @@ class PairwiseProxy(AbstractReaderProxy):
     """
 
     reader: Reader
-
-    @classmethod
-    def init(cls, key: PRNGKeyArray, config: TransformerConfig, vocabulary: int) -> Self:
-        """Random parameters; every comparison starts as a fair coin."""
-        return cls(Reader.init(key, config, vocabulary, parts=3))
 
     def log_odds(self, prompts: Prompt, first: Response, second: Response) -> Float[Array, " n"]:
         """logit r(x, first, second): log-odds that the first is preferred, in this order of reading."""
@@ -120,15 +103,10 @@ class PairwiseProxy(AbstractReaderProxy):
         return 0.5 * (cross_entropy(forward, p) + cross_entropy(-backward, p))
 
 
-class PointwiseProxy(AbstractReaderProxy):
+class PointwiseProxy(AbstractProxy):
     """A Bradley-Terry reward model r(x, y) (Christiano et al. 2017, arXiv 1706.03741, eq. 1)."""
 
     reader: Reader
-
-    @classmethod
-    def init(cls, key: PRNGKeyArray, config: TransformerConfig, vocabulary: int) -> Self:
-        """Random parameters; every comparison starts as a fair coin."""
-        return cls(Reader.init(key, config, vocabulary, parts=2))
 
     def margin(self, prompts: Prompt, first: Response, second: Response) -> Float[Array, " n"]:
         """Difference of rewards, in log-odds."""
@@ -215,6 +193,6 @@ class ProxyConfig(AbstractProxyConfig):
     def init(
         self, key: PRNGKeyArray, config: TransformerConfig, vocabulary: int
     ) -> PairwiseProxy | PointwiseProxy:
-        """An untrained proxy."""
-        kind = PairwiseProxy if self.pairwise else PointwiseProxy
-        return kind.init(key, config, vocabulary)
+        """A proxy with random parameters; every comparison starts as a fair coin."""
+        kind, parts = (PairwiseProxy, 3) if self.pairwise else (PointwiseProxy, 2)
+        return kind(Reader.init(key, config, vocabulary, parts))

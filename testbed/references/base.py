@@ -3,23 +3,19 @@
 import abc
 from typing import ClassVar
 
-import equinox as eqx
 from jaxtyping import Array, Int
 
-from testbed.config import ranges
+from testbed.config.ranges import Checked
 from testbed.logprob import Policy
 
 
-class AbstractReference(eqx.Module):
+class AbstractReference(Checked):
     """How the reference policy moves; it starts as the SFT policy. For a policy with adapters, only the adapters
     move."""
 
     family: ClassVar[str] = "testbed.references"
     #: Whether the reference ever differs from the SFT policy.
     moves: ClassVar[bool] = True
-
-    def __check_init__(self) -> None:
-        ranges.check(self)
 
     @abc.abstractmethod
     def next(self, reference: Policy, policy: Policy, step: Int[Array, ""]) -> Policy:

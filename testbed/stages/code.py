@@ -18,6 +18,7 @@ import equinox as eqx
 import testbed
 from testbed.config import code_files
 from testbed.config.canonical_form import names_of, read
+from testbed.config.code_files import package_of, with_packages
 
 #: Packages whose files enter hashes. The other packages set up, store and show results; users' files may import them,
 #: and imports are followed through them.
@@ -43,15 +44,15 @@ class Code:
     def reached_by(self, names: Iterable[str]) -> frozenset[str]:
         """The modules that the named modules reach by imports, including the named modules and the packages around
         them."""
-        found: set[str] = set()
-        queue = [part for name in names for part in _outer(name)]
+        reached: set[str] = set()
+        queue = [part for name in names for part in with_packages(name)]
         while queue:
             name = queue.pop()
-            file = None if name in found else self._file(name)
+            file = None if name in reached else self._file(name)
             if file is not None:
-                found.add(name)
-                queue.extend(part for other in file.wanted for part in _outer(other))
-        return frozenset(found)
+                reached.add(name)
+                queue.extend(part for other in file.wanted for part in with_packages(other))
+        return frozenset(reached)
 
     def hash_of(self, modules: Iterable[str], classes: Iterable[type] = (), told: Any = ()) -> str:
         """A hash of all code that the given modules, and the given classes with their bases, can reach. ``told``
@@ -73,7 +74,7 @@ class Code:
         digest = hashlib.sha256()
         for name in sorted(names):
             file = self._file(name)
-            if file is None or name.partition(".")[0] not in _COUNTED:
+            if file is None or package_of(name) not in _COUNTED:
                 continue
             digest.update(f"{name} {file.digest}\n".encode())
             for path in self._data_files(name) if file.finds_files else ():
@@ -82,7 +83,7 @@ class Code:
 
     def _data_files(self, name: str) -> list[Path]:
         """Files other than Python in the package of a module."""
-        package = self._root / name.partition(".")[0]
+        package = self._root / package_of(name)
         return sorted(path for path in code_files.package_files(package) if path.suffix != ".py")
 
     def _file(self, name: str) -> _File | None:
@@ -98,7 +99,7 @@ class Code:
     def _modules_of(self, kind: type) -> Iterator[str]:
         """The modules of a class and its bases; for a user's class the modules that its file imports."""
         for base in kind.__mro__:
-            if base.__module__.partition(".")[0] in code_files.OURS:
+            if package_of(base.__module__) in code_files.OURS:
                 yield base.__module__
             elif issubclass(base, eqx.Module) and base is not eqx.Module:
                 for text in code_files.texts_of(base).values():
@@ -112,7 +113,7 @@ class Code:
             return ()
         if code_files.is_dynamic(tree):
             return self.everything()
-        return [name for name in code_files.wanted(tree, "") if _package(name) in code_files.OURS]
+        return [name for name in code_files.wanted(tree, "") if package_of(name) in code_files.OURS]
 
 
 def classes_in(thing: Any) -> set[type]:
@@ -140,7 +141,7 @@ def _understood(text: bytes, package: str) -> _File:
     used = {node.id for node in ast.walk(tree) if isinstance(node, ast.Name)}
     return _File(
         hashlib.sha256(ast.dump(tree).encode()).hexdigest(),
-        tuple(name for name in names if _package(name) in code_files.OURS),
+        tuple(name for name in names if package_of(name) in code_files.OURS),
         "__file__" in used,
     )
 
@@ -154,25 +155,8 @@ def _bare(body: list[Any]) -> list[Any]:
         for part in ("body", "orelse", "finalbody", "handlers", "cases"):
             if isinstance(inner := getattr(node, part, None), list):
                 setattr(node, part, _bare(inner))
-        if isinstance(node, ast.If) and _last_name(node.test) == "TYPE_CHECKING":
+        if isinstance(node, ast.If) and code_files.last_name(node.test) == "TYPE_CHECKING":
             kept += node.orelse
         else:
             kept.append(node)
     return kept
-
-
-def _last_name(node: ast.expr) -> str:
-    """``x`` of ``x`` and of ``module.x``; empty for anything else."""
-    if isinstance(node, ast.Attribute):
-        return node.attr
-    return node.id if isinstance(node, ast.Name) else ""
-
-
-def _outer(name: str) -> Iterator[str]:
-    """A module's name and the names of the packages around it."""
-    parts = name.split(".")
-    return (".".join(parts[:depth]) for depth in range(1, len(parts) + 1))
-
-
-def _package(name: str) -> str:
-    return name.partition(".")[0]

@@ -30,7 +30,7 @@ from testbed.losses.ipo import Ipo
 from testbed.metrics import Yardstick
 from testbed.policies.tabular import Tabular
 from testbed.preference import AbstractLabeler, GoldenPreference, View, decided
-from testbed.proxies.reader import PairwiseProxy
+from testbed.proxies.reader import PairwiseProxy, ProxyConfig
 from testbed.source import Batch, Dataset, Ledger, Supply
 from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar, arrange
@@ -316,7 +316,7 @@ def table_of(row: np.ndarray) -> Tabular:
 @functools.cache
 def proxy() -> PairwiseProxy:
     """An untrained proxy with opinions."""
-    blank = PairwiseProxy.init(jax.random.key(5), SHAPE, VOCABULARY)
+    blank = ProxyConfig().init(jax.random.key(5), SHAPE, VOCABULARY)
     readout = jax.random.normal(jax.random.key(6), (SHAPE.width,))
     return eqx.tree_at(lambda p: p.reader.readout, blank, readout)
 

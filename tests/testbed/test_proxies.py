@@ -42,7 +42,7 @@ def losses(proxy: AbstractProxy, data: Pair) -> jax.Array:
 def random_proxy(kind: type, seed: int = 0):
     """A proxy whose readout is not zero."""
     key, k_readout = jax.random.split(jax.random.key(seed))
-    proxy = kind.init(key, SHALLOW, VOCABULARY)
+    proxy = ProxyConfig(pairwise=kind is PairwiseProxy).init(key, SHALLOW, VOCABULARY)
     readout = jax.random.normal(k_readout, (SHALLOW.width,))
     return eqx.tree_at(lambda p: p.reader.readout, proxy, readout)
 

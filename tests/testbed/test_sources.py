@@ -23,7 +23,7 @@ from training import KEY, batches, go, made, made_run, plan, same, with_prepared
 
 from testbed.errors import InvalidInput
 from testbed.preference import GoldenPreference
-from testbed.proxies.reader import PairwiseProxy
+from testbed.proxies.reader import ProxyConfig
 from testbed.recorded_runs.pair_stream import Recording
 from testbed.recorded_runs.recorded_run import Recorded
 from testbed.references.averaged import Averaged
@@ -212,7 +212,7 @@ def test_best_and_worst_of_four_are_the_extremes() -> None:
 def test_a_tournament_compares_every_two_once() -> None:
     """With a pairwise proxy: each entry is the margin of those two, the other way round its opposite."""
     given = supply()
-    proxy = PairwiseProxy.init(jax.random.key(0), shallow(0).blocks[0].config, 7)
+    proxy = ProxyConfig().init(jax.random.key(0), shallow(0).blocks[0].config, 7)
     proxy = eqx.tree_at(lambda p: p.reader.readout, proxy, jnp.ones_like(proxy.reader.readout))
     given = Supply(given.data, given.reference, proxy)
     rows = jnp.arange(BATCH)
