@@ -169,11 +169,7 @@ def encoded(path: Path, tokenizer: Tokenizer, form: Form) -> Prompt:
 
 
 def _ids_of(
-    path: Path,
-    line: int,
-    tokenizer: Tokenizer,
-    prompt: str | list[dict[str, str]],
-    form: Form,
+    path: Path, line: int, tokenizer: Tokenizer, prompt: str | list[dict[str, str]], form: Form
 ) -> list[int]:
     try:
         found = ids(tokenizer, prompt, form)

@@ -111,12 +111,11 @@ class Text(AbstractTask):
     def check(self) -> None:
         """Refuse prompts that cannot be used: a file that cannot be read, a prompt that the checkpoint's chat template
         refuses, or one that is too long. Loads the checkpoint."""
-        _encoded(self.file, _digest(self.file), self.loaded()[1], self._form)
+        self._given()
 
     def material(self) -> Material:
         """The checkpoint, the prompts, and the learnt data of the golden reward; downloaded if missing."""
-        model, tokenizer = self.loaded()
-        given = _encoded(self.file, _digest(self.file), tokenizer, self._form)
+        (model, tokenizer), given = self.loaded(), self._given()
         apart = prompts.is_held_out(given.length.shape[0])
         drawn, held_out = (
             jax.tree.map(lambda x, own=own: x[own], given) for own in (~apart, apart)
@@ -172,18 +171,18 @@ class Text(AbstractTask):
     def _form(self) -> Form:
         return Form(self.chat, self.system, self.prompt_length)
 
+    def _given(self) -> Prompt:
+        """All prompts of the file."""
+        return _encoded(self.file, _digest(self.file), self.loaded()[1], self._form)
+
     def content(self) -> str:
         """A text that identifies the content of the prompts' file and its tokens (a chat template may write the date),
         of all files of the checkpoint, and of the ratings."""
-        try:
-            asked = user_code.file_hash(self.file)
-        except OSError as problem:
-            raise InvalidInput(
-                f"prompts file {self.file} cannot be read: {problem.strerror}"
-            ) from problem
-        tokens = np.asarray(_encoded(self.file, asked, self.loaded()[1], self._form).tokens)
+        tokens = np.asarray(self._given().tokens)
         read = hashlib.sha256(tokens.tobytes()).hexdigest()
-        return f"{asked} {read} {pretrained.content(self.checkpoint)} {ratings.CHECKSUM}"
+        return (
+            f"{_digest(self.file)} {read} {pretrained.content(self.checkpoint)} {ratings.CHECKSUM}"
+        )
 
 
 @functools.lru_cache(maxsize=8)

@@ -44,9 +44,7 @@ class TransformerWriters(AbstractWriters):
             head = model.head.at[0].set(0.0).at[:, END_TOKEN].set(0.0)
             shared = model.embedding.at[:, 0].set(config.width**0.5)
             return eqx.tree_at(
-                lambda m: (m.embedding, m.head),
-                model,
-                (shared, head.at[0, END_TOKEN].set(closing)),
+                lambda m: (m.embedding, m.head), model, (shared, head.at[0, END_TOKEN].set(closing))
             )
 
         return cls(jax.vmap(one)(jax.random.split(key, count)), time)

@@ -71,7 +71,8 @@ def load(path: Path) -> ModuleType:
         raise InvalidInput(
             f"study file {path} cannot be loaded{where}: {type(problem).__name__}: {problem}"
         ) from problem
-    code_files.note(module)
+    # Reads the texts of the module and of its imports now: the code that runs, even if the files change later.
+    code_files.followed(module)
     return module
 
 

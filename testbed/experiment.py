@@ -204,12 +204,7 @@ class Experiment(eqx.Module):
     def train(self) -> TrainConfig:
         """The config of the policy optimisation."""
         return TrainConfig(
-            self.source,
-            self.loss,
-            self.optimiser,
-            self.batch_size,
-            self.reference,
-            self.teacher,
+            self.source, self.loss, self.optimiser, self.batch_size, self.reference, self.teacher
         )
 
 

@@ -80,11 +80,7 @@ MOVED: dict[str, dict[str, str]] = {
         curves="classic frontier hierarchy posterior sampler",
         verdicts="calibration evidence verdict",
     )
-    | {
-        "card": "transfer.table",
-        "inspect": "site.inspection",
-        "prose": "html",
-    },
+    | {"card": "transfer.table", "inspect": "site.inspection", "prose": "html"},
 }
 _NEW = {
     f"{package}.{old}": f"{package}.{new}"

@@ -33,7 +33,9 @@ def settings() -> dict[str, Any]:
     return {
         "libraries": _versions(),
         "backend": jax.default_backend(),
-        "xla_flags": [f"{name}={value}" for name, value in flags() if not _is_harmless_flag(name)],
+        "xla_flags": [
+            f"{name}={value}" for name, value in flags() if not name.startswith(_HARMLESS_FLAGS)
+        ],
         "jax": {
             name: str(value)
             for name, value in sorted(jax.config.values.items())
@@ -68,10 +70,6 @@ def flags() -> list[tuple[str, str]]:
 def processor() -> str:
     """The processor's name; empty if the system does not tell it."""
     return _cpu_line("model name")
-
-
-def _is_harmless_flag(name: str) -> bool:
-    return name.startswith(_HARMLESS_FLAGS)
 
 
 @functools.cache

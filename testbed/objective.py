@@ -36,12 +36,7 @@ class AbstractObjective(Checked):
         return 0
 
     def prepare(
-        self,
-        batch: PyTree,
-        supply: Supply,
-        policy: Policy,
-        key: PRNGKeyArray,
-        step: Int[Array, ""],
+        self, batch: PyTree, supply: Supply, policy: Policy, key: PRNGKeyArray, step: Int[Array, ""]
     ) -> PyTree:
         """The batch that the source drew, extended by texts of the present policy if the objective needs them; most
         objectives return it unchanged. ``key`` is the run's, the same at every step."""

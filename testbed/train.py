@@ -110,11 +110,7 @@ def init(config: TrainConfig, supply: Supply) -> TrainState:
 
 
 def update(
-    config: TrainConfig,
-    supply: Supply,
-    state: TrainState,
-    key: PRNGKeyArray,
-    step: Int[Array, ""],
+    config: TrainConfig, supply: Supply, state: TrainState, key: PRNGKeyArray, step: Int[Array, ""]
 ) -> TrainState:
     """One gradient step. ``key`` is the run's, the same at every step; ``loss`` and ``gradient_norm`` are added up."""
     batch, state = draw(config, supply, state, key, step)
@@ -140,11 +136,7 @@ def held_to(supply: Supply, state: TrainState) -> Supply:
 
 
 def draw(
-    config: TrainConfig,
-    supply: Supply,
-    state: TrainState,
-    key: PRNGKeyArray,
-    step: Int[Array, ""],
+    config: TrainConfig, supply: Supply, state: TrainState, key: PRNGKeyArray, step: Int[Array, ""]
 ) -> tuple[PyTree, TrainState]:
     """The texts of one step, and the state with the reference and the source's state updated."""
     if state.reference is not None:
@@ -210,13 +202,12 @@ def advance(
 
 def restarted(state: TrainState, anew: Bool[Array, ""] | bool = True) -> TrainState:
     """The state with its sums set to 0, if ``anew`` holds."""
-    loss, norm = (jnp.where(anew, 0.0, total) for total in (state.loss, state.gradient_norm))
-    return _with_sums(state, loss, norm)
+    return eqx.tree_at(_sums, state, replace_fn=lambda total: jnp.where(anew, 0.0, total))
 
 
 def averaged(state: TrainState, steps: Int[Array, ""]) -> TrainState:
     """The state with its sums replaced by means over ``steps`` steps."""
-    return _with_sums(state, state.loss / steps, state.gradient_norm / steps)
+    return eqx.tree_at(_sums, state, replace_fn=lambda total: total / steps)
 
 
 def go_on(
@@ -236,7 +227,5 @@ def go_on(
     )
 
 
-def _with_sums(
-    state: TrainState, loss: Float[Array, ""], gradient_norm: Float[Array, ""]
-) -> TrainState:
-    return eqx.tree_at(lambda s: (s.loss, s.gradient_norm), state, (loss, gradient_norm))
+def _sums(state: TrainState) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    return state.loss, state.gradient_norm

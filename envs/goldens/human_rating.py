@@ -78,12 +78,7 @@ class HumanTaste(AbstractTaste):
         ).head
 
     def golden(
-        self,
-        key: PRNGKeyArray,
-        model: Pretrained,
-        learnt: Head,
-        prompts: Prompt,
-        samples: Response,
+        self, key: PRNGKeyArray, model: Pretrained, learnt: Head, prompts: Prompt, samples: Response
     ) -> HumanRating:
         """The same golden reward in every world."""
         return HumanRating(model.trunk(self.layers), learnt)

@@ -21,12 +21,7 @@ class LengthTaste(AbstractTaste):
     """Long responses (`Length`); for smoke tests."""
 
     def golden(
-        self,
-        key: PRNGKeyArray,
-        model: Pretrained,
-        learnt: None,
-        prompts: Prompt,
-        samples: Response,
+        self, key: PRNGKeyArray, model: Pretrained, learnt: None, prompts: Prompt, samples: Response
     ) -> Length:
         """The same golden reward in every world."""
         return Length()

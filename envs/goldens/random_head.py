@@ -61,12 +61,7 @@ class RandomTaste(AbstractTaste):
         refuse_layers(model, self.layers, "golden.layers")
 
     def golden(
-        self,
-        key: PRNGKeyArray,
-        model: Pretrained,
-        learnt: None,
-        prompts: Prompt,
-        samples: Response,
+        self, key: PRNGKeyArray, model: Pretrained, learnt: None, prompts: Prompt, samples: Response
     ) -> RandomHead:
         """Draw a head, standardised over the samples."""
         trunk = model.trunk(self.layers)

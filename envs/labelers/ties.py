@@ -29,8 +29,6 @@ class Ties(AbstractLabeler):
         # P(tie) is computed as a product: 1 - wins - loses loses all its digits where ties are rare.
         units = self.threshold / jnp.where(self.temperature > 0, self.temperature, 1.0)
         room = jnp.where(
-            self.temperature > 0,
-            -jnp.expm1(-2.0 * units),
-            jnp.where(self.threshold > 0, 1.0, 0.0),
+            self.temperature > 0, -jnp.expm1(-2.0 * units), jnp.where(self.threshold > 0, 1.0, 0.0)
         )
         return jnp.stack([wins, loses, room * (1.0 - wins) * (1.0 - loses), jnp.zeros_like(wins)])

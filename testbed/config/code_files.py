@@ -94,11 +94,6 @@ def is_followed(module: Any) -> bool:
 _TEXTS: dict[str, tuple[ModuleType, Any, str | None]] = {}
 
 
-def note(module: ModuleType) -> None:
-    """Read the text of a module, and of all modules that its imports lead to, right after they were loaded."""
-    followed(module)
-
-
 def text(module: ModuleType) -> str | None:
     """The text of a module from its loader, which need not read a file of this machine; None if there is no text."""
     known = _TEXTS.get(module.__name__)

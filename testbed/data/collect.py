@@ -127,11 +127,7 @@ def collect(
 
 
 def label(
-    world: World,
-    sft: Policy,
-    labeler: AbstractLabeler,
-    corpus: Corpus,
-    key: PRNGKeyArray,
+    world: World, sft: Policy, labeler: AbstractLabeler, corpus: Corpus, key: PRNGKeyArray
 ) -> tuple[Dataset, Float[Array, "n 2"]]:
     """Labelled pairs, and the golden reward of both responses in SFT standard deviations."""
     prompts = corpus.prompts

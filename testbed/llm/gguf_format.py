@@ -9,7 +9,7 @@ import mmap
 import os
 import struct
 from pathlib import Path
-from typing import Any, Final, NamedTuple, NoReturn
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 
@@ -214,13 +214,10 @@ class _Reader:
 
     def _take(self, count: int) -> bytes:
         if count > self.size - self.place:
-            self._ended()
+            raise NotWhole("it ends too early")
         found = self.content[self.place : self.place + count]
         self.place += count
         return found
-
-    def _ended(self) -> NoReturn:
-        raise NotWhole("it ends too early")
 
 
 def _rounded(place: int, alignment: int) -> int:

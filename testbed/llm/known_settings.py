@@ -64,10 +64,7 @@ NEUTRAL: Final[dict[str, tuple[Any, ...]]] = {
             "moe_intermediate_size n_routed_experts num_experts num_experts_per_tok "
             "num_local_experts",
         ),
-        (
-            (1.0,),
-            "embedding_multiplier logit_scale logits_scaling residual_multiplier rotary_pct",
-        ),
+        ((1.0,), "embedding_multiplier logit_scale logits_scaling residual_multiplier rotary_pct"),
         (({},), "auto_map pruned_heads quantization_config"),
         (([],), "no_rope_layers"),
     )

@@ -138,11 +138,7 @@ def surroundings() -> Any:
         trim_blocks=True, lstrip_blocks=True, extensions=[Generation, "jinja2.ext.loopcontrols"]
     )
     found.filters["tojson"] = _json
-    found.globals |= {
-        "raise_exception": _refuse,
-        "strftime_now": _now,
-        "namespace": Namespace,
-    }
+    found.globals |= {"raise_exception": _refuse, "strftime_now": _now, "namespace": Namespace}
     return found
 
 

@@ -86,11 +86,6 @@ class Tokenizer:
         ends = _listed_ends(directory, settings.get("eos_token") is not None)
         return cls(backend, settings, place, ends, template if template.exists() else None)
 
-    @property
-    def end(self) -> int:
-        """Id of the first token that ends a response."""
-        return self.ends[0]
-
     def encode(self, text: str) -> list[int]:
         """Ids of a text. The spelling of a special token becomes that token. No token is added in front or behind.
 

@@ -4,14 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 
 from testbed.config.ranges import hyper
-from testbed.methods.base import (
-    AbstractResponseGradient,
-    Each,
-    Penalty,
-    Rollouts,
-    Tokens,
-    clipped,
-)
+from testbed.methods.base import AbstractResponseGradient, Each, Penalty, Rollouts, Tokens, clipped
 from testbed.types import Response
 
 #: Added to the standard deviation of a group's returns, which may be 0. The value is TRL's; verl has 1e-6.

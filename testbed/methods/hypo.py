@@ -69,12 +69,7 @@ class Hypo(AbstractObjective):
         return self.group + self.loss.fresh
 
     def prepare(
-        self,
-        batch: PyTree,
-        supply: Supply,
-        policy: Policy,
-        key: PRNGKeyArray,
-        step: Int[Array, ""],
+        self, batch: PyTree, supply: Supply, policy: Policy, key: PRNGKeyArray, step: Int[Array, ""]
     ) -> Hybrid:
         """Generate responses by the present policy to every pair's prompt."""
         batch = self.loss.prepare(batch, supply, policy, key, step)

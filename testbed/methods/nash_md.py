@@ -7,14 +7,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray
 
 from testbed.config.ranges import hyper
 from testbed.logprob import Policy
-from testbed.methods.base import (
-    AbstractResponseGradient,
-    Each,
-    Penalty,
-    Rollouts,
-    Tokens,
-    weighted,
-)
+from testbed.methods.base import AbstractResponseGradient, Each, Penalty, Rollouts, Tokens, weighted
 from testbed.policies.geometric_mixture import Geometric
 from testbed.source import Ledger, Request, Supply
 from testbed.types import Scalar

@@ -15,16 +15,7 @@ from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.policies.trainable import rebuilt
 from testbed.recorded_runs.recorded_run import Given, Recorded
-from testbed.source import (
-    AbstractSource,
-    Batch,
-    Dataset,
-    Ledger,
-    Request,
-    Rows,
-    Supply,
-    from_data,
-)
+from testbed.source import AbstractSource, Batch, Dataset, Ledger, Request, Rows, Supply, from_data
 from testbed.streams import Stream, stream
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar
 

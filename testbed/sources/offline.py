@@ -3,14 +3,7 @@
 from jaxtyping import Array, Int, PRNGKeyArray
 
 from testbed.logprob import Policy
-from testbed.source import (
-    AbstractSource,
-    Batch,
-    Request,
-    Rows,
-    Supply,
-    from_data,
-)
+from testbed.source import AbstractSource, Batch, Request, Rows, Supply, from_data
 
 
 class Offline(AbstractSource):

@@ -51,8 +51,5 @@ def find_optimum(
         held = held.at[rows, place].max(pairs.weight > 0)
     inside = jnp.sum(jnp.where(held, jnp.exp(optimum.policy), 0.0), axis=1)
     distance = jax.vmap(quantities.total_variation)(reference, optimum.policy)
-    facts = {
-        "sft_optimum_distance": jnp.mean(distance),
-        "data_support_mass": jnp.mean(inside),
-    }
+    facts = {"sft_optimum_distance": jnp.mean(distance), "data_support_mass": jnp.mean(inside)}
     return FoundOptimum(optimum, facts)

@@ -79,10 +79,7 @@ STAGES = (
     Stage("golden", standardise, ("task", "seed"), ("world", "base")),
     Stage("pool", gather, ("task", "data.pool", "seed"), ("golden", "base", "world")),
     Stage(
-        "data",
-        make_data,
-        ("task", "labeler", "data", "seed"),
-        ("golden", "base", "world", "pool"),
+        "data", make_data, ("task", "labeler", "data", "seed"), ("golden", "base", "world", "pool")
     ),
     Stage("scores", rescore, (), ("sft", "data"), "baseline_model"),
     Stage(

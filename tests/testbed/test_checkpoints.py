@@ -157,7 +157,7 @@ def test_tokenizers(copied: Any) -> None:
     refused(directory, "tokenizer_config.json", "eos_token", "'<|nothing|>'")
     (directory / "tokenizer_config.json").unlink()
     change(directory, eos_token_id=[2, 1])
-    assert load(directory)[1].end == 2
+    assert load(directory)[1].ends[0] == 2
 
 
 def written(path: Path, architecture: str, **fields: Any) -> Path:

@@ -98,7 +98,7 @@ def test_chats(smollm2) -> None:
     assert tokenizer.decode(tokenizer.chat("Hi 42", system="Be brief.")) == told
     assert tokenizer.decode(tokenizer.chat(given)) == told
     assert tokenizer.decode([1, 2, 33], special=False) == "1"
-    assert (tokenizer.end, tokenizer.vocabulary) == (2, 49_152)
+    assert (tokenizer.ends[0], tokenizer.vocabulary) == (2, 49_152)
     words = tokenizer.words()
     assert len(words) == 49_152
     assert (words[2], words[33], words[905]) == (end, "1", " world")

@@ -133,7 +133,7 @@ def test_a_response_reads_as_behind_its_prompt(style: str) -> None:
     assert tokenizer.decode(given) == "good movie"
     assert tokenizer.continuation(given) == " good movie"
     assert tokenizer.continuation([]) == ""
-    end = tokenizer.end
+    end = tokenizer.ends[0]
     renumbered = pretrained.Tokenizer(tokenizer)
     ids = pretrained.exchanged([*given, end, *given], end).tolist()
     assert renumbered.decode(ids) == " good movie"
@@ -241,7 +241,7 @@ def test_all_tokens_that_end_a_response(
         path.write_text(json.dumps(fields | {"eos_token_id": listed}))
     model, tokenizer = load(made)
     assert tokenizer.ends == ends
-    assert tokenizer.end == ends[0]
+    assert tokenizer.ends[0] == ends[0]
     assert model.ends == ()
 
 
