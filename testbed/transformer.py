@@ -117,19 +117,19 @@ class Block(eqx.Module):
     def __call__(
         self,
         x: Float[Array, "rows width"],
-        projected: tuple[Array, Array, Array],
+        projected: tuple[Array, Array, Array] | None,
         rotary: tuple[Array, Array] | None,
         mask: Bool[Array, "n time keys"],
         cache: Cache | None = None,
         offset: Int[Array, ""] | int = 0,
         skip: int = 0,
     ) -> tuple[Float[Array, "kept width"], Cache]:
-        """Apply the block to ``n * time`` rows; ``projected`` is the result of `project` for these rows. ``rotary``
-        rotates queries and keys; it is None if ``x`` already contains position embeddings. With a cache, new keys and
-        values are written from ``offset`` on, and attention covers all positions of the cache that ``mask`` allows. The
-        first ``skip`` positions give keys and values only, and have no query."""
+        """Apply the block to ``n * time`` rows; ``projected`` is the result of `project` for these rows, computed here
+        if it is None. ``rotary`` rotates queries and keys; it is None if ``x`` already contains position embeddings.
+        With a cache, new keys and values are written from ``offset`` on, and attention covers all positions of the
+        cache that ``mask`` allows. The first ``skip`` positions give keys and values only, and have no query."""
         n = mask.shape[0]
-        queries, keys, values = projected
+        queries, keys, values = projected or self.project(x, n, skip)
         precision, kind = self.config.precision, dtype(self.config.precision)
         keys = rotate(self._heads(keys, n), rotary).astype(kind)
         values = self._heads(values, n).astype(kind)
@@ -255,7 +255,7 @@ class Transformer(eqx.Module):
             given = None
             if index == 0:
                 given = (_behind(projected[0], mask.shape[0], spared), *projected[1:])
-            apply = functools.partial(_applied, offset=offset, skip=spared)
+            apply = functools.partial(Block.__call__, offset=offset, skip=spared)
             if self.config.checkpointing and caches is None:
                 apply = jax.checkpoint(apply)
             x, cache = apply(block, x, given, rotary, mask, cache)
@@ -316,22 +316,6 @@ class Transformer(eqx.Module):
         positions = jnp.broadcast_to(index, tokens.shape)
         mask = jnp.broadcast_to(index[:, None] >= index[None], (*tokens.shape, tokens.shape[-1]))
         return self.logits(self.hidden(tokens, positions, mask)[0])
-
-
-def _applied(
-    block: Block,
-    x: Float[Array, "rows width"],
-    projected: tuple[Array, Array, Array] | None,
-    rotary: tuple[Array, Array] | None,
-    mask: Bool[Array, "n time keys"],
-    cache: Cache | None,
-    offset: Int[Array, ""] | int,
-    skip: int,
-) -> tuple[Float[Array, "kept width"], Cache]:
-    """`Block.__call__` of rows; if ``projected`` is None, the block projects the rows first."""
-    if projected is None:
-        projected = block.project(x, mask.shape[0], skip)
-    return block(x, projected, rotary, mask, cache, offset, skip)
 
 
 def _behind(x: Float[Array, "rows width"], n: int, skip: int) -> Float[Array, "kept width"]:

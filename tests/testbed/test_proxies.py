@@ -39,10 +39,14 @@ def losses(proxy: AbstractProxy, data: Pair) -> jax.Array:
     return proxy.loss(data)
 
 
+def untrained(kind: type, key: jax.Array):
+    return ProxyConfig(pairwise=kind is PairwiseProxy).init(key, SHALLOW, VOCABULARY)
+
+
 def random_proxy(kind: type, seed: int = 0):
     """A proxy whose readout is not zero."""
     key, k_readout = jax.random.split(jax.random.key(seed))
-    proxy = ProxyConfig(pairwise=kind is PairwiseProxy).init(key, SHALLOW, VOCABULARY)
+    proxy = untrained(kind, key)
     readout = jax.random.normal(k_readout, (SHALLOW.width,))
     return eqx.tree_at(lambda p: p.reader.readout, proxy, readout)
 
@@ -110,7 +114,7 @@ def test_sign_is_that_of_the_difference_of_probabilities() -> None:
 
 @every_kind
 def test_untrained_proxy_is_a_fair_coin(kind: type) -> None:
-    proxy = kind.init(jax.random.key(0), SHALLOW, VOCABULARY)
+    proxy = untrained(kind, jax.random.key(0))
     np.testing.assert_allclose(losses(proxy, pairs(N)), np.log(2.0), rtol=1e-6)
     assert np.all(margins(proxy, pairs(N))[0] == 0.0)
 
@@ -149,7 +153,7 @@ def separable(n: int, seed: int) -> Pair:
 def test_learns_separable_pairs(kind: type) -> None:
     """Trained on 512 pairs, it judges 256 others; chance is one half, with a standard error of 3%."""
     config = FitConfig(steps=150, batch_size=32, optimiser=OptimiserConfig(learning_rate=5e-3))
-    start = ProxyConfig(pairwise=kind is PairwiseProxy).init(jax.random.key(0), SHALLOW, VOCABULARY)
+    start = untrained(kind, jax.random.key(0))
     assert type(start) is kind
 
     @jax.jit
