@@ -158,14 +158,14 @@ def encoded(path: Path, tokenizer: Tokenizer, form: Form) -> Prompt:
     rows = [
         (number, _ids_of(path, number, tokenizer, prompt, form)) for number, prompt in read(path)
     ]
-    longest = max(len(own) for _, own in rows)
-    for number, own in rows:
-        if len(own) > form.room:
+    longest = max(len(tokens) for _, tokens in rows)
+    for number, tokens in rows:
+        if len(tokens) > form.room:
             raise InvalidInput(
-                f"{path}, line {number}: the prompt has {len(own)} tokens and prompt_length is "
+                f"{path}, line {number}: the prompt has {len(tokens)} tokens and prompt_length is "
                 f"{form.room}; the longest prompt of the file has {longest}"
             )
-    return _padded([own for _, own in rows], form.room)
+    return _padded([tokens for _, tokens in rows], form.room)
 
 
 def _ids_of(
@@ -184,17 +184,19 @@ def one(text: str, tokenizer: Tokenizer, form: Form) -> Prompt:
     """One prompt, padded. Raises `InvalidInput` for a prompt that is empty, is not valid Unicode, or has too many
     tokens."""
     _require_unicode(text, "a prompt")
-    own = ids(tokenizer, text, form) if text.strip() else []
-    if not 0 < len(own) <= form.room:
-        raise InvalidInput(f"a prompt must have 1 to {form.room} tokens, got {len(own)}: '{text}'")
-    return jax.tree.map(lambda x: x[0], _padded([own], form.room))
+    given = ids(tokenizer, text, form) if text.strip() else []
+    if not 0 < len(given) <= form.room:
+        raise InvalidInput(
+            f"a prompt must have 1 to {form.room} tokens, got {len(given)}: '{text}'"
+        )
+    return jax.tree.map(lambda x: x[0], _padded([given], form.room))
 
 
 def _padded(rows: list[list[int]], room: int) -> Prompt:
     tokens = np.full((len(rows), room), END_TOKEN, np.int32)
-    for row, own in enumerate(rows):
-        tokens[row, : len(own)] = own
-    return Prompt(jnp.asarray(tokens), jnp.asarray([len(own) for own in rows], jnp.int32))
+    for row, listed in enumerate(rows):
+        tokens[row, : len(listed)] = listed
+    return Prompt(jnp.asarray(tokens), jnp.asarray([len(listed) for listed in rows], jnp.int32))
 
 
 def ids(tokenizer: Tokenizer, prompt: str | list[dict[str, str]], form: Form) -> list[int]:

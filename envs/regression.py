@@ -80,11 +80,11 @@ def read_alone(
         shorter = width
         for start in range(0, len(rows), BATCH):
             # The last batch is filled up with its first text, so that all batches have the same shape.
-            own = rows[start : start + BATCH]
-            padded = np.concatenate([own, np.full(BATCH - len(own), own[0])])
+            chunk = rows[start : start + BATCH]
+            padded = np.concatenate([chunk, np.full(BATCH - len(chunk), chunk[0])])
             part = jax.tree.map(lambda x, at=padded: x[at], everything)
             part = Response(part.tokens[:, :width], part.length)
-            found[own] = run(trunk.model, part)[: len(own)]
+            found[chunk] = run(trunk.model, part)[: len(chunk)]
     return found
 
 
@@ -93,8 +93,8 @@ def chosen(snippets: Sequence[Snippet], split: Split) -> tuple[list[int], list[i
     parts: tuple[list[int], list[int]] = [], []
     train, test = (-(-size // len(KINDS)) for size in split)
     for number, kind in enumerate(KINDS):
-        own = np.asarray([i for i, snippet in enumerate(snippets) if snippet.kind == kind])
-        order = np.random.default_rng(number).permutation(own).tolist()
+        of_kind = np.asarray([i for i, snippet in enumerate(snippets) if snippet.kind == kind])
+        order = np.random.default_rng(number).permutation(of_kind).tolist()
         parts[0].extend(order[test : test + train])
         parts[1].extend(order[:test])
     return parts
@@ -115,8 +115,8 @@ def cross_validated(found: Float[np.ndarray, "n width"], ratings: Float[np.ndarr
     """The penalty of `PENALTIES` with the least squared error over `FOLDS` folds."""
     fold = np.arange(len(found)) % FOLDS
     errors = np.zeros(len(PENALTIES))
-    for own in range(FOLDS):
-        train, test = fold != own, fold == own
+    for left_out in range(FOLDS):
+        train, test = fold != left_out, fold == left_out
         for i, penalty in enumerate(PENALTIES):
             weights, constant = ridge(found[train], ratings[train], penalty)
             errors[i] += np.sum((found[test] @ weights + constant - ratings[test]) ** 2)

@@ -66,20 +66,20 @@ def given(path: str | os.PathLike[str], what: str) -> Path:
 
 def shown(path: Path) -> str:
     """A path for display: relative to the working directory if the path is inside it, otherwise absolute."""
-    here = _working_directory()
-    if not here or not path.is_relative_to(here):
+    working = _working_directory()
+    if not working or not path.is_relative_to(working):
         return str(path)
-    text = str(path.relative_to(here))
+    text = str(path.relative_to(working))
     # A command would take such a name for an option, or for a home directory.
     return f"./{text}" if text.startswith(("-", "~")) else text
 
 
 def shortened(text: str) -> str:
     """A sentence in which paths inside the working directory are shown relative to it."""
-    here = _working_directory()
-    if here in ("", "/"):
+    working = _working_directory()
+    if working in ("", "/"):
         return text
-    return re.sub(rf"(?<![\w./~:-]){re.escape(here)}/(?=[^/\s])", "", text)
+    return re.sub(rf"(?<![\w./~:-]){re.escape(working)}/(?=[^/\s])", "", text)
 
 
 def _working_directory() -> str:

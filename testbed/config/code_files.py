@@ -70,18 +70,18 @@ def followed(module: ModuleType) -> dict[str, tuple[Path, str]]:
     content, scope = text(module), _scope(module)
     if content is None:
         return {}
-    own = {module.__name__: (_path(module) or Path(module.__name__), content)}
+    reached = {module.__name__: (_path(module) or Path(module.__name__), content)}
     queue = [module.__name__]
     while queue:
         name = queue.pop()
-        for other, place in _imported(name, *own[name], scope):
-            if other not in own:
-                there = sys.modules.get(other)
-                content = text(there) if there else _read(place)
+        for other, place in _imported(name, *reached[name], scope):
+            if other not in reached:
+                loaded = sys.modules.get(other)
+                content = text(loaded) if loaded else _read(place)
                 if content is not None:
-                    own[other] = place, content
+                    reached[other] = place, content
                     queue.append(other)
-    return own
+    return reached
 
 
 def is_followed(module: Any) -> bool:

@@ -139,8 +139,8 @@ class Tokenizer:
 
     def _ends(self, name: str | None, others: Sequence[int]) -> tuple[int, ...]:
         """The ids of the named end token and of further end tokens, each once."""
-        own = None if name is None else self._asked(lambda: self.backend.token_to_id(name))
-        if own is None and (name is not None or not others):
+        named = None if name is None else self._asked(lambda: self.backend.token_to_id(name))
+        if named is None and (name is not None or not others):
             raise InvalidInput(
                 f"{self._path}: eos_token must name the token that ends a response, got {name!r}"
             )
@@ -149,7 +149,7 @@ class Tokenizer:
                 raise InvalidInput(
                     f"{self._path}: the tokens that end a response must have ids below {self.vocabulary}, got {number}"
                 )
-        return tuple(dict.fromkeys(([] if own is None else [own]) + list(others)))
+        return tuple(dict.fromkeys(([] if named is None else [named]) + list(others)))
 
     def _begin(self, name: str | None) -> tuple[int, ...]:
         """Ids of begin tokens: the token of this name if ``add_bos_token`` is true, as in transformers 5; if the
