@@ -12,7 +12,6 @@ import hmac
 import os
 import secrets
 import stat
-import tempfile
 from pathlib import Path
 
 from testbed.cache import write
@@ -92,23 +91,10 @@ def _read(path: Path) -> bytes | None:
 
 
 def _made(path: Path) -> bytes:
-    """Make a new key in place of a file that `_read` refuses, or return the key that another process made meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The file is created with O_EXCL, for this user alone.
-    file, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with open(file, "wb") as opened:
-            opened.write(secrets.token_bytes(_KEY_SIZE))
-            opened.flush()
-            os.fsync(file)
-        with contextlib.suppress(FileNotFoundError):
-            if _read(path) is None:
-                os.unlink(path)
-        # A link, unlike a rename, does not replace a key that exists by now: programs signed with that key stay valid.
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
+    """Make a new key in place of a file that `_read` refuses. If two processes make a key at the same time, the later
+    key stays, and programs signed with the other key are compiled again."""
+    # The file is created for this user alone.
+    write(path, [secrets.token_bytes(_KEY_SIZE)])
     key = _read(path)
     if key is None:
         raise PermissionError(f"{path} is another user's")

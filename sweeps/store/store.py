@@ -139,10 +139,14 @@ class Store:
         table = parquet.typed(rows)
         path = self._write(table)
         if len(table) < MERGED_ROWS:
-            self._small[path] = table
-            if sum(map(len, self._small.values())) >= MERGED_ROWS:
-                self.merge()
+            self._collect(path, table)
         return path
+
+    def _collect(self, path: Path, table: pa.Table) -> None:
+        """Merge a small block with others as soon as their rows are enough."""
+        self._small[path] = table
+        if sum(map(len, self._small.values())) >= MERGED_ROWS:
+            self.merge()
 
     def merge(self) -> None:
         """Merge the small blocks that were appended into one: thousands of files take long to read.
@@ -165,9 +169,7 @@ class Store:
         if len(paths) < _MANY:
             return
         for path in paths:
-            self._small[path] = parquet.decode(path)
-            if sum(map(len, self._small.values())) >= MERGED_ROWS:
-                self.merge()
+            self._collect(path, parquet.decode(path))
         self.merge()
 
     def _write(self, table: pa.Table) -> Path:
@@ -186,12 +188,15 @@ class Store:
 
     def held(self) -> set[tuple[str, str]]:
         """The stored runs as pairs of arm and run."""
-        return parquet.runs(self._tables(["arm", "run"]))
+        return self._distinct("arm", "run")
 
     def diverged(self) -> set[tuple[str, str]]:
         """The stored runs that diverged, as pairs of arm and run."""
-        tables = self._tables(["arm", "run", "diverged_step"])
-        return parquet.runs(tables, "diverged_step")
+        rows = self._distinct("arm", "run", "diverged_step")
+        return {(arm, run) for arm, run, step in rows if step is not None and step >= 0}
+
+    def _distinct(self, *names: str) -> set[tuple[Any, ...]]:
+        return parquet.distinct(self._tables(list(names)), names)
 
     def read(self) -> "pd.DataFrame":
         """The long table: repeated rows once, in a fixed order.

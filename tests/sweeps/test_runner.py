@@ -13,6 +13,7 @@ import equinox as eqx
 import numpy as np
 import pytest
 from rich.console import Console
+from store_rows import columns
 
 from sweeps import throttle
 from sweeps.api import runner
@@ -23,7 +24,7 @@ from sweeps.estimands import MatchedGap
 from sweeps.grid import Axis
 from sweeps.population.engine import Engine, Spent
 from sweeps.rules import More
-from sweeps.store.parquet import Rows, columns
+from sweeps.store.parquet import Rows
 from sweeps.store.store import Store
 from sweeps.study import Arm, Point, Preset, Study
 from sweeps.tensorboard import refresh
