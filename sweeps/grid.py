@@ -11,7 +11,7 @@ import abc
 import itertools
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,9 +67,7 @@ def Axis(path: str, values: Sequence[Any]) -> Grid:
 
 def product(*grids: Grid) -> Grid:
     """Every combination; the last grid varies fastest. The product of no grids is one empty setting."""
-    rows = itertools.product(*(grid.rows for grid in grids))
-    paths = tuple(path for grid in grids for path in grid.paths)
-    return Grid(paths, tuple(tuple(itertools.chain.from_iterable(row)) for row in rows))
+    return _joined(grids, itertools.product(*(grid.rows for grid in grids)))
 
 
 def zipped(*grids: Grid) -> Grid:
@@ -77,7 +75,11 @@ def zipped(*grids: Grid) -> Grid:
     if len({len(grid) for grid in grids}) > 1:
         lengths = ", ".join(f"{'+'.join(grid.paths)}: {len(grid)}" for grid in grids)
         raise InvalidInput(f"zipped axes need equally many values, got {lengths}")
-    rows = zip(*(grid.rows for grid in grids), strict=True)
+    return _joined(grids, zip(*(grid.rows for grid in grids), strict=True))
+
+
+def _joined(grids: Sequence[Grid], rows: Iterable[tuple[tuple[Any, ...], ...]]) -> Grid:
+    """The paths of all grids; each of ``rows`` holds one row of every grid."""
     paths = tuple(path for grid in grids for path in grid.paths)
     return Grid(paths, tuple(tuple(itertools.chain.from_iterable(row)) for row in rows))
 

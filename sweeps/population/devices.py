@@ -203,15 +203,10 @@ def needed_memory(program: Any) -> int | None:
     return held + found.temp_size_in_bytes
 
 
-def ran_out(problem: Exception) -> bool:
-    """Whether an error says that memory is exhausted."""
-    words = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
-    return isinstance(problem, MemoryError) or any(word in str(problem) for word in words)
-
-
 def as_memory(problem: Exception) -> Exception:
     """`OutOfMemory` if the error says that memory is exhausted, otherwise the same error."""
-    if ran_out(problem):
+    words = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+    if isinstance(problem, MemoryError) or any(word in str(problem) for word in words):
         return OutOfMemory(str(problem).splitlines()[0][:200])
     return problem
 

@@ -104,36 +104,20 @@ def settle(directory: Path) -> None:
 def require_writable_cache() -> None:
     """Refuse a cache that runs could not write to, before anything is built: raises `InvalidInput`.
 
-    The test writes and removes a file in each folder that exists, and makes and removes each missing folder. No file
-    stays.
+    The test writes and removes a file in each folder, or in the parent of a missing folder. No file stays.
     """
     directory = cache_directory()
     for place in (directory, *(directory / name for name in _WRITTEN)):
+        nearest = next(x for x in (place, *place.absolute().parents) if os.path.lexists(x))
         try:
-            _try_to_write(place)
+            # NotADirectoryError if the path is a file; a full disk refuses the content. Permissions are not enough: a
+            # superuser has all permissions, even where files cannot be made.
+            with tempfile.TemporaryFile(dir=nearest) as file:
+                file.write(bytes(_TRIED))
+                file.flush()
         except OSError as problem:
             reason = problem.strerror or problem
             raise InvalidInput(
                 f"cache {place} cannot be written ({reason}): make room there, or set TESTBED_CACHE to another "
                 "directory, and run the same command again"
             ) from problem
-
-
-def _try_to_write(directory: Path) -> None:
-    """Write in a directory; or, if it is missing, make a directory in its parent. Raises `OSError` if that is
-    refused."""
-    if directory.exists():
-        # NotADirectoryError if the path is a file; a full disk refuses the content.
-        with tempfile.TemporaryFile(dir=directory) as file:
-            file.write(bytes(_TRIED))
-            file.flush()
-        return
-    above = next(
-        place for place in (directory, *directory.absolute().parents) if os.path.lexists(place)
-    )
-    if not above.is_dir():
-        # The parent is a file, or a broken link.
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    # Permissions are not enough: a superuser has all permissions, even where files cannot be made.
-    with tempfile.TemporaryDirectory(dir=above):
-        pass

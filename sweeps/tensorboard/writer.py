@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tensorboardX import summary as summaries
 
 from sweeps.store.file_names import file_name, told_apart
 from sweeps.tensorboard import events, hparams
@@ -164,7 +165,7 @@ def _summarise(
     )
     with events.log(root / _joined(place, "study")) as add:
         for tag, words in pages.items():
-            add(events.text(tag, words), 0)
+            add(summaries.text(tag, words), 0)
         for figure in study.figures:
             add(events.image(figure), 0)
         add(events.layout(_charts(study, place, sorted(set(best.values())))), 0)

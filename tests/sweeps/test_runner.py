@@ -23,6 +23,7 @@ from sweeps.console.tables import show_spent
 from sweeps.estimands import MatchedGap
 from sweeps.grid import Axis
 from sweeps.population.engine import Engine, Spent
+from sweeps.population.plan import Plan
 from sweeps.rules import More
 from sweeps.store.parquet import Rows
 from sweeps.store.store import Store
@@ -68,9 +69,10 @@ class SumChunk:
         return 10 * len(self.points)
 
 
-@dataclass
-class SumPlan:
-    chunks: list[SumChunk]
+@dataclass(frozen=True)
+class SumPlan(Plan):
+    chunks: Any
+    grounds: Any = ()
     stages: int = 3
     stage_seconds: float = 61.0
     compile_seconds: float = 30.0
