@@ -44,8 +44,8 @@ class Test:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Test":
         """Rebuild the test from the output of `describe`."""
-        parts = estimand_from_dict(data["estimand"]), rule_from_dict(data["rule"])
-        return cls(*map(_of_types, parts))
+        estimand, rule = estimand_from_dict(data["estimand"]), rule_from_dict(data["rule"])
+        return cls(_of_types(estimand), _of_types(rule))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,11 +98,8 @@ class Claim:
         more often than its weakest test would be.
         """
         parts = tuple(test.judge(evidence) for test in self.tests)
-        verdicts = [part.verdict for part in parts]
-        if "contradicted" in verdicts:
-            verdict: Verdict = "contradicted"
-        else:
-            verdict = "undecided" if "undecided" in verdicts else "reproduced"
+        order: tuple[Verdict, ...] = ("contradicted", "undecided", "reproduced")
+        verdict = next(one for one in order if any(part.verdict == one for part in parts))
         chances = [-1.0 if part.probability is None else part.probability for part in parts]
         agreeing = [index for index, part in enumerate(parts) if part.verdict == verdict]
         deciding = min(agreeing, key=lambda index: chances[index])

@@ -48,9 +48,9 @@ class Grid:
         column = self.paths.index(path)
         return _unique(row[column] for row in self.rows)
 
-    def without(self, path: str) -> "Grid":
-        """The grid without one path; rows that become equal are kept once."""
-        kept = [column for column, name in enumerate(self.paths) if name != path]
+    def without(self, *paths: str) -> "Grid":
+        """The grid without some paths; rows that become equal are kept once."""
+        kept = [column for column, name in enumerate(self.paths) if name not in paths]
         rows = _unique(tuple(row[column] for column in kept) for row in self.rows)
         return Grid(tuple(self.paths[column] for column in kept), rows)
 

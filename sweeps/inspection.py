@@ -308,11 +308,7 @@ def _texts(
     texts = {
         WRITERS: jax.lax.map(lambda x: write(*x), (keys, prompts), batch_size=CHUNK // WRITTEN),
         SFT: decode.sample(
-            sft,
-            prompts,
-            jax.random.split(stream(key, Stream.SAMPLES), PROMPTS),
-            time,
-            BEST_OF,
+            sft, prompts, jax.random.split(stream(key, Stream.SAMPLES), PROMPTS), time, BEST_OF
         ).response,
     }
     if world.ideal is not None:

@@ -101,11 +101,7 @@ _TASKS = {
     "laptop": (Neural(), Summarize()),
     "paper": (Neural(), Summarize(), Helpful(), Chat(), Harmless()),
 }
-_RATES = {
-    "smoke": (BASE_RATE,),
-    "laptop": (BASE_RATE, 1e-3),
-    "paper": (1e-4, BASE_RATE, 1e-3),
-}
+_RATES = {"smoke": (BASE_RATE,), "laptop": (BASE_RATE, 1e-3), "paper": (1e-4, BASE_RATE, 1e-3)}
 _BETAS = {
     "smoke": (0.03, BASE_BETA),
     "laptop": (0.01, 0.03, BASE_BETA),
@@ -169,11 +165,7 @@ def grid(size: str) -> Grid:
 
 
 def preset(
-    size: str,
-    *runs: str,
-    axes: Grid | None = None,
-    longer: Sequence[str] = (),
-    **changes: Any,
+    size: str, *runs: str, axes: Grid | None = None, longer: Sequence[str] = (), **changes: Any
 ) -> Preset:
     """A preset of a size.
 

@@ -54,17 +54,15 @@ def load(path: Path) -> ModuleType:
         # The file's own output must not mix with the data that a command prints for programs.
         with contextlib.redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
-    except KeyboardInterrupt:
-        del sys.modules[name]
-        raise
-    except SystemExit as problem:
-        del sys.modules[name]
-        raise InvalidInput(
-            f"study file {path} ends the program while it is loaded, with exit status {problem.code}: let it define "
-            "its study, and nothing more"
-        ) from problem
     except BaseException as problem:
         del sys.modules[name]
+        if isinstance(problem, KeyboardInterrupt):
+            raise
+        if isinstance(problem, SystemExit):
+            raise InvalidInput(
+                f"study file {path} ends the program while it is loaded, with exit status {problem.code}: let it "
+                "define its study, and nothing more"
+            ) from problem
         frames = traceback.extract_tb(problem.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         where = f" in line {lines[-1]}" if lines else ""

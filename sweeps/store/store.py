@@ -45,7 +45,6 @@ class Store:
         self.header = header
         self._lock = lock
         self._small: dict[Path, pa.Table] = {}
-        self._begun = False
 
     @classmethod
     def create_or_open(cls, directory: Path | str, header: Mapping[str, Any]) -> "Store":
@@ -57,39 +56,38 @@ class Store:
         """
         directory = Path(directory)
         header = _jsonable(header)
-        lock = files.lock(directory)
-        try:
-            if (directory / "study.json").exists():
-                merged = headers.joined(directory, headers.read(directory), header)
-            else:
-                foreign = sorted({file.name for file in directory.iterdir()} - _OURS)
-                if foreign:
-                    raise InvalidInput(
-                        f"output directory {directory} is neither empty nor a store of results "
-                        f"(it holds {foreign[0]}): choose another --out"
-                    )
-                merged = {"schema": headers.SCHEMA, **header, "sessions": [headers.session(header)]}
-            headers.write_planned(directory, merged)
-            headers.write(directory, merged)
-            # The folder is made last: to the next session, blocks without `study.json` would be foreign files.
-            (directory / "blocks").mkdir(exist_ok=True)
-            files.settle(directory)
-            for left_over in (directory / "blocks").glob(".*.tmp"):
-                left_over.unlink()
-        except OSError as problem:
-            lock.close()
-            raise files.unwritable(directory, problem) from problem
-        except BaseException:
-            lock.close()
-            raise
-        store = cls(directory, merged, lock)
-        store._begun = len(merged["sessions"]) == 1
-        try:
+        with contextlib.ExitStack() as opened:
+            lock = opened.enter_context(files.lock(directory))
+            try:
+                header = cls._begin(directory, header)
+            except OSError as problem:
+                raise files.unwritable(directory, problem) from problem
+            store = cls(directory, header, lock)
             store._merge_old()
-        except BaseException:
-            store.close()
-            raise
+            opened.pop_all()
         return store
+
+    @staticmethod
+    def _begin(directory: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the header of this session, in a new or an existing store; return the whole header."""
+        if (directory / "study.json").exists():
+            header = headers.joined(directory, headers.read(directory), header)
+        else:
+            foreign = sorted({file.name for file in directory.iterdir()} - _OURS)
+            if foreign:
+                raise InvalidInput(
+                    f"output directory {directory} is neither empty nor a store of results "
+                    f"(it holds {foreign[0]}): choose another --out"
+                )
+            header = {"schema": headers.SCHEMA, **header, "sessions": [headers.session(header)]}
+        headers.write_planned(directory, header)
+        headers.write(directory, header)
+        # The folder is made last: to the next session, blocks without `study.json` would be foreign files.
+        (directory / "blocks").mkdir(exist_ok=True)
+        files.settle(directory)
+        for left_over in (directory / "blocks").glob(".*.tmp"):
+            left_over.unlink()
+        return header
 
     @classmethod
     def open(cls, directory: Path | str) -> "Store":
@@ -116,7 +114,7 @@ class Store:
 
     def withdraw(self) -> None:
         """Remove a store that this process has made and has stored nothing in."""
-        if self._begun and not self._paths():
+        if len(self.header["sessions"]) == 1 and not self._paths():
             for name in ("study.json", headers.PLANNED):
                 (self.directory / name).unlink(missing_ok=True)
             (self.directory / "blocks").rmdir()

@@ -78,11 +78,7 @@ study = Study(
     background=__doc__ or "",
     base=paper.EXPERIMENT,
     arms=(
-        Arm(
-            "online Bo2",
-            {"source": Online(), "loss": BO2},
-            {"optimiser.learning_rate": BO2_RATE},
-        ),
+        Arm("online Bo2", {"source": Online(), "loss": BO2}, {"optimiser.learning_rate": BO2_RATE}),
         Arm("shuffled Bo2", {"source": paper.shuffled(BO2_RECORDED), "loss": BO2}),
         Arm("offline Bo2", {"source": Offline(), "loss": BO2}),
         *regimes("DPO", Dpo()),

@@ -79,16 +79,13 @@ def _matched_gaps(trained: Table) -> pd.Series:
             )
             if others.empty:
                 continue
-            near = np.array_split(others[["kl", "win_rate"]].to_numpy(float), _knots(len(others)))
+            knots = min(_MOST_KNOTS, math.isqrt(len(others)))
+            near = np.array_split(others[["kl", "win_rate"]].to_numpy(float), knots)
             kl, win_rate = np.transpose([part.mean(0) for part in near])
             line = np.interp(own["kl"], kl, win_rate)
             inside = own["kl"].between(others["kl"].iat[0], others["kl"].iat[-1])
             gaps[own.index] = (own["win_rate"] - line).where(inside)
     return gaps
-
-
-def _knots(count: int) -> int:
-    return min(_MOST_KNOTS, max(1, math.isqrt(count)))
 
 
 def tags(table: Table) -> list[str]:
