@@ -4,7 +4,6 @@ A *chunk* is computed, stored and, on a cluster, sent as one. A chunk has a numb
 with ``lanes`` runs of each. When the run in a slot is done, the slot takes the next run of its world.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -104,10 +103,6 @@ class Chunk:
         """Predicted memory, over all devices."""
         part = footprint(self.points[0].experiment)
         return self.devices * _memory(part, self.layout, self.devices, self.stacks)
-
-    def within(self, layout: Layout) -> "Chunk":
-        """The same runs in other slots."""
-        return dataclasses.replace(self, layout=layout)
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from testbed.paths import cache_directory
 _WRITTEN = ("stages", "xla", "underway", "policies")
 #: Bytes that are written to test whether a disk accepts them: the block size of common file systems.
 _TRIED = 4096
-#: Seconds between attempts to lock: `in_use` holds a lock for an instant.
-_PAUSES = (0.05, 0.1)
+#: Seconds before each attempt to lock: `in_use` holds a lock for an instant.
+_PAUSES = (0.0, 0.05, 0.1)
 
 
 def lock(directory: Path) -> io.IOBase:
@@ -28,21 +28,18 @@ def lock(directory: Path) -> io.IOBase:
     except OSError as problem:
         raise unwritable(directory, problem) from problem
     try:
-        taken = not _locked(held, fcntl.LOCK_EX)
-        for pause in _PAUSES if taken else ():
+        for pause in _PAUSES:
             time.sleep(pause)
-            taken = taken and not _locked(held, fcntl.LOCK_EX)
+            if _locked(held, fcntl.LOCK_EX):
+                return held
     except OSError as problem:
         held.close()
         # The file system has no locks: two commands could write at the same time.
         raise unwritable(directory, problem) from problem
-    if taken:
-        held.close()
-        raise InvalidInput(
-            f"output directory {directory} is in use by another `testbed run`: wait for it, or "
-            "choose another --out"
-        )
-    return held
+    held.close()
+    raise InvalidInput(
+        f"output directory {directory} is in use by another `testbed run`: wait for it, or choose another --out"
+    )
 
 
 def in_use(directory: Path) -> bool:
