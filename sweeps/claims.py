@@ -16,6 +16,8 @@ from testbed.config.canonical_form import coerce
 from testbed.errors import InvalidInput
 
 T = TypeVar("T", Estimand, Rule)
+#: Verdicts of tests; the first that occurs is the verdict of their claim.
+_PRECEDENCE: tuple[Verdict, ...] = ("contradicted", "undecided", "reproduced")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +100,7 @@ class Claim:
         more often than its weakest test would be.
         """
         parts = tuple(test.judge(evidence) for test in self.tests)
-        order: tuple[Verdict, ...] = ("contradicted", "undecided", "reproduced")
-        verdict = next(one for one in order if any(part.verdict == one for part in parts))
+        verdict = min((part.verdict for part in parts), key=_PRECEDENCE.index)
         chances = [-1.0 if part.probability is None else part.probability for part in parts]
         agreeing = [index for index, part in enumerate(parts) if part.verdict == verdict]
         deciding = min(agreeing, key=lambda index: chances[index])

@@ -151,7 +151,7 @@ class Inspection:
         top = float(np.percentile(self.rewards[WRITERS], 99))
         within, accuracy = self.facts["within_prompt_variance"], self.facts["proxy_accuracy"]
         low, high = LEARNABLE
-        found = [
+        checks = [
             (
                 "At least a third of the reward's variance lies within prompts",
                 within >= LEAST_WITHIN,
@@ -162,13 +162,13 @@ class Inspection:
             ),
         ]
         if IDEAL in means:
-            found.append(
+            checks.append(
                 ("The ideal response beats the writers' mean", means[IDEAL] > means[WRITERS])
             )
         if not self.quick:
             words = f"The proxy orders between {low:.0%} and {high:.0%} of held-out pairs rightly"
-            found.append((words, low <= accuracy <= high))
-        return found
+            checks.append((words, low <= accuracy <= high))
+        return checks
 
     def describe(self) -> dict[str, Any]:
         """Every number as JSON-able data."""
@@ -197,13 +197,15 @@ def configure(task: str, settings: Sequence[str], seed: int, quick: bool) -> Exp
     Raises `InvalidInput` for an unknown task or path, or an invalid value.
     """
     base = load_study("gap").base
-    own = load_study(task).base.task if task.endswith(".py") else config.parse(base, "task", task)
-    if own.checkpointed:
+    chosen = (
+        load_study(task).base.task if task.endswith(".py") else config.parse(base, "task", task)
+    )
+    if chosen.checkpointed:
         raise InvalidInput(
-            f"inspect looks at thousands of texts, too many for the pretrained model of {type(own).__name__}: run a "
+            f"inspect looks at thousands of texts, too many for the pretrained model of {type(chosen).__name__}: run a "
             "study on it, and look at its runs with `testbed chat`"
         )
-    base = config.replace_all(base, {"task": own, **_UNUSED})
+    base = config.replace_all(base, {"task": chosen, **_UNUSED})
     for text in settings:
         path = text.partition("=")[0].strip()
         if path in ("task", "seed"):

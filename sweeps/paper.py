@@ -200,7 +200,7 @@ def presets(
 ) -> Mapping[str, Preset]:
     """The three sizes, each with its axes (see `preset`), and the sizes of a pretrained language model, with the usual
     axes."""
-    found = {size: preset(size, *runs, axes=axes(size), longer=longer) for size in PRESETS}
+    sizes = {size: preset(size, *runs, axes=axes(size), longer=longer) for size in PRESETS}
     if axes is grid:
-        found |= {size: language.preset(size, *runs) for size in language.SIZES}
-    return MappingProxyType(found)
+        sizes |= {size: language.preset(size, *runs) for size in language.SIZES}
+    return MappingProxyType(sizes)

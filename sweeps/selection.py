@@ -125,7 +125,7 @@ class Selection:
 
     @functools.cached_property
     def _planning(self) -> tuple[tuple[Point, ...], dict[str, dict[str, str]]]:
-        found: dict[tuple[str, str], Point] = {}
+        points: dict[tuple[str, str], Point] = {}
         content: dict[str, dict[str, str]] = {}
         for arm in self.arms:
             for number, setting in enumerate(self._of(arm)):
@@ -139,9 +139,9 @@ class Selection:
                 for seed in range(self.seeds):
                     experiment = config.varied(first, "seed", seed) if seed else first
                     run = config.fingerprint(experiment, *depends)
-                    if (arm.name, run) not in found:
-                        found[arm.name, run] = Point(run, arm.name, seed, stored, experiment)
-        return tuple(found.values()), content
+                    if (arm.name, run) not in points:
+                        points[arm.name, run] = Point(run, arm.name, seed, stored, experiment)
+        return tuple(points.values()), content
 
     @functools.cached_property
     def _maker(self) -> "_Maker":
@@ -224,36 +224,36 @@ class _Maker:
     ) -> tuple[Any, dict[str, Any]]:
         """The experiment of an arm at a setting with ``more`` changes, and the swept values in stored form."""
         selection = self._selection
-        own = {path: arm.fixed.get(path, value) for path, value in setting.items()}
+        values = {path: arm.fixed.get(path, value) for path, value in setting.items()}
         # Which paths exist depends on the modules among the values, not on numbers.
-        kinds = (id(value) if isinstance(value, eqx.Module) else None for value in own.values())
-        key = (arm.name, tuple(own), tuple(kinds))
+        kinds = (id(value) if isinstance(value, eqx.Module) else None for value in values.values())
+        key = (arm.name, tuple(values), tuple(kinds))
         if key not in self._plans:
-            kept = self._kept(arm, own)
+            kept = self._kept(arm, values)
             example = config.replace_all(selection.study.base, kept, self._modules)
             swept = [path for path in setting if _reached(example, {}, path)]
-            varied = [path for path in own if path in kept and path not in selection.settings]
-            names, above = ({path.partition(".")[0] for path in own} for own in (kept, varied))
+            varied = [path for path in values if path in kept and path not in selection.settings]
+            names, above = ({path.partition(".")[0] for path in some} for some in (kept, varied))
             # Fields that no swept path changes are taken from the example.
             fixed = {path: value for path, value in kept.items() if path.partition(".")[0] in above}
             fixed |= {name: config.get(example, name) for name in names - above}
             # The values are kept, too: otherwise Python could give their `id` to other objects.
-            self._plans[key] = fixed, varied, swept, own
+            self._plans[key] = fixed, varied, swept, values
         fixed, varied, swept, _ = self._plans[key]
-        changes = {**fixed, **{path: own[path] for path in varied}, **(more or {})}
+        changes = {**fixed, **{path: values[path] for path in varied}, **(more or {})}
         made = config.replace_all(selection.study.base, changes, self._modules)
         return made, {path: self._stored(config.get(made, path)) for path in swept}
 
-    def _kept(self, arm: Arm, own: Mapping[str, Any]) -> dict[str, Any]:
+    def _kept(self, arm: Arm, swept: Mapping[str, Any]) -> dict[str, Any]:
         """The changes that an arm at a setting makes to the base config, without paths that only other arms have."""
         selection, study = self._selection, self._selection.study
-        merged = study.layered(arm, selection.preset, {**own, **selection.settings})
+        merged = study.layered(arm, selection.preset, {**swept, **selection.settings})
         return {
             path: value
             for path, value in merged.items()
             if _reached(study.base, merged, path)
             or not any(
-                _reached(study.base, study.layered(other, selection.preset, own), path)
+                _reached(study.base, study.layered(other, selection.preset, swept), path)
                 for other in study.arms
             )
         }
@@ -282,7 +282,7 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reached(base: Any, changes: Mapping[str, Any], path: str) -> bool:
     """Whether the config has a field at ``path`` after these changes; only changes of whole modules matter."""
-    above = [own for own in changes if path.startswith(f"{own}.")]
+    above = [changed for changed in changes if path.startswith(f"{changed}.")]
     root = max(above, key=len, default="")
     module = changes[root] if root else base
     try:

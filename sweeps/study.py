@@ -74,7 +74,7 @@ class Study:
                     raise config.unknown(f"path that arm {arm.name} keeps fixed", path, swept)
         for preset, chosen in self.presets.items():
             for path in chosen.settings:
-                if any(own.startswith(f"{path}.") for arm in self.arms for own in arm.settings):
+                if any(inner.startswith(f"{path}.") for arm in self.arms for inner in arm.settings):
                     self._refuse_reserved(path)
             for arm in [*chosen.arms, *chosen.further]:
                 if arm not in names:
@@ -100,10 +100,10 @@ class Study:
 
     def layered(self, arm: Arm, preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The changes of an arm, a preset and further settings to the base config, merged."""
-        own = arm.settings
+        changed = arm.settings
         chosen = self.presets[preset].settings
-        sizes = {path: value for path, value in chosen.items() if path not in own}
-        return layered(own, sizes, settings)
+        sizes = {path: value for path, value in chosen.items() if path not in changed}
+        return layered(changed, sizes, settings)
 
     def select(
         self,
@@ -207,7 +207,7 @@ class Study:
         arms = [
             arm.name
             for arm in self.arms
-            if any(f"{own}.".startswith(f"{path}.") for own in arm.settings)
+            if any(f"{inner}.".startswith(f"{path}.") for inner in arm.settings)
         ]
         if arms:
             raise InvalidInput(
@@ -238,7 +238,7 @@ def split(text: str, option: str, form: str) -> tuple[str, str]:
 def study_names() -> list[str]:
     """Names of the studies that come with the testbed. The studies are not imported."""
     folder = Path(__file__).parent / "studies"
-    return sorted(found.name for found in pkgutil.iter_modules([str(folder)]))
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
 
 
 def list_studies() -> list[Study]:

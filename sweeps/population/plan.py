@@ -373,10 +373,10 @@ def _batched(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 def _lacking_stages(owners: Iterable[Experiment]) -> dict[str, tuple[str, Experiment, float]]:
     """The long stages that are not cached, by address: name, an experiment that needs the stage, operations."""
     cache = Cache(cache_directory() / "stages")
-    found: dict[str, tuple[str, Experiment, float]] = {}
+    lacking: dict[str, tuple[str, Experiment, float]] = {}
     for owner in owners:
         addresses = stages.fingerprints(GroundConfig.of(owner))
         for name, needed in cost.stage_flops(owner).items():
-            if addresses[name] not in found and not cache.holds(addresses[name]):
-                found[addresses[name]] = name, owner, needed
-    return found
+            if addresses[name] not in lacking and not cache.holds(addresses[name]):
+                lacking[addresses[name]] = name, owner, needed
+    return lacking

@@ -32,14 +32,14 @@ class SignedFiles:
         another signature is removed."""
         path = self._path(address)
         try:
-            found = path.read_bytes()
+            data = path.read_bytes()
         except OSError:
             return None
         start = len(_BEGIN) + _SIGNATURE
-        signature, content = found[len(_BEGIN) : start], found[start:]
+        signature, content = data[len(_BEGIN) : start], data[start:]
         key = _read(self._key_path)
         fits = key is not None and hmac.compare_digest(signature, _signed(key, address, content))
-        if not fits or not found.startswith(_BEGIN):
+        if not fits or not data.startswith(_BEGIN):
             self.remove(address)
             return None
         # The modification time shows which files are in use.
@@ -79,8 +79,8 @@ def _read(path: Path) -> bytes | None:
         return None
     try:
         facts = os.fstat(file)
-        own = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid()
-        if not own or facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        owned = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid()
+        if not owned or facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             return None
         key = os.read(file, _KEY_SIZE + 1)
         return key if len(key) == _KEY_SIZE else None

@@ -230,12 +230,12 @@ def _refuse_other_content(
 
 def _united(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
     """The items of both by name, each item once: planned runs, an axis's values, an arm's additional settings."""
-    found = {name: list(items) for name, items in old.items()}
+    united = {name: list(items) for name, items in old.items()}
     for name, items in new.items():
-        have = found.setdefault(name, [])
+        have = united.setdefault(name, [])
         known = set(map(_hashable, have))
         have += [item for item in items if _hashable(item) not in known]
-    return found
+    return united
 
 
 def _hashable(item: Any) -> Any:
@@ -270,12 +270,12 @@ def _differing(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The differences between two headers that change the planned runs: preset, seeds, fields of the base config, arms
     and their settings, values of axes; by name, the two values, None if absent."""
-    found = {
+    differing = {
         name: (old.get(name), new.get(name))
         for name in ("study", "preset", "seeds")
         if old.get(name) != new.get(name)
     }
-    found |= _differing(_base(old), _base(new))
+    differing |= _differing(_base(old), _base(new))
     for part in ("arms", "axes", "fixed", "further"):
         was, now = old.get(part, {}), new.get(part, {})
         for name in sorted(was.keys() | now.keys()):
@@ -283,11 +283,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
             if one == other:
                 continue
             if part == "arms" and one is not None and other is not None:
-                found |= {f"arm {name}: {k}": v for k, v in _differing(one, other).items()}
+                differing |= {f"arm {name}: {k}": v for k, v in _differing(one, other).items()}
             else:
                 words = {"axes": f"axis {name}", "arms": f"arm {name}"}
-                found[words.get(part, f"arm {name}: {part}")] = (one, other)
-    return found
+                differing[words.get(part, f"arm {name}: {part}")] = (one, other)
+    return differing
 
 
 def _refuse_difference(directory: Path, prefix: str, old: Any, new: Any) -> None:

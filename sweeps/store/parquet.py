@@ -249,12 +249,12 @@ def config_in(text: Any) -> Mapping[str, Any]:
     """A run's config, as described data, from JSON text. Raises `InvalidInput` if the text is not a config."""
     shown = str(text)[:60]
     try:
-        found = json.loads(text)
+        described = json.loads(text)
     except (ValueError, TypeError, RecursionError) as problem:
         raise InvalidInput(f"the results hold a config that is not JSON: {shown}") from problem
-    if not isinstance(found, Mapping):
+    if not isinstance(described, Mapping):
         raise InvalidInput(f"the results hold a config that is no object: {shown}")
-    return found
+    return described
 
 
 def value_in(described: Mapping[str, Any], path: str) -> Any:
@@ -275,13 +275,13 @@ def _filled(frame: "pd.DataFrame", path: str, described: dict[int, Any]) -> "pd.
     gaps = column.isna().to_numpy()
     configs = frame["config"].cat
     codes = np.asarray(configs.codes)[gaps]
-    found: dict[int, Any] = {}
+    values_of: dict[int, Any] = {}
     for code in np.unique(codes).tolist():
         if code not in described:
             described[code] = config_in(configs.categories[code])
-        found[code] = value_in(described[code], path)
-    if column.dtype != object and all(value is None for value in found.values()):
+        values_of[code] = value_in(described[code], path)
+    if column.dtype != object and all(value is None for value in values_of.values()):
         return column
     values = column.astype(object).to_numpy(copy=True)
-    values[gaps] = [found[code] for code in codes.tolist()]
+    values[gaps] = [values_of[code] for code in codes.tolist()]
     return pd.Series(values.tolist(), index=frame.index, dtype=None if len(frame) else object)

@@ -33,8 +33,8 @@ def source_hash() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that affect the numbers."""
-    found = {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
-    return {"python": platform.python_version()} | found
+    installed = {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
+    return {"python": platform.python_version()} | installed
 
 
 def machine() -> dict[str, Any]:

@@ -253,7 +253,7 @@ def read_stores(directory: Path) -> "list[tuple[Store, pd.DataFrame]]":
     Raises InvalidInput, with the first store's error, if there are none; and if two stores hold the same study, because
     the pages and figures of one would overwrite those of the other.
     """
-    found, problems = [], []
+    readable, problems = [], []
     owners: dict[str, Path] = {}
     for place in study_directories(directory) or [directory]:
         try:
@@ -261,17 +261,17 @@ def read_stores(directory: Path) -> "list[tuple[Store, pd.DataFrame]]":
             table = store.read()
             if not table.empty:
                 refuse_incomplete(place, table)
-                found.append((store, table))
+                readable.append((store, table))
         except InvalidInput as problem:
             problems.append(problem)
-    for store, _ in found:
+    for store, _ in readable:
         name = store.header["study"]
         other = owners.setdefault(name, store.directory)
         if other != store.directory:
             raise InvalidInput(
                 f"{other} and {store.directory} both hold study {name}: move one of them out of {directory}"
             )
-    if not found:
+    if not readable:
         finish = f"{directory} holds no finished run: run the study again to finish one"
         raise problems[0] if problems else InvalidInput(finish)
-    return found
+    return readable
