@@ -17,7 +17,7 @@ from testbed.errors import InvalidInput
 
 T = TypeVar("T", Estimand, Rule)
 #: Verdicts of tests; the first that occurs is the verdict of their claim.
-_PRECEDENCE: tuple[Verdict, ...] = ("contradicted", "undecided", "reproduced")
+_PRECEDENCE = ("contradicted", "undecided", "reproduced")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,17 +100,19 @@ class Claim:
         more often than its weakest test would be.
         """
         parts = tuple(test.judge(evidence) for test in self.tests)
-        verdict = min((part.verdict for part in parts), key=_PRECEDENCE.index)
-        chances = [-1.0 if part.probability is None else part.probability for part in parts]
-        agreeing = [index for index, part in enumerate(parts) if part.verdict == verdict]
-        deciding = min(agreeing, key=lambda index: chances[index])
+
+        def weakness(index: int) -> tuple[int, float]:
+            chance = parts[index].probability
+            return _PRECEDENCE.index(parts[index].verdict), -1.0 if chance is None else chance
+
+        deciding = min(range(len(parts)), key=weakness)
         weakest = parts[deciding]
         reason = weakest.reason
-        if len(parts) > 1 and verdict == "contradicted":
+        if len(parts) > 1 and weakest.verdict == "contradicted":
             reason = f"“{weakest.label}” does not hold"
         elif len(parts) > 1 and reason:
             reason = f"{weakest.label}: {reason}"
-        return Ruling(verdict, reason, deciding, parts)
+        return Ruling(weakest.verdict, reason, deciding, parts)
 
     def describe(self) -> dict[str, Any]:
         """The claim as JSON-able data; `Claim.from_dict` is the inverse."""
