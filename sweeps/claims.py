@@ -12,9 +12,12 @@ from typing import Any, ClassVar, TypeVar, get_type_hints
 
 from sweeps.estimands import AtEvery, Estimand, Evidence, estimand_from_dict
 from sweeps.rules import Judgement, More, Rule, Verdict, rule_from_dict
+from testbed.config.canonical_form import coerce
 from testbed.errors import InvalidInput
 
 T = TypeVar("T", Estimand, Rule)
+#: Verdicts of tests; the first that occurs is the verdict of their claim.
+_PRECEDENCE = ("contradicted", "undecided", "reproduced")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +42,12 @@ class Test:
     def describe(self) -> dict[str, Any]:
         """The test as JSON-able data."""
         return {"estimand": self.estimand.describe(), "rule": self.rule.describe()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> "Test":
+        """Rebuild the test from the output of `describe`."""
+        estimand, rule = estimand_from_dict(data["estimand"]), rule_from_dict(data["rule"])
+        return cls(_of_types(estimand), _of_types(rule))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,31 +100,23 @@ class Claim:
         more often than its weakest test would be.
         """
         parts = tuple(test.judge(evidence) for test in self.tests)
-        verdicts = [part.verdict for part in parts]
-        if "contradicted" in verdicts:
-            verdict: Verdict = "contradicted"
-        else:
-            verdict = "undecided" if "undecided" in verdicts else "reproduced"
-        chances = [-1.0 if part.probability is None else part.probability for part in parts]
-        own = [index for index, part in enumerate(parts) if part.verdict == verdict]
-        deciding = min(own, key=lambda index: chances[index])
+
+        def weakness(index: int) -> tuple[int, float]:
+            chance = parts[index].probability
+            return _PRECEDENCE.index(parts[index].verdict), -1.0 if chance is None else chance
+
+        deciding = min(range(len(parts)), key=weakness)
         weakest = parts[deciding]
         reason = weakest.reason
-        if len(parts) > 1 and verdict == "contradicted":
+        if len(parts) > 1 and weakest.verdict == "contradicted":
             reason = f"“{weakest.label}” does not hold"
         elif len(parts) > 1 and reason:
             reason = f"{weakest.label}: {reason}"
-        return Ruling(verdict, reason, deciding, parts)
+        return Ruling(weakest.verdict, reason, deciding, parts)
 
     def describe(self) -> dict[str, Any]:
         """The claim as JSON-able data; `Claim.from_dict` is the inverse."""
-        return {
-            "id": self.id,
-            "text": self.text,
-            "tests": [test.describe() for test in self.tests],
-            "against": self.against,
-            "note": self.note,
-        }
+        return {**vars(self), "tests": [test.describe() for test in self.tests]}
 
     def decides_like(self, other: "Claim") -> bool:
         """Whether both claims have the same tests; texts may differ."""
@@ -125,19 +126,9 @@ class Claim:
     def from_dict(cls, data: Mapping[str, Any]) -> "Claim":
         """Rebuild the claim from the output of `describe`. Raises InvalidInput for missing or unknown parts."""
         try:
-            return cls(
-                id=str(data["id"]),
-                text=str(data["text"]),
-                tests=tuple(
-                    Test(
-                        _of_types(estimand_from_dict(test["estimand"])),
-                        _of_types(rule_from_dict(test["rule"])),
-                    )
-                    for test in data["tests"]
-                ),
-                against=str(data["against"]),
-                note=str(data.get("note", "")),
-            )
+            texts = {name: str(data[name]) for name in ("id", "text", "against")}
+            tests = tuple(map(Test.from_dict, data["tests"]))
+            return cls(**texts, tests=tests, note=str(data.get("note", "")))
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as problem:
             if isinstance(problem, InvalidInput):
                 raise
@@ -148,20 +139,12 @@ class Claim:
 
 
 def _of_types(part: T) -> T:
-    """Return a rule or an estimand unchanged. Raises `TypeError` if a field of a plain type holds another type: data
-    may come from a damaged file."""
+    """Return a rule or an estimand unchanged. Raises `TypeError` if a field holds another type than declared: data may
+    come from a damaged file."""
     hints = get_type_hints(type(part))
     for field in dataclasses.fields(part):
-        value, kind = getattr(part, field.name), hints[field.name]
-        if kind == tuple[str, ...]:
-            right = isinstance(value, tuple) and all(isinstance(one, str) for one in value)
-        elif kind is float:
-            right = isinstance(value, int | float) and not isinstance(value, bool)
-        elif kind is int:
-            right = isinstance(value, int) and not isinstance(value, bool)
-        else:
-            right = not isinstance(kind, type) or isinstance(value, kind)
-        if not right:
-            named = kind.__name__ if isinstance(kind, type) else kind
-            raise TypeError(f"{field.name} of {type(part).__name__} is {value!r}, must be {named}")
+        try:
+            coerce(hints[field.name], getattr(part, field.name), field.name)
+        except InvalidInput as problem:
+            raise TypeError(f"{problem}, in {type(part).__name__}") from problem
     return part

@@ -11,7 +11,7 @@ import abc
 import itertools
 import math
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,9 +48,9 @@ class Grid:
         column = self.paths.index(path)
         return _unique(row[column] for row in self.rows)
 
-    def without(self, path: str) -> "Grid":
-        """The grid without one path; rows that become equal are kept once."""
-        kept = [column for column, name in enumerate(self.paths) if name != path]
+    def without(self, *paths: str) -> "Grid":
+        """The grid without some paths; rows that become equal are kept once."""
+        kept = [column for column, name in enumerate(self.paths) if name not in paths]
         rows = _unique(tuple(row[column] for column in kept) for row in self.rows)
         return Grid(tuple(self.paths[column] for column in kept), rows)
 
@@ -67,9 +67,7 @@ def Axis(path: str, values: Sequence[Any]) -> Grid:
 
 def product(*grids: Grid) -> Grid:
     """Every combination; the last grid varies fastest. The product of no grids is one empty setting."""
-    rows = itertools.product(*(grid.rows for grid in grids))
-    paths = tuple(path for grid in grids for path in grid.paths)
-    return Grid(paths, tuple(tuple(itertools.chain.from_iterable(row)) for row in rows))
+    return _joined(grids, itertools.product(*(grid.rows for grid in grids)))
 
 
 def zipped(*grids: Grid) -> Grid:
@@ -77,7 +75,11 @@ def zipped(*grids: Grid) -> Grid:
     if len({len(grid) for grid in grids}) > 1:
         lengths = ", ".join(f"{'+'.join(grid.paths)}: {len(grid)}" for grid in grids)
         raise InvalidInput(f"zipped axes need equally many values, got {lengths}")
-    rows = zip(*(grid.rows for grid in grids), strict=True)
+    return _joined(grids, zip(*(grid.rows for grid in grids), strict=True))
+
+
+def _joined(grids: Sequence[Grid], rows: Iterable[tuple[tuple[Any, ...], ...]]) -> Grid:
+    """The paths of all grids; each of ``rows`` holds one row of every grid."""
     paths = tuple(path for grid in grids for path in grid.paths)
     return Grid(paths, tuple(tuple(itertools.chain.from_iterable(row)) for row in rows))
 

@@ -6,7 +6,7 @@ is 0.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 import equinox as eqx
@@ -126,22 +126,23 @@ class Inspection:
 
     def distributions(self) -> list[dict[str, Any]]:
         """One row per source: number, mean, SD, 1st, 50th and 99th percentile of the reward, mean length."""
-        rows = []
-        for source, rewards in self.rewards.items():
-            low, middle, high = np.percentile(rewards, [1, 50, 99])
-            rows.append(
-                {
-                    "source": source,
-                    "responses": rewards.size,
-                    "mean": float(rewards.mean()),
-                    "sd": float(rewards.std()),
-                    "p1": float(low),
-                    "median": float(middle),
-                    "p99": float(high),
-                    "length": self.lengths[source],
-                }
-            )
-        return rows
+        return [
+            {
+                "source": source,
+                "responses": rewards.size,
+                "mean": float(rewards.mean()),
+                "sd": float(rewards.std()),
+                **dict(
+                    zip(
+                        ("p1", "median", "p99"),
+                        np.percentile(rewards, [1, 50, 99]).tolist(),
+                        strict=True,
+                    )
+                ),
+                "length": self.lengths[source],
+            }
+            for source, rewards in self.rewards.items()
+        ]
 
     def checks(self) -> list[tuple[str, bool]]:
         """The conditions of a useful world, and whether this world meets them. A quick inspection does not judge the
@@ -150,7 +151,7 @@ class Inspection:
         top = float(np.percentile(self.rewards[WRITERS], 99))
         within, accuracy = self.facts["within_prompt_variance"], self.facts["proxy_accuracy"]
         low, high = LEARNABLE
-        found = [
+        checks = [
             (
                 "At least a third of the reward's variance lies within prompts",
                 within >= LEAST_WITHIN,
@@ -161,13 +162,13 @@ class Inspection:
             ),
         ]
         if IDEAL in means:
-            found.append(
+            checks.append(
                 ("The ideal response beats the writers' mean", means[IDEAL] > means[WRITERS])
             )
         if not self.quick:
             words = f"The proxy orders between {low:.0%} and {high:.0%} of held-out pairs rightly"
-            found.append((words, low <= accuracy <= high))
-        return found
+            checks.append((words, low <= accuracy <= high))
+        return checks
 
     def describe(self) -> dict[str, Any]:
         """Every number as JSON-able data."""
@@ -182,13 +183,7 @@ class Inspection:
             "distributions": self.distributions(),
             "checks": [{"check": words, "holds": holds} for words, holds in self.checks()],
             "repeated": self.repeated,
-            "examples": [
-                {
-                    "prompt": example.prompt,
-                    "responses": [vars(text) for text in example.responses],
-                }
-                for example in self.examples
-            ],
+            "examples": [asdict(example) for example in self.examples],
             "rewards": {source: _rounded(rewards) for source, rewards in self.rewards.items()},
             "labels": {name: _rounded(values) for name, values in vars(self.labels).items()},
             "proxy": {name: _rounded(values) for name, values in vars(self.proxy).items()},
@@ -202,13 +197,15 @@ def configure(task: str, settings: Sequence[str], seed: int, quick: bool) -> Exp
     Raises `InvalidInput` for an unknown task or path, or an invalid value.
     """
     base = load_study("gap").base
-    own = load_study(task).base.task if task.endswith(".py") else config.parse(base, "task", task)
-    if own.checkpointed:
+    chosen = (
+        load_study(task).base.task if task.endswith(".py") else config.parse(base, "task", task)
+    )
+    if chosen.checkpointed:
         raise InvalidInput(
-            f"inspect looks at thousands of texts, too many for the pretrained model of {type(own).__name__}: run a "
+            f"inspect looks at thousands of texts, too many for the pretrained model of {type(chosen).__name__}: run a "
             "study on it, and look at its runs with `testbed chat`"
         )
-    base = config.replace_all(base, {"task": own, **_UNUSED})
+    base = config.replace_all(base, {"task": chosen, **_UNUSED})
     for text in settings:
         path = text.partition("=")[0].strip()
         if path in ("task", "seed"):
@@ -313,11 +310,7 @@ def _texts(
     texts = {
         WRITERS: jax.lax.map(lambda x: write(*x), (keys, prompts), batch_size=CHUNK // WRITTEN),
         SFT: decode.sample(
-            sft,
-            prompts,
-            jax.random.split(stream(key, Stream.SAMPLES), PROMPTS),
-            time,
-            BEST_OF,
+            sft, prompts, jax.random.split(stream(key, Stream.SAMPLES), PROMPTS), time, BEST_OF
         ).response,
     }
     if world.ideal is not None:
@@ -355,20 +348,16 @@ def _rewards(
 ) -> dict[str, Float[Array, "_ _"]]:
     """Golden rewards of all texts, in one loop: the reward's program is large and compiles once. An array with fewer
     rows than prompts answers the first prompts."""
-    shapes = {source: text.length.shape for source, text in texts.items()}
-    asked = [
-        jax.tree.map(lambda x, n=n, each=each: jnp.repeat(x[:n], each, axis=0), prompts)
-        for n, each in shapes.values()
-    ]
-    flat = [jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), text) for text in texts.values()]
-    pairs = [jax.tree.map(lambda *x: jnp.concatenate(x), *many) for many in (asked, flat)]
-    rewards = long_map(lambda pair: world.reward(*pair), tuple(pairs))
-    ends = np.cumsum([n * each for n, each in shapes.values()])
-    parts = jnp.split(rewards, ends[:-1])
-    return {
-        source: part.reshape(shape)
-        for (source, shape), part in zip(shapes.items(), parts, strict=True)
-    }
+    pairs = []
+    for text in texts.values():
+        count, each = text.length.shape
+        asked = jax.tree.map(lambda x, n=count, k=each: jnp.repeat(x[:n], k, axis=0), prompts)
+        pairs.append((asked, jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), text)))
+    together = jax.tree.map(lambda *x: jnp.concatenate(x), *pairs)
+    rewards = long_map(lambda pair: world.reward(*pair), together)
+    ends = np.cumsum([text.length.size for text in texts.values()])
+    parts = zip(texts.items(), jnp.split(rewards, ends[:-1]), strict=True)
+    return {source: part.reshape(text.length.shape) for (source, text), part in parts}
 
 
 def _examples(sampled: Sampled, words: Sequence[str]) -> tuple[Example, ...]:

@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from envs.text import Text
-from sweeps.grid import Axis, Grid, product
+from sweeps.grid import Axis, product
 from sweeps.study import Preset
 from testbed.lora import Lora
 from testbed.proxies.linear_head import HeadConfig
@@ -77,12 +77,9 @@ def preset(size: str, *runs: str) -> Preset:
             f"{path}.run.optimiser.warmup": settings.get("optimiser.warmup", 20.0),
         }
     kept = {"optimiser.learning_rate": RATE, "loss.beta": BETA}
-    return Preset(settings, _grid(size), _SEEDS[size], _NOTES[size], fixed=kept)
-
-
-def _grid(size: str) -> Grid:
-    return product(
+    axes = product(
         Axis("task", (Text(),)),
         Axis("optimiser.learning_rate", _RATES[size]),
         Axis("loss.beta", _BETAS[size]),
     )
+    return Preset(settings, axes, _SEEDS[size], _NOTES[size], fixed=kept)

@@ -101,11 +101,7 @@ _TASKS = {
     "laptop": (Neural(), Summarize()),
     "paper": (Neural(), Summarize(), Helpful(), Chat(), Harmless()),
 }
-_RATES = {
-    "smoke": (BASE_RATE,),
-    "laptop": (BASE_RATE, 1e-3),
-    "paper": (1e-4, BASE_RATE, 1e-3),
-}
+_RATES = {"smoke": (BASE_RATE,), "laptop": (BASE_RATE, 1e-3), "paper": (1e-4, BASE_RATE, 1e-3)}
 _BETAS = {
     "smoke": (0.03, BASE_BETA),
     "laptop": (0.01, 0.03, BASE_BETA),
@@ -169,11 +165,7 @@ def grid(size: str) -> Grid:
 
 
 def preset(
-    size: str,
-    *runs: str,
-    axes: Grid | None = None,
-    longer: Sequence[str] = (),
-    **changes: Any,
+    size: str, *runs: str, axes: Grid | None = None, longer: Sequence[str] = (), **changes: Any
 ) -> Preset:
     """A preset of a size.
 
@@ -208,7 +200,7 @@ def presets(
 ) -> Mapping[str, Preset]:
     """The three sizes, each with its axes (see `preset`), and the sizes of a pretrained language model, with the usual
     axes."""
-    found = {size: preset(size, *runs, axes=axes(size), longer=longer) for size in PRESETS}
+    sizes = {size: preset(size, *runs, axes=axes(size), longer=longer) for size in PRESETS}
     if axes is grid:
-        found |= {size: language.preset(size, *runs) for size in language.SIZES}
-    return MappingProxyType(found)
+        sizes |= {size: language.preset(size, *runs) for size in language.SIZES}
+    return MappingProxyType(sizes)

@@ -8,6 +8,7 @@ import gc
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 from testbed.errors import InvalidInput
 from testbed.paths import cache_directory
@@ -21,9 +22,9 @@ _VECTORS = "xla_cpu_prefer_vector_width"
 #: Settings of jax that decide which random numbers are drawn. They are the same everywhere; the user's variables are
 #: overridden.
 PINNED = {
-    "jax_threefry_partitionable": "1",
+    "jax_threefry_partitionable": True,
     "jax_default_prng_impl": "threefry2x32",
-    "jax_random_seed_offset": "0",
+    "jax_random_seed_offset": 0,
 }
 #: The cores that `configure` assigned to this process.
 _given: list[int] = []
@@ -65,10 +66,10 @@ def configure(cores_here: int | None = None) -> None:
         if flag not in flags:
             flags = f"{flags} --{flag}={value}".strip()
     os.environ["XLA_FLAGS"] = flags
-    settings = {
+    settings: dict[str, Any] = {
         # Small programs are cached too: a study compiles dozens of them.
-        "jax_persistent_cache_min_compile_time_secs": "0.1",
-        "jax_persistent_cache_min_entry_size_bytes": "-1",
+        "jax_persistent_cache_min_compile_time_secs": 0.1,
+        "jax_persistent_cache_min_entry_size_bytes": -1,
         # By default GPUs round the factors of float32 products; networks set a precision, see `testbed.nn.matmul`.
         "jax_default_matmul_precision": "highest",
     }
@@ -77,10 +78,13 @@ def configure(cores_here: int | None = None) -> None:
         settings["jax_compilation_cache_dir"] = str(cache_directory() / "xla")
     chosen = {name: value for name, value in settings.items() if name.upper() not in os.environ}
     chosen |= PINNED
-    os.environ.update({name.upper(): value for name, value in chosen.items()})
+    os.environ.update({name.upper(): str(value) for name, value in chosen.items()})
     if "jax" in sys.modules:
+        import jax
+
         # jax reads these variables when it is imported, XLA_FLAGS only at its first computation.
-        _tell(chosen)
+        for name, value in chosen.items():
+            jax.config.update(name, value)
 
 
 def leave_accelerators() -> None:
@@ -104,17 +108,3 @@ def make_room(most: int = MOST_MAPS) -> bool:
     jax.clear_caches()
     gc.collect()
     return True
-
-
-def _tell(chosen: dict[str, str]) -> None:
-    """Give the settings to a jax that was imported before `configure`."""
-    import jax
-
-    readers = {
-        "secs": float,
-        "bytes": int,
-        "offset": int,
-        "partitionable": lambda text: text == "1",
-    }
-    for name, text in chosen.items():
-        jax.config.update(name, readers.get(name.rpartition("_")[2], str)(text))

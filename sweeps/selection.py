@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import itertools
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -87,8 +87,8 @@ class Selection:
         preset = self.study.presets[self.preset]
 
         def sized(arm: Arm) -> Arm:
-            own = {path: preset.fixed[path] for path in arm.fixed if path in preset.fixed}
-            return dataclasses.replace(arm, fixed={**arm.fixed, **own}) if own else arm
+            fixed = {path: preset.fixed.get(path, value) for path, value in arm.fixed.items()}
+            return dataclasses.replace(arm, fixed=fixed)
 
         chosen = (arm for arm in self.study.arms if not preset.arms or arm.name in preset.arms)
         return tuple(map(sized, chosen))
@@ -101,7 +101,7 @@ class Selection:
 
     def points(self) -> list[Point]:
         """All runs: arm by arm, setting by setting, seed by seed; an arm has equal experiments once."""
-        return list(self._points)
+        return list(self._planning[0])
 
     @property
     def size(self) -> int:
@@ -109,13 +109,13 @@ class Selection:
         kinds = {
             (arm.name, config.fingerprint(self.experiment(arm, setting)))
             for arm in self.arms
-            for setting in itertools.chain(self.axes, self.further.get(arm.name, ()))
+            for setting in self._of(arm)
         }
         return len(kinds) * self.seeds
 
-    @property
-    def _points(self) -> tuple[Point, ...]:
-        return self._planning[0]
+    def _of(self, arm: Arm) -> Iterator[Mapping[str, Any]]:
+        """The settings that an arm runs."""
+        return itertools.chain(self.axes, self.further.get(arm.name, ()))
 
     @property
     def content(self) -> dict[str, dict[str, str]]:
@@ -125,11 +125,10 @@ class Selection:
 
     @functools.cached_property
     def _planning(self) -> tuple[tuple[Point, ...], dict[str, dict[str, str]]]:
-        found: dict[tuple[str, str], Point] = {}
+        points: dict[tuple[str, str], Point] = {}
         content: dict[str, dict[str, str]] = {}
         for arm in self.arms:
-            settings = itertools.chain(self.axes, self.further.get(arm.name, ()))
-            for number, setting in enumerate(settings):
+            for number, setting in enumerate(self._of(arm)):
                 first, stored = self._maker.make(arm, setting, {"seed": 0})
                 if number == 0:
                     # Every setting is checked with the lowest seed; one of them also with the highest.
@@ -140,9 +139,9 @@ class Selection:
                 for seed in range(self.seeds):
                     experiment = config.varied(first, "seed", seed) if seed else first
                     run = config.fingerprint(experiment, *depends)
-                    if (arm.name, run) not in found:
-                        found[arm.name, run] = Point(run, arm.name, seed, stored, experiment)
-        return tuple(found.values()), content
+                    if (arm.name, run) not in points:
+                        points[arm.name, run] = Point(run, arm.name, seed, stored, experiment)
+        return tuple(points.values()), content
 
     @functools.cached_property
     def _maker(self) -> "_Maker":
@@ -176,23 +175,16 @@ class Selection:
             "note": study.presets[self.preset].note,
             "seeds": self.seeds,
             "base": base,
-            "settings": {path: _spelt(value) for path, value in changes.items()},
-            "arms": {
-                arm.name: {path: _spelt(value) for path, value in arm.settings.items()}
-                for arm in self.arms
-            },
-            "fixed": {
-                arm.name: {path: _spelt(value) for path, value in arm.fixed.items()}
-                for arm in self.arms
-                if arm.fixed
-            },
-            "axes": {
-                path: [_spelt(value) for value in self.axes.values(path)]
-                for path in self.axes.paths
-            },
-            "further": {arm.name: own for arm in self.arms if (own := self._besides(arm))},
+            "settings": _all_spelt(changes),
+            "arms": {arm.name: _all_spelt(arm.settings) for arm in self.arms},
+            "fixed": {arm.name: _all_spelt(arm.fixed) for arm in self.arms if arm.fixed},
+            "axes": {path: list(map(_spelt, self.axes.values(path))) for path in self.axes.paths},
+            "further": {arm.name: more for arm in self.arms if (more := self._besides(arm))},
             "content": self.content,
-            "planned": self._planned(),
+            "planned": {
+                arm.name: [point.run for point in self._planning[0] if point.arm == arm.name]
+                for arm in self.arms
+            },
             "claims": [claim.describe() for claim in self.claims],
         }
 
@@ -200,11 +192,11 @@ class Selection:
         """The settings that an arm runs in addition to the axes, in stored form."""
 
         def stored(setting: Mapping[str, Any]) -> dict[str, Any]:
-            return {path: _spelt(arm.fixed.get(path, value)) for path, value in setting.items()}
+            return _all_spelt({path: arm.fixed.get(path, x) for path, x in setting.items()})
 
         further = [stored(setting) for setting in self.further.get(arm.name, ())]
         swept = {frozenset(stored(one).items()) for one in self.axes} if further else set()
-        return [own for own in further if frozenset(own.items()) not in swept]
+        return [one for one in further if frozenset(one.items()) not in swept]
 
     def notes(self) -> list[str]:
         """Notes for users whose command gives other values to a path that an arm keeps fixed."""
@@ -215,13 +207,6 @@ class Selection:
             if path in arm.fixed
             and [_spelt(value) for value in self.axes.values(path)] != [_spelt(arm.fixed[path])]
         ]
-
-    def _planned(self) -> dict[str, list[str]]:
-        """Ids of the runs by arm."""
-        planned: dict[str, list[str]] = {arm.name: [] for arm in self.arms}
-        for point in self._points:
-            planned[point.arm].append(point.run)
-        return planned
 
 
 class _Maker:
@@ -239,36 +224,36 @@ class _Maker:
     ) -> tuple[Any, dict[str, Any]]:
         """The experiment of an arm at a setting with ``more`` changes, and the swept values in stored form."""
         selection = self._selection
-        own = {path: arm.fixed.get(path, value) for path, value in setting.items()}
+        values = {path: arm.fixed.get(path, value) for path, value in setting.items()}
         # Which paths exist depends on the modules among the values, not on numbers.
-        kinds = (id(value) if isinstance(value, eqx.Module) else None for value in own.values())
-        key = (arm.name, tuple(own), tuple(kinds))
+        kinds = (id(value) if isinstance(value, eqx.Module) else None for value in values.values())
+        key = (arm.name, tuple(values), tuple(kinds))
         if key not in self._plans:
-            kept = self._kept(arm, own)
+            kept = self._kept(arm, values)
             example = config.replace_all(selection.study.base, kept, self._modules)
             swept = [path for path in setting if _reached(example, {}, path)]
-            varied = [path for path in own if path in kept and path not in selection.settings]
-            names, above = ({path.partition(".")[0] for path in own} for own in (kept, varied))
+            varied = [path for path in values if path in kept and path not in selection.settings]
+            names, above = ({path.partition(".")[0] for path in some} for some in (kept, varied))
             # Fields that no swept path changes are taken from the example.
             fixed = {path: value for path, value in kept.items() if path.partition(".")[0] in above}
             fixed |= {name: config.get(example, name) for name in names - above}
             # The values are kept, too: otherwise Python could give their `id` to other objects.
-            self._plans[key] = fixed, varied, swept, own
+            self._plans[key] = fixed, varied, swept, values
         fixed, varied, swept, _ = self._plans[key]
-        changes = {**fixed, **{path: own[path] for path in varied}, **(more or {})}
+        changes = {**fixed, **{path: values[path] for path in varied}, **(more or {})}
         made = config.replace_all(selection.study.base, changes, self._modules)
         return made, {path: self._stored(config.get(made, path)) for path in swept}
 
-    def _kept(self, arm: Arm, own: Mapping[str, Any]) -> dict[str, Any]:
+    def _kept(self, arm: Arm, swept: Mapping[str, Any]) -> dict[str, Any]:
         """The changes that an arm at a setting makes to the base config, without paths that only other arms have."""
         selection, study = self._selection, self._selection.study
-        merged = study.layered(arm, selection.preset, {**own, **selection.settings})
+        merged = study.layered(arm, selection.preset, {**swept, **selection.settings})
         return {
             path: value
             for path, value in merged.items()
             if _reached(study.base, merged, path)
             or not any(
-                _reached(study.base, study.layered(other, selection.preset, own), path)
+                _reached(study.base, study.layered(other, selection.preset, swept), path)
                 for other in study.arms
             )
         }
@@ -297,7 +282,7 @@ def layered(*layers: Mapping[str, Any]) -> dict[str, Any]:
 
 def _reached(base: Any, changes: Mapping[str, Any], path: str) -> bool:
     """Whether the config has a field at ``path`` after these changes; only changes of whole modules matter."""
-    above = [own for own in changes if path.startswith(f"{own}.")]
+    above = [changed for changed in changes if path.startswith(f"{changed}.")]
     root = max(above, key=len, default="")
     module = changes[root] if root else base
     try:
@@ -311,6 +296,10 @@ def _spelt(value: Any) -> bool | int | float | str | None:
     """A value in the form of the results table: a scalar, None, or text for any other object."""
     plain = value is None or isinstance(value, bool | int | float | str)
     return value if plain else config.spell(value)
+
+
+def _all_spelt(settings: Mapping[str, Any]) -> dict[str, Any]:
+    return {path: _spelt(value) for path, value in settings.items()}
 
 
 def _put(described: dict[str, Any], path: str, value: Any) -> None:

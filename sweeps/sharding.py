@@ -107,12 +107,7 @@ class Spread(AbstractObjective):
         return self.loss.fresh
 
     def prepare(
-        self,
-        batch: PyTree,
-        supply: Supply,
-        policy: Policy,
-        key: PRNGKeyArray,
-        step: Int[Array, ""],
+        self, batch: PyTree, supply: Supply, policy: Policy, key: PRNGKeyArray, step: Int[Array, ""]
     ) -> PyTree:
         """The batch as the loss prepares it, with its rows on different devices."""
         batch = self.loss.prepare(batch, supply, policy, key, step)

@@ -3,7 +3,6 @@
 A study is a Python file with a module attribute ``study``, in `sweeps.studies` or anywhere on disk.
 """
 
-import functools
 import importlib
 import itertools
 import pkgutil
@@ -75,7 +74,7 @@ class Study:
                     raise config.unknown(f"path that arm {arm.name} keeps fixed", path, swept)
         for preset, chosen in self.presets.items():
             for path in chosen.settings:
-                if any(own.startswith(f"{path}.") for arm in self.arms for own in arm.settings):
+                if any(inner.startswith(f"{path}.") for arm in self.arms for inner in arm.settings):
                     self._refuse_reserved(path)
             for arm in [*chosen.arms, *chosen.further]:
                 if arm not in names:
@@ -101,10 +100,10 @@ class Study:
 
     def layered(self, arm: Arm, preset: str, settings: Mapping[str, Any]) -> dict[str, Any]:
         """The changes of an arm, a preset and further settings to the base config, merged."""
-        own = arm.settings
+        changed = arm.settings
         chosen = self.presets[preset].settings
-        sizes = {path: value for path, value in chosen.items() if path not in own}
-        return layered(own, sizes, settings)
+        sizes = {path: value for path, value in chosen.items() if path not in changed}
+        return layered(changed, sizes, settings)
 
     def select(
         self,
@@ -126,9 +125,9 @@ class Study:
         if count < 1:
             raise InvalidInput(f"seeds must be at least 1, got {count}")
         settings, axes = dict(settings or {}), dict(axes or {})
-        both = settings.keys() & axes.keys()
-        if both:
-            raise InvalidInput(f"{both.pop()} is both set and swept: give one of --set and --axis")
+        twice = settings.keys() & axes.keys()
+        if twice:
+            raise InvalidInput(f"{twice.pop()} is both set and swept: give one of --set and --axis")
         grid = self.axes if chosen.axes is None else chosen.axes
         pinned = {path: [settings.pop(path)] for path in list(settings) if path in grid.paths}
         changed = [*settings, *pinned, *axes]
@@ -137,18 +136,14 @@ class Study:
         added = [Axis(path, values) for path, values in (pinned | axes).items()]
 
         def applied(grid: Grid) -> Grid:
-            return product(functools.reduce(Grid.without, changed, grid), *added)
+            return product(grid.without(*changed), *added) if changed else grid
 
-        further = {arm: applied(own) for arm, own in chosen.further.items()}
+        further = {arm: applied(more) for arm, more in chosen.further.items()}
         given = tuple(pinned | axes)
         return Selection(self, name, count, settings, applied(grid), further, given)
 
     def select_texts(
-        self,
-        preset: str | None,
-        seeds: int | None,
-        settings: Sequence[str],
-        axes: Sequence[str],
+        self, preset: str | None, seeds: int | None, settings: Sequence[str], axes: Sequence[str]
     ) -> Selection:
         """`select` with the command line's texts: ``path=value`` and ``path=a,b,c``."""
         name = self.select(preset, seeds).preset
@@ -170,7 +165,7 @@ class Study:
         for arm in self.arms:
             changes = self.layered(arm, preset, settings)
             # The values that a field admits depend only on the modules that contain it.
-            above = {own: value for own, value in changes.items() if path.startswith(f"{own}.")}
+            above = {name: x for name, x in changes.items() if path.startswith(f"{name}.")}
             try:
                 return config.parse(config.replace_all(self.base, above), path, text)
             except InvalidInput as problem:
@@ -184,20 +179,16 @@ class Study:
         for path in paths:
             self._refuse_reserved(path)
 
-        def kept(grid: Grid) -> Grid:
-            return functools.reduce(Grid.without, paths, grid)
-
         presets = {
             size: replace(
                 chosen,
-                settings={own: x for own, x in chosen.settings.items() if own not in paths},
-                axes=chosen.axes and kept(chosen.axes),
-                further={arm: kept(grid) for arm, grid in chosen.further.items()},
+                settings={path: x for path, x in chosen.settings.items() if path not in paths},
+                axes=chosen.axes and chosen.axes.without(*paths),
+                further={arm: grid.without(*paths) for arm, grid in chosen.further.items()},
             )
             for size, chosen in self.presets.items()
         }
-        base = config.replace_all(self.base, paths)
-        axes = kept(self.axes)
+        base, axes = config.replace_all(self.base, paths), self.axes.without(*paths)
         return replace(self, name=name, title=title, base=base, axes=axes, presets=presets)
 
     def points(
@@ -216,7 +207,7 @@ class Study:
         arms = [
             arm.name
             for arm in self.arms
-            if any(f"{own}.".startswith(f"{path}.") for own in arm.settings)
+            if any(f"{inner}.".startswith(f"{path}.") for inner in arm.settings)
         ]
         if arms:
             raise InvalidInput(
@@ -247,7 +238,7 @@ def split(text: str, option: str, form: str) -> tuple[str, str]:
 def study_names() -> list[str]:
     """Names of the studies that come with the testbed. The studies are not imported."""
     folder = Path(__file__).parent / "studies"
-    return sorted(found.name for found in pkgutil.iter_modules([str(folder)]))
+    return sorted(module.name for module in pkgutil.iter_modules([str(folder)]))
 
 
 def list_studies() -> list[Study]:

@@ -54,17 +54,15 @@ def load(path: Path) -> ModuleType:
         # The file's own output must not mix with the data that a command prints for programs.
         with contextlib.redirect_stdout(sys.stderr):
             spec.loader.exec_module(module)
-    except KeyboardInterrupt:
-        del sys.modules[name]
-        raise
-    except SystemExit as problem:
-        del sys.modules[name]
-        raise InvalidInput(
-            f"study file {path} ends the program while it is loaded, with exit status {problem.code}: let it define "
-            "its study, and nothing more"
-        ) from problem
     except BaseException as problem:
         del sys.modules[name]
+        if isinstance(problem, KeyboardInterrupt):
+            raise
+        if isinstance(problem, SystemExit):
+            raise InvalidInput(
+                f"study file {path} ends the program while it is loaded, with exit status {problem.code}: let it "
+                "define its study, and nothing more"
+            ) from problem
         frames = traceback.extract_tb(problem.__traceback__)
         lines = [frame.lineno for frame in frames if frame.filename == str(path)]
         where = f" in line {lines[-1]}" if lines else ""
@@ -86,10 +84,10 @@ def _refuse_namesakes(path: Path, folder: Path, seen: set[Path]) -> None:
         return  # loading the file reports the error and its place
     for name in sorted({name.partition(".")[0] for name in _imports(tree)}):
         beside = _beside(folder, name)
-        found = importlib.util.find_spec(name) if beside else None
-        if beside is None or found is None:
+        spec = importlib.util.find_spec(name) if beside else None
+        if beside is None or spec is None:
             continue
-        places = [found.origin] if found.origin else list(found.submodule_search_locations or [])
+        places = [spec.origin] if spec.origin else list(spec.submodule_search_locations or [])
         if beside.resolve() not in [Path(place).resolve() for place in places if place]:
             raise InvalidInput(
                 f"study file {path} imports {name}, which is {places[0]} here: give "
@@ -127,16 +125,16 @@ def loaded() -> list[UserFile]:
         for name, module in sorted(sys.modules.items())
         if name != "__main__" and code_files.is_followed(module)
     }
-    found: dict[str, UserFile] = {}
+    files: dict[str, UserFile] = {}
     for name, module in modules.items():
         text = code_files.text(module)
         if text is not None:
             texts = code_files.texts(module)
-            found[name] = UserFile(name, str(module.__file__), text, True, texts)
+            files[name] = UserFile(name, str(module.__file__), text, True, texts)
     for module in modules.values():
         for name, (path, text) in code_files.followed(module).items():
-            found.setdefault(name, UserFile(name, str(path), text, False))
-    return list(found.values())
+            files.setdefault(name, UserFile(name, str(path), text, False))
+    return list(files.values())
 
 
 class _Sent(importlib.abc.MetaPathFinder, importlib.abc.InspectLoader):

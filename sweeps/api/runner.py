@@ -28,7 +28,8 @@ from sweeps.console.tables import (
     show_spent,
     verdict_table,
 )
-from sweeps.population.engine import Engine, Plan
+from sweeps.population.engine import Engine
+from sweeps.population.plan import Plan
 from sweeps.store import heartbeat, provenance
 from sweeps.store import metadata as headers
 from sweeps.store.file_names import file_name

@@ -351,8 +351,8 @@ def _batches(
     alike: dict[Any, list[list[GroundConfig]]] = defaultdict(list)
     for family in families.values():
         alike[frozenset(map(jax.tree.structure, family))].append(family)
-    for kind, own in alike.items():
-        size = max(1, min(devices, math.ceil(len(own) / workers)))
-        for start in range(0, len(own), size):
-            together = own[start : start + size]
+    for kind, group in alike.items():
+        size = max(1, min(devices, math.ceil(len(group) / workers)))
+        for start in range(0, len(group), size):
+            together = group[start : start + size]
             yield kind, [config for family in together for config in family]

@@ -92,9 +92,9 @@ def described() -> Iterator[None]:
         raise
     except Exception as problem:
         frames = traceback.extract_tb(problem.__traceback__)
-        own = [frame for frame in frames if "site-packages" not in frame.filename] or frames
+        ours = [frame for frame in frames if "site-packages" not in frame.filename] or frames
         text = next((line.strip() for line in str(problem).splitlines() if line.strip()), "")
-        where = f"{Path(own[-1].filename).name}:{own[-1].lineno}"
+        where = f"{Path(ours[-1].filename).name}:{ours[-1].lineno}"
         raise Unfinished(f"{type(problem).__name__}: {text[:300]} ({where})") from None
 
 

@@ -13,7 +13,8 @@ from sweeps.console.progress import duration
 from testbed import paths
 
 if TYPE_CHECKING:
-    from sweeps.population.engine import Plan, Spent
+    from sweeps.population.engine import Spent
+    from sweeps.population.plan import Plan
 
 #: The least number of columns in which every table is readable.
 NARROW = 60

@@ -110,10 +110,10 @@ class _Slots:
             if np.any(call.measured):
                 mode = devices.place(np.where(call.measured, mode, IDLE))
                 measured = lane._replace(mode=mode)
-                found = self._programs.measure(
+                bits = self._programs.measure(
                     weights, measured_part(state), measured, yardstick, every
                 )
-                moved = self._measured(jax.device_get(found), call, state)
+                moved = self._measured(jax.device_get(bits), call, state)
             else:
                 jax.block_until_ready(state.diverged_step)
                 schedule.count(call)
@@ -126,11 +126,11 @@ class _Slots:
         rows = self._measurements.rows(self._worlds.facts, self._worlds.asked)
         return Outcome(rows, self._measurements.diverged, busy)
 
-    def _measured(self, found: np.ndarray, call: Call, state: TrainState) -> Moved:
+    def _measured(self, bits: np.ndarray, call: Call, state: TrainState) -> Moved:
         """Store the evaluations of the measured slots, and give the slots of complete runs to the next runs."""
         schedule = self._schedule
         runs = np.where(call.measured, schedule.runs, -1)
-        complete, spared = self._measurements.put(runs, schedule.index, found)
+        complete, spared = self._measurements.put(runs, schedule.index, bits)
         self._progress.advance(self._every * spared)
         schedule.count(call)
         for place in places(complete):
@@ -156,8 +156,8 @@ class _Slots:
     def _lanes(self) -> tuple[TrainConfig, Any]:
         """Training config and seed of each slot's run, on the devices; an idle slot has arbitrary values."""
         runs = self._schedule.runs
-        own = [self._chunk.points[max(run, 0)].experiment for run in runs.flat]
-        lanes = [(experiment.train, experiment.seed) for experiment in own]
+        experiments = [self._chunk.points[max(run, 0)].experiment for run in runs.flat]
+        lanes = [(experiment.train, experiment.seed) for experiment in experiments]
         return devices.place(devices.stacked(lanes, *runs.shape))
 
 

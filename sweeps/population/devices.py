@@ -123,15 +123,15 @@ def _each(function: Callable[..., PyTree], mapped: Sequence[bool]) -> Callable[.
     if not any(mapped):
         return function
     if jax.default_backend() != "cpu":
-        return jax.vmap(function, in_axes=[0 if own else None for own in mapped])
+        return jax.vmap(function, in_axes=[0 if along else None for along in mapped])
 
     def one_by_one(*arguments: PyTree) -> PyTree:
         def one(entries: list[PyTree]) -> PyTree:
             rest = iter(entries)
             given = zip(arguments, mapped, strict=True)
-            return function(*(next(rest) if own else argument for argument, own in given))
+            return function(*(next(rest) if along else argument for argument, along in given))
 
-        return jax.lax.map(one, [a for a, own in zip(arguments, mapped, strict=True) if own])
+        return jax.lax.map(one, [a for a, along in zip(arguments, mapped, strict=True) if along])
 
     return one_by_one
 
@@ -181,8 +181,8 @@ def alone(part: PyTree) -> PyTree:
     """Shapes of a pytree's leaves, without sharding."""
 
     def shape(leaf: Any) -> jax.ShapeDtypeStruct:
-        own = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else as_array(leaf)
-        return jax.ShapeDtypeStruct(own.shape, own.dtype)
+        array = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else as_array(leaf)
+        return jax.ShapeDtypeStruct(array.shape, array.dtype)
 
     return jax.tree.map(shape, part)
 
@@ -196,22 +196,17 @@ def shapes_of(arrays: PyTree) -> PyTree:
 
 def needed_memory(program: Any) -> int | None:
     """Bytes that a compiled program needs on each device, as XLA reports; None if XLA reports nothing."""
-    found = program.memory_analysis()
-    if found is None:
+    facts = program.memory_analysis()
+    if facts is None:
         return None
-    held = found.argument_size_in_bytes + found.output_size_in_bytes - found.alias_size_in_bytes
-    return held + found.temp_size_in_bytes
-
-
-def ran_out(problem: Exception) -> bool:
-    """Whether an error says that memory is exhausted."""
-    words = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
-    return isinstance(problem, MemoryError) or any(word in str(problem) for word in words)
+    results = facts.output_size_in_bytes - facts.alias_size_in_bytes
+    return facts.argument_size_in_bytes + results + facts.temp_size_in_bytes
 
 
 def as_memory(problem: Exception) -> Exception:
     """`OutOfMemory` if the error says that memory is exhausted, otherwise the same error."""
-    if ran_out(problem):
+    words = ("RESOURCE_EXHAUSTED", "Out of memory", "out of memory")
+    if isinstance(problem, MemoryError) or any(word in str(problem) for word in words):
         return OutOfMemory(str(problem).splitlines()[0][:200])
     return problem
 
@@ -220,10 +215,10 @@ def memory_limit() -> float:
     """Bytes that may be used on each device: the user's limit, or a share of the device's memory."""
     chosen = os.environ.get(LIMIT)
     if chosen:
-        found = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k|M|G|T|)B?", chosen.strip())
-        if not found or not float(found[1]):
+        size = re.fullmatch(r"(\d+(?:\.\d+)?)\s*(k|M|G|T|)B?", chosen.strip())
+        if not size or not float(size[1]):
             raise InvalidInput(f"{LIMIT} must be a size such as 6GB or 500MB, got '{chosen}'")
-        return float(found[1]) * 1000 ** " kMGT".index(found[2] or " ")
+        return float(size[1]) * 1000 ** " kMGT".index(size[2] or " ")
     device = jax.devices()[0]
     if device.platform == "cpu":
         return host_memory() * MEMORY_SHARE * runtime.share() / jax.device_count()
@@ -232,12 +227,12 @@ def memory_limit() -> float:
 
 def host_memory() -> float:
     """Bytes of main memory that this process may use."""
-    found = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    bytes_here = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for file in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
         path = Path(file)
         if path.is_file() and (text := path.read_text(encoding="utf-8").strip()).isdigit():
-            found = min(found, int(text))
-    return float(found)
+            bytes_here = min(bytes_here, int(text))
+    return float(bytes_here)
 
 
 def peak_memory() -> int | None:

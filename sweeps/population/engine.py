@@ -1,12 +1,15 @@
 """The interface of what computes runs: plans, their execution, and the cost of an execution."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from sweeps.console.progress import Progress
 from sweeps.store.parquet import Rows
 from sweeps.study import Point
+
+if TYPE_CHECKING:
+    from sweeps.population.plan import Plan
 
 
 @dataclass
@@ -23,64 +26,10 @@ class Spent:
 
 
 @runtime_checkable
-class Chunk(Protocol):
-    """Runs that are compiled and executed together: the properties that the runner uses."""
-
-    @property
-    def steps(self) -> int:
-        """Training steps, summed over runs."""
-        ...
-
-    @property
-    def bytes(self) -> int:
-        """Predicted peak memory."""
-        ...
-
-    @property
-    def devices(self) -> int:
-        """Number of devices that the chunk is spread over."""
-        ...
-
-    @property
-    def seconds(self) -> float | None:
-        """Predicted time; None if there is no prediction."""
-        ...
-
-
-@runtime_checkable
-class Plan(Protocol):
-    """The chunks that will be executed, in order."""
-
-    @property
-    def chunks(self) -> Sequence[Chunk]:
-        """The chunks, in the order of execution; rows arrive and are stored chunk by chunk."""
-        ...
-
-    @property
-    def stages(self) -> int:
-        """Number of long stages before training that are not cached yet."""
-        ...
-
-    @property
-    def stage_seconds(self) -> float:
-        """Predicted time of these stages."""
-        ...
-
-    @property
-    def compile_seconds(self) -> float:
-        """Predicted time of compiling, if nothing is compiled yet."""
-        ...
-
-    def describe(self) -> list[dict[str, Any]]:
-        """Rows of the table that ``--dry-run`` shows."""
-        ...
-
-
-@runtime_checkable
 class Engine(Protocol):
     """The interface that a runner needs of `sweeps.population.host`, or of any other module that computes runs."""
 
-    def plan(self, points: list[Point]) -> Plan:
+    def plan(self, points: list[Point]) -> "Plan":
         """Group points by compile key, and place them on devices."""
         ...
 

@@ -63,9 +63,9 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
     address = _address("program", name, arguments)
     known = files.cache.load(address) if address else None
     if isinstance(known, _Traced):
-        found = files.program(known.program, arguments, jax.tree.structure(known.results))
-        if found is not None:
-            return found
+        executable = files.program(known.program, arguments, jax.tree.structure(known.results))
+        if executable is not None:
+            return executable
     lowered = program.lower(*arguments)
     read = _read(lowered)
     # A program without results, whose structure is all static, fails after XLA has serialised it.
@@ -74,18 +74,18 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
     signature = [jax.tree.leaves(part) for part in (lowered.in_avals, lowered.out_info)]
     loaded_with = repr((_machine(), read, lowered.donate_argnums, signature))
     place = _digest(loaded_with, lowered.as_text())
-    found = files.program(place, arguments, lowered.out_tree)
-    if found is None:
+    executable = files.program(place, arguments, lowered.out_tree)
+    if executable is None:
         with _FRESH:
-            found = lowered.compile()
+            executable = lowered.compile()
         # XLA cannot serialise a program that was read from jax's cache: the serialised program would fail.
         if _FRESH.count:
-            files.save_program(place, found)
+            files.save_program(place, executable)
     if address:
         structure = lowered.out_tree
         results = jax.tree.unflatten(structure, [0] * structure.num_leaves)
         files.save(address, _Traced(place, results))
-    return found
+    return executable
 
 
 def worked_out(name: str, by: PyTree, work_out: Callable[[], Any]) -> Any:
@@ -93,12 +93,12 @@ def worked_out(name: str, by: PyTree, work_out: Callable[[], Any]) -> Any:
     that the result depends on, with shapes in place of arrays. ``name`` as for `compiled`."""
     files = _files()
     address = _address("shapes", name, by) if files else None
-    found = files.cache.load(address) if files and address else None
-    if found is None:
-        found = work_out()
+    result = files.cache.load(address) if files and address else None
+    if result is None:
+        result = work_out()
         if files and address:
-            files.save(address, found)
-    return found
+            files.save(address, result)
+    return result
 
 
 class _Files(NamedTuple):

@@ -3,6 +3,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Self
 
 from sweeps.console.progress import Progress
@@ -83,7 +84,7 @@ class Host:
     def _fitting(self, chunk: Chunk) -> Chunk:
         """The chunk with as many slots as fit into memory, as far as this is known."""
         while (chunk.group, chunk.layout) in self._smaller:
-            chunk = chunk.within(self._smaller[chunk.group, chunk.layout])
+            chunk = replace(chunk, layout=self._smaller[chunk.group, chunk.layout])
         return chunk
 
 

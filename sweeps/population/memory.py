@@ -1,7 +1,7 @@
 """Refuses plans that no machine like this one can hold, before anything is built."""
 
+import contextlib
 import math
-from collections.abc import Iterator
 
 from sweeps.population.devices import LIMIT, Machine
 from sweeps.selection import Point
@@ -57,21 +57,15 @@ def _gigabytes(count: float) -> str:
 
 
 def _weightiest(experiment: Experiment) -> str:
-    """The field whose halving saves the most memory, and its value."""
-    saved = list(_halvings(experiment))
-    if not saved:
-        return "the model, batch_size or evaluation.prompts"
-    _, path = max(saved)
-    return f"{path} (now {config.get(experiment, path)})"
-
-
-def _halvings(experiment: Experiment) -> Iterator[tuple[int, str]]:
-    """The bytes that a run saves when a field is halved, for each field that the run has and that admits the half."""
-    whole = alone(footprint(experiment))
+    """The field whose halving saves the most memory, of those that the run has and that admit the half; and its
+    value."""
+    saved = []
     for path in _FIELDS:
-        try:
+        with contextlib.suppress(InvalidInput, TypeError):
             value = config.get(experiment, path)
             half = config.replace(experiment, path, math.ceil(value / 2))
-            yield whole - alone(footprint(half)), path
-        except (InvalidInput, TypeError):
-            continue
+            saved.append((-alone(footprint(half)), path, value))
+    if not saved:
+        return "the model, batch_size or evaluation.prompts"
+    _, path, value = max(saved)
+    return f"{path} (now {value})"

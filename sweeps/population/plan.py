@@ -4,7 +4,6 @@ A *chunk* is computed, stored and, on a cluster, sent as one. A chunk has a numb
 with ``lanes`` runs of each. When the run in a slot is done, the slot takes the next run of its world.
 """
 
-import dataclasses
 import functools
 import itertools
 import math
@@ -105,10 +104,6 @@ class Chunk:
         part = footprint(self.points[0].experiment)
         return self.devices * _memory(part, self.layout, self.devices, self.stacks)
 
-    def within(self, layout: Layout) -> "Chunk":
-        """The same runs in other slots."""
-        return dataclasses.replace(self, layout=layout)
-
 
 @dataclass(frozen=True)
 class Plan:
@@ -183,7 +178,7 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
         seconds = needed / _rate(machine, owner)
         kinds[name, jax.tree.structure(GroundConfig.of(owner))].append(seconds)
     # As many stages of a kind run at a time as there are devices; the last batch may be smaller.
-    waves = (math.ceil(len(own) / machine.devices) * max(own) for own in kinds.values())
+    waves = (math.ceil(len(times) / machine.devices) * max(times) for times in kinds.values())
     return Plan(
         tuple(chunks),
         register.grounds,
@@ -211,35 +206,32 @@ def chunk_seconds() -> float:
     return chosen
 
 
-def compile_key(experiment: Experiment) -> tuple[Any, ...]:
-    """Two runs share a compiled program if this key is equal: it holds everything static except training lengths."""
-    return _compile_key(experiment, jax.tree.structure, _measured)
-
-
-def _compile_key(
-    e: Experiment, structure: Callable[[Any], Any], measured: Callable[[Any], Any]
-) -> tuple[Any, ...]:
-    parts = (read(e, name) for name in _TRAINED)
-    model, proxy = read(e, "model"), read(e, "proxy")
-    form = type(proxy).form(proxy, model)
-    own = (read(e, name) for name in ("batch_size", "teacher", "tabular"))
-    return (
-        *map(structure, parts),
-        structure(model),
-        *(structure(part) if isinstance(part, eqx.Module) else part for part in form),
-        measured(read(e, "evaluation")),
-        read(read(e, "data"), "pairs"),
-        *own,
-    )
-
-
 _TRAINED = ("source", "loss", "optimiser", "reference", "task", "lora")
 
 
 def _measured(evaluation: EvaluationConfig) -> Any:
     """The part of a compile key that describes an evaluation."""
-    e = evaluation
-    return jax.tree.structure((e.stream, e.optimum_beta)), e.prompts, e.kl_prompts, e.pairs
+    counts = evaluation.prompts, evaluation.kl_prompts, evaluation.pairs
+    return jax.tree.structure((evaluation.stream, evaluation.optimum_beta)), *counts
+
+
+def compile_key(
+    experiment: Experiment,
+    structure: Callable[[Any], Any] = jax.tree.structure,
+    measured: Callable[[Any], Any] = _measured,
+) -> tuple[Any, ...]:
+    """Two runs share a compiled program if this key is equal: it holds everything static except training lengths.
+    ``structure`` and ``measured`` may be replaced by functions that keep their results."""
+    parts = {name: read(experiment, name) for name in (*_TRAINED, "model")}
+    proxy = read(experiment, "proxy")
+    form = type(proxy).form(proxy, parts["model"])
+    return (
+        *map(structure, parts.values()),
+        *(structure(part) if isinstance(part, eqx.Module) else part for part in form),
+        measured(read(experiment, "evaluation")),
+        read(read(experiment, "data"), "pairs"),
+        *(read(experiment, name) for name in ("batch_size", "teacher", "tabular")),
+    )
 
 
 class _Once:
@@ -264,11 +256,6 @@ def _text(part: Any) -> str:
 class _Register:
     """Groups, world configs and costs of experiments, numbered in order of appearance."""
 
-    @functools.cached_property
-    def grounds(self) -> tuple[GroundConfig, ...]:
-        """Every world config; call this after all experiments were registered."""
-        return tuple(map(GroundConfig.of, self.owners))
-
     def __init__(self) -> None:
         self.groups: dict[Any, int] = {}
         self.owners: list[Experiment] = []
@@ -276,9 +263,14 @@ class _Register:
         self._costs: dict[Any, tuple[cost.Flops, Any]] = {}
         self._structure, self._compiled = _Once(jax.tree.structure), _Once(_measured)
 
+    @functools.cached_property
+    def grounds(self) -> tuple[GroundConfig, ...]:
+        """Every world config; call this after all experiments were registered."""
+        return tuple(map(GroundConfig.of, self.owners))
+
     def group(self, experiment: Experiment) -> int:
         """Number of the experiment's compile key."""
-        key = _compile_key(experiment, self._structure, self._compiled)
+        key = compile_key(experiment, self._structure, self._compiled)
         return self.groups.setdefault(key, len(self.groups))
 
     def ground(self, experiment: Experiment) -> int:
@@ -368,7 +360,7 @@ def _interleaved(members: Sequence[_Member], rows: int) -> Iterator[_Member]:
     worlds: dict[int, list[_Member]] = defaultdict(list)
     for member in members:
         worlds[member.ground].append(member)
-    ordered = sorted(worlds.values(), key=lambda own: -len(own))
+    ordered = sorted(worlds.values(), key=lambda runs: -len(runs))
     for together in _batched(ordered, rows):
         for turn in itertools.zip_longest(*together):
             yield from (member for member in turn if member is not None)
@@ -381,10 +373,10 @@ def _batched(things: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
 def _lacking_stages(owners: Iterable[Experiment]) -> dict[str, tuple[str, Experiment, float]]:
     """The long stages that are not cached, by address: name, an experiment that needs the stage, operations."""
     cache = Cache(cache_directory() / "stages")
-    found: dict[str, tuple[str, Experiment, float]] = {}
+    lacking: dict[str, tuple[str, Experiment, float]] = {}
     for owner in owners:
         addresses = stages.fingerprints(GroundConfig.of(owner))
         for name, needed in cost.stage_flops(owner).items():
-            if addresses[name] not in found and not cache.holds(addresses[name]):
-                found[addresses[name]] = name, owner, needed
-    return found
+            if addresses[name] not in lacking and not cache.holds(addresses[name]):
+                lacking[addresses[name]] = name, owner, needed
+    return lacking

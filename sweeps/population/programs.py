@@ -94,12 +94,12 @@ class Programs:
 
 def _different(chunks: Iterable[Chunk], most: int) -> dict[Any, Chunk]:
     """The first chunks that differ in group or slots, by both; chunks with the same group and slots share programs."""
-    found: dict[Any, Chunk] = {}
+    different: dict[Any, Chunk] = {}
     for chunk in chunks:
-        found.setdefault((chunk.group, chunk.layout), chunk)
-        if len(found) == most:
+        different.setdefault((chunk.group, chunk.layout), chunk)
+        if len(different) == most:
             break
-    return found
+    return different
 
 
 class Part(NamedTuple):
@@ -146,9 +146,9 @@ def _state_and_columns(
     config, supply, yardstick = run
     state = jax.eval_shape(sharing(train.init), weights, config, supply)
     part = measured_part(state)
-    found = jax.eval_shape(sharing(_columns), weights, part, lane, yardstick, count)
+    columns = jax.eval_shape(sharing(_columns), weights, part, lane, yardstick, count)
     # The shardings that tracing adds are removed: they belong to this process.
-    return devices.alone(state), {name: column.dtype for name, column in found.items()}
+    return devices.alone(state), {name: column.dtype for name, column in columns.items()}
 
 
 def _shape_key(part: Part) -> Any:
@@ -230,8 +230,8 @@ def _columns(learnt: Learnt, lane: Lane, yardstick: Yardstick, every: Array) -> 
     key = jax.random.fold_in(stream(_key(lane.seed), Stream.EVALUATION), lane.index)
     policy = rebuilt(learnt.policy, yardstick.reference)
     means = {name: learnt.numbers[name] / every for name in ("train_loss", "gradient_norm")}
-    found = metrics.columns(metrics.evaluate(policy, yardstick, key)) | learnt.numbers | means
-    return dict(sorted(found.items()))
+    measured = metrics.columns(metrics.evaluate(policy, yardstick, key))
+    return dict(sorted((measured | learnt.numbers | means).items()))
 
 
 def _key(seed: Array) -> PRNGKeyArray:

@@ -12,7 +12,6 @@ import hmac
 import os
 import secrets
 import stat
-import tempfile
 from pathlib import Path
 
 from testbed.cache import write
@@ -33,14 +32,14 @@ class SignedFiles:
         another signature is removed."""
         path = self._path(address)
         try:
-            found = path.read_bytes()
+            data = path.read_bytes()
         except OSError:
             return None
         start = len(_BEGIN) + _SIGNATURE
-        signature, content = found[len(_BEGIN) : start], found[start:]
+        signature, content = data[len(_BEGIN) : start], data[start:]
         key = _read(self._key_path)
         fits = key is not None and hmac.compare_digest(signature, _signed(key, address, content))
-        if not fits or not found.startswith(_BEGIN):
+        if not fits or not data.startswith(_BEGIN):
             self.remove(address)
             return None
         # The modification time shows which files are in use.
@@ -80,8 +79,8 @@ def _read(path: Path) -> bytes | None:
         return None
     try:
         facts = os.fstat(file)
-        own = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid()
-        if not own or facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
+        owned = stat.S_ISREG(facts.st_mode) and facts.st_uid == os.geteuid()
+        if not owned or facts.st_mode & (stat.S_IRWXG | stat.S_IRWXO):
             return None
         key = os.read(file, _KEY_SIZE + 1)
         return key if len(key) == _KEY_SIZE else None
@@ -92,23 +91,10 @@ def _read(path: Path) -> bytes | None:
 
 
 def _made(path: Path) -> bytes:
-    """Make a new key in place of a file that `_read` refuses, or return the key that another process made meanwhile."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    # The file is created with O_EXCL, for this user alone.
-    file, temporary = tempfile.mkstemp(dir=path.parent)
-    try:
-        with open(file, "wb") as opened:
-            opened.write(secrets.token_bytes(_KEY_SIZE))
-            opened.flush()
-            os.fsync(file)
-        with contextlib.suppress(FileNotFoundError):
-            if _read(path) is None:
-                os.unlink(path)
-        # A link, unlike a rename, does not replace a key that exists by now: programs signed with that key stay valid.
-        with contextlib.suppress(FileExistsError):
-            os.link(temporary, path)
-    finally:
-        os.unlink(temporary)
+    """Make a new key in place of a file that `_read` refuses. If two processes make a key at the same time, the later
+    key stays, and programs signed with the other key are compiled again."""
+    # The file is created for this user alone.
+    write(path, [secrets.token_bytes(_KEY_SIZE)])
     key = _read(path)
     if key is None:
         raise PermissionError(f"{path} is another user's")

@@ -45,7 +45,7 @@ class Checkpoints:
             if paused is not None:
                 measurements.resume(run, paused.values)
                 jax.tree.map(
-                    lambda all, own, at=place: all.__setitem__(at, own), held, paused.state
+                    lambda all, value, at=place: all.__setitem__(at, value), held, paused.state
                 )
         return devices.place(held)
 

@@ -22,9 +22,9 @@ class Measurements:
         self._values = np.full(size, np.nan)
         self._diverged = np.full(len(chunk.points), -1)
         # Indices of the columns that hold tokens, in the order of prompts and time.
-        found = {name: number for number, name in enumerate(columns) if name.startswith("answer_")}
-        order = sorted(found, key=lambda name: [int(part) for part in name.split("_")[1:]])
-        self._tokens = {name: found[name] for name in order}
+        tokens = [name for name in columns if name.startswith("answer_")]
+        tokens.sort(key=lambda name: [int(part) for part in name.split("_")[1:]])
+        self._tokens = {name: list(columns).index(name) for name in tokens}
 
     @property
     def diverged(self) -> int:
@@ -35,20 +35,20 @@ class Measurements:
         """Store the measurements of slots. Return which slots are done, and how many evaluations are saved by
         divergence. A run that diverged is frozen: one measurement holds for its later evaluations too."""
         live = runs >= 0
-        run, here = runs[live], index[live]
+        run, at = runs[live], index[live]
         kinds = self._columns.values()
         columns = [
             np.ascontiguousarray(bits).view(kind)
             for bits, kind in zip(found[live].T, kinds, strict=True)
         ]
-        self._values[run, here] = np.array(columns, dtype=np.float64).T
-        self._diverged[run] = self._values[run, here, list(self._columns).index("diverged_step")]
+        self._values[run, at] = np.array(columns, dtype=np.float64).T
+        self._diverged[run] = self._values[run, at, list(self._columns).index("diverged_step")]
         frozen = self._diverged[run] >= 0
-        for own, since in zip(run[frozen], here[frozen], strict=True):
-            self._values[own, since:] = self._values[own, since]
+        for lost, since in zip(run[frozen], at[frozen], strict=True):
+            self._values[lost, since:] = self._values[lost, since]
         done = np.zeros(runs.shape, bool)
-        done[live] = frozen | (here == self._points[run])
-        return done, int(np.sum((self._points[run] - here)[frozen]))
+        done[live] = frozen | (at == self._points[run])
+        return done, int(np.sum((self._points[run] - at)[frozen]))
 
     def so_far(self, run: int, index: int) -> np.ndarray:
         """The measurements of a run before an evaluation, one row per evaluation."""
@@ -83,8 +83,8 @@ class Measurements:
                 if name != "diverged_step" and name not in self._tokens
             },
             **{
-                f"{FACTS}{name}": np.array([float(own.get(name, np.nan)) for own in facts])[run]
-                for name in dict.fromkeys(name for own in facts for name in own)
+                f"{FACTS}{name}": np.array([float(world.get(name, np.nan)) for world in facts])[run]
+                for name in dict.fromkeys(name for world in facts for name in world)
             },
         }
 

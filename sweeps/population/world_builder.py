@@ -1,11 +1,11 @@
 """Builds the world artifacts of runs, or finds them in the cache: stage by stage, as many worlds at a time as there are
 devices.
 
-Results are stored on disk and read when they are needed; only the latest are kept in memory, so that memory does not
-grow with the number of worlds. Results do not contain the weights of checkpoints (`testbed.policies.shared_weights`).
+Results are stored on disk and read when they are needed, in a few milliseconds, so that memory does not grow with the
+number of worlds. Results do not contain the weights of checkpoints (`testbed.policies.shared_weights`).
 """
 
-from collections import OrderedDict, defaultdict
+from collections import defaultdict
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -24,8 +24,6 @@ from testbed.stages.world_config import Ground, GroundConfig
 #: Every stage of a world, in order.
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
 _BY_NAME = {stage.name: stage for stage in STAGES}
-#: Bytes of stage results that are kept in memory.
-KEPT = 1_000_000_000
 
 
 @runtime_checkable
@@ -41,10 +39,8 @@ class Standing(Protocol):
 class Grounds:
     """The world artifacts of any number of configs, by config."""
 
-    def __init__(self, cache: Cache, progress: Progress, kept: int = KEPT) -> None:
-        self._cache, self._progress, self._most = cache, progress, kept
-        self._kept: OrderedDict[str, PyTree] = OrderedDict()
-        self._sizes: dict[str, int] = {}
+    def __init__(self, cache: Cache, progress: Progress) -> None:
+        self._cache, self._progress = cache, progress
         self._latest: tuple[Any, Any] = None, None
 
     def prepare(
@@ -85,14 +81,8 @@ class Grounds:
         stage, address = _BY_NAME[name], addresses[name]
         if not stage.needed(config):
             return None
-        if address in self._kept:
-            self._kept.move_to_end(address)
-            return self._kept[address]
         result = self._cache.load(address)
-        if result is None:
-            return self._make(stage, {address: config})[0]
-        self._keep(address, result)
-        return result
+        return self._make(stage, {address: config})[0] if result is None else result
 
     def _make(self, stage: Stage, owners: Mapping[str, GroundConfig]) -> list[PyTree]:
         """A stage's results for at most as many configs as there are devices."""
@@ -108,7 +98,6 @@ class Grounds:
         for (address, config), result in zip(owners.items(), results, strict=True):
             stages.check(config, stage.name, result)
             self._cache.save(address, result)
-            self._keep(address, result)
         return results
 
     def _program(self, stage: Stage, shapes: tuple[PyTree, ...]) -> Any:
@@ -119,14 +108,6 @@ class Grounds:
             make = devices.spread(stage.make)
             self._latest = key, executable_cache.compiled(stage.name, make, shapes)
         return self._latest[1]
-
-    def _keep(self, address: str, result: PyTree) -> None:
-        """Keep a result in memory, and drop the oldest results."""
-        self._kept[address] = result
-        self._sizes[address] = sum(leaf.nbytes for leaf in jax.tree.leaves(result))
-        while len(self._kept) > 1 and sum(self._sizes.values()) > self._most:
-            oldest, _ = self._kept.popitem(last=False)
-            del self._sizes[oldest]
 
 
 def _batches(owners: Mapping[str, GroundConfig]) -> Iterator[list[str]]:

@@ -78,9 +78,9 @@ def told_apart(
     """Names for things, in their order. Names that differ at most in case, and names in ``taken``, get a hash of their
     thing's ``repr`` as well."""
     counts = Counter(name.casefold() for name in (*names, *taken))
-    found = []
+    told = []
     for name, thing in zip(names, things, strict=True):
         folder, slash, last = name.rpartition("/")
-        own = marked(last, repr(thing)) if counts[name.casefold()] > 1 else last
-        found.append(f"{folder}{slash}{own}")
-    return found
+        distinct = marked(last, repr(thing)) if counts[name.casefold()] > 1 else last
+        told.append(f"{folder}{slash}{distinct}")
+    return told

@@ -16,8 +16,8 @@ from testbed.paths import cache_directory
 _WRITTEN = ("stages", "xla", "underway", "policies")
 #: Bytes that are written to test whether a disk accepts them: the block size of common file systems.
 _TRIED = 4096
-#: Seconds between attempts to lock: `in_use` holds a lock for an instant.
-_PAUSES = (0.05, 0.1)
+#: Seconds before each attempt to lock: `in_use` holds a lock for an instant.
+_PAUSES = (0.0, 0.05, 0.1)
 
 
 def lock(directory: Path) -> io.IOBase:
@@ -28,21 +28,18 @@ def lock(directory: Path) -> io.IOBase:
     except OSError as problem:
         raise unwritable(directory, problem) from problem
     try:
-        taken = not _locked(held, fcntl.LOCK_EX)
-        for pause in _PAUSES if taken else ():
+        for pause in _PAUSES:
             time.sleep(pause)
-            taken = taken and not _locked(held, fcntl.LOCK_EX)
+            if _locked(held, fcntl.LOCK_EX):
+                return held
     except OSError as problem:
         held.close()
         # The file system has no locks: two commands could write at the same time.
         raise unwritable(directory, problem) from problem
-    if taken:
-        held.close()
-        raise InvalidInput(
-            f"output directory {directory} is in use by another `testbed run`: wait for it, or "
-            "choose another --out"
-        )
-    return held
+    held.close()
+    raise InvalidInput(
+        f"output directory {directory} is in use by another `testbed run`: wait for it, or choose another --out"
+    )
 
 
 def in_use(directory: Path) -> bool:
@@ -104,36 +101,20 @@ def settle(directory: Path) -> None:
 def require_writable_cache() -> None:
     """Refuse a cache that runs could not write to, before anything is built: raises `InvalidInput`.
 
-    The test writes and removes a file in each folder that exists, and makes and removes each missing folder. No file
-    stays.
+    The test writes and removes a file in each folder, or in the parent of a missing folder. No file stays.
     """
     directory = cache_directory()
     for place in (directory, *(directory / name for name in _WRITTEN)):
+        nearest = next(x for x in (place, *place.absolute().parents) if os.path.lexists(x))
         try:
-            _try_to_write(place)
+            # NotADirectoryError if the path is a file; a full disk refuses the content. Permissions are not enough: a
+            # superuser has all permissions, even where files cannot be made.
+            with tempfile.TemporaryFile(dir=nearest) as file:
+                file.write(bytes(_TRIED))
+                file.flush()
         except OSError as problem:
             reason = problem.strerror or problem
             raise InvalidInput(
                 f"cache {place} cannot be written ({reason}): make room there, or set TESTBED_CACHE to another "
                 "directory, and run the same command again"
             ) from problem
-
-
-def _try_to_write(directory: Path) -> None:
-    """Write in a directory; or, if it is missing, make a directory in its parent. Raises `OSError` if that is
-    refused."""
-    if directory.exists():
-        # NotADirectoryError if the path is a file; a full disk refuses the content.
-        with tempfile.TemporaryFile(dir=directory) as file:
-            file.write(bytes(_TRIED))
-            file.flush()
-        return
-    above = next(
-        place for place in (directory, *directory.absolute().parents) if os.path.lexists(place)
-    )
-    if not above.is_dir():
-        # The parent is a file, or a broken link.
-        raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
-    # Permissions are not enough: a superuser has all permissions, even where files cannot be made.
-    with tempfile.TemporaryDirectory(dir=above):
-        pass

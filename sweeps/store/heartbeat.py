@@ -21,7 +21,6 @@ from testbed.errors import InvalidInput, Unfinished
 FILE = "progress.json"
 #: Seconds from one renewal to the next.
 INTERVAL = 5.0
-_NUMBERS = ("begun", "written", "rate", "left")
 _SHAPE: json_files.Shape = {
     "state": str,
     "studies": [str],
@@ -114,8 +113,6 @@ def read(directory: Path) -> dict[str, Any] | None:
     for place in (directory, directory.absolute().parent):
         with contextlib.suppress(InvalidInput):
             said = json_files.read(place / FILE, _SHAPE, "")
-            numbers = [name for name in _NUMBERS if said.get(name) is not None]
-            said |= {name: float(said[name]) for name in numbers}
             names = map(file_name, said["studies"])
             if place == directory or directory.absolute().name in names:
                 return said

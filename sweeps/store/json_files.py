@@ -57,7 +57,7 @@ def misfit(value: Any, shape: Shape, where: str = "") -> str | None:
             return f"{where or 'the whole'} has {len(value)} entries, must have {len(shape)}"
         shapes = shape if len(shape) > 1 else itertools.repeat(shape[0])
         numbered = enumerate(zip(value, shapes, strict=False))
-        return _first((item, own, f"{where}[{place}]") for place, (item, own) in numbered)
+        return _first((item, part, f"{where}[{place}]") for place, (item, part) in numbered)
     if isinstance(shape, dict):
         return _object_misfit(value, shape, where)
     return None if _is(value, shape) else _wrong(value, shape, where)
@@ -73,13 +73,13 @@ def _object_misfit(value: Any, shape: Mapping[Any, Shape], where: str) -> str | 
     missing = [name for name in needed if name not in value]
     if missing:
         return f"{prefix}{missing[0]} is missing"
-    known = {name.removesuffix("?"): own for name, own in shape.items()}
-    return _first((value[n], own, f"{prefix}{n}") for n, own in known.items() if n in value)
+    known = {name.removesuffix("?"): part for name, part in shape.items()}
+    return _first((value[n], part, f"{prefix}{n}") for n, part in known.items() if n in value)
 
 
 def _first(parts: Any) -> str | None:
     """The first misfit among values, each with its shape and place."""
-    return next((found for part in parts if (found := misfit(*part)) is not None), None)
+    return next((wrong for part in parts if (wrong := misfit(*part)) is not None), None)
 
 
 def _is(value: Any, kind: Any) -> bool:

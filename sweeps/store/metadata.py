@@ -176,8 +176,7 @@ def _read_planned(path: Path, header: Mapping[str, Any]) -> dict[str, list[str]]
 
 def session(header: Mapping[str, Any]) -> dict[str, Any]:
     """The record of one invocation in the header."""
-    names = ("preset", "seeds", "axes", "content", "source", "versions", "numerics", "bits")
-    names += ("machine", "created", "command", "asked")
+    names = [key.removesuffix("?") for key in _SESSION]
     return {name: header[name] for name in names if name in header}
 
 
@@ -193,30 +192,21 @@ def joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> d
     for arm in sorted(old["arms"].keys() & new["arms"].keys()):
         _refuse_difference(directory, f"arm {arm}: ", old["arms"][arm], new["arms"][arm])
         _refuse_other_content(directory, arm, old, new)
-    was, now = old.get("planned", {}), new.get("planned", {})
-    planned = {
-        arm: list(dict.fromkeys([*was.get(arm, ()), *now.get(arm, ())])) for arm in {**was, **now}
-    }
+    was, now = old.get("content", {}), new.get("content", {})
     return {
         **old,
         "schema": SCHEMA,
-        "planned": planned,
+        "planned": _united(old.get("planned", {}), new.get("planned", {})),
         "preset": new["preset"],
         "note": new.get("note", ""),
         "seeds": max(old["seeds"], new["seeds"]),
         "arms": {**old["arms"], **new["arms"]},
-        "content": _united_content(old, new),
+        "content": {arm: {**was.get(arm, {}), **now.get(arm, {})} for arm in {**was, **now}},
         "fixed": {**old.get("fixed", {}), **new.get("fixed", {})},
         "further": _united(old.get("further", {}), new.get("further", {})),
         "axes": _united(old["axes"], new["axes"]),
         "sessions": [*old.get("sessions", []), session(new)],
     }
-
-
-def _united_content(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, dict[str, str]]:
-    """The files that the runs of each arm depend on."""
-    was, now = old.get("content", {}), new.get("content", {})
-    return {arm: {**was.get(arm, {}), **now.get(arm, {})} for arm in {**was, **now}}
 
 
 def _refuse_other_content(
@@ -239,13 +229,13 @@ def _refuse_other_content(
 
 
 def _united(old: Mapping[str, list[Any]], new: Mapping[str, list[Any]]) -> dict[str, list[Any]]:
-    """The items of both by name, each item once: an axis's values, an arm's additional settings."""
-    found = {name: list(items) for name, items in old.items()}
+    """The items of both by name, each item once: planned runs, an axis's values, an arm's additional settings."""
+    united = {name: list(items) for name, items in old.items()}
     for name, items in new.items():
-        have = found.setdefault(name, [])
+        have = united.setdefault(name, [])
         known = set(map(_hashable, have))
         have += [item for item in items if _hashable(item) not in known]
-    return found
+    return united
 
 
 def _hashable(item: Any) -> Any:
@@ -280,12 +270,12 @@ def _differing(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:
     """The differences between two headers that change the planned runs: preset, seeds, fields of the base config, arms
     and their settings, values of axes; by name, the two values, None if absent."""
-    found = {
+    differing = {
         name: (old.get(name), new.get(name))
         for name in ("study", "preset", "seeds")
         if old.get(name) != new.get(name)
     }
-    found |= _differing(_base(old), _base(new))
+    differing |= _differing(_base(old), _base(new))
     for part in ("arms", "axes", "fixed", "further"):
         was, now = old.get(part, {}), new.get(part, {})
         for name in sorted(was.keys() | now.keys()):
@@ -293,11 +283,11 @@ def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tup
             if one == other:
                 continue
             if part == "arms" and one is not None and other is not None:
-                found |= {f"arm {name}: {k}": v for k, v in _differing(one, other).items()}
+                differing |= {f"arm {name}: {k}": v for k, v in _differing(one, other).items()}
             else:
                 words = {"axes": f"axis {name}", "arms": f"arm {name}"}
-                found[words.get(part, f"arm {name}: {part}")] = (one, other)
-    return found
+                differing[words.get(part, f"arm {name}: {part}")] = (one, other)
+    return differing
 
 
 def _refuse_difference(directory: Path, prefix: str, old: Any, new: Any) -> None:

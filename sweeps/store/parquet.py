@@ -42,16 +42,7 @@ KNOWN = frozenset(_KINDS)
 MEASURED = KNOWN - {"study", "arm", "task", "seed", "code", "config"}
 _DICTIONARIES = [*TEXTS, "config"]
 _ORDER = ("arm", "seed", "run", "evaluation")
-#: Upper bound of seeds and of numbers of evaluations, so that `_key` can compute with them.
-_LARGEST = 2**40
 _NEEDED = ("run", "arm", "seed", "evaluation", "config")
-
-
-def columns(rows: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Rows that are given one by one, as columns; values that some rows lack are gaps."""
-    rows = list(rows)
-    names = dict.fromkeys(name for row in rows for name in row)
-    return {name: [row.get(name) for row in rows] for name in names}
 
 
 def column(name: str, values: Any) -> pa.Array:
@@ -163,13 +154,6 @@ def _misfit(table: pa.Table, columns: list[str] | None) -> str | None:
             return f"column {name} is missing"
         if table.column(name).null_count:
             return f"column {name} has gaps"
-    for name in _ORDER if columns is None else ():
-        values = table.column(name)
-        if pa.types.is_integer(values.type) and len(values):
-            numbers = values.to_numpy()
-            least, most = int(numbers.min()), int(numbers.max())
-            if not -_LARGEST < least <= most < _LARGEST:
-                return f"column {name} has {most if most >= _LARGEST else least}"
     for field in table.schema:
         kind, wanted = (_plain_kind(one) for one in (field.type, _KINDS.get(field.name)))
         if not (kind == wanted if wanted is not None else _is_scalar(kind)):
@@ -193,45 +177,23 @@ def joined(tables: Iterable[pa.Table]) -> pa.Table:
     """Tables of blocks as one table: repeated rows kept once, ordered by arm, seed, run and evaluation."""
     table = pa.concat_tables(map(_with_dictionaries, tables), promote_options="permissive")
     table = table.unify_dictionaries()
-    key = _key(table, _ORDER)
-    if np.all(key[1:] > key[:-1]):
-        return table
-    order = np.argsort(key, kind="stable")
-    key = key[order]
-    order = order[np.concatenate([[True], key[1:] > key[:-1]])]
+    keys = np.stack([_ranks(table.column(name)) for name in _ORDER])
+    order = np.lexsort(keys[::-1])
+    keys = keys[:, order]
+    order = order[np.any(np.diff(keys, prepend=keys[:, :1] - 1), axis=0)]
     return pa.table({name: _taken(table.column(name), order) for name in table.column_names})
 
 
-def runs(tables: Iterable[pa.Table], not_negative: str | None = None) -> set[tuple[str, str]]:
-    """The pairs of arm and run in tables of blocks. If ``not_negative`` names a column of numbers, only rows count in
-    which this column is 0 or more, and a table without the column has no such rows."""
-    found: set[tuple[str, str]] = set()
+def distinct(tables: Iterable[pa.Table], names: Sequence[str]) -> set[tuple[Any, ...]]:
+    """The different rows of some columns, in those tables of blocks that have the columns."""
+    rows: set[tuple[Any, ...]] = set()
     for table in tables:
-        if not_negative is not None and not_negative not in table.column_names:
-            continue
-        pairs = _with_dictionaries(table.select(["arm", "run"])).unify_dictionaries()
-        pairs = pairs.combine_chunks()
-        rows = np.arange(len(table))
-        if not_negative is not None:
-            rows = np.flatnonzero(_numbers(table.column(not_negative)) >= 0)
-        _, first = np.unique(_key(pairs, ("arm", "run"))[rows], return_index=True)
-        texts = (_texts(column, rows[first]) for column in pairs.columns)
-        found.update(zip(*texts, strict=True))
-    return found
-
-
-def _numbers(values: pa.ChunkedArray) -> np.ndarray:
-    """A column of numbers as a numpy array; gaps are NaN. Arrow's conversion imports pandas, which is slow and needed
-    only for gaps."""
-    return values.to_numpy() if values.null_count else np.from_dlpack(values.combine_chunks())
-
-
-def _texts(values: pa.ChunkedArray, rows: np.ndarray) -> list[str]:
-    """Some rows of a text column that is a dictionary."""
-    array = values.combine_chunks()
-    texts = array.dictionary.to_pylist()
-    indices: Any = np.from_dlpack(array.indices)
-    return [texts[code] for code in indices[rows].tolist()]
+        if set(names) <= set(table.column_names):
+            # Arrow's own grouping would import pandas, which is slow.
+            columns = [table.column(name) for name in names]
+            plain = [column.cast(_plain_kind(column.type)).to_pylist() for column in columns]
+            rows.update(zip(*plain, strict=True))
+    return rows
 
 
 def _with_dictionaries(table: pa.Table) -> pa.Table:
@@ -243,30 +205,14 @@ def _with_dictionaries(table: pa.Table) -> pa.Table:
     return table
 
 
-def _key(table: pa.Table, names: Sequence[str]) -> np.ndarray:
-    """One whole number per row, with the order and equality that the rows have in the given columns of texts or whole
-    numbers."""
-    key, size = np.zeros(len(table), np.int64), 1
-    for name in names:
-        values = table.column(name)
-        if pa.types.is_dictionary(values.type):
-            array = values.combine_chunks()
-            texts = array.dictionary
-            rank = np.empty(len(texts), np.int64)
-            # Arrow sorts the texts: a conversion to numpy would import pandas, which is slow.
-            order: Any = np.from_dlpack(pc.call_function("array_sort_indices", [texts]))
-            indices: Any = np.from_dlpack(array.indices)
-            rank[order] = np.arange(len(texts))
-            codes, count = rank[indices], len(texts)
-        else:
-            codes = values.to_numpy()
-            codes = codes - codes.min(initial=0)
-            count = int(codes.max(initial=0)) + 1
-        if size * count >= 2**63:
-            kept, key = np.unique(key, return_inverse=True)
-            size = len(kept)
-        key, size = key * count + codes, size * count
-    return key
+def _ranks(values: pa.ChunkedArray) -> np.ndarray:
+    """Whole numbers with the order and equality of a column, which holds whole numbers, or texts as a dictionary."""
+    if not pa.types.is_dictionary(values.type):
+        return values.to_numpy()
+    array = values.combine_chunks()
+    rank = np.empty(len(array.dictionary), np.int64)
+    rank[pc.call_function("array_sort_indices", [array.dictionary])] = np.arange(len(rank))
+    return rank[array.indices]
 
 
 def _taken(values: pa.ChunkedArray, order: np.ndarray) -> pa.Array | pa.ChunkedArray:
@@ -303,12 +249,12 @@ def config_in(text: Any) -> Mapping[str, Any]:
     """A run's config, as described data, from JSON text. Raises `InvalidInput` if the text is not a config."""
     shown = str(text)[:60]
     try:
-        found = json.loads(text)
+        described = json.loads(text)
     except (ValueError, TypeError, RecursionError) as problem:
         raise InvalidInput(f"the results hold a config that is not JSON: {shown}") from problem
-    if not isinstance(found, Mapping):
+    if not isinstance(described, Mapping):
         raise InvalidInput(f"the results hold a config that is no object: {shown}")
-    return found
+    return described
 
 
 def value_in(described: Mapping[str, Any], path: str) -> Any:
@@ -329,13 +275,13 @@ def _filled(frame: "pd.DataFrame", path: str, described: dict[int, Any]) -> "pd.
     gaps = column.isna().to_numpy()
     configs = frame["config"].cat
     codes = np.asarray(configs.codes)[gaps]
-    found: dict[int, Any] = {}
+    values_of: dict[int, Any] = {}
     for code in np.unique(codes).tolist():
         if code not in described:
             described[code] = config_in(configs.categories[code])
-        found[code] = value_in(described[code], path)
-    if column.dtype != object and all(value is None for value in found.values()):
+        values_of[code] = value_in(described[code], path)
+    if column.dtype != object and all(value is None for value in values_of.values()):
         return column
     values = column.astype(object).to_numpy(copy=True)
-    values[gaps] = [found[code] for code in codes.tolist()]
+    values[gaps] = [values_of[code] for code in codes.tolist()]
     return pd.Series(values.tolist(), index=frame.index, dtype=None if len(frame) else object)

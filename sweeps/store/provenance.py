@@ -33,8 +33,8 @@ def source_hash() -> str:
 
 def versions() -> dict[str, str]:
     """Versions of Python and of the libraries that affect the numbers."""
-    found = {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
-    return {"python": platform.python_version()} | found
+    installed = {name: importlib.metadata.version(name) for name in _DISTRIBUTIONS}
+    return {"python": platform.python_version()} | installed
 
 
 def machine() -> dict[str, Any]:
@@ -44,7 +44,7 @@ def machine() -> dict[str, Any]:
         "system": f"{platform.system()} {platform.machine()}",
         "processor": numerics.processor() or platform.processor() or "unknown",
         "cores": cores(),
-        "memory_gb": _memory_gb(),
+        "memory_gb": round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1),
         "devices": f"{len(devices)} x {devices[0].device_kind} ({devices[0].platform})",
     }
 
@@ -65,9 +65,3 @@ def session() -> dict[str, Any]:
         "machine": machine(),
         "created": now(),
     }
-
-
-def _memory_gb() -> float | None:
-    if not hasattr(os, "sysconf") or "SC_PHYS_PAGES" not in os.sysconf_names:
-        return None
-    return round(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / 1e9, 1)

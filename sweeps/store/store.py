@@ -45,7 +45,6 @@ class Store:
         self.header = header
         self._lock = lock
         self._small: dict[Path, pa.Table] = {}
-        self._begun = False
 
     @classmethod
     def create_or_open(cls, directory: Path | str, header: Mapping[str, Any]) -> "Store":
@@ -57,39 +56,38 @@ class Store:
         """
         directory = Path(directory)
         header = _jsonable(header)
-        lock = files.lock(directory)
-        try:
-            if (directory / "study.json").exists():
-                merged = headers.joined(directory, headers.read(directory), header)
-            else:
-                foreign = sorted({file.name for file in directory.iterdir()} - _OURS)
-                if foreign:
-                    raise InvalidInput(
-                        f"output directory {directory} is neither empty nor a store of results "
-                        f"(it holds {foreign[0]}): choose another --out"
-                    )
-                merged = {"schema": headers.SCHEMA, **header, "sessions": [headers.session(header)]}
-            headers.write_planned(directory, merged)
-            headers.write(directory, merged)
-            # The folder is made last: to the next session, blocks without `study.json` would be foreign files.
-            (directory / "blocks").mkdir(exist_ok=True)
-            files.settle(directory)
-            for left_over in (directory / "blocks").glob(".*.tmp"):
-                left_over.unlink()
-        except OSError as problem:
-            lock.close()
-            raise files.unwritable(directory, problem) from problem
-        except BaseException:
-            lock.close()
-            raise
-        store = cls(directory, merged, lock)
-        store._begun = len(merged["sessions"]) == 1
-        try:
+        with contextlib.ExitStack() as opened:
+            lock = opened.enter_context(files.lock(directory))
+            try:
+                header = cls._begin(directory, header)
+            except OSError as problem:
+                raise files.unwritable(directory, problem) from problem
+            store = cls(directory, header, lock)
             store._merge_old()
-        except BaseException:
-            store.close()
-            raise
+            opened.pop_all()
         return store
+
+    @staticmethod
+    def _begin(directory: Path, header: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the header of this session, in a new or an existing store; return the whole header."""
+        if (directory / "study.json").exists():
+            header = headers.joined(directory, headers.read(directory), header)
+        else:
+            foreign = sorted({file.name for file in directory.iterdir()} - _OURS)
+            if foreign:
+                raise InvalidInput(
+                    f"output directory {directory} is neither empty nor a store of results "
+                    f"(it holds {foreign[0]}): choose another --out"
+                )
+            header = {"schema": headers.SCHEMA, **header, "sessions": [headers.session(header)]}
+        headers.write_planned(directory, header)
+        headers.write(directory, header)
+        # The folder is made last: to the next session, blocks without `study.json` would be foreign files.
+        (directory / "blocks").mkdir(exist_ok=True)
+        files.settle(directory)
+        for left_over in (directory / "blocks").glob(".*.tmp"):
+            left_over.unlink()
+        return header
 
     @classmethod
     def open(cls, directory: Path | str) -> "Store":
@@ -116,7 +114,7 @@ class Store:
 
     def withdraw(self) -> None:
         """Remove a store that this process has made and has stored nothing in."""
-        if self._begun and not self._paths():
+        if len(self.header["sessions"]) == 1 and not self._paths():
             for name in ("study.json", headers.PLANNED):
                 (self.directory / name).unlink(missing_ok=True)
             (self.directory / "blocks").rmdir()
@@ -139,10 +137,14 @@ class Store:
         table = parquet.typed(rows)
         path = self._write(table)
         if len(table) < MERGED_ROWS:
-            self._small[path] = table
-            if sum(map(len, self._small.values())) >= MERGED_ROWS:
-                self.merge()
+            self._collect(path, table)
         return path
+
+    def _collect(self, path: Path, table: pa.Table) -> None:
+        """Merge a small block with others as soon as their rows are enough."""
+        self._small[path] = table
+        if sum(map(len, self._small.values())) >= MERGED_ROWS:
+            self.merge()
 
     def merge(self) -> None:
         """Merge the small blocks that were appended into one: thousands of files take long to read.
@@ -165,9 +167,7 @@ class Store:
         if len(paths) < _MANY:
             return
         for path in paths:
-            self._small[path] = parquet.decode(path)
-            if sum(map(len, self._small.values())) >= MERGED_ROWS:
-                self.merge()
+            self._collect(path, parquet.decode(path))
         self.merge()
 
     def _write(self, table: pa.Table) -> Path:
@@ -186,12 +186,15 @@ class Store:
 
     def held(self) -> set[tuple[str, str]]:
         """The stored runs as pairs of arm and run."""
-        return parquet.runs(self._tables(["arm", "run"]))
+        return self._distinct("arm", "run")
 
     def diverged(self) -> set[tuple[str, str]]:
         """The stored runs that diverged, as pairs of arm and run."""
-        tables = self._tables(["arm", "run", "diverged_step"])
-        return parquet.runs(tables, "diverged_step")
+        rows = self._distinct("arm", "run", "diverged_step")
+        return {(arm, run) for arm, run, step in rows if step is not None and step >= 0}
+
+    def _distinct(self, *names: str) -> set[tuple[Any, ...]]:
+        return parquet.distinct(self._tables(list(names)), names)
 
     def read(self) -> "pd.DataFrame":
         """The long table: repeated rows once, in a fixed order.
@@ -250,7 +253,7 @@ def read_stores(directory: Path) -> "list[tuple[Store, pd.DataFrame]]":
     Raises InvalidInput, with the first store's error, if there are none; and if two stores hold the same study, because
     the pages and figures of one would overwrite those of the other.
     """
-    found, problems = [], []
+    readable, problems = [], []
     owners: dict[str, Path] = {}
     for place in study_directories(directory) or [directory]:
         try:
@@ -258,17 +261,17 @@ def read_stores(directory: Path) -> "list[tuple[Store, pd.DataFrame]]":
             table = store.read()
             if not table.empty:
                 refuse_incomplete(place, table)
-                found.append((store, table))
+                readable.append((store, table))
         except InvalidInput as problem:
             problems.append(problem)
-    for store, _ in found:
+    for store, _ in readable:
         name = store.header["study"]
         other = owners.setdefault(name, store.directory)
         if other != store.directory:
             raise InvalidInput(
                 f"{other} and {store.directory} both hold study {name}: move one of them out of {directory}"
             )
-    if not found:
+    if not readable:
         finish = f"{directory} holds no finished run: run the study again to finish one"
         raise problems[0] if problems else InvalidInput(finish)
-    return found
+    return readable

@@ -44,11 +44,7 @@ study = Study(
     arms=(
         Arm("offline", {"source": Offline(), **SCARCE}),
         Arm("online by proxy", {"source": Online(), **SCARCE}, paper.RATE),
-        Arm(
-            FRESH,
-            {"source": Online(), "teacher": "golden", **SCARCE},
-            {"steps": LAST},
-        ),
+        Arm(FRESH, {"source": Online(), "teacher": "golden", **SCARCE}, {"steps": LAST}),
     ),
     axes=axes("paper"),
     claims=(

@@ -33,7 +33,7 @@ BO2_RECORDED = paper.recorded(BO2, BO2_RATE)
 BO2_ARMS = ("online Bo2", "shuffled Bo2", "offline Bo2")
 
 
-def both(name: str, loss: AbstractObjective) -> tuple[Arm, Arm]:
+def regimes(name: str, loss: AbstractObjective) -> tuple[Arm, Arm]:
     """Online and offline arms of a loss."""
     return (
         Arm(f"online {name}", {"source": Online(), "loss": loss}, paper.RATE),
@@ -78,16 +78,12 @@ study = Study(
     background=__doc__ or "",
     base=paper.EXPERIMENT,
     arms=(
-        Arm(
-            "online Bo2",
-            {"source": Online(), "loss": BO2},
-            {"optimiser.learning_rate": BO2_RATE},
-        ),
+        Arm("online Bo2", {"source": Online(), "loss": BO2}, {"optimiser.learning_rate": BO2_RATE}),
         Arm("shuffled Bo2", {"source": paper.shuffled(BO2_RECORDED), "loss": BO2}),
         Arm("offline Bo2", {"source": Offline(), "loss": BO2}),
-        *both("DPO", Dpo()),
-        *both("SLiC", Slic()),
-        *both("KTO", Kto()),
+        *regimes("DPO", Dpo()),
+        *regimes("SLiC", Slic()),
+        *regimes("KTO", Kto()),
         Arm("RLOO", {"source": Online(), "loss": Rloo()}),
         Arm("GRPO", {"source": Online(), "loss": Grpo()}),
         Arm("offline IPO", {"source": Offline(), "loss": paper.LOSS}),

@@ -43,10 +43,7 @@ study = Study(
         Arm("online", {"source": Online()}, paper.RATE),
         Arm("offline", {"source": Offline()}),
         Arm("online, golden teacher", {"source": Online(), "teacher": "golden"}, paper.RATE),
-        Arm(
-            "offline, full support",
-            {"source": Offline(), "data.temperature": 1.5},
-        ),
+        Arm("offline, full support", {"source": Offline(), "data.temperature": 1.5}),
         Arm("online, table", {"source": Online(), "tabular": True}, TABLE),
         Arm("offline, table", {"source": Offline(), "tabular": True}, TABLE),
     ),

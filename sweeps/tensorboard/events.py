@@ -100,11 +100,6 @@ def histogram(tag: str, quantiles: Sequence[float], limits: Sequence[float], cou
     )
 
 
-def text(tag: str, markdown: str) -> Any:
-    """A page of text."""
-    return summaries.text(tag, markdown)
-
-
 def is_png(path: Path) -> bool:
     """Whether `image` can show a file: the file must be readable and have a PNG's first chunk."""
     try:

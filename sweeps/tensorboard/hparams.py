@@ -53,18 +53,18 @@ def outcomes(results: Table, keys: Sequence[str]) -> Table:
     trained = table[sound & (table["evaluation"] > 0) & np.isfinite(table["win_rate"])]
     best = table.loc[trained.groupby(runs)["win_rate"].idxmax()].set_index(runs)
     last = table.loc[table.groupby(runs)["evaluation"].idxmax()].set_index(runs)
-    found = last[[key for key in dict.fromkeys([*keys, "seed"]) if key not in runs]].copy()
+    per_run = last[[key for key in dict.fromkeys([*keys, "seed"]) if key not in runs]].copy()
     for tag, column in PEAK.items():
         if column in table:
-            found[tag] = best[column].astype(float)
+            per_run[tag] = best[column].astype(float)
     if "kl" in table and table["arm"].nunique() > 1:
         gaps = trained[runs].assign(gap=_matched_gaps(trained))
-        found[GAP] = gaps.groupby(runs)["gap"].mean()
+        per_run[GAP] = gaps.groupby(runs)["gap"].mean()
     for tag, column in FINAL.items():
         if column in table:
-            found[tag] = last[column].astype(float).where(last["diverged_step"] < 0)
-    found[DIVERGED] = (last["diverged_step"] >= 0).astype(float)
-    return found.reset_index()
+            per_run[tag] = last[column].astype(float).where(last["diverged_step"] < 0)
+    per_run[DIVERGED] = (last["diverged_step"] >= 0).astype(float)
+    return per_run.reset_index()
 
 
 def _matched_gaps(trained: Table) -> pd.Series:
@@ -73,22 +73,19 @@ def _matched_gaps(trained: Table) -> pd.Series:
     checkpoints to a mean."""
     gaps = pd.Series(math.nan, trained.index)
     for _, world in trained.groupby("task"):
-        for arm, own in world.groupby("arm"):
+        for arm, checkpoints in world.groupby("arm"):
             others = world[(world["arm"] != arm) & np.isfinite(world["kl"])].sort_values(
                 "kl", kind="stable"
             )
             if others.empty:
                 continue
-            near = np.array_split(others[["kl", "win_rate"]].to_numpy(float), _knots(len(others)))
+            knots = min(_MOST_KNOTS, math.isqrt(len(others)))
+            near = np.array_split(others[["kl", "win_rate"]].to_numpy(float), knots)
             kl, win_rate = np.transpose([part.mean(0) for part in near])
-            line = np.interp(own["kl"], kl, win_rate)
-            inside = own["kl"].between(others["kl"].iat[0], others["kl"].iat[-1])
-            gaps[own.index] = (own["win_rate"] - line).where(inside)
+            line = np.interp(checkpoints["kl"], kl, win_rate)
+            inside = checkpoints["kl"].between(others["kl"].iat[0], others["kl"].iat[-1])
+            gaps[checkpoints.index] = (checkpoints["win_rate"] - line).where(inside)
     return gaps
-
-
-def _knots(count: int) -> int:
-    return min(_MOST_KNOTS, max(1, math.isqrt(count)))
 
 
 def tags(table: Table) -> list[str]:
@@ -113,16 +110,16 @@ def schema(table: Table, keys: Sequence[str]) -> Any:
     return _summary("experiment", experiment=experiment)
 
 
-def _parameter(name: str, found: Sequence[Any]) -> Any:
-    kinds = {_kind(value) for value in found}
+def _parameter(name: str, values: Sequence[Any]) -> Any:
+    kinds = {_kind(value) for value in values}
     kind = kinds.pop() if len(kinds) == 1 else "STRING"
     info = _api.HParamInfo(name=name, type=_api.DataType.Value(f"DATA_TYPE_{kind}"))
-    if len(found) <= _MOST_TICKED:
-        ordered = sorted(found) if kind != "STRING" else sorted(map(str, found))
+    if len(values) <= _MOST_TICKED:
+        ordered = sorted(values) if kind != "STRING" else sorted(map(str, values))
         info.domain_discrete.extend(ordered)
     elif kind == "FLOAT64":
-        info.domain_interval.min_value = float(min(found))
-        info.domain_interval.max_value = float(max(found))
+        info.domain_interval.min_value = float(min(values))
+        info.domain_interval.max_value = float(max(values))
     return info
 
 
@@ -157,8 +154,8 @@ def session(
 
 def mixed(table: Table, keys: Sequence[str]) -> list[str]:
     """The paths whose values are of several kinds."""
-    found = {key: {_kind(value) for value in table[key].dropna().tolist()} for key in keys}
-    return [key for key, kinds in found.items() if len(kinds) > 1]
+    kinds_of = {key: {_kind(value) for value in table[key].dropna().tolist()} for key in keys}
+    return [key for key, kinds in kinds_of.items() if len(kinds) > 1]
 
 
 def _summary(tag: str, **content: Any) -> Any:

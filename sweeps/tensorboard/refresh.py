@@ -61,14 +61,14 @@ def read_verdicts(directory: Path) -> list[Row]:
 
 def figures(directory: Path, studies: Sequence[str]) -> dict[str, list[Path]]:
     """The report's PNG files of each study; if several studies' names fit a file, the longest name is used."""
-    found: dict[str, list[Path]] = {name: [] for name in studies}
-    by_length = sorted(found, key=len, reverse=True)
+    figures_of: dict[str, list[Path]] = {name: [] for name in studies}
+    by_length = sorted(figures_of, key=len, reverse=True)
     for path in sorted((directory / "report" / "figures").glob("*.png")):
         owners = (name for name in by_length if path.name.startswith(figure_prefix(name)))
         owner = next(owners, None)
         if owner is not None and events.is_png(path):
-            found[owner].append(path)
-    return found
+            figures_of[owner].append(path)
+    return figures_of
 
 
 class Preview:

@@ -27,7 +27,7 @@ def said(results: Table) -> Iterator[Said]:
         return
     kept = results[results[ANSWERS].notna() & (results["diverged_step"] < 0)]
     tasks = kept.groupby("task")
-    groups = ((task, *pair) for task, own in tasks for pair in own.groupby("arm", sort=False))
+    groups = ((task, *pair) for task, rows in tasks for pair in rows.groupby("arm", sort=False))
     for task, arm, group in groups:
         last = group[(group["seed"] == group["seed"].min()) & (group["evaluation"] > 0)]
         if last.empty:
@@ -43,14 +43,14 @@ def said(results: Table) -> Iterator[Said]:
 def _pairs(row: Any) -> list[list[str]]:
     """Prompts with answers from one row of the results. Raises `InvalidInput` if the row's text is something else."""
     try:
-        found = json.loads(row[ANSWERS])
+        pairs = json.loads(row[ANSWERS])
     except (ValueError, RecursionError) as problem:
         raise InvalidInput(
             f"the answers of run {row['run']} in the results are not JSON"
         ) from problem
-    wrong = json_files.misfit(found, [[str, str]])
+    wrong = json_files.misfit(pairs, [[str, str]])
     if wrong is not None:
         raise InvalidInput(
             f"the answers of run {row['run']} in the results are not pairs of texts ({wrong})"
         )
-    return found
+    return pairs

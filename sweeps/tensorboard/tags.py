@@ -44,11 +44,11 @@ def run_labels(paths: Sequence[str], rows: Sequence[Mapping[str, Any]]) -> list[
     settings = [tuple(_one(row[path]) for path in paths) for row in rows]
     distinct = list(dict.fromkeys(settings))
     known = dict(zip(distinct, labels(paths, distinct), strict=True))
-    found = [
+    names = [
         f"{known[setting]}/seed={file_name(value_text(row['seed']))}"
         for setting, row in zip(settings, rows, strict=True)
     ]
-    return told_apart(found, [str(row["run"]) for row in rows])
+    return told_apart(names, [str(row["run"]) for row in rows])
 
 
 def _one(value: Any) -> Any:
@@ -86,8 +86,8 @@ def write_names(root: Path, names: Mapping[str, Meaning]) -> None:
 def page(names: Mapping[str, Meaning]) -> str | None:
     """A Markdown table of the names that do not explain themselves; None if all names do."""
     rows = [
-        f"| `{name}` | {', '.join(f'`{path}={value}`' for path, value in own.items())} |"
-        for name, own in names.items()
+        f"| `{name}` | {', '.join(f'`{path}={value}`' for path, value in contents.items())} |"
+        for name, contents in names.items()
         if "~" in name
     ]
     return "\n".join(["| log | what it holds |", "|---|---|", *rows]) if rows else None

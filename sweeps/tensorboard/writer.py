@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+from tensorboardX import summary as summaries
 
 from sweeps.store.file_names import file_name, told_apart
 from sweeps.tensorboard import events, hparams
@@ -164,7 +165,7 @@ def _summarise(
     )
     with events.log(root / _joined(place, "study")) as add:
         for tag, words in pages.items():
-            add(events.text(tag, words), 0)
+            add(summaries.text(tag, words), 0)
         for figure in study.figures:
             add(events.image(figure), 0)
         add(events.layout(_charts(study, place, sorted(set(best.values())))), 0)
@@ -203,10 +204,10 @@ def _best(
 ) -> dict[Any, str]:
     """For each arm on each task the setting whose median has the highest peak, with the task if there are several."""
     task = keys.index("task") if "task" in keys else None
-    found: dict[tuple[str, str], Any] = {}
+    best: dict[tuple[str, str], Any] = {}
     for key in sorted(groups, key=lambda key: -peaks[key]):
-        found.setdefault((key[0], "" if task is None else str(key[task])), key)
-    return {key: where for (_, where), key in found.items()}
+        best.setdefault((key[0], "" if task is None else str(key[task])), key)
+    return {key: where for (_, where), key in best.items()}
 
 
 def _compared(place: str, task: str, tags: Iterable[str]) -> dict[str, str]:
@@ -239,24 +240,24 @@ class _Schema:
     """One schema for the runs of all studies, with every path that any of the studies sweeps."""
 
     def __init__(self, studies: Sequence[Logged]) -> None:
-        found = [
+        tables = [
             hparams.outcomes(study.results, _keys(study)).assign(study=_name(study))
             for study in studies
         ]
         # By identity: two studies of one directory may have the same name.
-        self._own = {id(study): own for study, own in zip(studies, found, strict=True)}
-        self.table: Table = pd.concat(found, ignore_index=True)
+        self._own = {id(study): table for study, table in zip(studies, tables, strict=True)}
+        self.table: Table = pd.concat(tables, ignore_index=True)
         swept = dict.fromkeys(key for study in studies for key in _keys(study))
         self.settings = [*(["study"] if len(studies) > 1 else []), *swept]
         self.mixed = hparams.mixed(self.table, self.settings)
 
     def setting(self, add: events.Add, group: Table, study: Logged) -> None:
         """Write a session of a setting: the median of the results over its runs, and the share of diverged runs."""
-        own = self._own[id(study)]
-        own = own[own["run"].isin(group["run"]) & (own["arm"] == group["arm"].iat[0])]
-        row = next(iter(own.to_dict("records")))
-        row |= own[hparams.tags(own)].median().to_dict()
-        row[hparams.DIVERGED] = float(own[hparams.DIVERGED].mean())
+        runs = self._own[id(study)]
+        runs = runs[runs["run"].isin(group["run"]) & (runs["arm"] == group["arm"].iat[0])]
+        row = next(iter(runs.to_dict("records")))
+        row |= runs[hparams.tags(runs)].median().to_dict()
+        row[hparams.DIVERGED] = float(runs[hparams.DIVERGED].mean())
         hparams.session(add, row, self.settings, self.mixed)
 
     def write(self, root: Path, studies: Sequence[Logged]) -> None:
@@ -347,11 +348,11 @@ def _is(value: Any, wanted: str) -> bool:
 def _nothing(studies: Sequence[Logged], where: Mapping[str, str]) -> str:
     """Why no run meets the conditions: the first condition that no run meets, or that no run meets all of them."""
     for path, wanted in where.items():
-        found = [study.results[path] for study in studies if path in study.results]
-        if not found:
+        columns = [study.results[path] for study in studies if path in study.results]
+        if not columns:
             known = dict.fromkeys(key for study in studies for key in [*_keys(study), "seed"])
             return str(unknown("column", path, known))
-        values = pd.concat(found).dropna().unique().tolist()
+        values = pd.concat(columns).dropna().unique().tolist()
         if not any(_is(value, wanted) for value in values):
             named = ", ".join(map(names_of.value_text, values[:20]))
             return f"no run has {path}={wanted}: its values are {named}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 from hypothesis import strategies as st
+from store_rows import columns
 
 from analysis import export, report
 from analysis.load import load
@@ -21,7 +22,6 @@ from sweeps.console.tables import verdict_table
 from sweeps.estimands import PairedDifference
 from sweeps.rules import More
 from sweeps.store import json_files, parquet
-from sweeps.store.parquet import columns
 from sweeps.store.store import Store, read_stores
 from sweeps.tensorboard import refresh
 

@@ -437,15 +437,6 @@ def test_slots_are_halved_lanes_first() -> None:
     assert sizes == [(8, 5), (8, 3), (8, 2), (8, 1), (4, 1)]
 
 
-def test_worlds_that_do_not_fit_in_memory_are_read_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With room for one result only, every ground is what it is with room for all."""
-    grounds()
-    small = Grounds(Cache(cache_directory()), Silence(), kept=1)
-    for config_ in map(GroundConfig.of, GROUNDED):
-        jax.tree.map(np.testing.assert_array_equal, small[config_], grounds()[config_])
-        assert len(small._kept) == 1
-
-
 def test_a_result_that_the_cache_has_lost_is_made_again(tmp_path: Path) -> None:
     grounds()
     for file in cache_directory().glob("*.safetensors"):

@@ -13,6 +13,7 @@ import equinox as eqx
 import numpy as np
 import pytest
 from rich.console import Console
+from store_rows import columns
 
 from sweeps import throttle
 from sweeps.api import runner
@@ -22,8 +23,9 @@ from sweeps.console.tables import show_spent
 from sweeps.estimands import MatchedGap
 from sweeps.grid import Axis
 from sweeps.population.engine import Engine, Spent
+from sweeps.population.plan import Plan
 from sweeps.rules import More
-from sweeps.store.parquet import Rows, columns
+from sweeps.store.parquet import Rows
 from sweeps.store.store import Store
 from sweeps.study import Arm, Point, Preset, Study
 from sweeps.tensorboard import refresh
@@ -67,9 +69,10 @@ class SumChunk:
         return 10 * len(self.points)
 
 
-@dataclass
-class SumPlan:
-    chunks: list[SumChunk]
+@dataclass(frozen=True)
+class SumPlan(Plan):
+    chunks: Any
+    grounds: Any = ()
     stages: int = 3
     stage_seconds: float = 61.0
     compile_seconds: float = 30.0

@@ -19,9 +19,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from store_rows import columns
 
 from sweeps.store import parquet
-from sweeps.store.parquet import columns, value_in
+from sweeps.store.parquet import value_in
 from sweeps.store.store import METRICS, SCHEMA, Store
 from testbed.errors import InvalidInput
 
@@ -434,7 +435,7 @@ def test_a_disk_error_leaves_nothing_of_the_block(
 
 WRITER = textwrap.dedent("""
     import sys
-    from sweeps.store.parquet import columns
+    from store_rows import columns
     from sweeps.store.store import METRICS, Store
     from test_store_rows import HEADER
     k = int(sys.argv[2])
@@ -456,7 +457,8 @@ WRITER = textwrap.dedent("""
 def test_a_killed_writer_leaves_whole_blocks(tmp_path: Path) -> None:
     (tmp_path / "test_store_rows.py").write_text(f"HEADER = {HEADER!r}")
     out = tmp_path / "out"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), os.getcwd()])}
+    folders = [str(tmp_path), os.getcwd(), str(Path(__file__).parents[1] / "support")]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(folders)}
     delays = random.Random(0)
     for attempt in range(6):
         writer = subprocess.Popen(
