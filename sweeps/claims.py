@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
-from sweeps.estimands import AtEvery, Estimand, Evidence, estimand_from_dict
-from sweeps.rules import Judgement, More, Rule, Verdict, rule_from_dict
+from sweeps.estimands import AtEvery, Estimand, Evidence
+from sweeps.rules import Judgement, More, Rule, Verdict
 from testbed.errors import InvalidInput
 
 T = TypeVar("T", Estimand, Rule)
@@ -130,8 +130,8 @@ class Claim:
                 text=str(data["text"]),
                 tests=tuple(
                     Test(
-                        _of_types(estimand_from_dict(test["estimand"])),
-                        _of_types(rule_from_dict(test["rule"])),
+                        _of_types(Estimand.from_dict(test["estimand"])),
+                        _of_types(Rule.from_dict(test["rule"])),
                     )
                     for test in data["tests"]
                 ),

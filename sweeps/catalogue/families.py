@@ -114,13 +114,16 @@ def cited(text: str) -> tuple[str, str]:
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """The meaning of each field from ``Attributes:``: ``name: meaning``, or ``first, second: meaning`` for several."""
+    """The meaning of each field from ``Attributes:`` of the class, or of the nearest base class that describes the
+    field: ``name: meaning``, or ``first, second: meaning`` for several."""
+    base = next(filter(dataclasses.is_dataclass, kind.__mro__[1:]), None)
+    inherited = meanings(base) if isinstance(base, type) else {}
     _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")
     text = " ".join(text.split()).replace("`", "")
     names = "|".join(re.escape(field.name) for field in dataclasses.fields(kind))
     marks = list(re.finditer(rf"(?:^|(?<= ))((?:{names})(?:, (?:{names}))*): ", text))
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    return {
+    return inherited | {
         name: text[mark.end() : end].strip(" .")
         for mark, end in zip(marks, ends, strict=False)
         for name in mark[1].split(", ")

@@ -9,8 +9,8 @@ import numpy as np
 
 from sweeps.contracts.samples import MadeUpEvidence
 from sweeps.contracts.sentences import guarded, named, ours, require_kind
-from sweeps.estimands import Estimand, estimand_from_dict
-from sweeps.rules import Draws, Judgement, Rule, descendants, rule_from_dict
+from sweeps.estimands import Estimand
+from sweeps.rules import Described, Draws, Judgement, Rule
 from testbed.errors import InvalidInput
 
 #: Effects on which rules are tried; none of them equals the end of a usual rope.
@@ -21,7 +21,7 @@ _VERDICTS = ("reproduced", "contradicted", "undecided")
 def check_estimand(estimand: Estimand, evidence: MadeUpEvidence) -> None:
     """An estimand must be plain data, with two texts for people (label and unit) and finite draws of one effect. Raises
     `InvalidInput`."""
-    _check_data(estimand, Estimand, estimand_from_dict)
+    _check_data(estimand, Estimand)
     _check_words(estimand, "label and unit")
     with guarded(estimand, "draws"):
         draws = estimand.draws(evidence)
@@ -46,7 +46,7 @@ def check_estimand(estimand: Estimand, evidence: MadeUpEvidence) -> None:
 def check_rule(rule: Rule) -> None:
     """A rule must be plain data, with a condition on effects on which `limits` and `holds` agree, and a verdict. Raises
     `InvalidInput`."""
-    _check_data(rule, Rule, rule_from_dict)
+    _check_data(rule, Rule)
     _check_words(rule, "the condition and its opposite")
     with guarded(rule, "limits"):
         low, high = (float(end) for end in rule.limits)
@@ -85,18 +85,16 @@ def _place(kind: type) -> tuple[str, str]:
     return kind.__module__, kind.__qualname__
 
 
-def _check_data(thing: Any, base: type, read: Any) -> None:
+def _check_data(thing: Any, base: type[Described]) -> None:
     """Check the data that is stored with the results before the run, and read back for the report."""
     if "__dataclass_params__" not in vars(type(thing)):
         raise InvalidInput(
             f"{named(thing)} is not decorated: needs @dataclasses.dataclass(frozen=True) above its class"
         )
     with guarded(thing, "describe"):
-        stored = json.loads(json.dumps(thing.describe(), allow_nan=False))
-    with guarded(thing, "describe"):
-        again = read(stored)
+        again = base.from_dict(json.loads(json.dumps(thing.describe(), allow_nan=False)))
     # Results are judged by the class with the stored name; of several, by the one defined last.
-    namesakes = [one for one in descendants(base) if one.__name__ == type(thing).__name__]
+    namesakes = [one for one in base.descendants() if one.__name__ == type(thing).__name__]
     others = [one for one in (type(again), *namesakes) if _place(one) != _place(type(thing))]
     if others and (others[0] is type(again) or any(map(ours, others))):
         raise InvalidInput(
