@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sweeps.contracts.samples import quick
-from sweeps.contracts.sentences import guarded, named, ours, require_array
+from sweeps.contracts.sentences import computed, named, ours, require_traced
 from testbed.environment import AbstractGolden
 from testbed.errors import InvalidInput
 from testbed.types import Prompt, Response, within
@@ -47,13 +46,12 @@ def check_golden(
     ``rewards``: the rewards from one program with `jax.vmap`, if they were computed already.
     """
     if rewards is None:
-        with guarded(golden):
-            rewards = np.asarray(_together(golden, prompts, texts))
+        rewards = np.asarray(computed(golden, "", _together, golden, prompts, texts))
     check_rewards(golden, texts, rewards)
-    with guarded(golden):
-        repeated = jax.device_get(_one_by_one(vocabulary, golden, prompts, texts))
+    one_by_one = functools.partial(_one_by_one, vocabulary)
+    repeated = computed(golden, "", one_by_one, golden, prompts, texts)
     largest = np.max(np.abs(rewards))
-    for found, kind, advice in (
+    for again, kind, advice in (
         (
             repeated.again,
             "computed a second time and alone",
@@ -70,7 +68,7 @@ def check_golden(
             "a reward of the text alone: use `response.mask`",
         ),
     ):
-        require_same(golden, rewards, found, kind, advice)
+        require_same(golden, rewards, again, kind, advice)
     if np.max(np.ptp(repeated.answers, axis=1)) <= 1e-6 * largest:
         raise InvalidInput(
             f"{_named(golden)} gives all of {rewards.size} responses to a prompt the same reward, for each of {ASKED} "
@@ -86,23 +84,20 @@ def check_padding(
     response unless the golden reward declares `reads_room`. Raises `InvalidInput`."""
     reads_room = any(part.reads_room for part in parts(golden))
     wider = [_padded(prompts), texts if reads_room else _padded(texts)]
-    with guarded(golden):
-        found = np.asarray(_together(golden, *wider))
+    again = computed(golden, "", _together, golden, *wider)
     advice = "a reward that does not depend on the room behind a text"
-    require_same(golden, rewards, found, "with more room behind its end", advice)
+    require_same(golden, rewards, again, "with more room behind its end", advice)
 
 
 def _padded(text: Text) -> Text:
     return type(text)(jnp.pad(text.tokens, ((0, 0), (0, 3))), text.length)
 
 
-@quick
 def _together(golden: AbstractGolden, prompts: Prompt, texts: Response) -> Float[Array, " text"]:
     """The rewards of all texts at once."""
     return jax.vmap(golden)(prompts, texts)
 
 
-@functools.partial(quick, static_argnums=0)
 def _one_by_one(
     vocabulary: int, golden: AbstractGolden, prompts: Prompt, texts: Response
 ) -> Repeated:
@@ -118,13 +113,11 @@ def _one_by_one(
         (take(prompts, first), take(texts, second)),
     ]
     rows = jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)
-    found = jax.lax.map(lambda pair: golden(*pair), rows)
-    return Repeated(
-        found[:count],
-        found[count : 2 * count],
-        found[2 * count : 3 * count],
-        found[3 * count :].reshape(ASKED, count),
+    rewards = jax.lax.map(lambda pair: golden(*pair), rows)
+    again, behind_prompts, behind_responses, answers = jnp.split(
+        rewards, [count, 2 * count, 3 * count]
     )
+    return Repeated(again, behind_prompts, behind_responses, answers.reshape(ASKED, count))
 
 
 def _junk(text: Text, vocabulary: int) -> Text:
@@ -137,26 +130,25 @@ def _junk(text: Text, vocabulary: int) -> Text:
 def require_same(
     golden: AbstractGolden,
     rewards: Float[np.ndarray, " text"],
-    found: Float[np.ndarray, " text"],
+    again: Float[np.ndarray, " text"],
     kind: str,
     advice: str,
 ) -> None:
     """Refuse rewards that differ by more than rounding from those of the same texts."""
-    apart = np.abs(np.asarray(found, np.float64) - rewards)
+    apart = np.abs(np.asarray(again, np.float64) - rewards)
     # NaN counts as a difference.
     worst = int(np.argmax(np.where(np.isnan(apart), np.inf, apart)))
     if not apart[worst] <= ROUNDING * np.max(np.abs(rewards)):
         raise InvalidInput(
-            f"{_named(golden)} is {rewards[worst]:.6g} for a text and {found[worst]:.6g} for the same text {kind}: "
+            f"{_named(golden)} is {rewards[worst]:.6g} for a text and {again[worst]:.6g} for the same text {kind}: "
             f"needs {advice}"
         )
 
 
 def check_golden_shape(golden: AbstractGolden, prompt: Prompt, response: Response) -> None:
     """The reward must be one floating-point number per text. Raises `InvalidInput`."""
-    with guarded(golden):
-        shape = jax.eval_shape(lambda g, p, r: g(p, r), golden, prompt, response)
-    require_array(named(golden), shape, (), "one number a response")
+    use: Callable = lambda g, p, r: g(p, r)  # noqa: E731
+    require_traced(golden, "", (), "one number a response", use, golden, prompt, response)
 
 
 def check_rewards(
@@ -164,18 +156,18 @@ def check_rewards(
 ) -> None:
     """Golden rewards of texts must be finite for any text that a policy may write, and not all the same. Raises
     `InvalidInput`."""
-    what, found = _named(golden), np.asarray(rewards, np.float64)
-    bad = np.flatnonzero(~np.isfinite(found))
+    what, rewards = _named(golden), np.asarray(rewards, np.float64)
+    bad = np.flatnonzero(~np.isfinite(rewards))
     if bad.size:
         row = bad[0]
         tokens = np.asarray(texts.tokens)[row][: int(texts.length[row])].tolist()
         raise InvalidInput(
-            f"{what} is {found[row]} for {bad.size} of {found.size} texts, such as the response of tokens {tokens}: "
-            "needs a finite number for every text"
+            f"{what} is {rewards[row]} for {bad.size} of {rewards.size} texts, such as the response of tokens "
+            f"{tokens}: needs a finite number for every text"
         )
-    if np.ptp(found) <= 1e-6 * np.max(np.abs(found)):
+    if np.ptp(rewards) <= 1e-6 * np.max(np.abs(rewards)):
         raise InvalidInput(
-            f"{what} is {found[0]:.6g} for all of {found.size} texts: needs rewards that differ between texts"
+            f"{what} is {rewards[0]:.6g} for all of {rewards.size} texts: needs rewards that differ between texts"
         )
 
 
