@@ -11,16 +11,9 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from sweeps.contracts.goldens import (
-    check_golden,
-    check_golden_shape,
-    check_padding,
-    check_rewards,
-)
 from sweeps.contracts.judging import check_estimand, check_rule
 from sweeps.contracts.learning import (
     check_loss,
-    check_margins,
     check_objective,
     check_proxy,
     check_reference,
@@ -28,13 +21,7 @@ from sweeps.contracts.learning import (
 )
 from sweeps.contracts.samples import MadeUpEvidence, Sizes
 from sweeps.contracts.sentences import named, ours
-from sweeps.contracts.worlds import (
-    check_chances,
-    check_form,
-    check_labeler,
-    check_sizes,
-    check_task,
-)
+from sweeps.contracts.worlds import check_labeler, check_task
 from sweeps.estimands import Estimand
 from sweeps.selection import Selection
 from testbed.config import ranges
@@ -47,11 +34,6 @@ from testbed.preference import AbstractLabeler
 from testbed.proxies.base import AbstractProxyConfig
 from testbed.references.base import AbstractReference
 from testbed.source import AbstractSource
-
-__all__ = ["check", "check_chances", "check_estimand", "check_experiment", "check_labeler"]
-__all__ += ["check_form", "check_golden", "check_golden_shape", "check_padding", "check_sizes"]
-__all__ += ["check_loss", "check_margins", "check_member", "check_objective", "check_proxy"]
-__all__ += ["check_reference", "check_rewards", "check_rule", "check_source", "check_task"]
 
 #: Receives a message before each check begins: checks of worlds and methods may take some seconds.
 Tell = Callable[[str], None]

@@ -37,16 +37,11 @@ def check_golden(
     prompts: Prompt,
     texts: Response,
     vocabulary: int,
-    rewards: Float[np.ndarray, " text"] | None = None,
-) -> Float[np.ndarray, " text"]:
-    """Check and return the rewards of responses to as many prompts. Rewards must be finite; the same when they are
-    computed again, one text at a time and in another program; independent of tokens behind the end of a prompt or a
-    response; different between responses to one prompt. Raises `InvalidInput`.
-
-    ``rewards``: the rewards from one program with `jax.vmap`, if they were computed already.
-    """
-    if rewards is None:
-        rewards = np.asarray(computed(golden, "", _together, golden, prompts, texts))
+    rewards: Float[np.ndarray, " text"],
+) -> None:
+    """Check the rewards of responses to as many prompts, computed by one program with `jax.vmap`. Rewards must be
+    finite; the same when they are computed again, one text at a time and in another program; independent of tokens
+    behind the end of a prompt or a response; different between responses to one prompt. Raises `InvalidInput`."""
     check_rewards(golden, texts, rewards)
     one_by_one = functools.partial(_one_by_one, vocabulary)
     repeated = computed(golden, "", one_by_one, golden, prompts, texts)
@@ -74,28 +69,6 @@ def check_golden(
             f"{_named(golden)} gives all of {rewards.size} responses to a prompt the same reward, for each of {ASKED} "
             "prompts: needs rewards that differ between responses to one prompt"
         )
-    return rewards
-
-
-def check_padding(
-    golden: AbstractGolden, prompts: Prompt, texts: Response, rewards: Float[np.ndarray, " text"]
-) -> None:
-    """Rewards must not depend on the padding behind a text: three places are added behind each prompt, and behind each
-    response unless the golden reward declares `reads_room`. Raises `InvalidInput`."""
-    reads_room = any(part.reads_room for part in parts(golden))
-    wider = [_padded(prompts), texts if reads_room else _padded(texts)]
-    again = computed(golden, "", _together, golden, *wider)
-    advice = "a reward that does not depend on the room behind a text"
-    require_same(golden, rewards, again, "with more room behind its end", advice)
-
-
-def _padded(text: Text) -> Text:
-    return type(text)(jnp.pad(text.tokens, ((0, 0), (0, 3))), text.length)
-
-
-def _together(golden: AbstractGolden, prompts: Prompt, texts: Response) -> Float[Array, " text"]:
-    """The rewards of all texts at once."""
-    return jax.vmap(golden)(prompts, texts)
 
 
 def _one_by_one(

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -26,7 +26,7 @@ from sweeps.contracts.sentences import (
     require_within,
     traced,
 )
-from testbed.environment import AbstractTask, AbstractWriters, World
+from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.preference import AbstractLabeler, Outcome, View
 from testbed.streams import Stream, stream
@@ -36,45 +36,29 @@ _ANSWERS = ", ".join(answer.name.lower() for answer in Outcome)
 _OUTCOMES = f"the probabilities of {_ANSWERS}"
 
 
-class Drawn(NamedTuple):
-    """The samples of a world that were checked: prompts, the writers' responses, and golden rewards of these responses
-    and of made-up texts of every length."""
-
-    world: World
-    prompts: Prompt
-    written: Response
-    ideal: Response | None
-    made_up: Response
-    rewards: Float[np.ndarray, "2 text"]
-
-
-def check_task(task: AbstractTask) -> Drawn | None:
+def check_task(task: AbstractTask) -> None:
     """A task must give prompts and texts of the stated sizes with tokens inside the vocabulary, and a finite golden
     reward that varies. Raises `InvalidInput`.
 
     The check draws the world of seed 0. For a task that needs a checkpoint, which would have to be loaded, only sizes
-    are checked, and None is returned.
+    are checked.
     """
     if type(task).checkpointed:
         check_sizes(task)
-        return None
+        return
     sizes = Sizes.of(task)
     task, material, world = check_form(task)
     if not jax.tree.leaves((world.prompts, world.golden)):
         # Checks that draw nothing come first: drawing a world may take seconds.
         rewarded = functools.partial(_rewarded, sizes)
         check_rewards(world.golden, *computed(world.golden, "", rewarded, world))
-    drawn = Drawn(*computed(task, "world", _draw, task, material))
-    for part in ("prompts", "writers", "ideal"):
-        texts = drawn.written if part == "writers" else getattr(drawn, part)
-        if texts is not None:
-            check_text(f"{named(getattr(world, part))} of {named(task)}", texts, sizes)
+    world, drawn, made_up, rewards = computed(task, "world", _draw, task, material)
+    for part in filter(drawn.get, ("prompts", "writers", "ideal")):
+        check_text(f"{named(getattr(world, part))} of {named(task)}", drawn[part], sizes)
     twice: Callable = lambda *parts: np.concatenate(parts)  # noqa: E731
-    prompts = jax.tree.map(twice, drawn.prompts, drawn.prompts)
-    texts = jax.tree.map(twice, drawn.written, drawn.made_up)
-    rewards = np.ravel(drawn.rewards)
-    check_golden(drawn.world.golden, prompts, texts, sizes.vocabulary, rewards)
-    return drawn
+    prompts = jax.tree.map(twice, drawn["prompts"], drawn["prompts"])
+    texts = jax.tree.map(twice, drawn["writers"], made_up)
+    check_golden(world.golden, prompts, texts, sizes.vocabulary, np.ravel(rewards))
 
 
 def check_sizes(task: AbstractTask) -> None:
@@ -149,20 +133,20 @@ def _rewarded(sizes: Sizes, world: World) -> tuple[Response, Float[Array, " text
     return made_up, jax.vmap(world.golden)(prompts, made_up)
 
 
-def _draw(task: AbstractTask, material: PyTree) -> tuple:
-    """The parts of `Drawn`."""
+def _draw(task: AbstractTask, material: PyTree) -> tuple[World, dict, Response, Array]:
+    """A world, the texts by the part of the world that gives them, made-up responses of every length, and the golden
+    rewards of the writers' responses and of the made-up ones."""
     world = _world(task, material)
     k_prompts, k_texts = jax.random.split(jax.random.key(0))
     prompts = jax.vmap(world.prompts)(jax.random.split(k_prompts, TEXTS))
-
-    def answered(writers: AbstractWriters | None) -> Response | None:
-        keys = jax.random.split(k_texts, TEXTS)
-        return None if writers is None else jax.vmap(writers)(keys, prompts)
-
-    written: Any = answered(world.writers)
+    drawn: dict[str, Any] = {"prompts": prompts}
+    for part in ("writers", "ideal"):
+        if getattr(world, part) is not None:
+            keys = jax.random.split(k_texts, TEXTS)
+            drawn[part] = jax.vmap(getattr(world, part))(keys, prompts)
     made_up = samples.responses(Sizes.of(task), TEXTS)
-    rewards = [jax.vmap(world.golden)(prompts, texts) for texts in (written, made_up)]
-    return world, prompts, written, answered(world.ideal), made_up, jnp.stack(rewards)
+    rewards = [jax.vmap(world.golden)(prompts, texts) for texts in (drawn["writers"], made_up)]
+    return world, drawn, made_up, jnp.stack(rewards)
 
 
 def check_text(what: str, text: Prompt | Response, sizes: Sizes) -> None:
