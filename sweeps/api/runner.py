@@ -66,31 +66,23 @@ class Book:
     def put(self, rows: Rows) -> None:
         """Store the rows (see `Engine.execute`) of runs that are lacking, once for every arm that lacks them. Rows
         without a column ``code`` were made by this version of the code."""
-        encoded = pa.array(rows["run"], pa.string()).dictionary_encode()
-        runs, owner = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
-        lacking = [self._lacking.get(run, []) for run in runs]
-        points = [point for own in lacking for point in own]
+        runs = pd.DataFrame({"run": rows["run"]})
+        lacking = [self._lacking.get(run, []) for run in runs["run"].unique()]
+        points = [point for copies in lacking for point in copies]
         if not points:
             return
-        index, which = _spread(np.array(list(map(len, lacking))), owner)
-        name = self.store.header["study"]
+        copies = pd.DataFrame({"run": [point.run for point in points]})
+        # The index of a row, and that of a point which lacks the row, for every pair of the two.
+        pairs = runs.reset_index().merge(copies.reset_index(), on="run", suffixes=("", "_of_point"))
+        index, which = (pa.array(pairs[name]) for name in ("index", "index_of_point"))
+        study = self.store.header["study"]
         self.store.append(
             {name: column(name, values).take(index) for name, values in rows.items()}
-            | {name: values.take(which) for name, values in identities(points, name).items()}
+            | {name: values.take(which) for name, values in identities(points, study).items()}
             | ({} if "code" in rows else {"code": [self._code] * len(index)})
         )
-        for run in runs:
-            self._lacking.pop(run, None)
-
-
-def _spread(copies: np.ndarray, owner: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Repeat each row as often as its owner has copies. Return the index of each repeated row, and the number of the
-    copy that it belongs to; the copies of all owners are numbered consecutively."""
-    times = copies[owner]
-    index = np.repeat(np.arange(len(owner)), times)
-    turn = np.arange(len(index)) - np.repeat(np.cumsum(times) - times, times)
-    first = np.cumsum(copies) - copies
-    return pa.array(index), pa.array(first[owner[index]] + turn)
+        for point in points:
+            self._lacking.pop(point.run, None)
 
 
 def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selection]:
@@ -293,8 +285,8 @@ def _exchange(books: Sequence[Book]) -> None:
             name for name in table if name in MEASURED or name == "code" or name.startswith(FACTS)
         ]
         for taker in books:
-            own: Any = table[table["run"].isin(sorted(have & taker.lacking()))]
-            taker.put({name: own[name].to_numpy() for name in known})
+            lacking: Any = table[table["run"].isin(sorted(have & taker.lacking()))]
+            taker.put({name: lacking[name].to_numpy() for name in known})
 
 
 def identities(points: Sequence[Point], study: str) -> dict[str, pa.Array]:
