@@ -78,7 +78,7 @@ def require(devices: bool = True) -> None:
                 if variable
                 else (f"{name} of jax.config", "set it back")
             )
-            allowed = " or ".join(str(own) for own in required.allowed if own is not None)
+            allowed = " or ".join(str(value) for value in required.allowed if value is not None)
             raise InvalidInput(f"{where} is {value}, must be {allowed}: {required.why}; {remedy}")
     if devices:
         _require_flags()

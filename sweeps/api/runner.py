@@ -188,11 +188,11 @@ class Forecast:
 
     def describe(self) -> dict[str, Any]:
         """The forecast as JSON-able data; predicted times in seconds, predicted memory in bytes."""
-        found = {"studies": dict(self.studies), "runs": self.runs, "stored": self.stored}
-        found |= {"directory": paths.shown(self.directory)}
+        described = {"studies": dict(self.studies), "runs": self.runs, "stored": self.stored}
+        described |= {"directory": paths.shown(self.directory)}
         if self.plan is not None:
-            found |= cost_of(self.plan) | {"groups": self.plan.describe()}
-        return found
+            described |= cost_of(self.plan) | {"groups": self.plan.describe()}
+        return described
 
     def show(self, console: Console) -> None:
         """Print the forecast."""

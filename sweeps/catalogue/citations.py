@@ -48,8 +48,11 @@ def entries() -> tuple[Entry, ...]:
 def entries_of(known: Iterable[type]) -> tuple[Entry, ...]:
     """`entries`, then the entries in the files of some classes, each once."""
     texts = (getattr(sys.modules[kind.__module__], "BIBTEX", "") for kind in known)
-    found = [*entries(), *(entry for text in dict.fromkeys(texts) for entry in _entries(text))]
-    return tuple({entry.key: entry for entry in reversed(found)}.values())[::-1]
+    known_entries = [
+        *entries(),
+        *(entry for text in dict.fromkeys(texts) for entry in _entries(text)),
+    ]
+    return tuple({entry.key: entry for entry in reversed(known_entries)}.values())[::-1]
 
 
 def _entries(text: str) -> Iterator[Entry]:
@@ -73,17 +76,17 @@ def said(kind: type) -> str:
 def kinds() -> dict[str, type]:
     """Classes that a config may name and that stand for a method, by name: members of the testbed's families, and
     classes of users' loaded files. Parts of every run, such as the policy's architecture, are not included."""
-    found: dict[str, type] = {Lora.__name__: Lora}
+    methods: dict[str, type] = {Lora.__name__: Lora}
     for base, packages in families.FAMILIES.values():
-        found |= config.members(base, packages)
+        methods |= config.members(base, packages)
     for file in user_files.loaded():
         module = sys.modules[file.name]
-        found |= {
+        methods |= {
             name: kind
             for name, kind in vars(module).items()
             if inspect.isclass(kind) and kind.__module__ == file.name
         }
-    return found
+    return methods
 
 
 def bibliography(opened: Sequence[tuple[Store, pd.DataFrame]]) -> str:

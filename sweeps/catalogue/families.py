@@ -11,6 +11,7 @@ from sweeps.store import columns
 from sweeps.study import list_studies
 from testbed import config
 from testbed.config import ranges
+from testbed.config.canonical_form import default_of, fields_of
 from testbed.environment import AbstractGolden, AbstractTask
 from testbed.losses.base import AbstractLoss
 from testbed.objective import AbstractObjective
@@ -53,7 +54,9 @@ class Entry(NamedTuple):
 
     def describe(self) -> dict[str, Any]:
         """The entry as JSON-able data."""
-        return self._asdict() | {"parameters": [own._asdict() for own in self.parameters]}
+        return self._asdict() | {
+            "parameters": [parameter._asdict() for parameter in self.parameters]
+        }
 
 
 def members(what: str) -> list[dict[str, Any]]:
@@ -89,8 +92,7 @@ def entry(kind: type) -> Entry:
     meant = meanings(kind)
     parameters = tuple(
         Parameter(field.name, _default(field), _admits(kind, field), meant.get(field.name, ""))
-        for field in dataclasses.fields(kind)
-        if field.init
+        for field in fields_of(kind)
     )
     return Entry(kind.__name__, formula, citation, parameters)
 
@@ -132,9 +134,8 @@ def meanings(kind: type) -> dict[str, str]:
 
 def _default(field: dataclasses.Field) -> str:
     """The default in the command line's spelling; empty if a value is required."""
-    if field.default_factory is not dataclasses.MISSING:
-        return config.spell(field.default_factory())
-    return "" if field.default is dataclasses.MISSING else config.spell(field.default)
+    default = default_of(field)
+    return "" if default is dataclasses.MISSING else config.spell(default)
 
 
 def _admits(kind: type, field: dataclasses.Field) -> str:

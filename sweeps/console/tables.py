@@ -41,17 +41,17 @@ def show_cost(plan: "Plan", console: Console) -> None:
     cost = cost_of(plan)
     known = cost["run_seconds"] is not None
     runs = duration(cost["run_seconds"]) if known else "not known beforehand"
-    say(console, f"Chunks     {cost['chunks']}")
-    say(console, f"Devices    {cost['devices']}")
-    say(console, f"Run-steps  {cost['run_steps']:,}")
-    say(console, f"Memory     {cost['bytes'] / 1e9:.2f} GB at most at a time, predicted")
     before, compiling = duration(plan.stage_seconds), duration(plan.compile_seconds)
-    say(console, f"Stages     {plan.stages} to build before the runs")
-    say(console, f"Time       {runs} for the runs, {before} for the stages, predicted")
-    say(
-        console,
+    for line in (
+        f"Chunks     {cost['chunks']}",
+        f"Devices    {cost['devices']}",
+        f"Run-steps  {cost['run_steps']:,}",
+        f"Memory     {cost['bytes'] / 1e9:.2f} GB at most at a time, predicted",
+        f"Stages     {plan.stages} to build before the runs",
+        f"Time       {runs} for the runs, {before} for the stages, predicted",
         f"           and up to {compiling} of compiling the first time; the analysis comes after",
-    )
+    ):
+        say(console, line)
 
 
 def show_spent(plan: "Plan", spent: "Spent", console: Console) -> None:

@@ -111,11 +111,11 @@ class _Tried:
             if id(value) in self._seen:
                 continue
             self._seen[id(value)] = value
-            ranges.refuse_lost(value, name)
-            for path, member in _modules(value, name):
-                _refuse_lost(member, path)
-                if not ours(type(member)):
-                    self._try(member, experiment)
+            for path, part in _parts(value, name):
+                ranges.refuse_lost(part, path)
+            for _, part in _parts(value, name):
+                if isinstance(part, eqx.Module) and not ours(type(part)):
+                    self._try(part, experiment)
 
     def _try(self, member: Any, experiment: Experiment) -> None:
         key = type(member), jax.tree.structure(member), jax.tree.structure(experiment.task)
@@ -135,23 +135,15 @@ def _processor() -> Any:
         return None
 
 
-def _modules(value: Any, path: str) -> Iterator[tuple[str, eqx.Module]]:
-    """The configs in a field's value, including the value, with their paths."""
+def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """A field's value and everything inside it, with their paths."""
+    yield path, value
     if isinstance(value, eqx.Module):
-        yield path, value
         for name in names_of(type(value)):
-            yield from _modules(read(value, name), f"{path}.{name}")
+            yield from _parts(read(value, name), f"{path}.{name}")
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _modules(item, path)
-
-
-def _refuse_lost(module: eqx.Module, path: str) -> None:
-    """Refuse numbers in a config's direct fields that float32 cannot represent."""
-    for name in names_of(type(module)):
-        value = read(module, name)
-        for number in value if isinstance(value, tuple) else (value,):
-            ranges.refuse_lost(number, f"{path}.{name}")
+            yield from _parts(item, path)
 
 
 def _estimands(estimand: Estimand) -> Iterable[Estimand]:

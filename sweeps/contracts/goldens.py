@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,14 +22,13 @@ ROUNDING = 1e-3
 Text = TypeVar("Text", Prompt, Response)
 
 
-class Repeated(NamedTuple):
-    """Golden rewards of texts that were evaluated before, now computed one text at a time; and golden rewards of all
-    responses to each of ``asked`` prompts."""
-
-    again: Float[Array, " text"]
-    junk_behind_prompts: Float[Array, " text"]
-    junk_behind_responses: Float[Array, " text"]
-    answers: Float[Array, "asked text"]
+_ALONE = "a reward of the text alone: use"
+#: The ways in which rewards are computed again, and what a golden reward needs whose rewards are then others.
+_AGAIN = {
+    "computed a second time and alone": "the same reward of the same text at any time, so no random numbers of numpy",
+    "with other tokens behind the end of the prompt": f"{_ALONE} `prompt.length`",
+    "with other tokens behind the end of the response": f"{_ALONE} `response.mask`",
+}
 
 
 def check_golden(
@@ -44,27 +43,10 @@ def check_golden(
     behind the end of a prompt or a response; different between responses to one prompt. Raises `InvalidInput`."""
     check_rewards(golden, texts, rewards)
     one_by_one = functools.partial(_one_by_one, vocabulary)
-    repeated = computed(golden, "", one_by_one, golden, prompts, texts)
-    largest = np.max(np.abs(rewards))
-    for again, kind, advice in (
-        (
-            repeated.again,
-            "computed a second time and alone",
-            "the same reward of the same text at any time, so no random numbers of numpy",
-        ),
-        (
-            repeated.junk_behind_prompts,
-            "with other tokens behind the end of the prompt",
-            "a reward of the text alone: use `prompt.length`",
-        ),
-        (
-            repeated.junk_behind_responses,
-            "with other tokens behind the end of the response",
-            "a reward of the text alone: use `response.mask`",
-        ),
-    ):
+    repeats, answers = computed(golden, "", one_by_one, golden, prompts, texts)
+    for again, (kind, advice) in zip(repeats, _AGAIN.items(), strict=True):
         require_same(golden, rewards, again, kind, advice)
-    if np.max(np.ptp(repeated.answers, axis=1)) <= 1e-6 * largest:
+    if np.max(np.ptp(answers, axis=1)) <= 1e-6 * np.max(np.abs(rewards)):
         raise InvalidInput(
             f"{_named(golden)} gives all of {rewards.size} responses to a prompt the same reward, for each of {ASKED} "
             "prompts: needs rewards that differ between responses to one prompt"
@@ -73,8 +55,9 @@ def check_golden(
 
 def _one_by_one(
     vocabulary: int, golden: AbstractGolden, prompts: Prompt, texts: Response
-) -> Repeated:
-    """All rewards in one loop, so that the golden reward is compiled only once."""
+) -> tuple[Float[Array, "way text"], Float[Array, "asked text"]]:
+    """Rewards of the texts in the ways of `_AGAIN`, and rewards of all responses to each of `ASKED` prompts. One loop
+    computes all of them, so that the golden reward is compiled only once."""
     count = texts.length.shape[0]
     asked = jnp.arange(ASKED) * count // ASKED
     first, second = jnp.repeat(asked, count), jnp.tile(jnp.arange(count), ASKED)
@@ -87,10 +70,8 @@ def _one_by_one(
     ]
     rows = jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)
     rewards = jax.lax.map(lambda pair: golden(*pair), rows)
-    again, behind_prompts, behind_responses, answers = jnp.split(
-        rewards, [count, 2 * count, 3 * count]
-    )
-    return Repeated(again, behind_prompts, behind_responses, answers.reshape(ASKED, count))
+    repeats, answers = jnp.split(rewards, [len(_AGAIN) * count])
+    return repeats.reshape(-1, count), answers.reshape(ASKED, count)
 
 
 def _junk(text: Text, vocabulary: int) -> Text:

@@ -258,12 +258,12 @@ def check_proxy(
     check_margins(fitted, lambda: quick(margins)(fitted, supply), samples.PAIRS)
 
 
-def check_margins(judge: Any, both: Callable[[], tuple[Any, Any]], count: int) -> None:
+def check_margins(judge: Any, margins: Callable[[], tuple[Any, Any]], count: int) -> None:
     """Margins of ``count`` pairs and of the swapped pairs must be one number per pair. If values are given and not only
     shapes, margins must be finite, and each the opposite of the other. Raises `InvalidInput`."""
     what = named(judge, "margin")
     with guarded(judge, "margin"):
-        there, back = both()
+        there, back = margins()
     for one in (there, back):
         require_array(what, one, (count,), "one number a pair")
     if isinstance(there, jax.ShapeDtypeStruct):

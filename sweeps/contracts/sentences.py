@@ -3,7 +3,6 @@
 import contextlib
 import difflib
 import inspect
-import sysconfig
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,8 @@ import numpy as np
 from sweeps.contracts.samples import quick
 from sweeps.estimands import Estimand
 from sweeps.rules import Rule
+from testbed import paths
+from testbed.config.code_files import OURS, is_installed
 from testbed.config.ranges import Number
 from testbed.environment import AbstractGolden, AbstractPrompts, AbstractTask, AbstractWriters
 from testbed.errors import InvalidInput
@@ -28,8 +29,6 @@ from testbed.references.base import AbstractReference
 from testbed.source import AbstractSource
 
 T = TypeVar("T")
-#: Packages whose classes the contract tests check; every command checks classes of other packages.
-OURS = ("testbed", "envs", "sweeps", "analysis")
 #: The word for a member of each family in error messages, by base class; the more specific classes come first.
 FAMILIES: dict[type, str] = {
     AbstractLoss: "loss",
@@ -47,9 +46,8 @@ FAMILIES: dict[type, str] = {
     Rule: "rule",
 }
 _ROOT = Path(__file__).resolve().parents[2]
-_LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")})
-#: Errors of Python and numpy about values that are unknown while a program is traced, and what to use instead.
 _NONE_YET = "and there is none yet when a program is traced: use"
+#: Errors of Python and numpy about values that are unknown while a program is traced, and what to use instead.
 _TRACED: dict[type[Exception], str] = {
     jax.errors.TracerBoolConversionError: "`if`, `while`, `and`, `or` and `not` need a value, "
     f"{_NONE_YET} jnp.where, or & and |",
@@ -62,7 +60,7 @@ _TRACED: dict[type[Exception], str] = {
 
 
 def ours(kind: type) -> bool:
-    """Whether a class comes with the testbed."""
+    """Whether a class comes with the testbed: the contract tests check it, and no command does."""
     return kind.__module__.split(".")[0] in OURS
 
 
@@ -131,26 +129,19 @@ def _place(thing: Any, problem: Exception) -> str:
     frames = traceback.extract_tb(problem.__traceback__)
     theirs = [frame for frame in frames if _theirs(frame.filename)]
     if theirs:
-        return f" in {_shown(theirs[-1].filename)}, line {theirs[-1].lineno}"
+        return f" in {paths.shown(Path(theirs[-1].filename).resolve())}, line {theirs[-1].lineno}"
     kind = type(thing)
     try:
         file, line = inspect.getsourcefile(kind), inspect.getsourcelines(kind)[1]
     except (OSError, TypeError):
         return ""
-    return f" ({_shown(file)}, line {line})" if file else ""
+    return f" ({paths.shown(Path(file).resolve())}, line {line})" if file else ""
 
 
 def _theirs(file: str) -> bool:
     path = Path(file).resolve()
-    packages = [str(_ROOT / name) for name in OURS]
-    inside = any(str(path).startswith(folder + "/") for folder in (*packages, *_LIBRARIES))
-    return path.is_file() and not inside
-
-
-def _shown(file: str) -> str:
-    """The path relative to the working directory if it lies inside, else the absolute path."""
-    path = Path(file).resolve()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    inside = any(path.is_relative_to(_ROOT / name) for name in OURS)
+    return path.is_file() and not inside and not is_installed(path)
 
 
 def is_array(value: Any) -> bool:

@@ -32,8 +32,8 @@ class Slope(Estimand):
         columns = [evidence.last(name, self.arm) for name in (self.metric, self.on, *self.given)]
         rows = ((run, [column[run] for column in columns]) for run in columns[0])
         seeds = by_seed((run, row) for run, row in rows if all(map(math.isfinite, row)))
-        found = {seed: _slope(np.array(rows)) for seed, rows in seeds.items()}
-        slopes = {seed: slope for seed, slope in found.items() if slope is not None}
+        fits = {seed: _slope(np.array(rows)) for seed, rows in seeds.items()}
+        slopes = {seed: slope for seed, slope in fits.items() if slope is not None}
         if not slopes:
             raise Unanswerable(
                 f"{', '.join((self.on, *self.given))} do not vary independently over the settings "
