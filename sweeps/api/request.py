@@ -3,6 +3,7 @@
 `study.json` keeps the request of every session as data, from which `selection_of` makes the same runs again.
 """
 
+import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,10 +42,7 @@ class Request:
         studies = [_loaded(study) for study in self.studies]
         settings, axes = self.settings or {}, self.axes or {}
         if self.task is None and isinstance(settings, Mapping) and isinstance(axes, Mapping):
-            values = [
-                *settings.values(),
-                *(value for choices in axes.values() for value in choices),
-            ]
+            values = itertools.chain(settings.values(), *axes.values())
             if not any(isinstance(value, str) for value in values):
                 return [study.select(self.preset, self.seeds, settings, axes) for study in studies]
         preset = self.preset or (None if self.task is None else preset_of(self.task))

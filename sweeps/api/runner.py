@@ -91,11 +91,10 @@ def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selec
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise InvalidInput(f"study {twice.pop()} is given twice: name each study once")
-    if len(selections) == 1 and not study_directories(directory):
+    holds_one = (directory / "study.json").is_file()
+    if len(selections) == 1 and (holds_one or not study_directories(directory)):
         return {directory: selections[0]}
-    if (directory / "study.json").is_file():
-        if len(selections) == 1:
-            return {directory: selections[0]}
+    if holds_one:
         raise InvalidInput(
             f"output directory {directory} holds the results of one study, this command runs "
             f"{len(selections)}: choose another --out"

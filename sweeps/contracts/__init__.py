@@ -92,15 +92,14 @@ class _Tried:
     """The members that one command has checked already."""
 
     def __init__(self, tell: Tell | None) -> None:
-        self._tell = tell
+        self._tell = tell or (lambda text: None)
         # Objects are compared by identity, which is valid only while the object exists: so the objects are kept.
         self._seen: dict[int, Any] = {}
         self._kinds: set[Any] = set()
 
     def tell(self, thing: Any) -> None:
         """Announce the check of a member."""
-        if self._tell is not None:
-            self._tell(f"Checking {named(thing)}")
+        self._tell(f"Checking {named(thing)}")
 
     def look_at(self, experiment: Any) -> None:
         """Check the new members of an experiment. Experiments of a study share most of their modules."""

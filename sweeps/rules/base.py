@@ -129,9 +129,10 @@ class Rule(Described, abc.ABC):
     def limits(self) -> tuple[float, float]:
         """The range of effects for which the condition holds; infinite on a side without a limit."""
 
-    @abc.abstractmethod
     def holds(self, values: np.ndarray) -> np.ndarray:
-        """Whether the condition holds, for each value."""
+        """Whether the condition holds, for each value: unless a rule says otherwise, also at the `limits`."""
+        low, high = self.limits
+        return (values >= low) & (values <= high)
 
     @abc.abstractmethod
     def words(self) -> tuple[str, str]:
