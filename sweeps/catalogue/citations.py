@@ -5,7 +5,6 @@ a class if the docstring of the class, or of its file, names the entry's arXiv n
 authors and year (``Rao and Kupper 1967``).
 """
 
-import functools
 import inspect
 import re
 import sys
@@ -39,20 +38,12 @@ class Entry(NamedTuple):
         return re.search(rf"(?<![\w.]){re.escape(self.name)}(?!\w)", text) is not None
 
 
-@functools.cache
-def entries() -> tuple[Entry, ...]:
-    """Entries of ``references.bib``, in its order."""
-    return tuple(_entries(_FILE.read_text(encoding="utf-8")))
-
-
 def entries_of(known: Iterable[type]) -> tuple[Entry, ...]:
-    """`entries`, then the entries in the files of some classes, each once."""
-    texts = (getattr(sys.modules[kind.__module__], "BIBTEX", "") for kind in known)
-    known_entries = [
-        *entries(),
-        *(entry for text in dict.fromkeys(texts) for entry in _entries(text)),
-    ]
-    return tuple({entry.key: entry for entry in reversed(known_entries)}.values())[::-1]
+    """The entries of ``references.bib``, then those in the files of some classes, each once, in their order."""
+    theirs = (getattr(sys.modules[kind.__module__], "BIBTEX", "") for kind in known)
+    texts = dict.fromkeys([_FILE.read_text(encoding="utf-8"), *theirs])
+    entries = [entry for text in texts for entry in _entries(text)]
+    return tuple({entry.key: entry for entry in reversed(entries)}.values())[::-1]
 
 
 def _entries(text: str) -> Iterator[Entry]:

@@ -54,9 +54,7 @@ class Entry(NamedTuple):
 
     def describe(self) -> dict[str, Any]:
         """The entry as JSON-able data."""
-        return self._asdict() | {
-            "parameters": [parameter._asdict() for parameter in self.parameters]
-        }
+        return self._asdict() | {"parameters": [field._asdict() for field in self.parameters]}
 
 
 def members(what: str) -> list[dict[str, Any]]:
