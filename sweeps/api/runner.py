@@ -36,8 +36,7 @@ from sweeps.store.parquet import column
 from sweeps.store.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
 from sweeps.study import Point, Selection
 from sweeps.tensorboard.refresh import Draw, Opened, Preview, mirror, read_verdicts
-from testbed import config
-from testbed import paths as paths
+from testbed import config, paths
 from testbed.errors import InvalidInput, Unfinished
 
 #: A function that analyses the results in a directory, given its opened stores, and returns the report's path.

@@ -65,9 +65,9 @@ class Sizes(NamedTuple):
         return cls(task.vocabulary, task.prompt_length, task.response_length)
 
 
-def prompts(sizes: Sizes, count: int, seed: int = 0) -> Prompt:
+def prompts(sizes: Sizes, count: int) -> Prompt:
     """Prompts of random tokens, each of the largest length."""
-    tokens = np.random.default_rng(seed).integers(1, sizes.vocabulary, (count, sizes.prompt))
+    tokens = np.random.default_rng(0).integers(1, sizes.vocabulary, (count, sizes.prompt))
     return Prompt(jnp.asarray(tokens, jnp.int32), jnp.full(count, sizes.prompt, jnp.int32))
 
 
@@ -86,17 +86,12 @@ def responses(sizes: Sizes, count: int, seed: int = 0) -> Response:
     )
 
 
-def pairs(sizes: Sizes, count: int = PAIRS) -> Pair:
+def pairs(sizes: Sizes) -> Pair:
     """Labelled pairs of these texts: with certain labels, with soft labels, and one that was skipped."""
-    loser = responses(sizes, count, 1)
-    loser = jax.tree.map(lambda x: x[::-1], loser)
-    return Pair(
-        prompts(sizes, count),
-        responses(sizes, count),
-        loser,
-        preference=jnp.asarray(np.linspace(0.5, 1.0, count), jnp.float32),
-        weight=jnp.asarray(np.arange(count) > 0, jnp.float32),
-    )
+    loser = jax.tree.map(lambda x: x[::-1], responses(sizes, PAIRS, 1))
+    preference = jnp.asarray(np.linspace(0.5, 1.0, PAIRS), jnp.float32)
+    weight = jnp.asarray(np.arange(PAIRS) > 0, jnp.float32)
+    return Pair(prompts(sizes, PAIRS), responses(sizes, PAIRS), loser, preference, weight)
 
 
 @functools.cache
@@ -110,8 +105,8 @@ def supplied(sizes: Sizes, shape: TransformerConfig = TINY) -> Supply:
     tokens."""
     policy = Transformer.init(jax.random.key(0), shape, sizes.vocabulary)
     data = pairs(sizes)
-    margin = (data.winner.length - data.loser.length).astype(jnp.float32)
     judge = GoldenPreference(world(sizes))
+    margin = judge.margin(data.prompt, data.winner, data.loser)
     return Supply(Dataset(data, logprob.score_pairs(policy, data), margin), policy, judge)
 
 
