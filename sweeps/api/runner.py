@@ -65,15 +65,19 @@ class Book:
     def put(self, rows: Rows) -> None:
         """Store the rows (see `Engine.execute`) of runs that are lacking, once for every arm that lacks them. Rows
         without a column ``code`` were made by this version of the code."""
-        runs = pd.DataFrame({"run": rows["run"]})
-        lacking = [self._lacking.get(run, []) for run in runs["run"].unique()]
+        encoded = pa.array(rows["run"], pa.string()).dictionary_encode()
+        lacking = [self._lacking.get(run, []) for run in encoded.dictionary.to_pylist()]
         points = [point for copies in lacking for point in copies]
         if not points:
             return
-        copies = pd.DataFrame({"run": [point.run for point in points]})
         # The index of a row, and that of a point which lacks the row, for every pair of the two.
-        pairs = runs.reset_index().merge(copies.reset_index(), on="run", suffixes=("", "_of_point"))
-        index, which = (pa.array(pairs[name]) for name in ("index", "index_of_point"))
+        run_of_point = np.repeat(np.arange(len(lacking)), list(map(len, lacking)))
+        of_rows, of_points = (
+            pd.DataFrame({"run": run, name: np.arange(len(run))})
+            for name, run in (("row", encoded.indices.to_numpy()), ("point", run_of_point))
+        )
+        pairs = of_rows.merge(of_points, on="run")
+        index, which = pa.array(pairs["row"]), pa.array(pairs["point"])
         study = self.store.header["study"]
         self.store.append(
             {name: column(name, values).take(index) for name, values in rows.items()}
