@@ -10,8 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
-from sweeps.estimands import AtEvery, Estimand, Evidence, estimand_from_dict
-from sweeps.rules import Judgement, More, Rule, Verdict, rule_from_dict
+from sweeps.estimands import AtEvery, Estimand, Evidence
+from sweeps.rules import Judgement, More, Rule, Verdict
 from testbed.config.canonical_form import coerce
 from testbed.errors import InvalidInput
 
@@ -46,7 +46,7 @@ class Test:
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> "Test":
         """Rebuild the test from the output of `describe`."""
-        estimand, rule = estimand_from_dict(data["estimand"]), rule_from_dict(data["rule"])
+        estimand, rule = Estimand.from_dict(data["estimand"]), Rule.from_dict(data["rule"])
         return cls(_of_types(estimand), _of_types(rule))
 
 

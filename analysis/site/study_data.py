@@ -17,7 +17,7 @@ from analysis.html import listed, number, percent, sentence
 from analysis.load import Results, Table
 from analysis.verdicts import verdict
 from analysis.verdicts.evidence import describe_peak
-from sweeps.estimands import PeakPlaceTrend, Unanswerable, estimand_from_dict
+from sweeps.estimands import Estimand, PeakPlaceTrend, Unanswerable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -143,7 +143,7 @@ def _curves(
 
 def _wants_curves(results: Results) -> bool:
     """Whether a claim uses fitted curves; a study without claims shows curves as well."""
-    spoken = [estimand_from_dict(one) for one in estimands(results)]
+    spoken = [Estimand.from_dict(one) for one in estimands(results)]
     return not spoken or any(one.from_curves or isinstance(one, PeakPlaceTrend) for one in spoken)
 
 

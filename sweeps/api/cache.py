@@ -60,8 +60,8 @@ class Kept:
 def cached() -> list[Kept]:
     """The content of the cache, one row per folder: ``testbed cache``."""
     directory = cache_directory()
-    found = {path.name for path in directory.glob("*/")}
-    names = [*KINDS, *sorted(found - KINDS.keys())]
+    present = {path.name for path in directory.glob("*/")}
+    names = [*KINDS, *sorted(present - KINDS.keys())]
     return [_kept(name, _files(directory / name)) for name in names]
 
 
@@ -92,7 +92,7 @@ class _File:
 
 def _files(directory: Path) -> list[_File]:
     """Files below a directory; files that vanish during the search are left out."""
-    found = []
+    files = []
     for path in sorted(directory.rglob("*")):
         with contextlib.suppress(OSError):
             facts = path.stat()
@@ -100,8 +100,8 @@ def _files(directory: Path) -> list[_File]:
                 # Reading a stage or a program updates its modification time; for jax's files only the access time
                 # tells.
                 used = max(facts.st_mtime, facts.st_atime)
-                found.append(_File(path, facts.st_size, used))
-    return found
+                files.append(_File(path, facts.st_size, used))
+    return files
 
 
 def _deleted(files: Iterable[_File]) -> Iterator[_File]:

@@ -112,14 +112,14 @@ def _drawn(
 def planned(stores: Iterable[Store]) -> list[Point]:
     """The stored runs that the present code would repeat for the requests of their sessions. Runs of requests that this
     version does not understand are left out."""
-    found: dict[str, Point] = {}
+    known: dict[str, Point] = {}
     for store in stores:
         finished = store.finished()
         for session in store.header["sessions"]:
             with contextlib.suppress(InvalidInput):
                 points = selection_of(store.header, session).points()
-                found |= {point.run: point for point in points if point.run in finished}
-    return list(found.values())
+                known |= {point.run: point for point in points if point.run in finished}
+    return list(known.values())
 
 
 def chosen(points: Sequence[Point], name: str) -> Point:

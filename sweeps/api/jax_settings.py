@@ -72,13 +72,10 @@ def require(devices: bool = True) -> None:
     for name, required in REQUIRED.items():
         value = _value(name, required.allowed[0])
         if value not in required.allowed:
-            variable = name.upper() in os.environ
-            where, remedy = (
-                (name.upper(), "unset the variable")
-                if variable
-                else (f"{name} of jax.config", "set it back")
-            )
-            allowed = " or ".join(str(own) for own in required.allowed if own is not None)
+            where, remedy = f"{name} of jax.config", "set it back"
+            if name.upper() in os.environ:
+                where, remedy = name.upper(), "unset the variable"
+            allowed = " or ".join(str(value) for value in required.allowed if value is not None)
             raise InvalidInput(f"{where} is {value}, must be {allowed}: {required.why}; {remedy}")
     if devices:
         _require_flags()

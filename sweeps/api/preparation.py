@@ -54,12 +54,12 @@ def inspect(
     console = terminal.chosen(console)
     contracts.check_experiment(experiment, functools.partial(say, console))
     with display(0, 0, console) as progress:
-        found = inspection.inspect(experiment, quick, progress)
+        inspected = inspection.inspect(experiment, quick, progress)
     from analysis.site import inspection as pages
 
     origin = provenance.session() | {"command": command or f"sweeps.inspect({task!r})"}
-    page = pages.build(found, directory, origin)
-    pages.show(found, console)
+    page = pages.build(inspected, directory, origin)
+    pages.show(inspected, console)
     return page
 
 

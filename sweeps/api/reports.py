@@ -43,8 +43,8 @@ def compare(a: Path | str, b: Path | str) -> "Comparison":
     (a, results_a), (b, results_b) = (opened(one, computes=True) for one in (a, b))
     from analysis import comparison
 
-    found = comparison.compare(a, b, [results_a, results_b])
-    return dataclasses.replace(found, a=Path(paths.shown(a)), b=Path(paths.shown(b)))
+    result = comparison.compare(a, b, [results_a, results_b])
+    return dataclasses.replace(result, a=Path(paths.shown(a)), b=Path(paths.shown(b)))
 
 
 def transfer(simulated: Path | str, real: Path | str) -> "Card":

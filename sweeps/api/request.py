@@ -3,6 +3,7 @@
 `study.json` keeps the request of every session as data, from which `selection_of` makes the same runs again.
 """
 
+import itertools
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -41,7 +42,7 @@ class Request:
         studies = [_loaded(study) for study in self.studies]
         settings, axes = self.settings or {}, self.axes or {}
         if self.task is None and isinstance(settings, Mapping) and isinstance(axes, Mapping):
-            values = [*settings.values(), *(value for own in axes.values() for value in own)]
+            values = itertools.chain(settings.values(), *axes.values())
             if not any(isinstance(value, str) for value in values):
                 return [study.select(self.preset, self.seeds, settings, axes) for study in studies]
         preset = self.preset or (None if self.task is None else preset_of(self.task))
@@ -56,8 +57,8 @@ class Request:
         axes = {path: split_values(values) for path, values in swept}
         kept = []
         for study, selection in zip(self.studies, selections, strict=True):
-            own = isinstance(study, str | Path) and str(study).endswith(".py")
-            file = str(Path(paths.expanded(str(study))).resolve()) if own else None
+            is_file = isinstance(study, str | Path) and str(study).endswith(".py")
+            file = str(Path(paths.expanded(str(study))).resolve()) if is_file else None
             asked = {"study": file or _name(study), "preset": selection.preset}
             asked |= {"seeds": selection.seeds, "settings": settings, "axes": axes}
             kept.append({"command": command, "file": file, "asked": asked})

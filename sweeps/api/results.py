@@ -78,10 +78,9 @@ class Outcome:
         return facts | now.total.describe() | {"verdicts": self.entries}
 
     def _repr_html_(self) -> str:
-        from sweeps.console.tables import html_table, verdict_cells
+        from sweeps.console.tables import html_table, verdict_row
 
-        names = ["claim", "task", "verdict", "estimate", "interval"]
-        rows = [dict(zip(names, verdict_cells(entry), strict=True)) for entry in self.entries]
+        rows = list(map(verdict_row, self.entries))
         return html_table(rows, f"{paths.shown(self.directory)}: {self.status().sentences()[0]}")
 
 

@@ -1,6 +1,8 @@
 """The status of a results directory: which runs are done, missing, diverged or given up, whether a command is running
 there, and the time that the command still needs."""
 
+import functools
+import operator
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -163,19 +165,12 @@ class Status:
         return html_table(self.rows(), ". ".join(self.sentences()))
 
 
-_ENDED = {
-    "interrupted": "was interrupted",
-    "failed": "failed",
-    "stopped": "stopped without a word",
-}
+_ENDED = {"interrupted": "was interrupted", "failed": "failed", "stopped": "stopped without a word"}
 
 
 def united(counts: Iterable[Count]) -> Count:
     """The union of all counts."""
-    total = Count()
-    for count in counts:
-        total |= count
-    return total
+    return functools.reduce(operator.or_, counts, Count())
 
 
 def status(directory: Path) -> Status:

@@ -9,7 +9,7 @@ import contextlib
 import functools
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from sweeps import runtime
 from sweeps.api import jax_settings
@@ -59,22 +59,10 @@ def run(
     return Outcome(directory)
 
 
-def forecast(
-    *studies: "StudyLike",
-    preset: str | None = None,
-    seeds: int | None = None,
-    settings: "Changes" = (),
-    axes: "Changes" = (),
-    task: str | None = None,
-    out: Path | str | None = None,
-    cluster: str | None = None,
-    workers: int | None = None,
-    console: "Console | None" = None,
-) -> "Forecast":
-    """Predict the work and the cost of `run` with the same arguments; nothing is written: ``testbed run --dry-run``."""
-    with _prepared(
-        studies, preset, seeds, settings, axes, task, out, cluster, workers, console
-    ) as ready:
+def forecast(*studies: "StudyLike", **arguments: Any) -> "Forecast":
+    """Predict the work and the cost of `run` with the same arguments, from ``preset`` to ``console``; nothing is
+    written: ``testbed run --dry-run``."""
+    with _prepared(studies, **arguments) as ready:
         from sweeps.api import runner
 
         return runner.forecast(ready.selections, ready.directory, ready.engine)
@@ -101,18 +89,18 @@ class _Prepared(NamedTuple):
 @contextlib.contextmanager
 def _prepared(
     studies: "tuple[StudyLike, ...]",
-    preset: str | None,
-    seeds: int | None,
-    settings: "Changes",
-    axes: "Changes",
-    task: str | None,
-    out: Path | str | None,
-    cluster: str | None,
-    workers: int | None,
-    console: "Console | None",
+    preset: str | None = None,
+    seeds: int | None = None,
+    settings: "Changes" = (),
+    axes: "Changes" = (),
+    task: str | None = None,
+    out: Path | str | None = None,
+    cluster: str | None = None,
+    workers: int | None = None,
+    console: "Console | None" = None,
 ) -> Iterator[_Prepared]:
-    """Check the arguments of `run`, print their consequences, and try the user's own classes before anything is
-    built."""
+    """Check the arguments of `run` and `forecast`, print their consequences, and try the user's own classes before
+    anything is built."""
     runtime.configure()
     if cluster is not None:
         # The GPUs are for the workers on this machine.

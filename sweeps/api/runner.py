@@ -37,8 +37,7 @@ from sweeps.store.parquet import column
 from sweeps.store.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
 from sweeps.study import Point, Selection
 from sweeps.tensorboard.refresh import Draw, Opened, Preview, mirror, read_verdicts
-from testbed import config
-from testbed import paths as paths
+from testbed import config, paths
 from testbed.errors import InvalidInput, Unfinished
 
 #: A function that analyses the results in a directory, given its opened stores, and returns the report's path.
@@ -68,30 +67,26 @@ class Book:
         """Store the rows (see `Engine.execute`) of runs that are lacking, once for every arm that lacks them. Rows
         without a column ``code`` were made by this version of the code."""
         encoded = pa.array(rows["run"], pa.string()).dictionary_encode()
-        runs, owner = encoded.dictionary.to_pylist(), encoded.indices.to_numpy()
-        lacking = [self._lacking.get(run, []) for run in runs]
-        points = [point for own in lacking for point in own]
+        lacking = [self._lacking.get(run, []) for run in encoded.dictionary.to_pylist()]
+        points = [point for copies in lacking for point in copies]
         if not points:
             return
-        index, which = _spread(np.array(list(map(len, lacking))), owner)
-        name = self.store.header["study"]
+        # The index of a row, and that of a point which lacks the row, for every pair of the two.
+        run_of_point = np.repeat(np.arange(len(lacking)), list(map(len, lacking)))
+        of_rows, of_points = (
+            pd.DataFrame({"run": run, name: np.arange(len(run))})
+            for name, run in (("row", encoded.indices.to_numpy()), ("point", run_of_point))
+        )
+        pairs = of_rows.merge(of_points, on="run")
+        index, which = pa.array(pairs["row"]), pa.array(pairs["point"])
+        study = self.store.header["study"]
         self.store.append(
             {name: column(name, values).take(index) for name, values in rows.items()}
-            | {name: values.take(which) for name, values in identities(points, name).items()}
+            | {name: values.take(which) for name, values in identities(points, study).items()}
             | ({} if "code" in rows else {"code": [self._code] * len(index)})
         )
-        for run in runs:
-            self._lacking.pop(run, None)
-
-
-def _spread(copies: np.ndarray, owner: np.ndarray) -> tuple[pa.Array, pa.Array]:
-    """Repeat each row as often as its owner has copies. Return the index of each repeated row, and the number of the
-    copy that it belongs to; the copies of all owners are numbered consecutively."""
-    times = copies[owner]
-    index = np.repeat(np.arange(len(owner)), times)
-    turn = np.arange(len(index)) - np.repeat(np.cumsum(times) - times, times)
-    first = np.cumsum(copies) - copies
-    return pa.array(index), pa.array(first[owner[index]] + turn)
+        for point in points:
+            self._lacking.pop(point.run, None)
 
 
 def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selection]:
@@ -100,11 +95,10 @@ def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selec
     twice = {name for name in names if names.count(name) > 1}
     if twice:
         raise InvalidInput(f"study {twice.pop()} is given twice: name each study once")
-    if len(selections) == 1 and not study_directories(directory):
+    holds_one = (directory / "study.json").is_file()
+    if len(selections) == 1 and (holds_one or not study_directories(directory)):
         return {directory: selections[0]}
-    if (directory / "study.json").is_file():
-        if len(selections) == 1:
-            return {directory: selections[0]}
+    if holds_one:
         raise InvalidInput(
             f"output directory {directory} holds the results of one study, this command runs "
             f"{len(selections)}: choose another --out"
@@ -197,11 +191,11 @@ class Forecast:
 
     def describe(self) -> dict[str, Any]:
         """The forecast as JSON-able data; predicted times in seconds, predicted memory in bytes."""
-        found = {"studies": dict(self.studies), "runs": self.runs, "stored": self.stored}
-        found |= {"directory": paths.shown(self.directory)}
+        described = {"studies": dict(self.studies), "runs": self.runs, "stored": self.stored}
+        described |= {"directory": paths.shown(self.directory)}
         if self.plan is not None:
-            found |= cost_of(self.plan) | {"groups": self.plan.describe()}
-        return found
+            described |= cost_of(self.plan) | {"groups": self.plan.describe()}
+        return described
 
     def show(self, console: Console) -> None:
         """Print the forecast."""
@@ -294,8 +288,8 @@ def _exchange(books: Sequence[Book]) -> None:
             name for name in table if name in MEASURED or name == "code" or name.startswith(FACTS)
         ]
         for taker in books:
-            own: Any = table[table["run"].isin(sorted(have & taker.lacking()))]
-            taker.put({name: own[name].to_numpy() for name in known})
+            lacking: Any = table[table["run"].isin(sorted(have & taker.lacking()))]
+            taker.put({name: lacking[name].to_numpy() for name in known})
 
 
 def identities(points: Sequence[Point], study: str) -> dict[str, pa.Array]:

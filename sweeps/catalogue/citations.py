@@ -5,7 +5,6 @@ a class if the docstring of the class, or of its file, names the entry's arXiv n
 authors and year (``Rao and Kupper 1967``).
 """
 
-import functools
 import inspect
 import re
 import sys
@@ -39,17 +38,12 @@ class Entry(NamedTuple):
         return re.search(rf"(?<![\w.]){re.escape(self.name)}(?!\w)", text) is not None
 
 
-@functools.cache
-def entries() -> tuple[Entry, ...]:
-    """Entries of ``references.bib``, in its order."""
-    return tuple(_entries(_FILE.read_text(encoding="utf-8")))
-
-
 def entries_of(known: Iterable[type]) -> tuple[Entry, ...]:
-    """`entries`, then the entries in the files of some classes, each once."""
-    texts = (getattr(sys.modules[kind.__module__], "BIBTEX", "") for kind in known)
-    found = [*entries(), *(entry for text in dict.fromkeys(texts) for entry in _entries(text))]
-    return tuple({entry.key: entry for entry in reversed(found)}.values())[::-1]
+    """The entries of ``references.bib``, then those in the files of some classes, each once, in their order."""
+    theirs = (getattr(sys.modules[kind.__module__], "BIBTEX", "") for kind in known)
+    texts = dict.fromkeys([_FILE.read_text(encoding="utf-8"), *theirs])
+    entries = [entry for text in texts for entry in _entries(text)]
+    return tuple({entry.key: entry for entry in reversed(entries)}.values())[::-1]
 
 
 def _entries(text: str) -> Iterator[Entry]:
@@ -73,17 +67,17 @@ def said(kind: type) -> str:
 def kinds() -> dict[str, type]:
     """Classes that a config may name and that stand for a method, by name: members of the testbed's families, and
     classes of users' loaded files. Parts of every run, such as the policy's architecture, are not included."""
-    found: dict[str, type] = {Lora.__name__: Lora}
+    methods: dict[str, type] = {Lora.__name__: Lora}
     for base, packages in families.FAMILIES.values():
-        found |= config.members(base, packages)
+        methods |= config.members(base, packages)
     for file in user_files.loaded():
         module = sys.modules[file.name]
-        found |= {
+        methods |= {
             name: kind
             for name, kind in vars(module).items()
             if inspect.isclass(kind) and kind.__module__ == file.name
         }
-    return found
+    return methods
 
 
 def bibliography(opened: Sequence[tuple[Store, pd.DataFrame]]) -> str:

@@ -11,6 +11,7 @@ from sweeps.store import columns
 from sweeps.study import list_studies
 from testbed import config
 from testbed.config import ranges
+from testbed.config.canonical_form import default_of, fields_of
 from testbed.environment import AbstractGolden, AbstractTask
 from testbed.losses.base import AbstractLoss
 from testbed.objective import AbstractObjective
@@ -53,7 +54,7 @@ class Entry(NamedTuple):
 
     def describe(self) -> dict[str, Any]:
         """The entry as JSON-able data."""
-        return self._asdict() | {"parameters": [own._asdict() for own in self.parameters]}
+        return self._asdict() | {"parameters": [field._asdict() for field in self.parameters]}
 
 
 def members(what: str) -> list[dict[str, Any]]:
@@ -89,8 +90,7 @@ def entry(kind: type) -> Entry:
     meant = meanings(kind)
     parameters = tuple(
         Parameter(field.name, _default(field), _admits(kind, field), meant.get(field.name, ""))
-        for field in dataclasses.fields(kind)
-        if field.init
+        for field in fields_of(kind)
     )
     return Entry(kind.__name__, formula, citation, parameters)
 
@@ -114,13 +114,16 @@ def cited(text: str) -> tuple[str, str]:
 
 
 def meanings(kind: type) -> dict[str, str]:
-    """The meaning of each field from ``Attributes:``: ``name: meaning``, or ``first, second: meaning`` for several."""
+    """The meaning of each field from ``Attributes:`` of the class, or of the nearest base class that describes the
+    field: ``name: meaning``, or ``first, second: meaning`` for several."""
+    base = next(filter(dataclasses.is_dataclass, kind.__mro__[1:]), None)
+    inherited = meanings(base) if isinstance(base, type) else {}
     _, _, text = inspect.cleandoc(kind.__doc__ or "").partition("Attributes:")
     text = " ".join(text.split()).replace("`", "")
     names = "|".join(re.escape(field.name) for field in dataclasses.fields(kind))
     marks = list(re.finditer(rf"(?:^|(?<= ))((?:{names})(?:, (?:{names}))*): ", text))
     ends = [mark.start() for mark in marks[1:]] + [len(text)]
-    return {
+    return inherited | {
         name: text[mark.end() : end].strip(" .")
         for mark, end in zip(marks, ends, strict=False)
         for name in mark[1].split(", ")
@@ -129,9 +132,8 @@ def meanings(kind: type) -> dict[str, str]:
 
 def _default(field: dataclasses.Field) -> str:
     """The default in the command line's spelling; empty if a value is required."""
-    if field.default_factory is not dataclasses.MISSING:
-        return config.spell(field.default_factory())
-    return "" if field.default is dataclasses.MISSING else config.spell(field.default)
+    default = default_of(field)
+    return "" if default is dataclasses.MISSING else config.spell(default)
 
 
 def _admits(kind: type, field: dataclasses.Field) -> str:

@@ -64,9 +64,9 @@ def _made(what: str) -> list[dict[str, Any]]:
 
 def digest(what: str) -> str:
     """16 hexadecimal characters of the sha256 over this file and the files that define the members."""
-    found = hashlib.sha256(Path(__file__).read_bytes())
+    sha = hashlib.sha256(Path(__file__).read_bytes())
     for pattern in ("sweeps/catalogue/families.py", *SOURCES[what]):
         for file in sorted(ROOT.glob(pattern)):
-            found.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
-            found.update(file.read_bytes() + b"\0")
-    return found.hexdigest()[:16]
+            sha.update(f"{file.relative_to(ROOT).as_posix()}\0".encode())
+            sha.update(file.read_bytes() + b"\0")
+    return sha.hexdigest()[:16]

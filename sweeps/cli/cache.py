@@ -38,9 +38,6 @@ def execute(options: argparse.Namespace) -> int:
         kind = "deleted" if forgets else "kept"
         terminal.write_json({"directory": str(cache_directory()), kind: rows})
     elif not options.quiet:
-        from sweeps.console.tables import rich_table, show
-
         title = f"{'Deleted from' if forgets else 'In'} {cache_directory()}"
-        rows = [folder.cells() for folder in folders]
-        show(rich_table(rows, title), shared.console_of(options))
+        shared.show(options, [folder.cells() for folder in folders], title)
     return 0

@@ -32,12 +32,9 @@ def execute(options: argparse.Namespace) -> int:
     if options.json:
         terminal.write_json(comparison.describe())
     elif not options.quiet:
-        from sweeps.console.tables import rich_table, say, show
-
-        console = shared.console_of(options)
         rows = [row.cells() for row in comparison.rows]
-        show(rich_table(rows, f"A {comparison.a}, B {comparison.b}"), console)
+        shared.show(options, rows, f"A {comparison.a}, B {comparison.b}")
         for sentence in comparison.sentences(options.verbose):
-            console.print(sentence, markup=False, highlight=False)
-        say(console, comparison.summary())
+            shared.console_of(options).print(sentence, markup=False, highlight=False)
+        shared.say(options, comparison.summary())
     return 1 if comparison.moved else 0

@@ -36,9 +36,6 @@ def execute(options: argparse.Namespace) -> int:
         terminal.write(table.to_csv(index=False, lineterminator="\n"))
         return 0
     rows = api.export(options.directory, options.out, options.format, options.configs)
-    from sweeps.console.tables import say
-
     runs = len(rows[["study", "arm", "run"]].drop_duplicates())
-    told = f"{len(rows)} evaluations of {runs} runs are in {options.out}"
-    say(shared.console_of(options), told)
+    shared.say(options, f"{len(rows)} evaluations of {runs} runs are in {options.out}")
     return 0

@@ -36,9 +36,7 @@ def execute(options: argparse.Namespace) -> int:
     console = shared.console_of(options)
     asked = (options.task, options.set, options.seed, options.quick, options.out)
     page = api.inspect(*asked, console, options.command_line)
-    from sweeps.console.tables import say
-
     console.print()
-    say(console, f"Page        {page}")
-    say(console, f"Figure      {page.parent / 'figures' / 'inspect.png'}")
+    figure = page.parent / "figures" / "inspect.png"
+    shared.say(options, f"Page        {page}", f"Figure      {figure}")
     return 0

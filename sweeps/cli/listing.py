@@ -35,16 +35,12 @@ def execute(options: argparse.Namespace) -> int:
     if options.json:
         terminal.write_json(entries)
         return 0
-    from sweeps.console.tables import rich_table, show
-
-    console = shared.console_of(options)
     if options.what == "columns":
-        title = "Columns of the results: a row a run and evaluation"
-        show(rich_table(entries, title), console)
+        shared.show(options, entries, "Columns of the results: a row a run and evaluation")
     elif options.what == "studies":
-        show(rich_table(list(map(_study_row, entries)), "Studies (* default preset)"), console)
+        shared.show(options, list(map(_study_row, entries)), "Studies (* default preset)")
     else:
-        _show_family(entries, console)
+        _show_family(entries, shared.console_of(options))
     return 0
 
 

@@ -21,9 +21,5 @@ def add_options(command: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Download what pretrained models need, or check what is there."""
     model, ratings = api.fetch_models(loud=True)
-    from sweeps.console.tables import say
-
-    console = shared.console_of(options)
-    say(console, f"Model       {model}")
-    say(console, f"Ratings     {ratings}")
+    shared.say(options, f"Model       {model}", f"Ratings     {ratings}")
     return 0

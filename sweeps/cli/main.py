@@ -154,13 +154,13 @@ def _keeps_silent(options: argparse.Namespace) -> bool:
 def _parsed(words: Sequence[str]) -> argparse.Namespace:
     """The options, or the end with one sentence, which for an unknown option names the nearest one."""
     options, rest = parser().parse_known_args(words)
-    own: argparse.ArgumentParser = options.parser
+    command: argparse.ArgumentParser = options.parser
     for word in rest:
         if word.startswith("-"):
-            known = [text for text in own._option_string_actions if text.startswith("--")]
-            own.error(str(unknown("option", word.partition("=")[0], known)))
+            known = [text for text in command._option_string_actions if text.startswith("--")]
+            command.error(str(unknown("option", word.partition("=")[0], known)))
     if rest:
-        own.error(f"does not take '{rest[0]}'")
+        command.error(f"does not take '{rest[0]}'")
     return options
 
 

@@ -1,7 +1,7 @@
 """Options that several commands take, and the console that they ask for."""
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -87,3 +87,18 @@ def console_of(options: argparse.Namespace) -> "Console":
     """The console of a command by its options: quiet, or on standard error beside data for programs."""
     asked: dict[str, Any] = vars(options)
     return terminal.console(asked.get("quiet", False), asked.get("json", False))
+
+
+def say(options: argparse.Namespace, *lines: str) -> None:
+    """Print lines to a command's console."""
+    from sweeps.console import tables
+
+    for line in lines:
+        tables.say(console_of(options), line)
+
+
+def show(options: argparse.Namespace, rows: Sequence[Mapping[str, Any]], title: str) -> None:
+    """Print rows with equal keys as a table to a command's console."""
+    from sweeps.console import tables
+
+    tables.show(tables.rich_table(rows, title), console_of(options))

@@ -28,12 +28,11 @@ def execute(options: argparse.Namespace) -> int:
     if options.json:
         terminal.write_json(status.describe())
     elif not options.quiet:
-        from sweeps.console.tables import say, show
+        from sweeps.console.tables import show
 
-        console = shared.console_of(options)
-        show(status.table(), console)
-        for sentence in status.sentences():
-            say(console, sentence)
+        show(status.table(), shared.console_of(options))
+        shared.say(options, *status.sentences())
         for run in sorted(status.total.lacking) if options.verbose else ():
-            say(console, f"lacking     {run}{' (failed)' if run in status.total.failed else ''}")
+            failed = " (failed)" if run in status.total.failed else ""
+            shared.say(options, f"lacking     {run}{failed}")
     return 0 if status.complete else 1

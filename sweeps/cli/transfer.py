@@ -32,10 +32,7 @@ def execute(options: argparse.Namespace) -> int:
     if options.format != "html":
         report.write(transfer_table.FORMS[options.format](table), options.format)
         return 0
-    from sweeps.console.tables import say
-
-    console = shared.console_of(options)
     page = api.transfer_page(table, options.real)
-    transfer_table.show(table, console)
-    say(console, f"Page        {page}")
+    transfer_table.show(table, shared.console_of(options))
+    shared.say(options, f"Page        {page}")
     return 0

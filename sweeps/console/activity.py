@@ -4,7 +4,7 @@ import contextlib
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from sweeps.console import terminal
 
@@ -24,23 +24,35 @@ def doing() -> str:
 
 
 @contextlib.contextmanager
-def told(silence: float = SILENCE) -> Iterator[None]:
-    """Print the present activity to standard error whenever nothing has been printed for ``silence`` seconds, even if
-    the main thread is busy."""
-    start, over = time.monotonic(), threading.Event()
+def ticking(tick: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Call a function from a thread, again and again after so many ``seconds``, even if the main thread is busy."""
+    over = threading.Event()
 
-    def tick() -> None:
-        while not over.wait(min(0.2, silence / 4)):
-            if terminal.silence() >= silence:
-                terminal.wrote()
-                seconds = round(time.monotonic() - start)
-                print(f"{seconds // 60}:{seconds % 60:02d} elapsed, {doing()}", file=sys.stderr)
+    def run() -> None:
+        while not over.wait(seconds):
+            tick()
 
-    ticker = threading.Thread(target=tick, daemon=True)
-    terminal.wrote()
+    ticker = threading.Thread(target=run, daemon=True)
     ticker.start()
     try:
         yield
     finally:
         over.set()
         ticker.join()
+
+
+@contextlib.contextmanager
+def told(silence: float = SILENCE) -> Iterator[None]:
+    """Print the present activity to standard error whenever nothing has been printed for ``silence`` seconds, even if
+    the main thread is busy."""
+    start = time.monotonic()
+
+    def tick() -> None:
+        if terminal.silence() >= silence:
+            terminal.wrote()
+            seconds = round(time.monotonic() - start)
+            print(f"{seconds // 60}:{seconds % 60:02d} elapsed, {doing()}", file=sys.stderr)
+
+    terminal.wrote()
+    with ticking(tick, min(0.2, silence / 4)):
+        yield

@@ -7,7 +7,7 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, Self, runtime_checkable
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -48,6 +48,7 @@ class Meter:
         self.text = "starting"
         self._clock = clock
         self._start = clock()
+        self._while_open = contextlib.ExitStack()
         # (time, steps done) over the last minute; at least five entries, because chunks may be long.
         self._recent = deque([(self._start, 0)])
 
@@ -123,18 +124,15 @@ class LogDisplay(Meter):
         self._shown: float | None = None
         self._told = ""
         self._lock = threading.Lock()
-        self._closed = threading.Event()
-        self._ticker = threading.Thread(target=self._tick, daemon=True)
 
-    def __enter__(self) -> "LogDisplay":
+    def __enter__(self) -> Self:
         self._show()
-        self._ticker.start()
+        self._while_open.enter_context(activity.ticking(self._tick, 0.5))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed.set()
-        self._ticker.join()
-        self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
+        self._while_open.close()
+        _print_status(self, self._console)
 
     def stage(self, text: str) -> None:
         """See `Progress`."""
@@ -147,10 +145,9 @@ class LogDisplay(Meter):
         self._show()
 
     def _tick(self) -> None:
-        while not self._closed.wait(0.5):
-            silent = self._shown is not None and self._clock() - self._shown > HEARTBEAT
-            if silent or self.text != self._told:
-                self._show()
+        silent = self._shown is not None and self._clock() - self._shown > HEARTBEAT
+        if silent or self.text != self._told:
+            self._show()
 
     def _show(self) -> None:
         with self._lock:
@@ -158,7 +155,7 @@ class LogDisplay(Meter):
             told = self._every_stage and self.text != self._told
             if told or self._shown is None or now - self._shown >= LOG_INTERVAL:
                 self._shown, self._told = now, self.text
-                self._console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
+                _print_status(self, self._console)
 
 
 class TerminalDisplay(Meter):
@@ -169,19 +166,17 @@ class TerminalDisplay(Meter):
         self._live = Live(
             console=console, get_renderable=self._picture, refresh_per_second=4, transient=True
         )
-        self._diverted = contextlib.ExitStack()
 
-    def __enter__(self) -> "TerminalDisplay":
-        self._live.start()
+    def __enter__(self) -> Self:
+        self._while_open.enter_context(self._live)
         if not self._live.console.stderr:
             # Loggers that kept the earlier standard error must print above the bar, too.
-            self._diverted.enter_context(terminal.diverted(sys.stderr))
+            self._while_open.enter_context(terminal.diverted(sys.stderr))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._diverted.close()
-        self._live.stop()
-        self._live.console.print(self.status(), markup=False, highlight=False, soft_wrap=True)
+        self._while_open.close()
+        _print_status(self, self._live.console)
 
     def _picture(self) -> RenderableType:
         # Without steps to count, the bar only moves.
@@ -194,32 +189,28 @@ class TerminalDisplay(Meter):
 class NotebookDisplay(Meter):
     """A bar and a status line below a notebook's cell, which stay after the work."""
 
-    def __init__(self, runs: int, run_steps: int):
-        super().__init__(runs, run_steps)
-        self._closed = threading.Event()
-        self._ticker = threading.Thread(target=self._tick, daemon=True)
-
-    def __enter__(self) -> "NotebookDisplay":
+    def __enter__(self) -> Self:
         # IPython is installed wherever a notebook runs; no other code needs it.
-        from IPython.display import HTML, display
+        from IPython.display import display
 
-        self._html = HTML
-        self._handle: Any = display(HTML(self._picture()), display_id=True)
-        self._ticker.start()
+        self._handle: Any = display(self, display_id=True)
+        self._while_open.enter_context(activity.ticking(self._update, 0.5))
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._closed.set()
-        self._ticker.join()
-        self._handle.update(self._html(self._picture()))
+        self._while_open.close()
+        self._update()
 
-    def _tick(self) -> None:
-        while not self._closed.wait(0.5):
-            self._handle.update(self._html(self._picture()))
+    def _update(self) -> None:
+        self._handle.update(self)
 
-    def _picture(self) -> str:
+    def _repr_html_(self) -> str:
         bar = f'<progress style="width: 100%" max="{self.run_steps}" value="{self.steps_done}"></progress>'
         return f"{bar if self.run_steps else ''}<div>{html.escape(self.status())}</div>"
+
+
+def _print_status(meter: Meter, console: Console) -> None:
+    console.print(meter.status(), markup=False, highlight=False, soft_wrap=True)
 
 
 Display = LogDisplay | TerminalDisplay | NotebookDisplay

@@ -42,17 +42,17 @@ def show_cost(plan: "Plan", console: Console) -> None:
     cost = cost_of(plan)
     known = cost["run_seconds"] is not None
     runs = duration(cost["run_seconds"]) if known else "not known beforehand"
-    say(console, f"Chunks     {cost['chunks']}")
-    say(console, f"Devices    {cost['devices']}")
-    say(console, f"Run-steps  {cost['run_steps']:,}")
-    say(console, f"Memory     {cost['bytes'] / 1e9:.2f} GB at most at a time, predicted")
     before, compiling = duration(plan.stage_seconds), duration(plan.compile_seconds)
-    say(console, f"Stages     {plan.stages} to build before the runs")
-    say(console, f"Time       {runs} for the runs, {before} for the stages, predicted")
-    say(
-        console,
+    for line in (
+        f"Chunks     {cost['chunks']}",
+        f"Devices    {cost['devices']}",
+        f"Run-steps  {cost['run_steps']:,}",
+        f"Memory     {cost['bytes'] / 1e9:.2f} GB at most at a time, predicted",
+        f"Stages     {plan.stages} to build before the runs",
+        f"Time       {runs} for the runs, {before} for the stages, predicted",
         f"           and up to {compiling} of compiling the first time; the analysis comes after",
-    )
+    ):
+        say(console, line)
 
 
 def show_spent(plan: "Plan", spent: "Spent", console: Console) -> None:
@@ -76,26 +76,24 @@ def show_spent(plan: "Plan", spent: "Spent", console: Console) -> None:
 
 def verdict_table(verdicts: Iterable[Mapping[str, Any]]) -> Table:
     """Claims, verdicts, estimates and intervals for the terminal."""
-    table = Table(title="Verdicts", title_justify="left")
-    for name in ("claim", "task", "verdict", "estimate", "interval"):
-        table.add_column(name, justify="right" if name == "estimate" else "left")
+    rows = list(map(verdict_row, verdicts))
+    table = rich_table(rows, "Verdicts")
     colours = {"reproduced": "green", "contradicted": "red", "undecided": "yellow"}
-    for verdict in verdicts:
-        cells = verdict_cells(verdict)
-        table.add_row(*map(Text, cells), style=colours.get(cells[2], ""))
+    for row, line in zip(rows, table.rows, strict=True):
+        line.style = colours.get(row["verdict"], "")
+    for column in table.columns:
+        column.justify = "right" if str(column.header) == "estimate" else "left"
     return table
 
 
-def verdict_cells(verdict: Mapping[str, Any]) -> tuple[str, str, str, str, str]:
+def verdict_row(verdict: Mapping[str, Any]) -> dict[str, str]:
     """Claim, task, verdict, estimate and interval as text; a dash for missing values."""
     estimate, interval = verdict.get("estimate"), verdict.get("interval")
-    return (
-        str(verdict.get("claim", "–")),
-        str(verdict.get("task", "–")),
-        str(verdict.get("verdict", "–")),
-        "–" if estimate is None else f"{estimate:.3g}",
-        "–" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}",
-    )
+    return {
+        **{name: str(verdict.get(name, "–")) for name in ("claim", "task", "verdict")},
+        "estimate": "–" if estimate is None else f"{estimate:.3g}",
+        "interval": "–" if interval is None else f"{interval[0]:.3g} to {interval[1]:.3g}",
+    }
 
 
 def rich_table(rows: Sequence[Mapping[str, Any]], title: str) -> Table:

@@ -44,10 +44,10 @@ def console(quiet: bool = False, stderr: bool = False) -> "Console":
     if made.is_terminal:
         # FORCE_COLOR may make a log a terminal: the log gets colours, but no bar that is redrawn in place.
         made.is_interactive = made.is_interactive and (made.is_jupyter or made.file.isatty())
-        return made
-    # Logs have no width; 80 columns would fold the tables.
-    width = None if "COLUMNS" in given else WIDTH
-    return Console(quiet=quiet, stderr=stderr, width=width, _environ=environ)
+    elif "COLUMNS" not in given:
+        # Logs have no width; 80 columns would fold the tables.
+        made.width = WIDTH
+    return made
 
 
 def chosen(given: "Console | None") -> "Console":

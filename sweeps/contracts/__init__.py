@@ -11,16 +11,9 @@ from typing import Any
 import equinox as eqx
 import jax
 
-from sweeps.contracts.goldens import (
-    check_golden,
-    check_golden_shape,
-    check_padding,
-    check_rewards,
-)
 from sweeps.contracts.judging import check_estimand, check_rule
 from sweeps.contracts.learning import (
     check_loss,
-    check_margins,
     check_objective,
     check_proxy,
     check_reference,
@@ -28,13 +21,7 @@ from sweeps.contracts.learning import (
 )
 from sweeps.contracts.samples import MadeUpEvidence, Sizes
 from sweeps.contracts.sentences import named, ours
-from sweeps.contracts.worlds import (
-    check_chances,
-    check_form,
-    check_labeler,
-    check_sizes,
-    check_task,
-)
+from sweeps.contracts.worlds import check_labeler, check_task
 from sweeps.estimands import Estimand
 from sweeps.selection import Selection
 from testbed.config import ranges
@@ -47,11 +34,6 @@ from testbed.preference import AbstractLabeler
 from testbed.proxies.base import AbstractProxyConfig
 from testbed.references.base import AbstractReference
 from testbed.source import AbstractSource
-
-__all__ = ["check", "check_chances", "check_estimand", "check_experiment", "check_labeler"]
-__all__ += ["check_form", "check_golden", "check_golden_shape", "check_padding", "check_sizes"]
-__all__ += ["check_loss", "check_margins", "check_member", "check_objective", "check_proxy"]
-__all__ += ["check_reference", "check_rewards", "check_rule", "check_source", "check_task"]
 
 #: Receives a message before each check begins: checks of worlds and methods may take some seconds.
 Tell = Callable[[str], None]
@@ -110,15 +92,14 @@ class _Tried:
     """The members that one command has checked already."""
 
     def __init__(self, tell: Tell | None) -> None:
-        self._tell = tell
+        self._tell = tell or (lambda text: None)
         # Objects are compared by identity, which is valid only while the object exists: so the objects are kept.
         self._seen: dict[int, Any] = {}
         self._kinds: set[Any] = set()
 
     def tell(self, thing: Any) -> None:
         """Announce the check of a member."""
-        if self._tell is not None:
-            self._tell(f"Checking {named(thing)}")
+        self._tell(f"Checking {named(thing)}")
 
     def look_at(self, experiment: Any) -> None:
         """Check the new members of an experiment. Experiments of a study share most of their modules."""
@@ -129,11 +110,11 @@ class _Tried:
             if id(value) in self._seen:
                 continue
             self._seen[id(value)] = value
-            ranges.refuse_lost(value, name)
-            for path, member in _modules(value, name):
-                _refuse_lost(member, path)
-                if not ours(type(member)):
-                    self._try(member, experiment)
+            for path, part in _parts(value, name):
+                ranges.refuse_lost(part, path)
+            for _, part in _parts(value, name):
+                if isinstance(part, eqx.Module) and not ours(type(part)):
+                    self._try(part, experiment)
 
     def _try(self, member: Any, experiment: Experiment) -> None:
         key = type(member), jax.tree.structure(member), jax.tree.structure(experiment.task)
@@ -153,23 +134,15 @@ def _processor() -> Any:
         return None
 
 
-def _modules(value: Any, path: str) -> Iterator[tuple[str, eqx.Module]]:
-    """The configs in a field's value, including the value, with their paths."""
+def _parts(value: Any, path: str) -> Iterator[tuple[str, Any]]:
+    """A field's value and everything inside it, with their paths."""
+    yield path, value
     if isinstance(value, eqx.Module):
-        yield path, value
         for name in names_of(type(value)):
-            yield from _modules(read(value, name), f"{path}.{name}")
+            yield from _parts(read(value, name), f"{path}.{name}")
     elif isinstance(value, tuple | list):
         for item in value:
-            yield from _modules(item, path)
-
-
-def _refuse_lost(module: eqx.Module, path: str) -> None:
-    """Refuse numbers in a config's direct fields that float32 cannot represent."""
-    for name in names_of(type(module)):
-        value = read(module, name)
-        for number in value if isinstance(value, tuple) else (value,):
-            ranges.refuse_lost(number, f"{path}.{name}")
+            yield from _parts(item, path)
 
 
 def _estimands(estimand: Estimand) -> Iterable[Estimand]:

@@ -2,15 +2,14 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple, TypeVar
+from typing import TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from sweeps.contracts.samples import quick
-from sweeps.contracts.sentences import guarded, named, ours, require_array
+from sweeps.contracts.sentences import computed, named, ours, require_traced
 from testbed.environment import AbstractGolden
 from testbed.errors import InvalidInput
 from testbed.types import Prompt, Response, within
@@ -23,14 +22,13 @@ ROUNDING = 1e-3
 Text = TypeVar("Text", Prompt, Response)
 
 
-class Repeated(NamedTuple):
-    """Golden rewards of texts that were evaluated before, now computed one text at a time; and golden rewards of all
-    responses to each of ``asked`` prompts."""
-
-    again: Float[Array, " text"]
-    junk_behind_prompts: Float[Array, " text"]
-    junk_behind_responses: Float[Array, " text"]
-    answers: Float[Array, "asked text"]
+_ALONE = "a reward of the text alone: use"
+#: The ways in which rewards are computed again, and what a golden reward needs whose rewards are then others.
+_AGAIN = {
+    "computed a second time and alone": "the same reward of the same text at any time, so no random numbers of numpy",
+    "with other tokens behind the end of the prompt": f"{_ALONE} `prompt.length`",
+    "with other tokens behind the end of the response": f"{_ALONE} `response.mask`",
+}
 
 
 def check_golden(
@@ -38,75 +36,28 @@ def check_golden(
     prompts: Prompt,
     texts: Response,
     vocabulary: int,
-    rewards: Float[np.ndarray, " text"] | None = None,
-) -> Float[np.ndarray, " text"]:
-    """Check and return the rewards of responses to as many prompts. Rewards must be finite; the same when they are
-    computed again, one text at a time and in another program; independent of tokens behind the end of a prompt or a
-    response; different between responses to one prompt. Raises `InvalidInput`.
-
-    ``rewards``: the rewards from one program with `jax.vmap`, if they were computed already.
-    """
-    if rewards is None:
-        with guarded(golden):
-            rewards = np.asarray(_together(golden, prompts, texts))
+    rewards: Float[np.ndarray, " text"],
+) -> None:
+    """Check the rewards of responses to as many prompts, computed by one program with `jax.vmap`. Rewards must be
+    finite; the same when they are computed again, one text at a time and in another program; independent of tokens
+    behind the end of a prompt or a response; different between responses to one prompt. Raises `InvalidInput`."""
     check_rewards(golden, texts, rewards)
-    with guarded(golden):
-        repeated = jax.device_get(_one_by_one(vocabulary, golden, prompts, texts))
-    largest = np.max(np.abs(rewards))
-    for found, kind, advice in (
-        (
-            repeated.again,
-            "computed a second time and alone",
-            "the same reward of the same text at any time, so no random numbers of numpy",
-        ),
-        (
-            repeated.junk_behind_prompts,
-            "with other tokens behind the end of the prompt",
-            "a reward of the text alone: use `prompt.length`",
-        ),
-        (
-            repeated.junk_behind_responses,
-            "with other tokens behind the end of the response",
-            "a reward of the text alone: use `response.mask`",
-        ),
-    ):
-        require_same(golden, rewards, found, kind, advice)
-    if np.max(np.ptp(repeated.answers, axis=1)) <= 1e-6 * largest:
+    one_by_one = functools.partial(_one_by_one, vocabulary)
+    repeats, answers = computed(golden, "", one_by_one, golden, prompts, texts)
+    for again, (kind, advice) in zip(repeats, _AGAIN.items(), strict=True):
+        require_same(golden, rewards, again, kind, advice)
+    if np.max(np.ptp(answers, axis=1)) <= 1e-6 * np.max(np.abs(rewards)):
         raise InvalidInput(
             f"{_named(golden)} gives all of {rewards.size} responses to a prompt the same reward, for each of {ASKED} "
             "prompts: needs rewards that differ between responses to one prompt"
         )
-    return rewards
 
 
-def check_padding(
-    golden: AbstractGolden, prompts: Prompt, texts: Response, rewards: Float[np.ndarray, " text"]
-) -> None:
-    """Rewards must not depend on the padding behind a text: three places are added behind each prompt, and behind each
-    response unless the golden reward declares `reads_room`. Raises `InvalidInput`."""
-    reads_room = any(part.reads_room for part in parts(golden))
-    wider = [_padded(prompts), texts if reads_room else _padded(texts)]
-    with guarded(golden):
-        found = np.asarray(_together(golden, *wider))
-    advice = "a reward that does not depend on the room behind a text"
-    require_same(golden, rewards, found, "with more room behind its end", advice)
-
-
-def _padded(text: Text) -> Text:
-    return type(text)(jnp.pad(text.tokens, ((0, 0), (0, 3))), text.length)
-
-
-@quick
-def _together(golden: AbstractGolden, prompts: Prompt, texts: Response) -> Float[Array, " text"]:
-    """The rewards of all texts at once."""
-    return jax.vmap(golden)(prompts, texts)
-
-
-@functools.partial(quick, static_argnums=0)
 def _one_by_one(
     vocabulary: int, golden: AbstractGolden, prompts: Prompt, texts: Response
-) -> Repeated:
-    """All rewards in one loop, so that the golden reward is compiled only once."""
+) -> tuple[Float[Array, "way text"], Float[Array, "asked text"]]:
+    """Rewards of the texts in the ways of `_AGAIN`, and rewards of all responses to each of `ASKED` prompts. One loop
+    computes all of them, so that the golden reward is compiled only once."""
     count = texts.length.shape[0]
     asked = jnp.arange(ASKED) * count // ASKED
     first, second = jnp.repeat(asked, count), jnp.tile(jnp.arange(count), ASKED)
@@ -118,13 +69,9 @@ def _one_by_one(
         (take(prompts, first), take(texts, second)),
     ]
     rows = jax.tree.map(lambda *parts: jnp.concatenate(parts), *groups)
-    found = jax.lax.map(lambda pair: golden(*pair), rows)
-    return Repeated(
-        found[:count],
-        found[count : 2 * count],
-        found[2 * count : 3 * count],
-        found[3 * count :].reshape(ASKED, count),
-    )
+    rewards = jax.lax.map(lambda pair: golden(*pair), rows)
+    repeats, answers = jnp.split(rewards, [len(_AGAIN) * count])
+    return repeats.reshape(-1, count), answers.reshape(ASKED, count)
 
 
 def _junk(text: Text, vocabulary: int) -> Text:
@@ -137,26 +84,25 @@ def _junk(text: Text, vocabulary: int) -> Text:
 def require_same(
     golden: AbstractGolden,
     rewards: Float[np.ndarray, " text"],
-    found: Float[np.ndarray, " text"],
+    again: Float[np.ndarray, " text"],
     kind: str,
     advice: str,
 ) -> None:
     """Refuse rewards that differ by more than rounding from those of the same texts."""
-    apart = np.abs(np.asarray(found, np.float64) - rewards)
+    apart = np.abs(np.asarray(again, np.float64) - rewards)
     # NaN counts as a difference.
     worst = int(np.argmax(np.where(np.isnan(apart), np.inf, apart)))
     if not apart[worst] <= ROUNDING * np.max(np.abs(rewards)):
         raise InvalidInput(
-            f"{_named(golden)} is {rewards[worst]:.6g} for a text and {found[worst]:.6g} for the same text {kind}: "
+            f"{_named(golden)} is {rewards[worst]:.6g} for a text and {again[worst]:.6g} for the same text {kind}: "
             f"needs {advice}"
         )
 
 
 def check_golden_shape(golden: AbstractGolden, prompt: Prompt, response: Response) -> None:
     """The reward must be one floating-point number per text. Raises `InvalidInput`."""
-    with guarded(golden):
-        shape = jax.eval_shape(lambda g, p, r: g(p, r), golden, prompt, response)
-    require_array(named(golden), shape, (), "one number a response")
+    use: Callable = lambda g, p, r: g(p, r)  # noqa: E731
+    require_traced(golden, "", (), "one number a response", use, golden, prompt, response)
 
 
 def check_rewards(
@@ -164,18 +110,18 @@ def check_rewards(
 ) -> None:
     """Golden rewards of texts must be finite for any text that a policy may write, and not all the same. Raises
     `InvalidInput`."""
-    what, found = _named(golden), np.asarray(rewards, np.float64)
-    bad = np.flatnonzero(~np.isfinite(found))
+    what, rewards = _named(golden), np.asarray(rewards, np.float64)
+    bad = np.flatnonzero(~np.isfinite(rewards))
     if bad.size:
         row = bad[0]
         tokens = np.asarray(texts.tokens)[row][: int(texts.length[row])].tolist()
         raise InvalidInput(
-            f"{what} is {found[row]} for {bad.size} of {found.size} texts, such as the response of tokens {tokens}: "
-            "needs a finite number for every text"
+            f"{what} is {rewards[row]} for {bad.size} of {rewards.size} texts, such as the response of tokens "
+            f"{tokens}: needs a finite number for every text"
         )
-    if np.ptp(found) <= 1e-6 * np.max(np.abs(found)):
+    if np.ptp(rewards) <= 1e-6 * np.max(np.abs(rewards)):
         raise InvalidInput(
-            f"{what} is {found[0]:.6g} for all of {found.size} texts: needs rewards that differ between texts"
+            f"{what} is {rewards[0]:.6g} for all of {rewards.size} texts: needs rewards that differ between texts"
         )
 
 

@@ -14,6 +14,8 @@ from envs.labelers.bradley_terry import BradleyTerry
 from sweeps.contracts import samples
 from sweeps.contracts.samples import BATCH, Sizes, as_arrays, quick
 from sweeps.contracts.sentences import (
+    called,
+    computed,
     guarded,
     named,
     require_array,
@@ -21,6 +23,11 @@ from sweeps.contracts.sentences import (
     require_kind,
     require_like,
     require_numbers,
+    require_tokens,
+    require_traced,
+    require_two,
+    require_within,
+    traced,
 )
 from testbed import config
 from testbed.errors import InvalidInput
@@ -46,8 +53,7 @@ _BATCH_LEVEL = ("value", "scored", "request", "prepare", "critic")
 def check_loss(loss: AbstractLoss, sizes: Sizes) -> None:
     """A loss must be one floating-point number per pair, finite, with a finite slope. Raises `InvalidInput`."""
     require_numbers(loss)
-    with guarded(loss, "extras"):
-        extras = loss.extras
+    extras = called(loss, "extras", object)
     if not isinstance(extras, frozenset) or not all(isinstance(one, Extra) for one in extras):
         raise InvalidInput(
             f"{named(loss, 'extras')} returns {extras!r}: needs a frozenset of members of Extra"
@@ -55,12 +61,9 @@ def check_loss(loss: AbstractLoss, sizes: Sizes) -> None:
     if any(getattr(type(loss), name) is not getattr(AbstractLoss, name) for name in _BATCH_LEVEL):
         check_objective(loss, sizes)
     loss, pairs = as_arrays(loss), samples.scored_pairs()
-    one = jax.tree.map(lambda x: x[0], pairs)
-    with guarded(loss):
-        shape = jax.eval_shape(lambda loss, pair: loss(pair), loss, one)
-    require_array(named(loss), shape, (), "one number a pair")
+    use: Callable = lambda loss, pair: loss(pair)  # noqa: E731
+    require_traced(loss, "", (), "one number a pair", use, loss, samples.first(pairs))
 
-    @quick
     def slopes(loss: AbstractLoss, pairs: ScoredPair) -> PyTree:
         def one(scores: PairScores, target: jax.Array, pair: ScoredPair) -> jax.Array:
             return loss(eqx.tree_at(lambda p: (p.policy, p.target), pair, (scores, target)))
@@ -68,21 +71,16 @@ def check_loss(loss: AbstractLoss, sizes: Sizes) -> None:
         each = jax.vmap(jax.value_and_grad(one, argnums=(0, 1)))
         return tuple(each(p.policy, p.target, p) for p in (pairs, pairs.swapped))
 
-    with guarded(loss):
-        found = jax.device_get(slopes(loss, pairs))
-    for value, slope in found:
-        require_finite(named(loss), value, "pairs with margins between -6 and 6 nats")
-        require_finite(
-            f"the slope of {named(loss)}", slope, "pairs with margins between -6 and 6 nats"
-        )
+    where = "pairs with margins between -6 and 6 nats"
+    for value, slope in computed(loss, "", slopes, loss, pairs):
+        require_finite(named(loss), value, where)
+        require_finite(f"the slope of {named(loss)}", slope, where)
 
 
 def check_objective(objective: AbstractObjective, sizes: Sizes) -> None:
     """An objective must give a finite mean loss of a step's texts, with a finite gradient. Raises `InvalidInput`."""
     require_numbers(objective)
-    with guarded(objective, "request"):
-        request = objective.request(BATCH)
-    require_kind(named(objective, "request"), request, Request)
+    called(objective, "request", Request, BATCH)
     with guarded(objective, "refuse"):
         try:
             objective.refuse(Online())
@@ -106,26 +104,20 @@ def check_objective(objective: AbstractObjective, sizes: Sizes) -> None:
         return objective.value(policy, critic, supply, batch)
 
     given = jax.eval_shape(functools.partial(samples.supplied, sizes))
-    with guarded(objective, "request"):
-        jax.eval_shape(drawn, objective, given)
-    with guarded(objective, "prepare"):
-        batch = jax.eval_shape(prepared, objective, given)
+    traced(objective, "request", drawn, objective, given)
+    batch = traced(objective, "prepare", prepared, objective, given)
     require_kind(named(objective, "prepare"), getattr(batch, "spent", None), Ledger, "as `spent`")
-    with guarded(objective, "critic"):
-        critic = jax.eval_shape(lambda o, s: o.critic(s.reference), objective, given)
-    with guarded(objective, "value"):
-        shape = jax.eval_shape(value, (given.reference, critic), objective, given, batch)
-    require_array(named(objective, "value"), shape, (), "the mean loss of a step")
+    critic = traced(objective, "critic", lambda o, s: o.critic(s.reference), objective, given)
+    arguments = (given.reference, critic), objective, given, batch
+    require_traced(objective, "value", (), "the mean loss of a step", value, *arguments)
 
-    @quick
     def run(objective: AbstractObjective, supply: Supply) -> PyTree:
         moving = supply.reference, objective.critic(supply.reference)
         batch = prepared(objective, supply)
         return jax.value_and_grad(value)(moving, objective, supply, batch)
 
-    with guarded(objective):
-        found, gradient = jax.device_get(run(objective, samples.supply(sizes)))
-    require_finite(named(objective, "value"), found, "steps")
+    loss, gradient = computed(objective, "", run, objective, samples.supply(sizes))
+    require_finite(named(objective, "value"), loss, "steps")
     require_finite(f"the gradient of {named(objective, 'value')}", gradient, "parameters")
 
 
@@ -136,12 +128,9 @@ def check_source(source: AbstractSource, sizes: Sizes) -> None:
     If the source prepares data from a recorded run, only shapes are checked, not values.
     """
     require_numbers(source)
-    with guarded(source, "writes"):
-        writes = source.writes
-    require_kind(named(source, "writes"), writes, bool)
+    called(source, "writes", bool)
     request, key = Request(BATCH, write_pairs), jax.random.key(0)
-    with guarded(source, "work"):
-        work = source.work(request)
+    work = called(source, "work", object, request)
     if not (isinstance(work, tuple) and len(work) == 2):
         raise InvalidInput(
             f"{named(source, 'work')} returns {work!r}: needs responses and judgements, two numbers"
@@ -156,24 +145,17 @@ def check_source(source: AbstractSource, sizes: Sizes) -> None:
     def draw(source: AbstractSource, state: PyTree, supply: Supply, step: jax.Array) -> Any:
         return source.draw(state, supply, supply.reference, request, key, step)
 
-    with guarded(source, "init"):
-        state = jax.eval_shape(start, source, given)
-    with guarded(source, "draw"):
-        result = jax.eval_shape(draw, source, state, given, jnp.asarray(0))
-    if not (isinstance(result, tuple) and len(result) == 2):
-        raise InvalidInput(
-            f"{named(source, 'draw')} returns a {type(result).__name__}: needs two things, the texts of the step and "
-            "the next state"
-        )
-    batch, after = result
+    what = named(source, "draw")
+    state = traced(source, "init", start, source, given)
+    result = traced(source, "draw", draw, source, state, given, jnp.asarray(0))
+    require_two(what, result, "the texts of the step and the next state")
     rows = jnp.arange(BATCH)
     written = jax.eval_shape(lambda s: write_pairs(s, s.reference, rows, key), given)
-    require_like(named(source, "draw"), batch, written, f"a Batch of {BATCH} pairs")
-    require_like(named(source, "draw"), after, state, "a next state like that of init")
+    require_like(what, result[0], written, f"a Batch of {BATCH} pairs")
+    require_like(what, result[1], state, "a next state like that of init")
     if prepares:
         return
 
-    @quick
     def twice(source: AbstractSource, supply: Supply) -> list[Batch]:
         state, batches = start(source, supply), []
         for step in range(2):
@@ -181,10 +163,8 @@ def check_source(source: AbstractSource, sizes: Sizes) -> None:
             batches.append(batch)
         return batches
 
-    with guarded(source):
-        found = jax.device_get(twice(source, samples.supply(sizes)))
-    for batch in found:
-        _check_batch(named(source, "draw"), batch, sizes)
+    for batch in computed(source, "", twice, source, samples.supply(sizes)):
+        _check_batch(what, batch, sizes)
 
 
 def _prepared(source: AbstractSource, given: Supply, sizes: Sizes) -> tuple[Supply, bool]:
@@ -192,8 +172,8 @@ def _prepared(source: AbstractSource, given: Supply, sizes: Sizes) -> tuple[Supp
     with guarded(source, "recorded_run"):
         run = source.recorded_run
     with guarded(source, "preparation"):
-        prepares = source.preparation is not None
-    if run is None or not prepares:
+        preparation = source.preparation
+    if run is None or preparation is None:
         return given, False
     world, key = samples.world(sizes), jax.random.key(0)
     small = config.replace_all(run, {"run.batch_size": BATCH})
@@ -203,64 +183,39 @@ def _prepared(source: AbstractSource, given: Supply, sizes: Sizes) -> tuple[Supp
     def prepare(source: AbstractSource, supply: Supply, made: PyTree) -> PyTree:
         return source.prepare(Given(supply, made, world, BradleyTerry(), key))
 
-    with guarded(source, "prepare"):
-        result = jax.eval_shape(prepare, as_arrays(source), given, made)
-    if not (isinstance(result, tuple) and len(result) == 2 and isinstance(result[1], dict)):
-        raise InvalidInput(
-            f"{named(source, 'prepare')} returns a {type(result).__name__}: needs two things, what is prepared and a "
-            "dict of measured numbers"
-        )
+    result = traced(source, "prepare", prepare, as_arrays(source), given, made)
+    needed = "what is prepared and a dict of measured numbers"
+    require_two(named(source, "prepare"), result, needed, dict)
     return Supply(given.data, given.reference, given.teacher, result[0]), True
 
 
 def _check_batch(what: str, batch: Batch, sizes: Sizes) -> None:
     """Check the values of a batch of pairs."""
     for name in ("winner", "loser"):
-        text = getattr(batch.pairs, name)
+        text, most = getattr(batch.pairs, name), sizes.response
         require_tokens(f"{what} gives a {name} with", text.tokens, sizes.vocabulary)
-        if np.any((text.length < 1) | (text.length > sizes.response)):
-            raise InvalidInput(
-                f"{what} gives a {name} of length {int(np.max(text.length))}: needs 1 to {sizes.response} tokens"
-            )
+        needed = f": needs 1 to {most} tokens"
+        require_within(f"{what} gives a {name} of length", text.length, 1, most, needed)
     require_finite(what, batch, "numbers")
-    preference, weight = batch.pairs.preference, batch.pairs.weight
-    if np.any((preference < 0) | (preference > 1)):
-        raise InvalidInput(f"{what} gives a preference of {preference.min()}: needs 0 to 1")
-    if np.any(weight < 0):
-        raise InvalidInput(f"{what} gives a weight of {weight.min()}: needs 0 or more")
-    if np.any((batch.rows < 0) | (batch.rows >= samples.PAIRS)):
-        raise InvalidInput(
-            f"{what} gives row {int(np.max(batch.rows))} of data with {samples.PAIRS} pairs"
-        )
-
-
-def require_tokens(what: str, tokens: Any, vocabulary: int) -> None:
-    """Refuse token ids that are not in the vocabulary; ``what`` ends in a verb."""
-    tokens = np.asarray(tokens)
-    outside = tokens[(tokens < 0) | (tokens >= vocabulary)]
-    if outside.size:
-        raise InvalidInput(
-            f"{what} token {int(outside[0])}: vocabulary={vocabulary} has the ids from 0 to {vocabulary - 1}"
-        )
+    pairs, count = batch.pairs, samples.PAIRS
+    require_within(f"{what} gives a preference of", pairs.preference, 0, 1, ": needs 0 to 1")
+    require_within(f"{what} gives a weight of", pairs.weight, 0, np.inf, ": needs 0 or more")
+    require_within(f"{what} gives row", batch.rows, 0, count - 1, f" of data with {count} pairs")
 
 
 def check_reference(reference: AbstractReference, sizes: Sizes) -> None:
     """The next reference policy must have the form of the present one and be finite. Raises `InvalidInput`."""
     require_numbers(reference)
-    with guarded(reference, "moves"):
-        moves = reference.moves
+    called(reference, "moves", bool)
     reference = as_arrays(reference)
-    require_kind(named(reference, "moves"), moves, bool)
     policy = samples.supply(sizes).reference
     other = jax.tree.map(lambda x: 0.5 * x, policy)
     step = jnp.asarray(0)
     follow: Callable[..., PyTree] = lambda r, *given: r.next(*given)  # noqa: E731
-    with guarded(reference, "next"):
-        shape = jax.eval_shape(follow, reference, policy, other, step)
-    require_like(named(reference, "next"), shape, policy, "a policy like the one it is given")
-    with guarded(reference, "next"):
-        found = jax.device_get(quick(follow)(reference, policy, other, step))
-    require_finite(named(reference, "next"), found, "parameters")
+    given = reference, "next", follow, reference, policy, other, step
+    what = named(reference, "next")
+    require_like(what, traced(*given), policy, "a policy like the one it is given")
+    require_finite(what, computed(*given), "parameters")
 
 
 def check_proxy(
@@ -269,14 +224,10 @@ def check_proxy(
     """`train` must make an `AbstractProxy` with one finite margin per pair, which changes its sign when the pair is
     swapped. Raises `InvalidInput`."""
     require_numbers(proxy)
-    with guarded(proxy, "form"):
-        form = proxy.form(model)
-    require_kind(named(proxy, "form"), form, tuple)
+    form = called(proxy, "form", tuple, model)
     with guarded(proxy, "form"):
         hash(tuple(jax.tree.structure(x) if isinstance(x, eqx.Module) else x for x in form))
-    with guarded(proxy, "reading"):
-        reading = proxy.reading(model, task, samples.PAIRS)
-    require_kind(named(proxy, "reading"), reading, Reading)
+    called(proxy, "reading", Reading, model, task, samples.PAIRS)
     with guarded(proxy, "fit"):
         fit = FitConfig(steps=2, batch_size=BATCH, optimiser=proxy.fit.optimiser)
         short = as_arrays(config.replace_all(proxy, {"fit": fit}))
@@ -294,27 +245,25 @@ def check_proxy(
         there = trained.margin(pairs.prompt, pairs.winner, pairs.loser)
         return there, trained.margin(pairs.prompt, pairs.loser, pairs.winner)
 
-    with guarded(proxy, "train"):
-        trained = jax.eval_shape(train, short, supply)
+    trained = traced(proxy, "train", train, short, supply)
     require_kind(named(proxy, "train"), trained, AbstractProxy)
     check_margins(trained, lambda: jax.eval_shape(margins, trained, supply), samples.PAIRS)
-    with guarded(trained, "loss"):
-        loss = jax.eval_shape(lambda t, s: t.loss(s.data.pairs), trained, supply)
-    require_array(named(trained, "loss"), loss, (samples.PAIRS,), "one number a pair")
+    losses: Callable = lambda t, s: t.loss(s.data.pairs)  # noqa: E731
+    count = (samples.PAIRS,)
+    require_traced(trained, "loss", count, "one number a pair", losses, trained, supply)
     if not small:
         return
-    with guarded(proxy, "train"):
-        found = quick(train)(short, supply)
-    require_finite(f"{named(proxy, 'train')} makes a proxy that", jax.device_get(found), "numbers")
-    check_margins(found, lambda: quick(margins)(found, supply), samples.PAIRS)
+    fitted = computed(proxy, "train", train, short, supply)
+    require_finite(f"{named(proxy, 'train')} makes a proxy that", fitted, "numbers")
+    check_margins(fitted, lambda: quick(margins)(fitted, supply), samples.PAIRS)
 
 
-def check_margins(judge: Any, both: Callable[[], tuple[Any, Any]], count: int) -> None:
+def check_margins(judge: Any, margins: Callable[[], tuple[Any, Any]], count: int) -> None:
     """Margins of ``count`` pairs and of the swapped pairs must be one number per pair. If values are given and not only
     shapes, margins must be finite, and each the opposite of the other. Raises `InvalidInput`."""
     what = named(judge, "margin")
     with guarded(judge, "margin"):
-        there, back = both()
+        there, back = margins()
     for one in (there, back):
         require_array(what, one, (count,), "one number a pair")
     if isinstance(there, jax.ShapeDtypeStruct):

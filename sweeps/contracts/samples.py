@@ -9,26 +9,22 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, PRNGKeyArray
 
+from envs.goldens.length import Length
+from envs.neural import UniformPrompts
 from sweeps.estimands import Peak, Unanswerable, Unit
 from sweeps.selection import Selection
 from testbed import logprob
 from testbed.config import spell
-from testbed.environment import (
-    AbstractGolden,
-    AbstractPrompts,
-    AbstractTask,
-    AbstractWriters,
-    World,
-)
+from testbed.environment import AbstractTask, AbstractWriters, World
 from testbed.errors import unknown
 from testbed.losses.base import ScoredPair
-from testbed.preference import AbstractPreference
+from testbed.preference import GoldenPreference
 from testbed.source import Dataset, Supply
 from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
-from testbed.types import Pair, PairScores, Prompt, Response, Scalar
+from testbed.types import Pair, PairScores, Prompt, Response
 
 #: Numbers of texts in a sample, of pairs in a data set, and of prompts in a training step.
 TEXTS, PAIRS, BATCH = 32, 8, 4
@@ -47,13 +43,13 @@ def as_arrays(module: Any) -> Any:
 
 
 #: `jax.jit` with less optimisation, for programs that run once and take longer to compile than to run.
-quick = functools.partial(
-    jax.jit,
-    compiler_options={
-        "xla_backend_optimization_level": 0,
-        "xla_llvm_disable_expensive_passes": True,
-    },
-)
+_FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+quick = functools.partial(jax.jit, compiler_options=_FAST)
+
+
+def first(tree: Any) -> Any:
+    """The first row of every array."""
+    return jax.tree.map(lambda x: x[0], tree)
 
 
 class Sizes(NamedTuple):
@@ -69,9 +65,9 @@ class Sizes(NamedTuple):
         return cls(task.vocabulary, task.prompt_length, task.response_length)
 
 
-def prompts(sizes: Sizes, count: int, seed: int = 0) -> Prompt:
+def prompts(sizes: Sizes, count: int) -> Prompt:
     """Prompts of random tokens, each of the largest length."""
-    tokens = np.random.default_rng(seed).integers(1, sizes.vocabulary, (count, sizes.prompt))
+    tokens = np.random.default_rng(0).integers(1, sizes.vocabulary, (count, sizes.prompt))
     return Prompt(jnp.asarray(tokens, jnp.int32), jnp.full(count, sizes.prompt, jnp.int32))
 
 
@@ -90,17 +86,12 @@ def responses(sizes: Sizes, count: int, seed: int = 0) -> Response:
     )
 
 
-def pairs(sizes: Sizes, count: int = PAIRS) -> Pair:
+def pairs(sizes: Sizes) -> Pair:
     """Labelled pairs of these texts: with certain labels, with soft labels, and one that was skipped."""
-    loser = responses(sizes, count, 1)
-    loser = jax.tree.map(lambda x: x[::-1], loser)
-    return Pair(
-        prompts(sizes, count),
-        responses(sizes, count),
-        loser,
-        preference=jnp.asarray(np.linspace(0.5, 1.0, count), jnp.float32),
-        weight=jnp.asarray(np.arange(count) > 0, jnp.float32),
-    )
+    loser = jax.tree.map(lambda x: x[::-1], responses(sizes, PAIRS, 1))
+    preference = jnp.asarray(np.linspace(0.5, 1.0, PAIRS), jnp.float32)
+    weight = jnp.asarray(np.arange(PAIRS) > 0, jnp.float32)
+    return Pair(prompts(sizes, PAIRS), responses(sizes, PAIRS), loser, preference, weight)
 
 
 @functools.cache
@@ -114,16 +105,9 @@ def supplied(sizes: Sizes, shape: TransformerConfig = TINY) -> Supply:
     tokens."""
     policy = Transformer.init(jax.random.key(0), shape, sizes.vocabulary)
     data = pairs(sizes)
-    margin = (data.winner.length - data.loser.length).astype(jnp.float32)
-    return Supply(Dataset(data, logprob.score_pairs(policy, data), margin), policy, Longer())
-
-
-class Longer(AbstractPreference):
-    """Prefers the longer text."""
-
-    def margin(self, prompts: Prompt, first: Response, second: Response) -> Float[Array, " n"]:
-        """Difference in tokens."""
-        return (first.length - second.length).astype(jnp.float32)
+    judge = GoldenPreference(world(sizes))
+    margin = judge.margin(data.prompt, data.winner, data.loser)
+    return Supply(Dataset(data, logprob.score_pairs(policy, data), margin), policy, judge)
 
 
 def scored_pairs() -> ScoredPair:
@@ -143,17 +127,6 @@ def scored_pairs() -> ScoredPair:
     return ScoredPair(scores, anchor, *lengths, soft, reward, numbers(0.3), numbers(base + 1.0))
 
 
-class Uniform(AbstractPrompts):
-    """Prompts of random tokens."""
-
-    sizes: Sizes = eqx.field(static=True)
-
-    def __call__(self, key: PRNGKeyArray) -> Prompt:
-        """Draw one prompt."""
-        tokens = jax.random.randint(key, (self.sizes.prompt,), 1, self.sizes.vocabulary)
-        return Prompt(tokens, jnp.asarray(self.sizes.prompt))
-
-
 class Endless(AbstractWriters):
     """Responses of random tokens that do not end."""
 
@@ -165,17 +138,9 @@ class Endless(AbstractWriters):
         return Response(tokens, jnp.asarray(self.sizes.response))
 
 
-class Count(AbstractGolden):
-    """Rewards length."""
-
-    def __call__(self, prompt: Prompt, response: Response) -> Scalar:
-        """Tokens of the response."""
-        return response.length.astype(jnp.float32)
-
-
 def world(sizes: Sizes) -> World:
     """A world that is fast to draw."""
-    return World(Uniform(sizes), Endless(sizes), Count())
+    return World(UniformPrompts(sizes.vocabulary, sizes.prompt), Endless(sizes), Length())
 
 
 class MadeUpEvidence:
@@ -213,15 +178,9 @@ class MadeUpEvidence:
         """Counts and peaks, as results give them."""
         details: dict[str, Any] = self.describe_runs(arms) | {"shared_kl": [0.1, 9.0]}
         for arm in arms:
-            details["arms"][arm] |= {
-                "observed_kl": [0.1, 9.0],
-                "peak": 0.7,
-                "peak_interval": [0.65, 0.75],
-                "peak_kl": 4.0,
-                "peak_kl_interval": [3.0, 5.0],
-                "peak_inside": 1.0,
-                "peak_place": "inside",
-            }
+            details["arms"][arm] |= {"observed_kl": [0.1, 9.0], "peak_place": "inside"}
+            details["arms"][arm] |= {"peak": 0.7, "peak_interval": [0.65, 0.75], "peak_inside": 1.0}
+            details["arms"][arm] |= {"peak_kl": 4.0, "peak_kl_interval": [3.0, 5.0]}
         return details
 
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:

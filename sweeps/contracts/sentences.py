@@ -3,19 +3,22 @@
 import contextlib
 import difflib
 import inspect
-import sysconfig
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from sweeps.contracts.samples import quick
 from sweeps.estimands import Estimand
 from sweeps.rules import Rule
+from testbed import paths
+from testbed.config.code_files import OURS, is_installed
+from testbed.config.ranges import Number
 from testbed.environment import AbstractGolden, AbstractPrompts, AbstractTask, AbstractWriters
 from testbed.errors import InvalidInput
 from testbed.losses.base import AbstractLoss
@@ -25,8 +28,7 @@ from testbed.proxies.base import AbstractProxyConfig
 from testbed.references.base import AbstractReference
 from testbed.source import AbstractSource
 
-#: Packages whose classes the contract tests check; every command checks classes of other packages.
-OURS = ("testbed", "envs", "sweeps", "analysis")
+T = TypeVar("T")
 #: The word for a member of each family in error messages, by base class; the more specific classes come first.
 FAMILIES: dict[type, str] = {
     AbstractLoss: "loss",
@@ -44,32 +46,21 @@ FAMILIES: dict[type, str] = {
     Rule: "rule",
 }
 _ROOT = Path(__file__).resolve().parents[2]
-_LIBRARIES = tuple({sysconfig.get_paths()[name] for name in ("stdlib", "purelib", "platlib")})
+_NONE_YET = "and there is none yet when a program is traced: use"
 #: Errors of Python and numpy about values that are unknown while a program is traced, and what to use instead.
-_TRACED: tuple[tuple[type[Exception], str], ...] = (
-    (
-        jax.errors.TracerBoolConversionError,
-        "`if`, `while`, `and`, `or` and `not` need a value, and there is none yet when a program is traced: use "
-        "jnp.where, or & and |",
-    ),
-    (
-        jax.errors.NonConcreteBooleanIndexError,
-        "a mask as an index makes an array of unknown size: use jnp.where",
-    ),
-    (
-        jax.errors.TracerArrayConversionError,
-        "numpy needs values, and there are none yet when a program is traced: use jax.numpy",
-    ),
-    (
-        jax.errors.ConcretizationTypeError,
-        "float(), int(), range() and shapes need a value, and there is none yet when a program is traced: use "
-        "jax.numpy, or declare the field eqx.field(static=True)",
-    ),
-)
+_TRACED: dict[type[Exception], str] = {
+    jax.errors.TracerBoolConversionError: "`if`, `while`, `and`, `or` and `not` need a value, "
+    f"{_NONE_YET} jnp.where, or & and |",
+    jax.errors.NonConcreteBooleanIndexError: "a mask as an index makes an array of unknown size: use jnp.where",
+    jax.errors.TracerArrayConversionError: "numpy needs values, and there are none yet when a program is traced: use "
+    "jax.numpy",
+    jax.errors.ConcretizationTypeError: f"float(), int(), range() and shapes need a value, {_NONE_YET} "
+    "jax.numpy, or declare the field eqx.field(static=True)",
+}
 
 
 def ours(kind: type) -> bool:
-    """Whether a class comes with the testbed."""
+    """Whether a class comes with the testbed: the contract tests check it, and no command does."""
     return kind.__module__.split(".")[0] in OURS
 
 
@@ -99,9 +90,30 @@ def guarded(thing: Any, method: str = "") -> Iterator[None]:
         ) from problem
 
 
+def called(thing: Any, method: str, kind: type[T], *arguments: Any) -> T:
+    """The value of a property or the result of a method of ``thing``, which must be a ``kind``."""
+    with guarded(thing, method):
+        value: Any = getattr(thing, method)
+        value = value(*arguments) if callable(value) else value
+    require_kind(named(thing, method), value, kind)
+    return value
+
+
+def traced(thing: Any, method: str, function: Callable, *arguments: Any) -> Any:
+    """The shapes that a function, which calls a method of ``thing``, would return; nothing is computed."""
+    with guarded(thing, method):
+        return jax.eval_shape(function, *arguments)
+
+
+def computed(thing: Any, method: str, function: Callable, *arguments: Any) -> Any:
+    """What a function, which calls a method of ``thing``, returns as a compiled program."""
+    with guarded(thing, method):
+        return jax.device_get(quick(function)(*arguments))
+
+
 def _cause(problem: Exception) -> str:
     """One line about an exception; if code asked a traced value for its value, also what to use instead."""
-    for kind, advice in _TRACED:
+    for kind, advice in _TRACED.items():
         if isinstance(problem, kind):
             return advice
     said = traceback.TracebackException.from_exception(problem).format_exception_only()
@@ -117,26 +129,19 @@ def _place(thing: Any, problem: Exception) -> str:
     frames = traceback.extract_tb(problem.__traceback__)
     theirs = [frame for frame in frames if _theirs(frame.filename)]
     if theirs:
-        return f" in {_shown(theirs[-1].filename)}, line {theirs[-1].lineno}"
+        return f" in {paths.shown(Path(theirs[-1].filename).resolve())}, line {theirs[-1].lineno}"
     kind = type(thing)
     try:
         file, line = inspect.getsourcefile(kind), inspect.getsourcelines(kind)[1]
     except (OSError, TypeError):
         return ""
-    return f" ({_shown(file)}, line {line})" if file else ""
+    return f" ({paths.shown(Path(file).resolve())}, line {line})" if file else ""
 
 
 def _theirs(file: str) -> bool:
     path = Path(file).resolve()
-    packages = [str(_ROOT / name) for name in OURS]
-    inside = any(str(path).startswith(folder + "/") for folder in (*packages, *_LIBRARIES))
-    return path.is_file() and not inside
-
-
-def _shown(file: str) -> str:
-    """The path relative to the working directory if it lies inside, else the absolute path."""
-    path = Path(file).resolve()
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+    inside = any(path.is_relative_to(_ROOT / name) for name in OURS)
+    return path.is_file() and not inside and not is_installed(path)
 
 
 def is_array(value: Any) -> bool:
@@ -160,26 +165,56 @@ def require_array(
         )
 
 
-def require_kind(what: str, value: Any, kind: Any, example: str = "") -> None:
+def require_traced(
+    thing: Any, method: str, shape: tuple[int, ...], meaning: str, function: Callable, *given: Any
+) -> None:
+    """`require_array` for the result of a function that calls a method of ``thing``; nothing is computed."""
+    require_array(named(thing, method), traced(thing, method, function, *given), shape, meaning)
+
+
+def require_kind(what: str, value: Any, kind: type, example: str = "") -> None:
     """Refuse anything but an instance of ``kind``."""
     if not isinstance(value, kind):
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        needed = " or ".join(one.__name__ for one in kinds)
         hint = f", {example}" if example else ""
-        raise InvalidInput(f"{what} returns {_spoken(value)}: needs {needed}{hint}")
+        raise InvalidInput(f"{what} returns {_spoken(value)}: needs {kind.__name__}{hint}")
+
+
+def require_two(what: str, value: Any, meaning: str, second: type = object) -> None:
+    """Refuse anything but a tuple of two things, of which the latter is a ``second``."""
+    if not (isinstance(value, tuple) and len(value) == 2 and isinstance(value[1], second)):
+        raise InvalidInput(f"{what} returns a {type(value).__name__}: needs two things, {meaning}")
+
+
+def require_within(
+    what: str, numbers: Any, low: Number, high: Number, needed: str, slack: float = 0.0
+) -> None:
+    """Refuse numbers that lie more than ``slack`` outside a range. The sentence is ``what``, the first such number, and
+    ``needed``."""
+    numbers = np.asarray(numbers)
+    outside = numbers[(numbers < low - slack) | (numbers > high + slack)]
+    if outside.size:
+        number = outside[0].item()
+        shown = f"{number:.6g}" if isinstance(number, float) else number
+        raise InvalidInput(f"{what} {shown}{needed}")
+
+
+def require_tokens(what: str, tokens: Any, vocabulary: int) -> None:
+    """Refuse token ids that are not in the vocabulary; ``what`` ends in a verb."""
+    ids = f": vocabulary={vocabulary} has the ids from 0 to {vocabulary - 1}"
+    require_within(f"{what} token", tokens, 0, vocabulary - 1, ids)
 
 
 def require_like(what: str, value: Any, example: Any, meaning: str) -> None:
     """Refuse a pytree whose structure, shapes or dtypes differ from those of an example."""
-    found, needed = (_leaves(tree) for tree in (value, example))
-    if type(value) is not type(example) or found.keys() != needed.keys():
+    returned, needed = (_leaves(tree) for tree in (value, example))
+    if type(value) is not type(example) or returned.keys() != needed.keys():
         raise InvalidInput(f"{what} returns {_spoken(value)}: needs {meaning}")
-    for path, leaf in needed.items():
-        own = found[path]
-        if own.shape != leaf.shape or own.dtype != leaf.dtype:
+    for path, leaf in returned.items():
+        right = needed[path]
+        if leaf.shape != right.shape or leaf.dtype != right.dtype:
             raise InvalidInput(
-                f"{what} returns {meaning} with {path or 'value'} of shape {tuple(own.shape)} and type {own.dtype}: "
-                f"needs {tuple(leaf.shape)} and {leaf.dtype}"
+                f"{what} returns {meaning} with {path or 'value'} of shape {tuple(leaf.shape)} and type {leaf.dtype}: "
+                f"needs {tuple(right.shape)} and {right.dtype}"
             )
 
 
@@ -196,10 +231,10 @@ def require_finite(what: str, values: Any, where: str) -> None:
     for path, leaf in _leaves(values).items():
         array = np.asarray(leaf)
         if np.issubdtype(array.dtype, np.inexact) and not np.all(np.isfinite(array)):
-            found = array[~np.isfinite(array)]
+            wrong = array[~np.isfinite(array)]
             part = f" in {path}" if path else ""
             raise InvalidInput(
-                f"{what} is {found[0]}{part} for {found.size} of {array.size} {where}: needs finite numbers"
+                f"{what} is {wrong[0]}{part} for {wrong.size} of {array.size} {where}: needs finite numbers"
             )
 
 

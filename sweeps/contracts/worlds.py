@@ -1,76 +1,64 @@
 """Requirements on tasks, golden rewards and labelers, and their checks."""
 
 import functools
-from typing import Any, NamedTuple
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, PRNGKeyArray, PyTree
+from jaxtyping import Array, Float, PyTree
 
 from sweeps.contracts import samples
 from sweeps.contracts.goldens import check_golden, check_golden_shape, check_rewards
-from sweeps.contracts.samples import TEXTS, Sizes, as_arrays, quick
+from sweeps.contracts.samples import TEXTS, Sizes, as_arrays
 from sweeps.contracts.sentences import (
-    guarded,
+    called,
+    computed,
     named,
     require_array,
     require_finite,
     require_kind,
     require_like,
     require_numbers,
+    require_tokens,
+    require_traced,
+    require_within,
+    traced,
 )
-from testbed.environment import AbstractTask, AbstractWriters, World
+from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.preference import AbstractLabeler, Outcome, View
 from testbed.streams import Stream, stream
 from testbed.types import END_TOKEN, Label, Prompt, Response
 
-_OUTCOMES = f"the probabilities of {', '.join(one.name.lower() for one in Outcome)}"
+_ANSWERS = ", ".join(answer.name.lower() for answer in Outcome)
+_OUTCOMES = f"the probabilities of {_ANSWERS}"
 
 
-class Drawn(NamedTuple):
-    """The samples of a world that were checked: prompts, the writers' responses, and golden rewards of these responses
-    and of made-up texts of every length."""
-
-    world: World
-    prompts: Prompt
-    written: Response
-    ideal: Response | None
-    made_up: Response
-    rewards: Float[np.ndarray, "2 text"]
-
-
-def check_task(task: AbstractTask) -> Drawn | None:
+def check_task(task: AbstractTask) -> None:
     """A task must give prompts and texts of the stated sizes with tokens inside the vocabulary, and a finite golden
     reward that varies. Raises `InvalidInput`.
 
     The check draws the world of seed 0. For a task that needs a checkpoint, which would have to be loaded, only sizes
-    are checked, and None is returned.
+    are checked.
     """
     if type(task).checkpointed:
         check_sizes(task)
-        return None
-    sizes, key = Sizes.of(task), stream(jax.random.key(0), Stream.WORLD)
+        return
+    sizes = Sizes.of(task)
     task, material, world = check_form(task)
     if not jax.tree.leaves((world.prompts, world.golden)):
         # Checks that draw nothing come first: drawing a world may take seconds.
-        with guarded(world.golden):
-            _, made_up, rewards = jax.device_get(_rewarded(sizes, world))
-        check_rewards(world.golden, made_up, rewards)
-    with guarded(task, "world"):
-        drawn = Drawn(*jax.device_get(_draw(task, material, key)))
-    check_text(f"{named(world.prompts)} of {named(task)}", drawn.prompts, sizes)
-    check_text(f"{named(world.writers)} of {named(task)}", drawn.written, sizes)
-    if drawn.ideal is not None:
-        check_text(f"{named(world.ideal)} of {named(task)}", drawn.ideal, sizes)
-    prompts, texts = (
-        jax.tree.map(lambda *both: np.concatenate(both), *pair)
-        for pair in ((drawn.prompts, drawn.prompts), (drawn.written, drawn.made_up))
-    )
-    rewards = np.ravel(drawn.rewards)
-    check_golden(drawn.world.golden, prompts, texts, sizes.vocabulary, rewards)
-    return drawn
+        rewarded = functools.partial(_rewarded, sizes)
+        check_rewards(world.golden, *computed(world.golden, "", rewarded, world))
+    world, drawn, made_up, rewards = computed(task, "world", _draw, task, material)
+    for part in filter(drawn.get, ("prompts", "writers", "ideal")):
+        check_text(f"{named(getattr(world, part))} of {named(task)}", drawn[part], sizes)
+    twice: Callable = lambda *parts: np.concatenate(parts)  # noqa: E731
+    prompts = jax.tree.map(twice, drawn["prompts"], drawn["prompts"])
+    texts = jax.tree.map(twice, drawn["writers"], made_up)
+    check_golden(world.golden, prompts, texts, sizes.vocabulary, np.ravel(rewards))
 
 
 def check_sizes(task: AbstractTask) -> None:
@@ -93,20 +81,21 @@ def check_form(task: AbstractTask) -> tuple[AbstractTask, PyTree, World]:
     check_sizes(task)
     sizes = Sizes.of(task)
     _check_words(task, sizes)
-    with guarded(task, "material"):
-        material = task.material()
+    material = called(task, "material", object)
     task = as_arrays(task)
-    key = stream(jax.random.key(0), Stream.WORLD)
-    with guarded(task, "world"):
-        world = jax.eval_shape(lambda t, m, k: t.world_on(m, k), task, material, key)
+    world = traced(task, "world", _world, task, material)
     require_kind(named(task, "world"), world, World)
     _check_shapes(world, sizes)
     return task, material, world
 
 
+def _world(task: AbstractTask, material: PyTree) -> Any:
+    """The world of seed 0, if the task gives a `World`."""
+    return task.world_on(material, stream(jax.random.key(0), Stream.WORLD))
+
+
 def _check_words(task: AbstractTask, sizes: Sizes) -> None:
-    with guarded(task, "words"):
-        words = task.words()
+    words = called(task, "words", object)
     if not isinstance(words, tuple) or not all(isinstance(word, str) for word in words):
         raise InvalidInput(
             f"{named(task, 'words')} returns a {type(words).__name__}: needs a tuple of texts"
@@ -116,28 +105,19 @@ def _check_words(task: AbstractTask, sizes: Sizes) -> None:
             f"{named(task, 'words')} returns {len(words)} words: needs one for each of the "
             f"{sizes.vocabulary} token ids"
         )
-    with guarded(task, "text"):
-        text = task.text([min(1, sizes.vocabulary - 1), END_TOKEN])
-    require_kind(named(task, "text"), text, str)
+    called(task, "text", str, [min(1, sizes.vocabulary - 1), END_TOKEN])
 
 
 def _check_shapes(world: World, sizes: Sizes) -> None:
     """Check the shapes of one prompt, one response and one reward."""
     key = jax.random.key(0)
-    with guarded(world.prompts):
-        prompt = jax.eval_shape(lambda w, k: w.prompts(k), world, key)
+    prompt = traced(world.prompts, "", lambda w, k: w.prompts(k), world, key)
     _require_text(named(world.prompts), prompt, Prompt, sizes.prompt)
     for writers in filter(None, (world.writers, world.ideal)):
-        with guarded(writers):
-            text = jax.eval_shape(lambda w, k, p: w(k, p), writers, key, prompt)
+        text = traced(writers, "", lambda w, k, p: w(k, p), writers, key, prompt)
         _require_text(named(writers), text, Response, sizes.response)
-    prompt, text = _one(sizes)
-    check_golden_shape(world.golden, prompt, text)
-
-
-def _one(sizes: Sizes) -> tuple[Prompt, Response]:
     texts = samples.prompts(sizes, 1), samples.responses(sizes, 1)
-    return jax.tree.map(lambda x: x[0], texts)
+    check_golden_shape(world.golden, *samples.first(texts))
 
 
 def _require_text(what: str, text: Any, kind: type, size: int) -> None:
@@ -146,45 +126,36 @@ def _require_text(what: str, text: Any, kind: type, size: int) -> None:
     require_array(f"{what}: `length`", text.length, (), "tokens up to the end", jnp.integer)
 
 
-@functools.partial(quick, static_argnums=0)
-def _rewarded(sizes: Sizes, world: World) -> tuple[Prompt, Response, Float[Array, " text"]]:
-    """Prompts of a world, made-up responses of every length, and their golden rewards."""
+def _rewarded(sizes: Sizes, world: World) -> tuple[Response, Float[Array, " text"]]:
+    """Made-up responses of every length to prompts of a world, and their golden rewards."""
     prompts = jax.vmap(world.prompts)(jax.random.split(jax.random.key(1), TEXTS))
     made_up = samples.responses(sizes, TEXTS)
-    return prompts, made_up, jax.vmap(world.golden)(prompts, made_up)
+    return made_up, jax.vmap(world.golden)(prompts, made_up)
 
 
-@quick
-def _draw(task: AbstractTask, material: PyTree, key: PRNGKeyArray) -> tuple:
-    """The parts of `Drawn`."""
-    world = task.world_on(material, key)
+def _draw(task: AbstractTask, material: PyTree) -> tuple[World, dict, Response, Array]:
+    """A world, the texts by the part of the world that gives them, made-up responses of every length, and the golden
+    rewards of the writers' responses and of the made-up ones."""
+    world = _world(task, material)
     k_prompts, k_texts = jax.random.split(jax.random.key(0))
     prompts = jax.vmap(world.prompts)(jax.random.split(k_prompts, TEXTS))
-
-    def answered(writers: AbstractWriters | None) -> Response | None:
-        keys = jax.random.split(k_texts, TEXTS)
-        return None if writers is None else jax.vmap(writers)(keys, prompts)
-
-    written: Any = answered(world.writers)
+    drawn: dict[str, Any] = {"prompts": prompts}
+    for part in ("writers", "ideal"):
+        if getattr(world, part) is not None:
+            keys = jax.random.split(k_texts, TEXTS)
+            drawn[part] = jax.vmap(getattr(world, part))(keys, prompts)
     made_up = samples.responses(Sizes.of(task), TEXTS)
-    rewards = [jax.vmap(world.golden)(prompts, texts) for texts in (written, made_up)]
-    return world, prompts, written, answered(world.ideal), made_up, jnp.stack(rewards)
+    rewards = [jax.vmap(world.golden)(prompts, texts) for texts in (drawn["writers"], made_up)]
+    return world, drawn, made_up, jnp.stack(rewards)
 
 
 def check_text(what: str, text: Prompt | Response, sizes: Sizes) -> None:
     """Texts (leading axis: text) must consist of tokens in the vocabulary and end where their length says, with end
     tokens after that. Raises `InvalidInput`."""
     tokens, length = np.asarray(text.tokens), np.asarray(text.length)
-    outside = tokens[(tokens < 0) | (tokens >= sizes.vocabulary)]
-    if outside.size:
-        raise InvalidInput(
-            f"{what} gives token {int(outside[0])}: vocabulary={sizes.vocabulary} has the ids from 0 to "
-            f"{sizes.vocabulary - 1}"
-        )
+    require_tokens(f"{what} gives", tokens, sizes.vocabulary)
     size = tokens.shape[1]
-    if np.any((length < 1) | (length > size)):
-        wrong = length[(length < 1) | (length > size)][0]
-        raise InvalidInput(f"{what} gives a length of {int(wrong)}: needs 1 to {size} tokens")
+    require_within(f"{what} gives a length of", length, 1, size, f": needs 1 to {size} tokens")
     index = np.arange(size)
     if np.any(tokens[index >= length[:, None]] != END_TOKEN):
         raise InvalidInput(
@@ -197,10 +168,11 @@ def check_text(what: str, text: Prompt | Response, sizes: Sizes) -> None:
             f"{what} gives end token {END_TOKEN} inside of a text: needs a length that ends with it"
         )
     last = np.take_along_axis(tokens, length[:, None] - 1, axis=1)[:, 0]
-    if np.any((last != END_TOKEN) & (length < size)):
+    unended = length[(last != END_TOKEN) & (length < size)]
+    if unended.size:
         raise InvalidInput(
-            f"{what} gives a text of {int(length[(last != END_TOKEN) & (length < size)][0])} tokens without an end "
-            f"token: needs token {END_TOKEN} at the end, unless the text fills all {size} places"
+            f"{what} gives a text of {int(unended[0])} tokens without an end token: needs token {END_TOKEN} at the "
+            f"end, unless the text fills all {size} places"
         )
 
 
@@ -217,51 +189,43 @@ def check_labeler(labeler: AbstractLabeler, task: AbstractTask) -> None:
     views = _views(labeler, task, sizes)
     count = views.reward.shape[0]
     first, second = np.divmod(np.arange(count * count), count)
-    one = jax.tree.map(lambda x: x[0], views)
-    with guarded(labeler, "outcomes"):
-        shape = jax.eval_shape(lambda labeler, a, b: labeler.outcomes(a, b), labeler, one, one)
-    require_array(named(labeler, "outcomes"), shape, (len(Outcome),), _OUTCOMES)
-    with guarded(labeler, "preference"):
-        shape = jax.eval_shape(lambda labeler, a, b: labeler.preference(a, b), labeler, one, one)
-    require_array(named(labeler, "preference"), shape, (), "P(first is preferred)")
-    with guarded(labeler):
-        label = jax.eval_shape(
-            lambda labeler, a, b: labeler(jax.random.key(0), a, b), labeler, one, one
-        )
+    uses: dict[str, Callable] = {
+        "outcomes": lambda labeler, a, b: labeler.outcomes(a, b),
+        "preference": lambda labeler, a, b: labeler.preference(a, b),
+        "__call__": lambda labeler, a, b: labeler(jax.random.key(0), a, b),
+    }
+    one = labeler, *(samples.first(views),) * 2
+    require_traced(labeler, "outcomes", (len(Outcome),), _OUTCOMES, uses["outcomes"], *one)
+    require_traced(labeler, "preference", (), "P(first is preferred)", uses["preference"], *one)
+    label = traced(labeler, "", uses["__call__"], *one)
     require_kind(named(labeler), label, Label)
     for name in ("preference", "weight"):
         require_array(f"{named(labeler)}: `{name}`", getattr(label, name), (), "one number a label")
 
-    @quick
-    def answers(labeler: AbstractLabeler, a: View, b: View) -> tuple:
-        labels = jax.vmap(lambda a, b: labeler(jax.random.key(0), a, b))(a, b)
-        return jax.vmap(labeler.outcomes)(a, b), jax.vmap(labeler.preference)(a, b), labels
+    def answers(labeler: AbstractLabeler, a: View, b: View) -> list:
+        return [jax.vmap(functools.partial(use, labeler))(a, b) for use in uses.values()]
 
-    with guarded(labeler, "outcomes"):
-        pair = (jax.tree.map(lambda x, i=i: x[i], views) for i in (first, second))
-        chance, preference, labels = jax.device_get(answers(labeler, *pair))
+    pair = (jax.tree.map(lambda x, i=i: x[i], views) for i in (first, second))
+    chance, preference, labels = computed(labeler, "outcomes", answers, labeler, *pair)
     check_chances(labeler, chance)
     for name, values in (("preference", preference), ("__call__", labels.preference)):
-        require_finite(named(labeler, name), values, "comparisons")
-        if np.any((values < -1e-5) | (values > 1 + 1e-5)):
-            raise InvalidInput(
-                f"{named(labeler, name)} gives the first a preference of {values.max():.6g}: needs 0 to 1"
-            )
+        what = named(labeler, name)
+        require_finite(what, values, "comparisons")
+        require_within(
+            f"{what} gives the first a preference of", values, 0, 1, ": needs 0 to 1", 1e-5
+        )
 
 
 def check_chances(labeler: AbstractLabeler, chance: Float[np.ndarray, "n outcome"]) -> None:
     """Probabilities must be finite, from 0 to 1, and sum to one in each comparison. Raises `InvalidInput`."""
     what = named(labeler, "outcomes")
     require_finite(what, chance, f"numbers ({_OUTCOMES})")
-    if np.any((chance < -1e-5) | (chance > 1 + 1e-5)):
-        wrong = chance[(chance < -1e-5) | (chance > 1 + 1e-5)][0]
-        raise InvalidInput(f"{what} gives an answer a probability of {wrong:.6g}: needs 0 to 1")
+    require_within(f"{what} gives an answer a probability of", chance, 0, 1, ": needs 0 to 1", 1e-5)
     totals = np.sum(np.asarray(chance, np.float64), axis=1)
     worst = int(np.argmax(np.abs(totals - 1)))
     if abs(totals[worst] - 1) > 1e-5:
         raise InvalidInput(
-            f"{what} gives probabilities that sum to {totals[worst]:.6g}: needs a sum of one over "
-            f"{', '.join(one.name.lower() for one in Outcome)}"
+            f"{what} gives probabilities that sum to {totals[worst]:.6g}: needs a sum of one over {_ANSWERS}"
         )
 
 
@@ -276,17 +240,16 @@ def _views(labeler: AbstractLabeler, task: AbstractTask, sizes: Sizes) -> View:
     plain = jax.vmap(View)(jnp.asarray(_REWARDS, jnp.float32), texts)
     if type(labeler).view is AbstractLabeler.view or type(task).checkpointed:
         return plain
-    material, key = task.material(), stream(jax.random.key(0), Stream.WORLD)
-    see = lambda labeler, world, p, r: jax.vmap(functools.partial(labeler.view, world))(p, r)  # noqa: E731
-    with guarded(task, "world"):
-        world = jax.eval_shape(lambda t, m, k: t.world_on(m, k), task, material, key)
-    with guarded(labeler, "view"):
-        found = jax.eval_shape(see, labeler, world, prompts, texts)
-    require_kind(named(labeler, "view"), found, View)
-    if type(found) is View:
-        require_like(named(labeler, "view"), found, plain, "a View of a response")
+    material = task.material()
+
+    def see(labeler: AbstractLabeler, world: World, *text: Any) -> Any:
+        return jax.vmap(functools.partial(labeler.view, world))(*text)
+
+    world = traced(task, "world", _world, task, material)
+    view = traced(labeler, "view", see, labeler, world, prompts, texts)
+    require_kind(named(labeler, "view"), view, View)
+    if type(view) is View:
+        require_like(named(labeler, "view"), view, plain, "a View of a response")
         return plain
-    with guarded(task, "world"):
-        world = quick(lambda t, m, k: t.world_on(m, k))(task, material, key)
-    with guarded(labeler, "view"):
-        return quick(see)(labeler, world, prompts, texts)
+    world = computed(task, "world", _world, task, material)
+    return computed(labeler, "view", see, labeler, world, prompts, texts)

@@ -27,35 +27,29 @@ class AtEvery(Estimand):
         return f"{label}, smallest over {self.path}", unit
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
-        found = {
+        levels = {
             str(level): self.estimand.draws(evidence.at(self.path, level))
             for level in evidence.levels(self.path)
         }
-        details: dict[str, Any] = {
-            "levels": {level: _summary(draws) for level, draws in found.items()}
-        }
-        known = {level: draws for level, draws in found.items() if _answers(draws)}
+        details: dict[str, Any] = {"levels": {k: _summary(draws) for k, draws in levels.items()}}
+        known = {level: draws for level, draws in levels.items() if _answers(draws)}
         bound: dict[Side, str] = {}
-        for level, draws in found.items():
+        for level, draws in levels.items():
             why = draws.open.get("lower", "") if level in known else draws.reason
             if why or level not in known:
                 bound["lower"] = f"at {level}: {why or 'there are no posterior draws'}"
         if not known:
-            return Draws(label, unit, reason=bound["lower"], details=details)
+            return Draws(*self.words(), reason=bound["lower"], details=details)
         lowest = min(known, key=lambda level: float(np.median(known[level].values)))
         details["smallest"] = lowest
         if "higher" in known[lowest].open:
             bound["higher"] = f"at {lowest}: {known[lowest].open['higher']}"
         exact = all(draws.exact for draws in known.values())
-        grid = (np.arange(1 if exact else 4000) + 0.5) / (1 if exact else 4000)
-        values = np.min([_sorted(draws.values, grid) for draws in known.values()], axis=0)
-        return Draws(label, unit, values, "", details, exact, bound)
-
-
-def _sorted(values: np.ndarray, grid: np.ndarray) -> np.ndarray:
-    """As many draws, in order, as the grid has shares; every value is one of the draws."""
-    return np.quantile(values, grid, method="inverted_cdf")
+        count = 1 if exact else 4000
+        grid = (np.arange(count) + 0.5) / count
+        # As many draws, in order, as the grid has shares; every value is one of the draws.
+        ordered = [np.quantile(d.values, grid, method="inverted_cdf") for d in known.values()]
+        return Draws(*self.words(), np.min(ordered, axis=0), "", details, exact, bound)
 
 
 def _answers(draws: Draws) -> bool:

@@ -3,13 +3,13 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
 
 import numpy as np
 from scipy.special import stdtrit
 
-from sweeps.rules import Draws
+from sweeps.rules import Described, Draws, Side
 from testbed.metric_table import declared
 
 
@@ -64,6 +64,7 @@ class Peak:
         return bool(np.mean(at_start) > share), bool(np.mean(at_end) > share)
 
 
+Names = tuple[str, ...]
 Unit = tuple[int, tuple[Any, ...]]
 """One run without its arm: (seed, swept settings)."""
 
@@ -85,7 +86,7 @@ class Evidence(Protocol):
         `also` share."""
         ...
 
-    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
+    def describe_curves(self, arms: Names) -> dict[str, Any]:
         """Peaks, ranges, seeds, runs and diverged runs of these arms, JSON-able."""
         ...
 
@@ -97,7 +98,7 @@ class Evidence(Protocol):
         ...
 
     def checkpoints(
-        self, columns: tuple[str, ...], arms: tuple[str, ...]
+        self, columns: Names, arms: Names
     ) -> tuple[Mapping[Unit, list[np.ndarray]], ...]:
         """For each of the arms the trained checkpoints of its runs, up to any divergence.
 
@@ -106,7 +107,7 @@ class Evidence(Protocol):
         """
         ...
 
-    def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
+    def describe_runs(self, arms: Names) -> dict[str, Any]:
         """Seeds, runs and diverged runs of these arms, JSON-able."""
         ...
 
@@ -124,7 +125,7 @@ class Evidence(Protocol):
 
 
 @dataclasses.dataclass(frozen=True)
-class Estimand(abc.ABC):
+class Estimand(Described, abc.ABC):
     """Abstract: one effect, measured from evidence. Final subclasses are plain data.
 
     `from_curves`: the effect depends on fitted curves only, so that it exists for a typical task as well. `ARMS` names
@@ -132,23 +133,14 @@ class Estimand(abc.ABC):
     """
 
     from_curves: ClassVar[bool] = False
-    ARMS: ClassVar[tuple[str, ...]] = (
-        "arm",
-        "arms",
-        "first",
-        "second",
-        "top",
-        "bottom",
-        "candidate",
-    )
+    ARMS: ClassVar[Names] = ("arm", "arms", "first", "second", "top", "bottom", "candidate")
 
     def draws(self, evidence: Evidence) -> Draws:
         """Posterior draws of the effect, or the reason why there are none. Never raises."""
-        label, unit = self.words()
         try:
             return self._measure(evidence)
         except Unanswerable as problem:
-            return Draws(label, unit, reason=str(problem))
+            return Draws(*self.words(), reason=str(problem))
 
     @abc.abstractmethod
     def words(self) -> tuple[str, str]:
@@ -158,21 +150,42 @@ class Estimand(abc.ABC):
     def _measure(self, evidence: Evidence) -> Draws:
         """Draws of the effect; may raise Unanswerable."""
 
-    def describe(self) -> dict[str, Any]:
-        """The estimand as JSON-able data, its class named under "kind"."""
-        fields = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
-        return {"kind": type(self).__name__} | {k: _as_data(v) for k, v in fields.items()}
-
-    def arms_used(self) -> tuple[str, ...]:
+    def arms_used(self) -> Names:
         """The arms that the estimand needs, including arms of nested estimands."""
-        found: list[str] = []
+        arms: list[str] = []
         for field in dataclasses.fields(self):
             value = getattr(self, field.name)
             if isinstance(value, Estimand):
-                found += value.arms_used()
+                arms += value.arms_used()
             elif field.name in self.ARMS:
-                found += [value] if isinstance(value, str) else value
-        return tuple(dict.fromkeys(found))
+                arms += [value] if isinstance(value, str) else value
+        return tuple(dict.fromkeys(arms))
+
+    def _curve_draws(
+        self,
+        evidence: Evidence,
+        values: np.ndarray,
+        bound: Mapping[Side, str] | None = None,
+        more: Mapping[str, Any] | None = None,
+    ) -> Draws:
+        """Draws of an effect that depends on the fitted curves of `arms_used`, with ``more`` details."""
+        arms = self.arms_used()
+        details = evidence.describe_curves(arms) | dict(more or {})
+        return Draws(*self.words(), values, evidence.caveat(arms), details, open=bound or {})
+
+
+def by_seed(values: Iterable[tuple[Unit, Any]]) -> dict[int, list[Any]]:
+    """Values of runs in lists by seed, in the order of the seeds."""
+    lists: dict[int, list[Any]] = {}
+    for (seed, _), value in sorted(values, key=lambda item: item[0][0]):
+        lists.setdefault(seed, []).append(value)
+    return lists
+
+
+def pooled(runs: Mapping[Unit, list[np.ndarray]]) -> dict[int, np.ndarray]:
+    """All checkpoints of a seed's runs, an array (checkpoint, column) per seed."""
+    lists = by_seed((unit, run) for unit, parts in runs.items() for run in parts)
+    return {seed: np.concatenate(parts) for seed, parts in lists.items()}
 
 
 def seed_draws(
@@ -182,23 +195,20 @@ def seed_draws(
 
     Runs are averaged within their seed, so each seed counts once, whatever its number of settings.
     """
-    finite = {run: v for run, v in values.items() if math.isfinite(v)}
-    by_seed: dict[int, list[float]] = {}
-    for (seed, _), value in finite.items():
-        by_seed.setdefault(seed, []).append(value)
-    if not by_seed:
+    finite = [(run, value) for run, value in values.items() if math.isfinite(value)]
+    if not finite:
         raise Unanswerable("no run has a finite value at its last checkpoint")
-    means = {seed: float(np.mean(by_seed[seed])) for seed in sorted(by_seed)}
+    means = {seed: float(np.mean(each)) for seed, each in by_seed(finite).items()}
     details = {**details, "not_finite": len(values) - len(finite)}
     return mean_draws(label, unit, means, details)
 
 
 def mean_draws(
-    label: str, unit: str, by_seed: Mapping[int, float], details: Mapping[str, Any]
+    label: str, unit: str, seeds: Mapping[int, float], details: Mapping[str, Any]
 ) -> Draws:
     """Draws of the mean of a quantity with one finite value per seed; see `student_draws`."""
-    means = np.array(list(by_seed.values()))
-    details = {**details, "seed_means": {str(s): float(m) for s, m in by_seed.items()}}
+    means = np.array(list(seeds.values()))
+    details = {**details, "seed_means": {str(s): float(m) for s, m in seeds.items()}}
     reason = ""
     if means.size == 1:
         reason = "only one seed: the seed is the unit of replication, so there is no interval"
@@ -221,13 +231,7 @@ def student_draws(sample: np.ndarray, count: int = 4000) -> np.ndarray:
     return np.mean(sample) + scale * stdtrit(n - 1, grid)
 
 
-def _as_data(value: Any) -> Any:
-    if isinstance(value, Estimand):
-        return value.describe()
-    return [_as_data(item) for item in value] if isinstance(value, tuple) else value
-
-
-def range_of(columns: tuple[str, ...]) -> str:
+def range_of(columns: Names) -> str:
     """Columns in words: one column by its name; several as "first to last", without their common beginning."""
     first, last = words_of(columns[0])[0], words_of(columns[-1])[0]
     if len(columns) == 1:

@@ -2,12 +2,7 @@
 
 import dataclasses
 
-from sweeps.estimands.base import (
-    Estimand,
-    Evidence,
-    seed_draws,
-    words_of,
-)
+from sweeps.estimands.base import Estimand, Evidence, seed_draws, words_of
 from sweeps.rules import Draws
 from testbed.errors import InvalidInput
 
@@ -33,6 +28,5 @@ class Change(Estimand):
         return f"{'rise' if self.sign > 0 else 'fall'} of {name}, {self.arm}", unit
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
         values = {run: self.sign * v for run, v in evidence.last(self.metric, self.arm).items()}
-        return seed_draws(label, unit, values, evidence.describe_runs((self.arm,)))
+        return seed_draws(*self.words(), values, evidence.describe_runs((self.arm,)))

@@ -1,6 +1,7 @@
 """Identical: whether runs of two arms are equal bit for bit."""
 
 import dataclasses
+import itertools
 
 import numpy as np
 
@@ -23,28 +24,24 @@ class Identical(Estimand):
 
     def words(self) -> tuple[str, str]:
         name, _ = words_of(self.metric)
-        return (
-            f"checkpoints at which {self.first} and {self.second} differ in {name}",
-            "share of checkpoints",
-        )
+        label = f"checkpoints at which {self.first} and {self.second} differ in {name}"
+        return label, "share of checkpoints"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
         arms = (self.first, self.second)
         first, second = evidence.checkpoints(("step", self.metric), arms)
         compared = different = 0
-        for unit_key in first.keys() & second.keys():
-            for one in first[unit_key]:
-                for other in second[unit_key]:
-                    _, mine, theirs = np.intersect1d(one[:, 0], other[:, 0], return_indices=True)
-                    pair = np.stack([one[mine, 1], other[theirs, 1]], axis=1)
-                    pair = pair[np.isfinite(pair).all(axis=1)]
-                    compared += len(pair)
-                    different += int((pair[:, 0] != pair[:, 1]).sum())
+        for unit in first.keys() & second.keys():
+            for one, other in itertools.product(first[unit], second[unit]):
+                _, mine, theirs = np.intersect1d(one[:, 0], other[:, 0], return_indices=True)
+                pair = np.stack([one[mine, 1], other[theirs, 1]], axis=1)
+                pair = pair[np.isfinite(pair).all(axis=1)]
+                compared += len(pair)
+                different += int((pair[:, 0] != pair[:, 1]).sum())
         if not compared:
             raise Unanswerable(
                 f"{self.first} and {self.second} have no checkpoint of the same setting, seed and "
                 f"step with a finite {self.metric}"
             )
         details = evidence.describe_runs(arms) | {"compared": compared, "different": different}
-        return Draws(label, unit, np.array([different / compared]), "", details, exact=True)
+        return Draws(*self.words(), np.array([different / compared]), "", details, exact=True)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from sweeps.estimands.base import Estimand, Evidence
-from sweeps.estimands.peaks import _unreached
+from sweeps.estimands.peaks import not_reached
 from sweeps.rules import Draws, Side
 
 
@@ -26,13 +26,11 @@ class InteriorMaximum(Estimand):
         return "peak above both ends of its range, weaker arm", "probability"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
         peaks = [evidence.peak(arm) for arm in self.arms]
         margins = [peak.value - np.maximum(peak.start, peak.end) for peak in peaks]
-        details = evidence.describe_curves(self.arms)
-        for arm, margin in zip(self.arms, margins, strict=True):
-            details["arms"][arm]["margin"] = float(np.median(margin))
         unreached = [arm for arm, peak in zip(self.arms, peaks, strict=True) if peak.unreached]
-        bound: dict[Side, str] = {"higher": _unreached(unreached[0])} if unreached else {}
-        values = np.min(margins, axis=0)
-        return Draws(label, unit, values, evidence.caveat(self.arms), details, open=bound)
+        bound: dict[Side, str] = {"higher": not_reached(unreached[0])} if unreached else {}
+        draws = self._curve_draws(evidence, np.min(margins, axis=0), bound)
+        for arm, margin in zip(self.arms, margins, strict=True):
+            draws.details["arms"][arm]["margin"] = float(np.median(margin))
+        return draws

@@ -2,12 +2,7 @@
 
 import dataclasses
 
-from sweeps.estimands.base import (
-    Estimand,
-    Evidence,
-    seed_draws,
-    words_of,
-)
+from sweeps.estimands.base import Estimand, Evidence, seed_draws, words_of
 from sweeps.rules import Draws
 
 
@@ -24,6 +19,5 @@ class Level(Estimand):
         return f"{name} − {self.against:g}, {self.arm}", unit
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
         values = {run: v - self.against for run, v in evidence.last(self.metric, self.arm).items()}
-        return seed_draws(label, unit, values, evidence.describe_runs((self.arm,)))
+        return seed_draws(*self.words(), values, evidence.describe_runs((self.arm,)))

@@ -19,7 +19,4 @@ class MatchedGap(Estimand):
         return f"win rate at matched KL, {self.first} − {self.second}", "probability"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
-        values = evidence.gap(self.first, self.second)
-        details = evidence.describe_curves((self.first, self.second))
-        return Draws(label, unit, values, evidence.caveat(self.arms_used()), details)
+        return self._curve_draws(evidence, evidence.gap(self.first, self.second))

@@ -2,13 +2,7 @@
 
 import dataclasses
 
-from sweeps.estimands.base import (
-    Estimand,
-    Evidence,
-    Unanswerable,
-    seed_draws,
-    words_of,
-)
+from sweeps.estimands.base import Estimand, Evidence, Unanswerable, seed_draws, words_of
 from sweeps.rules import Draws
 
 
@@ -28,7 +22,6 @@ class PairedDifference(Estimand):
         return f"{name}, {self.first} − {self.second}", unit
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
         arms = (self.first, self.second)
         first, second = (evidence.last(self.metric, arm, arms) for arm in arms)
         pairs = {run: first[run] - second[run] for run in first.keys() & second.keys()}
@@ -37,4 +30,4 @@ class PairedDifference(Estimand):
                 f"no setting and seed was completed under both {self.first} and {self.second}"
             )
         details = evidence.describe_runs(arms) | {"pairs": len(pairs)}
-        return seed_draws(label, unit, pairs, details)
+        return seed_draws(*self.words(), pairs, details)

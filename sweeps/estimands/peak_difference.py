@@ -4,7 +4,7 @@ import dataclasses
 from typing import ClassVar
 
 from sweeps.estimands.base import Estimand, Evidence
-from sweeps.estimands.peaks import _unreached
+from sweeps.estimands.peaks import not_reached
 from sweeps.rules import Draws, Side
 
 
@@ -26,13 +26,10 @@ class PeakDifference(Estimand):
         return f"peak win rate, {self.first} − {self.second}", "probability"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
         first, second = evidence.peak(self.first), evidence.peak(self.second)
-        details = evidence.describe_curves((self.first, self.second))
         bound: dict[Side, str] = {}
         if first.unreached and self.first not in self.final:
-            bound["higher"] = _unreached(self.first)
+            bound["higher"] = not_reached(self.first)
         if second.unreached and self.second not in self.final:
-            bound["lower"] = _unreached(self.second)
-        values = first.value - second.value
-        return Draws(label, unit, values, evidence.caveat(self.arms_used()), details, open=bound)
+            bound["lower"] = not_reached(self.second)
+        return self._curve_draws(evidence, first.value - second.value, bound)

@@ -24,9 +24,6 @@ class PeakPlace(Estimand):
         return f"log KL at the peak, {self.first} − {self.second}", "log KL"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
         first, second = evidence.peak(self.first), evidence.peak(self.second)
-        details = evidence.describe_curves((self.first, self.second))
         bound = place_bounds(first, 1.0, self.first) | place_bounds(second, -1.0, self.second)
-        values = first.log_kl - second.log_kl
-        return Draws(label, unit, values, evidence.caveat(self.arms_used()), details, open=bound)
+        return self._curve_draws(evidence, first.log_kl - second.log_kl, bound)

@@ -6,7 +6,7 @@ import numpy as np
 
 from sweeps.estimands.base import Estimand, Evidence
 from sweeps.estimands.peaks import place_bounds
-from sweeps.estimands.trends import _details, _sizes, _weights
+from sweeps.estimands.trends import Sizes
 from sweeps.rules import Draws, Side
 
 
@@ -25,16 +25,14 @@ class PeakPlaceTrend(Estimand):
         return f"trend of log KL at the peak with {self.path}, {self.arm}", "log KL per doubling"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
-        levels, sizes = _sizes(evidence, self.path)
-        at = [evidence.at(self.path, level) for level in levels]
-        peaks = [own.peak(self.arm) for own in at]
-        weights = _weights(sizes)
+        sizes = Sizes.of(evidence, self.path)
+        parts = [evidence.at(self.path, level) for level in sizes.levels]
+        peaks = [part.peak(self.arm) for part in parts]
         bound: dict[Side, str] = {}
-        for level, peak, weight in zip(levels, peaks, weights, strict=True):
+        for level, peak, weight in zip(sizes.levels, peaks, sizes.weights, strict=True):
             bound |= place_bounds(peak, float(weight), f"{self.arm} at {level}")
-        details = _details(evidence, levels, sizes, (self.arm,))
+        details = sizes.describe(evidence, (self.arm,))
         details["peak_kl"] = [float(np.exp(np.median(peak.log_kl))) for peak in peaks]
-        reason = next(filter(None, (own.caveat((self.arm,)) for own in at)), "")
-        values = weights @ np.array([peak.log_kl for peak in peaks])
-        return Draws(label, unit, values, reason, details, open=bound)
+        reason = next(filter(None, (part.caveat((self.arm,)) for part in parts)), "")
+        values = sizes.weights @ np.array([peak.log_kl for peak in peaks])
+        return Draws(*self.words(), values, reason, details, open=bound)

@@ -9,7 +9,7 @@ def place_bounds(peak: Peak, weight: float, what: str) -> dict[Side, str]:
     start, end = peak.outside()
     bound: dict[Side, str] = {}
     if end:
-        bound["higher" if weight > 0 else "lower"] = _unreached(what)
+        bound["higher" if weight > 0 else "lower"] = not_reached(what)
     if start:
         bound["lower" if weight > 0 else "higher"] = (
             f"no peak inside: {what} may be best before the smallest KL it was observed at"
@@ -17,5 +17,6 @@ def place_bounds(peak: Peak, weight: float, what: str) -> dict[Side, str]:
     return bound
 
 
-def _unreached(arm: str) -> str:
+def not_reached(arm: str) -> str:
+    """Why a higher peak of an arm may lie beyond its observed range."""
     return f"peak not reached: {arm} still rises at the end of its observed range"

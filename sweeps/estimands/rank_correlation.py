@@ -4,7 +4,7 @@ import dataclasses
 
 import numpy as np
 
-from sweeps.estimands.base import Estimand, Evidence, Unanswerable, mean_draws, words_of
+from sweeps.estimands.base import Estimand, Evidence, Unanswerable, mean_draws, pooled, words_of
 from sweeps.rules import Draws
 
 
@@ -26,14 +26,9 @@ class RankCorrelation(Estimand):
         return f"rank correlation of {names}, {self.arm}", "Spearman’s ρ"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
         (runs,) = evidence.checkpoints((self.x, self.y), (self.arm,))
-        by_seed: dict[int, list[np.ndarray]] = {}
-        for (seed, _), own in runs.items():
-            by_seed.setdefault(seed, []).extend(own)
         z, counts = {}, {}
-        for seed in sorted(by_seed):
-            points = np.concatenate(by_seed[seed])
+        for seed, points in pooled(runs).items():
             points = points[np.isfinite(points).all(axis=1)]
             counts[str(seed)] = len(points)
             if len(points) >= 4 and np.ptp(points, axis=0).min() > 0:
@@ -46,7 +41,7 @@ class RankCorrelation(Estimand):
                 f"no seed of {self.arm} has four checkpoints at which {self.x} and {self.y} vary"
             )
         details = evidence.describe_runs((self.arm,)) | {"checkpoints": counts}
-        draws = mean_draws(label, unit, z, details)
+        draws = mean_draws(*self.words(), z, details)
         rhos = {seed: float(np.tanh(value)) for seed, value in draws.details["seed_means"].items()}
         return dataclasses.replace(
             draws, values=np.tanh(draws.values), details={**draws.details, "seed_means": rhos}

@@ -2,10 +2,8 @@
 
 import dataclasses
 
-import numpy as np
-
 from sweeps.estimands.base import Estimand, Evidence, mean_draws
-from sweeps.estimands.trends import _details, _sizes, _weights, relative
+from sweeps.estimands.trends import Sizes, mean_ratios, relative
 from sweeps.rules import Draws
 
 
@@ -27,10 +25,9 @@ class RelativeTrend(Estimand):
         return label, "ratio per doubling"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
-        levels, sizes = _sizes(evidence, self.path)
-        ratios = relative(evidence, self.path, levels, self.arm, self.top)
-        slopes = {seed: float(_weights(sizes) @ own) for seed, own in ratios.items()}
-        details = _details(evidence, levels, sizes, (self.arm, self.top))
-        details["ratios"] = {self.arm: np.mean(list(ratios.values()), axis=0).tolist()}
-        return mean_draws(label, unit, slopes, details)
+        sizes = Sizes.of(evidence, self.path)
+        ratios = relative(evidence, self.path, sizes.levels, self.arm, self.top)
+        slopes = {seed: float(sizes.weights @ values) for seed, values in ratios.items()}
+        details = sizes.describe(evidence, (self.arm, self.top))
+        details["ratios"] = {self.arm: mean_ratios(ratios)}
+        return mean_draws(*self.words(), slopes, details)

@@ -2,10 +2,8 @@
 
 import dataclasses
 
-import numpy as np
-
 from sweeps.estimands.base import Estimand, Evidence, Unanswerable, mean_draws
-from sweeps.estimands.trends import _details, _sizes, _weights, relative
+from sweeps.estimands.trends import Sizes, mean_ratios, relative
 from sweeps.rules import Draws
 
 
@@ -20,23 +18,19 @@ class RelativeTrendDifference(Estimand):
 
     def words(self) -> tuple[str, str]:
         arms = f"{self.first} − {self.second}"
-        return (
-            f"trend of win rate relative to {self.top} with {self.path}, {arms}",
-            "ratio per doubling",
-        )
+        label = f"trend of win rate relative to {self.top} with {self.path}, {arms}"
+        return label, "ratio per doubling"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
-        levels, sizes = _sizes(evidence, self.path)
-        arms = (self.first, self.second)
-        first, second = (relative(evidence, self.path, levels, arm, self.top) for arm in arms)
-        both = [seed for seed in first if seed in second]
-        if not both:
+        sizes = Sizes.of(evidence, self.path)
+        first, second = (
+            relative(evidence, self.path, sizes.levels, arm, self.top)
+            for arm in (self.first, self.second)
+        )
+        shared = [seed for seed in first if seed in second]
+        if not shared:
             raise Unanswerable(f"{self.first} and {self.second} share no seed at all levels")
-        slopes = {seed: float(_weights(sizes) @ (first[seed] - second[seed])) for seed in both}
-        details = _details(evidence, levels, sizes, (*arms, self.top))
-        details["ratios"] = {
-            arm: np.mean(list(own.values()), axis=0).tolist()
-            for arm, own in zip(arms, (first, second), strict=True)
-        }
-        return mean_draws(label, unit, slopes, details)
+        slopes = {seed: float(sizes.weights @ (first[seed] - second[seed])) for seed in shared}
+        details = sizes.describe(evidence, (self.first, self.second, self.top))
+        details["ratios"] = {self.first: mean_ratios(first), self.second: mean_ratios(second)}
+        return mean_draws(*self.words(), slopes, details)

@@ -6,7 +6,7 @@ from typing import ClassVar
 import numpy as np
 
 from sweeps.estimands.base import Estimand, Evidence, Peak
-from sweeps.estimands.peaks import _unreached
+from sweeps.estimands.peaks import not_reached
 from sweeps.rules import Draws, Side
 from testbed.errors import InvalidInput
 
@@ -36,7 +36,6 @@ class ShareOfGap(Estimand):
         return f"share of {self.top} − {self.bottom} {how} that {self.candidate} closes", "share"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
         arms = (self.top, self.bottom, self.candidate)
         bound: dict[Side, str] = {}
         if self.measure == "matched":
@@ -46,15 +45,16 @@ class ShareOfGap(Estimand):
             top, bottom, candidate = (evidence.peak(arm) for arm in arms)
             whole, part = top.value - bottom.value, candidate.value - bottom.value
             bound = self._bounds(top, bottom, candidate)
-        details = evidence.describe_curves(arms)
-        details |= {"gap": float(np.median(whole)), "closed": float(np.median(part))}
         sure = float(np.mean(whole > 0))
-        details["gap_probability"] = sure
-        reason = evidence.caveat(arms)
-        if sure < 0.95:
-            none = f"there is no gap to share: P({self.top} > {self.bottom}) is {sure:.2f}, needed is 0.95"
-            return Draws(label, unit, reason=reason or none, details=details)
-        return Draws(label, unit, part / whole, reason, details, open=bound)
+        more = {"gap": float(np.median(whole)), "closed": float(np.median(part))}
+        more["gap_probability"] = sure
+        if sure >= 0.95:
+            return self._curve_draws(evidence, part / whole, bound, more)
+        draws = self._curve_draws(evidence, np.empty(0), more=more)
+        none = (
+            f"there is no gap to share: P({self.top} > {self.bottom}) is {sure:.2f}, needed is 0.95"
+        )
+        return dataclasses.replace(draws, reason=draws.reason or none)
 
     def _bounds(self, top: Peak, bottom: Peak, candidate: Peak) -> dict[Side, str]:
         """The direction in which the share moves if a peak is higher than the observed maximum."""
@@ -66,7 +66,7 @@ class ShareOfGap(Estimand):
             (self.bottom, bottom, bool(more_than_all)),
         )
         return {
-            "higher" if up else "lower": _unreached(arm)
+            "higher" if up else "lower": not_reached(arm)
             for arm, peak, up in moves
             if peak.unreached
         }

@@ -5,13 +5,7 @@ import math
 
 import numpy as np
 
-from sweeps.estimands.base import (
-    Estimand,
-    Evidence,
-    Unanswerable,
-    mean_draws,
-    words_of,
-)
+from sweeps.estimands.base import Estimand, Evidence, Unanswerable, by_seed, mean_draws, words_of
 from sweeps.rules import Draws
 
 
@@ -35,27 +29,19 @@ class Slope(Estimand):
         return f"{name} per unit of {on}{fixed}, {self.arm}", f"{unit} per {per}"
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
-        found = [evidence.last(name, self.arm) for name in (self.metric, self.on, *self.given)]
-        by_seed: dict[int, list[list[float]]] = {}
-        for run in found[0]:
-            row = [own[run] for own in found]
-            if all(map(math.isfinite, row)):
-                by_seed.setdefault(run[0], []).append(row)
-        slopes = {}
-        for seed in sorted(by_seed):
-            slope = _slope(np.array(by_seed[seed]))
-            if slope is not None:
-                slopes[seed] = slope
+        columns = [evidence.last(name, self.arm) for name in (self.metric, self.on, *self.given)]
+        rows = ((run, [column[run] for column in columns]) for run in columns[0])
+        seeds = by_seed((run, row) for run, row in rows if all(map(math.isfinite, row)))
+        fits = {seed: _slope(np.array(rows)) for seed, rows in seeds.items()}
+        slopes = {seed: slope for seed, slope in fits.items() if slope is not None}
         if not slopes:
             raise Unanswerable(
                 f"{', '.join((self.on, *self.given))} do not vary independently over the settings "
                 f"of {self.arm} in any seed"
             )
-        details = evidence.describe_runs((self.arm,)) | {
-            "seeds_left_out": len(by_seed) - len(slopes)
-        }
-        return mean_draws(label, unit, slopes, details)
+        left_out = {"seeds_left_out": len(seeds) - len(slopes)}
+        details = evidence.describe_runs((self.arm,)) | left_out
+        return mean_draws(*self.words(), slopes, details)
 
 
 def _slope(rows: np.ndarray) -> float | None:

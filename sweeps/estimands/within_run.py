@@ -7,14 +7,7 @@ from typing import ClassVar
 
 import numpy as np
 
-from sweeps.estimands.base import (
-    Estimand,
-    Evidence,
-    Unit,
-    range_of,
-    seed_draws,
-    words_of,
-)
+from sweeps.estimands.base import Estimand, Evidence, Unit, range_of, seed_draws, words_of
 from sweeps.rules import Draws
 from testbed.errors import InvalidInput
 
@@ -37,20 +30,18 @@ class WithinRun(Estimand):
                 raise InvalidInput(f"{name} is empty: at least one column is needed")
 
     def words(self) -> tuple[str, str]:
-        return f"{range_of(self.first)} − {range_of(self.second)}, {self.arm}", words_of(
-            self.first[0]
-        )[1]
+        label = f"{range_of(self.first)} − {range_of(self.second)}, {self.arm}"
+        return label, words_of(self.first[0])[1]
 
     def _measure(self, evidence: Evidence) -> Draws:
-        label, unit = self.words()
         first, second = (self._mean(evidence, columns) for columns in (self.first, self.second))
         values = {run: first[run] - second[run] for run in first.keys() & second.keys()}
         details = evidence.describe_runs((self.arm,))
-        for side, own in (("first", first), ("second", second)):
-            finite = [value for value in own.values() if math.isfinite(value)]
+        for side, means in (("first", first), ("second", second)):
+            finite = [value for value in means.values() if math.isfinite(value)]
             details[side] = float(np.mean(finite)) if finite else None
-        return seed_draws(label, unit, values, details)
+        return seed_draws(*self.words(), values, details)
 
     def _mean(self, evidence: Evidence, columns: tuple[str, ...]) -> Mapping[Unit, float]:
-        found = [evidence.last(column, self.arm) for column in columns]
-        return {run: float(np.mean([own[run] for own in found])) for run in found[0]}
+        values = [evidence.last(column, self.arm) for column in columns]
+        return {run: float(np.mean([column[run] for column in values])) for run in values[0]}

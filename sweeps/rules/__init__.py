@@ -3,23 +3,12 @@
 import importlib
 import pkgutil
 
-from sweeps.rules.base import Draws, Judgement, Rule, Side, Verdict, descendants, rule_from_dict
+from sweeps.rules.base import Described, Draws, Judgement, Rule, Side, Verdict
 from sweeps.rules.more import More
 from sweeps.rules.no_more import NoMore
 from sweeps.rules.same import Same
 
-__all__ = [
-    "Draws",
-    "Judgement",
-    "More",
-    "NoMore",
-    "Rule",
-    "Same",
-    "Side",
-    "Verdict",
-    "descendants",
-    "rule_from_dict",
-]
+__all__ = ["Described", "Draws", "Judgement", "More", "NoMore", "Rule", "Same", "Side", "Verdict"]
 
 # A further rule needs no entry above: the import registers its kind for the reader of stored claims.
 for _module in pkgutil.iter_modules(__path__):

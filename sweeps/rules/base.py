@@ -4,16 +4,61 @@ import abc
 import dataclasses
 import math
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import numpy as np
 
+from testbed.config import ranges
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 
 Verdict = Literal["reproduced", "contradicted", "undecided"]
 
 
 Side = Literal["higher", "lower"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Described:
+    """Plain data that is stored with its class's name: the base of rules and estimands. A subclass is found by its
+    name as soon as its module is imported."""
+
+    def describe(self) -> dict[str, Any]:
+        """The fields as JSON-able data, with the class's name under "kind"; `from_dict` is the inverse."""
+        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        return {"kind": type(self).__name__} | {k: _as_data(v) for k, v in fields.items()}
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild an object from the output of `describe`; "kind" is looked up among the subclasses of this class.
+
+        Raises InvalidInput for a kind that no imported module defines.
+        """
+        kinds = {kind.__name__: kind for kind in cls.descendants()}
+        if data["kind"] not in kinds:
+            raise InvalidInput(
+                f"{cls.__name__.lower()} kind is {data['kind']}: allowed are {', '.join(sorted(kinds))}"
+            )
+        fields = {name: cls._from_data(value) for name, value in data.items() if name != "kind"}
+        return kinds[data["kind"]](**fields)
+
+    @classmethod
+    def descendants(cls) -> list[type[Self]]:
+        """All subclasses, including subclasses of subclasses."""
+        children = cls.__subclasses__()
+        return children + [kind for child in children for kind in child.descendants()]
+
+    @classmethod
+    def _from_data(cls, value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return cls.from_dict(value)
+        return tuple(map(cls._from_data, value)) if isinstance(value, list | tuple) else value
+
+
+def _as_data(value: Any) -> Any:
+    if isinstance(value, Described):
+        return value.describe()
+    return [_as_data(item) for item in value] if isinstance(value, tuple) else value
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,27 +99,25 @@ class Judgement:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rule(abc.ABC):
+class Rule(Described, abc.ABC):
     """Abstract: decides from posterior draws of an effect whether a condition on the effect holds.
 
-    `rope` is the largest effect that is practically nothing. The verdict is reproduced if P(condition) >= confidence,
-    contradicted if P(not condition) >= confidence, undecided otherwise. The displayed interval is the central one of
-    mass 2 confidence - 1 (90% at the default); for one-sided conditions there is a verdict exactly if this interval
-    lies on one side.
+    The verdict is reproduced if P(condition) >= confidence, contradicted if P(not condition) >= confidence, undecided
+    otherwise. The displayed interval is the central one of mass 2 confidence - 1 (90% at the default); for one-sided
+    conditions there is a verdict exactly if this interval lies on one side.
 
     Raises InvalidInput for a negative or non-finite rope, or a confidence outside (0.5, 1).
+
+    Attributes:
+        rope: the largest effect that is practically nothing.
+        confidence: the probability that a verdict needs.
     """
 
-    rope: float
-    confidence: float = 0.95
+    rope: float = hyper(least=0)
+    confidence: float = hyper(0.95, above=0.5, below=1)
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.rope) and self.rope >= 0):
-            raise InvalidInput(f"rope is {self.rope}: allowed are finite values of at least 0")
-        if not 0.5 < self.confidence < 1:
-            raise InvalidInput(
-                f"confidence is {self.confidence}: allowed are values above 0.5 and below 1"
-            )
+        ranges.check(self)
 
     @property
     def mass(self) -> float:
@@ -86,9 +129,10 @@ class Rule(abc.ABC):
     def limits(self) -> tuple[float, float]:
         """The range of effects for which the condition holds; infinite on a side without a limit."""
 
-    @abc.abstractmethod
     def holds(self, values: np.ndarray) -> np.ndarray:
-        """Whether the condition holds, for each value."""
+        """Whether the condition holds, for each value: unless a rule says otherwise, also at the `limits`."""
+        low, high = self.limits
+        return (values >= low) & (values <= high)
 
     @abc.abstractmethod
     def words(self) -> tuple[str, str]:
@@ -101,10 +145,6 @@ class Rule(abc.ABC):
             f"reproduced if P({condition}) ≥ {self.confidence:g}, contradicted if "
             f"P({opposite}) ≥ {self.confidence:g}, otherwise undecided"
         )
-
-    def describe(self) -> dict[str, Any]:
-        """The rule as JSON-able data; `rule_from_dict` is the inverse."""
-        return {"kind": type(self).__name__} | dataclasses.asdict(self)
 
     def judge(self, draws: Draws) -> Judgement:
         """The verdict on one effect."""
@@ -159,22 +199,3 @@ class Rule(abc.ABC):
             return math.isinf(high if side == "higher" else low)
         beyond = values > high if side == "higher" else values < low
         return bool(np.mean(beyond) >= self.confidence)
-
-
-def descendants(base: type) -> list[type]:
-    """All subclasses, including subclasses of subclasses."""
-    own = base.__subclasses__()
-    return own + [kind for child in own for kind in descendants(child)]
-
-
-def rule_from_dict(data: Mapping[str, Any]) -> Rule:
-    """Rebuild the rule from the output of `describe`; "kind" is looked up among the subclasses of Rule.
-
-    Raises InvalidInput for a kind that no imported module defines.
-    """
-    fields = dict(data)
-    name = fields.pop("kind")
-    kinds = {kind.__name__: kind for kind in descendants(Rule)}
-    if name not in kinds:
-        raise InvalidInput(f"rule kind is {name}: allowed are {', '.join(kinds)}")
-    return kinds[name](**fields)

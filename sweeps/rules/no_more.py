@@ -3,8 +3,6 @@
 import dataclasses
 import math
 
-import numpy as np
-
 from sweeps.rules.base import Rule
 
 
@@ -15,9 +13,6 @@ class NoMore(Rule):
     @property
     def limits(self) -> tuple[float, float]:
         return -math.inf, self.rope
-
-    def holds(self, values: np.ndarray) -> np.ndarray:
-        return values <= self.rope
 
     def words(self) -> tuple[str, str]:
         return f"effect ≤ {self.rope:g}", f"effect > {self.rope:g}"

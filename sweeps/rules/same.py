@@ -2,8 +2,6 @@
 
 import dataclasses
 
-import numpy as np
-
 from sweeps.rules.base import Rule
 
 
@@ -18,9 +16,6 @@ class Same(Rule):
     @property
     def limits(self) -> tuple[float, float]:
         return -self.rope, self.rope
-
-    def holds(self, values: np.ndarray) -> np.ndarray:
-        return np.abs(values) <= self.rope
 
     def words(self) -> tuple[str, str]:
         return f"|effect| ≤ {self.rope:g}", f"|effect| > {self.rope:g}"

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sweeps.console.tables import verdict_cells
+from sweeps.console.tables import verdict_row
 from sweeps.tensorboard import samples
 from sweeps.tensorboard.events import Table
 
@@ -41,7 +41,7 @@ def texts_of(study: Logged) -> dict[str, str]:
     )
     outcome = "\n".join(
         ["| claim | task | verdict | estimate | interval |", "|---|---|---|---|---|"]
-        + [f"| {' | '.join(verdict_cells(verdict))} |" for verdict in verdicts]
+        + [f"| {' | '.join(verdict_row(verdict).values())} |" for verdict in verdicts]
     )
     axes = "\n".join(f"- `{path}`: {values}" for path, values in header.get("axes", {}).items())
     arms = "\n".join(

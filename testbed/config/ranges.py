@@ -51,7 +51,7 @@ class Range(NamedTuple):
 
 
 def hyper(
-    default: Number | None,
+    default: Any = dataclasses.MISSING,
     *,
     above: Number | None = None,
     least: Number | None = None,
@@ -60,7 +60,7 @@ def hyper(
     static: bool = False,
 ) -> Any:
     """A numeric field with its range: ``above`` and ``below`` are exclusive bounds, ``least`` and ``most`` are
-    inclusive. With a default of None the field may be none."""
+    inclusive. With a default of None the field may be none; without a default a value is required."""
     low = next((end for end in (above, least) if end is not None), -math.inf)
     high = next((end for end in (below, most) if end is not None), math.inf)
     range = Range(low, high, open_low=above is not None, open_high=below is not None)
@@ -72,7 +72,7 @@ def admitted(field: dataclasses.Field) -> Range | None:
     return field.metadata.get(_RANGE)
 
 
-def check(config: eqx.Module) -> None:
+def check(config: Any) -> None:
     """Refuse values out of range. Raises `InvalidInput`."""
     for name, allowed, optional in _ranges(type(config)):
         value = object.__getattribute__(config, name)

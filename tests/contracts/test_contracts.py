@@ -33,9 +33,15 @@ from envs.goldens.variety import Variety
 from envs.labelers.bradley_terry import BradleyTerry
 from sweeps import contracts
 from sweeps.contracts import samples
-from sweeps.contracts.goldens import parts
+from sweeps.contracts.goldens import (
+    check_golden,
+    check_golden_shape,
+    check_rewards,
+    parts,
+    require_same,
+)
 from sweeps.contracts.samples import Sizes
-from sweeps.contracts.worlds import check_text
+from sweeps.contracts.worlds import check_form, check_sizes, check_text
 from testbed import train
 from testbed.config import describe, fingerprint, members, replace
 from testbed.config.canonical_form import default_of, fields_of
@@ -233,7 +239,7 @@ def drawn(request):
 @pytest.mark.parametrize("kind", TASKS.values(), ids=TASKS)
 def test_tasks_have_the_form_that_users_tasks_are_held_to(kind: type) -> None:
     """Their values are checked below, and so are those of golden rewards."""
-    (contracts.check_sizes if kind.checkpointed else contracts.check_form)(kind())
+    (check_sizes if kind.checkpointed else check_form)(kind())
 
 
 def test_worlds_write_valid_text(drawn) -> None:
@@ -255,7 +261,7 @@ def test_worlds_write_valid_text(drawn) -> None:
 def test_golden_reward_is_a_finite_function_of_the_text(drawn) -> None:
     """It varies, and what stands behind the end is not text."""
     _, world, _, written, (reward, with_junk, endless) = drawn
-    contracts.check_rewards(world.golden, written, np.asarray(reward))
+    check_rewards(world.golden, written, np.asarray(reward))
     assert np.all(np.isfinite(reward))
     assert np.all(np.isfinite(endless))
     assert np.std(reward) > 0.1
@@ -331,6 +337,16 @@ def an_example(kind: type) -> tuple[AbstractGolden, Prompt, Response, int]:
     )
 
 
+def padded(text):
+    """The same text with three places more behind its end."""
+    return type(text)(jnp.pad(text.tokens, ((0, 0), (0, 3))), text.length)
+
+
+def together(golden: AbstractGolden, prompts: Prompt, texts: Response) -> np.ndarray:
+    """The rewards of all texts at once."""
+    return np.asarray(samples.quick(jax.vmap(golden))(prompts, texts))
+
+
 @pytest.mark.parametrize("kind", GOLDENS.values(), ids=GOLDENS)
 def test_goldens_are_functions_of_the_text_alone(kind: type) -> None:
     """Finite; equal when computed again, one by one or together; blind to what stands behind the ends; different within
@@ -338,6 +354,9 @@ def test_goldens_are_functions_of_the_text_alone(kind: type) -> None:
     assert kind.__doc__
     golden, asked, texts, vocabulary = an_example(kind)
     prompt, text = (jax.tree.map(lambda x: x[0], given) for given in (asked, texts))
-    contracts.check_golden_shape(golden, prompt, text)
-    rewards = contracts.check_golden(golden, asked, texts, vocabulary)
-    contracts.check_padding(golden, asked, texts, rewards)
+    check_golden_shape(golden, prompt, text)
+    rewards = together(golden, asked, texts)
+    check_golden(golden, asked, texts, vocabulary, rewards)
+    reads_room = any(part.reads_room for part in parts(golden))
+    again = together(golden, padded(asked), texts if reads_room else padded(texts))
+    require_same(golden, rewards, again, "with more room behind its end", "the same reward")

@@ -29,7 +29,7 @@ from sweeps.estimands import (
     WithinRun,
     student_draws,
 )
-from sweeps.rules import Draws, More, NoMore, Same, rule_from_dict
+from sweeps.rules import Draws, More, NoMore, Rule, Same
 from testbed.errors import InvalidInput
 
 RULE = More(rope=0.02)
@@ -75,7 +75,7 @@ class LessThan(More):
 
 
 def test_a_users_own_rule_is_read_back():
-    assert rule_from_dict(LessThan(0.1).describe()) == LessThan(0.1)
+    assert Rule.from_dict(LessThan(0.1).describe()) == LessThan(0.1)
 
 
 def test_draws_without_a_width_have_no_interval():
@@ -160,7 +160,7 @@ def test_a_bound_gives_no_verdict_that_the_true_effect_could_overturn(rule, valu
 
 @pytest.mark.parametrize("rule", [More(0.1), NoMore(0.1, 0.9), Same(0.0)])
 def test_rules_survive_as_json(rule):
-    assert rule_from_dict(json.loads(json.dumps(rule.describe()))) == rule
+    assert Rule.from_dict(json.loads(json.dumps(rule.describe()))) == rule
     assert rule.sentence().startswith("reproduced if P(")
 
 
