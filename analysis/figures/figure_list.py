@@ -2,25 +2,10 @@
 
 from collections.abc import Iterator
 
-from analysis.figures import curves, effects, learning
+from analysis.figures import curves, effects, inputs, learning, level_figures
 from analysis.figures.curves import Pair
-from analysis.figures.inputs import (
-    Exhibit,
-    Material,
-    capital,
-    columns_used,
-    estimands,
-    finished,
-    is_rate,
-    metric_words,
-)
-from analysis.figures.level_figures import (
-    Spoken,
-    along_figures,
-    each_level_figures,
-    peak_place_figures,
-    relative_figures,
-)
+from analysis.figures.inputs import Exhibit, Material
+from analysis.figures.level_figures import Spoken
 from analysis.figures.style import Drawing
 from analysis.load import Table
 from analysis.verdicts.evidence import ALL_TASKS
@@ -31,26 +16,26 @@ OWN_FIGURES = ("win_rate", "best_win_rate", "policy_checksum", *learning.LOGPROB
 
 def exhibits(material: Material) -> list[Exhibit]:
     """All figures that have data to show; figures that show a claim's quantity come first."""
-    spoken = estimands(material.results)
+    spoken = inputs.estimands(material.results)
     makers = (
         _frontier,
         _peaks,
-        relative_figures,
-        peak_place_figures,
-        along_figures,
+        level_figures.relative_figures,
+        level_figures.peak_place_figures,
+        level_figures.along_figures,
         _windows,
         _scatters,
         _logprob,
         _ends,
     )
-    makers += (_forest, each_level_figures, _envelope)
+    makers += (_forest, level_figures.each_level_figures, _envelope)
     found = [exhibit for maker in makers for exhibit in maker(material, spoken)]
     return sorted(found, key=lambda exhibit: not exhibit.central)
 
 
 def early(material: Material) -> list[Exhibit]:
     """Figures that need no model and no verdict, so that they can be drawn while runs go on."""
-    spoken = estimands(material.results)
+    spoken = inputs.estimands(material.results)
     return [*_envelope(material, spoken), *_scatters(material, spoken)]
 
 
@@ -124,7 +109,7 @@ def _peaks(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
 
 
 def _windows(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    table = learning.window_table(finished(material.results))
+    table = learning.window_table(inputs.finished(material.results))
     if table.empty:
         return
     yield Exhibit(
@@ -152,7 +137,7 @@ def _scatters(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
             wanted[columns] = True
         elif one["kind"] == "Slope":
             wanted.setdefault((one["on"], one["metric"]), False)
-    used = columns_used(spoken)
+    used = inputs.columns_used(spoken)
     both = ("win_rate", "data_accuracy")
     central = {*wanted} | ({both} if "data_accuracy" in used else set())
     for x, y in dict.fromkeys([*wanted, both]):
@@ -167,16 +152,16 @@ def _scatters(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
         yield Exhibit(
             Drawing(
                 name,
-                f"{metric_words(y)} over {metric_words(x)}, by arm.",
+                f"{inputs.metric_words(y)} over {inputs.metric_words(x)}, by arm.",
                 lambda width, rows=rows, x=x, y=y, grouped=grouped: learning.scatter(
-                    rows, material.arms, (x, y), (capital(x), capital(y)),
-                    (is_rate(x), is_rate(y)), width, grouped,
+                    rows, material.arms, (x, y), (inputs.capital(x), inputs.capital(y)),
+                    (inputs.is_rate(x), inputs.is_rate(y)), width, grouped,
                 ),
                 rows,
             ),
             "Does telling good from bad make a good writer?"
             if accuracy
-            else f"How does {metric_words(y)} depend on {metric_words(x)}?",
+            else f"How does {inputs.metric_words(y)} depend on {inputs.metric_words(x)}?",
             f"{'Small marks' if grouped else 'Marks'} are {which}; runs that diverged are left out."
             + (" Large marks are means of each seed." if grouped else "")
             + (
@@ -193,7 +178,7 @@ def _points(material: Material, columns: tuple[str, str], every: bool) -> Table:
     """Rows of a scatter, of runs that did not diverge: every trained checkpoint, or each run's last one."""
     table = material.results.table
     trained = table[(table["evaluation"] > 0) & (table["diverged_step"] < 0)]
-    rows = trained if every else finished(material.results)
+    rows = trained if every else inputs.finished(material.results)
     names = ["task", "arm", "seed", "run", "step", *columns]
     if any(name not in rows for name in columns):
         return rows.iloc[:0]
@@ -223,13 +208,13 @@ def _logprob(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
             else ". Thin lines are seeds, the thick line is their mean, the band a 90% t interval "
             "over seeds, if they are three or more."
         ),
-        central=bool(columns_used(spoken) & set(learning.LOGPROBS)),
+        central=bool(inputs.columns_used(spoken) & set(learning.LOGPROBS)),
     )
 
 
 def _ends(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
     """Last values of the metrics that claims compare, unless another figure shows them."""
-    last = finished(material.results)
+    last = inputs.finished(material.results)
     used = [
         one["metric"]
         for one in spoken
@@ -240,7 +225,7 @@ def _ends(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
     if table.empty:
         return
     lines = {one["metric"]: float(one["against"]) for one in spoken if one["kind"] == "Level"}
-    words = {name: capital(name) for name in metrics}
+    words = {name: inputs.capital(name) for name in metrics}
     yield Exhibit(
         Drawing(
             "ends",

@@ -3,19 +3,8 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from analysis.figures import effects, learning, sizes
-from analysis.figures.inputs import (
-    Exhibit,
-    Material,
-    axis_words,
-    capital,
-    finished,
-    level_names,
-    level_words,
-    numeric_axes,
-    path_words,
-    places_named,
-)
+from analysis.figures import effects, inputs, learning, sizes
+from analysis.figures.inputs import Exhibit, Material
 from analysis.figures.style import Drawing
 from testbed.metric_table import FACTS, declared
 
@@ -32,10 +21,10 @@ def relative_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
             continue
         column = "relative" if tops else "quantile"
         whose = f", {top} = 100%" if tops else " of win rates"
-        words = (axis_words(path, material), f"90% quantile{whose}")
-        own = level_names(material.results, path, places)
+        words = (inputs.axis_words(path, material), f"90% quantile{whose}")
+        own = inputs.level_names(material.results, path, places)
         names = [own[level] for level in places]
-        ranked = places_named(places)
+        ranked = inputs.places_named(places)
         yield Exhibit(
             Drawing(
                 f"levels-{path}",
@@ -47,7 +36,7 @@ def relative_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
                 ),
                 table,
             ),
-            f"How does the comparison change with {level_words(path, material)}?",
+            f"How does the comparison change with {inputs.level_words(path, material)}?",
             "The 90% quantile of the win rates of an arm’s checkpoints"
             + (f", relative to that of {top}" if tops else "")
             + ". Small marks are seeds, large ones their mean; a paper-style estimate, without a "
@@ -62,11 +51,11 @@ def peak_place_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
     peaks = effects.peaks_table(material.fits)
     for path, places in material.sizes.items():
         at = [material.where[panel][1].get(path) for panel in peaks["panel"]]
-        if places_named(places) or any(level not in places for level in at):
+        if inputs.places_named(places) or any(level not in places for level in at):
             continue
         tasks = [material.where[panel][0] for panel in peaks["panel"]]
         table = peaks.assign(task=tasks, level=at, size=[places[level] for level in at])
-        words = axis_words(path, material)
+        words = inputs.axis_words(path, material)
         yield Exhibit(
             Drawing(
                 f"places-{path}",
@@ -76,7 +65,7 @@ def peak_place_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
                 ),
                 table,
             ),
-            f"Does the peak’s KL change with {level_words(path, material)}?",
+            f"Does the peak’s KL change with {inputs.level_words(path, material)}?",
             "KL at the peak of a typical seed’s curve, with 90% intervals, on a square-root scale. "
             "Hollow marks: the best is at an end of the observed range.",
             central=any(
@@ -88,18 +77,25 @@ def peak_place_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
 def along_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
     """Distance to the exact optimum over every swept or measured number that varies."""
     metric = "optimum_distance"
-    last = finished(material.results)
+    last = inputs.finished(material.results)
     if metric not in last or last[metric].isna().all():
         return
     last = last[last[metric].notna()]
     facts = [f"{FACTS}data_support_mass", f"{FACTS}coverage"]
-    own = [name for name in dict.fromkeys([*numeric_axes(material, last), *facts]) if name in last]
+    own = [
+        name
+        for name in dict.fromkeys([*inputs.numeric_axes(material, last), *facts])
+        if name in last
+    ]
     for path in own:
         if last[path].nunique() < 2:
             continue
         groups = last.groupby(["task", "arm", "seed", path])[metric].mean().reset_index()
         table = groups.rename(columns={path: "size"}).assign(path=path)
-        words = (axis_words(path, material), f"{capital(metric)} ({declared(metric).unit})")
+        words = (
+            inputs.axis_words(path, material),
+            f"{inputs.capital(metric)} ({declared(metric).unit})",
+        )
         scattered = path.startswith(FACTS)
         yield Exhibit(
             Drawing(
@@ -113,7 +109,7 @@ def along_figures(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
                 ),
                 table,
             ),
-            f"How near to the exact optimum, by {path_words(path)}?",
+            f"How near to the exact optimum, by {inputs.path_words(path)}?",
             "Total variation between the trained policy and the optimum that theory gives, mean "
             "over prompts, at the last checkpoint, averaged over the other settings. Small marks "
             + ("are settings and seeds, large ones" if scattered else "are seeds, large ones")

@@ -10,22 +10,13 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
-from analysis.figures.style import (
-    ARM_COLOURS,
-    ARM_MARKERS,
-    DOTTED,
-    PAPER,
-    RULE,
-    SOFT,
-    Drawing,
-    halo,
-)
+from analysis.figures.style import Drawing
 from analysis.html import scale_of, unit_name
 from analysis.load import Table
 from analysis.transfer.effects import LEAST, Measured, Pair
 from analysis.transfer.table import row
 
-SIMULATED, REAL = ARM_COLOURS[:2]
+SIMULATED, REAL = style.ARM_COLOURS[:2]
 _NAMES = ((SIMULATED, "o", "simulated"), (REAL, "D", "real"))
 
 
@@ -125,17 +116,20 @@ def _interval_panel(
     everything = [one for _, measured in rows for _, one in measured]
     # Room for the tasks' names.
     low, high = _limits(everything, scale, 0.16 if wide else 0.45)
-    axes.axvline(0, color=SOFT, lw=0.7, zorder=1)
+    axes.axvline(0, color=style.SOFT, lw=0.7, zorder=1)
     height = 0.0
     place: dict[str, Any] = {"xycoords": ("axes fraction", "data"), "fontsize": 8.5}
-    place |= {"va": "center", "path_effects": halo()}  # the line at zero passes behind the words
+    place |= {
+        "va": "center",
+        "path_effects": style.halo(),
+    }  # the line at zero passes behind the words
     for words, measured in rows:
         short = words if len(words) <= most else f"{words[: most - 1]}…"
         axes.annotate(short, (0, height), **place)
         for where, one in measured:
             height += 1
             _line(axes, height, where, one, (low, high), scale)
-            axes.annotate(one.task, (1, height), ha="right", color=SOFT, **place)
+            axes.annotate(one.task, (1, height), ha="right", color=style.SOFT, **place)
         height += 1.6
     axes.set_xlim(low, high)
     axes.set_ylim(height - 1.0, -0.8)
@@ -158,7 +152,7 @@ def _line(
     if judged.interval:
         ends = np.clip(scale * np.array(judged.interval), *limits)
         axes.plot(ends, [height] * 2, color=colour, lw=2, solid_capstyle="round")
-    face = PAPER if judged.verdict == "undecided" else colour
+    face = style.PAPER if judged.verdict == "undecided" else colour
     estimate = scale * (judged.estimate or 0.0)
     axes.plot(estimate, height, marker, ms=5.5, color=colour, mfc=face, mew=1.5, zorder=3)
 
@@ -186,7 +180,7 @@ def _scatter(groups: Mapping[str, Sequence[Pair]], width: float) -> Figure:
     if len(tasks) > 1:
         handles = [
             Line2D([], [], color=SIMULATED, marker=marker, ls="", ms=5.5, label=task)
-            for task, marker in zip(tasks, np.resize(ARM_MARKERS, len(tasks)), strict=True)
+            for task, marker in zip(tasks, np.resize(style.ARM_MARKERS, len(tasks)), strict=True)
         ]
         columns = min(len(tasks), int(width / 1.4))
         figure.legend(handles=handles, loc="outside upper left", ncols=columns, borderpad=0)
@@ -197,8 +191,8 @@ def _scatter_panel(axes: Axes, unit: str, pairs: Sequence[Pair], tasks: Sequence
     scale = scale_of(unit)
     low, high = _limits([one for pair in pairs for one in (pair.simulated, pair.real)], scale)
     for x, y in (((low, 0), (0, high)), ((0, high), (low, 0))):
-        axes.fill_between(x, *y, color=RULE, alpha=0.35, lw=0, zorder=0)
-    axes.plot([low, high], [low, high], color=SOFT, lw=0.8, ls=DOTTED, zorder=1)
+        axes.fill_between(x, *y, color=style.RULE, alpha=0.35, lw=0, zorder=0)
+    axes.plot([low, high], [low, high], color=style.SOFT, lw=0.8, ls=style.DOTTED, zorder=1)
     points = scale * np.array(
         [[one.judgement.estimate or 0.0 for one in (pair.simulated, pair.real)] for pair in pairs]
     )
@@ -209,8 +203,8 @@ def _scatter_panel(axes: Axes, unit: str, pairs: Sequence[Pair], tasks: Sequence
         ]
         axes.plot(bars[0], [y, y], color=SIMULATED, lw=1, alpha=0.45)
         axes.plot([x, x], bars[1], color=REAL, lw=1, alpha=0.45)
-        marker = ARM_MARKERS[tasks.index(pair.simulated.task) % len(ARM_MARKERS)]
-        axes.plot(x, y, marker, ms=5.5, color=SIMULATED, mec=PAPER, mew=0.7, zorder=3)
+        marker = style.ARM_MARKERS[tasks.index(pair.simulated.task) % len(style.ARM_MARKERS)]
+        axes.plot(x, y, marker, ms=5.5, color=SIMULATED, mec=style.PAPER, mew=0.7, zorder=3)
         # A name takes the space right of its point and above it.
         across, up = ((points - [x, y]) / (high - low)).T
         if np.count_nonzero((across > -0.02) & (across < 0.13) & (abs(up - 0.02) < 0.06)) == 1:

@@ -4,22 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.html import (
-    Html,
-    definitions,
-    details,
-    duration,
-    escape,
-    listed,
-    number,
-    paragraph,
-    percent,
-    plural,
-    section,
-    table,
-    warning,
-    written,
-)
+from analysis import html
+from analysis.html import Html, escape
 from analysis.load import Results, Table
 from sweeps.tensorboard.samples import said
 from testbed.metric_table import LEDGER, WORLD
@@ -30,7 +16,9 @@ _MOST_WORLDS = 60
 
 def background(results: Results) -> Html:
     """The study's long description."""
-    return section("background", "Background", written(str(results.study.get("background", ""))))
+    return html.section(
+        "background", "Background", html.written(str(results.study.get("background", "")))
+    )
 
 
 def answers(results: Results) -> Html:
@@ -42,16 +30,16 @@ def answers(results: Results) -> Html:
     ]
     if not rows:
         return Html("")
-    return section(
+    return html.section(
         "answers",
         "What do they answer?",
-        paragraph(
+        html.paragraph(
             [
                 "Sampled answers to the first evaluation prompts, before training and after it: of each arm the run of "
                 "the first seed that wins most in the end."
             ]
         ),
-        table([*(["task"] if several else []), "arm", "prompt", "SFT", "trained"], rows),
+        html.table([*(["task"] if several else []), "arm", "prompt", "SFT", "trained"], rows),
     )
 
 
@@ -59,13 +47,13 @@ def design(results: Results) -> Html:
     """Arms, axes, seeds and preset, in words and as tables; the base config."""
     study = results.study
     arms, axes, kept, further = (study.get(k, {}) for k in ("arms", "axes", "fixed", "further"))
-    swept = [f"{path} at {plural(len(values), 'value')}" for path, values in axes.items()]
+    swept = [f"{path} at {html.plural(len(values), 'value')}" for path, values in axes.items()]
     seeds = study.get("seeds", "?")
     words = [
-        f"{plural(len(arms), 'arm')}"
-        + (f", each with {listed(swept)}" if swept else "")
+        f"{html.plural(len(arms), 'arm')}"
+        + (f", each with {html.listed(swept)}" if swept else "")
         + (", but for what it keeps fixed or runs besides" if swept and (kept or further) else "")
-        + f", on {plural(seeds, 'seed') if isinstance(seeds, int) else f'{seeds} seeds'} "
+        + f", on {html.plural(seeds, 'seed') if isinstance(seeds, int) else f'{seeds} seeds'} "
         f"(each redraws world, data and training). Preset {study.get('preset', '?')}."
     ]
     rows = [
@@ -75,11 +63,11 @@ def design(results: Results) -> Html:
     pairs = [(path, ", ".join(map(str, values))) for path, values in axes.items()]
     given = [(path, str(value)) for path, value in study.get("settings", {}).items()]
     base = escape(json.dumps(study.get("base", {}), indent=2))
-    return section(
+    return html.section(
         "design",
         "What was run",
-        paragraph(words),
-        table(
+        html.paragraph(words),
+        html.table(
             (
                 "arm",
                 "what it changes in the base configuration",
@@ -88,11 +76,11 @@ def design(results: Results) -> Html:
             ),
             rows,
         ),
-        table(("axis", "values"), pairs) if pairs else "",
-        details("What the preset and the command set", table(("path", "value"), given))
+        html.table(("axis", "values"), pairs) if pairs else "",
+        html.details("What the preset and the command set", html.table(("path", "value"), given))
         if given
         else "",
-        details("Base configuration", f"<pre>{base}</pre>"),
+        html.details("Base configuration", f"<pre>{base}</pre>"),
     )
 
 
@@ -133,10 +121,10 @@ def worlds(results: Results) -> Html:
         "are in standard deviations over SFT samples, whose mean is 0. Where arms differ in one of "
         "these numbers their mean is shown."
     )
-    listing = table(header, rows[:_MOST_WORLDS], numeric=len(facts) + 1)
+    listing = html.table(header, rows[:_MOST_WORLDS], numeric=len(facts) + 1)
     left = len(rows) - _MOST_WORLDS
-    more = paragraph([f"And {left} more."]) if left > 0 else Html("")
-    return section("worlds", "The worlds", paragraph([said]), listing, more)
+    more = html.paragraph([f"And {left} more."]) if left > 0 else Html("")
+    return html.section("worlds", "The worlds", html.paragraph([said]), listing, more)
 
 
 def runs(results: Results, left_out: Sequence[str]) -> Html:
@@ -154,13 +142,13 @@ def runs(results: Results, left_out: Sequence[str]) -> Html:
         "here, and enters the curves up to that step only."
     ]
     if left_out:
-        said.append(f"Not in the curves: {listed(list(left_out))}.")
-    return section(
+        said.append(f"Not in the curves: {html.listed(list(left_out))}.")
+    return html.section(
         "runs",
         "Runs, and those that diverged",
         missing(results),
-        table(("task", "arm", "seeds", "runs", "diverged"), rows, numeric=3),
-        paragraph(said),
+        html.table(("task", "arm", "seeds", "runs", "diverged"), rows, numeric=3),
+        html.paragraph(said),
         _diverged(last[last["diverged_step"] >= 0], results.axes),
     )
 
@@ -170,11 +158,11 @@ def missing(results: Results) -> Html:
     said = []
     if results.missing:
         lacking = [f"{count} of arm {arm}" for arm, count in results.missing.items()]
-        total = plural(sum(results.missing.values()), "planned run")
-        said.append(f"Missing: {total} ({listed(lacking)}). The same command completes them.")
+        total = html.plural(sum(results.missing.values()), "planned run")
+        said.append(f"Missing: {total} ({html.listed(lacking)}). The same command completes them.")
     if results.foreign:
-        said.append(f"Left out: {plural(results.foreign, 'run')} that the study did not plan.")
-    return warning(" ".join(said))
+        said.append(f"Left out: {html.plural(results.foreign, 'run')} that the study did not plan.")
+    return html.warning(" ".join(said))
 
 
 def versions(results: Results) -> Html:
@@ -185,8 +173,10 @@ def versions(results: Results) -> Html:
     counts = runs["code"].fillna("unknown").value_counts()
     if len(counts) < 2:
         return Html("")
-    each = listed([f"{plural(int(count), 'run')} by {code}" for code, count in counts.items()])
-    return warning(
+    each = html.listed(
+        [f"{html.plural(int(count), 'run')} by {code}" for code, count in counts.items()]
+    )
+    return html.warning(
         f"Made by {len(counts)} versions of the testbed’s code: {each}. Differences between them are differences "
         "between these runs too."
     )
@@ -199,8 +189,8 @@ def _diverged(rows: Table, axes: Sequence[str]) -> Html:
     shown = rows[columns].head(_MOST_LISTED).astype(object).itertuples(index=False)
     left = len(rows) - _MOST_LISTED
     header = ["step" if name == "diverged_step" else name for name in columns]
-    note = paragraph([f"And {left} more."]) if left > 0 else Html("")
-    return details("The diverged runs", table(header, shown), note)
+    note = html.paragraph([f"And {left} more."]) if left > 0 else Html("")
+    return html.details("The diverged runs", html.table(header, shown), note)
 
 
 def consumed(results: Results) -> Html:
@@ -210,13 +200,13 @@ def consumed(results: Results) -> Html:
     took = ""
     if seconds:
         took = (
-            f"The command that ran this study, alone or with others, took {duration(sum(seconds))}"
+            f"The command that ran this study, alone or with others, took {html.duration(sum(seconds))}"
             + (f" in {len(seconds)} sessions." if len(seconds) > 1 else ".")
         )
     known = [one for one in LEDGER if one.name in last and last[one.name].notna().any()]
     if not known:
         said = took or "What runs consumed, and how long they took, was not stored."
-        return section("cost", "What it cost", paragraph([said]))
+        return html.section("cost", "What it cost", html.paragraph([said]))
     middle = last.groupby(["task", "arm"], sort=False)[[one.name for one in known]].median()
     rows = [
         (task, arm, *(f"{value:,.0f}" for value in middle.loc[(task, arm)]))
@@ -229,9 +219,9 @@ def consumed(results: Results) -> Html:
         "can be compared at equal labels or equal tokens as well. A proxy’s judgements rest on all "
         "labels of D_golden, whoever learns from them."
     )
-    listing = table(("task", "arm", *(one.words for one in known)), rows, numeric=len(known))
-    words = paragraph([said, took] if took else [said])
-    return section("cost", "What a run consumed", words, listing)
+    listing = html.table(("task", "arm", *(one.words for one in known)), rows, numeric=len(known))
+    words = html.paragraph([said, took] if took else [said])
+    return html.section("cost", "What a run consumed", words, listing)
 
 
 def estimates(rows: Sequence[Mapping[str, Any]]) -> Html:
@@ -243,21 +233,21 @@ def estimates(rows: Sequence[Mapping[str, Any]]) -> Html:
         model = "–"
         if row["peak"] is not None:
             low, high = row["peak_interval"]
-            model = f"{percent(row['peak'])} ({percent(low)} to {percent(high)})"
-        at = "–" if row["peak"] is None else number(row["peak_kl"])
-        own = (row["panel"], row["arm"], percent(row["best"]), number(row["best_kl"]))
-        lines.append((*own, percent(row["quantile"]), model, at))
+            model = f"{html.percent(row['peak'])} ({html.percent(low)} to {html.percent(high)})"
+        at = "–" if row["peak"] is None else html.number(row["peak_kl"])
+        own = (row["panel"], row["arm"], html.percent(row["best"]), html.number(row["best_kl"]))
+        lines.append((*own, html.percent(row["quantile"]), model, at))
     header = ("", "arm", "best checkpoint", "at KL", "90% quantile", "model’s peak", "at KL")
     words = (
         "The best checkpoint is a maximum over noisy numbers, so it lies above the truth, the more so "
         "the more runs an arm has; the 90% quantile is what the paper compares sizes by; the model’s "
         "peak is that of a typical seed, with its 90% interval."
     )
-    return section(
+    return html.section(
         "estimates",
         "Paper-style estimates beside the model",
-        paragraph([words]),
-        table(header, lines, numeric=5),
+        html.paragraph([words]),
+        html.table(header, lines, numeric=5),
     )
 
 
@@ -283,4 +273,4 @@ def facts_of(study: Mapping[str, Any]) -> Html:
         ("versions", ", ".join(f"{key} {value}" for key, value in versions.items())),
         ("source", f"{study.get('source', 'unknown')} (hash of the code that ran)"),
     ]
-    return definitions(pairs)
+    return html.definitions(pairs)

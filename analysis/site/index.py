@@ -3,22 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.html import (
-    Html,
-    Rich,
-    bullets,
-    duration,
-    escape,
-    header,
-    join,
-    link,
-    listed,
-    paragraph,
-    plural,
-    section,
-    tally,
-)
-from analysis.html import table as table_of
+from analysis import html
+from analysis.html import Html, Rich, escape
 from analysis.site import verdicts
 from analysis.site.page import Place, document, navigation
 from analysis.site.study import file_name
@@ -44,10 +30,12 @@ def page(
         navigation(places, "index.html"),
         _head(chapters, entries, problems),
         _board(entries),
-        section("reasons", "What did not come out as claimed", verdicts.not_reproduced(entries)),
+        html.section(
+            "reasons", "What did not come out as claimed", verdicts.not_reproduced(entries)
+        ),
         _missing(entries, problems),
         _studies(chapters),
-        section(
+        html.section(
             "files",
             "For programs and papers",
             Html(
@@ -79,23 +67,23 @@ def _head(
     title = "Scoreboard"
     if len(chapters) == 1:
         title = str(chapters[0].results.study.get("title", chapters[0].results.name))
-    kicker = f"Preset {listed(list(presets))} · {listed(tasks)}"
+    kicker = f"Preset {html.listed(list(presets))} · {html.listed(tasks)}"
     lead = (
         "Claims about online and offline alignment, measured in simulation and decided by rules "
         "that are written down before the runs."
     )
     trouble = ""
     if problems:
-        said = f"{plural(len(problems), 'thing')} missing or odd"
-        trouble = f'<p class="warning">{link("#missing", said)}.</p>'
-    return header(kicker, title, lead, tally(items), trouble)
+        said = f"{html.plural(len(problems), 'thing')} missing or odd"
+        trouble = f'<p class="warning">{html.link("#missing", said)}.</p>'
+    return html.header(kicker, title, lead, html.tally(items), trouble)
 
 
 def _board(entries: Sequence[Mapping[str, Any]]) -> Html:
     if not entries:
         words = "These studies make no claims: their pages show what was measured."
-        return section("scoreboard", "Claims by tasks", paragraph([words]))
-    return section(
+        return html.section("scoreboard", "Claims by tasks", html.paragraph([words]))
+    return html.section(
         "scoreboard",
         "Claims by tasks",
         verdicts.scoreboard(entries),
@@ -112,9 +100,9 @@ def _missing(entries: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> H
         items.append(f"Claims of the paper that no study here asks: {', '.join(absent)}.")
     newer = sorted({(row["study"], row["claim"]) for row in entries if row["newer"]})
     if newer:
-        said = listed([f"{claim} ({study})" for study, claim in newer])
+        said = html.listed([f"{claim} ({study})" for study, claim in newer])
         items.append(f"Judged by rules newer than the data: {said}.")
-    return section("missing", "What is missing", bullets(items))
+    return html.section("missing", "What is missing", html.bullets(items))
 
 
 def _studies(chapters: Sequence[Chapter]) -> Html:
@@ -124,14 +112,16 @@ def _studies(chapters: Sequence[Chapter]) -> Html:
         results = chapter.results
         runs = results.runs()
         seconds = sum(one.get("seconds") or 0 for one in results.study.get("sessions", ()))
-        name = link(file_name(results), results.name)
+        name = html.link(file_name(results), results.name)
         said = f"{results.study.get('title', '')}. {results.study.get('question', '')}".strip(". ")
         diverged = int((runs["diverged_step"] >= 0).sum())
         claims = sorted({row["claim"] for row in chapter.entries}, key=rank)
         numbers = (len(results.arms), runs["seed"].nunique(), f"{len(runs):,}", diverged)
-        took = duration(seconds) if seconds else "–"
+        took = html.duration(seconds) if seconds else "–"
         rows.append((Rich(name), said, ", ".join(claims) or "–", *numbers, took))
     columns = ("study", "question", "claims", "arms", "seeds", "runs", "diverged", "took")
     note = "Studies of one command share its time: what they have in common is run once."
-    shared = paragraph([note]) if len(rows) > 1 else ""
-    return section("studies", "Studies", join([table_of(columns, rows, numeric=5), shared]))
+    shared = html.paragraph([note]) if len(rows) > 1 else ""
+    return html.section(
+        "studies", "Studies", html.join([html.table(columns, rows, numeric=5), shared])
+    )

@@ -7,22 +7,10 @@ from typing import Any
 import numpy as np
 
 import sweeps.estimands as known
+from analysis import html
 from analysis.curves.hierarchy import POPULATION_SD, PRIORS, SCALE_LOG_SD
 from analysis.figures.inputs import estimands
-from analysis.html import (
-    Html,
-    Rich,
-    definitions,
-    details,
-    escape,
-    header,
-    number,
-    paragraph,
-    section,
-    sentence,
-    slug,
-    table,
-)
+from analysis.html import Html, Rich, escape
 from analysis.site.page import Place, document, navigation
 from analysis.site.study_data import Chapter
 
@@ -64,15 +52,15 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
     """The whole page as HTML."""
     body = [
         navigation(places, "methods.html"),
-        header(
+        html.header(
             "Methods",
             "How the numbers were made",
             "Definitions, the model of the curves, the rules that decide, and how well every fit did.",
         ),
-        section("words", "Words", definitions(WORDS)),
-        section("model", "The model", *(paragraph([part]) for part in MODEL), _priors()),
-        section("rules", "The rules", *_rules()),
-        section("effects", "The effects", _effects(chapters)),
+        html.section("words", "Words", html.definitions(WORDS)),
+        html.section("model", "The model", *(html.paragraph([part]) for part in MODEL), _priors()),
+        html.section("rules", "The rules", *_rules()),
+        html.section("effects", "The effects", _effects(chapters)),
         *(_fits(chapter) for chapter in chapters),
     ]
     return document("How the numbers were made", body)
@@ -84,13 +72,15 @@ def _priors() -> Html:
         f"distance, scales log-normal with log standard deviation {SCALE_LOG_SD:g} around:"
     )
     rows = [(words_of, f"{median:g}") for median, words_of in PRIORS.values()]
-    return details(
-        "Priors", paragraph([words]), table(("standard deviation of", "median, logits"), rows, 1)
+    return html.details(
+        "Priors",
+        html.paragraph([words]),
+        html.table(("standard deviation of", "median, logits"), rows, 1),
     )
 
 
 def _rules() -> Iterator[Html]:
-    yield paragraph(
+    yield html.paragraph(
         [
             "A rule was stored with the study before its runs. “Reproduced”: its condition holds "
             "with posterior probability of at least the confidence, 0.95 unless said otherwise; "
@@ -102,7 +92,7 @@ def _rules() -> Iterator[Html]:
             "given. A fit that did not converge gives no verdict."
         ]
     )
-    yield definitions(RULES)
+    yield html.definitions(RULES)
 
 
 def _effects(chapters: Sequence[Chapter]) -> Html:
@@ -115,7 +105,7 @@ def _effects(chapters: Sequence[Chapter]) -> Html:
         if text:
             parts = (" ".join(part.split()) for part in text.split("\n\n"))
             pairs.append((kind, Rich("<br>".join(escape(_plain(part)) for part in parts))))
-    return definitions(pairs) if pairs else Html("")
+    return html.definitions(pairs) if pairs else Html("")
 
 
 def _plain(text: str) -> str:
@@ -125,10 +115,10 @@ def _plain(text: str) -> str:
 def _fits(chapter: Chapter) -> Html:
     """Convergence, scales, and distances between curves and points, panel by panel."""
     name = chapter.results.name
-    place, title = f"fits-{slug(name)}", f"Fits of study {name}"
+    place, title = f"fits-{html.slug(name)}", f"Fits of study {name}"
     if not chapter.fits and not chapter.unfitted:
-        why = paragraph(["No curve was fitted: no claim of this study speaks of one."])
-        return section(place, title, why)
+        why = html.paragraph(["No curve was fitted: no claim of this study speaks of one."])
+        return html.section(place, title, why)
     together: dict[Any, list[str]] = {}
     for panel, fit in chapter.fits.items():
         together.setdefault(fit.diagnostics, []).append(panel)
@@ -142,9 +132,9 @@ def _fits(chapter: Chapter) -> Html:
         )
         for d, panels in together.items()
     ]
-    rows += [(panel, sentence(why), "", "", "") for panel, why in chapter.unfitted.items()]
+    rows += [(panel, html.sentence(why), "", "", "") for panel, why in chapter.unfitted.items()]
     columns = ("fitted together", "fit", "R-hat", "effective draws", "divergences")
-    return section(place, title, table(columns, rows, numeric=3), _closer(chapter))
+    return html.section(place, title, html.table(columns, rows, numeric=3), _closer(chapter))
 
 
 def _closer(chapter: Chapter) -> Html:
@@ -154,7 +144,7 @@ def _closer(chapter: Chapter) -> Html:
         scales += _scales(panel, fit)
         for arm in fit.arms:
             worst, where = fit.misfit(arm)
-            points = number(worst, "probability", signed=True)
+            points = html.number(worst, "probability", signed=True)
             misfits.append((panel, arm, f"{points} points", f"{where**2:.2g}"))
     if not misfits:
         return Html("")
@@ -163,11 +153,11 @@ def _closer(chapter: Chapter) -> Html:
         "Below: the largest mean difference of observed and fitted win rate over a fifth of an arm’s "
         "checkpoints, ordered by KL."
     )
-    return details(
+    return html.details(
         "Levels of variation, and fit to the points",
-        table(("", "standard deviation of", "posterior, logits"), scales),
-        paragraph([words]),
-        table(("", "arm", "difference", "at KL"), misfits, numeric=2),
+        html.table(("", "standard deviation of", "posterior, logits"), scales),
+        html.paragraph([words]),
+        html.table(("", "arm", "difference", "at KL"), misfits, numeric=2),
     )
 
 

@@ -4,20 +4,8 @@ import contextlib
 import json
 from collections.abc import Sequence
 
-from analysis.html import (
-    Html,
-    details,
-    duration,
-    escape,
-    header,
-    join,
-    link,
-    paragraph,
-    plural,
-    section,
-    slug,
-    table,
-)
+from analysis import html
+from analysis.html import Html, escape
 from analysis.load import Results
 from analysis.site import design
 from analysis.site.page import Place, document, navigation
@@ -38,7 +26,7 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
         said.append("These studies were begun with different versions of the code.")
     body = [
         navigation(places, "provenance.html"),
-        header("Provenance", "Where the numbers come from", " ".join(said)),
+        html.header("Provenance", "Where the numbers come from", " ".join(said)),
         *(_study(chapter) for chapter in chapters),
     ]
     return document("Where the numbers come from", body)
@@ -47,10 +35,10 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
 def _study(chapter: Chapter) -> Html:
     results = chapter.results
     name = results.name
-    return section(
-        slug(name),
+    return html.section(
+        html.slug(name),
         f"Study {name}",
-        Html(f"<p>{link(file_name(results), str(results.study.get('title', name)))}</p>"),
+        Html(f"<p>{html.link(file_name(results), str(results.study.get('title', name)))}</p>"),
         design.facts_of(results.study),
         design.repeat(results, chapter.directory.name),
         _sessions(results),
@@ -66,10 +54,14 @@ def _sessions(results: Results) -> Html:
         seconds = session.get("seconds")
         seen = ("created", "preset", "seeds", "source")
         facts = (str(session.get(key, "–")) for key in seen)
-        took = duration(seconds) if seconds else "–"
+        took = html.duration(seconds) if seconds else "–"
         rows.append((*facts, took, session.get("command", "–")))
     columns = ("begun", "preset", "seeds", "source", "took", "command")
-    return details(f"{plural(len(rows), 'session')}", table(columns, rows)) if rows else Html("")
+    return (
+        html.details(f"{html.plural(len(rows), 'session')}", html.table(columns, rows))
+        if rows
+        else Html("")
+    )
 
 
 def _runs(results: Results) -> Html:
@@ -84,8 +76,8 @@ def _runs(results: Results) -> Html:
         left = len(names) - _MOST_LISTED
         more = f", and {left} more in the results table" if left > 0 else ""
         parts.append((arm, ", ".join(map(str, seeds)), len(own), listed + more))
-    listing = table(("arm", "seeds", "runs", "configuration hashes"), parts)
-    return details(f"{plural(len(last), 'run')} by configuration hash", listing)
+    listing = html.table(("arm", "seeds", "runs", "configuration hashes"), parts)
+    return html.details(f"{html.plural(len(last), 'run')} by configuration hash", listing)
 
 
 def _example(results: Results) -> Html:
@@ -101,6 +93,6 @@ def _example(results: Results) -> Html:
         text = str(own["config"].iloc[0])
         with contextlib.suppress(ValueError, RecursionError):
             text = json.dumps(json.loads(text), indent=2)
-        parts.append(details(f"{arm}: {own['run'].iloc[0]}", f"<pre>{escape(text)}</pre>"))
-    words = paragraph(["The first run of each arm; the results table holds every run’s."])
-    return details("Whole configurations", words, join(parts)) if parts else Html("")
+        parts.append(html.details(f"{arm}: {own['run'].iloc[0]}", f"<pre>{escape(text)}</pre>"))
+    words = html.paragraph(["The first run of each arm; the results table holds every run’s."])
+    return html.details("Whole configurations", words, html.join(parts)) if parts else Html("")

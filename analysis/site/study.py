@@ -2,20 +2,9 @@
 
 from collections.abc import Sequence
 
+from analysis import html
 from analysis.figures.inputs import Exhibit
-from analysis.html import (
-    Html,
-    escape,
-    header,
-    join,
-    listed,
-    paragraph,
-    plural,
-    section,
-    slug,
-    tally,
-    warning,
-)
+from analysis.html import Html, escape
 from analysis.load import Results
 from analysis.site import design, verdicts
 from analysis.site.page import Place, document, figure, navigation
@@ -43,14 +32,14 @@ def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place])
         design.worlds(results),
         design.runs(results, chapter.left_out),
         design.consumed(results),
-        section(
+        html.section(
             "repeat",
             "How to repeat it",
             design.repeat(results, chapter.directory.name),
             Html(
                 '<p>See <a href="provenance.html#'
-                f'{escape(slug(results.name))}">where the numbers come from</a> and <a href="'
-                f'methods.html#fits-{escape(slug(results.name))}">how well the curves fit</a>.</p>'
+                f'{escape(html.slug(results.name))}">where the numbers come from</a> and <a href="'
+                f'methods.html#fits-{escape(html.slug(results.name))}">how well the curves fit</a>.</p>'
             ),
         ),
     ]
@@ -71,12 +60,10 @@ def _head(chapter: Chapter) -> Html:
     items = verdicts.tally_items(chapter.entries)
     items += [("", f"{len(runs):,}", f"runs, {diverged} diverged")]
     items += [("", seeds, "seeds" if seeds > 1 else "seed")]
-    kicker = (
-        f"Study {results.name} · preset {study.get('preset', '?')} · {listed(list(results.tasks))}"
-    )
+    kicker = f"Study {results.name} · preset {study.get('preset', '?')} · {html.listed(list(results.tasks))}"
     warnings = (design.missing(results), design.versions(results), _newer(chapter))
     title, question = study.get("title", results.name), study.get("question", "")
-    return header(kicker, title, question, tally(items), *warnings)
+    return html.header(kicker, title, question, html.tally(items), *warnings)
 
 
 def _newer(chapter: Chapter) -> Html:
@@ -85,8 +72,8 @@ def _newer(chapter: Chapter) -> Html:
     if not claims:
         return Html("")
     verb = "was" if len(claims) == 1 else "were"
-    return warning(
-        f"{plural(len(claims), 'claim')} ({listed(claims)}) {verb} judged by rules newer than the data."
+    return html.warning(
+        f"{html.plural(len(claims), 'claim')} ({html.listed(claims)}) {verb} judged by rules newer than the data."
     )
 
 
@@ -95,7 +82,7 @@ def _contents(
 ) -> Html:
     """Links to the page's sections."""
     names = [("verdicts", "Verdicts")] if chapter.entries else []
-    names += [(slug(e.drawing.name), e.heading.rstrip("?")) for e in (*central, *other)]
+    names += [(html.slug(e.drawing.name), e.heading.rstrip("?")) for e in (*central, *other)]
     names += [("answers", "What do they answer")] if answers else []
     names += [("design", "What was run"), ("runs", "Runs"), ("cost", "Cost")]
     links = "".join(
@@ -106,9 +93,9 @@ def _contents(
 
 def _shown(chapter: Chapter, exhibit: Exhibit) -> Html:
     """A figure's section."""
-    name = slug(exhibit.drawing.name)
+    name = html.slug(exhibit.drawing.name)
     stem = f"figures/{figure_stem(chapter.results.name, exhibit.drawing.name)}"
-    words = [paragraph([said]) for said in chapter.words.get(exhibit.drawing.name, ())]
-    return section(
-        name, exhibit.heading, join(words), figure(exhibit.drawing, exhibit.caption, stem)
+    words = [html.paragraph([said]) for said in chapter.words.get(exhibit.drawing.name, ())]
+    return html.section(
+        name, exhibit.heading, html.join(words), figure(exhibit.drawing, exhibit.caption, stem)
     )

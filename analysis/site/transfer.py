@@ -2,23 +2,10 @@
 
 from collections.abc import Sequence
 
+from analysis import html
 from analysis.figures import transfer as figures
 from analysis.figures.style import Drawing
-from analysis.html import (
-    Html,
-    Rich,
-    bullets,
-    definitions,
-    details,
-    escape,
-    header,
-    link,
-    listed,
-    section,
-    slug,
-    table,
-    tally,
-)
+from analysis.html import Html, Rich, escape
 from analysis.load import Collection
 from analysis.site.page import Place, document, figure, navigation
 from analysis.transfer import table as words
@@ -51,27 +38,29 @@ def page(card: Card, shown: Sequence[tuple[Drawing, str]], places: Sequence[Plac
     body = [
         navigation(places, "transfer.html"),
         _head(card),
-        section(
+        html.section(
             "summary",
             "What came out",
-            table(words.AGREEMENT, map(words.agreement, card.agreements)),
-            bullets([words.CAUTION, *words.withheld(card)]),
+            html.table(words.AGREEMENT, map(words.agreement, card.agreements)),
+            html.bullets([words.CAUTION, *words.withheld(card)]),
         ),
         *(
-            section(
+            html.section(
                 drawing.name,
                 titles[drawing.name],
                 figure(drawing, caption, f"figures/{drawing.name}"),
             )
             for drawing, caption in shown
         ),
-        section("effects", "Every effect", _effects(card, files), _reasons(card)),
-        section("alone", "Measured in one place only", bullets(words.alone(card))),
-        section("reading", "How to read it", definitions(READING)),
-        section(
+        html.section("effects", "Every effect", _effects(card, files), _reasons(card)),
+        html.section("alone", "Measured in one place only", html.bullets(words.alone(card))),
+        html.section("reading", "How to read it", html.definitions(READING)),
+        html.section(
             "sources",
             "Where the numbers are from",
-            definitions([("simulated", _source(card.simulated)), ("real", _source(card.real))]),
+            html.definitions(
+                [("simulated", _source(card.simulated)), ("real", _source(card.real))]
+            ),
             Html('<p>For programs: <a href="transfer.json">transfer.json</a>.</p>'),
         ),
     ]
@@ -86,9 +75,9 @@ def _head(card: Card) -> Html:
     ]
     tasks = dict.fromkeys(pair.simulated.task for pair in card.pairs)
     real = dict.fromkeys(pair.real.task for pair in card.pairs)
-    kicker = f"{listed(list(tasks))} · {listed(list(real))}"
+    kicker = f"{html.listed(list(tasks))} · {html.listed(list(real))}"
     lead = "Every effect that was measured in simulation and on a language model, side by side."
-    return header(kicker, "What carries over?", lead, tally(items))
+    return html.header(kicker, "What carries over?", lead, html.tally(items))
 
 
 def _effects(card: Card, files: set[str]) -> Html:
@@ -96,9 +85,11 @@ def _effects(card: Card, files: set[str]) -> Html:
     for pair in words.ordered(card):
         claim, *rest = words.cells(pair)
         target = f"{study_stem(pair.name.study)}.html"
-        linked = link(f"{target}#{slug(claim)}", claim) if target in files else escape(claim)
+        linked = (
+            html.link(f"{target}#{html.slug(claim)}", claim) if target in files else escape(claim)
+        )
         rows.append((Rich(linked), *rest))
-    return table(words.HEADER, rows, numeric=1)
+    return html.table(words.HEADER, rows, numeric=1)
 
 
 def _reasons(card: Card) -> Html:
@@ -109,8 +100,8 @@ def _reasons(card: Card) -> Html:
         for one in (pair.simulated, pair.real)
         if one.judgement.reason
     )
-    shown = table(("claim", "effect", "task", "why"), rows) if rows else ""
-    return details("Why effects are undecided", shown)
+    shown = html.table(("claim", "effect", "task", "why"), rows) if rows else ""
+    return html.details("Why effects are undecided", shown)
 
 
 def _source(collection: Collection) -> str:
@@ -119,4 +110,4 @@ def _source(collection: Collection) -> str:
         f"{results.runs()['seed'].nunique()} seeds)"
         for results in collection.studies
     ]
-    return f"{collection.directory}: {listed(parts)}"
+    return f"{collection.directory}: {html.listed(parts)}"

@@ -3,25 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.html import (
-    SYMBOLS,
-    VERDICTS,
-    Html,
-    Rich,
-    amount,
-    between,
-    details,
-    effect,
-    escape,
-    heading,
-    join,
-    pill,
-    section,
-    sentence,
-    slug,
-    table,
-    written,
-)
+from analysis import html
+from analysis.html import Html, Rich, escape, pill
 from analysis.verdicts.evidence import ALL_TASKS
 from analysis.verdicts.verdict import PAPER, base, rank
 from sweeps.store.file_names import study_stem
@@ -41,17 +24,19 @@ def tasks(entries: Sequence[Entry]) -> list[str]:
 
 def counts(entries: Sequence[Entry]) -> dict[str, int]:
     """How often each verdict was given."""
-    return {name: sum(row["verdict"] == name for row in entries) for name in VERDICTS}
+    return {name: sum(row["verdict"] == name for row in entries) for name in html.VERDICTS}
 
 
 def tally_items(entries: Sequence[Entry]) -> list[tuple[str, Any, str]]:
     """Counts of verdicts for `html.tally`, each with its shape."""
-    return [(name, f"{SYMBOLS[name]} {count}", name) for name, count in counts(entries).items()]
+    return [
+        (name, f"{html.SYMBOLS[name]} {count}", name) for name, count in counts(entries).items()
+    ]
 
 
 def anchor(row: Entry) -> str:
     """The id of a verdict in its study's page."""
-    return slug(row["claim"], row["task"])
+    return html.slug(row["claim"], row["task"])
 
 
 def scoreboard(entries: Sequence[Entry]) -> Html:
@@ -71,10 +56,10 @@ def scoreboard(entries: Sequence[Entry]) -> Html:
             )
         by_task = {row["task"]: row for row in own}
         cells = "".join(_cell(by_task.get(task), task) for task in columns)
-        page = f"{study_stem(study)}.html#{slug(claim)}"
+        page = f"{study_stem(study)}.html#{html.slug(claim)}"
         whose = f'<span class="study">{escape(study)}</span>' if several else ""
         lines.append(
-            f'<tr id="{escape(slug(claim, study))}"><th class="claim"><a href="{escape(page)}">'
+            f'<tr id="{escape(html.slug(claim, study))}"><th class="claim"><a href="{escape(page)}">'
             f"<b>{escape(claim)}</b></a> {escape(own[0]['text'])} {whose}</th>{cells}</tr>"
         )
     return Html(
@@ -88,14 +73,14 @@ def _cell(row: Entry | None, task: str) -> str:
         return f'<td class="none" data-task="{escape(task)}">–</td>'
     lines = [str(pill(row["verdict"]))]
     if row["estimate"] is not None:
-        said = amount(row["estimate"], row["unit"])
+        said = html.amount(row["estimate"], row["unit"])
         lines.append(f'<span class="number">{escape(said)}</span>')
     if row["interval"] is not None:
-        lines.append(f'<span class="range">{escape(between(row))}</span>')
+        lines.append(f'<span class="range">{escape(html.between(row))}</span>')
     if row["newer"]:
         lines.append('<span class="newer">newer rule</span>')
     target = f"{study_stem(row['study'])}.html#{anchor(row)}"
-    told = "; ".join(filter(None, (row["effect"], effect(row), row["reason"])))
+    told = "; ".join(filter(None, (row["effect"], html.effect(row), row["reason"])))
     return (
         f'<td class="{escape(row["verdict"])}" data-task="{escape(task)}">'
         f'<a href="{escape(target)}" title="{escape(told)}">{" ".join(lines)}</a></td>'
@@ -104,19 +89,19 @@ def _cell(row: Entry | None, task: str) -> str:
 
 def explain(row: Entry) -> str:
     """A verdict in one sentence: the measured effect, its size, and the reason for the verdict."""
-    said = f"{row['effect']}: {effect(row)}"
+    said = f"{row['effect']}: {html.effect(row)}"
     if row["verdict"] == "contradicted":
-        return sentence(f"{said}, where the claim needs {condition(row)}")
+        return html.sentence(f"{said}, where the claim needs {condition(row)}")
     # The reason of a conjunction names its weakest test already; it is not repeated.
     reason = row["reason"].removeprefix(f"{row['effect']}: ")
-    return sentence(f"{said}; {reason}" if reason else said)
+    return html.sentence(f"{said}; {reason}" if reason else said)
 
 
 def condition(test: Entry) -> str:
     """The condition of a test's rule on its effect, in the effect's unit."""
     formulas = {"More": "effect > {}", "NoMore": "effect ≤ {}", "Same": "|effect| ≤ {}"}
     rule = test["rule"]
-    rope = amount(rule["rope"], test["unit"], signed=False) if rule["rope"] else "0"
+    rope = html.amount(rule["rope"], test["unit"], signed=False) if rule["rope"] else "0"
     return formulas.get(rule["kind"], "rope {}").format(rope)
 
 
@@ -147,14 +132,14 @@ def in_full(entries: Sequence[Entry]) -> Html:
     for claim in ids:
         rows = [row for row in entries if row["claim"] == claim]
         rows.sort(key=lambda row: (row["task"] == ALL_TASKS, row["task"]))
-        name = slug(claim)
-        title = heading(f"{claim} {rows[0]['text']}", name, 3)
+        name = html.slug(claim)
+        title = html.heading(f"{claim} {rows[0]['text']}", name, 3)
         outcomes = "".join(_outcome(row) for row in rows)
         items.append(
             f'<li id="{escape(name)}">{title}{_age(rows)}{outcomes}{_note(rows)}{_rules(rows)}</li>'
         )
     board = f'<ol class="claims">{"".join(items)}</ol>' if items else ""
-    return section("verdicts", "Verdicts", board)
+    return html.section("verdicts", "Verdicts", board)
 
 
 def _age(rows: Sequence[Entry]) -> str:
@@ -171,12 +156,12 @@ def _age(rows: Sequence[Entry]) -> str:
 
 def _note(rows: Sequence[Entry]) -> Html:
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
-    return join(written(note).replace("<p>", '<p class="note">') for note in notes)
+    return html.join(html.written(note).replace("<p>", '<p class="note">') for note in notes)
 
 
 def _outcome(row: Entry) -> str:
     lines = "".join(f"<div>{_line(test)}</div>" for test in row["tests"])
-    why = f'<div class="why">{escape(sentence(row["reason"]))}</div>' if row["reason"] else ""
+    why = f'<div class="why">{escape(html.sentence(row["reason"]))}</div>' if row["reason"] else ""
     if row["stored_verdict"] not in (None, row["verdict"]):
         before = f"By the rule stored with the data it was {row['stored_verdict']}."
         why += f'<div class="why newer">{escape(before)}</div>'
@@ -188,11 +173,11 @@ def _outcome(row: Entry) -> str:
 
 def _line(test: Entry) -> str:
     """One effect: its shape, the number, then its words."""
-    said, _, interval = effect(test).partition(" (")
+    said, _, interval = html.effect(test).partition(" (")
     words = f" ({interval} {test['effect']}" if interval else f" {test['effect']}"
     verdict = test["verdict"]
     return (
-        f'<span class="mark {escape(verdict)}" title="{escape(verdict)}">{SYMBOLS[verdict]}</span> '
+        f'<span class="mark {escape(verdict)}" title="{escape(verdict)}">{html.SYMBOLS[verdict]}</span> '
         f'<span class="number">{escape(said)}</span>{escape(words)}'
     )
 
@@ -206,21 +191,21 @@ def _rules(rows: Sequence[Entry]) -> Html:
     )
     several = len(words) > 1
     rules = "".join(
-        f"<li>{escape(sentence(f'{label}: {rule}' if several else rule))}</li>"
+        f"<li>{escape(html.sentence(f'{label}: {rule}' if several else rule))}</li>"
         for label, rule in words
     )
     lines = []
     for row in rows:
         for test in row["tests"]:
             said = "–" if test["probability"] is None else _chance(test)
-            own = (row["task"], test["effect"], effect(test), condition(test), said)
+            own = (row["task"], test["effect"], html.effect(test), condition(test), said)
             lines.append((*own, Rich(pill(test["verdict"]))))
     header = ("task", "effect", "estimate", "condition", "probability", "verdict")
     newer = any(row["newer"] for row in rows)
     title = "The rule, newer than the data" if newer else "The rule, written before the run"
-    return details(
+    return html.details(
         title,
         f"<ul>{rules}</ul>",
         f"<p>What would count against it: {escape(rows[0]['against'])}</p>",
-        table(header, lines),
+        html.table(header, lines),
     )
