@@ -22,12 +22,6 @@ def escape(value: Any) -> str:
     return html.escape(str(value), quote=True)
 
 
-def safe(text: str) -> str:
-    """Text that stays inside its cell of a Markdown table and is not read as markup."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{letter}" if letter in "|*_`[]" else letter for letter in plain)
-
-
 def join(parts: Iterable[str]) -> Html:
     """Escaped parts, one after the other."""
     return Html("\n".join(part for part in parts if part))

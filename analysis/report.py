@@ -11,16 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis import plain_text
+from analysis.figures import transfer as transfer_figures
 from analysis.figures.figure_list import early, exhibits
-from analysis.figures.inputs import Exhibit
+from analysis.figures.style import Exhibit
 from analysis.html import VERDICTS
 from analysis.load import Collection, Results, load_all
 from analysis.site import index, methods, provenance, study, study_data, transfer
 from analysis.site.page import Place, add_link, unwritable, write_whole
 from analysis.site.study_data import Chapter
 from analysis.site.verdicts import ordered
+from analysis.transfer import table as transfer_table
 from analysis.transfer.effects import Card
-from analysis.transfer.table import as_json
 from sweeps.store import json_files
 from sweeps.store.file_names import figure_stem
 from sweeps.store.provenance import source_hash
@@ -96,7 +98,7 @@ def _draw(results: Results, exhibits: Sequence[Exhibit], folder: Path) -> list[P
     return [
         path
         for exhibit in exhibits
-        for path in exhibit.drawing.save(folder, figure_stem(results.name, exhibit.drawing.name))
+        for path in exhibit.save(folder, figure_stem(results.name, exhibit.name))
     ]
 
 
@@ -110,14 +112,12 @@ def build_transfer(card: Card, directory: Path) -> Path:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
         places = [place for place in _places(card.real.studies) if (folder / place.file).is_file()]
         left = set(folder.glob("figures/transfer-*"))
-        shown = transfer.drawings(card)
-        written = [
-            path for drawing, _ in shown for path in drawing.save(folder / "figures", drawing.name)
-        ]
+        shown = transfer_figures.exhibits(card.pairs)
+        written = [path for exhibit in shown for path in exhibit.save(folder / "figures")]
         page = write_whole(folder / TRANSFER.file, transfer.page(card, shown, [*places, TRANSFER]))
         for path in left - set(written):
             path.unlink()
-        write_whole(folder / "transfer.json", as_json(card))
+        write_whole(folder / "transfer.json", transfer_table.as_json(card))
         write_whole(folder / _TRANSFER_KEY, fingerprint(card.real))
         add_link(folder, TRANSFER)
     except OSError as problem:
@@ -188,7 +188,7 @@ def _write(
     entries = _entries(chapters)
     written = []
     for one in chapters:
-        shown = exhibits(one.material)
+        shown = exhibits(one)
         written += _draw(one.results, shown, folder / "figures")
         written.append(
             write_whole(folder / study.file_name(one.results), study.page(one, shown, places))
@@ -198,7 +198,6 @@ def _write(
         "provenance.html": provenance.page(chapters, places),
         "index.html": index.page(chapters, entries, collection.problems, places),
     }
-    text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(folder / "verdicts.json", text + "\n")
+    write_whole(folder / "verdicts.json", plain_text.as_json(entries))
     write_whole(folder / ".verdicts.key", fingerprint(collection))
     return written + [write_whole(folder / name, page) for name, page in pages.items()]

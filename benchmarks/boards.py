@@ -6,7 +6,6 @@ The study is synthetic: two arms over learning rate and beta, 1000 runs of 50 ev
 start of the `tensorboard` command until it answers with all curves, and with every run in HPARAMS if HPARAMS is shown.
 """
 
-import argparse
 import json
 import socket
 import subprocess
@@ -18,25 +17,18 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import shared
+
+from sweeps.tensorboard import writer
+from sweeps.tensorboard.writer import TAGS
 
 SEEDS = 8
 
 
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument("--runs", type=int, default=1000, help="(default: 1000)")
-    parser.add_argument("--evaluations", type=int, default=50, help="of a run (default: 50)")
-    return parser.parse_args()
-
-
 def table(runs: int, evaluations: int) -> Any:
     """A long table of random walks, with every metric that TensorBoard shows; a fiftieth of the runs diverge."""
-    import numpy as np
-    import pandas as pd
-
-    from sweeps.tensorboard.writer import TAGS
 
     rng = np.random.default_rng(0)
     run = np.arange(runs)
@@ -114,8 +106,9 @@ def _ask(port: int, what: str, query: Any = None) -> Any:
 
 def main() -> None:
     """Measure three kinds of logs: the summary, the summary with single runs, and every run's outcomes."""
-    options = arguments()
-    from sweeps.tensorboard import writer
+    options = shared.arguments(
+        __doc__, runs=(1000, "(default 1000)"), evaluations=(50, "of a run (default 50)")
+    )
 
     results = table(options.runs, options.evaluations)
     axes = {"optimiser.learning_rate": [], "loss.beta": []}

@@ -9,8 +9,10 @@ hardly grows.
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
+import math
 import resource
 import sys
 import tempfile
@@ -19,7 +21,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shared
+
+from analysis.load import load_all
+from sweeps.api.runner import Book
+from sweeps.grid import LogUniform, random
+from sweeps.store.parquet import METRICS
+from sweeps.store.store import Store, read_stores
+from sweeps.study import Preset, load_study
+from testbed.metric_table import FACTS as PREFIX
 
 #: Evaluations a run while runs are stored, and where their results are opened.
 STORED, OPENED = 11, 50
@@ -28,25 +39,8 @@ MOST_OPENED = 10_000
 FACTS = 20
 
 
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument(
-        "--runs", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="numbers of runs"
-    )
-    parser.add_argument("--seeds", type=int, default=8, help="seeds a setting (default 8)")
-    parser.add_argument("--block", type=int, default=1024, help="runs a block (default 1024)")
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
 def selection(runs: int, seeds: int) -> Any:
     """A random search with two arms over learning rate and beta."""
-    import dataclasses
-    import math
-
-    from sweeps.grid import LogUniform, random
-    from sweeps.study import Preset, load_study
 
     swept = {"optimiser.learning_rate": LogUniform(1e-4, 1e-2), "loss.beta": LogUniform(0.01, 1.0)}
     study = load_study("gap")
@@ -59,10 +53,6 @@ def selection(runs: int, seeds: int) -> Any:
 
 def rows(points: list[Any], evaluations: int) -> dict[str, Any]:
     """The rows that an engine would deliver for some runs: random numbers in every column."""
-    import numpy as np
-
-    from sweeps.store.parquet import METRICS
-    from testbed.metric_table import FACTS as PREFIX
 
     generator = np.random.default_rng(0)
     run = np.repeat(np.arange(len(points)), evaluations)
@@ -99,9 +89,6 @@ def stored(
     found: dict[str, Any], chosen: Any, directory: Path, evaluations: int, block: int, most: int
 ) -> None:
     """Store rows of the first runs block by block, as a command does, and measure the times without making the rows."""
-    from sweeps.api.runner import Book
-    from sweeps.store.store import Store
-
     points = chosen.points()
     with Store.create_or_open(directory, {**chosen.describe(), "source": "benchmark"}) as store:
         with timed(found, "book_seconds"):
@@ -125,9 +112,6 @@ def stored(
 
 def measure(runs: int, seeds: int, block: int) -> dict[str, Any]:
     """Every figure for one number of runs."""
-    from analysis.load import load_all
-    from sweeps.store.store import Store, read_stores
-
     found: dict[str, Any] = {}
     chosen = selection(runs, seeds)
     found["before_mb"] = resident()
@@ -158,7 +142,13 @@ def measure(runs: int, seeds: int, block: int) -> dict[str, Any]:
 
 def main() -> None:
     """Measure and print a table with one column per number of runs."""
-    options = arguments()
+    options = shared.arguments(
+        __doc__,
+        runs=([1_000, 10_000, 100_000], "numbers of runs"),
+        seeds=(8, "seeds a setting (default 8)"),
+        block=(1024, "runs a block (default 1024)"),
+        alone=(False, argparse.SUPPRESS),
+    )
     if min(*options.runs, options.seeds, options.block, 1) < 1:
         sys.exit("--runs, --seeds and --block must be at least 1")
     if options.alone:

@@ -179,11 +179,12 @@ def matrix_peak(device: str) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = shared.parser(__doc__)
-    parser.add_argument("--workload", choices=sorted(SIZES), default="S")
-    parser.add_argument("--mode", choices=["offline", "online"], default="offline")
-    parser.add_argument("--seconds", type=float, default=20.0, help="measured time (default 20)")
-    options = parser.parse_args()
+    options = shared.arguments(
+        __doc__,
+        workload=("S", "(default S)", sorted(SIZES)),
+        mode=("offline", "(default offline)", ("offline", "online")),
+        seconds=(20.0, "measured time (default 20)"),
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         if hasattr(os, "sched_setaffinity"):

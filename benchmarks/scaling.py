@@ -23,19 +23,27 @@ from types import SimpleNamespace
 from typing import Any
 
 import shared
+from rich.console import Console
+from throughput import Training, experiment
+
+from analysis import report
+from envs.labelers.bradley_terry import BradleyTerry
+from envs.neural import Neural
+from sweeps import runtime
+from sweeps.api import runner
+from sweeps.grid import Axis
+from sweeps.population import host
+from sweeps.study import Arm, Preset, Study
+from testbed.data.spec import DataSpec
+from testbed.experiment import EvaluationConfig, Experiment
+from testbed.optimiser import FitConfig
+from testbed.proxies.reader import ProxyConfig
+from testbed.sources.offline import Offline
+from testbed.train import OnlineRun
+from testbed.transformer_config import TransformerConfig
 
 PARTS = ("devices", "processes", "runs")
 STACK, REPEATS = 8, 5
-
-
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument("--part", choices=PARTS, help="(default: each)")
-    parser.add_argument("--runs", type=int, default=10_000, help="tiny runs (default 10000)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a repeat (default 5)")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
 def train(devices: int, cores: int, first: int, seconds: float) -> list[float]:
@@ -43,10 +51,8 @@ def train(devices: int, cores: int, first: int, seconds: float) -> list[float]:
     allowed = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, allowed[first % len(allowed) :][:cores])
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    from sweeps import runtime
 
     runtime.configure()
-    from throughput import Training, experiment
 
     training = Training(experiment("S", "offline"), STACK)
     steps = max(1, round(seconds / (training.seconds(5) / 5)))
@@ -98,18 +104,6 @@ def by_processes(seconds: float) -> list[dict[str, Any]]:
 
 def tiny_study(runs: int) -> Any:
     """Two worlds of minimal size, and two steps of training at each of ``runs`` learning rates."""
-    from envs.labelers.bradley_terry import BradleyTerry
-    from envs.neural import Neural
-    from sweeps.grid import Axis
-    from sweeps.study import Arm, Preset, Study
-    from testbed.data.spec import DataSpec
-    from testbed.experiment import EvaluationConfig, Experiment
-    from testbed.optimiser import FitConfig
-    from testbed.proxies.reader import ProxyConfig
-    from testbed.sources.offline import Offline
-    from testbed.train import OnlineRun
-    from testbed.transformer_config import TransformerConfig
-
     base = Experiment(
         task=Neural(vocabulary=8, prompt_length=4, response_length=4),
         labeler=BradleyTerry(),
@@ -141,14 +135,7 @@ def tiny_study(runs: int) -> Any:
 
 def many_runs(count: int) -> dict[str, Any]:
     """``count`` tiny runs from the plan to the page; called in a child."""
-    from sweeps import runtime
-
     runtime.configure()
-    from rich.console import Console
-
-    from analysis import report
-    from sweeps.api import runner
-    from sweeps.population import host
 
     analysing = resident = 0.0
     took = host.Spent()
@@ -209,7 +196,13 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure and print tables."""
-    options = arguments()
+    options = shared.arguments(
+        __doc__,
+        part=(str, "(default: each)", PARTS),
+        runs=(10_000, "tiny runs (default 10000)"),
+        seconds=(5.0, "of a repeat (default 5)"),
+        child=(str, argparse.SUPPRESS),
+    )
     if options.child:
         numbers = [int(text) for text in options.child.split(",")]
         figures = (

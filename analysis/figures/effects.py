@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
 from analysis.figures.curves import Fits
@@ -67,8 +66,7 @@ def forest(rows: Sequence[Entry], width: float) -> Figure:
     named = len({row["task"] for row in rows}) > 1
     row_height = 0.47 if width > 5 else 0.62
     heights = [len(group) * row_height + 0.5 for group in groups.values()]
-    figure = Figure(figsize=(width, sum(heights) + 0.15), layout="constrained")
-    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights).ravel()
+    figure, panels = style.stacked(heights, width, 0.15)
     for axes, ((unit, rope), group) in zip(panels, groups.items(), strict=True):
         _forest_panel(axes, unit, rope, group)
         for height, row in enumerate(reversed(group)):
@@ -82,7 +80,8 @@ def _forest_panel(axes: Axes, unit: str, rope: float, rows: Sequence[Entry]) -> 
     if rope:
         axes.axvspan(-rope * scale, rope * scale, color=RULE, lw=0, zorder=0)
     axes.axvline(0, color=SOFT, lw=0.7, zorder=1)
-    low, high = _limits(rows, rope, scale)
+    points = [rope, -rope, *(row["estimate"] for row in rows)]
+    low, high = style.limits(points, [row["interval"] for row in rows], scale)
     for height, row in enumerate(reversed(rows)):
         colour = VERDICT_COLOURS.get(row["verdict"], INK)
         if row["interval"]:
@@ -95,22 +94,8 @@ def _forest_panel(axes: Axes, unit: str, rope: float, rows: Sequence[Entry]) -> 
         axes.plot(x, height, mark, ms=6.5, color=colour, mfc=face, mew=1.6)
     axes.set_xlim(low, high)
     axes.set_ylim(-0.45, len(rows) - 0.1)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
     grey = f"grey: up to ±{scale * rope:g}, the rule’s bound" if rope else ""
-    axes.set_xlabel("; ".join(filter(None, (unit_name(unit), grey))), fontsize=8.5)
-
-
-def _limits(rows: Sequence[Entry], rope: float, scale: float) -> tuple[float, float]:
-    """The ends of an axis: they include all estimates, and all intervals that are not very wide."""
-    points = scale * np.array([0.0, rope, -rope, *(row["estimate"] for row in rows)])
-    least = max(np.ptp(points), *(abs(points)), 1e-9)
-    ends = scale * np.array([end for row in rows for end in row["interval"] or ()])
-    ends = np.clip(ends, points.min() - 2.5 * least, points.max() + 2.5 * least)
-    low, high = min(points.min(), *ends, 0.0), max(points.max(), *ends, 0.0)
-    margin = 0.05 * (high - low) or 1.0
-    return low - margin, high + margin
+    style.effect_axis(axes, "; ".join(filter(None, (unit_name(unit), grey))))
 
 
 def _arrows(

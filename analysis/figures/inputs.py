@@ -10,19 +10,8 @@ from analysis.curves.frontier import Frontier
 from analysis.figures import style
 from analysis.figures.curves import Fits
 from analysis.figures.sizes import compact
-from analysis.figures.style import Drawing
 from analysis.load import Results, Table, last_rows
 from testbed.metric_table import DECLARED, FACTS
-
-
-@dataclasses.dataclass(frozen=True)
-class Exhibit:
-    """A figure with its heading and caption. `central`: a claim is about the quantity that the figure shows."""
-
-    drawing: Drawing
-    heading: str
-    caption: str
-    central: bool = True
 
 
 @dataclasses.dataclass(frozen=True)

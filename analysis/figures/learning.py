@@ -23,8 +23,8 @@ def scatter(
     rows: Table,
     arms: Sequence[str],
     axes: tuple[str, str],
-    words: tuple[str, str],
-    percents: tuple[bool, bool],
+    words: Sequence[str],
+    percents: Sequence[bool],
     width: float,
     grouped: bool = True,
 ) -> Figure:
@@ -33,21 +33,15 @@ def scatter(
     `rows` has the columns task, arm, seed and `axes`, one row per point; `words` label the axes.
     """
     x, y = axes
-    tasks = sorted(rows["task"].unique())
-    shown = [arm for arm in arms if arm in set(rows["arm"])]
-    figure, panels = style.grid(len(tasks), width, 3.4)
-    for panel, task in zip(panels, tasks, strict=True):
+    figure, shown, panels = style.by_task(rows, arms, width, 3.4)
+    for panel, task, part in panels:
         centres = []
-        for arm in shown:
-            own = rows[(rows["task"] == task) & (rows["arm"] == arm)]
-            if own.empty:
-                continue
-            colour, marker, _ = look(arms, arm)
-            many = len(own) > style.MANY_POINTS // 3
+        for arm, (colour, marker, _), points in style.by_arm(part, arms):
+            many = len(points) > style.MANY_POINTS // 3
             size, alpha = (2.5, 0.2) if many else (3.8, 0.45) if grouped else (5.0, 0.6)
-            panel.plot(own[x], own[y], marker, ms=size, mew=0, color=colour, alpha=alpha,
+            panel.plot(points[x], points[y], marker, ms=size, mew=0, color=colour, alpha=alpha,
                        rasterized=many)  # fmt: skip
-            means = own.groupby("seed")[[x, y]].mean()
+            means = points.groupby("seed")[[x, y]].mean()
             if grouped:
                 panel.plot(*means.to_numpy().T, marker, ms=8, color=colour, mec=PAPER, mew=1.2,
                            ls="none", zorder=3)  # fmt: skip
@@ -107,7 +101,7 @@ def training_curves(table: Table, metrics: Sequence[str]) -> Table:
 def logprob(curves: Table, arms: Sequence[str], width: float) -> Figure:
     """Change of the log-probability of winners and losers over training, with 90% t bands."""
     tasks = sorted(curves["task"].unique())
-    shown = [arm for arm in arms if arm in set(curves["arm"])]
+    shown = style.present(curves, arms)
     metrics = [name for name in LOGPROBS if name in curves]
     wide = width > 5
     figure, panels = style.grid(
@@ -118,9 +112,8 @@ def logprob(curves: Table, arms: Sequence[str], width: float) -> Figure:
     for axes, (task, metric) in zip(panels, places, strict=True):
         rows = curves[curves["task"] == task]
         ends = [
-            (arm, 1.0, _band(axes, rows[rows["arm"] == arm], metric, arms, arm))
-            for arm in shown
-            if (rows["arm"] == arm).any()
+            (arm, 1.0, _band(axes, part, metric, arms, arm))
+            for arm, _, part in style.by_arm(rows, arms)
         ]
         style.reference(axes, 0.0)
         named = f", {task}" if len(tasks) > 1 else ""
@@ -196,12 +189,9 @@ def window_table(last: Table) -> Table:
 
 def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
     """Accuracy over the windows of the online stream: of the proxy, and of the policies of every arm."""
-    tasks = sorted(table["task"].unique())
-    shown = [arm for arm in arms if arm in set(table["arm"])]
-    figure, panels = style.grid(len(tasks), width, 3.1)
+    figure, shown, panels = style.by_task(table, arms, width, 3.1)
     last = int(table["window"].max())
-    for axes, task in zip(panels, tasks, strict=True):
-        rows = table[table["task"] == task]
+    for axes, task, rows in panels:
         ends = []
         for arm in (*shown, "proxy"):
             own = rows[rows["arm"] == arm].pivot(index="seed", columns="window", values="accuracy")
@@ -232,7 +222,7 @@ def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
         for (arm, x_end, _, colour), y in zip(labelled, places, strict=True):
             axes.annotate(arm, (x_end, y), (7, 0), textcoords="offset points", va="center",
                           color=colour, weight="bold", annotation_clip=False)  # fmt: skip
-    if not style.labelled(panels[0], shown):
+    if not style.labelled(panels[0][0], shown):
         style.legend(figure, arms, shown, width)
     return figure
 
@@ -263,7 +253,7 @@ def ends(
     """
     metrics = list(dict.fromkeys(table["metric"]))
     tasks = sorted(table["task"].unique())
-    shown = [arm for arm in arms if arm in set(table["arm"])]
+    shown = style.present(table, arms)
     places = [(task, metric) for task in tasks for metric in metrics]
     columns = min(len(metrics), 2) if width > 5 else 1
     figure, panels = style.grid(len(places), width, 0.27 * len(shown) + 0.85, columns)

@@ -10,7 +10,7 @@ import functools
 import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
 
 from analysis.load import Table
 
@@ -40,25 +41,8 @@ FEW_PANELS = 4
 MANY_POINTS = 1500
 """A figure of more points than this draws them as one bitmap image, to keep files small."""
 KL_TICKS = (
-    0.0,
-    0.01,
-    0.03,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    20.0,
-    50.0,
-    100.0,
-    200.0,
-    500.0,
-    1e3,
-    2e3,
-    5e3,
-)
+    0.0, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3,
+)  # fmt: skip
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -86,16 +70,20 @@ _STYLE: dict[Any, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawing:
-    """A named figure that can be drawn at a given width in inches.
+class Exhibit:
+    """A named figure that can be drawn at a given width in inches, with its heading and caption.
 
-    `alt` describes the figure in words, `table` is its data (None: no data file is written).
+    `alt` describes the figure in words, `table` is its data (None: no data file is written). `central`: a claim is
+    about the quantity that the figure shows.
     """
 
     name: str
+    heading: str
     alt: str
+    caption: str
     draw: Callable[[float], Figure]
     table: Table | None = None
+    central: bool = True
 
     @functools.cached_property
     def _wide(self) -> Figure:
@@ -105,7 +93,7 @@ class Drawing:
     def save(self, directory: Path, stem: str = "") -> list[Path]:
         """Write STEM.png, .svg (text as outlines, for use in documents) and .csv.
 
-        The stem is the drawing's name unless given. Returns the paths.
+        The stem is the figure's name unless given. Returns the paths.
         """
         paths = [directory / f"{stem or self.name}.{kind}" for kind in self.kinds]
         with _context("path"):
@@ -199,6 +187,64 @@ def grid(
     for unused in axes[count:]:
         unused.set_visible(False)
     return figure, list(axes[:count])
+
+
+def by_task(
+    table: Table, arms: Sequence[str], width: float, height: float, **options: Any
+) -> tuple[Figure, list[str], list[tuple[Axes, str, Table]]]:
+    """A figure with one panel per task, titled if there are several; the arms in the table, in order; each panel with
+    its task and rows."""
+    tasks = sorted(table["task"].unique())
+    figure, panels = grid(len(tasks), width, height, **options)
+    for axes, task in zip(panels, tasks, strict=True):
+        axes.set_title(task if len(tasks) > 1 else "")
+    parts = [
+        (axes, task, table[table["task"] == task]) for axes, task in zip(panels, tasks, strict=True)
+    ]
+    return figure, present(table, arms), parts
+
+
+def present(table: Table, arms: Sequence[str]) -> list[str]:
+    """Those arms that have rows in the table."""
+    return [arm for arm in arms if arm in set(table["arm"])]
+
+
+def by_arm(rows: Table, arms: Sequence[str]) -> Iterator[tuple[str, Look, Table]]:
+    """The arms that have rows: name, look and rows of each."""
+    for arm in present(rows, arms):
+        yield arm, look(arms, arm), rows[rows["arm"] == arm]
+
+
+def stacked(heights: Sequence[float], width: float, extra: float) -> tuple[Figure, list[Axes]]:
+    """Panels of these heights, one below the other; `extra` is the height of the rest of the figure."""
+    figure = Figure(figsize=(width, sum(heights) + extra), layout="constrained")
+    panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
+    return figure, list(panels.ravel())
+
+
+def limits(
+    points: Sequence[float],
+    intervals: Sequence[Sequence[float] | None],
+    scale: float,
+    room: float = 0.05,
+) -> tuple[float, float]:
+    """The ends of an axis of effects, times `scale`: they include zero, all points, and all intervals that are not very
+    wide. `room` is the margin at the right, as a share of the axis."""
+    inside = scale * np.array([0.0, *points])
+    most = 2.5 * max(np.ptp(inside), 1e-9)
+    ends = scale * np.array([end for interval in intervals for end in interval or ()])
+    ends = np.clip(ends, inside.min() - most, inside.max() + most)
+    low, high = min(*inside, *ends), max(*inside, *ends)
+    size = high - low
+    return low - (0.05 * size or 1.0), high + (room * size or 1.0)
+
+
+def effect_axis(axes: Axes, label: str) -> None:
+    """An axis of effects, whose rows have their names inside the panel."""
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlabel(label, fontsize=8.5)
 
 
 def title(axes: Axes, text: str) -> None:
@@ -344,6 +390,6 @@ def share_limits(panels: Sequence[Axes]) -> None:
         axes.set_ylim(low, high)
 
 
-def frame(records: Sequence[Any]) -> Table:
+def frame(records: Iterable[Any]) -> Table:
     """Records as the data table of a figure."""
     return pd.DataFrame.from_records(list(records))

@@ -1,6 +1,7 @@
 """Figures of effects measured twice, simulated and real: intervals one below the other, and real over simulated."""
 
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,73 +11,46 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
-from analysis.figures.style import Drawing
+from analysis.figures.style import Exhibit
 from analysis.html import scale_of, unit_name
-from analysis.load import Table
-from analysis.transfer.effects import LEAST, Measured, Pair
+from analysis.transfer.effects import LEAST, Measured, Pair, by_unit
 from analysis.transfer.table import row
 
 SIMULATED, REAL = style.ARM_COLOURS[:2]
 _NAMES = ((SIMULATED, "o", "simulated"), (REAL, "D", "real"))
 
 
-def drawings(pairs: Sequence[Pair]) -> list[tuple[Drawing, str]]:
-    """The figures that can be drawn from these pairs, in order, with captions."""
-    shown = [pair for pair in pairs if _both(pair)]
+def exhibits(pairs: Sequence[Pair]) -> list[Exhibit]:
+    """The figures that can be drawn from these pairs, in order."""
+    shown = [pair for pair in pairs if pair.same_sign is not None]
     if not shown:
         return []
-    table = _table(shown)
-    found = [
-        (
-            Drawing(
-                "transfer-effects",
-                "Every effect with its interval, simulated above real.",
-                lambda width: _intervals(shown, width),
-                table,
-            ),
-            "Posterior medians with their intervals. A hollow mark is an effect on which no verdict was given there.",
-        )
-    ]
-    crowded = {unit: own for unit, own in _by_unit(shown).items() if _effects(own) >= LEAST}
-    if crowded:
-        found.append(
-            (
-                Drawing(
-                    "transfer-scatter",
-                    "Real effects over simulated ones, with the diagonal.",
-                    lambda width: _scatter(crowded, width),
-                    table,
-                ),
-                "Dotted: the diagonal, on which an effect is as large in both places. In the shaded quadrants the "
-                "signs differ. Bars are the intervals, up to the panel's edge. Units with fewer than three effects are "
-                "left out, and names where there is no room for them.",
-            )
-        )
-    return found
-
-
-def _effects(pairs: Sequence[Pair]) -> int:
-    return len({pair.name for pair in pairs})
-
-
-def _both(pair: Pair) -> bool:
-    return None not in (pair.simulated.judgement.estimate, pair.real.judgement.estimate)
-
-
-def _table(pairs: Sequence[Pair]) -> Table:
-    """The numbers of both figures, in the units of transfer.json."""
     drawn = ("task", "estimate", "low", "high")
     names = ["study", "claim", "effect", "unit"]
     names += [f"{place}_{name}" for place in ("simulated", "real") for name in drawn]
-    rows = map(row, pairs)
-    return style.frame([{name: own[name] for name in names} for own in rows])
-
-
-def _by_unit(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
-    groups: dict[str, list[Pair]] = {}
-    for pair in pairs:
-        groups.setdefault(pair.real.judgement.unit, []).append(pair)
-    return groups
+    table = style.frame(map(row, shown))[names]
+    effects = Exhibit(
+        "transfer-effects",
+        "Side by side",
+        "Every effect with its interval, simulated above real.",
+        "Posterior medians with their intervals. A hollow mark is an effect on which no verdict was given there.",
+        partial(_intervals, shown),
+        table,
+    )
+    crowded = {
+        unit: some for unit, some in by_unit(shown).items() if len({p.name for p in some}) >= LEAST
+    }
+    scatter = Exhibit(
+        "transfer-scatter",
+        "Real over simulated",
+        "Real effects over simulated ones, with the diagonal.",
+        "Dotted: the diagonal, on which an effect is as large in both places. In the shaded quadrants the signs "
+        "differ. Bars are the intervals, up to the panel's edge. Units with fewer than three effects are left out, and "
+        "names where there is no room for them.",
+        partial(_scatter, crowded),
+        table,
+    )
+    return [effects, scatter] if crowded else [effects]
 
 
 def _lines(pairs: Sequence[Pair]) -> Iterator[tuple[str, list[tuple[int, Measured]]]]:
@@ -91,14 +65,12 @@ def _lines(pairs: Sequence[Pair]) -> Iterator[tuple[str, list[tuple[int, Measure
 
 def _intervals(pairs: Sequence[Pair], width: float) -> Figure:
     """One panel per unit; below the words of each effect one line per task, simulated before real."""
-    groups = _by_unit(pairs)
-    rows = {unit: list(_lines(own)) for unit, own in groups.items()}
+    rows = {unit: list(_lines(some)) for unit, some in by_unit(pairs).items()}
     step = 0.2
     heights = [
         step * sum(1.6 + len(measured) for _, measured in own) + 0.55 for own in rows.values()
     ]
-    figure = Figure(figsize=(width, sum(heights) + 0.35), layout="constrained")
-    panels = figure.subplots(len(rows), 1, squeeze=False, height_ratios=heights).ravel()
+    figure, panels = style.stacked(heights, width, 0.35)
     for axes, (unit, own) in zip(panels, rows.items(), strict=True):
         _interval_panel(axes, unit, own, width > 5)
     handles = [
@@ -133,10 +105,7 @@ def _interval_panel(
         height += 1.6
     axes.set_xlim(low, high)
     axes.set_ylim(height - 1.0, -0.8)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
-    axes.set_xlabel(unit_name(unit) or "effect", fontsize=8.5)
+    style.effect_axis(axes, unit_name(unit) or "effect")
 
 
 def _line(
@@ -158,14 +127,8 @@ def _line(
 
 
 def _limits(measured: Sequence[Measured], scale: float, room: float = 0.05) -> tuple[float, float]:
-    """The ends of an axis: they include zero, all estimates, and all intervals that are not very wide, with room at the
-    right."""
-    points = scale * np.array([0.0, *(one.judgement.estimate or 0.0 for one in measured)])
-    ends = [end for one in measured for end in one.judgement.interval or ()]
-    most = max(float(np.ptp(points)), 1e-3)
-    ends = np.clip(scale * np.array(ends), points.min() - 2.5 * most, points.max() + 2.5 * most)
-    low, high = min(*points, *ends), max(*points, *ends)
-    return low - 0.05 * (high - low), high + room * (high - low)
+    points = [one.judgement.estimate or 0.0 for one in measured]
+    return style.limits(points, [one.judgement.interval for one in measured], scale, room)
 
 
 def _scatter(groups: Mapping[str, Sequence[Pair]], width: float) -> Figure:

@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import html as prose
-from analysis.figures.style import Drawing
+from analysis.figures.style import Exhibit
 from analysis.html import Html, escape, number, percent, section
 from analysis.site.inspection_figure import alternative_text, draw
 from analysis.site.page import document, figure, write_whole
@@ -124,12 +124,18 @@ def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path
     ``origin`` is the result of `sweeps.store.provenance.session`, and the command. Raises `InvalidInput` if the
     directory cannot be written.
     """
-    drawing = Drawing("inspect", alternative_text(found), lambda width: draw(found, width))
+    exhibit = Exhibit(
+        "inspect",
+        "How good are the responses?",
+        alternative_text(found),
+        CAPTION,
+        lambda width: draw(found, width),
+    )
     text = json.dumps(config.jsonable(found.describe() | dict(origin)), indent=1)
-    html = document(f"{found.kind}: what the task looks like", list(_body(found, drawing, origin)))
+    html = document(f"{found.kind}: what the task looks like", list(_body(found, exhibit, origin)))
     try:
         (directory / "figures").mkdir(parents=True, exist_ok=True)
-        drawing.save(directory / "figures")
+        exhibit.save(directory / "figures")
         write_whole(directory / "inspect.json", text + "\n")
         return write_whole(directory / "inspect.html", html)
     except OSError as problem:
@@ -191,7 +197,7 @@ def _key(found: Inspection) -> str:
     )
 
 
-def _body(found: Inspection, drawing: Drawing, origin: Mapping[str, Any]) -> Iterator[Html]:
+def _body(found: Inspection, exhibit: Exhibit, origin: Mapping[str, Any]) -> Iterator[Html]:
     """The page's sections."""
     lead, *rest = story(found)
     size = f"seed {found.experiment.seed}" + (" · quick" if found.quick else "")
@@ -208,9 +214,9 @@ def _body(found: Inspection, drawing: Drawing, origin: Mapping[str, Any]) -> Ite
     rows = [(source, _meaning(found, source), *numbers) for source, *numbers in _rows(found)]
     yield section(
         "rewards",
-        "How good are the responses?",
+        exhibit.heading,
         prose.paragraph([UNIT]),
-        figure(drawing, CAPTION),
+        figure(exhibit),
         prose.table(("source", "who", *COLUMNS[1:]), rows, numeric=len(COLUMNS) - 1),
     )
     checks = [("yes" if holds else "no", words) for words, holds in found.checks()]

@@ -1,13 +1,13 @@
 """The frame of every page: style, navigation, figures with their files. Pages load no files from other sites."""
 
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from analysis.figures.style import NARROW, WIDE, Drawing
+from analysis.figures.style import NARROW, WIDE, Exhibit
 from analysis.html import Html, escape, join, link
+from sweeps.store import files
 from testbed.errors import InvalidInput
 
 _NAVIGATION = '<nav aria-label="Pages"><ul>'
@@ -60,28 +60,25 @@ def _mark(place: Place) -> str:
     return f'<span aria-current="page">{escape(place.name)}</span>'
 
 
-def figure(drawing: Drawing, caption: str, stem: str = "") -> Html:
+def figure(exhibit: Exhibit, stem: str = "") -> Html:
     """A figure in both versions, one of which the style sheet shows, and links to its files.
 
     `stem` is the address of its files without their endings; "" if the page has no files of the figure beside it.
     """
     cuts = "".join(
-        f'<div class="{kind}">{drawing.inline(width)}</div>'
+        f'<div class="{kind}">{exhibit.inline(width)}</div>'
         for kind, width in (("wide", WIDE), ("narrow", NARROW))
     )
-    files = ""
-    if stem:
-        links = " ".join(link(f"{stem}.{kind}", kind.upper()) for kind in drawing.kinds)
-        files = f' <span class="files">{links}</span>'
-    return Html(f"<figure>{cuts}<figcaption>{escape(caption)}{files}</figcaption></figure>")
+    links = " ".join(link(f"{stem}.{kind}", kind.upper()) for kind in exhibit.kinds)
+    caption = escape(exhibit.caption) + (f' <span class="files">{links}</span>' if stem else "")
+    return Html(f"<figure>{cuts}<figcaption>{caption}</figcaption></figure>")
 
 
 def write_whole(path: Path, text: str) -> Path:
     """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
     # File names may hold bytes that are not Unicode.
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)
+    data = text.encode("utf-8", errors="backslashreplace")
+    files.write(path, data, path.with_name(f".{path.name}.tmp"))
     return path
 
 

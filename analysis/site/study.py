@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from analysis import html
-from analysis.figures.inputs import Exhibit
+from analysis.figures.style import Exhibit
 from analysis.html import Html, escape
 from analysis.load import Results
 from analysis.site import design, verdicts
@@ -82,7 +82,7 @@ def _contents(
 ) -> Html:
     """Links to the page's sections."""
     names = [("verdicts", "Verdicts")] if chapter.entries else []
-    names += [(html.slug(e.drawing.name), e.heading.rstrip("?")) for e in (*central, *other)]
+    names += [(html.slug(e.name), e.heading.rstrip("?")) for e in (*central, *other)]
     names += [("answers", "What do they answer")] if answers else []
     names += [("design", "What was run"), ("runs", "Runs"), ("cost", "Cost")]
     links = "".join(
@@ -93,9 +93,7 @@ def _contents(
 
 def _shown(chapter: Chapter, exhibit: Exhibit) -> Html:
     """A figure's section."""
-    name = html.slug(exhibit.drawing.name)
-    stem = f"figures/{figure_stem(chapter.results.name, exhibit.drawing.name)}"
-    words = [html.paragraph([said]) for said in chapter.words.get(exhibit.drawing.name, ())]
-    return html.section(
-        name, exhibit.heading, html.join(words), figure(exhibit.drawing, exhibit.caption, stem)
-    )
+    name = html.slug(exhibit.name)
+    stem = f"figures/{figure_stem(chapter.results.name, exhibit.name)}"
+    words = [html.paragraph([said]) for said in chapter.words.get(exhibit.name, ())]
+    return html.section(name, exhibit.heading, html.join(words), figure(exhibit, stem))

@@ -20,42 +20,18 @@ from analysis.verdicts.evidence import describe_peak
 from sweeps.estimands import PeakPlaceTrend, Unanswerable, estimand_from_dict
 
 
-@dataclasses.dataclass(frozen=True)
-class Chapter:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chapter(Material):
     """One study's results and the analyses of them.
 
-    `fits` are fitted curves by panel (a task, or a task at levels of the strata), `typical` those of a typical task, if
-    there is one, `unfitted` the reasons why panels have no curves, `points` the usable checkpoints by panel, `where`
-    each panel's task and levels, `words` sentences for figures, by the figure's name.
+    `unfitted` are the reasons why panels have no curves, `words` sentences for figures, by the figure's name.
     """
 
-    results: Results
     directory: Path
-    entries: Sequence[Mapping[str, Any]]
-    fits: Mapping[str, Frontier]
-    typical: Frontier | None
     unfitted: Mapping[str, str]
-    points: Mapping[str, Table]
-    envelopes: Table
     estimates: Sequence[Mapping[str, Any]]
-    sizes: Mapping[str, Mapping[Any, float]]
-    where: Mapping[str, tuple[str, Mapping[str, Any]]]
     left_out: Sequence[str]
     words: Mapping[str, Sequence[str]]
-
-    @property
-    def material(self) -> Material:
-        """The inputs of the study's figures."""
-        return Material(
-            self.results,
-            self.fits,
-            self.typical,
-            self.points,
-            self.envelopes,
-            self.entries,
-            self.sizes,
-            self.where,
-        )
 
 
 def gather(results: Results, directory: Path) -> Chapter:

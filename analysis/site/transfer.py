@@ -3,8 +3,7 @@
 from collections.abc import Sequence
 
 from analysis import html
-from analysis.figures import transfer as figures
-from analysis.figures.style import Drawing
+from analysis.figures.style import Exhibit
 from analysis.html import Html, Rich, escape
 from analysis.load import Collection
 from analysis.site.page import Place, document, figure, navigation
@@ -26,15 +25,9 @@ READING = (
 )  # fmt: skip
 
 
-def drawings(card: Card) -> list[tuple[Drawing, str]]:
-    """The page's figures, with their captions."""
-    return figures.drawings(words.ordered(card))
-
-
-def page(card: Card, shown: Sequence[tuple[Drawing, str]], places: Sequence[Place]) -> str:
+def page(card: Card, exhibits: Sequence[Exhibit], places: Sequence[Place]) -> str:
     """The whole page as HTML; `places` are the existing pages."""
     files = {place.file for place in places}
-    titles = {"transfer-effects": "Side by side", "transfer-scatter": "Real over simulated"}
     body = [
         navigation(places, "transfer.html"),
         _head(card),
@@ -45,12 +38,8 @@ def page(card: Card, shown: Sequence[tuple[Drawing, str]], places: Sequence[Plac
             html.bullets([words.CAUTION, *words.withheld(card)]),
         ),
         *(
-            html.section(
-                drawing.name,
-                titles[drawing.name],
-                figure(drawing, caption, f"figures/{drawing.name}"),
-            )
-            for drawing, caption in shown
+            html.section(one.name, one.heading, figure(one, f"figures/{one.name}"))
+            for one in exhibits
         ),
         html.section("effects", "Every effect", _effects(card, files), _reasons(card)),
         html.section("alone", "Measured in one place only", html.bullets(words.alone(card))),
@@ -82,7 +71,7 @@ def _head(card: Card) -> Html:
 
 def _effects(card: Card, files: set[str]) -> Html:
     rows = []
-    for pair in words.ordered(card):
+    for pair in card.pairs:
         claim, *rest = words.cells(pair)
         target = f"{study_stem(pair.name.study)}.html"
         linked = (
@@ -96,7 +85,7 @@ def _reasons(card: Card) -> Html:
     """Reasons why effects are undecided: each reason once for the simulated and once for the real results."""
     rows = dict.fromkeys(
         (pair.name.claim, one.judgement.label, one.task, one.judgement.reason)
-        for pair in words.ordered(card)
+        for pair in card.pairs
         for one in (pair.simulated, pair.real)
         if one.judgement.reason
     )

@@ -39,28 +39,34 @@ def anchor(row: Entry) -> str:
     return html.slug(row["claim"], row["task"])
 
 
+def board(entries: Sequence[Entry]) -> dict[tuple[str, str], dict[str, Entry | None]]:
+    """The scoreboard: for each claim and study, in order, the verdict on every task (None if there is none)."""
+    by_key = {(row["claim"], row["study"], row["task"]): row for row in entries}
+    keys = dict.fromkeys((row["claim"], row["study"]) for row in ordered(entries))
+    return {key: {task: by_key.get((*key, task)) for task in tasks(entries)} for key in keys}
+
+
 def scoreboard(entries: Sequence[Entry]) -> Html:
     """Claims by tasks: each cell has a shape, a word and a number, and links to the study's page."""
     columns = tasks(entries)
-    keys = list(dict.fromkeys((row["claim"], row["study"]) for row in ordered(entries)))
-    several = len({study for _, study in keys}) > 1
+    shown = board(entries)
+    several = len({study for _, study in shown}) > 1
     head = "".join(f"<th>{escape(task)}</th>" for task in columns)
     lines, group = [], ""
-    for claim, study in keys:
-        own = [row for row in entries if (row["claim"], row["study"]) == (claim, study)]
+    for (claim, study), by_task in shown.items():
         kind = "Claims of the paper" if base(claim) in PAPER else "Questions beyond the paper"
         if kind != group:
             group = kind
             lines.append(
                 f'<tr class="group"><th colspan="{len(columns) + 1}">{escape(kind)}</th></tr>'
             )
-        by_task = {row["task"]: row for row in own}
-        cells = "".join(_cell(by_task.get(task), task) for task in columns)
+        cells = "".join(_cell(row, task) for task, row in by_task.items())
+        text = next(row["text"] for row in by_task.values() if row)
         page = f"{study_stem(study)}.html#{html.slug(claim)}"
         whose = f'<span class="study">{escape(study)}</span>' if several else ""
         lines.append(
             f'<tr id="{escape(html.slug(claim, study))}"><th class="claim"><a href="{escape(page)}">'
-            f"<b>{escape(claim)}</b></a> {escape(own[0]['text'])} {whose}</th>{cells}</tr>"
+            f"<b>{escape(claim)}</b></a> {escape(text)} {whose}</th>{cells}</tr>"
         )
     return Html(
         f'<table class="board"><thead><tr><th>Claim</th>{head}</tr></thead>'

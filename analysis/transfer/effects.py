@@ -17,7 +17,7 @@ from scipy import stats
 
 from analysis.load import Collection, Results, load_all
 from analysis.verdicts import verdict
-from analysis.verdicts.verdict import lacks
+from analysis.verdicts.verdict import lacks, rank
 from sweeps.claims import Test
 from sweeps.rules import Judgement, Side
 from testbed.errors import InvalidInput
@@ -139,6 +139,7 @@ class Agreement:
 class Card:
     """The transfer card: all effects with a simulated and a real measurement, and their agreement.
 
+    ``pairs`` are in the order of claims, then of studies and tasks; the tests of a claim keep their order.
     ``lone`` names the claims that only one of the two directories judges, "simulated" or "real".
     """
 
@@ -191,7 +192,8 @@ def compare(
             ("real", asked[1], set(map(_claim, asked[0]))),
         )
     }
-    return Card(*collections, pairs, list(_agreements(pairs)), lone)
+    ordered = sorted(pairs, key=lambda pair: (rank(pair.name.claim), pair.name.study))
+    return Card(*collections, ordered, list(_agreements(pairs)), lone)
 
 
 def _claim(name: Name) -> str:
@@ -255,20 +257,24 @@ def _shuffled(values: np.ndarray, parts: Sequence[str]) -> np.ndarray:
     return values[np.resize(order, _DRAWS)]
 
 
+def by_unit(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """The pairs by the unit of their effects."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.real.judgement.unit, []).append(pair)
+    return groups
+
+
 def _agreements(pairs: Sequence[Pair]) -> Iterator[Agreement]:
     """The agreement of each pair of tasks: for all effects, and for each unit with enough effects for a rank
     correlation."""
     places = dict.fromkeys((pair.simulated.task, pair.real.task) for pair in pairs)
     for place in places:
-        own = [p for p in pairs if p.known and (p.simulated.task, p.real.task) == place]
-        by_unit: dict[str, list[Pair]] = {}
-        for pair in own:
-            by_unit.setdefault(pair.real.judgement.unit, []).append(pair)
-        yield agreement(own, *place)
-        if len(by_unit) > 1:
-            for some in by_unit.values():
-                if len(some) >= LEAST:
-                    yield agreement(some, *place)
+        known = [p for p in pairs if p.known and (p.simulated.task, p.real.task) == place]
+        yield agreement(known, *place)
+        groups = by_unit(known).values()
+        if len(groups) > 1:
+            yield from (agreement(some, *place) for some in groups if len(some) >= LEAST)
 
 
 def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agreement:

@@ -1,19 +1,18 @@
 """The transfer card in words: sentences and cells for the terminal, JSON, CSV and Markdown."""
 
-import csv
 import dataclasses
-import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.html import SYMBOLS, amount, between, listed, plural, safe, sentence, unit_name
+from analysis import plain_text
+from analysis.html import SYMBOLS, amount, between, listed, plural, sentence, unit_name
+from analysis.plain_text import safe
 from analysis.transfer.effects import LEAST, Agreement, Card, Measured, Pair
-from analysis.verdicts.verdict import rank
 
 HEADER = ("claim", "effect", "simulated on", "simulated", "real on", "real", "P(same sign)")
 AGREEMENT = (
@@ -29,11 +28,6 @@ CAUTION = (
     "The interval of a rank correlation says how well the effects are known, not how other claims would fare: claims "
     "are few, chosen, and share runs."
 )
-
-
-def ordered(card: Card) -> list[Pair]:
-    """The pairs by claim, then by study and tasks; the tests of a claim keep their order."""
-    return sorted(card.pairs, key=lambda pair: (rank(pair.name.claim), pair.name.study))
 
 
 def label(one: Measured) -> str:
@@ -121,7 +115,7 @@ def show(card: Card, console: Console) -> None:
     for name in HEADER:
         table.add_column(name, justify="right" if name.startswith("P(") else "left")
     last: Pair | None = None
-    for pair in ordered(card):
+    for pair in card.pairs:
         shown = list(cells(pair))
         if last is not None and last.name == pair.name:
             # Printed once per effect, even if the effect was measured on several tasks.
@@ -153,20 +147,16 @@ def as_json(card: Card) -> str:
     data = {
         "simulated": str(card.simulated.directory),
         "real": str(card.real.directory),
-        "effects": [_entry(pair) for pair in ordered(card)],
+        "effects": [_entry(pair) for pair in card.pairs],
         "agreement": [dataclasses.asdict(one) for one in card.agreements],
         "only": dict(card.lone),
     }
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return plain_text.as_json(data)
 
 
 def as_csv(card: Card) -> str:
     """One line per pair of effects; cells without a number are empty."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(row, ordered(card)))
-    return buffer.getvalue()
+    return plain_text.as_csv(COLUMNS, map(row, card.pairs))
 
 
 def row(pair: Pair) -> dict[str, Any]:
@@ -184,15 +174,13 @@ def row(pair: Pair) -> dict[str, Any]:
 
 def as_markdown(card: Card) -> str:
     """The table and the results in sentences."""
-    lines = _markdown(HEADER, map(cells, ordered(card)))
-    lines += ["", *_markdown(AGREEMENT, map(agreement, card.agreements)), ""]
+    lines = []
+    tables = (HEADER, map(cells, card.pairs)), (AGREEMENT, map(agreement, card.agreements))
+    for header, rows in tables:
+        lines += plain_text.markdown_table(header, ([*map(safe, line)] for line in rows))
+        lines.append("")
     lines += [f"- {safe(one)}" for one in [CAUTION, *withheld(card), *alone(card)]]
     return "\n".join(lines) + "\n"
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    return lines + [f"| {' | '.join(map(safe, row))} |" for row in rows]
 
 
 FORMS: Mapping[str, Callable[[Card], str]] = {
