@@ -78,14 +78,10 @@ def served(logs: Path, curves: int, sessions: int) -> float:
         board.wait()
 
 
+_STATUSES = ("SUCCESS", "FAILURE", "UNKNOWN", "RUNNING")
 _QUERY = {
     "experimentName": "",
-    "allowedStatuses": [
-        "STATUS_SUCCESS",
-        "STATUS_FAILURE",
-        "STATUS_UNKNOWN",
-        "STATUS_RUNNING",
-    ],
+    "allowedStatuses": [f"STATUS_{name}" for name in _STATUSES],
     "colParams": [],
     "startIndex": 0,
     "sliceSize": 100_000,

@@ -60,44 +60,28 @@ def chosen(names: str | None) -> dict[str, Any]:
     return {(kind := by_name[name.casefold()]).__name__: kind() for name in wanted}
 
 
-def episodes(environment: Any, params: Any, count: int, length: int, low: int) -> Program:
-    """Reset and ``length`` steps of ``step_env`` with random actions from ``low`` up."""
-
-    def lane(key: Any, params: Any) -> Any:
-        k_reset, k_actions = jax.random.split(key)
-        _, state = environment.reset_env(k_reset, params)
-        actions = jax.random.randint(k_actions, (length,), low, environment.num_actions)
-
-        def step(carry: Any, action: Any) -> Any:
-            state, total, seen = carry
-            observation, state, reward, *_ = environment.step_env(key, state, action, params)
-            return (state, total + reward, seen + jnp.sum(observation)), None
-
-        # The observations are summed: unused observations would be removed by the compiler.
-        nothing = jnp.zeros(())
-        (_, *totals), _ = jax.lax.scan(step, (state, nothing, nothing), actions)
-        return totals
-
-    return _program(lane, params, count, length)
-
-
-def auto_reset(environment: Any, params: Any, count: int, length: int) -> Program:
-    """``length`` steps of ``step`` with random actions."""
+def stepped(
+    environment: Any, params: Any, count: int, length: int, low: int = 0, resets: bool = True
+) -> Program:
+    """Reset and ``length`` steps with random actions from ``low`` up: of ``step``, which resets at every end, or of
+    ``step_env``."""
+    step_once = environment.step if resets else environment.step_env
 
     def lane(key: Any, params: Any) -> Any:
         k_reset, k_actions, k_steps = jax.random.split(key, 3)
         _, state = environment.reset_env(k_reset, params)
-        actions = jax.random.randint(k_actions, (length,), 0, environment.num_actions)
+        actions = jax.random.randint(k_actions, (length,), low, environment.num_actions)
 
         def step(carry: Any, now: Any) -> Any:
             state, total, seen = carry
-            observation, state, reward, *_ = environment.step(*now[:1], state, now[1], params)
+            key, action = now
+            observation, state, reward, *_ = step_once(key, state, action, params)
             return (state, total + reward, seen + jnp.sum(observation)), None
 
-        inputs = (jax.random.split(k_steps, length), actions)
         # The observations are summed: unused observations would be removed by the compiler.
         nothing = jnp.zeros(())
-        (_, *totals), _ = jax.lax.scan(step, (state, nothing, nothing), inputs)
+        keys = jax.random.split(k_steps, length)
+        (_, *totals), _ = jax.lax.scan(step, (state, nothing, nothing), (keys, actions))
         return totals
 
     return _program(lane, params, count, length)
@@ -128,15 +112,15 @@ def programs(tasks: dict[str, Any], count: int) -> dict[tuple[str, str], Program
 
     cart, params = gymnax.make(CARTPOLE)
     found = {
-        (CARTPOLE, "episodes"): episodes(cart, params, count, PUSHES, low=0),
-        (CARTPOLE, "auto-reset"): auto_reset(cart, params, count, ROUNDS * PUSHES),
+        (CARTPOLE, "episodes"): stepped(cart, params, count, PUSHES, resets=False),
+        (CARTPOLE, "auto-reset"): stepped(cart, params, count, ROUNDS * PUSHES),
     }
     for name, task in tasks.items():
         environment, length = TokenEnvironment(task), task.response_length
         world = jax.jit(task.world)(jax.random.key(0))
         found |= {
-            (name, "episodes"): episodes(environment, world, count, length, low=1),
-            (name, "auto-reset"): auto_reset(environment, world, count, ROUNDS * length),
+            (name, "episodes"): stepped(environment, world, count, length, low=1, resets=False),
+            (name, "auto-reset"): stepped(environment, world, count, ROUNDS * length),
             (name, "whole"): whole(task, world, count),
         }
     return found
@@ -176,12 +160,8 @@ def measure(options: argparse.Namespace, tasks: dict[str, Any]) -> dict[str, Any
                 "lowest_and_highest": [min(ratios), max(ratios)],
             }
         )
-    return {
-        "environments": options.environments,
-        "repeats": options.repeats,
-        "seconds": options.seconds,
-        "rows": rows,
-    }
+    given = {name: getattr(options, name) for name in ("environments", "repeats", "seconds")}
+    return given | {"rows": rows}
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -192,10 +172,10 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     for name in dict.fromkeys(row["environment"] for row in rows):
         cells = ""
         for way in WAYS:
-            own = [row for row in rows if (row["environment"], row["way"]) == (name, way)]
-            if own:
-                million, ratio = own[0]["steps_per_second"] / 1e6, own[0]["ratio_to_cartpole"]
-                cells += f"{million:14.3g}{ratio:10.3g}"
+            for row in rows:
+                if (row["environment"], row["way"]) == (name, way):
+                    million, ratio = row["steps_per_second"] / 1e6, row["ratio_to_cartpole"]
+                    cells += f"{million:14.3g}{ratio:10.3g}"
         lines.append(f"{name:14s}{cells}")
     return lines
 

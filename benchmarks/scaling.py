@@ -27,18 +27,17 @@ from rich.console import Console
 from throughput import Training, experiment
 
 from analysis import report
-from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
 from sweeps import runtime
 from sweeps.api import runner
 from sweeps.grid import Axis
 from sweeps.population import host
 from sweeps.study import Arm, Preset, Study
+from testbed.config import replace_all
 from testbed.data.spec import DataSpec
-from testbed.experiment import EvaluationConfig, Experiment
+from testbed.experiment import EvaluationConfig
 from testbed.optimiser import FitConfig
 from testbed.proxies.reader import ProxyConfig
-from testbed.sources.offline import Offline
 from testbed.train import OnlineRun
 from testbed.transformer_config import TransformerConfig
 
@@ -104,33 +103,23 @@ def by_processes(seconds: float) -> list[dict[str, Any]]:
 
 def tiny_study(runs: int) -> Any:
     """Two worlds of minimal size, and two steps of training at each of ``runs`` learning rates."""
-    base = Experiment(
-        task=Neural(vocabulary=8, prompt_length=4, response_length=4),
-        labeler=BradleyTerry(),
-        model=TransformerConfig(width=8, layers=1, heads=1, key_value_heads=1),
-        source=Offline(),
-        data=DataSpec(pairs=64, held_out=64),
-        sft=FitConfig(steps=5, batch_size=8),
-        proxy=ProxyConfig(fit=FitConfig(steps=5, batch_size=8)),
-        baseline=OnlineRun(steps=5),
-        evaluation=EvaluationConfig(points=1, prompts=8, kl_prompts=8, pairs=8),
-        steps=2,
-        batch_size=4,
+    base = replace_all(
+        experiment("S", "offline"),
+        {
+            "task": Neural(vocabulary=8, prompt_length=4, response_length=4),
+            "model": TransformerConfig(width=8, layers=1, heads=1, key_value_heads=1),
+            "data": DataSpec(pairs=64, held_out=64),
+            "sft": FitConfig(steps=5, batch_size=8),
+            "proxy": ProxyConfig(fit=FitConfig(steps=5, batch_size=8)),
+            "baseline": OnlineRun(steps=5),
+            "evaluation": EvaluationConfig(points=1, prompts=8, kl_prompts=8, pairs=8),
+            "steps": 2,
+            "batch_size": 4,
+        },
     )
-    rates = [1e-5 * (1 + k) for k in range(runs // 2)]
-    arms = (Arm("offline", {}),)
-    grid = Axis("optimiser.learning_rate", rates)
-    return Study(
-        "tiny",
-        "Tiny runs",
-        "What does a run cost?",
-        base,
-        arms,
-        grid,
-        (),
-        {"all": Preset(seeds=2)},
-        "all",
-    )
+    grid = Axis("optimiser.learning_rate", [1e-5 * (1 + k) for k in range(runs // 2)])
+    title, question, arms = "Tiny runs", "What does a run cost?", (Arm("offline", {}),)
+    return Study("tiny", title, question, base, arms, grid, (), {"all": Preset(seeds=2)}, "all")
 
 
 def many_runs(count: int) -> dict[str, Any]:

@@ -36,9 +36,9 @@ from testbed.types import PairScores
 EVALUATIONS = 2000
 
 
-def compared_sources() -> dict[str, Any]:
+def compared_sources() -> dict[str, dict[str, Any]]:
     """The sources that are compared with `Online`; the objective is `Ipo` throughout."""
-    return {
+    sources = {
         "Online": Online(),
         "Online again": Online(),
         "Record(Online, steps=4000)": Record(steps=4000),
@@ -47,6 +47,7 @@ def compared_sources() -> dict[str, Any]:
         "Reuse(epochs=4)": Reuse(epochs=4),
         "Offline": Offline(),
     }
+    return {name: {"source": source} for name, source in sources.items()}
 
 
 def compared_objectives() -> dict[str, dict[str, Any]]:
@@ -129,19 +130,15 @@ def main() -> None:
         sys.exit("--rounds and --steps must be at least 1")
     pin(1)
 
-    sources = {
-        name: training(options.workload, {"source": source}, options.steps)
-        for name, source in compared_sources().items()
-    }
-    objectives = {
-        name: training(options.workload, changes, options.steps)
-        for name, changes in compared_objectives().items()
-    }
+    sources, objectives = (
+        {name: training(options.workload, changes, options.steps) for name, changes in own.items()}
+        for own in (compared_sources(), compared_objectives())
+    )
     kinds = members(AbstractLoss, "testbed.losses")
     losses = {name: alone(kind(), 32) for name, kind in sorted(kinds.items())}
-    ratios: dict[str, list[float]] = {name: [] for name in sources}
-    against: dict[str, list[float]] = {name: [] for name in objectives}
-    shares: dict[str, list[float]] = {name: [] for name in losses}
+    ratios, against, shares = (
+        {name: [] for name in turns} for turns in (sources, objectives, losses)
+    )
     for _ in range(options.rounds):
         for name, turn in sources.items():
             before, here, after = sources["Online"](), turn(), sources["Online"]()
@@ -156,15 +153,13 @@ def main() -> None:
         "seconds of a step against that of Ipo on the same source": against,
         "a loss's share of an offline step": shares,
     }
+    medians: dict[str, dict[str, float]] = {}
     for title, rows in figures.items():
         print(title)
+        medians[title] = {name: statistics.median(values) for name, values in rows.items()}
         for name, values in rows.items():
-            low, high = min(values), max(values)
-            print(f"  {name:28s} {statistics.median(values):.3g}  ({low:.3g} to {high:.3g})")
-    medians = {
-        title: {name: statistics.median(values) for name, values in rows.items()}
-        for title, rows in figures.items()
-    }
+            spread = f"({min(values):.3g} to {max(values):.3g})"
+            print(f"  {name:28s} {medians[title][name]:.3g}  {spread}")
     shared.write(options.json, medians)
 
 

@@ -13,6 +13,7 @@ caches hold all these bytes.
 
 import argparse
 import functools
+import itertools
 import math
 import os
 import statistics
@@ -149,21 +150,21 @@ class Training:
         self.memory = (devices.needed_memory(compiled) or 0) * count
         # XLA counts a loop whose length is an argument once: this is one step of every run of a device.
         self.bytes = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0) * count
-        self._program, self._np = functools.partial(program, weights), np
+        self._program = functools.partial(program, weights)
         self.seconds(1)
         self.first_call = time.perf_counter() - clock
 
     def seconds(self, steps: int) -> float:
         """Train every run for ``steps`` steps; return the seconds that this took."""
-        count = self._np.int32(steps)
+        count = np.int32(steps)
         clock = time.perf_counter()
-        self._state = self._program(self._state, *self._lanes, self._rows, self._np.int32(1), count)
+        self._state = self._program(self._state, *self._lanes, self._rows, np.int32(1), count)
         jax.block_until_ready(self._state)
         return time.perf_counter() - clock
 
     def finite(self) -> bool:
         """Whether no run has diverged."""
-        return bool(self._np.all(jax.device_get(self._state.diverged_step) < 0))
+        return bool(np.all(jax.device_get(self._state.diverged_step) < 0))
 
 
 def measure(options: argparse.Namespace, workload: str, mode: str, stack: int) -> dict[str, Any]:
@@ -219,14 +220,9 @@ def cases(options: argparse.Namespace) -> list[tuple[str, str, int]]:
     stacks = [options.stack] if options.stack else [max(size, count) for size in sizes]
     if any(stack < 1 or stack % count for stack in stacks):
         sys.exit(f"--stack must be a positive multiple of the {count} devices")
-    return [
-        (workload, mode, stack)
-        for workload in (
-            [options.workload] if options.workload else sorted(WORKLOADS, reverse=True)
-        )
-        for mode in ([options.mode] if options.mode else MODES)
-        for stack in stacks
-    ]
+    workloads = [options.workload] if options.workload else sorted(WORKLOADS, reverse=True)
+    modes = [options.mode] if options.mode else MODES
+    return list(itertools.product(workloads, modes, stacks))
 
 
 def main() -> None:
