@@ -147,6 +147,12 @@ def last_rows(table: Table) -> Table:
     return table.iloc[last.index]
 
 
+def counts(rows: Table) -> dict[str, int]:
+    """Numbers of seeds, of runs and of diverged runs; ``rows`` has one row per run."""
+    diverged = int((rows["diverged_step"] >= 0).sum())
+    return {"seeds": int(rows["seed"].nunique()), "runs": len(rows), "diverged": diverged}
+
+
 def units(rows: Table, axes: tuple[str, ...]) -> list[Unit]:
     """(seed, settings) of each row, settings as hashable scalars, missing ones as None."""
     settings = rows[list(axes)].astype(object)

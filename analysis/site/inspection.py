@@ -10,16 +10,17 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from analysis import html as prose
+from analysis import html
 from analysis.figures.style import Exhibit
-from analysis.html import Html, escape, number, percent, section
+from analysis.html import Html, element, number, percent, section
+from analysis.site.design import named
 from analysis.site.inspection_figure import alternative_text, draw
 from analysis.site.page import document, figure, write_whole
 from sweeps.inspection import (
@@ -70,16 +71,8 @@ CAPTION = (
 )
 
 
-class Fact(NamedTuple):
-    """A measured number as displayed, and its meaning."""
-
-    name: str
-    value: str
-    meaning: str
-
-
-def facts(found: Inspection) -> list[Fact]:
-    """Every measured number of the world, with its meaning."""
+def facts(found: Inspection) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of every measured number of the world."""
     f, data = found.facts, found.experiment.data
     exact = found.experiment.task.enumerable
     how = "exact" if exact else "an estimate"
@@ -115,7 +108,7 @@ def facts(found: Inspection) -> list[Fact]:
         ("sft_loss", "SFT loss", plain,
          "nats a token by which the SFT policy misses what writers write next"),
     ]  # fmt: skip
-    return [Fact(name, say(f[key]), why) for key, name, say, why in rows if key in f]
+    return [(name, say(f[key]), why) for key, name, say, why in rows if key in f]
 
 
 def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path:
@@ -132,12 +125,12 @@ def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path
         lambda width: draw(found, width),
     )
     text = json.dumps(config.jsonable(found.describe() | dict(origin)), indent=1)
-    html = document(f"{found.kind}: what the task looks like", list(_body(found, exhibit, origin)))
+    page = document(f"{found.kind}: what the task looks like", list(_body(found, exhibit, origin)))
     try:
         (directory / "figures").mkdir(parents=True, exist_ok=True)
         exhibit.save(directory / "figures")
         write_whole(directory / "inspect.json", text + "\n")
-        return write_whole(directory / "inspect.html", html)
+        return write_whole(directory / "inspect.html", page)
     except OSError as problem:
         raise files.refused(directory, problem) from problem
 
@@ -207,26 +200,25 @@ def _body(found: Inspection, exhibit: Exhibit, origin: Mapping[str, Any]) -> Ite
         (percent(found.facts["coverage"]), "coverage"),
         (number(found.facts["data_quality"], signed=True), "quality of the data, SD"),
     ]
-    more = [prose.paragraph([part]) for part in [*rest, *_quick(found)]]
+    more = [html.paragraph(part) for part in [*rest, *_quick(found)]]
     items = [("", value, words) for value, words in tally]
-    yield prose.header(f"Task {found.kind} · {size}", found.kind, lead, *more, prose.tally(items))
+    yield html.header(f"Task {found.kind} · {size}", found.kind, lead, *more, html.tally(items))
     yield _examples(found)
     rows = [(source, _meaning(found, source), *numbers) for source, *numbers in _rows(found)]
     yield section(
         "rewards",
         exhibit.heading,
-        prose.paragraph([UNIT]),
+        html.paragraph(UNIT),
         figure(exhibit),
-        prose.table(("source", "who", *COLUMNS[1:]), rows, numeric=len(COLUMNS) - 1),
+        html.table(("source", "who", *COLUMNS[1:]), rows, numeric=len(COLUMNS) - 1),
     )
     checks = [("yes" if holds else "no", words) for words, holds in found.checks()]
-    listing = prose.table(("", "what a useful world has"), checks)
+    listing = html.table(("", "what a useful world has"), checks)
     yield section("checks", "Is it a useful world?", listing)
-    measured = [(fact.name, fact.value, fact.meaning) for fact in facts(found)]
-    listing = prose.table(("number", "here", "what it is"), measured)
+    listing = html.table(("number", "here", "what it is"), facts(found))
     yield section("facts", "What are the data and the proxy like?", listing)
-    meaning = prose.details("What they mean", f"<pre>{escape(_doc(found))}</pre>")
-    yield section("knobs", "Size and knobs", prose.definitions(knobs(found)), meaning)
+    meaning = html.details("What they mean", html.preformatted(_doc(found)))
+    yield section("knobs", "Size and knobs", html.definitions(knobs(found)), meaning)
     yield _provenance(found, origin)
 
 
@@ -242,28 +234,24 @@ def _examples(found: Inspection) -> Html:
             (text.source, text.words, number(text.reward, signed=True))
             for text in example.responses
         ]
-        parts.append(f"<h3>Prompt: <code>{escape(example.prompt)}</code></h3>")
-        parts.append(prose.table(("written by", "response", "golden reward"), rows, numeric=1))
-    words = prose.paragraph(["Responses from best to worst.", _key(found), UNIT])
+        parts.append(element("h3", "Prompt: ", element("code", example.prompt)))
+        parts.append(html.table(("written by", "response", "golden reward"), rows, numeric=1))
+    words = html.paragraph("Responses from best to worst.", _key(found), UNIT)
     return section("examples", "What does it look like?", words, *parts)
 
 
 def _provenance(found: Inspection, origin: Mapping[str, Any]) -> Html:
     """Configuration, machine, versions, and the command."""
     described = found.describe()["config"]
-    pairs = [
-        (name, ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in origin[name].items()))
-        for name in ("machine", "versions")
-        if name in origin
-    ]
+    pairs = [(name, named(origin[name])) for name in ("machine", "versions") if name in origin]
     pairs += [(name, origin[name]) for name in ("created", "source") if name in origin]
     text = json.dumps(config.jsonable(described), indent=2)
     return section(
         "provenance",
         "Where it comes from, and how to repeat it",
-        prose.definitions(pairs),
-        f"<pre>{escape(origin.get('command', ''))}</pre>",
-        prose.details("Configuration", f"<pre>{escape(text)}</pre>"),
+        html.definitions(pairs),
+        html.preformatted(origin.get("command", "")),
+        html.details("Configuration", html.preformatted(text)),
     )
 
 
@@ -304,12 +292,8 @@ def show(found: Inspection, console: Console) -> None:
     say(f"{PROMPTS} prompts; mean, standard deviation, percentiles; length in tokens.", "dim")
     heading("What are the data and the proxy like?")
     table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(3):
-        table.add_column()
-    for fact in facts(found):
-        table.add_row(
-            Text(fact.name), Text(fact.value, style="bold"), Text(fact.meaning, style="dim")
-        )
+    for name, value, meaning in facts(found):
+        table.add_row(Text(name), Text(value, style="bold"), Text(meaning, style="dim"))
     console.print(table)
     heading("Is it a useful world?")
     for words, holds in found.checks():

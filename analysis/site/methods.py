@@ -10,7 +10,7 @@ import sweeps.estimands as known
 from analysis import html
 from analysis.curves.hierarchy import POPULATION_SD, PRIORS, SCALE_LOG_SD
 from analysis.figures.inputs import estimands
-from analysis.html import Html, Rich, escape
+from analysis.html import Html, escape
 from analysis.site.page import Place, document, navigation
 from analysis.site.study_data import Chapter
 
@@ -58,7 +58,7 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
             "Definitions, the model of the curves, the rules that decide, and how well every fit did.",
         ),
         html.section("words", "Words", html.definitions(WORDS)),
-        html.section("model", "The model", *(html.paragraph([part]) for part in MODEL), _priors()),
+        html.section("model", "The model", *(html.paragraph(part) for part in MODEL), _priors()),
         html.section("rules", "The rules", *_rules()),
         html.section("effects", "The effects", _effects(chapters)),
         *(_fits(chapter) for chapter in chapters),
@@ -74,23 +74,21 @@ def _priors() -> Html:
     rows = [(words_of, f"{median:g}") for median, words_of in PRIORS.values()]
     return html.details(
         "Priors",
-        html.paragraph([words]),
+        html.paragraph(words),
         html.table(("standard deviation of", "median, logits"), rows, 1),
     )
 
 
 def _rules() -> Iterator[Html]:
     yield html.paragraph(
-        [
-            "A rule was stored with the study before its runs. “Reproduced”: its condition holds "
-            "with posterior probability of at least the confidence, 0.95 unless said otherwise; "
-            "“contradicted”: it fails with that probability; “undecided”: neither. Intervals are "
-            "central, of mass 2 × confidence − 1, so that a one-sided verdict means exactly that the "
-            "whole interval lies on one side. A claim with several tests is reproduced if all hold "
-            "and contradicted if one fails. Where an effect is only known to be at least or at most "
-            "something (a peak that was not reached), verdicts that the rest could overturn are not "
-            "given. A fit that did not converge gives no verdict."
-        ]
+        "A rule was stored with the study before its runs. “Reproduced”: its condition holds "
+        "with posterior probability of at least the confidence, 0.95 unless said otherwise; "
+        "“contradicted”: it fails with that probability; “undecided”: neither. Intervals are "
+        "central, of mass 2 × confidence − 1, so that a one-sided verdict means exactly that the "
+        "whole interval lies on one side. A claim with several tests is reproduced if all hold "
+        "and contradicted if one fails. Where an effect is only known to be at least or at most "
+        "something (a peak that was not reached), verdicts that the rest could overturn are not "
+        "given. A fit that did not converge gives no verdict."
     )
     yield html.definitions(RULES)
 
@@ -104,12 +102,8 @@ def _effects(chapters: Sequence[Chapter]) -> Html:
         text = inspect.getdoc(own) if own is not None else None
         if text:
             parts = (" ".join(part.split()) for part in text.split("\n\n"))
-            pairs.append((kind, Rich("<br>".join(escape(_plain(part)) for part in parts))))
-    return html.definitions(pairs) if pairs else Html("")
-
-
-def _plain(text: str) -> str:
-    return text.replace("`", "")
+            pairs.append((kind, Html("<br>".join(escape(part.replace("`", "")) for part in parts))))
+    return html.definitions(pairs)
 
 
 def _fits(chapter: Chapter) -> Html:
@@ -117,7 +111,7 @@ def _fits(chapter: Chapter) -> Html:
     name = chapter.results.name
     place, title = f"fits-{html.slug(name)}", f"Fits of study {name}"
     if not chapter.fits and not chapter.unfitted:
-        why = html.paragraph(["No curve was fitted: no claim of this study speaks of one."])
+        why = html.paragraph("No curve was fitted: no claim of this study speaks of one.")
         return html.section(place, title, why)
     together: dict[Any, list[str]] = {}
     for panel, fit in chapter.fits.items():
@@ -156,7 +150,7 @@ def _closer(chapter: Chapter) -> Html:
     return html.details(
         "Levels of variation, and fit to the points",
         html.table(("", "standard deviation of", "posterior, logits"), scales),
-        html.paragraph([words]),
+        html.paragraph(words),
         html.table(("", "arm", "difference", "at KL"), misfits, numeric=2),
     )
 

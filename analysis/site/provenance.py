@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 
 from analysis import html
-from analysis.html import Html, escape
+from analysis.html import Html, element
 from analysis.load import Results
 from analysis.site import design
 from analysis.site.page import Place, document, navigation
@@ -38,7 +38,7 @@ def _study(chapter: Chapter) -> Html:
     return html.section(
         html.slug(name),
         f"Study {name}",
-        Html(f"<p>{html.link(file_name(results), str(results.study.get('title', name)))}</p>"),
+        element("p", html.link(file_name(results), str(results.study.get("title", name)))),
         design.facts_of(results.study),
         design.repeat(results, chapter.directory.name),
         _sessions(results),
@@ -57,11 +57,7 @@ def _sessions(results: Results) -> Html:
         took = html.duration(seconds) if seconds else "–"
         rows.append((*facts, took, session.get("command", "–")))
     columns = ("begun", "preset", "seeds", "source", "took", "command")
-    return (
-        html.details(f"{html.plural(len(rows), 'session')}", html.table(columns, rows))
-        if rows
-        else Html("")
-    )
+    return html.details(html.plural(len(rows), "session"), html.table(columns, rows))
 
 
 def _runs(results: Results) -> Html:
@@ -93,6 +89,6 @@ def _example(results: Results) -> Html:
         text = str(own["config"].iloc[0])
         with contextlib.suppress(ValueError, RecursionError):
             text = json.dumps(json.loads(text), indent=2)
-        parts.append(html.details(f"{arm}: {own['run'].iloc[0]}", f"<pre>{escape(text)}</pre>"))
-    words = html.paragraph(["The first run of each arm; the results table holds every run’s."])
+        parts.append(html.details(f"{arm}: {own['run'].iloc[0]}", html.preformatted(text)))
+    words = html.paragraph("The first run of each arm; the results table holds every run’s.")
     return html.details("Whole configurations", words, html.join(parts)) if parts else Html("")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from analysis import html
 from analysis.figures.style import Exhibit
 from analysis.html import Html, escape
-from analysis.load import Results
+from analysis.load import Results, counts
 from analysis.site import design, verdicts
 from analysis.site.page import Place, document, figure, navigation
 from analysis.site.study_data import Chapter
@@ -54,12 +54,11 @@ def file_name(results: Results) -> str:
 def _head(chapter: Chapter) -> Html:
     """Title, question, counts of verdicts and runs, missing runs."""
     results = chapter.results
-    study, runs = results.study, results.runs()
-    diverged = int((runs["diverged_step"] >= 0).sum())
-    seeds = runs["seed"].nunique()
+    study = results.study
+    ends = counts(results.runs())
     items = verdicts.tally_items(chapter.entries)
-    items += [("", f"{len(runs):,}", f"runs, {diverged} diverged")]
-    items += [("", seeds, "seeds" if seeds > 1 else "seed")]
+    items += [("", f"{ends['runs']:,}", f"runs, {ends['diverged']} diverged")]
+    items += [("", ends["seeds"], "seeds" if ends["seeds"] > 1 else "seed")]
     kicker = f"Study {results.name} · preset {study.get('preset', '?')} · {html.listed(list(results.tasks))}"
     warnings = (design.missing(results), design.versions(results), _newer(chapter))
     title, question = study.get("title", results.name), study.get("question", "")
@@ -95,5 +94,5 @@ def _shown(chapter: Chapter, exhibit: Exhibit) -> Html:
     """A figure's section."""
     name = html.slug(exhibit.name)
     stem = f"figures/{figure_stem(chapter.results.name, exhibit.name)}"
-    words = [html.paragraph([said]) for said in chapter.words.get(exhibit.name, ())]
+    words = [html.paragraph(said) for said in chapter.words.get(exhibit.name, ())]
     return html.section(name, exhibit.heading, html.join(words), figure(exhibit, stem))

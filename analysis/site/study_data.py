@@ -176,8 +176,24 @@ def _words(
     """Sentences beside figures, by the figure's name."""
     return {
         "frontier": list(_frontier_words(fits, unfitted)),
-        "classification": _classification_words(results),
-        "logprob": _logprob_words(results),
+        "classification": _ends(
+            results,
+            ("data_accuracy", "win_rate"),
+            "at the end of training, ",
+            lambda arm, accuracy, wins: (
+                f"{arm} policies order {percent(accuracy)} of D_golden’s pairs as the golden reward does and win "
+                f"{percent(wins)} of their comparisons"
+            ),
+        ),
+        "logprob": _ends(
+            results,
+            ("winner_logprob_change", "loser_logprob_change"),
+            "",
+            lambda arm, winners, losers: (
+                f"{arm} training has changed the log-probability of D_golden’s winners by "
+                f"{number(winners, signed=True)} nats and of its losers by {number(losers, signed=True)}"
+            ),
+        ),
     }
 
 
@@ -227,51 +243,22 @@ def _gap(fit: Frontier) -> str:
     )
 
 
-def _final_means(results: Results, metric: str, task: str) -> dict[str, float]:
-    """Mean over seeds of the metric at the last checkpoint of runs that did not diverge, by arm."""
-    rows = results.runs()
-    rows = rows[(rows["task"] == task) & (rows["diverged_step"] < 0) & rows[metric].notna()]
-    means = rows.groupby(["arm", "seed"])[metric].mean().groupby("arm").mean()
-    return {arm: float(means[arm]) for arm in results.arms if arm in means.index}
-
-
 def _ends(
     results: Results,
     metrics: tuple[str, str],
     when: str,
     part: Callable[[str, float, float], str],
 ) -> list[str]:
-    """One sentence per task on two metrics at the last checkpoint, one part per arm; only for studies with few arms."""
+    """One sentence per task on two metrics at the last checkpoint of runs that did not diverge (means over seeds), one
+    part per arm; only for studies with few arms."""
+    rows = results.runs()
+    rows = rows[rows["diverged_step"] < 0]
+    seeds = rows.groupby(["task", "arm", "seed"])[list(metrics)].mean()
     said = []
-    for task in results.tasks:
-        first, second = (_final_means(results, metric, task) for metric in metrics)
-        arms = [arm for arm in first if arm in second]
-        if 0 < len(arms) <= 3:
-            parts = [part(arm, first[arm], second[arm]) for arm in arms]
+    for task, means in seeds.groupby(["task", "arm"]).mean().dropna().groupby("task"):
+        by_arm = means.droplevel("task")
+        arms = [arm for arm in results.arms if arm in by_arm.index]
+        if len(arms) <= 3:
+            parts = [part(arm, *by_arm.loc[arm].astype(float)) for arm in arms]
             said.append(f"On {task}, {when}{'; '.join(parts)}.")
     return said
-
-
-def _classification_words(results: Results) -> list[str]:
-    """Accuracy and win rate at the last checkpoint, by arm."""
-
-    def part(arm: str, accuracy: float, wins: float) -> str:
-        return (
-            f"{arm} policies order {percent(accuracy)} of D_golden’s pairs as the golden "
-            f"reward does and win {percent(wins)} of their comparisons"
-        )
-
-    return _ends(results, ("data_accuracy", "win_rate"), "at the end of training, ", part)
-
-
-def _logprob_words(results: Results) -> list[str]:
-    """Change of log-probability of winners and losers, by arm."""
-
-    def part(arm: str, winners: float, losers: float) -> str:
-        return (
-            f"{arm} training has changed the log-probability of D_golden’s winners by "
-            f"{number(winners, signed=True)} nats and of its losers by "
-            f"{number(losers, signed=True)}"
-        )
-
-    return _ends(results, ("winner_logprob_change", "loser_logprob_change"), "", part)

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 from analysis import html
 from analysis.figures.style import Exhibit
-from analysis.html import Html, Rich, escape
-from analysis.load import Collection
+from analysis.html import Html, element
+from analysis.load import Collection, counts
 from analysis.site.page import Place, document, figure, navigation
 from analysis.transfer import table as words
 from analysis.transfer.effects import Card
@@ -50,7 +50,7 @@ def page(card: Card, exhibits: Sequence[Exhibit], places: Sequence[Place]) -> st
             html.definitions(
                 [("simulated", _source(card.simulated)), ("real", _source(card.real))]
             ),
-            Html('<p>For programs: <a href="transfer.json">transfer.json</a>.</p>'),
+            element("p", "For programs: ", html.link("transfer.json", "transfer.json"), "."),
         ),
     ]
     return document("Transfer", body, wide=True)
@@ -74,10 +74,8 @@ def _effects(card: Card, files: set[str]) -> Html:
     for pair in card.pairs:
         claim, *rest = words.cells(pair)
         target = f"{study_stem(pair.name.study)}.html"
-        linked = (
-            html.link(f"{target}#{html.slug(claim)}", claim) if target in files else escape(claim)
-        )
-        rows.append((Rich(linked), *rest))
+        linked = html.link(f"{target}#{html.slug(claim)}", claim) if target in files else claim
+        rows.append((linked, *rest))
     return html.table(words.HEADER, rows, numeric=1)
 
 
@@ -89,14 +87,14 @@ def _reasons(card: Card) -> Html:
         for one in (pair.simulated, pair.real)
         if one.judgement.reason
     )
-    shown = html.table(("claim", "effect", "task", "why"), rows) if rows else ""
+    shown = html.table(("claim", "effect", "task", "why"), rows)
     return html.details("Why effects are undecided", shown)
 
 
 def _source(collection: Collection) -> str:
-    parts = [
-        f"{results.name} (preset {results.study.get('preset', '?')}, {len(results.runs()):,} runs, "
-        f"{results.runs()['seed'].nunique()} seeds)"
-        for results in collection.studies
-    ]
+    parts = []
+    for results in collection.studies:
+        ends, preset = counts(results.runs()), results.study.get("preset", "?")
+        size = f"{ends['runs']:,} runs, {ends['seeds']} seeds"
+        parts.append(f"{results.name} (preset {preset}, {size})")
     return f"{collection.directory}: {html.listed(parts)}"

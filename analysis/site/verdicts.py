@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from analysis import html
-from analysis.html import Html, Rich, escape, pill
+from analysis.html import Html, element, escape
 from analysis.verdicts.evidence import ALL_TASKS
 from analysis.verdicts.verdict import PAPER, base, rank
 from sweeps.store.file_names import study_stem
@@ -48,49 +48,45 @@ def board(entries: Sequence[Entry]) -> dict[tuple[str, str], dict[str, Entry | N
 
 def scoreboard(entries: Sequence[Entry]) -> Html:
     """Claims by tasks: each cell has a shape, a word and a number, and links to the study's page."""
-    columns = tasks(entries)
     shown = board(entries)
     several = len({study for _, study in shown}) > 1
-    head = "".join(f"<th>{escape(task)}</th>" for task in columns)
+    names = [element("th", name) for name in ("Claim", *tasks(entries))]
     lines, group = [], ""
     for (claim, study), by_task in shown.items():
         kind = "Claims of the paper" if base(claim) in PAPER else "Questions beyond the paper"
         if kind != group:
             group = kind
-            lines.append(
-                f'<tr class="group"><th colspan="{len(columns) + 1}">{escape(kind)}</th></tr>'
-            )
-        cells = "".join(_cell(row, task) for task, row in by_task.items())
+            lines.append(element("tr", element("th", kind, colspan=len(names)), class_="group"))
         text = next(row["text"] for row in by_task.values() if row)
-        page = f"{study_stem(study)}.html#{html.slug(claim)}"
-        whose = f'<span class="study">{escape(study)}</span>' if several else ""
-        lines.append(
-            f'<tr id="{escape(html.slug(claim, study))}"><th class="claim"><a href="{escape(page)}">'
-            f"<b>{escape(claim)}</b></a> {escape(text)} {whose}</th>{cells}</tr>"
-        )
-    return Html(
-        f'<table class="board"><thead><tr><th>Claim</th>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table>"
-    )
+        address = f"{study_stem(study)}.html#{html.slug(claim)}"
+        whose = element("span", study, class_="study") if several else ""
+        title = html.link(address, element("b", claim)), " ", text, " ", whose
+        cells = (_cell(row, task) for task, row in by_task.items())
+        name = element("th", *title, class_="claim")
+        lines.append(element("tr", name, *cells, id=html.slug(claim, study)))
+    head = element("thead", element("tr", *names))
+    return element("table", head, element("tbody", *lines), class_="board")
 
 
-def _cell(row: Entry | None, task: str) -> str:
+def _cell(row: Entry | None, task: str) -> Html:
     if row is None:
-        return f'<td class="none" data-task="{escape(task)}">–</td>'
-    lines = [str(pill(row["verdict"]))]
+        return element("td", "–", class_="none", data_task=task)
+    parts = [html.pill(row["verdict"])]
     if row["estimate"] is not None:
         said = html.amount(row["estimate"], row["unit"])
-        lines.append(f'<span class="number">{escape(said)}</span>')
+        parts.append(element("span", said, class_="number"))
     if row["interval"] is not None:
-        lines.append(f'<span class="range">{escape(html.between(row))}</span>')
+        parts.append(element("span", html.between(row), class_="range"))
     if row["newer"]:
-        lines.append('<span class="newer">newer rule</span>')
-    target = f"{study_stem(row['study'])}.html#{anchor(row)}"
+        parts.append(element("span", "newer rule", class_="newer"))
     told = "; ".join(filter(None, (row["effect"], html.effect(row), row["reason"])))
-    return (
-        f'<td class="{escape(row["verdict"])}" data-task="{escape(task)}">'
-        f'<a href="{escape(target)}" title="{escape(told)}">{" ".join(lines)}</a></td>'
-    )
+    linked = element("a", Html(" ".join(parts)), href=_address(row), title=told)
+    return element("td", linked, class_=row["verdict"], data_task=task)
+
+
+def _address(row: Entry) -> str:
+    """The place of a verdict in the site."""
+    return f"{study_stem(row['study'])}.html#{anchor(row)}"
 
 
 def explain(row: Entry) -> str:
@@ -122,13 +118,12 @@ def not_reproduced(entries: Sequence[Entry]) -> Html:
         (row for row in entries if row["verdict"] != "reproduced"),
         key=lambda row: (rank(row["claim"]), row["study"], row["task"] == ALL_TASKS, row["task"]),
     )
-    items = [
-        f'<li><a href="{escape(study_stem(row["study"]))}.html#{escape(anchor(row))}"><b>'
-        f"{escape(row['claim'])}</b> {escape(row['task'])}</a> {pill(row['verdict'])} "
-        f"{escape(explain(row))}</li>"
-        for row in rows
-    ]
-    return Html(f'<ul class="reasons">{"".join(items)}</ul>') if items else Html("")
+    items = []
+    for row in rows:
+        name = Html(f"{element('b', row['claim'])} {escape(row['task'])}")
+        parts = html.link(_address(row), name), html.pill(row["verdict"]), escape(explain(row))
+        items.append(Html(" ".join(parts)))
+    return html.bullets(items, class_="reasons")
 
 
 def in_full(entries: Sequence[Entry]) -> Html:
@@ -140,24 +135,23 @@ def in_full(entries: Sequence[Entry]) -> Html:
         rows.sort(key=lambda row: (row["task"] == ALL_TASKS, row["task"]))
         name = html.slug(claim)
         title = html.heading(f"{claim} {rows[0]['text']}", name, 3)
-        outcomes = "".join(_outcome(row) for row in rows)
-        items.append(
-            f'<li id="{escape(name)}">{title}{_age(rows)}{outcomes}{_note(rows)}{_rules(rows)}</li>'
-        )
-    board = f'<ol class="claims">{"".join(items)}</ol>' if items else ""
+        parts = title, _age(rows), *map(_outcome, rows), _note(rows), _rules(rows)
+        items.append(element("li", *parts, id=name))
+    board = element("ol", *items, class_="claims") if items else ""
     return html.section("verdicts", "Verdicts", board)
 
 
-def _age(rows: Sequence[Entry]) -> str:
+def _age(rows: Sequence[Entry]) -> Html:
     """Whether the claim was judged by a rule newer than its data, and how the verdict differs."""
     newer = [row for row in rows if row["newer"]]
     if not newer:
-        return ""
+        return Html("")
     changed = any(row["stored_verdict"] not in (None, row["verdict"]) for row in newer)
     said = "no rule was stored with the data"
     if any(row["stored_verdict"] for row in newer):
         said = f"the stored one gives {'other' if changed else 'the same'} verdicts"
-    return f'<p class="note newer">The rule is newer than the data; {said}.</p>'
+    words = f"The rule is newer than the data; {said}."
+    return element("p", words, class_="note newer")
 
 
 def _note(rows: Sequence[Entry]) -> Html:
@@ -165,27 +159,25 @@ def _note(rows: Sequence[Entry]) -> Html:
     return html.join(html.written(note).replace("<p>", '<p class="note">') for note in notes)
 
 
-def _outcome(row: Entry) -> str:
-    lines = "".join(f"<div>{_line(test)}</div>" for test in row["tests"])
-    why = f'<div class="why">{escape(html.sentence(row["reason"]))}</div>' if row["reason"] else ""
+def _outcome(row: Entry) -> Html:
+    lines = [element("div", element("b", row["task"]))]
+    lines += [element("div", *_line(test)) for test in row["tests"]]
+    if row["reason"]:
+        lines.append(element("div", html.sentence(row["reason"]), class_="why"))
     if row["stored_verdict"] not in (None, row["verdict"]):
         before = f"By the rule stored with the data it was {row['stored_verdict']}."
-        why += f'<div class="why newer">{escape(before)}</div>'
-    return (
-        f'<div class="outcome" id="{escape(anchor(row))}">{pill(row["verdict"])}'
-        f"<div><div><b>{escape(row['task'])}</b></div>{lines}{why}</div></div>"
-    )
+        lines.append(element("div", before, class_="why newer"))
+    parts = html.pill(row["verdict"]), element("div", *lines)
+    return element("div", *parts, class_="outcome", id=anchor(row))
 
 
-def _line(test: Entry) -> str:
+def _line(test: Entry) -> tuple[str, ...]:
     """One effect: its shape, the number, then its words."""
     said, _, interval = html.effect(test).partition(" (")
     words = f" ({interval} {test['effect']}" if interval else f" {test['effect']}"
     verdict = test["verdict"]
-    return (
-        f'<span class="mark {escape(verdict)}" title="{escape(verdict)}">{html.SYMBOLS[verdict]}</span> '
-        f'<span class="number">{escape(said)}</span>{escape(words)}'
-    )
+    mark = element("span", html.SYMBOLS[verdict], class_=f"mark {verdict}", title=verdict)
+    return mark, " ", element("span", said, class_="number"), words
 
 
 def _rules(rows: Sequence[Entry]) -> Html:
@@ -196,22 +188,19 @@ def _rules(rows: Sequence[Entry]) -> Html:
         for test in row["tests"]
     )
     several = len(words) > 1
-    rules = "".join(
-        f"<li>{escape(html.sentence(f'{label}: {rule}' if several else rule))}</li>"
-        for label, rule in words
-    )
+    rules = (html.sentence(f"{label}: {rule}" if several else rule) for label, rule in words)
     lines = []
     for row in rows:
         for test in row["tests"]:
             said = "–" if test["probability"] is None else _chance(test)
             own = (row["task"], test["effect"], html.effect(test), condition(test), said)
-            lines.append((*own, Rich(pill(test["verdict"]))))
+            lines.append((*own, html.pill(test["verdict"])))
     header = ("task", "effect", "estimate", "condition", "probability", "verdict")
     newer = any(row["newer"] for row in rows)
     title = "The rule, newer than the data" if newer else "The rule, written before the run"
     return html.details(
         title,
-        f"<ul>{rules}</ul>",
-        f"<p>What would count against it: {escape(rows[0]['against'])}</p>",
+        html.bullets(rules),
+        html.paragraph(f"What would count against it: {rows[0]['against']}"),
         html.table(header, lines),
     )

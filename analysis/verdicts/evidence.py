@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.curves import frontier
 from analysis.curves.frontier import Fits, Frontier
-from analysis.load import Table, last_rows, trajectories, units
+from analysis.load import Table, counts, last_rows, trajectories, units
 from sweeps.estimands import Peak, Unanswerable, Unit
 
 ALL_TASKS = "all tasks"
@@ -171,15 +171,7 @@ class TaskEvidence:
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Seeds, runs and diverged runs of these arms."""
         rows = last_rows(self.table)
-        counts = {}
-        for arm in arms:
-            own = rows[rows["arm"] == arm]
-            counts[arm] = {
-                "seeds": int(own["seed"].nunique()),
-                "runs": len(own),
-                "diverged": int((own["diverged_step"] >= 0).sum()),
-            }
-        return {"arms": counts}
+        return {"arms": {arm: counts(rows[rows["arm"] == arm]) for arm in arms}}
 
     def levels(self, path: str) -> tuple[Any, ...]:
         """Values of a swept path, in order of size if all have one, else in the order of the table."""
@@ -246,12 +238,9 @@ class TypicalEvidence:
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Seeds (of all tasks), runs and diverged runs of these arms."""
         parts = [own.describe_runs(arms)["arms"] for own in self.tasks.values()]
-        counts = ("seeds", "runs", "diverged")
-        return {
-            "arms": {
-                arm: {name: sum(p[arm][name] for p in parts) for name in counts} for arm in arms
-            }
-        }
+        names = ("seeds", "runs", "diverged")
+        sums = {arm: {name: sum(p[arm][name] for p in parts) for name in names} for arm in arms}
+        return {"arms": sums}
 
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
         raise Unanswerable(_NO_RUNS)
