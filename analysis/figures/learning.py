@@ -206,7 +206,7 @@ def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
             elif len(shown) <= FEW_ARMS:
                 axes.plot(x, seeds.T, color=colour, lw=0.7, alpha=0.45)
             axes.plot(x, mean, marker=marker, ls=dashes, color=colour, ms=4.5, lw=1.8)
-            ends.append((arm, x[-1], mean[-1], colour))
+            ends.append((arm, x[-1], mean[-1]))
         style.reference(axes, 0.5)
         axes.set_ylim(min(0.48, rows["accuracy"].min() - 0.02), rows["accuracy"].max() + 0.02)
         axes.set_xlim(0.7, last + 0.3)
@@ -215,13 +215,8 @@ def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
         axes.set_xlabel("Window of the online stream")
         axes.set_ylabel("Accuracy against the golden reward")
         style.percent_axis(axes, "y")
-        least = 0.2 / style.inches(axes)[1] * np.ptp(axes.get_ylim())
         beside = style.labelled(axes, shown)
-        labelled = [end for end in ends if beside or end[0] not in arms]
-        places = style.spread([end[2] for end in labelled], least)
-        for (arm, x_end, _, colour), y in zip(labelled, places, strict=True):
-            axes.annotate(arm, (x_end, y), (7, 0), textcoords="offset points", va="center",
-                          color=colour, weight="bold", annotation_clip=False)  # fmt: skip
+        style.label_ends(axes, [end for end in ends if beside or end[0] not in arms], arms, 7)
     if not style.labelled(panels[0][0], shown):
         style.legend(figure, arms, shown, width)
     return figure

@@ -324,22 +324,14 @@ def halo() -> list[withStroke]:
 
 def legend(figure: Figure, arms: Sequence[str], shown: Sequence[str], width: float) -> None:
     """A legend of arms above the panels: colour, mark and dashes as in the figure."""
-    handles = []
-    for arm in shown:
-        colour, marker, dashes = look(arms, arm)
-        handles.append(
-            Line2D([], [], color=colour, marker=marker, ls=dashes, ms=5.5, lw=1.6, label=arm)
-        )
-    longest = max(len(arm) for arm in shown)
-    columns = max(1, int(width / (0.5 + 0.06 * longest)))
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=min(columns, len(shown)),
-        handlelength=2.8,
-        columnspacing=1.4,
-        borderpad=0,
-    )
+    looks = [(arm, look(arms, arm)) for arm in shown]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, ls=dashes, ms=5.5, lw=1.6, label=arm)
+        for arm, (colour, marker, dashes) in looks
+    ]
+    columns = max(1, int(width / (0.5 + 0.06 * max(map(len, shown)))))
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(columns, len(shown)),
+                  handlelength=2.8, columnspacing=1.4, borderpad=0)  # fmt: skip
 
 
 def spread(wanted: Sequence[float], least: float) -> list[float]:
@@ -365,21 +357,16 @@ def labelled(axes: Axes, names: Sequence[str]) -> bool:
     return len(names) <= FEW_ARMS and 0.085 * max(map(len, names)) < 0.4 * inches(axes)[0]
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float]], arms: Sequence[str]) -> None:
-    """Write (arm, x, y) labels at the curves' ends, moved apart where they would touch."""
+def label_ends(
+    axes: Axes, ends: Sequence[tuple[str, float, float]], arms: Sequence[str], far: float = 5
+) -> None:
+    """Write (name, x, y) labels `far` points after the curves' ends, moved apart where they would touch."""
     least = 0.2 / inches(axes)[1] * np.ptp(axes.get_ylim())
     places = spread([y for *_, y in ends], least)
-    for (arm, x, _), y in zip(ends, places, strict=True):
-        axes.annotate(
-            arm,
-            (x, y),
-            (5, 0),
-            textcoords="offset points",
-            va="center",
-            color=look(arms, arm).colour,
-            weight="bold",
-            annotation_clip=False,
-        )
+    for (name, x, _), y in zip(ends, places, strict=True):
+        colour = look(arms, name).colour if name in arms else SOFT
+        axes.annotate(name, (x, y), (far, 0), textcoords="offset points", va="center", color=colour,
+                      weight="bold", annotation_clip=False)  # fmt: skip
 
 
 def share_limits(panels: Sequence[Axes]) -> None:

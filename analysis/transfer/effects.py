@@ -167,9 +167,12 @@ def compare(
         )
     collections = load_all(simulated, opened[0]), load_all(real, opened[1])
     asked = [_names(collection) for collection in collections]
+    claims = [
+        list(dict.fromkeys(f"{name.claim} ({name.study})" for name in names)) for names in asked
+    ]
     shared = asked[0].keys() & asked[1].keys()
     if not shared:
-        has = [", ".join(dict.fromkeys(map(_claim, names))) or "none" for names in asked]
+        has = [", ".join(one) or "none" for one in claims]
         raise InvalidInput(
             f"{simulated} and {real} have no claim in common: the first judges {has[0]}, the second {has[1]}"
         )
@@ -186,18 +189,11 @@ def compare(
         for other in second[name]
     ]
     lone = {
-        place: [claim for claim in dict.fromkeys(map(_claim, own)) if claim not in other]
-        for place, own, other in (
-            ("simulated", asked[0], set(map(_claim, asked[1]))),
-            ("real", asked[1], set(map(_claim, asked[0]))),
-        )
+        place: [claim for claim in mine if claim not in others]
+        for place, mine, others in (("simulated", *claims), ("real", *claims[::-1]))
     }
     ordered = sorted(pairs, key=lambda pair: (rank(pair.name.claim), pair.name.study))
     return Card(*collections, ordered, list(_agreements(pairs)), lone)
-
-
-def _claim(name: Name) -> str:
-    return f"{name.claim} ({name.study})"
 
 
 def _names(collection: Collection) -> dict[Name, None]:
@@ -216,37 +212,30 @@ def _name(results: Results, claim: str, test: Test) -> Name:
 
 def _measured(collection: Collection, place: str, studies: set[str]) -> dict[Name, list[Measured]]:
     """Every effect of these studies on every task. Fits the curves that the claims need."""
-    found: dict[Name, list[Measured]] = {}
+    measured: dict[Name, list[Measured]] = {}
     for results in collection.studies:
         if results.name in studies:
-            for name, one in _measure(results, place):
-                found.setdefault(name, []).append(one)
-    return found
+            for asked in verdict.questions(results, verdict.gather(results)):
+                for test in asked.claim.tests:
+                    name = _name(results, asked.claim.id, test)
+                    measured.setdefault(name, []).append(_measure(place, name, asked, test))
+    return measured
 
 
-def _measure(results: Results, place: str) -> Iterator[tuple[Name, Measured]]:
-    for asked in verdict.questions(results, verdict.gather(results)):
-        for test in asked.claim.tests:
-            name = _name(results, asked.claim.id, test)
-            draws = test.estimand.draws(asked.evidence)
-            judgement = test.rule.judge(draws)
-            if asked.lacking:
-                reason = lacks(asked.lacking)
-                judgement = dataclasses.replace(judgement, verdict="undecided", reason=reason)
-            values = np.asarray(draws.values, dtype=float)
-            if not np.all(np.isfinite(values)) or (values.size == 1 and not draws.exact):
-                values = np.empty(0)
-            # Draws of curves of one study come from one posterior and keep their order. Draws of other effects
-            # are sorted by size; without shuffling, independent effects would appear correlated.
-            parts = (
-                (place, results.name) if test.estimand.from_curves else (place, *name, asked.task)
-            )
-            yield (
-                name,
-                Measured(
-                    asked.task, asked.claim.text, judgement, _shuffled(values, parts), draws.open
-                ),
-            )
+def _measure(place: str, name: Name, asked: verdict.Question, test: Test) -> Measured:
+    draws = test.estimand.draws(asked.evidence)
+    judgement = test.rule.judge(draws)
+    if asked.lacking:
+        reason = lacks(asked.lacking)
+        judgement = dataclasses.replace(judgement, verdict="undecided", reason=reason)
+    values = np.asarray(draws.values, dtype=float)
+    if not np.all(np.isfinite(values)) or (values.size == 1 and not draws.exact):
+        values = np.empty(0)
+    # Draws of curves of one study come from one posterior and keep their order. Draws of other effects
+    # are sorted by size; without shuffling, independent effects would appear correlated.
+    parts = (place, name.study) if test.estimand.from_curves else (place, *name, asked.task)
+    values = _shuffled(values, parts)
+    return Measured(asked.task, asked.claim.text, judgement, values, draws.open)
 
 
 def _shuffled(values: np.ndarray, parts: Sequence[str]) -> np.ndarray:

@@ -50,8 +50,44 @@ class Pool:
         return self._parts[path, level]
 
 
+class _OfCurves:
+    """Quantities of fitted curves: of one, or means over several."""
+
+    @property
+    def _frontiers(self) -> list[Frontier]:
+        """The curves; raises Unanswerable if there are none."""
+        raise NotImplementedError
+
+    def peak(self, arm: str) -> Peak:
+        """Peak of the arm's typical curve inside its observed range."""
+        return mean_peak([fit.peak(arm) for fit in self._frontiers])
+
+    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
+        """Draws of the mean win-rate difference over the shared range of sqrt(KL)."""
+        return np.mean([fit.gap(first, second, also) for fit in self._frontiers], axis=0)
+
+    def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Seeds, runs and diverged runs of these arms."""
+        raise NotImplementedError
+
+    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Counts of these arms; also peaks, observed and shared ranges if there is one curve per arm."""
+        details, fits = self.describe_runs(arms), self._frontiers
+        if len(fits) > 1:
+            return details
+        for arm in arms:
+            details["arms"][arm] |= describe_peak(fits[0], arm)
+        if len(arms) > 1:
+            try:
+                low, high = fits[0].shared(*arms)
+                details["shared_kl"] = [low**2, high**2]
+            except Unanswerable:
+                details["shared_kl"] = None
+        return details
+
+
 @dataclasses.dataclass(frozen=True)
-class TaskEvidence:
+class TaskEvidence(_OfCurves):
     """The evidence of one task's results; implements `sweeps.estimands.Evidence`.
 
     `table` has the task's rows, at the levels in `chosen` if there are any. A curve is fitted at each combination of
@@ -97,20 +133,6 @@ class TaskEvidence:
                     return f"only one seed in arm {arm}: the seed is the unit of replication"
         problems = [fit.trouble(arms) for fit in self._frontiers]
         return next(filter(None, problems), "")
-
-    def peak(self, arm: str) -> Peak:
-        """Peak of the arm's typical curve inside its observed range."""
-        return mean_peak([fit.peak(arm) for fit in self._frontiers])
-
-    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
-        """Draws of the mean win-rate difference over the shared range of sqrt(KL)."""
-        return np.mean([fit.gap(first, second, also) for fit in self._frontiers], axis=0)
-
-    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Counts of these arms; also peaks, observed and shared ranges if there is one curve per arm."""
-        details = self.describe_runs(arms)
-        found = self._frontiers
-        return _with_curves(details, found[0], arms) if len(found) == 1 else details
 
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
         """The metric at the last checkpoint of the arm's runs, diverged runs left out.
@@ -202,19 +224,19 @@ class TaskEvidence:
 
 
 @dataclasses.dataclass(frozen=True)
-class TypicalEvidence:
+class TypicalEvidence(_OfCurves):
     """The evidence of several tasks' results about a typical task: its curves only."""
 
     pool: Pool
     tasks: Mapping[str, TaskEvidence]
 
     @property
-    def frontier(self) -> Frontier:
-        """The typical task's frontier; raises Unanswerable unless at least two tasks have a frontier."""
-        found = self.pool.fits.typical
-        if found is None:
+    def _frontiers(self) -> list[Frontier]:
+        """The typical task's curve; raises Unanswerable unless at least two tasks have curves."""
+        typical = self.pool.fits.typical
+        if typical is None:
             raise Unanswerable("fewer than two tasks have curves")
-        return found
+        return [typical]
 
     def caveat(self, arms: Sequence[str]) -> str:
         """The caveats of the tasks: a caveat of one task holds for the typical task."""
@@ -222,25 +244,12 @@ class TypicalEvidence:
         said = (own.caveat(arms) for task, own in self.tasks.items() if task in fitted)
         return next(filter(None, said), "")
 
-    def peak(self, arm: str) -> Peak:
-        """Peak of the arm's curve on a typical task, inside the typical observed range."""
-        return self.frontier.peak(arm)
-
-    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
-        """Draws of the mean win-rate difference over the shared range of sqrt(KL)."""
-        return self.frontier.gap(first, second, also)
-
-    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Peaks and ranges of a typical task, and the names of the tasks."""
-        details = self.describe_runs(arms) | {"tasks": list(self.tasks)}
-        return _with_curves(details, self.frontier, arms)
-
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Seeds (of all tasks), runs and diverged runs of these arms."""
         parts = [own.describe_runs(arms)["arms"] for own in self.tasks.values()]
         names = ("seeds", "runs", "diverged")
         sums = {arm: {name: sum(p[arm][name] for p in parts) for name in names} for arm in arms}
-        return {"arms": sums}
+        return {"arms": sums, "tasks": list(self.tasks)}
 
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
         raise Unanswerable(_NO_RUNS)
@@ -279,19 +288,6 @@ def mean_peak(peaks: Sequence[Peak]) -> Peak:
         interior=np.all([peak.interior for peak in peaks], axis=0),
         nearest=math.exp(np.mean([math.log(peak.nearest) for peak in peaks])),
     )
-
-
-def _with_curves(details: dict[str, Any], fit: Frontier, arms: tuple[str, ...]) -> dict[str, Any]:
-    """The details with peaks and observed ranges added, and the range that several arms share."""
-    for arm in arms:
-        details["arms"][arm] |= describe_peak(fit, arm)
-    if len(arms) > 1:
-        try:
-            low, high = fit.shared(*arms)
-            details["shared_kl"] = [low**2, high**2]
-        except Unanswerable:
-            details["shared_kl"] = None
-    return details
 
 
 def describe_peak(fit: Frontier, arm: str) -> dict[str, Any]:
