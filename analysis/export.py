@@ -8,6 +8,7 @@ from analysis import plain_text, report
 from analysis.html import SYMBOLS, amount, between
 from analysis.plain_text import safe
 from analysis.site import verdicts
+from analysis.verdicts.verdict import flat
 from sweeps.store.store import Store
 from testbed.errors import InvalidInput
 
@@ -31,12 +32,7 @@ def render(directory: Path, form: str, opened: Sequence[tuple[Store, Any]] = ())
 
 def as_csv(entries: Sequence[Entry]) -> str:
     """One line per claim, study and task; intervals in two columns, empty where there is none."""
-    return plain_text.as_csv(COLUMNS, map(_flat, entries))
-
-
-def _flat(row: Entry) -> dict[str, Any]:
-    low, high = row["interval"] or (None, None)
-    return {**row, **row["rule"], "low": low, "high": high, "rule": row["rule"]["kind"]}
+    return plain_text.as_csv(COLUMNS, map(flat, entries))
 
 
 def as_markdown(entries: Sequence[Entry]) -> str:

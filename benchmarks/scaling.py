@@ -79,26 +79,29 @@ def rates(configurations: list[tuple[int, int, int]], seconds: float) -> float:
     return sum(statistics.median(json.loads(text.splitlines()[-1])) for text in found)
 
 
+def compared(cases: list[tuple[dict[str, int], Any]], ratio: str, seconds: float) -> list[Any]:
+    """The rate of each case, and its ratio to that of the first."""
+    rows: list[dict[str, Any]] = []
+    for named, configurations in cases:
+        rate = rates(configurations, seconds)
+        first = rows[0]["run_steps_per_second"] if rows else rate
+        rows.append({**named, "run_steps_per_second": rate, ratio: rate / first})
+    return rows
+
+
 def by_devices(seconds: float) -> list[dict[str, Any]]:
     """Forced host devices in one process on all cores; the first row is one device on one core."""
     cores = len(os.sched_getaffinity(0))
-    rows = []
-    for devices, own in ((1, 1), (1, cores), (2, cores), (4, cores), (8, cores)):
-        rate = rates([(devices, own, 0)], seconds)
-        one = rows[0]["run_steps_per_second"] if rows else rate
-        ratio = {"times_one_core": rate / one}
-        rows.append({"devices": devices, "cores": own, "run_steps_per_second": rate} | ratio)
-    return rows
+    sizes = ((1, 1), *((devices, cores) for devices in (1, 2, 4, 8)))
+    cases = [({"devices": devices, "cores": own}, [(devices, own, 0)]) for devices, own in sizes]
+    return compared(cases, "times_one_core", seconds)
 
 
 def by_processes(seconds: float) -> list[dict[str, Any]]:
     """Processes of one core and one device each."""
-    rows = []
-    for count in range(1, len(os.sched_getaffinity(0)) + 1):
-        rate = rates([(1, 1, first) for first in range(count)], seconds)
-        one = rows[0]["run_steps_per_second"] if rows else rate
-        rows.append({"processes": count, "run_steps_per_second": rate, "times_one": rate / one})
-    return rows
+    counts = range(1, len(os.sched_getaffinity(0)) + 1)
+    cases = [({"processes": n}, [(1, 1, first) for first in range(n)]) for n in counts]
+    return compared(cases, "times_one", seconds)
 
 
 def tiny_study(runs: int) -> Any:

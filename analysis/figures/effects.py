@@ -13,6 +13,7 @@ from analysis.figures.style import INK, PAPER, RULE, SOFT, VERDICT_COLOURS, look
 from analysis.html import scale_of, unit_name
 from analysis.load import Table
 from analysis.verdicts.evidence import describe_peak
+from analysis.verdicts.verdict import flat
 
 MARKS = {"reproduced": "o", "contradicted": "s", "undecided": "o"}
 
@@ -21,11 +22,12 @@ Entry = Mapping[str, Any]
 
 def effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """One row per test of every claim that has an estimate, with its claim and task."""
-    rows = []
-    for entry in entries:
-        for test in entry["tests"]:
-            rows.append({**test, "claim": entry["claim"], "task": entry["task"]})
-    return [row for row in rows if row["estimate"] is not None]
+    return [
+        {**test, "claim": entry["claim"], "task": entry["task"]}
+        for entry in entries
+        for test in entry["tests"]
+        if test["estimate"] is not None
+    ]
 
 
 def level_effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -36,26 +38,18 @@ def level_effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             levels = test["details"].get("levels", {})
             if not isinstance(levels, Mapping):
                 continue
-            shared = {name: test[name] for name in ("unit", "rule")}
-            shared |= {name: entry[name] for name in ("claim", "task")}
+            shared = {"claim": entry["claim"], "task": entry["task"], "unit": test["unit"]}
+            shared |= {"rule": test["rule"], "verdict": "", "probability": None}
             for level, own in levels.items():
-                numbers = {name: own[name] for name in ("estimate", "interval")}
-                words = {"effect": f"at {level}", "verdict": "", "probability": None}
-                rows.append({**shared, **numbers, **words})
+                numbers = {"estimate": own["estimate"], "interval": own["interval"]}
+                rows.append({**shared, **numbers, "effect": f"at {level}"})
     return [row for row in rows if row["estimate"] is not None]
 
 
 def effects_table(rows: Sequence[Entry]) -> Table:
     """The numbers of `forest`, in the units of verdicts.json."""
-    names = ("claim", "task", "effect", "unit", "estimate", "low", "high", "probability")
-    records = []
-    for row in rows:
-        low, high = row["interval"] or (None, None)
-        numbers = {**row, "low": low, "high": high}
-        rule = {"rule": row["rule"]["kind"], "rope": row["rule"]["rope"]}
-        kept = {name: numbers[name] for name in names}
-        records.append({**kept, **rule, "verdict": row["verdict"]})
-    return style.frame(records)
+    names = ["claim", "task", "effect", "unit", "estimate", "low", "high", "probability"]
+    return style.frame(map(flat, rows))[[*names, "rule", "rope", "verdict"]]
 
 
 def forest(rows: Sequence[Entry], width: float) -> Figure:
@@ -131,11 +125,11 @@ def peaks_table(fits: Fits) -> Table:
     for title, fit in fits.items():
         for arm in fit.arms:
             peak = describe_peak(fit, arm)
-            low, high = peak["peak_interval"]
-            kl_low, kl_high = peak["peak_kl_interval"]
-            record = {"panel": title, "arm": arm, "peak": peak["peak"], "low": low, "high": high}
-            at = {"kl": peak["peak_kl"], "kl_low": kl_low, "kl_high": kl_high}
-            records.append({**record, **at, "place": peak["peak_place"]})
+            record = {"panel": title, "arm": arm, "peak": peak["peak"]}
+            record["low"], record["high"] = peak["peak_interval"]
+            record["kl"] = peak["peak_kl"]
+            record["kl_low"], record["kl_high"] = peak["peak_kl_interval"]
+            records.append({**record, "place": peak["peak_place"]})
     return style.frame(records)
 
 

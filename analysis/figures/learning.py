@@ -91,11 +91,8 @@ def training_curves(table: Table, metrics: Sequence[str]) -> Table:
             curves.append(np.stack([np.interp(_GRID, done, run[name]) for name in metrics]))
         means = dict(zip(metrics, np.mean(curves, axis=0), strict=True))
         ident = {"task": task, "arm": arm, "seed": seed}
-        parts += [
-            {**ident, "training_done": done, **{name: means[name][i] for name in metrics}}
-            for i, done in enumerate(_GRID)
-        ]
-    return style.frame(parts)
+        parts.append(style.frame({**ident, "training_done": _GRID, **means}))
+    return style.joined(parts)
 
 
 def logprob(curves: Table, arms: Sequence[str], width: float) -> Figure:
@@ -178,13 +175,11 @@ def window_table(last: Table) -> Table:
             continue
         rows = last.assign(arm=whose) if whose else last
         means = rows.groupby(["task", "arm", "seed"])[columns].mean()
-        for (task, arm, seed), values in zip(means.index, means.to_numpy(), strict=True):
-            parts += [
-                {"task": task, "arm": arm, "seed": seed, "window": index, "accuracy": value}
-                for index, value in enumerate(values, 1)
-                if np.isfinite(value)
-            ]
-    return style.frame(parts)
+        means.columns = range(1, len(columns) + 1)
+        parts.append(
+            means.rename_axis(columns="window").stack().dropna().reset_index(name="accuracy")
+        )
+    return style.joined(parts)
 
 
 def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
@@ -224,15 +219,12 @@ def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
 
 def ends_table(last: Table, metrics: Sequence[str]) -> Table:
     """Last values of metrics, averaged over settings: one row per metric, task, arm and seed."""
+    keys = ["task", "arm", "seed"]
     parts = []
-    last = last[last["diverged_step"] < 0]
     for metric in metrics:
-        means = last[last[metric].notna()].groupby(["task", "arm", "seed"])[metric].mean()
-        parts += [
-            {"metric": metric, "task": task, "arm": arm, "seed": seed, "value": float(value)}
-            for (task, arm, seed), value in means.items()
-        ]
-    return style.frame(parts)
+        means = last.groupby(keys)[metric].mean().dropna().reset_index(name="value")
+        parts.append(means.assign(metric=metric)[["metric", *keys, "value"]])
+    return style.joined(parts)
 
 
 def ends(

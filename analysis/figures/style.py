@@ -10,7 +10,7 @@ import functools
 import io
 import re
 import textwrap
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,6 +23,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from analysis.load import Table
 
@@ -257,10 +258,8 @@ def title(axes: Axes, text: str) -> None:
 
 def only_outer(panels: Sequence[Axes], columns: int) -> None:
     """Equal limits for all panels, and labels at the outer panels only: for figures of many small panels."""
-    for which in ("xlim", "ylim"):
-        limits = np.array([getattr(axes, f"get_{which}")() for axes in panels])
-        for axes in panels:
-            axes.set(**{which: (limits[:, 0].min(), limits[:, 1].max())})
+    share_limits(panels, "xlim")
+    share_limits(panels)
     for index, axes in enumerate(panels):
         if index % columns:
             axes.set_ylabel("")
@@ -336,19 +335,13 @@ def legend(figure: Figure, arms: Sequence[str], shown: Sequence[str], width: flo
 
 def spread(wanted: Sequence[float], least: float) -> list[float]:
     """Positions as close as possible to the wanted ones, in the same order, at least `least` apart."""
-    order = np.argsort(np.asarray(wanted), kind="stable")
-    sorted_positions = np.asarray(wanted, dtype=float)[order]
-    # Pool adjacent violators on positions minus their least offsets gives the closest feasible positions.
+    if not len(wanted):
+        return []
+    order = np.argsort(wanted, kind="stable")
+    # Isotonic regression on positions minus their least offsets gives the closest feasible positions.
     offsets = least * np.arange(len(order))
-    blocks: list[tuple[float, int]] = []
-    for value in sorted_positions - offsets:
-        blocks.append((float(value), 1))
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            (right, many), (left, few) = blocks.pop(), blocks.pop()
-            blocks.append(((left * few + right * many) / (few + many), few + many))
-    fitted = np.concatenate([np.full(count, mean) for mean, count in blocks]) + offsets
     positions = np.empty(len(order))
-    positions[order] = fitted
+    positions[order] = isotonic_regression(np.asarray(wanted)[order] - offsets).x + offsets
     return positions.tolist()
 
 
@@ -369,14 +362,18 @@ def label_ends(
                       weight="bold", annotation_clip=False)  # fmt: skip
 
 
-def share_limits(panels: Sequence[Axes]) -> None:
-    """Equal y limits for panels that are compared."""
-    low = min(axes.get_ylim()[0] for axes in panels)
-    high = max(axes.get_ylim()[1] for axes in panels)
+def share_limits(panels: Sequence[Axes], which: str = "ylim") -> None:
+    """Equal limits for panels that are compared."""
+    limits = np.array([getattr(axes, f"get_{which}")() for axes in panels])
     for axes in panels:
-        axes.set_ylim(low, high)
+        axes.set(**{which: (limits[:, 0].min(), limits[:, 1].max())})
 
 
-def frame(records: Iterable[Any]) -> Table:
-    """Records as the data table of a figure."""
-    return pd.DataFrame.from_records(list(records))
+def frame(records: Any) -> Table:
+    """Records, or columns by name, as the data table of a figure."""
+    return pd.DataFrame(records if isinstance(records, Mapping) else list(records))
+
+
+def joined(parts: Sequence[Table]) -> Table:
+    """Tables one below the other; an empty table if there are none."""
+    return pd.concat(parts, ignore_index=True) if parts else frame([])

@@ -19,23 +19,12 @@ from rich.text import Text
 
 from analysis import html
 from analysis.figures.style import Exhibit
-from analysis.html import Html, element, number, percent, section
+from analysis.html import Html, element
 from analysis.site.design import named
 from analysis.site.inspection_figure import alternative_text, draw
 from analysis.site.page import document, figure, write_whole
-from sweeps.inspection import (
-    BEST,
-    BEST_OF,
-    COPIED,
-    EMPTY,
-    IDEAL,
-    PROMPTS,
-    REPEATED,
-    SFT,
-    WORST,
-    WRITERS,
-    Inspection,
-)
+from sweeps import inspection
+from sweeps.inspection import Inspection
 from sweeps.store import files
 from testbed import config
 
@@ -46,14 +35,14 @@ UNIT = (
 
 
 MEANING = {
-    WRITERS: "the people that the data come from",
-    SFT: "the policy that imitates them, from which every run starts",
-    BEST: f"the best of {BEST_OF} SFT samples to each prompt, by golden reward",
-    WORST: f"the worst of {BEST_OF}",
-    IDEAL: "the best response that is known",
-    EMPTY: "nothing but the end token",
-    REPEATED: "the best such policy: {}, whatever the prompt",
-    COPIED: "the prompt itself, as much of it as fits",
+    inspection.WRITERS: "the people that the data come from",
+    inspection.SFT: "the policy that imitates them, from which every run starts",
+    inspection.BEST: f"the best of {inspection.BEST_OF} SFT samples to each prompt, by golden reward",
+    inspection.WORST: f"the worst of {inspection.BEST_OF}",
+    inspection.IDEAL: "the best response that is known",
+    inspection.EMPTY: "nothing but the end token",
+    inspection.REPEATED: "the best such policy: {}, whatever the prompt",
+    inspection.COPIED: "the prompt itself, as much of it as fits",
 }
 """The source of each response, in words, with a placeholder for the repeated token."""
 
@@ -77,7 +66,7 @@ def facts(found: Inspection) -> list[tuple[str, str, str]]:
     exact = found.experiment.task.enumerable
     how = "exact" if exact else "an estimate"
     source = how if exact else f"an estimate from {data.candidates} responses a prompt"
-    share, plain = percent, number
+    share, plain = html.percent, html.number
     rows = [
         ("within_prompt_variance", "variance within prompts", share,
          "of SFT samples’ golden reward: what an answer can change; the rest differs between prompts"),
@@ -157,17 +146,14 @@ def knobs(found: Inspection) -> list[tuple[str, str]]:
 
 def _rows(found: Inspection) -> list[tuple[str, ...]]:
     """The distributions as text, in the order of `COLUMNS`."""
-    return [
-        (
-            row["source"],
-            *(
-                number(row[name], signed=name != "sd")
-                for name in ("mean", "sd", "p1", "median", "p99")
-            ),
-            f"{row['length']:.1f}",
+    rows = []
+    for row in found.distributions():
+        numbers = (
+            html.number(row[name], signed=name != "sd")
+            for name in ("mean", "sd", "p1", "median", "p99")
         )
-        for row in found.distributions()
-    ]
+        rows.append((row["source"], *numbers, f"{row['length']:.1f}"))
+    return rows
 
 
 def _meaning(found: Inspection, source: str) -> str:
@@ -194,18 +180,18 @@ def _body(found: Inspection, exhibit: Exhibit, origin: Mapping[str, Any]) -> Ite
     """The page's sections."""
     lead, *rest = story(found)
     size = f"seed {found.experiment.seed}" + (" · quick" if found.quick else "")
+    values = found.facts
     tally = [
-        (percent(found.facts["proxy_accuracy"]), "proxy accuracy"),
-        (percent(found.facts["within_prompt_variance"]), "variance within prompts"),
-        (percent(found.facts["coverage"]), "coverage"),
-        (number(found.facts["data_quality"], signed=True), "quality of the data, SD"),
+        ("", html.percent(values["proxy_accuracy"]), "proxy accuracy"),
+        ("", html.percent(values["within_prompt_variance"]), "variance within prompts"),
+        ("", html.percent(values["coverage"]), "coverage"),
+        ("", html.number(values["data_quality"], signed=True), "quality of the data, SD"),
     ]
     more = [html.paragraph(part) for part in [*rest, *_quick(found)]]
-    items = [("", value, words) for value, words in tally]
-    yield html.header(f"Task {found.kind} · {size}", found.kind, lead, *more, html.tally(items))
+    yield html.header(f"Task {found.kind} · {size}", found.kind, lead, *more, html.tally(tally))
     yield _examples(found)
     rows = [(source, _meaning(found, source), *numbers) for source, *numbers in _rows(found)]
-    yield section(
+    yield html.section(
         "rewards",
         exhibit.heading,
         html.paragraph(UNIT),
@@ -214,11 +200,11 @@ def _body(found: Inspection, exhibit: Exhibit, origin: Mapping[str, Any]) -> Ite
     )
     checks = [("yes" if holds else "no", words) for words, holds in found.checks()]
     listing = html.table(("", "what a useful world has"), checks)
-    yield section("checks", "Is it a useful world?", listing)
+    yield html.section("checks", "Is it a useful world?", listing)
     listing = html.table(("number", "here", "what it is"), facts(found))
-    yield section("facts", "What are the data and the proxy like?", listing)
+    yield html.section("facts", "What are the data and the proxy like?", listing)
     meaning = html.details("What they mean", html.preformatted(_doc(found)))
-    yield section("knobs", "Size and knobs", html.definitions(knobs(found)), meaning)
+    yield html.section("knobs", "Size and knobs", html.definitions(knobs(found)), meaning)
     yield _provenance(found, origin)
 
 
@@ -231,13 +217,13 @@ def _examples(found: Inspection) -> Html:
     parts = []
     for example in found.examples:
         rows = [
-            (text.source, text.words, number(text.reward, signed=True))
+            (text.source, text.words, html.number(text.reward, signed=True))
             for text in example.responses
         ]
         parts.append(element("h3", "Prompt: ", element("code", example.prompt)))
         parts.append(html.table(("written by", "response", "golden reward"), rows, numeric=1))
     words = html.paragraph("Responses from best to worst.", _key(found), UNIT)
-    return section("examples", "What does it look like?", words, *parts)
+    return html.section("examples", "What does it look like?", words, *parts)
 
 
 def _provenance(found: Inspection, origin: Mapping[str, Any]) -> Html:
@@ -246,7 +232,7 @@ def _provenance(found: Inspection, origin: Mapping[str, Any]) -> Html:
     pairs = [(name, named(origin[name])) for name in ("machine", "versions") if name in origin]
     pairs += [(name, origin[name]) for name in ("created", "source") if name in origin]
     text = json.dumps(config.jsonable(described), indent=2)
-    return section(
+    return html.section(
         "provenance",
         "Where it comes from, and how to repeat it",
         html.definitions(pairs),
@@ -278,7 +264,7 @@ def show(found: Inspection, console: Console) -> None:
         table = Table.grid(padding=(0, 2))
         table.add_column(justify="right")
         for text in example.responses:
-            cells = (number(text.reward, signed=True), text.source, text.words)
+            cells = (html.number(text.reward, signed=True), text.source, text.words)
             table.add_row(*map(Text, cells))
         console.print(Padding(table, (0, 0, 0, 2)))
     heading("How good are the responses?")
@@ -289,7 +275,10 @@ def show(found: Inspection, console: Console) -> None:
     for row in _rows(found):
         table.add_row(*map(Text, row), Text(_meaning(found, row[0]), style="dim"))
     console.print(table)
-    say(f"{PROMPTS} prompts; mean, standard deviation, percentiles; length in tokens.", "dim")
+    say(
+        f"{inspection.PROMPTS} prompts; mean, standard deviation, percentiles; length in tokens.",
+        "dim",
+    )
     heading("What are the data and the proxy like?")
     table = Table(box=None, pad_edge=False, show_header=False)
     for name, value, meaning in facts(found):

@@ -8,26 +8,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from analysis.figures.style import ARM_COLOURS, INK, PAPER, SOFT
-from sweeps.inspection import (
-    BEST,
-    IDEAL,
-    SFT,
-    TRIVIAL,
-    WORST,
-    WRITERS,
-    Inspection,
-    Judged,
-)
+from sweeps import inspection
+from sweeps.inspection import Inspection, Judged
 
-RIDGES = (WRITERS, SFT, BEST)
+RIDGES = (inspection.WRITERS, inspection.SFT, inspection.BEST)
 
 
 COLOURS = {
-    WRITERS: ARM_COLOURS[4],
-    SFT: ARM_COLOURS[0],
-    BEST: ARM_COLOURS[2],
-    WORST: ARM_COLOURS[1],
-    IDEAL: ARM_COLOURS[3],
+    inspection.WRITERS: ARM_COLOURS[4],
+    inspection.SFT: ARM_COLOURS[0],
+    inspection.BEST: ARM_COLOURS[2],
+    inspection.WORST: ARM_COLOURS[1],
+    inspection.IDEAL: ARM_COLOURS[3],
 }
 
 
@@ -46,7 +38,7 @@ def alternative_text(found: Inspection) -> str:
 def draw(found: Inspection, width: float) -> Figure:
     """Rewards by source, and how reliably the better response is recognised."""
     wide = width > 5
-    rows = len(found.rewards) - (WORST in found.rewards)
+    rows = len(found.rewards) - (inspection.WORST in found.rewards)
     tall = 0.42 * rows + 0.7
     size = (width, tall if wide else tall + 2.9)
     figure = Figure(figsize=size, layout="constrained")
@@ -59,7 +51,7 @@ def draw(found: Inspection, width: float) -> Figure:
 
 def _rewards_panel(axes: Axes, found: Inspection) -> None:
     """One row per source: a histogram for sources with many responses, mean and range for all."""
-    shown = [source for source in found.rewards if source != WORST]
+    shown = [source for source in found.rewards if source != inspection.WORST]
     everything = np.concatenate([found.rewards[source] for source in shown])
     low, high = np.quantile(everything, [0.001, 0.999])
     edges = np.linspace(low, high, 46)
@@ -71,9 +63,9 @@ def _rewards_panel(axes: Axes, found: Inspection) -> None:
             axes.stairs(tops, edges, baseline=height, fill=True, color=colour, alpha=0.4, lw=0)
         low, high = np.percentile(rewards, [1, 99])
         axes.plot([low, high], [height, height], color=colour, lw=1.4, solid_capstyle="round")
-        mark = "D" if source in TRIVIAL else "o"
+        mark = "D" if source in inspection.TRIVIAL else "o"
         axes.plot(rewards.mean(), height, mark, ms=5, color=colour, mec=PAPER, mew=0.8, zorder=4)
-    limit = float(np.percentile(found.rewards[WRITERS], 99))
+    limit = float(np.percentile(found.rewards[inspection.WRITERS], 99))
     axes.axvline(limit, color=INK, lw=0.8, ls=(0, (1, 2.5)))
     top = len(shown) - 0.05
     place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
@@ -103,8 +95,8 @@ def _pairs_panel(axes: Axes, found: Inspection) -> None:
     """Labels and proxy against the difference in golden reward."""
     least, ends = 1.0, []
     for name, judged, colour, mark in (
-        ("labels", found.labels, COLOURS[WRITERS], "^"),
-        ("proxy", found.proxy, COLOURS[SFT], "o"),
+        ("labels", found.labels, COLOURS[inspection.WRITERS], "^"),
+        ("proxy", found.proxy, COLOURS[inspection.SFT], "o"),
     ):
         x, share, error = grouped(judged)
         if not x.size:

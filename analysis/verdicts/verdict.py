@@ -138,6 +138,12 @@ def entry(
     return _plain(row)
 
 
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `entry`, or one of its tests, with the interval and the rule in columns of their own."""
+    low, high = row["interval"] or (None, None)
+    return {**row, **row["rule"], "low": low, "high": high, "rule": row["rule"]["kind"]}
+
+
 def _test(test: Part, part: Judgement) -> dict[str, Any]:
     """One test's judgement."""
     return {
