@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from analysis import html
 from analysis.figures.style import Exhibit
-from analysis.html import Html, escape
+from analysis.html import Html, element
 from analysis.load import Results, counts
 from analysis.site import design, verdicts
 from analysis.site.page import Place, document, figure, navigation
@@ -17,7 +17,7 @@ def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place])
     results = chapter.results
     central = [exhibit for exhibit in exhibits if exhibit.central]
     other = [exhibit for exhibit in exhibits if not exhibit.central]
-    answers = design.answers(results)
+    answers, name = design.answers(results), html.slug(results.name)
     body = [
         navigation(places, file_name(results)),
         _head(chapter),
@@ -36,10 +36,13 @@ def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place])
             "repeat",
             "How to repeat it",
             design.repeat(results, chapter.directory.name),
-            Html(
-                '<p>See <a href="provenance.html#'
-                f'{escape(html.slug(results.name))}">where the numbers come from</a> and <a href="'
-                f'methods.html#fits-{escape(html.slug(results.name))}">how well the curves fit</a>.</p>'
+            element(
+                "p",
+                "See ",
+                html.link(f"provenance.html#{name}", "where the numbers come from"),
+                " and ",
+                html.link(f"methods.html#fits-{name}", "how well the curves fit"),
+                ".",
             ),
         ),
     ]
@@ -84,10 +87,8 @@ def _contents(
     names += [(html.slug(e.name), e.heading.rstrip("?")) for e in (*central, *other)]
     names += [("answers", "What do they answer")] if answers else []
     names += [("design", "What was run"), ("runs", "Runs"), ("cost", "Cost")]
-    links = "".join(
-        f'<li><a href="#{escape(name)}">{escape(words)}</a></li>' for name, words in names
-    )
-    return Html(f'<nav class="contents" aria-label="On this page"><ul>{links}</ul></nav>')
+    links = html.bullets(html.link(f"#{name}", words) for name, words in names)
+    return element("nav", links, class_="contents", aria_label="On this page")
 
 
 def _shown(chapter: Chapter, exhibit: Exhibit) -> Html:

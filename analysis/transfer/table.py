@@ -13,9 +13,10 @@ from analysis import plain_text
 from analysis.html import SYMBOLS, amount, between, listed, plural, sentence, unit_name
 from analysis.plain_text import safe
 from analysis.transfer.effects import LEAST, Agreement, Card, Measured, Pair
+from sweeps.console.tables import rich_table
 
 HEADER = ("claim", "effect", "simulated on", "simulated", "real on", "real", "P(same sign)")
-AGREEMENT = (
+AGREEMENT: Sequence[str] = (
     "simulated on", "real on", "effects", "same sign (expected)", "same verdict", "rank correlation", "of medians",
     "as high by chance",
 )  # fmt: skip
@@ -55,16 +56,8 @@ def chance(value: float | None) -> str:
 
 def cells(pair: Pair) -> tuple[str, ...]:
     """A row under `HEADER`."""
-    own = pair.simulated, pair.real
-    return (
-        pair.name.claim,
-        pair.real.judgement.label,
-        own[0].task,
-        label(own[0]),
-        own[1].task,
-        label(own[1]),
-        chance(pair.probability),
-    )
+    places = [part for one in (pair.simulated, pair.real) for part in (one.task, label(one))]
+    return (pair.name.claim, pair.real.judgement.label, *places, chance(pair.probability))
 
 
 def agreement(one: Agreement) -> tuple[str, ...]:
@@ -125,12 +118,8 @@ def show(card: Card, console: Console) -> None:
         table.add_row(*map(Text, shown), style=_colour(pair))
         last = pair
     console.print(table)
-    summary = Table(title="Agreement", title_justify="left")
-    for name in AGREEMENT:
-        summary.add_column(name)
-    for one in card.agreements:
-        summary.add_row(*map(Text, agreement(one)))
-    console.print(summary)
+    rows = [dict(zip(AGREEMENT, agreement(one), strict=True)) for one in card.agreements]
+    console.print(rich_table(rows, "Agreement"))
     for said in [*withheld(card), *alone(card)]:
         console.print(Text(said))
 

@@ -28,19 +28,10 @@ class Pool:
         self._parts: dict[tuple[str, Any], Pool] = {}
 
     @functools.cached_property
-    def _fits(self) -> Fits | Unanswerable:
-        try:
-            named = self.table.assign(trajectory=trajectories(self.table, self.axes))
-            return frontier.fit_all(named, self.arms, self.strata)
-        except Unanswerable as problem:
-            return problem
-
-    @property
     def fits(self) -> Fits:
         """The fitted frontiers; raises Unanswerable if none can be fitted."""
-        if isinstance(self._fits, Unanswerable):
-            raise Unanswerable(str(self._fits))
-        return self._fits
+        named = self.table.assign(trajectory=trajectories(self.table, self.axes))
+        return frontier.fit_all(named, self.arms, self.strata)
 
     def at(self, path: str, level: Any) -> "Pool":
         """The rows at one level of a path that is not a stratum, fitted separately."""
@@ -251,25 +242,10 @@ class TypicalEvidence(_OfCurves):
         sums = {arm: {name: sum(p[arm][name] for p in parts) for name in names} for arm in arms}
         return {"arms": sums, "tasks": list(self.tasks)}
 
-    def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
-        raise Unanswerable(_NO_RUNS)
+    def _no_runs(self, *_: Any, **__: Any) -> Any:
+        raise Unanswerable("a typical task has curves and no runs of its own")
 
-    def checkpoints(
-        self, columns: tuple[str, ...], arms: tuple[str, ...]
-    ) -> tuple[Mapping[Unit, list[np.ndarray]], ...]:
-        raise Unanswerable(_NO_RUNS)
-
-    def levels(self, path: str) -> tuple[Any, ...]:
-        raise Unanswerable(_NO_RUNS)
-
-    def at(self, path: str, level: Any) -> "TypicalEvidence":
-        raise Unanswerable(_NO_RUNS)
-
-    def size(self, path: str, level: Any) -> float:
-        raise Unanswerable(_NO_RUNS)
-
-
-_NO_RUNS = "a typical task has curves and no runs of its own"
+    last = checkpoints = levels = at = size = _no_runs
 
 
 def mean_peak(peaks: Sequence[Peak]) -> Peak:
