@@ -14,7 +14,7 @@ from analysis.figures import style
 from analysis.figures.style import Exhibit
 from analysis.html import scale_of, unit_name
 from analysis.transfer.effects import LEAST, Measured, Pair, by_unit
-from analysis.transfer.table import row
+from analysis.transfer.table import COLUMNS, row
 
 SIMULATED, REAL = style.ARM_COLOURS[:2]
 _NAMES = ((SIMULATED, "o", "simulated"), (REAL, "D", "real"))
@@ -25,9 +25,8 @@ def exhibits(pairs: Sequence[Pair]) -> list[Exhibit]:
     shown = [pair for pair in pairs if pair.same_sign is not None]
     if not shown:
         return []
-    drawn = ("task", "estimate", "low", "high")
-    names = ["study", "claim", "effect", "unit"]
-    names += [f"{place}_{name}" for place in ("simulated", "real") for name in drawn]
+    others = ("verdict", "open", "same_sign", "text")
+    names = [name for name in COLUMNS if not name.endswith(others)]
     table = style.frame(map(row, shown))[names]
     effects = Exhibit(
         "transfer-effects",

@@ -132,8 +132,7 @@ def _classic(
         envelopes.append(classic.envelope(own, results.arms).assign(panel=title))
         fit = fits.get(title)
         for row in classic.summary(own, results.arms).to_dict("records"):
-            fitted = fit is not None and row["arm"] in fit.arms
-            peak = describe_peak(fit, row["arm"]) if fit is not None and fitted else {}
+            peak = describe_peak(fit, row["arm"]) if fit and row["arm"] in fit.arms else {}
             model = {name: peak.get(name) for name in ("peak", "peak_interval", "peak_kl")}
             rows.append({"panel": title, **row, **model})
     return (pd.concat(envelopes) if envelopes else pd.DataFrame()), rows

@@ -77,11 +77,10 @@ class Pair:
     @property
     def same_sign(self) -> bool | None:
         """Whether the two medians have the same sign; None if one is missing."""
-        if self.simulated.judgement.estimate is None or self.real.judgement.estimate is None:
+        first, second = (one.judgement.estimate for one in (self.simulated, self.real))
+        if first is None or second is None:
             return None
-        return bool(
-            np.sign(self.simulated.judgement.estimate) == np.sign(self.real.judgement.estimate)
-        )
+        return bool(np.sign(first) == np.sign(second))
 
     @property
     def probability(self) -> float | None:

@@ -20,11 +20,13 @@ AGREEMENT: Sequence[str] = (
     "simulated on", "real on", "effects", "same sign (expected)", "same verdict", "rank correlation", "of medians",
     "as high by chance",
 )  # fmt: skip
+PLACES = ("simulated", "real")
+NUMBERS = ("task", "estimate", "low", "high", "verdict", "open")
 COLUMNS: Sequence[str] = (
-    "study", "claim", "effect", "unit", "simulated_task", "simulated_estimate", "simulated_low",
-    "simulated_high", "simulated_verdict", "simulated_open", "real_task", "real_estimate", "real_low",
-    "real_high", "real_verdict", "real_open", "same_sign", "probability_same_sign", "text",
-)  # fmt: skip
+    *("study", "claim", "effect", "unit"),
+    *(f"{place}_{name}" for place in PLACES for name in NUMBERS),
+    *("same_sign", "probability_same_sign", "text"),
+)
 CAUTION = (
     "The interval of a rank correlation says how well the effects are known, not how other claims would fare: claims "
     "are few, chosen, and share runs."
@@ -152,12 +154,11 @@ def row(pair: Pair) -> dict[str, Any]:
     """The numbers of a pair by `COLUMNS`."""
     entry = _entry(pair)
     found = {name: entry[name] for name in COLUMNS if name in entry}
-    for place in ("simulated", "real"):
+    for place in PLACES:
         own = entry[place]
         low, high = own["interval"] or (None, None)
         numbers = {**own, "low": low, "high": high, "open": " ".join(own["open"])}
-        names = ("task", "estimate", "low", "high", "verdict", "open")
-        found |= {f"{place}_{name}": numbers[name] for name in names}
+        found |= {f"{place}_{name}": numbers[name] for name in NUMBERS}
     return found
 
 
