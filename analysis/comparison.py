@@ -121,12 +121,10 @@ class Comparison:
 
     def summary(self) -> str:
         """One sentence: how many verdicts differ."""
-        both = sum(row.a is not None and row.b is not None for row in self.rows)
-        only = len(self.rows) - both
+        judged = sum(row.a is not None and row.b is not None for row in self.rows)
+        only = len(self.rows) - judged
         alone = f"; {plural(only, 'verdict')} on one side only" if only else ""
-        return (
-            f"{len(self.moved)} of {plural(both, 'verdict')} moved from {self.a} to {self.b}{alone}"
-        )
+        return f"{len(self.moved)} of {plural(judged, 'verdict')} moved from {self.a} to {self.b}{alone}"
 
     def _repr_html_(self) -> str:
         return html_table([row.cells() for row in self.rows], self.summary())
@@ -164,8 +162,11 @@ def compare(
         keys = [key[1:] for key in entries[0] if key[0] == name]
         keys += [key[1:] for key in entries[1] if key[0] == other]
         for claim, task in dict.fromkeys(keys):
-            found = entries[0].get((name, claim, task)), entries[1].get((other, claim, task))
-            rows.append(_row(pair, claim, task, found, (ours[name], theirs[other])))
+            two = (
+                entries[0].get((name, claim, task)),
+                entries[1].get((other, claim, task)),
+            )
+            rows.append(_row(pair, claim, task, two, (ours[name], theirs[other])))
     order = ordered([{"claim": row.claim, "study": row.study, "row": row} for row in rows])
     return Comparison(a, b, tuple(pairs), tuple(one["row"] for one in order))
 
@@ -222,7 +223,9 @@ def _row(
     if moved:
         parts = {"design": pair.design, "code": pair.code, "runs": _of_claim(pair, claim, results)}
         differ = [
-            f"{name} ({plural(len(own), 'difference')})" for name, own in parts.items() if own
+            f"{name} ({plural(len(parted), 'difference')})"
+            for name, parted in parts.items()
+            if parted
         ]
         why += [f"what differs: {listed(differ)}"] if differ else []
     why += [
@@ -237,8 +240,8 @@ def _of_claim(
     pair: StudyPair, claim: str, results: tuple[Results, Results]
 ) -> tuple[Difference, ...]:
     """Those differences in runs that concern the arms of a claim."""
-    claims = [own for side in results for own in (*side.claims, *(side.present_claims or ()))]
-    arms = {arm for own in claims if own.id == claim for arm in own.arms_used()}
+    claims = [one for side in results for one in (*side.claims, *(side.present_claims or ()))]
+    arms = {arm for one in claims if one.id == claim for arm in one.arms_used()}
     return tuple(one for one in pair.runs if one[0].rpartition(": ")[0] in arms)
 
 
@@ -288,7 +291,7 @@ def _value(value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={_value(own)}" for name, own in value.items()) or "{}"
+        return ", ".join(f"{name}={_value(item)}" for name, item in value.items()) or "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     return str(value)

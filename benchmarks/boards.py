@@ -126,8 +126,8 @@ def main() -> None:
             size = sum(file.stat().st_size for file in files)
             sessions = options.runs if more.hparams else 0
             took = served(logs, len({file.parent for file in files}) - 1, sessions)
-            found = {"logs": len(files), "mb": size / 1e6, "written_seconds": written}
-            figures[name] = found | {"opens_seconds": took}
+            row = {"logs": len(files), "mb": size / 1e6, "written_seconds": written}
+            figures[name] = row | {"opens_seconds": took}
             print(f"{name:20s} {len(files):6d} {size / 1e6:7.1f} {written:10.1f} {took:8.1f}")
     shared.write(options.json, figures)
 

@@ -111,19 +111,19 @@ def programs(tasks: dict[str, Any], count: int) -> dict[tuple[str, str], Program
     """Every way of playing every environment."""
 
     cart, params = gymnax.make(CARTPOLE)
-    found = {
+    playing = {
         (CARTPOLE, "episodes"): stepped(cart, params, count, PUSHES, resets=False),
         (CARTPOLE, "auto-reset"): stepped(cart, params, count, ROUNDS * PUSHES),
     }
     for name, task in tasks.items():
         environment, length = TokenEnvironment(task), task.response_length
         world = jax.jit(task.world)(jax.random.key(0))
-        found |= {
+        playing |= {
             (name, "episodes"): stepped(environment, world, count, length, low=1, resets=False),
             (name, "auto-reset"): stepped(environment, world, count, ROUNDS * length),
             (name, "whole"): whole(task, world, count),
         }
-    return found
+    return playing
 
 
 def rate(program: Program, seconds: float) -> float:

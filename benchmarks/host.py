@@ -76,22 +76,22 @@ def resident() -> float:
 
 
 @contextlib.contextmanager
-def timed(found: dict[str, Any], name: str, each: int = 0) -> Iterator[None]:
+def timed(figures: dict[str, Any], name: str, each: int = 0) -> Iterator[None]:
     """Put the seconds that a block of code takes into ``found``; with ``each``, the milliseconds for each of so many
     items."""
     clock = time.perf_counter()
     yield
     seconds = time.perf_counter() - clock
-    found[name] = seconds * 1e3 / each if each else seconds
+    figures[name] = seconds * 1e3 / each if each else seconds
 
 
 def stored(
-    found: dict[str, Any], chosen: Any, directory: Path, evaluations: int, block: int, most: int
+    figures: dict[str, Any], chosen: Any, directory: Path, evaluations: int, block: int, most: int
 ) -> None:
     """Store rows of the first runs block by block, as a command does, and measure the times without making the rows."""
     points = chosen.points()
     with Store.create_or_open(directory, {**chosen.describe(), "source": "benchmark"}) as store:
-        with timed(found, "book_seconds"):
+        with timed(figures, "book_seconds"):
             book = Book(points, store)
         seconds, kept = 0.0, points[:most]
         for start in range(0, len(kept), block):
@@ -100,44 +100,47 @@ def stored(
             book.put(part)
             seconds += time.perf_counter() - clock
             if start == 0:
-                found["stored_first_mb"] = resident()
-        with timed(found, "merge_seconds"):
+                figures["stored_first_mb"] = resident()
+        with timed(figures, "merge_seconds"):
             store.merge()
-        with timed(found, "lacking_seconds"):
+        with timed(figures, "lacking_seconds"):
             lacking = len(book.lacking())
     if lacking != len({point.run for point in points[most:]}):
         raise SystemExit(f"{lacking} runs are lacking: this is no measurement")
-    found["put_ms_per_run"] = (seconds + found.pop("merge_seconds")) * 1e3 / len(kept)
+    figures["put_ms_per_run"] = (seconds + figures.pop("merge_seconds")) * 1e3 / len(kept)
 
 
 def measure(runs: int, seeds: int, block: int) -> dict[str, Any]:
     """Every figure for one number of runs."""
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     chosen = selection(runs, seeds)
-    found["before_mb"] = resident()
-    with timed(found, "points_seconds"):
+    figures["before_mb"] = resident()
+    with timed(figures, "points_seconds"):
         points = chosen.points()
-    found |= {"runs": len(points), "points_us_per_run": found["points_seconds"] / len(points) * 1e6}
-    found["points_mb"] = resident() - found["before_mb"]
-    with timed(found, "describe_seconds"):
+    figures |= {
+        "runs": len(points),
+        "points_us_per_run": figures["points_seconds"] / len(points) * 1e6,
+    }
+    figures["points_mb"] = resident() - figures["before_mb"]
+    with timed(figures, "describe_seconds"):
         chosen.describe()
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "stored"
-        stored(found, chosen, directory, STORED, block, len(points))
-        found["stored_growth_mb"] = resident() - found.pop("stored_first_mb")
-        found["study_json_kb"] = (directory / "study.json").stat().st_size / 1e3
-        with timed(found, "resume_seconds"):
+        stored(figures, chosen, directory, STORED, block, len(points))
+        figures["stored_growth_mb"] = resident() - figures.pop("stored_first_mb")
+        figures["study_json_kb"] = (directory / "study.json").stat().st_size / 1e3
+        with timed(figures, "resume_seconds"):
             Store.open(directory).held()
         opened = Path(folder) / "opened"
         with contextlib.redirect_stdout(io.StringIO()):
             stored({}, chosen, opened, OPENED, block, MOST_OPENED)
-        with timed(found, "open_seconds"):
+        with timed(figures, "open_seconds"):
             tables = read_stores(opened)
-        with timed(found, "open_for_report_seconds"):
+        with timed(figures, "open_for_report_seconds"):
             load_all(opened, tables)
-        found["opened_rows"] = len(tables[0][1])
-    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return found
+        figures["opened_rows"] = len(tables[0][1])
+    figures["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return figures
 
 
 def main() -> None:

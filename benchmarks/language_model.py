@@ -37,12 +37,12 @@ PROMPT, RESPONSE, TEMPERATURE = 24, 32, 0.7
 
 def seconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
     """Seconds of the first call, including compilation, and the median of ``repeats`` further calls."""
-    found = []
+    times = []
     for _ in range(1 + repeats):
         clock = time.perf_counter()
         jax.block_until_ready(call())
-        found.append(time.perf_counter() - clock)
-    return found[0], statistics.median(found[1:])
+        times.append(time.perf_counter() - clock)
+    return times[0], statistics.median(times[1:])
 
 
 def prompts(count: int, vocabulary: int) -> Any:

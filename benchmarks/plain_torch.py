@@ -100,13 +100,13 @@ def score(model: Model, prompts: Any, responses: Any) -> Any:
 def sample(model: Model, prompts: Any) -> Any:
     """One response to each prompt, with cached keys and values."""
     caches: list = [[] for _ in model.blocks]
-    logits, found = model(prompts, behind=PROMPT - 1, caches=caches)[:, -1], []
+    logits, tokens = model(prompts, behind=PROMPT - 1, caches=caches)[:, -1], []
     for step in range(RESPONSE):
         token = torch.multinomial(logits.softmax(-1), 1)
-        found.append(token)
+        tokens.append(token)
         if step + 1 < RESPONSE:
             logits = model(token, caches=caches, start=PROMPT + step)[:, -1]
-    return torch.cat(found, dim=1)
+    return torch.cat(tokens, dim=1)
 
 
 class Run:
@@ -138,11 +138,11 @@ class Run:
         with torch.no_grad():
             first, second = written.chunk(2)
             end = torch.full_like(prompts[:PAIRS, :1], VOCABULARY)
-            both = [
+            texts = [
                 torch.cat([prompts[:PAIRS], a, b, end], dim=1)
                 for a, b in ((first, second), (second, first))
             ]
-            margin = self.proxy(torch.cat(both), behind=-1)[:, 0, 0]
+            margin = self.proxy(torch.cat(texts), behind=-1)[:, 0, 0]
             better = (margin[:PAIRS] > margin[PAIRS:])[:, None]
             ordered = torch.cat([first.where(better, second), second.where(better, first)])
             return prompts, ordered, score(self.reference, prompts, ordered)

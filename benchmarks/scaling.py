@@ -75,8 +75,8 @@ def rates(configurations: list[tuple[int, int, int]], seconds: float) -> float:
         assert child.stdin
         child.stdin.write("go\n")
         child.stdin.flush()
-    found = [child.communicate()[0] for child in children]
-    return sum(statistics.median(json.loads(text.splitlines()[-1])) for text in found)
+    printed = [child.communicate()[0] for child in children]
+    return sum(statistics.median(json.loads(text.splitlines()[-1])) for text in printed)
 
 
 def compared(cases: list[tuple[dict[str, int], Any]], ratio: str, seconds: float) -> list[Any]:
@@ -204,14 +204,14 @@ def main() -> None:
         )
         print(json.dumps(figures))
         return
-    found = {}
+    tables = {}
     for part in [options.part] if options.part else PARTS:
         if part == "runs":
-            found[part] = by_runs(options.runs)
+            tables[part] = by_runs(options.runs)
         else:
-            found[part] = {"devices": by_devices, "processes": by_processes}[part](options.seconds)
-        table(part, found[part])
-    shared.write(options.json, found)
+            tables[part] = {"devices": by_devices, "processes": by_processes}[part](options.seconds)
+        table(part, tables[part])
+    shared.write(options.json, tables)
 
 
 if __name__ == "__main__":

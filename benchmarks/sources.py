@@ -131,8 +131,11 @@ def main() -> None:
     pin(1)
 
     sources, objectives = (
-        {name: training(options.workload, changes, options.steps) for name, changes in own.items()}
-        for own in (compared_sources(), compared_objectives())
+        {
+            name: training(options.workload, changes, options.steps)
+            for name, changes in compared.items()
+        }
+        for compared in (compared_sources(), compared_objectives())
     )
     kinds = members(AbstractLoss, "testbed.losses")
     losses = {name: alone(kind(), 32) for name, kind in sorted(kinds.items())}

@@ -124,17 +124,17 @@ def timed(options: argparse.Namespace, cache: str) -> dict[str, Any]:
     names = ("workload", "mode", "runs", "steps")
     given = [f"--{name}={getattr(options, name)}" for name in names]
     begun = time.time()
-    found = shared.process(__file__, "--child", *given, TESTBED_CACHE=cache)
-    seconds = found["done"] - begun
+    told = shared.process(__file__, "--child", *given, TESTBED_CACHE=cache)
+    seconds = told["done"] - begun
     rate = options.runs * options.steps / seconds
     return {
         "seconds": seconds,
-        "seconds_importing": found["imported"] - begun,
-        "seconds_training": found["done"] - found["drawn"],
+        "seconds_importing": told["imported"] - begun,
+        "seconds_training": told["done"] - told["drawn"],
         "run_steps_per_second": rate,
-        "run_steps_per_second_per_peak_gflops": rate / found["peak_gflops"],
-        "peak_gflops": found["peak_gflops"],
-        **{name: found[name] for name in ("devices", "machine", "versions")},
+        "run_steps_per_second_per_peak_gflops": rate / told["peak_gflops"],
+        "peak_gflops": told["peak_gflops"],
+        **{name: told[name] for name in ("devices", "machine", "versions")},
     }
 
 

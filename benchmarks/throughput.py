@@ -244,18 +244,18 @@ def main() -> None:
         sys.exit("--devices must be at least 1")
     pin(options.devices)
     print(f"{'workload':16s}{'stack':>6s}" + "".join(f"{name:>18s}" for name in SHOWN.values()))
-    found = []
+    rows = []
     for workload, mode, stack in cases(options):
         figures = measure(options, workload, mode, stack)
-        found.append(figures)
+        rows.append(figures)
         cells = "".join(
             "                 -" if figures[name] is None else f"{figures[name]:18.4g}"
             for name in SHOWN
         )
         print(f"{workload + ' ' + mode:16s}{stack:6d}{cells}", flush=True)
-    if len(found) == 1:
-        shared.show(found[0])
-    shared.write(options.json, {"figures": found})
+    if len(rows) == 1:
+        shared.show(rows[0])
+    shared.write(options.json, {"figures": rows})
 
 
 if __name__ == "__main__":

@@ -79,15 +79,15 @@ def frontier(fits: Fits, arms: Sequence[str], pairs: Sequence[Pair], width: floa
     uppers = []
     for index, (title, fit) in enumerate(fits.items()):
         block, column = divmod(index, columns)
-        own = grid[block * len(ratios) : (block + 1) * len(ratios), column]
-        _frontier_panel(own[0], fit, arms, labelled)
-        style.title(own[0], title)
+        panels = grid[block * len(ratios) : (block + 1) * len(ratios), column]
+        _frontier_panel(panels[0], fit, arms, labelled)
+        style.title(panels[0], title)
         if column:
-            own[0].set_ylabel("")
-        if len(own) > 1 and _gap_panel(own[1], fit, pairs, arms, own[0].get_xlim()[1]):
-            own[0].set_xlabel("")
-            own[0].tick_params(labelbottom=False)
-        uppers.append(own[0])
+            panels[0].set_ylabel("")
+        if len(panels) > 1 and _gap_panel(panels[1], fit, pairs, arms, panels[0].get_xlim()[1]):
+            panels[0].set_xlabel("")
+            panels[0].tick_params(labelbottom=False)
+        uppers.append(panels[0])
     if small:
         style.only_outer(uppers, columns)
     if not labelled:
@@ -109,7 +109,7 @@ def _frontier_panel(axes: Axes, fit: Frontier, arms: Sequence[str], labelled: bo
             solid_capstyle="round", zorder=4,
         )  # fmt: skip
     style.kl_axis(axes, max(span.end for span in fit.spans.values()) * 1.04)
-    tops = [own.high.max() if labelled else own.middle.max() for own in curves.values()]
+    tops = [one.high.max() if labelled else one.middle.max() for one in curves.values()]
     _rates(axes, trained["win_rate"], max(tops))
     _mark_peaks(axes, fit, arms, labelled)
 
@@ -225,10 +225,10 @@ def envelope(
     for index, (axes, (title, rows)) in enumerate(zip(panels, points.items(), strict=True)):
         for arm in shown:
             _points(axes, rows, arm, arms)
-            own = envelopes[(envelopes["panel"] == title) & (envelopes["arm"] == arm)]
-            own = own.sort_values("kl")
+            upper = envelopes[(envelopes["panel"] == title) & (envelopes["arm"] == arm)]
+            upper = upper.sort_values("kl")
             colour, marker, dashes = look(arms, arm)
-            axes.plot(np.sqrt(own["kl"].to_numpy(float)), own["win_rate"], marker=marker, ls=dashes,
+            axes.plot(np.sqrt(upper["kl"].to_numpy(float)), upper["win_rate"], marker=marker, ls=dashes,
                       color=colour, lw=1.4, ms=2.6, mew=0, zorder=4)  # fmt: skip
         style.kl_axis(axes, 1.04 * float(np.sqrt(rows["kl"].max())))
         _rates(axes, rows["win_rate"])

@@ -40,8 +40,8 @@ def level_effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
                 continue
             shared = {"claim": entry["claim"], "task": entry["task"], "unit": test["unit"]}
             shared |= {"rule": test["rule"], "verdict": "", "probability": None}
-            for level, own in levels.items():
-                numbers = {"estimate": own["estimate"], "interval": own["interval"]}
+            for level, effect in levels.items():
+                numbers = {"estimate": effect["estimate"], "interval": effect["interval"]}
                 rows.append({**shared, **numbers, "effect": f"at {level}"})
     return [row for row in rows if row["estimate"] is not None]
 

@@ -258,8 +258,8 @@ def _relative(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
             names = inputs.level_names(material.results, path, places)
             draw = partial(sizes.by_level, *shown, words, [names[at] for at in places])
         else:
-            both = inputs.axis_words(path, material), words
-            draw = partial(sizes.along, *shown, both, percents=True)
+            labels = inputs.axis_words(path, material), words
+            draw = partial(sizes.along, *shown, labels, percents=True)
         yield Exhibit(
             f"levels-{path}",
             f"How does the comparison change with {inputs.level_words(path, material)}?",

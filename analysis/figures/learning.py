@@ -84,9 +84,9 @@ def training_curves(table: Table, metrics: Sequence[str]) -> Table:
     """
     parts = []
     table = table[(table["diverged_step"] < 0) & table[list(metrics)].notna().all(axis=1)]
-    for (task, arm, seed), own in table.groupby(["task", "arm", "seed"], sort=True):
+    for (task, arm, seed), rows in table.groupby(["task", "arm", "seed"], sort=True):
         curves: list[np.ndarray] = []
-        for _, run in own.sort_values("evaluation").groupby("run", sort=True):
+        for _, run in rows.sort_values("evaluation").groupby("run", sort=True):
             done = run["step"] / max(run["step"].max(), 1)
             curves.append(np.stack([np.interp(_GRID, done, run[name]) for name in metrics]))
         means = dict(zip(metrics, np.mean(curves, axis=0), strict=True))
@@ -158,9 +158,9 @@ def _half(seeds: np.ndarray) -> np.ndarray:
 
 def window_columns(table: Table, prefix: str) -> list[str]:
     """Columns PREFIX1, PREFIX2, ... that hold numbers, in the order of the windows."""
-    found = [name for name in table.columns if name.startswith(prefix)]
-    found = [name for name in found if name[len(prefix) :].isdigit() and table[name].notna().any()]
-    return sorted(found, key=lambda name: int(name[len(prefix) :]))
+    names = [name for name in table.columns if name.startswith(prefix)]
+    names = [name for name in names if name[len(prefix) :].isdigit() and table[name].notna().any()]
+    return sorted(names, key=lambda name: int(name[len(prefix) :]))
 
 
 def window_table(last: Table) -> Table:
@@ -189,12 +189,14 @@ def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
     for axes, task, rows in panels:
         ends = []
         for arm in (*shown, "proxy"):
-            own = rows[rows["arm"] == arm].pivot(index="seed", columns="window", values="accuracy")
-            if own.empty:
+            by_seed = rows[rows["arm"] == arm].pivot(
+                index="seed", columns="window", values="accuracy"
+            )
+            if by_seed.empty:
                 continue
             colour, marker, dashes = look(arms, arm) if arm in arms else (SOFT, "", (0, (4, 2)))
-            seeds = own.to_numpy()
-            mean, x = np.nanmean(seeds, axis=0), own.columns.to_numpy(float)
+            seeds = by_seed.to_numpy()
+            mean, x = np.nanmean(seeds, axis=0), by_seed.columns.to_numpy(float)
             if len(seeds) >= LEAST_SEEDS and len(shown) <= FEW_ARMS:
                 half = _half(seeds)
                 axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.12, lw=0)
@@ -247,11 +249,11 @@ def ends(
     for axes, (task, metric) in zip(panels, places, strict=True):
         rows = table[(table["task"] == task) & (table["metric"] == metric)]
         for height, arm in enumerate(shown):
-            own = rows.loc[rows["arm"] == arm, "value"].to_numpy()
+            values = rows.loc[rows["arm"] == arm, "value"].to_numpy()
             colour, marker, _ = look(arms, arm)
-            axes.plot(own, [height] * len(own), marker, ms=4, mew=0, color=colour, alpha=0.45)
-            if len(own):
-                axes.plot(own.mean(), height, marker, ms=7.5, color=colour, mec=PAPER, mew=1.2)
+            axes.plot(values, [height] * len(values), marker, ms=4, mew=0, color=colour, alpha=0.45)
+            if len(values):
+                axes.plot(values.mean(), height, marker, ms=7.5, color=colour, mec=PAPER, mew=1.2)
         if metric in references:
             style.reference(axes, references[metric], "x")
         axes.set_yticks(range(len(shown)), shown)

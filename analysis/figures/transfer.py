@@ -55,10 +55,10 @@ def exhibits(pairs: Sequence[Pair]) -> list[Exhibit]:
 def _lines(pairs: Sequence[Pair]) -> Iterator[tuple[str, list[tuple[int, Measured]]]]:
     """Each effect's words and its measurements: (0, simulated) on every task, then (1, real)."""
     for name in dict.fromkeys(pair.name for pair in pairs):
-        own = [pair for pair in pairs if pair.name == name]
-        simulated = {pair.simulated.task: (0, pair.simulated) for pair in own}
-        real = {pair.real.task: (1, pair.real) for pair in own}
-        words = f"{name.claim}  {own[0].real.judgement.label}"
+        same = [pair for pair in pairs if pair.name == name]
+        simulated = {pair.simulated.task: (0, pair.simulated) for pair in same}
+        real = {pair.real.task: (1, pair.real) for pair in same}
+        words = f"{name.claim}  {same[0].real.judgement.label}"
         yield words, [*simulated.values(), *real.values()]
 
 
@@ -67,11 +67,12 @@ def _intervals(pairs: Sequence[Pair], width: float) -> Figure:
     rows = {unit: list(_lines(some)) for unit, some in by_unit(pairs).items()}
     step = 0.2
     heights = [
-        step * sum(1.6 + len(measured) for _, measured in own) + 0.55 for own in rows.values()
+        step * sum(1.6 + len(measured) for _, measured in effects) + 0.55
+        for effects in rows.values()
     ]
     figure, panels = style.stacked(heights, width, 0.35)
-    for axes, (unit, own) in zip(panels, rows.items(), strict=True):
-        _interval_panel(axes, unit, own, width > 5)
+    for axes, (unit, effects) in zip(panels, rows.items(), strict=True):
+        _interval_panel(axes, unit, effects, width > 5)
     handles = [
         Line2D([], [], color=colour, marker=marker, lw=2, ms=6, label=name)
         for colour, marker, name in _NAMES
@@ -133,12 +134,12 @@ def _limits(measured: Sequence[Measured], scale: float, room: float = 0.05) -> t
 def _scatter(groups: Mapping[str, Sequence[Pair]], width: float) -> Figure:
     """One square panel per unit; the marks distinguish simulated tasks. The figure is as wide as the others: a page
     shows all figures at one width, so the letters of a narrower figure would appear large."""
-    tasks = list(dict.fromkeys(pair.simulated.task for own in groups.values() for pair in own))
+    tasks = list(dict.fromkeys(pair.simulated.task for some in groups.values() for pair in some))
     columns = min(len(groups), 2 if width > 5 else 1)
     side = min(width / columns, 3.6)
     figure, panels = style.grid(len(groups), width, side, columns)
-    for axes, (unit, own) in zip(panels, groups.items(), strict=True):
-        _scatter_panel(axes, unit, own, tasks)
+    for axes, (unit, some) in zip(panels, groups.items(), strict=True):
+        _scatter_panel(axes, unit, some, tasks)
     if len(tasks) > 1:
         handles = [
             Line2D([], [], color=SIMULATED, marker=marker, ls="", ms=5.5, label=task)

@@ -82,7 +82,7 @@ def _besides(settings: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> 
     """Settings that one arm runs in addition to the axes; paths with the same values as the axes are left out."""
     shown = {}
     for path, on_axis in axes.items():
-        values = list(dict.fromkeys(own[path] for own in settings if path in own))
+        values = list(dict.fromkeys(setting[path] for setting in settings if path in setting))
         if values not in ([], on_axis):
             shown[path] = ", ".join(map(str, values))
     return _spelt(shown)

@@ -60,10 +60,10 @@ CAPTION = (
 )
 
 
-def facts(found: Inspection) -> list[tuple[str, str, str]]:
+def facts(seen: Inspection) -> list[tuple[str, str, str]]:
     """Name, value and meaning of every measured number of the world."""
-    f, data = found.facts, found.experiment.data
-    exact = found.experiment.task.enumerable
+    f, data = seen.facts, seen.experiment.data
+    exact = seen.experiment.task.enumerable
     how = "exact" if exact else "an estimate"
     source = how if exact else f"an estimate from {data.candidates} responses a prompt"
     share, plain = html.percent, html.number
@@ -100,7 +100,7 @@ def facts(found: Inspection) -> list[tuple[str, str, str]]:
     return [(name, say(f[key]), why) for key, name, say, why in rows if key in f]
 
 
-def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path:
+def build(seen: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path:
     """Write inspect.html, inspect.json and figures/ into the directory; returns the page's path.
 
     ``origin`` is the result of `sweeps.store.provenance.session`, and the command. Raises `InvalidInput` if the
@@ -109,12 +109,12 @@ def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path
     exhibit = Exhibit(
         "inspect",
         "How good are the responses?",
-        alternative_text(found),
+        alternative_text(seen),
         CAPTION,
-        lambda width: draw(found, width),
+        lambda width: draw(seen, width),
     )
-    text = json.dumps(config.jsonable(found.describe() | dict(origin)), indent=1)
-    page = document(f"{found.kind}: what the task looks like", list(_body(found, exhibit, origin)))
+    text = json.dumps(config.jsonable(seen.describe() | dict(origin)), indent=1)
+    page = document(f"{seen.kind}: what the task looks like", list(_body(seen, exhibit, origin)))
     try:
         (directory / "figures").mkdir(parents=True, exist_ok=True)
         exhibit.save(directory / "figures")
@@ -124,17 +124,17 @@ def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path
         raise files.refused(directory, problem) from problem
 
 
-def story(found: Inspection) -> list[str]:
+def story(seen: Inspection) -> list[str]:
     """The task's docstrings as paragraphs: its module's, then its class's."""
-    text = inspect.cleandoc(sys.modules[type(found.experiment.task).__module__].__doc__ or "")
-    text += "\n\n" + _doc(found).partition("\n\nAttributes:")[0]
+    text = inspect.cleandoc(sys.modules[type(seen.experiment.task).__module__].__doc__ or "")
+    text += "\n\n" + _doc(seen).partition("\n\nAttributes:")[0]
     text = re.sub(r"``(.+?)``", r"“\1”", text, flags=re.DOTALL).replace("`", "")
     return [" ".join(part.split()) for part in text.split("\n\n")]
 
 
-def knobs(found: Inspection) -> list[tuple[str, str]]:
+def knobs(seen: Inspection) -> list[tuple[str, str]]:
     """The task's fields and their values; values that differ from the default are marked."""
-    task = found.experiment.task
+    task = seen.experiment.task
     kind: Any = type(task)
     default = kind()
     pairs = []
@@ -144,10 +144,10 @@ def knobs(found: Inspection) -> list[tuple[str, str]]:
     return pairs
 
 
-def _rows(found: Inspection) -> list[tuple[str, ...]]:
+def _rows(seen: Inspection) -> list[tuple[str, ...]]:
     """The distributions as text, in the order of `COLUMNS`."""
     rows = []
-    for row in found.distributions():
+    for row in seen.distributions():
         numbers = (
             html.number(row[name], signed=name != "sd")
             for name in ("mean", "sd", "p1", "median", "p99")
@@ -156,41 +156,41 @@ def _rows(found: Inspection) -> list[tuple[str, ...]]:
     return rows
 
 
-def _meaning(found: Inspection, source: str) -> str:
-    return MEANING[source].format(found.repeated)
+def _meaning(seen: Inspection, source: str) -> str:
+    return MEANING[source].format(seen.repeated)
 
 
-def _quick(found: Inspection) -> list[str]:
+def _quick(seen: Inspection) -> list[str]:
     words = (
         "A quick look: fewer pairs and shorter fits, so that the proxy’s accuracy is lower than at "
         "the default size, and SFT a poorer imitation."
     )
-    return [words] if found.quick else []
+    return [words] if seen.quick else []
 
 
-def _key(found: Inspection) -> str:
-    end = found.experiment.task.words()[0]
+def _key(seen: Inspection) -> str:
+    end = seen.experiment.task.words()[0]
     return (
         f"“{end}” is the end token; a response without it was cut at the limit of "
-        f"{found.experiment.task.response_length} tokens."
+        f"{seen.experiment.task.response_length} tokens."
     )
 
 
-def _body(found: Inspection, exhibit: Exhibit, origin: Mapping[str, Any]) -> Iterator[Html]:
+def _body(seen: Inspection, exhibit: Exhibit, origin: Mapping[str, Any]) -> Iterator[Html]:
     """The page's sections."""
-    lead, *rest = story(found)
-    size = f"seed {found.experiment.seed}" + (" · quick" if found.quick else "")
-    values = found.facts
+    lead, *rest = story(seen)
+    size = f"seed {seen.experiment.seed}" + (" · quick" if seen.quick else "")
+    values = seen.facts
     tally = [
         ("", html.percent(values["proxy_accuracy"]), "proxy accuracy"),
         ("", html.percent(values["within_prompt_variance"]), "variance within prompts"),
         ("", html.percent(values["coverage"]), "coverage"),
         ("", html.number(values["data_quality"], signed=True), "quality of the data, SD"),
     ]
-    more = [html.paragraph(part) for part in [*rest, *_quick(found)]]
-    yield html.header(f"Task {found.kind} · {size}", found.kind, lead, *more, html.tally(tally))
-    yield _examples(found)
-    rows = [(source, _meaning(found, source), *numbers) for source, *numbers in _rows(found)]
+    more = [html.paragraph(part) for part in [*rest, *_quick(seen)]]
+    yield html.header(f"Task {seen.kind} · {size}", seen.kind, lead, *more, html.tally(tally))
+    yield _examples(seen)
+    rows = [(source, _meaning(seen, source), *numbers) for source, *numbers in _rows(seen)]
     yield html.section(
         "rewards",
         exhibit.heading,
@@ -198,37 +198,37 @@ def _body(found: Inspection, exhibit: Exhibit, origin: Mapping[str, Any]) -> Ite
         figure(exhibit),
         html.table(("source", "who", *COLUMNS[1:]), rows, numeric=len(COLUMNS) - 1),
     )
-    checks = [("yes" if holds else "no", words) for words, holds in found.checks()]
+    checks = [("yes" if holds else "no", words) for words, holds in seen.checks()]
     listing = html.table(("", "what a useful world has"), checks)
     yield html.section("checks", "Is it a useful world?", listing)
-    listing = html.table(("number", "here", "what it is"), facts(found))
+    listing = html.table(("number", "here", "what it is"), facts(seen))
     yield html.section("facts", "What are the data and the proxy like?", listing)
-    meaning = html.details("What they mean", html.preformatted(_doc(found)))
-    yield html.section("knobs", "Size and knobs", html.definitions(knobs(found)), meaning)
-    yield _provenance(found, origin)
+    meaning = html.details("What they mean", html.preformatted(_doc(seen)))
+    yield html.section("knobs", "Size and knobs", html.definitions(knobs(seen)), meaning)
+    yield _provenance(seen, origin)
 
 
-def _doc(found: Inspection) -> str:
-    return inspect.cleandoc(type(found.experiment.task).__doc__ or "")
+def _doc(seen: Inspection) -> str:
+    return inspect.cleandoc(type(seen.experiment.task).__doc__ or "")
 
 
-def _examples(found: Inspection) -> Html:
+def _examples(seen: Inspection) -> Html:
     """Prompts with responses from best to worst."""
     parts = []
-    for example in found.examples:
+    for example in seen.examples:
         rows = [
             (text.source, text.words, html.number(text.reward, signed=True))
             for text in example.responses
         ]
         parts.append(element("h3", "Prompt: ", element("code", example.prompt)))
         parts.append(html.table(("written by", "response", "golden reward"), rows, numeric=1))
-    words = html.paragraph("Responses from best to worst.", _key(found), UNIT)
+    words = html.paragraph("Responses from best to worst.", _key(seen), UNIT)
     return html.section("examples", "What does it look like?", words, *parts)
 
 
-def _provenance(found: Inspection, origin: Mapping[str, Any]) -> Html:
+def _provenance(seen: Inspection, origin: Mapping[str, Any]) -> Html:
     """Configuration, machine, versions, and the command."""
-    described = found.describe()["config"]
+    described = seen.describe()["config"]
     pairs = [(name, named(origin[name])) for name in ("machine", "versions") if name in origin]
     pairs += [(name, origin[name]) for name in ("created", "source") if name in origin]
     text = json.dumps(config.jsonable(described), indent=2)
@@ -241,7 +241,7 @@ def _provenance(found: Inspection, origin: Mapping[str, Any]) -> Html:
     )
 
 
-def show(found: Inspection, console: Console) -> None:
+def show(seen: Inspection, console: Console) -> None:
     """Print the content of the page on a terminal."""
 
     def heading(words: str) -> None:
@@ -251,14 +251,14 @@ def show(found: Inspection, console: Console) -> None:
     def say(words: str, style: str = "") -> None:
         console.print(Text(words, style=style))
 
-    heading(f"{found.kind}, seed {found.experiment.seed}")
-    for part in [*_quick(found), *story(found)]:
+    heading(f"{seen.kind}, seed {seen.experiment.seed}")
+    for part in [*_quick(seen), *story(seen)]:
         say(part)
         console.print()
-    say("  ".join(f"{name}={value}" for name, value in knobs(found)), "dim")
+    say("  ".join(f"{name}={value}" for name, value in knobs(seen)), "dim")
     heading("What does it look like?")
-    say(f"Responses from best to worst. {_key(found)} {UNIT}")
-    for example in found.examples:
+    say(f"Responses from best to worst. {_key(seen)} {UNIT}")
+    for example in seen.examples:
         console.print()
         say(f"Prompt: {example.prompt}", "bold")
         table = Table.grid(padding=(0, 2))
@@ -272,8 +272,8 @@ def show(found: Inspection, console: Console) -> None:
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "source" else "right")
     table.add_column("who")
-    for row in _rows(found):
-        table.add_row(*map(Text, row), Text(_meaning(found, row[0]), style="dim"))
+    for row in _rows(seen):
+        table.add_row(*map(Text, row), Text(_meaning(seen, row[0]), style="dim"))
     console.print(table)
     say(
         f"{inspection.PROMPTS} prompts; mean, standard deviation, percentiles; length in tokens.",
@@ -281,9 +281,9 @@ def show(found: Inspection, console: Console) -> None:
     )
     heading("What are the data and the proxy like?")
     table = Table(box=None, pad_edge=False, show_header=False)
-    for name, value, meaning in facts(found):
+    for name, value, meaning in facts(seen):
         table.add_row(Text(name), Text(value, style="bold"), Text(meaning, style="dim"))
     console.print(table)
     heading("Is it a useful world?")
-    for words, holds in found.checks():
+    for words, holds in seen.checks():
         say(f"{'yes' if holds else 'NO '}  {words}", "" if holds else "yellow")

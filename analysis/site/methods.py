@@ -98,8 +98,8 @@ def _effects(chapters: Sequence[Chapter]) -> Html:
     kinds = {one["kind"]: None for chapter in chapters for one in estimands(chapter.results)}
     pairs = []
     for kind in sorted(kinds):
-        own = getattr(known, kind, None)
-        text = inspect.getdoc(own) if own is not None else None
+        estimand = getattr(known, kind, None)
+        text = inspect.getdoc(estimand) if estimand is not None else None
         if text:
             parts = (" ".join(part.split()) for part in text.split("\n\n"))
             pairs.append((kind, Html("<br>".join(escape(part.replace("`", "")) for part in parts))))
@@ -156,7 +156,7 @@ def _closer(chapter: Chapter) -> Html:
 
 
 def _scales(title: str, fit: Any) -> list[tuple[str, str, str]]:
-    found = []
+    rows = []
     scales: Mapping[str, Any] = fit.scales
     for name, (_, words) in PRIORS.items():
         if name not in scales or np.size(scales[name]) == 0:
@@ -166,5 +166,5 @@ def _scales(title: str, fit: Any) -> list[tuple[str, str, str]]:
         said = "; ".join(
             f"{m:.2f} ({lo:.2f} to {hi:.2f})" for lo, m, hi in zip(low, middle, high, strict=True)
         )
-        found.append((title, words, said))
-    return found
+        rows.append((title, words, said))
+    return rows

@@ -65,13 +65,15 @@ def _runs(results: Results) -> Html:
     last = results.runs()
     parts = []
     for arm in results.arms:
-        own = last[last["arm"] == arm]
-        seeds = sorted(own["seed"].unique())
-        names = [f"{run} (seed {seed})" for run, seed in zip(own["run"], own["seed"], strict=True)]
+        runs = last[last["arm"] == arm]
+        seeds = sorted(runs["seed"].unique())
+        names = [
+            f"{run} (seed {seed})" for run, seed in zip(runs["run"], runs["seed"], strict=True)
+        ]
         listed = ", ".join(names[:_MOST_LISTED])
         left = len(names) - _MOST_LISTED
         more = f", and {left} more in the results table" if left > 0 else ""
-        parts.append((arm, ", ".join(map(str, seeds)), len(own), listed + more))
+        parts.append((arm, ", ".join(map(str, seeds)), len(runs), listed + more))
     listing = html.table(("arm", "seeds", "runs", "configuration hashes"), parts)
     return html.details(f"{html.plural(len(last), 'run')} by configuration hash", listing)
 
@@ -83,12 +85,12 @@ def _example(results: Results) -> Html:
     last = results.runs()
     parts = []
     for arm in results.arms:
-        own = last[last["arm"] == arm]
-        if own.empty:
+        runs = last[last["arm"] == arm]
+        if runs.empty:
             continue
-        text = str(own["config"].iloc[0])
+        text = str(runs["config"].iloc[0])
         with contextlib.suppress(ValueError, RecursionError):
             text = json.dumps(json.loads(text), indent=2)
-        parts.append(html.details(f"{arm}: {own['run'].iloc[0]}", html.preformatted(text)))
+        parts.append(html.details(f"{arm}: {runs['run'].iloc[0]}", html.preformatted(text)))
     words = html.paragraph("The first run of each arm; the results table holds every run’s.")
     return html.details("Whole configurations", words, html.join(parts)) if parts else Html("")

@@ -41,7 +41,7 @@ def gather(results: Results, directory: Path) -> Chapter:
     sizes = _sizes(results, evidence)
     panels, where = _panels(results, evidence, sizes)
     fits, unfitted = _curves(results, panels)
-    points = _usable({title: own.table for title, own in panels.items()})
+    points = _usable({title: at.table for title, at in panels.items()})
     left_out = [
         f"{count} checkpoints {reason} ({title})"
         for title, fit in fits.items()
@@ -84,13 +84,13 @@ def _panels(
     """Evidence by panel (a task at each combination of the strata's levels), and each panel's task and levels."""
     names = {path: level_names(results, path, sizes.get(path, {})) for path in results.strata}
     panels, where = {}, {}
-    for task, own in evidence.items():
+    for task, of_task in evidence.items():
         try:
-            levels = [own.levels(path) for path in results.strata]
+            levels = [of_task.levels(path) for path in results.strata]
         except Unanswerable:
             continue
         for combination in itertools.product(*levels):
-            at, titles = own, [task]
+            at, titles = of_task, [task]
             chosen = dict(zip(results.strata, combination, strict=True))
             for path, level in chosen.items():
                 at = at.at(path, level)
@@ -109,9 +109,9 @@ def _curves(
     reasons: dict[str, str] = {}
     if not _wants_curves(results):
         return fits, reasons
-    for title, own in panels.items():
+    for title, at in panels.items():
         try:
-            fits[title] = own.frontier
+            fits[title] = at.frontier
         except Unanswerable as problem:
             reasons[title] = str(problem)
     return fits, reasons
@@ -128,10 +128,10 @@ def _classic(
 ) -> tuple[Table, list[dict[str, Any]]]:
     """Upper envelopes of all panels, and paper-style estimates beside the model's."""
     envelopes, rows = [], []
-    for title, own in points.items():
-        envelopes.append(classic.envelope(own, results.arms).assign(panel=title))
+    for title, checkpoints in points.items():
+        envelopes.append(classic.envelope(checkpoints, results.arms).assign(panel=title))
         fit = fits.get(title)
-        for row in classic.summary(own, results.arms).to_dict("records"):
+        for row in classic.summary(checkpoints, results.arms).to_dict("records"):
             peak = describe_peak(fit, row["arm"]) if fit and row["arm"] in fit.arms else {}
             model = {name: peak.get(name) for name in ("peak", "peak_interval", "peak_kl")}
             rows.append({"panel": title, **row, **model})
@@ -142,27 +142,27 @@ def _sizes(results: Results, evidence: Mapping[str, Any]) -> dict[str, dict[Any,
     """Positions on an axis of the levels of every stratum and of every path that claims use."""
     paths = dict.fromkeys(results.strata)
     paths |= dict.fromkeys(one["path"] for one in estimands(results) if "path" in one)
-    found = {}
+    sizes = {}
     for path in paths:
         if path not in results.table or results.table[path].nunique() < 2:
             continue
-        found[path] = _places(path, evidence)
-    return found
+        sizes[path] = _places(path, evidence)
+    return sizes
 
 
 def _places(path: str, evidence: Mapping[str, Any]) -> dict[Any, float]:
     """A position for each level: its size if all levels have one, else its rank."""
     sizes: dict[Any, float] = {}
     ranks: dict[Any, float] = {}
-    for own in evidence.values():
+    for of_task in evidence.values():
         try:
-            levels = own.levels(path)
+            levels = of_task.levels(path)
         except Unanswerable:
             continue
         for level in levels:
             ranks.setdefault(level, float(len(ranks)))
             try:
-                sizes[level] = own.size(path, level)
+                sizes[level] = of_task.size(path, level)
             except Unanswerable:
                 continue
     complete = sizes.keys() == ranks.keys() and len(set(sizes.values())) == len(sizes)

@@ -193,8 +193,8 @@ def _rules(rows: Sequence[Entry]) -> Html:
     for row in rows:
         for test in row["tests"]:
             said = "–" if test["probability"] is None else _chance(test)
-            own = (row["task"], test["effect"], html.effect(test), condition(test), said)
-            lines.append((*own, html.pill(test["verdict"])))
+            cells = (row["task"], test["effect"], html.effect(test), condition(test), said)
+            lines.append((*cells, html.pill(test["verdict"])))
     header = ("task", "effect", "estimate", "condition", "probability", "verdict")
     newer = any(row["newer"] for row in rows)
     title = "The rule, newer than the data" if newer else "The rule, written before the run"

@@ -269,7 +269,7 @@ def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agr
     """The agreement of the effects that have a posterior in both places."""
     units = {pair.real.judgement.unit for pair in pairs}
     decided = [pair for pair in pairs if pair.decided]
-    found = Agreement(
+    counted = Agreement(
         simulated_task,
         real_task,
         units.pop() if len(units) == 1 else "",
@@ -280,22 +280,22 @@ def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agr
         same_verdict=sum(pair.same_verdict for pair in decided),
     )
     if len(pairs) < LEAST:
-        return found
+        return counted
     scales = _scales(pairs)
     values = [
         np.stack([one.values for one in side], axis=1) / scales
         for side in ([p.simulated for p in pairs], [p.real for p in pairs])
     ]
-    medians = [np.median(own, axis=0)[None] for own in values]
+    medians = [np.median(draws, axis=0)[None] for draws in values]
     of_medians = spearman(*medians)[0]
     rho = spearman(*values)
     rho = rho[np.isfinite(rho)]
     if not np.isfinite(of_medians) or not rho.size:
-        return found
+        return counted
     tail = (1 - _MASS) / 2
     low, middle, high = np.quantile(rho, [tail, 0.5, 1 - tail]).tolist()
     return dataclasses.replace(
-        found,
+        counted,
         of_medians=float(of_medians),
         estimate=middle,
         interval=(low, high),
@@ -307,7 +307,7 @@ def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agr
 def _by_chance(first: np.ndarray, second: np.ndarray) -> float:
     """How often a random order of the first has a rank correlation at least as high; computed from all orders if they
     are few."""
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         (first,),
         lambda own: spearman(own[None], second[None])[0],
         permutation_type="pairings",
@@ -315,24 +315,21 @@ def _by_chance(first: np.ndarray, second: np.ndarray) -> float:
         n_resamples=9999,
         rng=np.random.default_rng(0),
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def _scales(pairs: Sequence[Pair]) -> np.ndarray:
     """The divisor of each effect, which makes effects of different units comparable in size."""
     units = [pair.real.judgement.unit for pair in pairs]
     medians = np.array([[np.median(p.simulated.values), np.median(p.real.values)] for p in pairs])
-    squares = {
-        unit: np.mean([own**2 for own, its in zip(medians, units, strict=True) if its == unit])
-        for unit in units
-    }
+    squares = {unit: np.mean(medians[np.array(units) == unit] ** 2) for unit in units}
     return np.array([np.sqrt(squares[unit]) or 1.0 for unit in units])
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of each row of two arrays (row, effect); NaN where one is constant."""
     ranks = [stats.rankdata(values, axis=1) for values in (first, second)]
-    centred = [own - own.mean(axis=1, keepdims=True) for own in ranks]
-    norms = [np.sqrt((own**2).sum(axis=1)) for own in centred]
+    centred = [one - one.mean(axis=1, keepdims=True) for one in ranks]
+    norms = [np.sqrt((one**2).sum(axis=1)) for one in centred]
     with np.errstate(invalid="ignore"):
         return (centred[0] * centred[1]).sum(axis=1) / (norms[0] * norms[1])

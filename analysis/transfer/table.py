@@ -153,13 +153,13 @@ def as_csv(card: Card) -> str:
 def row(pair: Pair) -> dict[str, Any]:
     """The numbers of a pair by `COLUMNS`."""
     entry = _entry(pair)
-    found = {name: entry[name] for name in COLUMNS if name in entry}
+    cells = {name: entry[name] for name in COLUMNS if name in entry}
     for place in PLACES:
-        own = entry[place]
-        low, high = own["interval"] or (None, None)
-        numbers = {**own, "low": low, "high": high, "open": " ".join(own["open"])}
-        found |= {f"{place}_{name}": numbers[name] for name in NUMBERS}
-    return found
+        measured = entry[place]
+        low, high = measured["interval"] or (None, None)
+        numbers = {**measured, "low": low, "high": high, "open": " ".join(measured["open"])}
+        cells |= {f"{place}_{name}": numbers[name] for name in NUMBERS}
+    return cells
 
 
 def as_markdown(card: Card) -> str:

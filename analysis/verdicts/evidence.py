@@ -102,18 +102,18 @@ class TaskEvidence(_OfCurves):
         reasons = [why for key, why in fits.without.items() if ours(key)]
         if reasons:
             raise Unanswerable(reasons[0])
-        found = [fit for key, fit in fits.groups.items() if ours(key)]
-        if not found:
+        fitted = [fit for key, fit in fits.groups.items() if ours(key)]
+        if not fitted:
             raise Unanswerable(f"{self.task} has no results there")
-        return found
+        return fitted
 
     @property
     def frontier(self) -> Frontier:
         """The fitted frontier; raises Unanswerable if there is none, or if there is one per level."""
-        found = self._frontiers
-        if len(found) > 1:
+        fits = self._frontiers
+        if len(fits) > 1:
             raise Unanswerable(f"{self.task} has a curve at each level of {self.pool.strata}")
-        return found[0]
+        return fits[0]
 
     def caveat(self, arms: Sequence[str]) -> str:
         """Why no verdict may rest on the curves: too few seeds, a fit that failed, curves that miss their points."""
@@ -178,7 +178,7 @@ class TaskEvidence(_OfCurves):
         return tuple(
             axis
             for axis in self.pool.axes
-            if all(own[axis].notna().any() for own in by_arm if len(own))
+            if all(rows[axis].notna().any() for rows in by_arm if len(rows))
         )
 
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
@@ -190,11 +190,11 @@ class TaskEvidence(_OfCurves):
         """Values of a swept path, in order of size if all have one, else in the order of the table."""
         if path not in self.table or self.table[path].isna().all():
             raise Unanswerable(f"{path} is not swept on {self.task}")
-        found = tuple(self.table[path].dropna().unique().tolist())
+        levels = tuple(self.table[path].dropna().unique().tolist())
         try:
-            return tuple(sorted(found, key=lambda level: self.size(path, level)))
+            return tuple(sorted(levels, key=lambda level: self.size(path, level)))
         except Unanswerable:
-            return found
+            return levels
 
     def at(self, path: str, level: Any) -> "TaskEvidence":
         """The evidence at one level; at a level of a path that is not a stratum, curves are fitted separately."""
@@ -232,12 +232,12 @@ class TypicalEvidence(_OfCurves):
     def caveat(self, arms: Sequence[str]) -> str:
         """The caveats of the tasks: a caveat of one task holds for the typical task."""
         fitted = {key[0] for key in self.pool.fits.groups}
-        said = (own.caveat(arms) for task, own in self.tasks.items() if task in fitted)
+        said = (evidence.caveat(arms) for task, evidence in self.tasks.items() if task in fitted)
         return next(filter(None, said), "")
 
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Seeds (of all tasks), runs and diverged runs of these arms."""
-        parts = [own.describe_runs(arms)["arms"] for own in self.tasks.values()]
+        parts = [evidence.describe_runs(arms)["arms"] for evidence in self.tasks.values()]
         names = ("seeds", "runs", "diverged")
         sums = {arm: {name: sum(p[arm][name] for p in parts) for name in names} for arm in arms}
         return {"arms": sums, "tasks": list(self.tasks)}
