@@ -213,7 +213,7 @@ def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
         axes.set_ylabel("Accuracy against the golden reward")
         style.percent_axis(axes, "y")
         beside = style.labelled(axes, shown)
-        style.label_ends(axes, [end for end in ends if beside or end[0] not in arms], arms, 7)
+        style.label_ends(axes, [end for end in ends if beside or end[0] not in arms], arms, 7.0)
     if not style.labelled(panels[0][0], shown):
         style.legend(figure, arms, shown, width)
     return figure

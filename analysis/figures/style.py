@@ -351,7 +351,7 @@ def labelled(axes: Axes, names: Sequence[str]) -> bool:
 
 
 def label_ends(
-    axes: Axes, ends: Sequence[tuple[str, float, float]], arms: Sequence[str], far: float = 5
+    axes: Axes, ends: Sequence[tuple[str, float, float]], arms: Sequence[str], far: float = 5.0
 ) -> None:
     """Write (name, x, y) labels `far` points after the curves' ends, moved apart where they would touch."""
     least = 0.2 / inches(axes)[1] * np.ptp(axes.get_ylim())
