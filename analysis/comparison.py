@@ -8,9 +8,8 @@ from typing import Any
 
 from analysis import report
 from analysis.html import SYMBOLS, amount, effect, listed, plural
-from analysis.load import Results, load_all
+from analysis.load import Results, counts, load_all
 from analysis.site.verdicts import ordered
-from sweeps.claims import Claim
 from sweeps.console.tables import html_table
 from sweeps.store import metadata
 from sweeps.store.store import Store
@@ -64,10 +63,8 @@ class Row:
             side: None if entry is None else {name: entry[name] for name in names}
             for side, entry in (("a", self.a), ("b", self.b))
         }
-        places = {
-            name: getattr(self, name) for name in ("study", "claim", "task", "moved", "apart")
-        }
-        return places | sides | {"why": list(self.why)}
+        kept = ("study", "claim", "task", "moved", "apart")
+        return {name: getattr(self, name) for name in kept} | sides | {"why": list(self.why)}
 
     def cells(self) -> dict[str, str]:
         """As text: study, claim, task, A, B and a mark if the verdict differs."""
@@ -124,12 +121,10 @@ class Comparison:
 
     def summary(self) -> str:
         """One sentence: how many verdicts differ."""
-        both = sum(row.a is not None and row.b is not None for row in self.rows)
-        only = len(self.rows) - both
+        judged = sum(row.a is not None and row.b is not None for row in self.rows)
+        only = len(self.rows) - judged
         alone = f"; {plural(only, 'verdict')} on one side only" if only else ""
-        return (
-            f"{len(self.moved)} of {plural(both, 'verdict')} moved from {self.a} to {self.b}{alone}"
-        )
+        return f"{len(self.moved)} of {plural(judged, 'verdict')} moved from {self.a} to {self.b}{alone}"
 
     def _repr_html_(self) -> str:
         return html_table([row.cells() for row in self.rows], self.summary())
@@ -146,8 +141,8 @@ def compare(
     holds no finished run, or they have no study in common.
     """
     a, b = Path(a), Path(b)
-    both = list(zip((a, b), opened, strict=True))
-    ours, theirs = ({one.name: one for one in load_all(*own).studies} for own in both)
+    sides = list(zip((a, b), opened, strict=True))
+    ours, theirs = ({one.name: one for one in load_all(*side).studies} for side in sides)
     names = {name: name for name in ours if name in theirs}
     if len(ours) == len(theirs) == 1:
         names = dict(zip(ours, theirs, strict=True))
@@ -157,8 +152,8 @@ def compare(
             f"{listed(list(theirs))}"
         )
     entries = [
-        {(row["study"], row["claim"], row["task"]): row for row in report.verdicts(*own)}
-        for own in both
+        {(row["study"], row["claim"], row["task"]): row for row in report.verdicts(*side)}
+        for side in sides
     ]
     pairs, rows = [], []
     for name, other in names.items():
@@ -167,53 +162,48 @@ def compare(
         keys = [key[1:] for key in entries[0] if key[0] == name]
         keys += [key[1:] for key in entries[1] if key[0] == other]
         for claim, task in dict.fromkeys(keys):
-            found = entries[0].get((name, claim, task)), entries[1].get((other, claim, task))
-            rows.append(_row(pair, claim, task, found, (ours[name], theirs[other])))
+            two = (
+                entries[0].get((name, claim, task)),
+                entries[1].get((other, claim, task)),
+            )
+            rows.append(_row(pair, claim, task, two, (ours[name], theirs[other])))
     order = ordered([{"claim": row.claim, "study": row.study, "row": row} for row in rows])
     return Comparison(a, b, tuple(pairs), tuple(one["row"] for one in order))
 
 
 def _pair(a: Results, b: Results) -> StudyPair:
-    design = ((name, *both) for name, both in metadata.differences(a.study, b.study).items())
+    design = metadata.differences(a.study, b.study).items()
+    arms = dict.fromkeys([*a.arms, *b.arms])
     return StudyPair(
         a.name if a.name == b.name else f"{a.name} → {b.name}",
-        tuple(design),
-        tuple(_code(a.study, b.study)),
-        tuple(_runs(a, b)),
+        tuple((name, *sides) for name, sides in design),
+        _differing(_code(a.study), _code(b.study)),
+        _differing(_runs(a, arms), _runs(b, arms)),
     )
 
 
-def _code(a: Mapping[str, Any], b: Mapping[str, Any]) -> Iterable[Difference]:
-    was, now = (sorted({one["source"] for one in _sessions(study)}) for study in (a, b))
-    if was != now:
-        yield "code", ", ".join(was), ", ".join(now)
-    old, new = (_sessions(study)[-1].get("versions", {}) for study in (a, b))
-    for name in sorted(old.keys() | new.keys()):
-        if old.get(name) != new.get(name):
-            yield name, old.get(name), new.get(name)
+def _differing(a: Mapping[str, Any], b: Mapping[str, Any]) -> tuple[Difference, ...]:
+    names = dict.fromkeys([*a, *b])
+    return tuple((name, a.get(name), b.get(name)) for name in names if a.get(name) != b.get(name))
 
 
-def _sessions(study: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
-    return [one for one in study.get("sessions", ()) if "source" in one] or [{"source": "unknown"}]
+def _code(study: Mapping[str, Any]) -> dict[str, str]:
+    """The source of all sessions, and the libraries' versions of the last one, by name."""
+    sessions = [one for one in study.get("sessions", ()) if "source" in one]
+    sessions = sessions or [{"source": "unknown"}]
+    code = ", ".join(sorted({one["source"] for one in sessions}))
+    return {"code": code} | dict(sorted(sessions[-1].get("versions", {}).items()))
 
 
-def _runs(a: Results, b: Results) -> Iterable[Difference]:
-    """Numbers of stored, missing and diverged runs by arm, where they differ."""
-    for arm in dict.fromkeys([*a.arms, *b.arms]):
-        counts = [_counts(side, arm) for side in (a, b)]
-        for name in counts[0]:
-            if counts[0][name] != counts[1][name]:
-                yield f"{arm}: {name}", counts[0][name], counts[1][name]
-
-
-def _counts(results: Results, arm: str) -> dict[str, int]:
-    own = results.runs()
-    own = own[own["arm"] == arm]
-    return {
-        "runs": len(own),
-        "lacking": results.missing.get(arm, 0),
-        "diverged": int((own["diverged_step"] >= 0).sum()),
-    }
+def _runs(results: Results, arms: Iterable[str]) -> dict[str, int]:
+    """Numbers of stored, missing and diverged runs by arm."""
+    runs, numbers = results.runs(), {}
+    for arm in arms:
+        ends = counts(runs[runs["arm"] == arm])
+        numbers[f"{arm}: runs"] = ends["runs"]
+        numbers[f"{arm}: lacking"] = results.missing.get(arm, 0)
+        numbers[f"{arm}: diverged"] = ends["diverged"]
+    return numbers
 
 
 def _row(
@@ -233,7 +223,9 @@ def _row(
     if moved:
         parts = {"design": pair.design, "code": pair.code, "runs": _of_claim(pair, claim, results)}
         differ = [
-            f"{name} ({plural(len(own), 'difference')})" for name, own in parts.items() if own
+            f"{name} ({plural(len(parted), 'difference')})"
+            for name, parted in parts.items()
+            if parted
         ]
         why += [f"what differs: {listed(differ)}"] if differ else []
     why += [
@@ -248,25 +240,18 @@ def _of_claim(
     pair: StudyPair, claim: str, results: tuple[Results, Results]
 ) -> tuple[Difference, ...]:
     """Those differences in runs that concern the arms of a claim."""
-    arms = {arm for side in results for own in _claims(side, claim) for arm in own.arms_used()}
+    claims = [one for side in results for one in (*side.claims, *(side.present_claims or ()))]
+    arms = {arm for one in claims if one.id == claim for arm in one.arms_used()}
     return tuple(one for one in pair.runs if one[0].rpartition(": ")[0] in arms)
-
-
-def _claims(results: Results, claim: str) -> list[Claim]:
-    return [own for own in (*results.claims, *(results.present_claims or ())) if own.id == claim]
 
 
 def _rule(claim: str, results: tuple[Results, Results]) -> Iterable[str]:
     """Which side's runs were started without this claim, or that the two sides were started under different rules."""
-    stored = [next((own for own in side.claims if own.id == claim), None) for side in results]
-    one, other = stored
-    if one is None or other is None:
-        yield from (
-            f"{name} was begun without this claim"
-            for name, own in zip("AB", stored, strict=True)
-            if own is None
-        )
-    elif not one.decides_like(other):
+    a, b = ({stored.id: stored for stored in side.claims}.get(claim) for side in results)
+    yield from (
+        f"{side} was begun without this claim" for side, own in (("A", a), ("B", b)) if own is None
+    )
+    if a and b and not a.decides_like(b):
         yield "the two were begun with different rules"
 
 
@@ -306,7 +291,7 @@ def _value(value: Any) -> str:
     if value is None:
         return "nothing"
     if isinstance(value, Mapping):
-        return ", ".join(f"{name}={_value(own)}" for name, own in value.items()) or "{}"
+        return ", ".join(f"{name}={_value(item)}" for name, item in value.items()) or "{}"
     if isinstance(value, list | tuple):
         return f"[{', '.join(map(_value, value))}]"
     return str(value)

@@ -3,12 +3,9 @@
 import html
 import inspect
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, NewType
+from typing import Any
 
 from markdown_it import MarkdownIt
-
-Html = NewType("Html", str)
-"""HTML text in which all text from data is escaped."""
 
 VERDICTS = ("reproduced", "contradicted", "undecided")
 SYMBOLS = {"reproduced": "●", "contradicted": "■", "undecided": "○"}
@@ -17,15 +14,23 @@ SYMBOLS = {"reproduced": "●", "contradicted": "■", "undecided": "○"}
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}).disable("image")
 
 
-def escape(value: Any) -> str:
-    """Any value as text that is safe inside HTML and attributes."""
-    return html.escape(str(value), quote=True)
+class Html(str):
+    """HTML text in which all text from data is escaped."""
 
 
-def safe(text: str) -> str:
-    """Text that stays inside its cell of a Markdown table and is not read as markup."""
-    plain = " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;")
-    return "".join(f"\\{letter}" if letter in "|*_`[]" else letter for letter in plain)
+def escape(value: Any) -> Html:
+    """Any value as text that is safe inside HTML and attributes; HTML stays as it is."""
+    return value if isinstance(value, Html) else Html(html.escape(str(value), quote=True))
+
+
+def element(tag: str, *parts: Any, **attributes: Any) -> Html:
+    """An element with its content, escaped where it is not HTML. Attributes are named with underscores for dashes, and
+    one at the end where Python reserves the name."""
+    named = "".join(
+        f' {name.rstrip("_").replace("_", "-")}="{escape(value)}"'
+        for name, value in attributes.items()
+    )
+    return Html(f"<{tag}{named}>{''.join(map(escape, parts))}</{tag}>")
 
 
 def join(parts: Iterable[str]) -> Html:
@@ -123,9 +128,10 @@ def slug(*parts: str) -> str:
     return "".join(letter if letter.isalnum() or letter in "-_" else "-" for letter in kept)
 
 
-def paragraph(sentences: Sequence[str]) -> Html:
+def paragraph(*sentences: str) -> Html:
     """Sentences as a paragraph; nothing if there are none."""
-    return Html(f"<p>{escape(' '.join(sentences))}</p>") if sentences else Html("")
+    text = " ".join(filter(None, sentences))
+    return element("p", text) if text else Html("")
 
 
 def written(text: str) -> Html:
@@ -136,96 +142,83 @@ def written(text: str) -> Html:
 
 def link(target: str, text: str) -> Html:
     """A link to a place in the site."""
-    return Html(f'<a href="{escape(target)}">{escape(text)}</a>')
+    return element("a", text, href=target)
 
 
 def header(kicker: str, title: str, lead: str, *parts: str) -> Html:
     """The head of a page: the kind of page, its title, a lead sentence, and further parts."""
-    return Html(
-        f'<header><p class="kicker">{escape(kicker)}</p><h1>{escape(title)}</h1>'
-        f'<p class="lead">{escape(lead)}</p>{join(parts)}</header>'
-    )
+    first = element("p", kicker, class_="kicker"), element("h1", title)
+    return element("header", *first, element("p", lead, class_="lead"), join(parts))
 
 
 def warning(text: str) -> Html:
     """A highlighted paragraph; nothing if there is no text."""
-    return Html(f'<p class="warning">{escape(text)}</p>' if text else "")
+    return element("p", text, class_="warning") if text else Html("")
 
 
-def bullets(items: Iterable[str]) -> Html:
+def bullets(items: Iterable[str], **attributes: str) -> Html:
     """Texts as a list; nothing if there are none."""
-    body = "".join(f"<li>{escape(item)}</li>" for item in items)
-    return Html(f"<ul>{body}</ul>" if body else "")
+    body = [element("li", item) for item in items]
+    return element("ul", *body, **attributes) if body else Html("")
 
 
 def heading(text: str, name: str, level: int = 2) -> Html:
     """A heading that can be linked to; `name` is the id of the element that it heads."""
-    return Html(
-        f'<h{level}>{escape(text)} <a class="anchor" href="#{escape(name)}" '
-        f'aria-label="Link to this place">#</a></h{level}>'
-    )
+    anchor = element("a", "#", class_="anchor", href=f"#{name}", aria_label="Link to this place")
+    return element(f"h{level}", text, " ", anchor)
 
 
 def section(name: str, title: str, *parts: str) -> Html:
     """A section with a heading that can be linked to; nothing if it has no parts."""
     body = join(parts)
-    if not body:
+    return element("section", heading(title, name), "\n", body, id=name) if body else body
+
+
+def table(
+    header: Sequence[str], rows: Iterable[Sequence[Any]], numeric: int = 0, most: int | None = None
+) -> Html:
+    """A table whose last `numeric` columns are numbers, of the first `most` rows; nothing if there are no rows."""
+    first, rows = len(header) - numeric, list(rows)
+    if not rows:
         return Html("")
-    return Html(f'<section id="{escape(name)}">{heading(title, name)}\n{body}</section>')
 
-
-def cell(value: Any) -> str:
-    """The content of a table's cell: escaped, unless it is HTML already."""
-    return value.text if isinstance(value, Rich) else escape(value)
-
-
-class Rich:
-    """A table's cell that is HTML already."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-
-
-def table(header: Sequence[str], rows: Iterable[Sequence[Any]], numeric: int = 0) -> Html:
-    """A table whose last `numeric` columns are numbers."""
-    first = len(header) - numeric
-
-    def cells(kind: str, values: Sequence[Any]) -> str:
-        return "".join(
-            f"<{kind}{' class=n' if index >= first else ''}>{cell(value)}</{kind}>"
+    def cells(kind: str, values: Sequence[Any]) -> Html:
+        parts = (
+            f"<{kind}{' class=n' if index >= first else ''}>{escape(value)}</{kind}>"
             for index, value in enumerate(values)
         )
+        return element("tr", Html("".join(parts)))
 
-    body = "".join(f"<tr>{cells('td', row)}</tr>" for row in rows)
-    return Html(
-        f'<div class="scroll"><table><thead><tr>{cells("th", header)}</tr></thead>'
-        f"<tbody>{body}</tbody></table></div>"
-    )
+    head = element("thead", cells("th", header))
+    body = element("tbody", *(cells("td", row) for row in rows[:most]))
+    shown = element("div", element("table", head, body), class_="scroll")
+    left = len(rows) - len(rows[:most])
+    return join([shown, paragraph(f"And {left} more.") if left else ""])
 
 
 def definitions(pairs: Iterable[tuple[str, Any]]) -> Html:
     """A list of names and their definitions."""
-    body = "".join(f"<dt>{escape(k)}</dt><dd>{cell(v)}</dd>" for k, v in pairs)
-    return Html(f"<dl>{body}</dl>")
+    body = [Html(element("dt", name) + element("dd", value)) for name, value in pairs]
+    return element("dl", *body) if body else Html("")
 
 
 def details(summary: str, *parts: str) -> Html:
     """Parts that unfold when clicked; nothing if there are none."""
     body = join(parts)
-    if not body:
-        return Html("")
-    return Html(f"<details><summary>{escape(summary)}</summary>\n{body}</details>")
+    return element("details", element("summary", summary), "\n", body) if body else body
+
+
+def preformatted(text: str) -> Html:
+    """Text with its own line breaks, such as a command or JSON."""
+    return element("pre", text)
 
 
 def pill(verdict: str) -> Html:
     """A verdict as a word with its shape and colour."""
-    return Html(f'<span class="pill {escape(verdict)}">{escape(verdict)}</span>')
+    return element("span", verdict, class_=f"pill {verdict}")
 
 
 def tally(items: Iterable[tuple[str, Any, str]]) -> Html:
     """Large counts: (class, count, words)."""
-    body = "".join(
-        f'<li class="{escape(name)}"><b>{escape(count)}</b> {escape(words)}</li>'
-        for name, count, words in items
-    )
-    return Html(f'<ul class="tally">{body}</ul>')
+    body = (element("li", element("b", n), " ", words, class_=kind) for kind, n, words in items)
+    return element("ul", *body, class_="tally")

@@ -65,10 +65,10 @@ class Results:
         """Rows of the runs on the axes, without the extra settings that single arms run."""
         besides = np.zeros(len(self.table), dtype=bool)
         for arm, settings in self.study.get("further", {}).items():
-            for own in settings:
+            for setting in settings:
                 same = self.table["arm"] == arm
-                for path in own.keys() & set(self.table.columns):
-                    same &= self.table[path] == own[path]
+                for path in setting.keys() & set(self.table.columns):
+                    same &= self.table[path] == setting[path]
                 besides |= same.to_numpy()
         return self.table[~besides]
 
@@ -147,6 +147,12 @@ def last_rows(table: Table) -> Table:
     return table.iloc[last.index]
 
 
+def counts(rows: Table) -> dict[str, int]:
+    """Numbers of seeds, of runs and of diverged runs; ``rows`` has one row per run."""
+    diverged = int((rows["diverged_step"] >= 0).sum())
+    return {"seeds": int(rows["seed"].nunique()), "runs": len(rows), "diverged": diverged}
+
+
 def units(rows: Table, axes: tuple[str, ...]) -> list[Unit]:
     """(seed, settings) of each row, settings as hashable scalars, missing ones as None."""
     settings = rows[list(axes)].astype(object)
@@ -206,18 +212,18 @@ def load_all(directory: Path | str, opened: Sequence[tuple[Store, Table]] = ()) 
 
 def _shortcomings(results: Results) -> list[str]:
     """Missing and unplanned runs of a study, a sentence each."""
-    found = []
+    problems = []
     if results.missing:
         lacking = ", ".join(f"{arm} {count}" for arm, count in results.missing.items())
-        found.append(
+        problems.append(
             f"study {results.name} lacks {sum(results.missing.values())} of its planned runs ({lacking}): "
             "the command that began it completes it"
         )
     if results.foreign:
-        found.append(
+        problems.append(
             f"study {results.name} holds {results.foreign} runs that it did not plan: they are left out"
         )
-    return found
+    return problems
 
 
 def load(directory: Path | str, opened: tuple[Store, Table] | None = None) -> Results:
@@ -241,7 +247,7 @@ def load(directory: Path | str, opened: tuple[Store, Table] | None = None) -> Re
         runs, lengths = _stretches(table)
         known = [pair in planned for pair in runs]
         if not all(known):
-            foreign = len({run for own, (_, run) in zip(known, runs, strict=True) if not own})
+            foreign = len({run for arm, run in runs if (arm, run) not in planned})
             table = table[np.repeat(known, lengths)]
         if table.empty:
             raise InvalidInput(f"{directory} holds no run that its study planned")
@@ -254,8 +260,8 @@ def _stretches(table: Table) -> tuple[list[tuple[str, str]], np.ndarray]:
     pairs = table[["arm", "run"]]
     begins = (pairs != pairs.shift()).any(axis=1).to_numpy()
     first = np.flatnonzero(begins)
-    found = zip(*(pairs[name].iloc[first].tolist() for name in pairs), strict=True)
-    return list(found), np.diff(np.append(first, len(table)))
+    named = zip(*(pairs[name].iloc[first].tolist() for name in pairs), strict=True)
+    return list(named), np.diff(np.append(first, len(table)))
 
 
 def results(

@@ -7,20 +7,22 @@ sites, follow the reader's light or dark theme, and are readable on a phone and 
 import contextlib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from analysis import plain_text
+from analysis.figures import transfer as transfer_figures
 from analysis.figures.figure_list import early, exhibits
-from analysis.figures.inputs import Exhibit
+from analysis.figures.style import Exhibit
 from analysis.html import VERDICTS
 from analysis.load import Collection, Results, load_all
 from analysis.site import index, methods, provenance, study, study_data, transfer
-from analysis.site.page import Place, add_link, unwritable, write_whole
+from analysis.site.page import Place, add_link, write_whole
 from analysis.site.study_data import Chapter
 from analysis.site.verdicts import ordered
+from analysis.transfer import table as transfer_table
 from analysis.transfer.effects import Card
-from analysis.transfer.table import as_json
 from sweeps.store import json_files
 from sweeps.store.file_names import figure_stem
 from sweeps.store.provenance import source_hash
@@ -66,17 +68,30 @@ def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
     directory = Path(directory)
     collection = load_all(directory, opened)
     chapters = [study_data.gather(results, directory) for results in collection.studies]
+    with _site(directory, _OURS) as (folder, written):
+        kept = _transferred(folder, collection)
+        written |= kept
+        written |= set(_write(folder, chapters, collection, [TRANSFER] if kept else []))
+    return folder / "index.html"
+
+
+@contextlib.contextmanager
+def _site(directory: Path, patterns: Sequence[str]) -> Iterator[tuple[Path, set[Path]]]:
+    """The folder of a site, and a set for the paths that are written: older files of these patterns are removed at the
+    end. Raises InvalidInput if the directory cannot be written."""
     folder = directory / FOLDER
+    written: set[Path] = set()
     try:
         (folder / "figures").mkdir(parents=True, exist_ok=True)
-        left = {path for pattern in _OURS for path in folder.glob(pattern)}
-        kept = _transferred(folder, collection)
-        written = _write(folder, chapters, collection, [TRANSFER] if kept else [])
-        for path in left - kept - set(written):
+        left = {path for pattern in patterns for path in folder.glob(pattern)}
+        yield folder, written
+        for path in left - written:
             path.unlink()
     except OSError as problem:
-        raise unwritable(directory, problem) from problem
-    return folder / "index.html"
+        raise InvalidInput(
+            f"results directory {directory} cannot be written ({problem.strerror or problem}): "
+            "copy it to where you may write"
+        ) from problem
 
 
 def preview(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[Path]:
@@ -96,7 +111,7 @@ def _draw(results: Results, exhibits: Sequence[Exhibit], folder: Path) -> list[P
     return [
         path
         for exhibit in exhibits
-        for path in exhibit.drawing.save(folder, figure_stem(results.name, exhibit.drawing.name))
+        for path in exhibit.save(folder, figure_stem(results.name, exhibit.name))
     ]
 
 
@@ -105,30 +120,21 @@ def build_transfer(card: Card, directory: Path) -> Path:
 
     `build` keeps the card until results, rules or code change. Raises InvalidInput if the directory cannot be written.
     """
-    folder = directory / FOLDER
-    try:
-        (folder / "figures").mkdir(parents=True, exist_ok=True)
+    with _site(directory, ["figures/transfer-*"]) as (folder, written):
         places = [place for place in _places(card.real.studies) if (folder / place.file).is_file()]
-        left = set(folder.glob("figures/transfer-*"))
-        shown = transfer.drawings(card)
-        written = [
-            path for drawing, _ in shown for path in drawing.save(folder / "figures", drawing.name)
-        ]
+        shown = transfer_figures.exhibits(card.pairs)
+        for exhibit in shown:
+            written |= set(exhibit.save(folder / "figures"))
         page = write_whole(folder / TRANSFER.file, transfer.page(card, shown, [*places, TRANSFER]))
-        for path in left - set(written):
-            path.unlink()
-        write_whole(folder / "transfer.json", as_json(card))
+        write_whole(folder / "transfer.json", transfer_table.as_json(card))
         write_whole(folder / _TRANSFER_KEY, fingerprint(card.real))
         add_link(folder, TRANSFER)
-    except OSError as problem:
-        raise unwritable(directory, problem) from problem
     return page
 
 
 def _transferred(folder: Path, collection: Collection) -> set[Path]:
     """The files of a transfer card that is still valid; none if there is no such card."""
-    key = folder / _TRANSFER_KEY
-    if not _holds(key, collection):
+    if not _holds(folder / _TRANSFER_KEY, collection):
         return set()
     return {path for pattern in _TRANSFERRED for path in folder.glob(pattern)}
 
@@ -150,8 +156,7 @@ def verdicts(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[
     with contextlib.suppress(InvalidInput):
         if known.is_file() and _holds(key, collection):
             return json_files.read(known, [ENTRY], "it is made anew")
-    gathered = [study_data.gather(results, directory) for results in collection.studies]
-    return _entries(gathered)
+    return _entries([study_data.gather(results, directory) for results in collection.studies])
 
 
 def _holds(key: Path, collection: Collection) -> bool:
@@ -188,7 +193,7 @@ def _write(
     entries = _entries(chapters)
     written = []
     for one in chapters:
-        shown = exhibits(one.material)
+        shown = exhibits(one)
         written += _draw(one.results, shown, folder / "figures")
         written.append(
             write_whole(folder / study.file_name(one.results), study.page(one, shown, places))
@@ -198,7 +203,6 @@ def _write(
         "provenance.html": provenance.page(chapters, places),
         "index.html": index.page(chapters, entries, collection.problems, places),
     }
-    text = json.dumps(entries, indent=2, ensure_ascii=False, allow_nan=False)
-    write_whole(folder / "verdicts.json", text + "\n")
+    write_whole(folder / "verdicts.json", plain_text.as_json(entries))
     write_whole(folder / ".verdicts.key", fingerprint(collection))
     return written + [write_whole(folder / name, page) for name, page in pages.items()]

@@ -6,7 +6,6 @@ The study is synthetic: two arms over learning rate and beta, 1000 runs of 50 ev
 start of the `tensorboard` command until it answers with all curves, and with every run in HPARAMS if HPARAMS is shown.
 """
 
-import argparse
 import json
 import socket
 import subprocess
@@ -18,25 +17,18 @@ import urllib.request
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pandas as pd
 import shared
+
+from sweeps.tensorboard import writer
+from sweeps.tensorboard.writer import TAGS
 
 SEEDS = 8
 
 
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument("--runs", type=int, default=1000, help="(default: 1000)")
-    parser.add_argument("--evaluations", type=int, default=50, help="of a run (default: 50)")
-    return parser.parse_args()
-
-
 def table(runs: int, evaluations: int) -> Any:
     """A long table of random walks, with every metric that TensorBoard shows; a fiftieth of the runs diverge."""
-    import numpy as np
-    import pandas as pd
-
-    from sweeps.tensorboard.writer import TAGS
 
     rng = np.random.default_rng(0)
     run = np.arange(runs)
@@ -86,14 +78,10 @@ def served(logs: Path, curves: int, sessions: int) -> float:
         board.wait()
 
 
+_STATUSES = ("SUCCESS", "FAILURE", "UNKNOWN", "RUNNING")
 _QUERY = {
     "experimentName": "",
-    "allowedStatuses": [
-        "STATUS_SUCCESS",
-        "STATUS_FAILURE",
-        "STATUS_UNKNOWN",
-        "STATUS_RUNNING",
-    ],
+    "allowedStatuses": [f"STATUS_{name}" for name in _STATUSES],
     "colParams": [],
     "startIndex": 0,
     "sliceSize": 100_000,
@@ -114,8 +102,9 @@ def _ask(port: int, what: str, query: Any = None) -> Any:
 
 def main() -> None:
     """Measure three kinds of logs: the summary, the summary with single runs, and every run's outcomes."""
-    options = arguments()
-    from sweeps.tensorboard import writer
+    options = shared.arguments(
+        __doc__, runs=(1000, "(default 1000)"), evaluations=(50, "of a run (default 50)")
+    )
 
     results = table(options.runs, options.evaluations)
     axes = {"optimiser.learning_rate": [], "loss.beta": []}
@@ -137,8 +126,8 @@ def main() -> None:
             size = sum(file.stat().st_size for file in files)
             sessions = options.runs if more.hparams else 0
             took = served(logs, len({file.parent for file in files}) - 1, sessions)
-            found = {"logs": len(files), "mb": size / 1e6, "written_seconds": written}
-            figures[name] = found | {"opens_seconds": took}
+            row = {"logs": len(files), "mb": size / 1e6, "written_seconds": written}
+            figures[name] = row | {"opens_seconds": took}
             print(f"{name:20s} {len(files):6d} {size / 1e6:7.1f} {written:10.1f} {took:8.1f}")
     shared.write(options.json, figures)
 

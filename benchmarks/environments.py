@@ -21,34 +21,23 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import gymnax
+import jax
+import jax.numpy as jnp
 import shared
 
-ENVIRONMENTS, SECONDS, REPEATS = 4096, 1.0, 5
+from testbed.config import members, unknown
+from testbed.environment import AbstractTask
+from testbed.errors import InvalidInput
+from testbed.token_environment import TokenEnvironment
+from testbed.types import Response, response_length
+
 #: Steps of CartPole between resets: random pushes keep the pole up for about this long.
 PUSHES = 20
 #: Steps with automatic resets: each environment writes several responses.
 ROUNDS = 4
 WAYS = ("episodes", "auto-reset", "whole")
 CARTPOLE = "CartPole-v1"
-
-
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument(
-        "--environments", type=int, default=ENVIRONMENTS, help="at once (default %(default)s)"
-    )
-    parser.add_argument(
-        "--seconds",
-        type=float,
-        default=SECONDS,
-        help="measured time of each task and way, all repeats together (default %(default)s)",
-    )
-    parser.add_argument("--repeats", type=int, default=REPEATS, help="(default %(default)s)")
-    parser.add_argument(
-        "--tasks", help="names with commas between (default: all that need no checkpoint)"
-    )
-    return parser.parse_args()
 
 
 class Program(NamedTuple):
@@ -60,9 +49,6 @@ class Program(NamedTuple):
 
 def chosen(names: str | None) -> dict[str, Any]:
     """The selected tasks, with their defaults. Raises `InvalidInput` for an unknown name."""
-    from testbed.config import members, unknown
-    from testbed.environment import AbstractTask
-
     kinds = members(AbstractTask, AbstractTask.family)
     by_name = {name.casefold(): kind for name, kind in kinds.items()}
     # Tasks with a checkpoint are left out: its weights are too large for thousands of environments at once.
@@ -74,48 +60,28 @@ def chosen(names: str | None) -> dict[str, Any]:
     return {(kind := by_name[name.casefold()]).__name__: kind() for name in wanted}
 
 
-def episodes(environment: Any, params: Any, count: int, length: int, low: int) -> Program:
-    """Reset and ``length`` steps of ``step_env`` with random actions from ``low`` up."""
-    import jax
-    import jax.numpy as jnp
-
-    def lane(key: Any, params: Any) -> Any:
-        k_reset, k_actions = jax.random.split(key)
-        _, state = environment.reset_env(k_reset, params)
-        actions = jax.random.randint(k_actions, (length,), low, environment.num_actions)
-
-        def step(carry: Any, action: Any) -> Any:
-            state, total, seen = carry
-            observation, state, reward, *_ = environment.step_env(key, state, action, params)
-            return (state, total + reward, seen + jnp.sum(observation)), None
-
-        # The observations are summed: unused observations would be removed by the compiler.
-        nothing = jnp.zeros(())
-        (_, *totals), _ = jax.lax.scan(step, (state, nothing, nothing), actions)
-        return totals
-
-    return _program(lane, params, count, length)
-
-
-def auto_reset(environment: Any, params: Any, count: int, length: int) -> Program:
-    """``length`` steps of ``step`` with random actions."""
-    import jax
-    import jax.numpy as jnp
+def stepped(
+    environment: Any, params: Any, count: int, length: int, low: int = 0, resets: bool = True
+) -> Program:
+    """Reset and ``length`` steps with random actions from ``low`` up: of ``step``, which resets at every end, or of
+    ``step_env``."""
+    step_once = environment.step if resets else environment.step_env
 
     def lane(key: Any, params: Any) -> Any:
         k_reset, k_actions, k_steps = jax.random.split(key, 3)
         _, state = environment.reset_env(k_reset, params)
-        actions = jax.random.randint(k_actions, (length,), 0, environment.num_actions)
+        actions = jax.random.randint(k_actions, (length,), low, environment.num_actions)
 
         def step(carry: Any, now: Any) -> Any:
             state, total, seen = carry
-            observation, state, reward, *_ = environment.step(*now[:1], state, now[1], params)
+            key, action = now
+            observation, state, reward, *_ = step_once(key, state, action, params)
             return (state, total + reward, seen + jnp.sum(observation)), None
 
-        inputs = (jax.random.split(k_steps, length), actions)
         # The observations are summed: unused observations would be removed by the compiler.
         nothing = jnp.zeros(())
-        (_, *totals), _ = jax.lax.scan(step, (state, nothing, nothing), inputs)
+        keys = jax.random.split(k_steps, length)
+        (_, *totals), _ = jax.lax.scan(step, (state, nothing, nothing), (keys, actions))
         return totals
 
     return _program(lane, params, count, length)
@@ -123,9 +89,6 @@ def auto_reset(environment: Any, params: Any, count: int, length: int) -> Progra
 
 def whole(task: Any, world: Any, count: int) -> Program:
     """Prompt, random tokens and golden reward at once."""
-    import jax
-
-    from testbed.types import Response, response_length
 
     length = task.response_length
 
@@ -138,8 +101,6 @@ def whole(task: Any, world: Any, count: int) -> Program:
 
 
 def _program(lane: Callable[[Any, Any], Any], params: Any, count: int, length: int) -> Program:
-    import jax
-
     play = jax.jit(
         lambda key, params: jax.vmap(lane, (0, None))(jax.random.split(key, count), params)
     )
@@ -148,31 +109,25 @@ def _program(lane: Callable[[Any, Any], Any], params: Any, count: int, length: i
 
 def programs(tasks: dict[str, Any], count: int) -> dict[tuple[str, str], Program]:
     """Every way of playing every environment."""
-    import gymnax
-    import jax
-
-    from testbed.token_environment import TokenEnvironment
 
     cart, params = gymnax.make(CARTPOLE)
-    found = {
-        (CARTPOLE, "episodes"): episodes(cart, params, count, PUSHES, low=0),
-        (CARTPOLE, "auto-reset"): auto_reset(cart, params, count, ROUNDS * PUSHES),
+    playing = {
+        (CARTPOLE, "episodes"): stepped(cart, params, count, PUSHES, resets=False),
+        (CARTPOLE, "auto-reset"): stepped(cart, params, count, ROUNDS * PUSHES),
     }
     for name, task in tasks.items():
         environment, length = TokenEnvironment(task), task.response_length
         world = jax.jit(task.world)(jax.random.key(0))
-        found |= {
-            (name, "episodes"): episodes(environment, world, count, length, low=1),
-            (name, "auto-reset"): auto_reset(environment, world, count, ROUNDS * length),
+        playing |= {
+            (name, "episodes"): stepped(environment, world, count, length, low=1, resets=False),
+            (name, "auto-reset"): stepped(environment, world, count, ROUNDS * length),
             (name, "whole"): whole(task, world, count),
         }
-    return found
+    return playing
 
 
 def rate(program: Program, seconds: float) -> float:
     """Steps a second, over as many calls as fit into the time, at least one."""
-    import jax
-
     calls, start = 0, time.perf_counter()
     while not calls or time.perf_counter() - start < seconds:
         program.play(jax.random.key(calls))
@@ -182,8 +137,6 @@ def rate(program: Program, seconds: float) -> float:
 
 def measure(options: argparse.Namespace, tasks: dict[str, Any]) -> dict[str, Any]:
     """Measure everything, and return every figure."""
-    import jax
-
     playing = programs(tasks, options.environments)
     for (name, way), program in playing.items():
         result = program.play(jax.random.key(0))
@@ -207,12 +160,8 @@ def measure(options: argparse.Namespace, tasks: dict[str, Any]) -> dict[str, Any
                 "lowest_and_highest": [min(ratios), max(ratios)],
             }
         )
-    return {
-        "environments": options.environments,
-        "repeats": options.repeats,
-        "seconds": options.seconds,
-        "rows": rows,
-    }
+    given = {name: getattr(options, name) for name in ("environments", "repeats", "seconds")}
+    return given | {"rows": rows}
 
 
 def table(rows: list[dict[str, Any]]) -> list[str]:
@@ -223,22 +172,27 @@ def table(rows: list[dict[str, Any]]) -> list[str]:
     for name in dict.fromkeys(row["environment"] for row in rows):
         cells = ""
         for way in WAYS:
-            own = [row for row in rows if (row["environment"], row["way"]) == (name, way)]
-            if own:
-                million, ratio = own[0]["steps_per_second"] / 1e6, own[0]["ratio_to_cartpole"]
-                cells += f"{million:14.3g}{ratio:10.3g}"
+            for row in rows:
+                if (row["environment"], row["way"]) == (name, way):
+                    million, ratio = row["steps_per_second"] / 1e6, row["ratio_to_cartpole"]
+                    cells += f"{million:14.3g}{ratio:10.3g}"
         lines.append(f"{name:14s}{cells}")
     return lines
 
 
 def main() -> None:
     """Measure and print a table."""
-    options = arguments()
+    options = shared.arguments(
+        __doc__,
+        environments=(4096, "at once (default 4096)"),
+        seconds=(1.0, "measured time of each task and way, all repeats together (default 1)"),
+        repeats=(5, "(default 5)"),
+        tasks=(str, "names with commas between (default: all that need no checkpoint)"),
+    )
     for name in ("environments", "repeats", "seconds"):
         value = getattr(options, name)
         if not (value > 0 and math.isfinite(value)):
             sys.exit(f"--{name} must be greater than 0, got {value}")
-    from testbed.errors import InvalidInput
 
     try:
         tasks = chosen(options.tasks)

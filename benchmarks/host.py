@@ -9,8 +9,10 @@ hardly grows.
 
 import argparse
 import contextlib
+import dataclasses
 import io
 import json
+import math
 import resource
 import sys
 import tempfile
@@ -19,7 +21,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import shared
+
+from analysis.load import load_all
+from sweeps.api.runner import Book
+from sweeps.grid import LogUniform, random
+from sweeps.store.parquet import METRICS
+from sweeps.store.store import Store, read_stores
+from sweeps.study import Preset, load_study
+from testbed.metric_table import FACTS as PREFIX
 
 #: Evaluations a run while runs are stored, and where their results are opened.
 STORED, OPENED = 11, 50
@@ -28,25 +39,8 @@ MOST_OPENED = 10_000
 FACTS = 20
 
 
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument(
-        "--runs", type=int, nargs="+", default=[1_000, 10_000, 100_000], help="numbers of runs"
-    )
-    parser.add_argument("--seeds", type=int, default=8, help="seeds a setting (default 8)")
-    parser.add_argument("--block", type=int, default=1024, help="runs a block (default 1024)")
-    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
-
-
 def selection(runs: int, seeds: int) -> Any:
     """A random search with two arms over learning rate and beta."""
-    import dataclasses
-    import math
-
-    from sweeps.grid import LogUniform, random
-    from sweeps.study import Preset, load_study
 
     swept = {"optimiser.learning_rate": LogUniform(1e-4, 1e-2), "loss.beta": LogUniform(0.01, 1.0)}
     study = load_study("gap")
@@ -59,10 +53,6 @@ def selection(runs: int, seeds: int) -> Any:
 
 def rows(points: list[Any], evaluations: int) -> dict[str, Any]:
     """The rows that an engine would deliver for some runs: random numbers in every column."""
-    import numpy as np
-
-    from sweeps.store.parquet import METRICS
-    from testbed.metric_table import FACTS as PREFIX
 
     generator = np.random.default_rng(0)
     run = np.repeat(np.arange(len(points)), evaluations)
@@ -86,25 +76,22 @@ def resident() -> float:
 
 
 @contextlib.contextmanager
-def timed(found: dict[str, Any], name: str, each: int = 0) -> Iterator[None]:
+def timed(figures: dict[str, Any], name: str, each: int = 0) -> Iterator[None]:
     """Put the seconds that a block of code takes into ``found``; with ``each``, the milliseconds for each of so many
     items."""
     clock = time.perf_counter()
     yield
     seconds = time.perf_counter() - clock
-    found[name] = seconds * 1e3 / each if each else seconds
+    figures[name] = seconds * 1e3 / each if each else seconds
 
 
 def stored(
-    found: dict[str, Any], chosen: Any, directory: Path, evaluations: int, block: int, most: int
+    figures: dict[str, Any], chosen: Any, directory: Path, evaluations: int, block: int, most: int
 ) -> None:
     """Store rows of the first runs block by block, as a command does, and measure the times without making the rows."""
-    from sweeps.api.runner import Book
-    from sweeps.store.store import Store
-
     points = chosen.points()
     with Store.create_or_open(directory, {**chosen.describe(), "source": "benchmark"}) as store:
-        with timed(found, "book_seconds"):
+        with timed(figures, "book_seconds"):
             book = Book(points, store)
         seconds, kept = 0.0, points[:most]
         for start in range(0, len(kept), block):
@@ -113,52 +100,58 @@ def stored(
             book.put(part)
             seconds += time.perf_counter() - clock
             if start == 0:
-                found["stored_first_mb"] = resident()
-        with timed(found, "merge_seconds"):
+                figures["stored_first_mb"] = resident()
+        with timed(figures, "merge_seconds"):
             store.merge()
-        with timed(found, "lacking_seconds"):
+        with timed(figures, "lacking_seconds"):
             lacking = len(book.lacking())
     if lacking != len({point.run for point in points[most:]}):
         raise SystemExit(f"{lacking} runs are lacking: this is no measurement")
-    found["put_ms_per_run"] = (seconds + found.pop("merge_seconds")) * 1e3 / len(kept)
+    figures["put_ms_per_run"] = (seconds + figures.pop("merge_seconds")) * 1e3 / len(kept)
 
 
 def measure(runs: int, seeds: int, block: int) -> dict[str, Any]:
     """Every figure for one number of runs."""
-    from analysis.load import load_all
-    from sweeps.store.store import Store, read_stores
-
-    found: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     chosen = selection(runs, seeds)
-    found["before_mb"] = resident()
-    with timed(found, "points_seconds"):
+    figures["before_mb"] = resident()
+    with timed(figures, "points_seconds"):
         points = chosen.points()
-    found |= {"runs": len(points), "points_us_per_run": found["points_seconds"] / len(points) * 1e6}
-    found["points_mb"] = resident() - found["before_mb"]
-    with timed(found, "describe_seconds"):
+    figures |= {
+        "runs": len(points),
+        "points_us_per_run": figures["points_seconds"] / len(points) * 1e6,
+    }
+    figures["points_mb"] = resident() - figures["before_mb"]
+    with timed(figures, "describe_seconds"):
         chosen.describe()
     with tempfile.TemporaryDirectory() as folder:
         directory = Path(folder) / "stored"
-        stored(found, chosen, directory, STORED, block, len(points))
-        found["stored_growth_mb"] = resident() - found.pop("stored_first_mb")
-        found["study_json_kb"] = (directory / "study.json").stat().st_size / 1e3
-        with timed(found, "resume_seconds"):
+        stored(figures, chosen, directory, STORED, block, len(points))
+        figures["stored_growth_mb"] = resident() - figures.pop("stored_first_mb")
+        figures["study_json_kb"] = (directory / "study.json").stat().st_size / 1e3
+        with timed(figures, "resume_seconds"):
             Store.open(directory).held()
         opened = Path(folder) / "opened"
         with contextlib.redirect_stdout(io.StringIO()):
             stored({}, chosen, opened, OPENED, block, MOST_OPENED)
-        with timed(found, "open_seconds"):
+        with timed(figures, "open_seconds"):
             tables = read_stores(opened)
-        with timed(found, "open_for_report_seconds"):
+        with timed(figures, "open_for_report_seconds"):
             load_all(opened, tables)
-        found["opened_rows"] = len(tables[0][1])
-    found["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
-    return found
+        figures["opened_rows"] = len(tables[0][1])
+    figures["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e3
+    return figures
 
 
 def main() -> None:
     """Measure and print a table with one column per number of runs."""
-    options = arguments()
+    options = shared.arguments(
+        __doc__,
+        runs=([1_000, 10_000, 100_000], "numbers of runs"),
+        seeds=(8, "seeds a setting (default 8)"),
+        block=(1024, "runs a block (default 1024)"),
+        alone=(False, argparse.SUPPRESS),
+    )
     if min(*options.runs, options.seeds, options.block, 1) < 1:
         sys.exit("--runs, --seeds and --block must be at least 1")
     if options.alone:

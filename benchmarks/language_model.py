@@ -9,48 +9,44 @@ programs of the testbed's own engine. The results are medians over repeats, and 
 """
 
 import argparse
+import dataclasses
 import resource
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import shared
 
-
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument("--checkpoint", default="smollm2", help="(default smollm2)")
-    parser.add_argument("--samples", type=int, default=32, help="at once (default 32)")
-    parser.add_argument("--pairs", type=int, default=8, help="a step (default 8)")
-    parser.add_argument("--targets", default="qv", help="of the adapters (default qv)")
-    parser.add_argument("--checkpointing", action="store_true", help="of gradients")
-    parser.add_argument("--repeats", type=int, default=5, help="(default 5)")
-    return parser.parse_args()
-
+from sweeps import runtime
+from sweeps.population import devices
+from testbed import decode, logprob, train
+from testbed.lora import Lora, adapted
+from testbed.losses.ipo import Ipo
+from testbed.optimiser import OptimiserConfig
+from testbed.policies.pretrained import pretrained
+from testbed.proxies.linear_head import Head, HeadProxy
+from testbed.source import Dataset, Supply
+from testbed.sources.offline import Offline
+from testbed.types import Pair, PairScores, Prompt, Response
 
 PROMPT, RESPONSE, TEMPERATURE = 24, 32, 0.7
 
 
 def seconds(call: Callable[[], Any], repeats: int) -> tuple[float, float]:
     """Seconds of the first call, including compilation, and the median of ``repeats`` further calls."""
-    import jax
-
-    found = []
+    times = []
     for _ in range(1 + repeats):
         clock = time.perf_counter()
         jax.block_until_ready(call())
-        found.append(time.perf_counter() - clock)
-    return found[0], statistics.median(found[1:])
+        times.append(time.perf_counter() - clock)
+    return times[0], statistics.median(times[1:])
 
 
 def prompts(count: int, vocabulary: int) -> Any:
     """Random prompts of full length."""
-    import jax
-    import jax.numpy as jnp
-
-    from testbed.types import Prompt
 
     tokens = jax.random.randint(jax.random.key(1), (count, PROMPT), 1, vocabulary)
     return Prompt(tokens, jnp.full(count, PROMPT, dtype=jnp.int32))
@@ -58,9 +54,6 @@ def prompts(count: int, vocabulary: int) -> Any:
 
 def sampling(options: argparse.Namespace, model: Any) -> dict[str, float]:
     """Tokens a second."""
-    import jax
-
-    from testbed import decode
 
     asked, keys = (
         prompts(options.samples, model.vocabulary),
@@ -76,19 +69,6 @@ def sampling(options: argparse.Namespace, model: Any) -> dict[str, float]:
 
 def training(options: argparse.Namespace, handle: Any) -> dict[str, float]:
     """Seconds of a step."""
-    import dataclasses
-
-    import jax
-    import jax.numpy as jnp
-
-    from testbed import logprob, train
-    from testbed.lora import Lora, adapted
-    from testbed.losses.ipo import Ipo
-    from testbed.optimiser import OptimiserConfig
-    from testbed.proxies.linear_head import Head, HeadProxy
-    from testbed.source import Dataset, Supply
-    from testbed.sources.offline import Offline
-    from testbed.types import Pair, PairScores, Response
 
     model = handle.model
     head = Head.init(jax.random.key(0), jnp.zeros((1, model.config.width)))
@@ -130,13 +110,18 @@ def training(options: argparse.Namespace, handle: Any) -> dict[str, float]:
 
 def main() -> None:
     """Measure and print."""
-    options = arguments()
-    from sweeps import runtime
+    options = shared.arguments(
+        __doc__,
+        checkpoint=("smollm2", "(default smollm2)"),
+        samples=(32, "at once (default 32)"),
+        pairs=(8, "a step (default 8)"),
+        targets=("qv", "of the adapters (default qv)"),
+        checkpointing=(False, "of gradients"),
+        repeats=(5, "(default 5)"),
+    )
 
     # One model uses all cores; studies have one device per core.
     runtime.configure(cores_here=1)
-    from sweeps.population import devices
-    from testbed.policies.pretrained import pretrained
 
     handle = pretrained(options.checkpoint)[0].configured(temperature=TEMPERATURE)
     figures = sampling(options, handle.model) | training(options, handle)

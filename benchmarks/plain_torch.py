@@ -100,13 +100,13 @@ def score(model: Model, prompts: Any, responses: Any) -> Any:
 def sample(model: Model, prompts: Any) -> Any:
     """One response to each prompt, with cached keys and values."""
     caches: list = [[] for _ in model.blocks]
-    logits, found = model(prompts, behind=PROMPT - 1, caches=caches)[:, -1], []
+    logits, tokens = model(prompts, behind=PROMPT - 1, caches=caches)[:, -1], []
     for step in range(RESPONSE):
         token = torch.multinomial(logits.softmax(-1), 1)
-        found.append(token)
+        tokens.append(token)
         if step + 1 < RESPONSE:
             logits = model(token, caches=caches, start=PROMPT + step)[:, -1]
-    return torch.cat(found, dim=1)
+    return torch.cat(tokens, dim=1)
 
 
 class Run:
@@ -138,11 +138,11 @@ class Run:
         with torch.no_grad():
             first, second = written.chunk(2)
             end = torch.full_like(prompts[:PAIRS, :1], VOCABULARY)
-            both = [
+            texts = [
                 torch.cat([prompts[:PAIRS], a, b, end], dim=1)
                 for a, b in ((first, second), (second, first))
             ]
-            margin = self.proxy(torch.cat(both), behind=-1)[:, 0, 0]
+            margin = self.proxy(torch.cat(texts), behind=-1)[:, 0, 0]
             better = (margin[:PAIRS] > margin[PAIRS:])[:, None]
             ordered = torch.cat([first.where(better, second), second.where(better, first)])
             return prompts, ordered, score(self.reference, prompts, ordered)
@@ -179,11 +179,12 @@ def matrix_peak(device: str) -> float:
 
 def main() -> None:
     """Measure and print."""
-    parser = shared.parser(__doc__)
-    parser.add_argument("--workload", choices=sorted(SIZES), default="S")
-    parser.add_argument("--mode", choices=["offline", "online"], default="offline")
-    parser.add_argument("--seconds", type=float, default=20.0, help="measured time (default 20)")
-    options = parser.parse_args()
+    options = shared.arguments(
+        __doc__,
+        workload=("S", "(default S)", sorted(SIZES)),
+        mode=("offline", "(default offline)", ("offline", "online")),
+        seconds=(20.0, "measured time (default 20)"),
+    )
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cpu":
         if hasattr(os, "sched_setaffinity"):

@@ -23,19 +23,26 @@ from types import SimpleNamespace
 from typing import Any
 
 import shared
+from rich.console import Console
+from throughput import Training, experiment
+
+from analysis import report
+from envs.neural import Neural
+from sweeps import runtime
+from sweeps.api import runner
+from sweeps.grid import Axis
+from sweeps.population import host
+from sweeps.study import Arm, Preset, Study
+from testbed.config import replace_all
+from testbed.data.spec import DataSpec
+from testbed.experiment import EvaluationConfig
+from testbed.optimiser import FitConfig
+from testbed.proxies.reader import ProxyConfig
+from testbed.train import OnlineRun
+from testbed.transformer_config import TransformerConfig
 
 PARTS = ("devices", "processes", "runs")
 STACK, REPEATS = 8, 5
-
-
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument("--part", choices=PARTS, help="(default: each)")
-    parser.add_argument("--runs", type=int, default=10_000, help="tiny runs (default 10000)")
-    parser.add_argument("--seconds", type=float, default=5.0, help="of a repeat (default 5)")
-    parser.add_argument("--child", help=argparse.SUPPRESS)
-    return parser.parse_args()
 
 
 def train(devices: int, cores: int, first: int, seconds: float) -> list[float]:
@@ -43,10 +50,8 @@ def train(devices: int, cores: int, first: int, seconds: float) -> list[float]:
     allowed = sorted(os.sched_getaffinity(0))
     os.sched_setaffinity(0, allowed[first % len(allowed) :][:cores])
     os.environ["XLA_FLAGS"] = f"--xla_force_host_platform_device_count={devices}"
-    from sweeps import runtime
 
     runtime.configure()
-    from throughput import Training, experiment
 
     training = Training(experiment("S", "offline"), STACK)
     steps = max(1, round(seconds / (training.seconds(5) / 5)))
@@ -70,85 +75,59 @@ def rates(configurations: list[tuple[int, int, int]], seconds: float) -> float:
         assert child.stdin
         child.stdin.write("go\n")
         child.stdin.flush()
-    found = [child.communicate()[0] for child in children]
-    return sum(statistics.median(json.loads(text.splitlines()[-1])) for text in found)
+    printed = [child.communicate()[0] for child in children]
+    return sum(statistics.median(json.loads(text.splitlines()[-1])) for text in printed)
+
+
+def compared(cases: list[tuple[dict[str, int], Any]], ratio: str, seconds: float) -> list[Any]:
+    """The rate of each case, and its ratio to that of the first."""
+    rows: list[dict[str, Any]] = []
+    for named, configurations in cases:
+        rate = rates(configurations, seconds)
+        first = rows[0]["run_steps_per_second"] if rows else rate
+        rows.append({**named, "run_steps_per_second": rate, ratio: rate / first})
+    return rows
 
 
 def by_devices(seconds: float) -> list[dict[str, Any]]:
     """Forced host devices in one process on all cores; the first row is one device on one core."""
     cores = len(os.sched_getaffinity(0))
-    rows = []
-    for devices, own in ((1, 1), (1, cores), (2, cores), (4, cores), (8, cores)):
-        rate = rates([(devices, own, 0)], seconds)
-        one = rows[0]["run_steps_per_second"] if rows else rate
-        ratio = {"times_one_core": rate / one}
-        rows.append({"devices": devices, "cores": own, "run_steps_per_second": rate} | ratio)
-    return rows
+    sizes = ((1, 1), *((devices, cores) for devices in (1, 2, 4, 8)))
+    cases = [({"devices": devices, "cores": own}, [(devices, own, 0)]) for devices, own in sizes]
+    return compared(cases, "times_one_core", seconds)
 
 
 def by_processes(seconds: float) -> list[dict[str, Any]]:
     """Processes of one core and one device each."""
-    rows = []
-    for count in range(1, len(os.sched_getaffinity(0)) + 1):
-        rate = rates([(1, 1, first) for first in range(count)], seconds)
-        one = rows[0]["run_steps_per_second"] if rows else rate
-        rows.append({"processes": count, "run_steps_per_second": rate, "times_one": rate / one})
-    return rows
+    counts = range(1, len(os.sched_getaffinity(0)) + 1)
+    cases = [({"processes": n}, [(1, 1, first) for first in range(n)]) for n in counts]
+    return compared(cases, "times_one", seconds)
 
 
 def tiny_study(runs: int) -> Any:
     """Two worlds of minimal size, and two steps of training at each of ``runs`` learning rates."""
-    from envs.labelers.bradley_terry import BradleyTerry
-    from envs.neural import Neural
-    from sweeps.grid import Axis
-    from sweeps.study import Arm, Preset, Study
-    from testbed.data.spec import DataSpec
-    from testbed.experiment import EvaluationConfig, Experiment
-    from testbed.optimiser import FitConfig
-    from testbed.proxies.reader import ProxyConfig
-    from testbed.sources.offline import Offline
-    from testbed.train import OnlineRun
-    from testbed.transformer_config import TransformerConfig
-
-    base = Experiment(
-        task=Neural(vocabulary=8, prompt_length=4, response_length=4),
-        labeler=BradleyTerry(),
-        model=TransformerConfig(width=8, layers=1, heads=1, key_value_heads=1),
-        source=Offline(),
-        data=DataSpec(pairs=64, held_out=64),
-        sft=FitConfig(steps=5, batch_size=8),
-        proxy=ProxyConfig(fit=FitConfig(steps=5, batch_size=8)),
-        baseline=OnlineRun(steps=5),
-        evaluation=EvaluationConfig(points=1, prompts=8, kl_prompts=8, pairs=8),
-        steps=2,
-        batch_size=4,
+    base = replace_all(
+        experiment("S", "offline"),
+        {
+            "task": Neural(vocabulary=8, prompt_length=4, response_length=4),
+            "model": TransformerConfig(width=8, layers=1, heads=1, key_value_heads=1),
+            "data": DataSpec(pairs=64, held_out=64),
+            "sft": FitConfig(steps=5, batch_size=8),
+            "proxy": ProxyConfig(fit=FitConfig(steps=5, batch_size=8)),
+            "baseline": OnlineRun(steps=5),
+            "evaluation": EvaluationConfig(points=1, prompts=8, kl_prompts=8, pairs=8),
+            "steps": 2,
+            "batch_size": 4,
+        },
     )
-    rates = [1e-5 * (1 + k) for k in range(runs // 2)]
-    arms = (Arm("offline", {}),)
-    grid = Axis("optimiser.learning_rate", rates)
-    return Study(
-        "tiny",
-        "Tiny runs",
-        "What does a run cost?",
-        base,
-        arms,
-        grid,
-        (),
-        {"all": Preset(seeds=2)},
-        "all",
-    )
+    grid = Axis("optimiser.learning_rate", [1e-5 * (1 + k) for k in range(runs // 2)])
+    title, question, arms = "Tiny runs", "What does a run cost?", (Arm("offline", {}),)
+    return Study("tiny", title, question, base, arms, grid, (), {"all": Preset(seeds=2)}, "all")
 
 
 def many_runs(count: int) -> dict[str, Any]:
     """``count`` tiny runs from the plan to the page; called in a child."""
-    from sweeps import runtime
-
     runtime.configure()
-    from rich.console import Console
-
-    from analysis import report
-    from sweeps.api import runner
-    from sweeps.population import host
 
     analysing = resident = 0.0
     took = host.Spent()
@@ -209,7 +188,13 @@ def table(title: str, rows: list[dict[str, Any]]) -> None:
 
 def main() -> None:
     """Measure and print tables."""
-    options = arguments()
+    options = shared.arguments(
+        __doc__,
+        part=(str, "(default: each)", PARTS),
+        runs=(10_000, "tiny runs (default 10000)"),
+        seconds=(5.0, "of a repeat (default 5)"),
+        child=(str, argparse.SUPPRESS),
+    )
     if options.child:
         numbers = [int(text) for text in options.child.split(",")]
         figures = (
@@ -219,14 +204,14 @@ def main() -> None:
         )
         print(json.dumps(figures))
         return
-    found = {}
+    tables = {}
     for part in [options.part] if options.part else PARTS:
         if part == "runs":
-            found[part] = by_runs(options.runs)
+            tables[part] = by_runs(options.runs)
         else:
-            found[part] = {"devices": by_devices, "processes": by_processes}[part](options.seconds)
-        table(part, found[part])
-    shared.write(options.json, found)
+            tables[part] = {"devices": by_devices, "processes": by_processes}[part](options.seconds)
+        table(part, tables[part])
+    shared.write(options.json, tables)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,27 @@ from pathlib import Path
 from typing import Any
 
 
-def parser(words: str | None) -> argparse.ArgumentParser:
-    """A command line that shows a script's own words as its help, and takes ``--json``."""
-    made = argparse.ArgumentParser(
+def arguments(words: str | None, **options: tuple[Any, ...]) -> argparse.Namespace:
+    """Parse a command line that shows a script's own words as its help, and takes ``--json``.
+
+    An option has its default (a class if it has none), its help, and choices if they are limited.
+    """
+    parser = argparse.ArgumentParser(
         description=words, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    made.add_argument("--json", type=Path, help="also write every figure to this file")
-    return made
+    parser.add_argument("--json", type=Path, help="also write every figure to this file")
+    for name, (default, said, *choices) in options.items():
+        given: dict[str, Any] = {"default": default, "type": type(default)}
+        if default is False:
+            given = {"action": "store_true"}
+        elif isinstance(default, type):
+            given = {"type": default}
+        elif isinstance(default, list):
+            given |= {"type": type(default[0]), "nargs": "+"}
+        if choices:
+            given["choices"] = choices[0]
+        parser.add_argument(f"--{name}", help=said, **given)
+    return parser.parse_args()
 
 
 def process(file: str, *options: object, **environment: str) -> Any:
@@ -39,6 +53,7 @@ def show(figures: Mapping[str, Any]) -> None:
 def write(file: Path | None, figures: Mapping[str, Any]) -> None:
     """Write figures with the machine and the versions that they are of, if there is a file to write to."""
     if file:
+        # Only here: a script for comparison imports nothing of the testbed.
         from sweeps.store import provenance
 
         origin = {"machine": provenance.machine(), "versions": provenance.versions()}

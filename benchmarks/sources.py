@@ -7,39 +7,38 @@ program beside it; the results are medians over rounds and their range, because 
 comparable.
 """
 
-import argparse
 import statistics
 import sys
 import time
 from collections.abc import Callable
 from typing import Any
 
+import jax
+import jax.numpy as jnp
 import shared
 from throughput import WORKLOADS, experiment, pin, world
+
+from testbed import train
+from testbed.config import members, replace_all
+from testbed.losses.base import AbstractLoss, ScoredPair, expected
+from testbed.losses.kto import Kto
+from testbed.losses.slic import Slic
+from testbed.objective import AbstractObjective
+from testbed.sources.mixture import Mixture
+from testbed.sources.offline import Offline
+from testbed.sources.online import Online
+from testbed.sources.record import Record
+from testbed.sources.reuse import Reuse
+from testbed.sources.snapshot import Snapshot
+from testbed.types import PairScores
 
 #: Evaluations of a loss and its gradient in one timed call: a single one is too short to time.
 EVALUATIONS = 2000
 
 
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument("--workload", choices=sorted(WORKLOADS), default="S")
-    parser.add_argument("--rounds", type=int, default=9, help="turns of each program (default 9)")
-    parser.add_argument("--steps", type=int, default=40, help="training steps a turn (default 40)")
-    return parser.parse_args()
-
-
-def compared_sources() -> dict[str, Any]:
+def compared_sources() -> dict[str, dict[str, Any]]:
     """The sources that are compared with `Online`; the objective is `Ipo` throughout."""
-    from testbed.sources.mixture import Mixture
-    from testbed.sources.offline import Offline
-    from testbed.sources.online import Online
-    from testbed.sources.record import Record
-    from testbed.sources.reuse import Reuse
-    from testbed.sources.snapshot import Snapshot
-
-    return {
+    sources = {
         "Online": Online(),
         "Online again": Online(),
         "Record(Online, steps=4000)": Record(steps=4000),
@@ -48,17 +47,11 @@ def compared_sources() -> dict[str, Any]:
         "Reuse(epochs=4)": Reuse(epochs=4),
         "Offline": Offline(),
     }
+    return {name: {"source": source} for name, source in sources.items()}
 
 
 def compared_objectives() -> dict[str, dict[str, Any]]:
     """Losses that need more forward passes than `Ipo`, offline like `Ipo`; and the methods, online like `Ipo`."""
-    from testbed.config import members
-    from testbed.losses.kto import Kto
-    from testbed.losses.slic import Slic
-    from testbed.objective import AbstractObjective
-    from testbed.sources.offline import Offline
-    from testbed.sources.online import Online
-
     offline = {"Kto": Kto(), "Slic(target='data')": Slic(target="data")}
     methods = members(AbstractObjective, "testbed.methods")
     online = {name: kind() for name, kind in sorted(methods.items())}
@@ -71,11 +64,6 @@ def compared_objectives() -> dict[str, dict[str, Any]]:
 
 def training(workload: str, changes: dict[str, Any], steps: int) -> Callable[[], float]:
     """A function that trains for ``steps`` steps and returns the seconds per step."""
-    import jax
-    import jax.numpy as jnp
-
-    from testbed import train
-    from testbed.config import replace_all
 
     run = replace_all(experiment(workload, "online"), changes)
     config, supply = run.train, world(run, 0)
@@ -100,11 +88,6 @@ def alone(loss: Any, pairs: int) -> Callable[[], float]:
 
     The loss is compiled alone. It therefore writes and reads arrays that a training step would fuse away: the time is
     an upper bound of the loss's time within a step."""
-    import jax
-    import jax.numpy as jnp
-
-    from testbed.losses.base import ScoredPair, expected
-    from testbed.types import PairScores
 
     keys = jax.random.split(jax.random.key(0), 4)
     scores = [-20.0 + 3.0 * jax.random.normal(key, (pairs,)) for key in keys]
@@ -137,26 +120,28 @@ def alone(loss: Any, pairs: int) -> Callable[[], float]:
 
 def main() -> None:
     """Measure and print two tables."""
-    options = arguments()
+    options = shared.arguments(
+        __doc__,
+        workload=("S", "(default S)", sorted(WORKLOADS)),
+        rounds=(9, "turns of each program (default 9)"),
+        steps=(40, "training steps a turn (default 40)"),
+    )
     if options.rounds < 1 or options.steps < 1:
         sys.exit("--rounds and --steps must be at least 1")
     pin(1)
-    from testbed.config import members
-    from testbed.losses.base import AbstractLoss
 
-    sources = {
-        name: training(options.workload, {"source": source}, options.steps)
-        for name, source in compared_sources().items()
-    }
-    objectives = {
-        name: training(options.workload, changes, options.steps)
-        for name, changes in compared_objectives().items()
-    }
+    sources, objectives = (
+        {
+            name: training(options.workload, changes, options.steps)
+            for name, changes in compared.items()
+        }
+        for compared in (compared_sources(), compared_objectives())
+    )
     kinds = members(AbstractLoss, "testbed.losses")
     losses = {name: alone(kind(), 32) for name, kind in sorted(kinds.items())}
-    ratios: dict[str, list[float]] = {name: [] for name in sources}
-    against: dict[str, list[float]] = {name: [] for name in objectives}
-    shares: dict[str, list[float]] = {name: [] for name in losses}
+    ratios, against, shares = (
+        {name: [] for name in turns} for turns in (sources, objectives, losses)
+    )
     for _ in range(options.rounds):
         for name, turn in sources.items():
             before, here, after = sources["Online"](), turn(), sources["Online"]()
@@ -171,15 +156,13 @@ def main() -> None:
         "seconds of a step against that of Ipo on the same source": against,
         "a loss's share of an offline step": shares,
     }
+    medians: dict[str, dict[str, float]] = {}
     for title, rows in figures.items():
         print(title)
+        medians[title] = {name: statistics.median(values) for name, values in rows.items()}
         for name, values in rows.items():
-            low, high = min(values), max(values)
-            print(f"  {name:28s} {statistics.median(values):.3g}  ({low:.3g} to {high:.3g})")
-    medians = {
-        title: {name: statistics.median(values) for name, values in rows.items()}
-        for title, rows in figures.items()
-    }
+            spread = f"({min(values):.3g} to {max(values):.3g})"
+            print(f"  {name:28s} {medians[title][name]:.3g}  {spread}")
     shared.write(options.json, medians)
 
 

@@ -16,36 +16,30 @@ import time
 from pathlib import Path
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import shared
+import throughput
+from throughput import experiment
 
-
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument("--workload", choices=["M", "S"], default="S")
-    parser.add_argument("--mode", choices=["offline", "online"], default="offline")
-    parser.add_argument("--runs", type=int, default=8, help="(default 8)")
-    parser.add_argument("--steps", type=int, default=400, help="of each run (default 400)")
-    parser.add_argument("--repeats", type=int, default=3, help="(default 3)")
-    parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
-    return parser.parse_args()
+from sweeps import runtime
+from sweeps.console.progress import Meter
+from sweeps.population import devices, executable_cache, host, plan
+from sweeps.population.programs import Programs
+from sweeps.store import provenance
+from sweeps.study import Point
+from testbed import logprob
+from testbed.config import replace_all
+from testbed.evaluation_set import Opponent
+from testbed.source import Dataset
+from testbed.stages.world_config import Ground, GroundConfig
 
 
 def sweep(options: argparse.Namespace) -> dict[str, Any]:
     """Train the runs through the engine, as a study does, in a world of random networks; return when each part was
     done."""
-    from sweeps import runtime
-
     runtime.configure()
-    from throughput import experiment
-
-    from sweeps.console.progress import Meter
-    from sweeps.population import devices, host, plan
-    from sweeps.population.programs import Programs
-    from sweeps.store import provenance
-    from sweeps.study import Point
-    from testbed.config import replace_all
-    from testbed.stages.world_config import GroundConfig
 
     measured = {"points": 1, "prompts": 64, "kl_prompts": 64, "pairs": 64}
     changes = {f"evaluation.{name}": value for name, value in measured.items()}
@@ -85,16 +79,6 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
 def ground(base: Any) -> Any:
     """World artifacts for the runs: networks of random numbers, and random data. A study finds its artifacts in its
     cache, or makes them in minutes; here only the reference's scores need compilation."""
-    import jax
-    import jax.numpy as jnp
-    import numpy as np
-    import throughput
-
-    from sweeps.population import devices, executable_cache
-    from testbed import logprob
-    from testbed.evaluation_set import Opponent
-    from testbed.source import Dataset
-    from testbed.stages.world_config import Ground
 
     def drawn_shapes() -> Any:
         return devices.alone(jax.eval_shape(networks))
@@ -140,23 +124,31 @@ def timed(options: argparse.Namespace, cache: str) -> dict[str, Any]:
     names = ("workload", "mode", "runs", "steps")
     given = [f"--{name}={getattr(options, name)}" for name in names]
     begun = time.time()
-    found = shared.process(__file__, "--child", *given, TESTBED_CACHE=cache)
-    seconds = found["done"] - begun
+    told = shared.process(__file__, "--child", *given, TESTBED_CACHE=cache)
+    seconds = told["done"] - begun
     rate = options.runs * options.steps / seconds
     return {
         "seconds": seconds,
-        "seconds_importing": found["imported"] - begun,
-        "seconds_training": found["done"] - found["drawn"],
+        "seconds_importing": told["imported"] - begun,
+        "seconds_training": told["done"] - told["drawn"],
         "run_steps_per_second": rate,
-        "run_steps_per_second_per_peak_gflops": rate / found["peak_gflops"],
-        "peak_gflops": found["peak_gflops"],
-        **{name: found[name] for name in ("devices", "machine", "versions")},
+        "run_steps_per_second_per_peak_gflops": rate / told["peak_gflops"],
+        "peak_gflops": told["peak_gflops"],
+        **{name: told[name] for name in ("devices", "machine", "versions")},
     }
 
 
 def main() -> None:
     """Measure and print a table."""
-    options = arguments()
+    options = shared.arguments(
+        __doc__,
+        workload=("S", "(default S)", sorted(throughput.WORKLOADS)),
+        mode=("offline", "(default offline)", throughput.MODES),
+        runs=(8, "(default 8)"),
+        steps=(400, "of each run (default 400)"),
+        repeats=(3, "(default 3)"),
+        child=(False, argparse.SUPPRESS),
+    )
     if options.child:
         print(json.dumps(sweep(options)))
         return

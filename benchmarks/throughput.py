@@ -13,6 +13,7 @@ caches hold all these bytes.
 
 import argparse
 import functools
+import itertools
 import math
 import os
 import statistics
@@ -20,7 +21,28 @@ import sys
 import time
 from typing import Any
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import shared
+
+from envs.labelers.bradley_terry import BradleyTerry
+from envs.neural import Neural
+from sweeps import runtime
+from sweeps.population import devices
+from sweeps.population.devices import Along
+from testbed import logprob, train
+from testbed.config import replace
+from testbed.data.spec import DataSpec
+from testbed.estimates import flops
+from testbed.experiment import Experiment
+from testbed.proxies.reader import ProxyConfig
+from testbed.source import Dataset, Supply
+from testbed.sources.offline import Offline
+from testbed.sources.online import Online
+from testbed.transformer import Transformer
+from testbed.transformer_config import TransformerConfig
+from testbed.types import Pair, Prompt, Response
 
 WORKLOADS = {
     "S": {"width": 64, "layers": 2, "heads": 4},
@@ -41,29 +63,8 @@ SHOWN = {
 }
 
 
-def arguments() -> argparse.Namespace:
-    """Parse the command line."""
-    parser = shared.parser(__doc__)
-    parser.add_argument("--workload", choices=sorted(WORKLOADS), help="(default: each)")
-    parser.add_argument("--mode", choices=MODES, help="(default: each)")
-    parser.add_argument("--stack", type=int, help="runs at once (default: a range)")
-    parser.add_argument("--pointwise", action="store_true", help="score with a pointwise proxy")
-    parser.add_argument(
-        "--precision",
-        default="float32",
-        help="of matrix products: float32 (default), tensorfloat32, bfloat16; the peak stays float32's",
-    )
-    parser.add_argument(
-        "--devices", type=int, default=1, help="CPU cores used, one XLA device each (default 1)"
-    )
-    parser.add_argument("--seconds", type=float, default=20.0, help="measured time (default 20)")
-    return parser.parse_args()
-
-
 def pin(devices: int) -> None:
     """Give this process as many cores as devices, before jax starts its threads."""
-    from sweeps import runtime
-
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:devices])
     runtime.configure()
@@ -71,15 +72,6 @@ def pin(devices: int) -> None:
 
 def experiment(workload: str, mode: str, pointwise: bool = False) -> Any:
     """The workload's config: vocabulary 64, prompt 8, response 16, 32 pairs a step, AdamW."""
-    from envs.labelers.bradley_terry import BradleyTerry
-    from envs.neural import Neural
-    from testbed.data.spec import DataSpec
-    from testbed.experiment import Experiment
-    from testbed.proxies.reader import ProxyConfig
-    from testbed.sources.offline import Offline
-    from testbed.sources.online import Online
-    from testbed.transformer_config import TransformerConfig
-
     size = WORKLOADS[workload]
     return Experiment(
         task=Neural(vocabulary=64, prompt_length=8, response_length=16),
@@ -94,13 +86,6 @@ def experiment(workload: str, mode: str, pointwise: bool = False) -> Any:
 
 def world(config: Any, seed: Any) -> Any:
     """The inputs of training: random networks and random data, full-length responses."""
-    import jax
-    import jax.numpy as jnp
-
-    from testbed import logprob
-    from testbed.source import Dataset, Supply
-    from testbed.transformer import Transformer
-    from testbed.types import Pair, Prompt, Response
 
     task, count = config.task, config.data.pairs
     keys = jax.random.split(jax.random.key(seed), 5)
@@ -126,9 +111,6 @@ def world(config: Any, seed: Any) -> Any:
 def bandwidth() -> float:
     """Measured rate at which one device reads and writes its memory, bytes a second: the best of a few passes over an
     array that is larger than every cache."""
-    import jax
-    import jax.numpy as jnp
-
     big = jnp.ones(2**29)
     add = jax.jit(lambda x: x + 1.0)
     jax.block_until_ready(add(big))
@@ -145,12 +127,6 @@ class Training:
 
     def __init__(self, config: Any, stack: int) -> None:
         """Compile the program for ``stack`` runs, spread over all devices, and take the first step."""
-        import jax
-        import numpy as np
-
-        from sweeps.population import devices
-        from sweeps.population.devices import Along
-        from testbed import train
 
         def advance(state: Any, config: Any, seed: Any, supply: Any, start: Any, steps: Any) -> Any:
             return train.advance(config, supply, state, jax.random.key(seed), start, steps)
@@ -174,34 +150,25 @@ class Training:
         self.memory = (devices.needed_memory(compiled) or 0) * count
         # XLA counts a loop whose length is an argument once: this is one step of every run of a device.
         self.bytes = (compiled.cost_analysis() or {}).get("bytes accessed", 0.0) * count
-        self._program, self._np = functools.partial(program, weights), np
+        self._program = functools.partial(program, weights)
         self.seconds(1)
         self.first_call = time.perf_counter() - clock
 
     def seconds(self, steps: int) -> float:
         """Train every run for ``steps`` steps; return the seconds that this took."""
-        import jax
-
-        count = self._np.int32(steps)
+        count = np.int32(steps)
         clock = time.perf_counter()
-        self._state = self._program(self._state, *self._lanes, self._rows, self._np.int32(1), count)
+        self._state = self._program(self._state, *self._lanes, self._rows, np.int32(1), count)
         jax.block_until_ready(self._state)
         return time.perf_counter() - clock
 
     def finite(self) -> bool:
         """Whether no run has diverged."""
-        import jax
-
-        return bool(self._np.all(jax.device_get(self._state.diverged_step) < 0))
+        return bool(np.all(jax.device_get(self._state.diverged_step) < 0))
 
 
 def measure(options: argparse.Namespace, workload: str, mode: str, stack: int) -> dict[str, Any]:
     """Measure one workload; return every figure."""
-    import jax
-
-    from sweeps.population import devices
-    from testbed.config import replace
-    from testbed.estimates import flops
 
     config = experiment(workload, mode, options.pointwise)
     config = replace(config, "model.precision", options.precision)
@@ -248,42 +215,47 @@ def measure(options: argparse.Namespace, workload: str, mode: str, stack: int) -
 
 def cases(options: argparse.Namespace) -> list[tuple[str, str, int]]:
     """The workloads, modes and stack sizes to measure."""
-    import jax
-
     count = jax.device_count()
     sizes = STACKS.get(jax.default_backend(), STACKS["gpu"])
     stacks = [options.stack] if options.stack else [max(size, count) for size in sizes]
     if any(stack < 1 or stack % count for stack in stacks):
         sys.exit(f"--stack must be a positive multiple of the {count} devices")
-    return [
-        (workload, mode, stack)
-        for workload in (
-            [options.workload] if options.workload else sorted(WORKLOADS, reverse=True)
-        )
-        for mode in ([options.mode] if options.mode else MODES)
-        for stack in stacks
-    ]
+    workloads = [options.workload] if options.workload else sorted(WORKLOADS, reverse=True)
+    modes = [options.mode] if options.mode else MODES
+    return list(itertools.product(workloads, modes, stacks))
 
 
 def main() -> None:
     """Measure and print a table."""
-    options = arguments()
+    options = shared.arguments(
+        __doc__,
+        workload=(str, "(default: each)", sorted(WORKLOADS)),
+        mode=(str, "(default: each)", MODES),
+        stack=(int, "runs at once (default: a range)"),
+        pointwise=(False, "score with a pointwise proxy"),
+        precision=(
+            "float32",
+            "of products: float32 (default), tensorfloat32, bfloat16; the peak stays float32's",
+        ),
+        devices=(1, "CPU cores used, one XLA device each (default 1)"),
+        seconds=(20.0, "measured time (default 20)"),
+    )
     if options.devices < 1:
         sys.exit("--devices must be at least 1")
     pin(options.devices)
     print(f"{'workload':16s}{'stack':>6s}" + "".join(f"{name:>18s}" for name in SHOWN.values()))
-    found = []
+    rows = []
     for workload, mode, stack in cases(options):
         figures = measure(options, workload, mode, stack)
-        found.append(figures)
+        rows.append(figures)
         cells = "".join(
             "                 -" if figures[name] is None else f"{figures[name]:18.4g}"
             for name in SHOWN
         )
         print(f"{workload + ' ' + mode:16s}{stack:6d}{cells}", flush=True)
-    if len(found) == 1:
-        shared.show(found[0])
-    shared.write(options.json, {"figures": found})
+    if len(rows) == 1:
+        shared.show(rows[0])
+    shared.write(options.json, {"figures": rows})
 
 
 if __name__ == "__main__":

@@ -16,16 +16,6 @@ BINS = 24
 QUANTILE = 0.9
 
 
-def scatter(trained: Table, arms: Sequence[str]) -> Table:
-    """Every checkpoint: arm, seed, run, step, kl (nats), win_rate; by arm, in order of KL."""
-    rows = trained[trained["arm"].isin(arms)]
-    rows = rows[["arm", "seed", "run", "step", "kl", "win_rate"]]
-    order = rows["arm"].map(list(arms).index)
-    return rows.assign(order=order).sort_values(["order", "kl"], ignore_index=True)[
-        ["arm", "seed", "run", "step", "kl", "win_rate"]
-    ]
-
-
 def envelope(trained: Table, arms: Sequence[str], bins: int = BINS) -> Table:
     """Upper envelope of each arm over KL: one row per arm and bin that holds checkpoints of the arm.
 
@@ -65,8 +55,8 @@ def envelope(trained: Table, arms: Sequence[str], bins: int = BINS) -> Table:
 def summary(trained: Table, arms: Sequence[str], share: float = QUANTILE) -> Table:
     """One row per arm with checkpoints: its best checkpoint, and a high quantile of its win rates.
 
-    Columns: arm, seeds, checkpoints, best (win rate), best_kl (nats), best_run, best_step, quantile (the 90% quantile
-    of the win rates, the measure of the paper's figure 11).
+    Columns: arm, best (win rate), best_kl (nats), quantile (the 90% quantile of the win rates, the measure of the
+    paper's figure 11).
     """
     records = []
     for arm in arms:
@@ -77,12 +67,8 @@ def summary(trained: Table, arms: Sequence[str], share: float = QUANTILE) -> Tab
         records.append(
             {
                 "arm": arm,
-                "seeds": int(own["seed"].nunique()),
-                "checkpoints": len(own),
                 "best": float(top["win_rate"]),
                 "best_kl": float(top["kl"]),
-                "best_run": str(top["run"]),
-                "best_step": int(top["step"]),
                 "quantile": float(own["win_rate"].astype(float).quantile(share)),
             }
         )

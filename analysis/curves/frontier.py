@@ -163,12 +163,6 @@ class Fits:
     typical: Frontier | None
 
 
-def fit(table: Table, arms: Sequence[str], seed: int = 0, **sampler: int) -> Frontier:
-    """Fit the frontier of one task's rows of the results table; see `fit_all`."""
-    fits = fit_all(table.assign(task=""), arms, (), seed, **sampler)
-    return fits.groups[("",)]
-
-
 def fit_all(
     table: Table, arms: Sequence[str], strata: Sequence[str] = (), seed: int = 0, **sampler: int
 ) -> Fits:

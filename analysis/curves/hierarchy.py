@@ -254,10 +254,6 @@ def level_factor(
     return jnp.concatenate([shared_factor(start, shared, arms), each], axis=1)
 
 
-def _group_factor(scales: Scales, arms: int) -> Float[Array, "effect latent"]:
-    return level_factor(scales.group_start, scales.group_shared, scales.group_arm, arms)
-
-
 def group_information(points: Points, scales: Scales) -> Information:
     """Information from all seeds of a group about its effects."""
     seeds = seed_information(points, scales)
@@ -268,7 +264,8 @@ def population_information(points: Points, scales: Scales) -> Information:
     """Information from all groups about the population's effects."""
     groups = group_information(points, scales)
     if points.group.shape[1] > 1:
-        factor = _group_factor(scales, points.arm.shape[1])
+        each = scales.group_start, scales.group_shared, scales.group_arm
+        factor = level_factor(*each, points.arm.shape[1])
         groups = absorb(groups, jnp.broadcast_to(factor, (points.group.shape[1], *factor.shape)))
     return jax.tree.map(lambda leaf: jnp.sum(leaf, axis=0), groups)
 

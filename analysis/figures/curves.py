@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -40,19 +41,16 @@ def curve(fit: Frontier, arm: str) -> Curve:
 
 def frontier_table(fits: Fits) -> Table:
     """The points and the curves of `frontier`; the column "kind" distinguishes them."""
-    records = []
+    measured = ["arm", "seed", "run", "step", "kl", "win_rate"]
+    parts = []
     for title, fit in fits.items():
-        rows = fit.cleaned.trained
-        for arm, seed, run, step, kl, rate in zip(
-            *(rows[name] for name in ("arm", "seed", "run", "step", "kl", "win_rate")), strict=True
-        ):
-            own = {"seed": seed, "run": run, "step": step, "kl": kl, "win_rate": rate}
-            records.append({"kind": "checkpoint", "panel": title, "arm": arm, **own})
+        named = {"kind": "checkpoint", "panel": title}
+        parts.append(fit.cleaned.trained[measured].assign(**named))
         for arm in fit.arms:
-            for d, low, middle, high in zip(*curve(fit, arm), strict=True):
-                own = {"kl": d**2, "win_rate": middle, "low": low, "high": high}
-                records.append({"kind": "curve", "panel": title, "arm": arm, **own})
-    return style.frame(records)
+            d, low, middle, high = curve(fit, arm)
+            numbers = {"kl": d**2, "win_rate": middle, "low": low, "high": high}
+            parts.append(style.frame(numbers).assign(kind="curve", panel=title, arm=arm))
+    return pd.concat(parts)[["kind", "panel", *measured, "low", "high"]]
 
 
 def frontier(fits: Fits, arms: Sequence[str], pairs: Sequence[Pair], width: float) -> Figure:
@@ -81,15 +79,15 @@ def frontier(fits: Fits, arms: Sequence[str], pairs: Sequence[Pair], width: floa
     uppers = []
     for index, (title, fit) in enumerate(fits.items()):
         block, column = divmod(index, columns)
-        own = grid[block * len(ratios) : (block + 1) * len(ratios), column]
-        _frontier_panel(own[0], fit, arms, labelled)
-        style.title(own[0], title)
+        panels = grid[block * len(ratios) : (block + 1) * len(ratios), column]
+        _frontier_panel(panels[0], fit, arms, labelled)
+        style.title(panels[0], title)
         if column:
-            own[0].set_ylabel("")
-        if len(own) > 1 and _gap_panel(own[1], fit, pairs, arms, own[0].get_xlim()[1]):
-            own[0].set_xlabel("")
-            own[0].tick_params(labelbottom=False)
-        uppers.append(own[0])
+            panels[0].set_ylabel("")
+        if len(panels) > 1 and _gap_panel(panels[1], fit, pairs, arms, panels[0].get_xlim()[1]):
+            panels[0].set_xlabel("")
+            panels[0].tick_params(labelbottom=False)
+        uppers.append(panels[0])
     if small:
         style.only_outer(uppers, columns)
     if not labelled:
@@ -111,7 +109,7 @@ def _frontier_panel(axes: Axes, fit: Frontier, arms: Sequence[str], labelled: bo
             solid_capstyle="round", zorder=4,
         )  # fmt: skip
     style.kl_axis(axes, max(span.end for span in fit.spans.values()) * 1.04)
-    tops = [own.high.max() if labelled else own.middle.max() for own in curves.values()]
+    tops = [one.high.max() if labelled else one.middle.max() for one in curves.values()]
     _rates(axes, trained["win_rate"], max(tops))
     _mark_peaks(axes, fit, arms, labelled)
 
@@ -223,16 +221,15 @@ def envelope(
     small = len(points) > FEW_PANELS
     columns = style.columns_for(len(points), width)
     figure, panels = style.grid(len(points), width, 2.0 if small else 3.3)
-    shown = [arm for arm in arms if arm in set(envelopes["arm"])]
+    shown = style.present(envelopes, arms)
     for index, (axes, (title, rows)) in enumerate(zip(panels, points.items(), strict=True)):
         for arm in shown:
             _points(axes, rows, arm, arms)
-            own = envelopes[(envelopes["panel"] == title) & (envelopes["arm"] == arm)]
-            own = own.sort_values("kl")
-            d = np.sqrt(own["kl"].to_numpy(float))
+            upper = envelopes[(envelopes["panel"] == title) & (envelopes["arm"] == arm)]
+            upper = upper.sort_values("kl")
             colour, marker, dashes = look(arms, arm)
-            style_of = {"color": colour, "lw": 1.4, "ms": 2.6, "mew": 0, "zorder": 4}
-            axes.plot(d, own["win_rate"], marker=marker, ls=dashes, **style_of)
+            axes.plot(np.sqrt(upper["kl"].to_numpy(float)), upper["win_rate"], marker=marker, ls=dashes,
+                      color=colour, lw=1.4, ms=2.6, mew=0, zorder=4)  # fmt: skip
         style.kl_axis(axes, 1.04 * float(np.sqrt(rows["kl"].max())))
         _rates(axes, rows["win_rate"])
         style.title(axes, title)

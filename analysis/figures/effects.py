@@ -6,7 +6,6 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
 from analysis.figures.curves import Fits
@@ -14,6 +13,7 @@ from analysis.figures.style import INK, PAPER, RULE, SOFT, VERDICT_COLOURS, look
 from analysis.html import scale_of, unit_name
 from analysis.load import Table
 from analysis.verdicts.evidence import describe_peak
+from analysis.verdicts.verdict import flat
 
 MARKS = {"reproduced": "o", "contradicted": "s", "undecided": "o"}
 
@@ -22,11 +22,12 @@ Entry = Mapping[str, Any]
 
 def effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
     """One row per test of every claim that has an estimate, with its claim and task."""
-    rows = []
-    for entry in entries:
-        for test in entry["tests"]:
-            rows.append({**test, "claim": entry["claim"], "task": entry["task"]})
-    return [row for row in rows if row["estimate"] is not None]
+    return [
+        {**test, "claim": entry["claim"], "task": entry["task"]}
+        for entry in entries
+        for test in entry["tests"]
+        if test["estimate"] is not None
+    ]
 
 
 def level_effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -37,26 +38,18 @@ def level_effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
             levels = test["details"].get("levels", {})
             if not isinstance(levels, Mapping):
                 continue
-            shared = {name: test[name] for name in ("unit", "rule")}
-            shared |= {name: entry[name] for name in ("claim", "task")}
-            for level, own in levels.items():
-                numbers = {name: own[name] for name in ("estimate", "interval")}
-                words = {"effect": f"at {level}", "verdict": "", "probability": None}
-                rows.append({**shared, **numbers, **words})
+            shared = {"claim": entry["claim"], "task": entry["task"], "unit": test["unit"]}
+            shared |= {"rule": test["rule"], "verdict": "", "probability": None}
+            for level, effect in levels.items():
+                numbers = {"estimate": effect["estimate"], "interval": effect["interval"]}
+                rows.append({**shared, **numbers, "effect": f"at {level}"})
     return [row for row in rows if row["estimate"] is not None]
 
 
 def effects_table(rows: Sequence[Entry]) -> Table:
     """The numbers of `forest`, in the units of verdicts.json."""
-    names = ("claim", "task", "effect", "unit", "estimate", "low", "high", "probability")
-    records = []
-    for row in rows:
-        low, high = row["interval"] or (None, None)
-        numbers = {**row, "low": low, "high": high}
-        rule = {"rule": row["rule"]["kind"], "rope": row["rule"]["rope"]}
-        kept = {name: numbers[name] for name in names}
-        records.append({**kept, **rule, "verdict": row["verdict"]})
-    return style.frame(records)
+    names = ["claim", "task", "effect", "unit", "estimate", "low", "high", "probability"]
+    return style.frame(map(flat, rows))[[*names, "rule", "rope", "verdict"]]
 
 
 def forest(rows: Sequence[Entry], width: float) -> Figure:
@@ -67,8 +60,7 @@ def forest(rows: Sequence[Entry], width: float) -> Figure:
     named = len({row["task"] for row in rows}) > 1
     row_height = 0.47 if width > 5 else 0.62
     heights = [len(group) * row_height + 0.5 for group in groups.values()]
-    figure = Figure(figsize=(width, sum(heights) + 0.15), layout="constrained")
-    panels = figure.subplots(len(groups), 1, squeeze=False, height_ratios=heights).ravel()
+    figure, panels = style.stacked(heights, width, 0.15)
     for axes, ((unit, rope), group) in zip(panels, groups.items(), strict=True):
         _forest_panel(axes, unit, rope, group)
         for height, row in enumerate(reversed(group)):
@@ -82,7 +74,8 @@ def _forest_panel(axes: Axes, unit: str, rope: float, rows: Sequence[Entry]) -> 
     if rope:
         axes.axvspan(-rope * scale, rope * scale, color=RULE, lw=0, zorder=0)
     axes.axvline(0, color=SOFT, lw=0.7, zorder=1)
-    low, high = _limits(rows, rope, scale)
+    points = [rope, -rope, *(row["estimate"] for row in rows)]
+    low, high = style.limits(points, [row["interval"] for row in rows], scale)
     for height, row in enumerate(reversed(rows)):
         colour = VERDICT_COLOURS.get(row["verdict"], INK)
         if row["interval"]:
@@ -95,22 +88,8 @@ def _forest_panel(axes: Axes, unit: str, rope: float, rows: Sequence[Entry]) -> 
         axes.plot(x, height, mark, ms=6.5, color=colour, mfc=face, mew=1.6)
     axes.set_xlim(low, high)
     axes.set_ylim(-0.45, len(rows) - 0.1)
-    axes.set_yticks([])
-    axes.spines["left"].set_visible(False)
-    axes.xaxis.set_major_locator(MaxNLocator(6))
     grey = f"grey: up to ±{scale * rope:g}, the rule’s bound" if rope else ""
-    axes.set_xlabel("; ".join(filter(None, (unit_name(unit), grey))), fontsize=8.5)
-
-
-def _limits(rows: Sequence[Entry], rope: float, scale: float) -> tuple[float, float]:
-    """The ends of an axis: they include all estimates, and all intervals that are not very wide."""
-    points = scale * np.array([0.0, rope, -rope, *(row["estimate"] for row in rows)])
-    least = max(np.ptp(points), *(abs(points)), 1e-9)
-    ends = scale * np.array([end for row in rows for end in row["interval"] or ()])
-    ends = np.clip(ends, points.min() - 2.5 * least, points.max() + 2.5 * least)
-    low, high = min(points.min(), *ends, 0.0), max(points.max(), *ends, 0.0)
-    margin = 0.05 * (high - low) or 1.0
-    return low - margin, high + margin
+    style.effect_axis(axes, "; ".join(filter(None, (unit_name(unit), grey))))
 
 
 def _arrows(
@@ -146,11 +125,11 @@ def peaks_table(fits: Fits) -> Table:
     for title, fit in fits.items():
         for arm in fit.arms:
             peak = describe_peak(fit, arm)
-            low, high = peak["peak_interval"]
-            kl_low, kl_high = peak["peak_kl_interval"]
-            record = {"panel": title, "arm": arm, "peak": peak["peak"], "low": low, "high": high}
-            at = {"kl": peak["peak_kl"], "kl_low": kl_low, "kl_high": kl_high}
-            records.append({**record, **at, "place": peak["peak_place"]})
+            record = {"panel": title, "arm": arm, "peak": peak["peak"]}
+            record["low"], record["high"] = peak["peak_interval"]
+            record["kl"] = peak["peak_kl"]
+            record["kl_low"], record["kl_high"] = peak["peak_kl_interval"]
+            records.append({**record, "place": peak["peak_place"]})
     return style.frame(records)
 
 

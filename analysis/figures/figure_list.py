@@ -1,56 +1,37 @@
 """Choose the figures of a study, by the measured columns and by the claims."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from typing import Any
 
-from analysis.figures import curves, effects, learning
+from analysis.figures import curves, effects, inputs, learning, sizes
 from analysis.figures.curves import Pair
-from analysis.figures.inputs import (
-    Exhibit,
-    Material,
-    capital,
-    columns_used,
-    estimands,
-    finished,
-    is_rate,
-    metric_words,
-)
-from analysis.figures.level_figures import (
-    Spoken,
-    along_figures,
-    each_level_figures,
-    peak_place_figures,
-    relative_figures,
-)
-from analysis.figures.style import Drawing
+from analysis.figures.inputs import Material
+from analysis.figures.style import FEW_PANELS, Exhibit
 from analysis.load import Table
 from analysis.verdicts.evidence import ALL_TASKS
+from testbed.metric_table import FACTS, declared
 
+Spoken = Sequence[Mapping[str, Any]]
+"""All estimands of a study's claims as data."""
 OWN_FIGURES = ("win_rate", "best_win_rate", "policy_checksum", *learning.LOGPROBS)
 """Metrics without a figure of last values: another figure shows them, or they are not amounts."""
 
 
 def exhibits(material: Material) -> list[Exhibit]:
     """All figures that have data to show; figures that show a claim's quantity come first."""
-    spoken = estimands(material.results)
+    spoken = inputs.estimands(material.results)
     makers = (
-        _frontier,
-        _peaks,
-        relative_figures,
-        peak_place_figures,
-        along_figures,
-        _windows,
-        _scatters,
-        _logprob,
-        _ends,
-    )
-    makers += (_forest, each_level_figures, _envelope)
-    found = [exhibit for maker in makers for exhibit in maker(material, spoken)]
-    return sorted(found, key=lambda exhibit: not exhibit.central)
+        _frontier, _peaks, _relative, _peak_place, _along, _windows,
+        _scatters, _logprob, _ends, _forest, _each_level, _envelope,
+    )  # fmt: skip
+    shown = [exhibit for maker in makers for exhibit in maker(material, spoken)]
+    return sorted(shown, key=lambda exhibit: not exhibit.central)
 
 
 def early(material: Material) -> list[Exhibit]:
     """Figures that need no model and no verdict, so that they can be drawn while runs go on."""
-    spoken = estimands(material.results)
+    spoken = inputs.estimands(material.results)
     return [*_envelope(material, spoken), *_scatters(material, spoken)]
 
 
@@ -58,33 +39,30 @@ def _frontier(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
     if not material.fits:
         return
     pairs = _pairs(material, spoken)
-    alt = "Win rate over the square root of KL from SFT, with fitted curves, by arm."
-    many = material.several or len(material.fits) > 4
-    marks = (
+    small = len(material.fits) > FEW_PANELS
+    caption = (
         "Each small mark is one checkpoint of one run. Lines are the fitted curve of a typical seed"
     )
-    peaks = "; the large mark is its peak, or its best where the range ends first."
-    if not many:
-        peaks = (
-            ", with its 90% band; the large mark is its peak (a triangle where the curve still rises "
-            "at the end of its range), with the 90% interval of the KL at which it lies."
+    if material.several or small:
+        caption += "; the large mark is its peak, or its best where the range ends first."
+    else:
+        caption += (
+            ", with its 90% band; the large mark is its peak (a triangle where the curve still rises at the end of its "
+            "range), with the 90% interval of the KL at which it lies."
         )
-    below = (
-        " The lower panel is the difference of curves in percentage points, over the range in which "
-        "both arms have checkpoints. Much of a curve’s own uncertainty is shared by the arms, so "
-        "bands may overlap while their difference is clear."
-    )
-    caption = marks + peaks
-    caption += below if pairs and len(material.fits) <= 4 else ""
+    if pairs and not small:
+        caption += (
+            " The lower panel is the difference of curves in percentage points, over the range in which both arms have "
+            "checkpoints. Much of a curve’s own uncertainty is shared by the arms, so bands may overlap while their "
+            "difference is clear."
+        )
     yield Exhibit(
-        Drawing(
-            "frontier",
-            alt,
-            lambda width: curves.frontier(material.fits, material.arms, pairs, width),
-            curves.frontier_table(material.fits),
-        ),
+        "frontier",
         "How far does each arm get, and at what distance?",
+        "Win rate over the square root of KL from SFT, with fitted curves, by arm.",
         f"{caption} The dotted line is a draw with the golden baseline.",
+        partial(curves.frontier, material.fits, material.arms, pairs),
+        curves.frontier_table(material.fits),
     )
 
 
@@ -95,50 +73,42 @@ def _pairs(material: Material, spoken: Spoken) -> list[Pair]:
         if one["kind"] == "MatchedGap":
             pairs.append((one["first"], one["second"]))
         elif one["kind"] == "ShareOfGap":
-            pairs.append((one["top"], one["bottom"]))
-            pairs.append((one["top"], one["candidate"]))
+            pairs += [(one["top"], one["bottom"]), (one["top"], one["candidate"])]
     if not pairs and len(material.arms) == 2:
         pairs.append((material.arms[0], material.arms[1]))
     return list(dict.fromkeys(pairs))[:4]
 
 
 def _peaks(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    if (
-        material.results.strata
-        or max((len(fit.arms) for fit in material.fits.values()), default=0) < 3
-    ):
+    most = max((len(fit.arms) for fit in material.fits.values()), default=0)
+    if material.results.strata or most < 3:
         return
     typical = {ALL_TASKS: material.typical} if material.typical is not None else {}
     table = effects.peaks_table({**material.fits, **typical})
     yield Exhibit(
-        Drawing(
-            "peaks",
-            "Peak win rate of every arm and the KL at which it lies, with 90% intervals.",
-            lambda width: effects.peaks(table, material.arms, width),
-            table,
-        ),
+        "peaks",
         "Where does each arm peak?",
-        "Fitted peaks of a typical seed with 90% intervals. Hollow marks are best values at an end "
-        "of the observed range: the peak itself was not seen.",
+        "Peak win rate of every arm and the KL at which it lies, with 90% intervals.",
+        "Fitted peaks of a typical seed with 90% intervals. Hollow marks are best values at an end of the observed "
+        "range: the peak itself was not seen.",
+        partial(effects.peaks, table, material.arms),
+        table,
     )
 
 
 def _windows(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    table = learning.window_table(finished(material.results))
-    if table.empty:
-        return
-    yield Exhibit(
-        Drawing(
+    table = learning.window_table(inputs.finished(material.results))
+    if not table.empty:
+        yield Exhibit(
             "windows",
+            "Who can tell good from bad on the online stream?",
             "Classification accuracy on ten windows of the online stream, of proxy and policies.",
-            lambda width: learning.windows(table, material.arms, width),
+            "Accuracy against the golden reward on pairs of the recorded online run, window by window. Policies are "
+            "those at the end of training; means over settings and seeds, with 90% t intervals over seeds, or the "
+            "seeds themselves if they are two.",
+            partial(learning.windows, table, material.arms),
             table,
-        ),
-        "Who can tell good from bad on the online stream?",
-        "Accuracy against the golden reward on pairs of the recorded online run, window by window. "
-        "Policies are those at the end of training; means over settings and seeds, with 90% t intervals "
-        "over seeds, or the seeds themselves if they are two.",
-    )
+        )
 
 
 def _scatters(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
@@ -152,48 +122,47 @@ def _scatters(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
             wanted[columns] = True
         elif one["kind"] == "Slope":
             wanted.setdefault((one["on"], one["metric"]), False)
-    used = columns_used(spoken)
-    both = ("win_rate", "data_accuracy")
-    central = {*wanted} | ({both} if "data_accuracy" in used else set())
-    for x, y in dict.fromkeys([*wanted, both]):
-        correlated = wanted.get((x, y), False)
-        rows = _points(material, (x, y), correlated)
-        if rows.empty or rows[x].nunique() < 2:
+    classification = ("win_rate", "data_accuracy")
+    central = {*wanted}
+    if "data_accuracy" in inputs.columns_used(spoken):
+        central.add(classification)
+    for columns in dict.fromkeys([*wanted, classification]):
+        correlated = wanted.get(columns, False)
+        rows = _points(material, columns, correlated)
+        if rows.empty or rows[columns[0]].nunique() < 2:
             continue
-        which = "all trained checkpoints" if correlated else "last checkpoints of all runs"
-        accuracy = (x, y) == both
+        x, y = map(inputs.metric_words, columns)
+        accuracy = columns == classification
         grouped = accuracy or correlated
-        name = "classification" if accuracy else f"scatter-{y}-{x}"
+        caption = f"{'Small marks' if grouped else 'Marks'} are "
+        caption += "all trained checkpoints" if correlated else "last checkpoints of all runs"
+        caption += "; runs that diverged are left out."
+        caption += " Large marks are means of each seed." if grouped else ""
+        if accuracy:
+            caption += (
+                " Accuracy is the share of D_golden’s pairs that the policy, scored against SFT, orders as the golden "
+                "reward does."
+            )
+        labels = [inputs.capital(name) for name in columns]
+        rates = [inputs.is_rate(name) for name in columns]
         yield Exhibit(
-            Drawing(
-                name,
-                f"{metric_words(y)} over {metric_words(x)}, by arm.",
-                lambda width, rows=rows, x=x, y=y, grouped=grouped: learning.scatter(
-                    rows, material.arms, (x, y), (capital(x), capital(y)),
-                    (is_rate(x), is_rate(y)), width, grouped,
-                ),
-                rows,
-            ),
+            "classification" if accuracy else f"scatter-{columns[1]}-{columns[0]}",
             "Does telling good from bad make a good writer?"
             if accuracy
-            else f"How does {metric_words(y)} depend on {metric_words(x)}?",
-            f"{'Small marks' if grouped else 'Marks'} are {which}; runs that diverged are left out."
-            + (" Large marks are means of each seed." if grouped else "")
-            + (
-                " Accuracy is the share of D_golden’s pairs that the policy, scored against SFT, "
-                "orders as the golden reward does."
-                if accuracy
-                else ""
-            ),
-            central=(x, y) in central,
-        )  # fmt: skip
+            else f"How does {y} depend on {x}?",
+            f"{y} over {x}, by arm.",
+            caption,
+            partial(learning.scatter, rows, material.arms, columns, labels, rates, grouped=grouped),
+            rows,
+            columns in central,
+        )
 
 
 def _points(material: Material, columns: tuple[str, str], every: bool) -> Table:
     """Rows of a scatter, of runs that did not diverge: every trained checkpoint, or each run's last one."""
     table = material.results.table
     trained = table[(table["evaluation"] > 0) & (table["diverged_step"] < 0)]
-    rows = trained if every else finished(material.results)
+    rows = trained if every else inputs.finished(material.results)
     names = ["task", "arm", "seed", "run", "step", *columns]
     if any(name not in rows for name in columns):
         return rows.iloc[:0]
@@ -203,90 +172,177 @@ def _points(material: Material, columns: tuple[str, str], every: bool) -> Table:
 def _logprob(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
     table = material.results.on_axes
     metrics = [name for name in learning.LOGPROBS if name in table and table[name].notna().any()]
-    if not metrics:
-        return
-    averaged = learning.training_curves(table, metrics)
+    averaged = learning.training_curves(table, metrics) if metrics else table.iloc[:0]
     if averaged.empty:
         return
+    seeds = (
+        ". Thin lines are seeds, the thick line is their mean, the band a 90% t interval over seeds, if they are three "
+        "or more."
+    )
     yield Exhibit(
-        Drawing(
-            "logprob",
-            "Change of the log-probability of winners and losers over training, by arm.",
-            lambda width: learning.logprob(averaged, material.arms, width),
-            averaged,
-        ),
+        "logprob",
         "What happens to the answers in the data?",
+        "Change of the log-probability of winners and losers over training, by arm.",
         "Mean log-probability of whole responses relative to SFT, averaged over settings"
-        + (
-            "."
-            if material.several
-            else ". Thin lines are seeds, the thick line is their mean, the band a 90% t interval "
-            "over seeds, if they are three or more."
-        ),
-        central=bool(columns_used(spoken) & set(learning.LOGPROBS)),
+        + ("." if material.several else seeds),
+        partial(learning.logprob, averaged, material.arms),
+        averaged,
+        bool(inputs.columns_used(spoken) & set(learning.LOGPROBS)),
     )
 
 
 def _ends(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
     """Last values of the metrics that claims compare, unless another figure shows them."""
-    last = finished(material.results)
-    used = [
-        one["metric"]
-        for one in spoken
-        if one["kind"] in ("PairedDifference", "Change", "Level") and one["metric"] in last
-    ]
+    last = inputs.finished(material.results)
+    compared = ("PairedDifference", "Change", "Level")
+    used = [one["metric"] for one in spoken if one["kind"] in compared and one["metric"] in last]
     metrics = [name for name in dict.fromkeys(used) if name not in OWN_FIGURES]
     table = learning.ends_table(last, metrics)
     if table.empty:
         return
     lines = {one["metric"]: float(one["against"]) for one in spoken if one["kind"] == "Level"}
-    words = {name: capital(name) for name in metrics}
+    words = {name: inputs.capital(name) for name in metrics}
     yield Exhibit(
-        Drawing(
-            "ends",
-            "Values at the end of training of the metrics that claims compare, by arm.",
-            lambda width: learning.ends(table, material.arms, words, lines, width),
-            table,
-        ),
+        "ends",
         "Where do the arms end?",
-        "Last checkpoints, averaged over settings: a small mark a seed, a large one their mean. "
-        "A dotted line marks the value that a claim compares with.",
+        "Values at the end of training of the metrics that claims compare, by arm.",
+        "Last checkpoints, averaged over settings: a small mark a seed, a large one their mean. A dotted line marks "
+        "the value that a claim compares with.",
+        partial(learning.ends, table, material.arms, words, lines),
+        table,
     )
 
 
 def _forest(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
     rows = effects.effects(material.entries)
-    if not rows:
-        return
-    yield Exhibit(
-        Drawing(
+    if rows:
+        yield Exhibit(
             "effects",
+            "How large are the effects?",
             "Effects of all claims with intervals and the region of practical equivalence.",
-            lambda width: effects.forest(rows, width),
+            "Posterior medians and the intervals that decide. Grey is what the rule calls practically nothing, or the "
+            "bound that it sets. What an effect must be is in each claim’s rule: mostly, that the whole interval lies "
+            "right of the grey region. A claim with several tests needs all of them. Arrowheads mark intervals that "
+            "go on beyond the panel.",
+            partial(effects.forest, rows),
             effects.effects_table(rows),
-        ),
-        "How large are the effects?",
-        "Posterior medians and the intervals that decide. Grey is what the rule calls practically "
-        "nothing, or the bound that it sets. What an effect must be is in each claim’s rule: mostly, "
-        "that the whole interval lies right of the grey region. A claim with several tests needs all "
-        "of them. Arrowheads mark intervals that go on beyond the panel.",
-    )
+        )
 
 
 def _envelope(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    if material.envelopes.empty:
-        return
-    yield Exhibit(
-        Drawing(
+    if not material.envelopes.empty:
+        yield Exhibit(
             "envelope",
+            "The same points as the paper draws them",
             "All checkpoints as a scatter of win rate over KL with each arm’s upper envelope.",
-            lambda width: curves.envelope(
-                material.points, material.envelopes, material.arms, width
-            ),
+            "All checkpoints of all runs and settings; lines are upper envelopes: the best win rate of an arm’s "
+            "checkpoints in bins of KL, the best so far carried on. No model, no interval: an envelope rises with the "
+            "number of runs, so compare arms of equally many.",
+            partial(curves.envelope, material.points, material.envelopes, material.arms),
             material.envelopes,
-        ),
-        "The same points as the paper draws them",
-        "All checkpoints of all runs and settings; lines are upper envelopes: the best win rate of "
-        "an arm’s checkpoints in bins of KL, the best so far carried on. No model, no interval: an "
-        "envelope rises with the number of runs, so compare arms of equally many.",
-    )
+        )
+
+
+def _relative(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
+    """Win rates over the levels of each stratum, relative to the reference arm that claims name."""
+    for path, places in material.sizes.items():
+        tops = [one["top"] for one in spoken if one.get("path") == path and "top" in one]
+        top = tops[0] if tops else material.arms[0]
+        table = sizes.relative_table(material.results.table, path, top, places)
+        if table.empty:
+            continue
+        column = "relative" if tops else "quantile"
+        words = f"90% quantile{f', {top} = 100%' if tops else ' of win rates'}"
+        shown = table, material.arms, column
+        if inputs.places_named(places):
+            names = inputs.level_names(material.results, path, places)
+            draw = partial(sizes.by_level, *shown, words, [names[at] for at in places])
+        else:
+            labels = inputs.axis_words(path, material), words
+            draw = partial(sizes.along, *shown, labels, percents=True)
+        yield Exhibit(
+            f"levels-{path}",
+            f"How does the comparison change with {inputs.level_words(path, material)}?",
+            f"High quantile of the win rates at every level of {path}, by arm.",
+            "The 90% quantile of the win rates of an arm’s checkpoints"
+            + (f", relative to that of {top}" if tops else "")
+            + ". Small marks are seeds, large ones their mean; a paper-style estimate, without a model.",
+            draw,
+            table,
+        )
+
+
+def _peak_place(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
+    """KL at the fitted peaks over the levels of each stratum."""
+    if not material.fits:
+        return
+    peaks = effects.peaks_table(material.fits)
+    for path, places in material.sizes.items():
+        at = [material.where[panel][1].get(path) for panel in peaks["panel"]]
+        if inputs.places_named(places) or any(level not in places for level in at):
+            continue
+        tasks = [material.where[panel][0] for panel in peaks["panel"]]
+        table = peaks.assign(task=tasks, level=at, size=[places[level] for level in at])
+        words = inputs.axis_words(path, material)
+        yield Exhibit(
+            f"places-{path}",
+            f"Does the peak’s KL change with {inputs.level_words(path, material)}?",
+            f"KL at the fitted peak of every arm at every level of {path}, with intervals.",
+            "KL at the peak of a typical seed’s curve, with 90% intervals, on a square-root scale. "
+            "Hollow marks: the best is at an end of the observed range.",
+            partial(sizes.peak_places, table, material.arms, words),
+            table,
+            any(one["kind"].startswith("PeakPlace") and one.get("path") == path for one in spoken),
+        )
+
+
+def _along(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
+    """Distance to the exact optimum over every swept or measured number that varies."""
+    metric = "optimum_distance"
+    last = inputs.finished(material.results)
+    if metric not in last or last[metric].isna().all():
+        return
+    last = last[last[metric].notna()]
+    facts = [f"{FACTS}data_support_mass", f"{FACTS}coverage"]
+    for path in dict.fromkeys([*inputs.numeric_axes(material, last), *facts]):
+        if path not in last or last[path].nunique() < 2:
+            continue
+        groups = last.groupby(["task", "arm", "seed", path])[metric].mean().reset_index()
+        table = groups.rename(columns={path: "size"}).assign(path=path)
+        words = (
+            inputs.axis_words(path, material),
+            f"{inputs.capital(metric)} ({declared(metric).unit})",
+        )
+        scattered = path.startswith(FACTS)
+        shown = table, material.arms
+        draw = (
+            partial(learning.scatter, *shown, ("size", metric), words, (False, False))
+            if scattered
+            else partial(sizes.along, *shown, metric, words)
+        )
+        yield Exhibit(
+            f"distance-{path}",
+            f"How near to the exact optimum, by {inputs.path_words(path)}?",
+            f"Distance of the trained policies to the exact optimum over {path}, by arm.",
+            "Total variation between the trained policy and the optimum that theory gives, mean over prompts, at the "
+            "last checkpoint, averaged over the other settings. Small marks "
+            f"{'are settings and seeds, large ones' if scattered else 'are seeds, large ones'} means.",
+            draw,
+            table,
+            not scattered,
+        )
+
+
+def _each_level(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
+    """One figure of effects by level, for claims that test every level of a path."""
+    rows = effects.level_effects(material.entries)
+    if rows:
+        yield Exhibit(
+            "every-level",
+            "How large are the effects at each level?",
+            "Effects at each level, with 90% intervals and the region of practical equivalence.",
+            "What claims say of every level, level by level: posterior medians and 90% intervals. The verdict rests on "
+            "the smallest.",
+            partial(effects.forest, rows),
+            effects.effects_table(rows),
+        )

@@ -10,19 +10,8 @@ from analysis.curves.frontier import Frontier
 from analysis.figures import style
 from analysis.figures.curves import Fits
 from analysis.figures.sizes import compact
-from analysis.figures.style import Drawing
 from analysis.load import Results, Table, last_rows
 from testbed.metric_table import DECLARED, FACTS
-
-
-@dataclasses.dataclass(frozen=True)
-class Exhibit:
-    """A figure with its heading and caption. `central`: a claim is about the quantity that the figure shows."""
-
-    drawing: Drawing
-    heading: str
-    caption: str
-    central: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,10 +77,10 @@ def finished(results: Results) -> Table:
 
 def numeric_axes(material: Material, rows: Table) -> list[str]:
     """Swept paths whose values are numbers."""
-    own = [axis for axis in material.results.study.get("axes", ()) if axis in rows]
+    swept = [axis for axis in material.results.study.get("axes", ()) if axis in rows]
     return [
         axis
-        for axis in own
+        for axis in swept
         if rows[axis].dropna().map(lambda value: isinstance(value, int | float | np.number)).all()
     ]
 
@@ -152,11 +141,11 @@ def level_names(results: Results, path: str, sizes: Mapping[Any, float]) -> dict
     shared = set.intersection(*(set(fields) for _, fields in split)) if len(split) > 1 else set()
     names = []
     for kind, fields in split:
-        own = ", ".join(field for field in fields if field not in shared)
-        names.append((kind, own))
+        inner = ", ".join(field for field in fields if field not in shared)
+        names.append((kind, inner))
     # A module with default values shows no fields.
-    bare = len(kinds) == 1 and all(own for _, own in names)
-    texts = [own if bare else f"{kind}({own})" if own else kind for kind, own in names]
+    bare = len(kinds) == 1 and all(inner for _, inner in names)
+    texts = [inner if bare else f"{kind}({inner})" if inner else kind for kind, inner in names]
     return dict(zip(levels, texts, strict=True))
 
 

@@ -23,8 +23,8 @@ def scatter(
     rows: Table,
     arms: Sequence[str],
     axes: tuple[str, str],
-    words: tuple[str, str],
-    percents: tuple[bool, bool],
+    words: Sequence[str],
+    percents: Sequence[bool],
     width: float,
     grouped: bool = True,
 ) -> Figure:
@@ -33,21 +33,15 @@ def scatter(
     `rows` has the columns task, arm, seed and `axes`, one row per point; `words` label the axes.
     """
     x, y = axes
-    tasks = sorted(rows["task"].unique())
-    shown = [arm for arm in arms if arm in set(rows["arm"])]
-    figure, panels = style.grid(len(tasks), width, 3.4)
-    for panel, task in zip(panels, tasks, strict=True):
+    figure, shown, panels = style.by_task(rows, arms, width, 3.4)
+    for panel, task, part in panels:
         centres = []
-        for arm in shown:
-            own = rows[(rows["task"] == task) & (rows["arm"] == arm)]
-            if own.empty:
-                continue
-            colour, marker, _ = look(arms, arm)
-            many = len(own) > style.MANY_POINTS // 3
+        for arm, (colour, marker, _), points in style.by_arm(part, arms):
+            many = len(points) > style.MANY_POINTS // 3
             size, alpha = (2.5, 0.2) if many else (3.8, 0.45) if grouped else (5.0, 0.6)
-            panel.plot(own[x], own[y], marker, ms=size, mew=0, color=colour, alpha=alpha,
+            panel.plot(points[x], points[y], marker, ms=size, mew=0, color=colour, alpha=alpha,
                        rasterized=many)  # fmt: skip
-            means = own.groupby("seed")[[x, y]].mean()
+            means = points.groupby("seed")[[x, y]].mean()
             if grouped:
                 panel.plot(*means.to_numpy().T, marker, ms=8, color=colour, mec=PAPER, mew=1.2,
                            ls="none", zorder=3)  # fmt: skip
@@ -90,24 +84,21 @@ def training_curves(table: Table, metrics: Sequence[str]) -> Table:
     """
     parts = []
     table = table[(table["diverged_step"] < 0) & table[list(metrics)].notna().all(axis=1)]
-    for (task, arm, seed), own in table.groupby(["task", "arm", "seed"], sort=True):
+    for (task, arm, seed), rows in table.groupby(["task", "arm", "seed"], sort=True):
         curves: list[np.ndarray] = []
-        for _, run in own.sort_values("evaluation").groupby("run", sort=True):
+        for _, run in rows.sort_values("evaluation").groupby("run", sort=True):
             done = run["step"] / max(run["step"].max(), 1)
             curves.append(np.stack([np.interp(_GRID, done, run[name]) for name in metrics]))
         means = dict(zip(metrics, np.mean(curves, axis=0), strict=True))
         ident = {"task": task, "arm": arm, "seed": seed}
-        parts += [
-            {**ident, "training_done": done, **{name: means[name][i] for name in metrics}}
-            for i, done in enumerate(_GRID)
-        ]
-    return style.frame(parts)
+        parts.append(style.frame({**ident, "training_done": _GRID, **means}))
+    return style.joined(parts)
 
 
 def logprob(curves: Table, arms: Sequence[str], width: float) -> Figure:
     """Change of the log-probability of winners and losers over training, with 90% t bands."""
     tasks = sorted(curves["task"].unique())
-    shown = [arm for arm in arms if arm in set(curves["arm"])]
+    shown = style.present(curves, arms)
     metrics = [name for name in LOGPROBS if name in curves]
     wide = width > 5
     figure, panels = style.grid(
@@ -118,9 +109,8 @@ def logprob(curves: Table, arms: Sequence[str], width: float) -> Figure:
     for axes, (task, metric) in zip(panels, places, strict=True):
         rows = curves[curves["task"] == task]
         ends = [
-            (arm, 1.0, _band(axes, rows[rows["arm"] == arm], metric, arms, arm))
-            for arm in shown
-            if (rows["arm"] == arm).any()
+            (arm, 1.0, _band(axes, part, metric, arms, arm))
+            for arm, _, part in style.by_arm(rows, arms)
         ]
         style.reference(axes, 0.0)
         named = f", {task}" if len(tasks) > 1 else ""
@@ -168,9 +158,9 @@ def _half(seeds: np.ndarray) -> np.ndarray:
 
 def window_columns(table: Table, prefix: str) -> list[str]:
     """Columns PREFIX1, PREFIX2, ... that hold numbers, in the order of the windows."""
-    found = [name for name in table.columns if name.startswith(prefix)]
-    found = [name for name in found if name[len(prefix) :].isdigit() and table[name].notna().any()]
-    return sorted(found, key=lambda name: int(name[len(prefix) :]))
+    names = [name for name in table.columns if name.startswith(prefix)]
+    names = [name for name in names if name[len(prefix) :].isdigit() and table[name].notna().any()]
+    return sorted(names, key=lambda name: int(name[len(prefix) :]))
 
 
 def window_table(last: Table) -> Table:
@@ -185,38 +175,35 @@ def window_table(last: Table) -> Table:
             continue
         rows = last.assign(arm=whose) if whose else last
         means = rows.groupby(["task", "arm", "seed"])[columns].mean()
-        for (task, arm, seed), values in zip(means.index, means.to_numpy(), strict=True):
-            parts += [
-                {"task": task, "arm": arm, "seed": seed, "window": index, "accuracy": value}
-                for index, value in enumerate(values, 1)
-                if np.isfinite(value)
-            ]
-    return style.frame(parts)
+        means.columns = range(1, len(columns) + 1)
+        parts.append(
+            means.rename_axis(columns="window").stack().dropna().reset_index(name="accuracy")
+        )
+    return style.joined(parts)
 
 
 def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
     """Accuracy over the windows of the online stream: of the proxy, and of the policies of every arm."""
-    tasks = sorted(table["task"].unique())
-    shown = [arm for arm in arms if arm in set(table["arm"])]
-    figure, panels = style.grid(len(tasks), width, 3.1)
+    figure, shown, panels = style.by_task(table, arms, width, 3.1)
     last = int(table["window"].max())
-    for axes, task in zip(panels, tasks, strict=True):
-        rows = table[table["task"] == task]
+    for axes, task, rows in panels:
         ends = []
         for arm in (*shown, "proxy"):
-            own = rows[rows["arm"] == arm].pivot(index="seed", columns="window", values="accuracy")
-            if own.empty:
+            by_seed = rows[rows["arm"] == arm].pivot(
+                index="seed", columns="window", values="accuracy"
+            )
+            if by_seed.empty:
                 continue
             colour, marker, dashes = look(arms, arm) if arm in arms else (SOFT, "", (0, (4, 2)))
-            seeds = own.to_numpy()
-            mean, x = np.nanmean(seeds, axis=0), own.columns.to_numpy(float)
+            seeds = by_seed.to_numpy()
+            mean, x = np.nanmean(seeds, axis=0), by_seed.columns.to_numpy(float)
             if len(seeds) >= LEAST_SEEDS and len(shown) <= FEW_ARMS:
                 half = _half(seeds)
                 axes.fill_between(x, mean - half, mean + half, color=colour, alpha=0.12, lw=0)
             elif len(shown) <= FEW_ARMS:
                 axes.plot(x, seeds.T, color=colour, lw=0.7, alpha=0.45)
             axes.plot(x, mean, marker=marker, ls=dashes, color=colour, ms=4.5, lw=1.8)
-            ends.append((arm, x[-1], mean[-1], colour))
+            ends.append((arm, x[-1], mean[-1]))
         style.reference(axes, 0.5)
         axes.set_ylim(min(0.48, rows["accuracy"].min() - 0.02), rows["accuracy"].max() + 0.02)
         axes.set_xlim(0.7, last + 0.3)
@@ -225,29 +212,21 @@ def windows(table: Table, arms: Sequence[str], width: float) -> Figure:
         axes.set_xlabel("Window of the online stream")
         axes.set_ylabel("Accuracy against the golden reward")
         style.percent_axis(axes, "y")
-        least = 0.2 / style.inches(axes)[1] * np.ptp(axes.get_ylim())
         beside = style.labelled(axes, shown)
-        labelled = [end for end in ends if beside or end[0] not in arms]
-        places = style.spread([end[2] for end in labelled], least)
-        for (arm, x_end, _, colour), y in zip(labelled, places, strict=True):
-            axes.annotate(arm, (x_end, y), (7, 0), textcoords="offset points", va="center",
-                          color=colour, weight="bold", annotation_clip=False)  # fmt: skip
-    if not style.labelled(panels[0], shown):
+        style.label_ends(axes, [end for end in ends if beside or end[0] not in arms], arms, 7.0)
+    if not style.labelled(panels[0][0], shown):
         style.legend(figure, arms, shown, width)
     return figure
 
 
 def ends_table(last: Table, metrics: Sequence[str]) -> Table:
     """Last values of metrics, averaged over settings: one row per metric, task, arm and seed."""
+    keys = ["task", "arm", "seed"]
     parts = []
-    last = last[last["diverged_step"] < 0]
     for metric in metrics:
-        means = last[last[metric].notna()].groupby(["task", "arm", "seed"])[metric].mean()
-        parts += [
-            {"metric": metric, "task": task, "arm": arm, "seed": seed, "value": float(value)}
-            for (task, arm, seed), value in means.items()
-        ]
-    return style.frame(parts)
+        means = last.groupby(keys)[metric].mean().dropna().reset_index(name="value")
+        parts.append(means.assign(metric=metric)[["metric", *keys, "value"]])
+    return style.joined(parts)
 
 
 def ends(
@@ -263,18 +242,18 @@ def ends(
     """
     metrics = list(dict.fromkeys(table["metric"]))
     tasks = sorted(table["task"].unique())
-    shown = [arm for arm in arms if arm in set(table["arm"])]
+    shown = style.present(table, arms)
     places = [(task, metric) for task in tasks for metric in metrics]
     columns = min(len(metrics), 2) if width > 5 else 1
     figure, panels = style.grid(len(places), width, 0.27 * len(shown) + 0.85, columns)
     for axes, (task, metric) in zip(panels, places, strict=True):
         rows = table[(table["task"] == task) & (table["metric"] == metric)]
         for height, arm in enumerate(shown):
-            own = rows.loc[rows["arm"] == arm, "value"].to_numpy()
+            values = rows.loc[rows["arm"] == arm, "value"].to_numpy()
             colour, marker, _ = look(arms, arm)
-            axes.plot(own, [height] * len(own), marker, ms=4, mew=0, color=colour, alpha=0.45)
-            if len(own):
-                axes.plot(own.mean(), height, marker, ms=7.5, color=colour, mec=PAPER, mew=1.2)
+            axes.plot(values, [height] * len(values), marker, ms=4, mew=0, color=colour, alpha=0.45)
+            if len(values):
+                axes.plot(values.mean(), height, marker, ms=7.5, color=colour, mec=PAPER, mew=1.2)
         if metric in references:
             style.reference(axes, references[metric], "x")
         axes.set_yticks(range(len(shown)), shown)

@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import style
-from analysis.figures.style import PAPER, RULE, look
+from analysis.figures.style import PAPER, RULE
 from analysis.load import Table
 
 
@@ -45,30 +45,23 @@ def along(
 
     `table` has the columns task, arm, seed, size and `column`; `words` label the axes.
     """
-    tasks = sorted(table["task"].unique())
-    shown = [arm for arm in arms if arm in set(table["arm"])]
-    figure, panels = style.grid(len(tasks), width, 3.0)
-    for axes, task in zip(panels, tasks, strict=True):
+    figure, shown, panels = style.by_task(table, arms, width, 3.0)
+    for axes, _, part in panels:
         ends = []
-        for arm in shown:
-            own = table[(table["task"] == task) & (table["arm"] == arm)]
-            if own.empty:
-                continue
-            colour, marker, dashes = look(arms, arm)
-            axes.plot(own["size"], own[column], marker, ms=3.6, mew=0, color=colour, alpha=0.4)
-            means = own.groupby("size")[column].mean()
+        for arm, (colour, marker, dashes), rows in style.by_arm(part, arms):
+            axes.plot(rows["size"], rows[column], marker, ms=3.6, mew=0, color=colour, alpha=0.4)
+            means = rows.groupby("size")[column].mean()
             axes.plot(means.index, means, marker=marker, ls=dashes,
                       color=colour, ms=6, lw=1.7, mec=PAPER, mew=0.9)  # fmt: skip
             ends.append((arm, float(means.index[-1]), float(means.iloc[-1])))
         _axis(axes, table["size"].to_numpy(float))
-        axes.set_title(task if len(tasks) > 1 else "")
         axes.set_xlabel(words[0])
         axes.set_ylabel(words[1])
         if percents:
             style.percent_axis(axes, "y")
         if style.labelled(axes, shown):
             style.label_ends(axes, ends, arms)
-    if not style.labelled(panels[0], shown):
+    if not style.labelled(panels[0][0], shown):
         style.legend(figure, arms, shown, width)
     return figure
 
@@ -78,25 +71,20 @@ def peak_places(table: Table, arms: Sequence[str], words: str, width: float) -> 
 
     `table` has the columns task, arm, size, kl, kl_low, kl_high and place.
     """
-    tasks = sorted(table["task"].unique())
-    shown = [arm for arm in arms if arm in set(table["arm"])]
-    figure, panels = style.grid(len(tasks), width, 3.0)
-    for axes, task in zip(panels, tasks, strict=True):
-        for rank, arm in enumerate(shown):
-            own = table[(table["task"] == task) & (table["arm"] == arm)].sort_values("size")
-            colour, marker, dashes = look(arms, arm)
-            roots = np.sqrt(own[["kl", "kl_low", "kl_high"]].to_numpy(float)).T
-            aside = rank - (len(shown) - 1) / 2
-            sizes = _moved(own["size"].to_numpy(float), table["size"], 0.012 * aside)
+    figure, shown, panels = style.by_task(table, arms, width, 3.0)
+    for axes, _, part in panels:
+        for arm, (colour, marker, dashes), rows in style.by_arm(part.sort_values("size"), arms):
+            roots = np.sqrt(rows[["kl", "kl_low", "kl_high"]].to_numpy(float)).T
+            aside = shown.index(arm) - (len(shown) - 1) / 2
+            sizes = _moved(rows["size"].to_numpy(float), table["size"], 0.012 * aside)
             axes.plot(sizes, roots[0], ls=dashes, color=colour, lw=1.6)
             axes.vlines(sizes, roots[1], roots[2], color=colour, lw=1.1, alpha=0.7)
-            faces = [colour if place == "inside" else PAPER for place in own["place"]]
+            faces = [colour if place == "inside" else PAPER for place in rows["place"]]
             for x, y, face in zip(sizes, roots[0], faces, strict=True):
                 axes.plot(x, y, marker, ms=6, color=colour, mfc=face, mew=1.2, zorder=4)
         _axis(axes, table["size"].to_numpy(float))
         style.kl_axis(axes, 1.05 * float(np.sqrt(table["kl_high"].max())), False, "y")
         axes.set_ylim(bottom=0.9 * float(np.sqrt(table["kl_low"].min())))
-        axes.set_title(task if len(tasks) > 1 else "")
         axes.set_xlabel(words)
         axes.set_ylabel("KL at the peak, nats")
     style.legend(figure, arms, shown, width)
@@ -116,34 +104,29 @@ def _moved(sizes: np.ndarray, all_sizes: Any, share: float) -> np.ndarray:
 
 
 def by_level(
-    table: Table, arms: Sequence[str], column: str, words: str, width: float, names: Sequence[str]
+    table: Table, arms: Sequence[str], column: str, words: str, names: Sequence[str], width: float
 ) -> Figure:
     """A proportion at named levels: one panel per task, one row per level; small marks are seeds.
 
     `table` has the columns task, arm, seed, size (the level's rank) and `column`.
     """
-    tasks = sorted(table["task"].unique())
-    shown = [arm for arm in arms if arm in set(table["arm"])]
-    row = 0.3 + 0.05 * len(shown)
-    figure, panels = style.grid(len(tasks), width, row * len(names) + 0.9, sharey=width > 5)
-    for index, (axes, task) in enumerate(zip(panels, tasks, strict=True)):
-        for rank, arm in enumerate(shown):
-            own = table[(table["task"] == task) & (table["arm"] == arm)]
-            colour, marker, _ = look(arms, arm)
-            aside = 0.6 * ((rank + 0.5) / len(shown) - 0.5)
-            axes.plot(own[column], own["size"] + aside, marker, ms=3.4, mew=0, color=colour,
-                      alpha=0.4)  # fmt: skip
-            means = own.groupby("size")[column].mean()
+    row = 0.3 + 0.05 * table["arm"].nunique()
+    height = row * len(names) + 0.9
+    figure, shown, panels = style.by_task(table, arms, width, height, sharey=width > 5)
+    columns = style.columns_for(len(panels), width)
+    for index, (axes, _, part) in enumerate(panels):
+        for arm, (colour, marker, _), rows in style.by_arm(part, arms):
+            aside = 0.6 * ((shown.index(arm) + 0.5) / len(shown) - 0.5)
+            place = rows["size"] + aside
+            axes.plot(rows[column], place, marker, ms=3.4, mew=0, color=colour, alpha=0.4)
+            means = rows.groupby("size")[column].mean()
             axes.plot(means, means.index + aside, marker, color=colour, ms=6.5, mec=PAPER, mew=1)
         axes.set_yticks(range(len(names)), names)
         axes.set_ylim(len(names) - 0.45, -0.55)
-        axes.tick_params(
-            axis="y", length=0, labelleft=index % style.columns_for(len(tasks), width) == 0
-        )
+        axes.tick_params(axis="y", length=0, labelleft=index % columns == 0)
         for edge in range(1, len(names)):
             axes.axhline(edge - 0.5, color=RULE, lw=0.6)
         style.percent_axis(axes, "x")
-        axes.set_title(task if len(tasks) > 1 else "")
         axes.set_xlabel(words)
     style.legend(figure, arms, shown, width)
     return figure

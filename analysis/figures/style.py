@@ -10,7 +10,7 @@ import functools
 import io
 import re
 import textwrap
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +22,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.ticker import MaxNLocator
+from scipy.optimize import isotonic_regression
 
 from analysis.load import Table
 
@@ -40,25 +42,8 @@ FEW_PANELS = 4
 MANY_POINTS = 1500
 """A figure of more points than this draws them as one bitmap image, to keep files small."""
 KL_TICKS = (
-    0.0,
-    0.01,
-    0.03,
-    0.1,
-    0.2,
-    0.5,
-    1.0,
-    2.0,
-    5.0,
-    10.0,
-    20.0,
-    50.0,
-    100.0,
-    200.0,
-    500.0,
-    1e3,
-    2e3,
-    5e3,
-)
+    0.0, 0.01, 0.03, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0, 20.0, 50.0, 100.0, 200.0, 500.0, 1e3, 2e3, 5e3,
+)  # fmt: skip
 
 _STYLE: dict[Any, Any] = {
     "font.family": "sans-serif",
@@ -86,16 +71,20 @@ _STYLE: dict[Any, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Drawing:
-    """A named figure that can be drawn at a given width in inches.
+class Exhibit:
+    """A named figure that can be drawn at a given width in inches, with its heading and caption.
 
-    `alt` describes the figure in words, `table` is its data (None: no data file is written).
+    `alt` describes the figure in words, `table` is its data (None: no data file is written). `central`: a claim is
+    about the quantity that the figure shows.
     """
 
     name: str
+    heading: str
     alt: str
+    caption: str
     draw: Callable[[float], Figure]
     table: Table | None = None
+    central: bool = True
 
     @functools.cached_property
     def _wide(self) -> Figure:
@@ -105,7 +94,7 @@ class Drawing:
     def save(self, directory: Path, stem: str = "") -> list[Path]:
         """Write STEM.png, .svg (text as outlines, for use in documents) and .csv.
 
-        The stem is the drawing's name unless given. Returns the paths.
+        The stem is the figure's name unless given. Returns the paths.
         """
         paths = [directory / f"{stem or self.name}.{kind}" for kind in self.kinds]
         with _context("path"):
@@ -201,6 +190,64 @@ def grid(
     return figure, list(axes[:count])
 
 
+def by_task(
+    table: Table, arms: Sequence[str], width: float, height: float, **options: Any
+) -> tuple[Figure, list[str], list[tuple[Axes, str, Table]]]:
+    """A figure with one panel per task, titled if there are several; the arms in the table, in order; each panel with
+    its task and rows."""
+    tasks = sorted(table["task"].unique())
+    figure, panels = grid(len(tasks), width, height, **options)
+    for axes, task in zip(panels, tasks, strict=True):
+        axes.set_title(task if len(tasks) > 1 else "")
+    parts = [
+        (axes, task, table[table["task"] == task]) for axes, task in zip(panels, tasks, strict=True)
+    ]
+    return figure, present(table, arms), parts
+
+
+def present(table: Table, arms: Sequence[str]) -> list[str]:
+    """Those arms that have rows in the table."""
+    return [arm for arm in arms if arm in set(table["arm"])]
+
+
+def by_arm(rows: Table, arms: Sequence[str]) -> Iterator[tuple[str, Look, Table]]:
+    """The arms that have rows: name, look and rows of each."""
+    for arm in present(rows, arms):
+        yield arm, look(arms, arm), rows[rows["arm"] == arm]
+
+
+def stacked(heights: Sequence[float], width: float, extra: float) -> tuple[Figure, list[Axes]]:
+    """Panels of these heights, one below the other; `extra` is the height of the rest of the figure."""
+    figure = Figure(figsize=(width, sum(heights) + extra), layout="constrained")
+    panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
+    return figure, list(panels.ravel())
+
+
+def limits(
+    points: Sequence[float],
+    intervals: Sequence[Sequence[float] | None],
+    scale: float,
+    room: float = 0.05,
+) -> tuple[float, float]:
+    """The ends of an axis of effects, times `scale`: they include zero, all points, and all intervals that are not very
+    wide. `room` is the margin at the right, as a share of the axis."""
+    inside = scale * np.array([0.0, *points])
+    most = 2.5 * max(np.ptp(inside), 1e-9)
+    ends = scale * np.array([end for interval in intervals for end in interval or ()])
+    ends = np.clip(ends, inside.min() - most, inside.max() + most)
+    low, high = min(*inside, *ends), max(*inside, *ends)
+    size = high - low
+    return low - (0.05 * size or 1.0), high + (room * size or 1.0)
+
+
+def effect_axis(axes: Axes, label: str) -> None:
+    """An axis of effects, whose rows have their names inside the panel."""
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    axes.xaxis.set_major_locator(MaxNLocator(6))
+    axes.set_xlabel(label, fontsize=8.5)
+
+
 def title(axes: Axes, text: str) -> None:
     """A panel's title, wrapped to the panel's width."""
     wide = inches(axes)[0]
@@ -211,10 +258,8 @@ def title(axes: Axes, text: str) -> None:
 
 def only_outer(panels: Sequence[Axes], columns: int) -> None:
     """Equal limits for all panels, and labels at the outer panels only: for figures of many small panels."""
-    for which in ("xlim", "ylim"):
-        limits = np.array([getattr(axes, f"get_{which}")() for axes in panels])
-        for axes in panels:
-            axes.set(**{which: (limits[:, 0].min(), limits[:, 1].max())})
+    share_limits(panels, "xlim")
+    share_limits(panels)
     for index, axes in enumerate(panels):
         if index % columns:
             axes.set_ylabel("")
@@ -278,39 +323,25 @@ def halo() -> list[withStroke]:
 
 def legend(figure: Figure, arms: Sequence[str], shown: Sequence[str], width: float) -> None:
     """A legend of arms above the panels: colour, mark and dashes as in the figure."""
-    handles = []
-    for arm in shown:
-        colour, marker, dashes = look(arms, arm)
-        handles.append(
-            Line2D([], [], color=colour, marker=marker, ls=dashes, ms=5.5, lw=1.6, label=arm)
-        )
-    longest = max(len(arm) for arm in shown)
-    columns = max(1, int(width / (0.5 + 0.06 * longest)))
-    figure.legend(
-        handles=handles,
-        loc="outside upper left",
-        ncols=min(columns, len(shown)),
-        handlelength=2.8,
-        columnspacing=1.4,
-        borderpad=0,
-    )
+    looks = [(arm, look(arms, arm)) for arm in shown]
+    handles = [
+        Line2D([], [], color=colour, marker=marker, ls=dashes, ms=5.5, lw=1.6, label=arm)
+        for arm, (colour, marker, dashes) in looks
+    ]
+    columns = max(1, int(width / (0.5 + 0.06 * max(map(len, shown)))))
+    figure.legend(handles=handles, loc="outside upper left", ncols=min(columns, len(shown)),
+                  handlelength=2.8, columnspacing=1.4, borderpad=0)  # fmt: skip
 
 
 def spread(wanted: Sequence[float], least: float) -> list[float]:
     """Positions as close as possible to the wanted ones, in the same order, at least `least` apart."""
-    order = np.argsort(np.asarray(wanted), kind="stable")
-    sorted_positions = np.asarray(wanted, dtype=float)[order]
-    # Pool adjacent violators on positions minus their least offsets gives the closest feasible positions.
+    if not len(wanted):
+        return []
+    order = np.argsort(wanted, kind="stable")
+    # Isotonic regression on positions minus their least offsets gives the closest feasible positions.
     offsets = least * np.arange(len(order))
-    blocks: list[tuple[float, int]] = []
-    for value in sorted_positions - offsets:
-        blocks.append((float(value), 1))
-        while len(blocks) > 1 and blocks[-2][0] > blocks[-1][0]:
-            (right, many), (left, few) = blocks.pop(), blocks.pop()
-            blocks.append(((left * few + right * many) / (few + many), few + many))
-    fitted = np.concatenate([np.full(count, mean) for mean, count in blocks]) + offsets
     positions = np.empty(len(order))
-    positions[order] = fitted
+    positions[order] = isotonic_regression(np.asarray(wanted)[order] - offsets).x + offsets
     return positions.tolist()
 
 
@@ -319,31 +350,30 @@ def labelled(axes: Axes, names: Sequence[str]) -> bool:
     return len(names) <= FEW_ARMS and 0.085 * max(map(len, names)) < 0.4 * inches(axes)[0]
 
 
-def label_ends(axes: Axes, ends: Sequence[tuple[str, float, float]], arms: Sequence[str]) -> None:
-    """Write (arm, x, y) labels at the curves' ends, moved apart where they would touch."""
+def label_ends(
+    axes: Axes, ends: Sequence[tuple[str, float, float]], arms: Sequence[str], far: float = 5.0
+) -> None:
+    """Write (name, x, y) labels `far` points after the curves' ends, moved apart where they would touch."""
     least = 0.2 / inches(axes)[1] * np.ptp(axes.get_ylim())
     places = spread([y for *_, y in ends], least)
-    for (arm, x, _), y in zip(ends, places, strict=True):
-        axes.annotate(
-            arm,
-            (x, y),
-            (5, 0),
-            textcoords="offset points",
-            va="center",
-            color=look(arms, arm).colour,
-            weight="bold",
-            annotation_clip=False,
-        )
+    for (name, x, _), y in zip(ends, places, strict=True):
+        colour = look(arms, name).colour if name in arms else SOFT
+        axes.annotate(name, (x, y), (far, 0), textcoords="offset points", va="center", color=colour,
+                      weight="bold", annotation_clip=False)  # fmt: skip
 
 
-def share_limits(panels: Sequence[Axes]) -> None:
-    """Equal y limits for panels that are compared."""
-    low = min(axes.get_ylim()[0] for axes in panels)
-    high = max(axes.get_ylim()[1] for axes in panels)
+def share_limits(panels: Sequence[Axes], which: str = "ylim") -> None:
+    """Equal limits for panels that are compared."""
+    limits = np.array([getattr(axes, f"get_{which}")() for axes in panels])
     for axes in panels:
-        axes.set_ylim(low, high)
+        axes.set(**{which: (limits[:, 0].min(), limits[:, 1].max())})
 
 
-def frame(records: Sequence[Any]) -> Table:
-    """Records as the data table of a figure."""
-    return pd.DataFrame.from_records(list(records))
+def frame(records: Any) -> Table:
+    """Records, or columns by name, as the data table of a figure."""
+    return pd.DataFrame(records if isinstance(records, Mapping) else list(records))
+
+
+def joined(parts: Sequence[Table]) -> Table:
+    """Tables one below the other; an empty table if there are none."""
+    return pd.concat(parts, ignore_index=True) if parts else frame([])

@@ -4,25 +4,11 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.html import (
-    Html,
-    definitions,
-    details,
-    duration,
-    escape,
-    listed,
-    number,
-    paragraph,
-    percent,
-    plural,
-    section,
-    table,
-    warning,
-    written,
-)
-from analysis.load import Results, Table
+from analysis import html
+from analysis.html import Html
+from analysis.load import Results, Table, counts
 from sweeps.tensorboard.samples import said
-from testbed.metric_table import LEDGER, WORLD
+from testbed.metric_table import LEDGER, WORLD, Column
 
 _MOST_LISTED = 40
 _MOST_WORLDS = 60
@@ -30,7 +16,9 @@ _MOST_WORLDS = 60
 
 def background(results: Results) -> Html:
     """The study's long description."""
-    return section("background", "Background", written(str(results.study.get("background", ""))))
+    return html.section(
+        "background", "Background", html.written(str(results.study.get("background", "")))
+    )
 
 
 def answers(results: Results) -> Html:
@@ -42,16 +30,14 @@ def answers(results: Results) -> Html:
     ]
     if not rows:
         return Html("")
-    return section(
+    return html.section(
         "answers",
         "What do they answer?",
-        paragraph(
-            [
-                "Sampled answers to the first evaluation prompts, before training and after it: of each arm the run of "
-                "the first seed that wins most in the end."
-            ]
+        html.paragraph(
+            "Sampled answers to the first evaluation prompts, before training and after it: of each arm the run of "
+            "the first seed that wins most in the end."
         ),
-        table([*(["task"] if several else []), "arm", "prompt", "SFT", "trained"], rows),
+        html.table([*(["task"] if several else []), "arm", "prompt", "SFT", "trained"], rows),
     )
 
 
@@ -59,40 +45,32 @@ def design(results: Results) -> Html:
     """Arms, axes, seeds and preset, in words and as tables; the base config."""
     study = results.study
     arms, axes, kept, further = (study.get(k, {}) for k in ("arms", "axes", "fixed", "further"))
-    swept = [f"{path} at {plural(len(values), 'value')}" for path, values in axes.items()]
+    swept = [f"{path} at {html.plural(len(values), 'value')}" for path, values in axes.items()]
     seeds = study.get("seeds", "?")
-    words = [
-        f"{plural(len(arms), 'arm')}"
-        + (f", each with {listed(swept)}" if swept else "")
+    words = (
+        html.plural(len(arms), "arm")
+        + (f", each with {html.listed(swept)}" if swept else "")
         + (", but for what it keeps fixed or runs besides" if swept and (kept or further) else "")
-        + f", on {plural(seeds, 'seed') if isinstance(seeds, int) else f'{seeds} seeds'} "
+        + f", on {html.plural(seeds, 'seed') if isinstance(seeds, int) else f'{seeds} seeds'} "
         f"(each redraws world, data and training). Preset {study.get('preset', '?')}."
-    ]
+    )
     rows = [
         (arm, _spelt(settings), _spelt(kept.get(arm, {})), _besides(further.get(arm, ()), axes))
         for arm, settings in arms.items()
     ]
     pairs = [(path, ", ".join(map(str, values))) for path, values in axes.items()]
     given = [(path, str(value)) for path, value in study.get("settings", {}).items()]
-    base = escape(json.dumps(study.get("base", {}), indent=2))
-    return section(
+    base = json.dumps(study.get("base", {}), indent=2)
+    changes = "what it changes in the base configuration"
+    header = ("arm", changes, "what it keeps fixed", "what it runs besides")
+    return html.section(
         "design",
         "What was run",
-        paragraph(words),
-        table(
-            (
-                "arm",
-                "what it changes in the base configuration",
-                "what it keeps fixed",
-                "what it runs besides",
-            ),
-            rows,
-        ),
-        table(("axis", "values"), pairs) if pairs else "",
-        details("What the preset and the command set", table(("path", "value"), given))
-        if given
-        else "",
-        details("Base configuration", f"<pre>{base}</pre>"),
+        html.paragraph(words),
+        html.table(header, rows),
+        html.table(("axis", "values"), pairs),
+        html.details("What the preset and the command set", html.table(("path", "value"), given)),
+        html.details("Base configuration", html.preformatted(base)),
     )
 
 
@@ -102,41 +80,37 @@ def _spelt(settings: Mapping[str, Any]) -> str:
 
 def _besides(settings: Sequence[Mapping[str, Any]], axes: Mapping[str, Any]) -> str:
     """Settings that one arm runs in addition to the axes; paths with the same values as the axes are left out."""
-    columns = {
-        path: list(dict.fromkeys(own[path] for own in settings if path in own)) for path in axes
-    }
-    return _spelt(
-        {
-            path: ", ".join(map(str, own))
-            for path, own in columns.items()
-            if own not in ([], axes[path])
-        }
-    )
+    shown = {}
+    for path, on_axis in axes.items():
+        values = list(dict.fromkeys(setting[path] for setting in settings if path in setting))
+        if values not in ([], on_axis):
+            shown[path] = ", ".join(map(str, values))
+    return _spelt(shown)
+
+
+def _measured(rows: Table, columns: Sequence[Column]) -> list[Column]:
+    """Those columns that hold numbers."""
+    return [one for one in columns if one.name in rows and rows[one.name].notna().any()]
 
 
 def worlds(results: Results) -> Html:
     """Measured properties of each seed's world: data, proxy, opponent."""
-    facts = [fact for fact in WORLD if fact.name in results.table]
-    facts = [fact for fact in facts if results.table[fact.name].notna().any()]
+    facts = _measured(results.table, WORLD)
     if not facts:
         return Html("")
     keys = ["task", *results.strata, "seed"]
-    each = results.table.groupby(keys, sort=True)[[fact.name for fact in facts]]
-    means = each.mean()
+    means = results.table.groupby(keys, sort=True)[[fact.name for fact in facts]].mean()
     rows = [
         (*index, *("–" if value != value else f"{value:.2f}" for value in values))
         for index, values in zip(means.index, means.to_numpy(dtype=float), strict=True)
     ]
     header = (*keys, *(fact.words for fact in facts))
-    said = (
-        "A seed redraws the world. Accuracy is against the golden reward on held-out pairs; rewards "
-        "are in standard deviations over SFT samples, whose mean is 0. Where arms differ in one of "
-        "these numbers their mean is shown."
+    words = html.paragraph(
+        "A seed redraws the world. Accuracy is against the golden reward on held-out pairs; rewards are in standard "
+        "deviations over SFT samples, whose mean is 0. Where arms differ in one of these numbers their mean is shown."
     )
-    listing = table(header, rows[:_MOST_WORLDS], numeric=len(facts) + 1)
-    left = len(rows) - _MOST_WORLDS
-    more = paragraph([f"And {left} more."]) if left > 0 else Html("")
-    return section("worlds", "The worlds", paragraph([said]), listing, more)
+    listing = html.table(header, rows, numeric=len(facts) + 1, most=_MOST_WORLDS)
+    return html.section("worlds", "The worlds", words, listing)
 
 
 def runs(results: Results, left_out: Sequence[str]) -> Html:
@@ -146,21 +120,19 @@ def runs(results: Results, left_out: Sequence[str]) -> Html:
     rows = []
     for task in results.tasks:
         for arm in results.arms:
-            own = last[(last["task"] == task) & (last["arm"] == arm)]
-            lost = int((own["diverged_step"] >= 0).sum())
-            rows.append((task, arm, own["seed"].nunique(), len(own), lost))
-    said = [
-        "A diverged run is frozen where its loss or parameters stopped being finite; it is counted "
-        "here, and enters the curves up to that step only."
-    ]
-    if left_out:
-        said.append(f"Not in the curves: {listed(list(left_out))}.")
-    return section(
+            ends = counts(last[(last["task"] == task) & (last["arm"] == arm)])
+            rows.append((task, arm, *ends.values()))
+    said = (
+        "A diverged run is frozen where its loss or parameters stopped being finite; it is counted here, and enters "
+        "the curves up to that step only."
+    )
+    others = f"Not in the curves: {html.listed(list(left_out))}." if left_out else ""
+    return html.section(
         "runs",
         "Runs, and those that diverged",
         missing(results),
-        table(("task", "arm", "seeds", "runs", "diverged"), rows, numeric=3),
-        paragraph(said),
+        html.table(("task", "arm", "seeds", "runs", "diverged"), rows, numeric=3),
+        html.paragraph(said, others),
         _diverged(last[last["diverged_step"] >= 0], results.axes),
     )
 
@@ -170,11 +142,11 @@ def missing(results: Results) -> Html:
     said = []
     if results.missing:
         lacking = [f"{count} of arm {arm}" for arm, count in results.missing.items()]
-        total = plural(sum(results.missing.values()), "planned run")
-        said.append(f"Missing: {total} ({listed(lacking)}). The same command completes them.")
+        total = html.plural(sum(results.missing.values()), "planned run")
+        said.append(f"Missing: {total} ({html.listed(lacking)}). The same command completes them.")
     if results.foreign:
-        said.append(f"Left out: {plural(results.foreign, 'run')} that the study did not plan.")
-    return warning(" ".join(said))
+        said.append(f"Left out: {html.plural(results.foreign, 'run')} that the study did not plan.")
+    return html.warning(" ".join(said))
 
 
 def versions(results: Results) -> Html:
@@ -185,22 +157,20 @@ def versions(results: Results) -> Html:
     counts = runs["code"].fillna("unknown").value_counts()
     if len(counts) < 2:
         return Html("")
-    each = listed([f"{plural(int(count), 'run')} by {code}" for code, count in counts.items()])
-    return warning(
+    each = html.listed(
+        [f"{html.plural(int(count), 'run')} by {code}" for code, count in counts.items()]
+    )
+    return html.warning(
         f"Made by {len(counts)} versions of the testbed’s code: {each}. Differences between them are differences "
         "between these runs too."
     )
 
 
 def _diverged(rows: Table, axes: Sequence[str]) -> Html:
-    if rows.empty:
-        return Html("")
     columns = ["task", "arm", "seed", *axes, "diverged_step"]
-    shown = rows[columns].head(_MOST_LISTED).astype(object).itertuples(index=False)
-    left = len(rows) - _MOST_LISTED
-    header = ["step" if name == "diverged_step" else name for name in columns]
-    note = paragraph([f"And {left} more."]) if left > 0 else Html("")
-    return details("The diverged runs", table(header, shown), note)
+    header = [*columns[:-1], "step"]
+    shown = rows[columns].astype(object).itertuples(index=False)
+    return html.details("The diverged runs", html.table(header, shown, most=_MOST_LISTED))
 
 
 def consumed(results: Results) -> Html:
@@ -210,13 +180,13 @@ def consumed(results: Results) -> Html:
     took = ""
     if seconds:
         took = (
-            f"The command that ran this study, alone or with others, took {duration(sum(seconds))}"
+            f"The command that ran this study, alone or with others, took {html.duration(sum(seconds))}"
             + (f" in {len(seconds)} sessions." if len(seconds) > 1 else ".")
         )
-    known = [one for one in LEDGER if one.name in last and last[one.name].notna().any()]
+    known = _measured(last, LEDGER)
     if not known:
         said = took or "What runs consumed, and how long they took, was not stored."
-        return section("cost", "What it cost", paragraph([said]))
+        return html.section("cost", "What it cost", html.paragraph(said))
     middle = last.groupby(["task", "arm"], sort=False)[[one.name for one in known]].median()
     rows = [
         (task, arm, *(f"{value:,.0f}" for value in middle.loc[(task, arm)]))
@@ -224,14 +194,14 @@ def consumed(results: Results) -> Html:
         for arm in results.arms
         if (task, arm) in middle.index
     ]
-    said = (
-        "Median over an arm’s runs, at their end. Every row of the results has these numbers, so arms "
-        "can be compared at equal labels or equal tokens as well. A proxy’s judgements rest on all "
-        "labels of D_golden, whoever learns from them."
+    words = html.paragraph(
+        "Median over an arm’s runs, at their end. Every row of the results has these numbers, so arms can be compared "
+        "at equal labels or equal tokens as well. A proxy’s judgements rest on all labels of D_golden, whoever learns "
+        "from them.",
+        took,
     )
-    listing = table(("task", "arm", *(one.words for one in known)), rows, numeric=len(known))
-    words = paragraph([said, took] if took else [said])
-    return section("cost", "What a run consumed", words, listing)
+    listing = html.table(("task", "arm", *(one.words for one in known)), rows, numeric=len(known))
+    return html.section("cost", "What a run consumed", words, listing)
 
 
 def estimates(rows: Sequence[Mapping[str, Any]]) -> Html:
@@ -240,32 +210,29 @@ def estimates(rows: Sequence[Mapping[str, Any]]) -> Html:
         return Html("")
     lines = []
     for row in rows:
-        model = "–"
+        model = at = "–"
         if row["peak"] is not None:
-            low, high = row["peak_interval"]
-            model = f"{percent(row['peak'])} ({percent(low)} to {percent(high)})"
-        at = "–" if row["peak"] is None else number(row["peak_kl"])
-        own = (row["panel"], row["arm"], percent(row["best"]), number(row["best_kl"]))
-        lines.append((*own, percent(row["quantile"]), model, at))
+            low, high = map(html.percent, row["peak_interval"])
+            model = f"{html.percent(row['peak'])} ({low} to {high})"
+            at = html.number(row["peak_kl"])
+        best, quantile = html.percent(row["best"]), html.percent(row["quantile"])
+        place = html.number(row["best_kl"])
+        lines.append((row["panel"], row["arm"], best, place, quantile, model, at))
     header = ("", "arm", "best checkpoint", "at KL", "90% quantile", "model’s peak", "at KL")
-    words = (
-        "The best checkpoint is a maximum over noisy numbers, so it lies above the truth, the more so "
-        "the more runs an arm has; the 90% quantile is what the paper compares sizes by; the model’s "
-        "peak is that of a typical seed, with its 90% interval."
+    words = html.paragraph(
+        "The best checkpoint is a maximum over noisy numbers, so it lies above the truth, the more so the more runs an "
+        "arm has; the 90% quantile is what the paper compares sizes by; the model’s peak is that of a typical seed, "
+        "with its 90% interval."
     )
-    return section(
-        "estimates",
-        "Paper-style estimates beside the model",
-        paragraph([words]),
-        table(header, lines, numeric=5),
-    )
+    listing = html.table(header, lines, numeric=5)
+    return html.section("estimates", "Paper-style estimates beside the model", words, listing)
 
 
 def repeat(results: Results, directory: str) -> Html:
     """The commands that repeat the study and its analysis."""
     study = results.study
     command = study.get("command") or f"testbed run {study.get('study', 'STUDY')}"
-    return Html(f"<pre>{escape(command)}\ntestbed report {escape(directory)}</pre>")
+    return html.preformatted(f"{command}\ntestbed report {directory}")
 
 
 def facts_of(study: Mapping[str, Any]) -> Html:
@@ -274,13 +241,11 @@ def facts_of(study: Mapping[str, Any]) -> Html:
     sessions = study.get("sessions", ())
     if len(sessions) > 1:
         pairs.append(("continued", ", ".join(s.get("created", "?") for s in sessions[1:])))
-    machine, versions = study.get("machine", {}), study.get("versions", {})
-    pairs += [
-        (
-            "machine",
-            ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in machine.items()),
-        ),
-        ("versions", ", ".join(f"{key} {value}" for key, value in versions.items())),
-        ("source", f"{study.get('source', 'unknown')} (hash of the code that ran)"),
-    ]
-    return definitions(pairs)
+    pairs += [(name, named(study.get(name, {}))) for name in ("machine", "versions")]
+    pairs += [("source", f"{study.get('source', 'unknown')} (hash of the code that ran)")]
+    return html.definitions(pairs)
+
+
+def named(facts: Mapping[str, Any]) -> str:
+    """Names and values of facts in one line."""
+    return ", ".join(f"{name.replace('_', ' ')} {value}" for name, value in facts.items())

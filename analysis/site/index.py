@@ -3,22 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.html import (
-    Html,
-    Rich,
-    bullets,
-    duration,
-    escape,
-    header,
-    join,
-    link,
-    listed,
-    paragraph,
-    plural,
-    section,
-    tally,
-)
-from analysis.html import table as table_of
+import pandas as pd
+
+from analysis import html
+from analysis.html import Html, element
+from analysis.load import counts
 from analysis.site import verdicts
 from analysis.site.page import Place, document, navigation
 from analysis.site.study import file_name
@@ -44,16 +33,21 @@ def page(
         navigation(places, "index.html"),
         _head(chapters, entries, problems),
         _board(entries),
-        section("reasons", "What did not come out as claimed", verdicts.not_reproduced(entries)),
+        html.section(
+            "reasons", "What did not come out as claimed", verdicts.not_reproduced(entries)
+        ),
         _missing(entries, problems),
         _studies(chapters),
-        section(
+        html.section(
             "files",
             "For programs and papers",
-            Html(
-                '<p>All verdicts with their numbers: <a href="verdicts.json">verdicts.json</a>. '
-                "Every figure is linked as PNG, SVG and CSV below it. "
-                "<code>testbed report DIR --format json|csv|markdown</code> prints the scoreboard.</p>"
+            element(
+                "p",
+                "All verdicts with their numbers: ",
+                html.link("verdicts.json", "verdicts.json"),
+                ". Every figure is linked as PNG, SVG and CSV below it. ",
+                element("code", "testbed report DIR --format json|csv|markdown"),
+                " prints the scoreboard.",
             ),
         ),
     ]
@@ -64,43 +58,32 @@ def _head(
     chapters: Sequence[Chapter], entries: Sequence[Mapping[str, Any]], problems: Sequence[str]
 ) -> Html:
     # Several studies, or several arms of one study, may share a run: it counts once.
-    ends = [chapter.results.runs() for chapter in chapters]
-    each = {
-        run: step
-        for own in ends
-        for run, step in zip(own["run"], own["diverged_step"], strict=True)
-    }
-    runs, lost = len(each), sum(step >= 0 for step in each.values())
+    each = pd.concat([chapter.results.runs() for chapter in chapters])
+    ends = counts(each.drop_duplicates("run", keep="last"))
     tasks = sorted({task for chapter in chapters for task in chapter.results.tasks})
     presets = dict.fromkeys(str(chapter.results.study.get("preset", "?")) for chapter in chapters)
     items = verdicts.tally_items(entries)
-    items += [("", f"{runs:,}", f"runs, {lost} diverged")]
+    items += [("", f"{ends['runs']:,}", f"runs, {ends['diverged']} diverged")]
     items += [("", len(chapters), "study" if len(chapters) == 1 else "studies")]
     title = "Scoreboard"
     if len(chapters) == 1:
         title = str(chapters[0].results.study.get("title", chapters[0].results.name))
-    kicker = f"Preset {listed(list(presets))} · {listed(tasks)}"
+    kicker = f"Preset {html.listed(list(presets))} · {html.listed(tasks)}"
     lead = (
         "Claims about online and offline alignment, measured in simulation and decided by rules "
         "that are written down before the runs."
     )
-    trouble = ""
-    if problems:
-        said = f"{plural(len(problems), 'thing')} missing or odd"
-        trouble = f'<p class="warning">{link("#missing", said)}.</p>'
-    return header(kicker, title, lead, tally(items), trouble)
+    said = f"{html.plural(len(problems), 'thing')} missing or odd"
+    trouble = html.warning(Html(f"{html.link('#missing', said)}.")) if problems else ""
+    return html.header(kicker, title, lead, html.tally(items), trouble)
 
 
 def _board(entries: Sequence[Mapping[str, Any]]) -> Html:
     if not entries:
         words = "These studies make no claims: their pages show what was measured."
-        return section("scoreboard", "Claims by tasks", paragraph([words]))
-    return section(
-        "scoreboard",
-        "Claims by tasks",
-        verdicts.scoreboard(entries),
-        Html(f'<p class="legend">{escape(_LEGEND)}</p>'),
-    )
+        return html.section("scoreboard", "Claims by tasks", html.paragraph(words))
+    parts = verdicts.scoreboard(entries), element("p", _LEGEND, class_="legend")
+    return html.section("scoreboard", "Claims by tasks", *parts)
 
 
 def _missing(entries: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> Html:
@@ -112,9 +95,9 @@ def _missing(entries: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> H
         items.append(f"Claims of the paper that no study here asks: {', '.join(absent)}.")
     newer = sorted({(row["study"], row["claim"]) for row in entries if row["newer"]})
     if newer:
-        said = listed([f"{claim} ({study})" for study, claim in newer])
+        said = html.listed([f"{claim} ({study})" for study, claim in newer])
         items.append(f"Judged by rules newer than the data: {said}.")
-    return section("missing", "What is missing", bullets(items))
+    return html.section("missing", "What is missing", html.bullets(items))
 
 
 def _studies(chapters: Sequence[Chapter]) -> Html:
@@ -122,16 +105,15 @@ def _studies(chapters: Sequence[Chapter]) -> Html:
     rows = []
     for chapter in chapters:
         results = chapter.results
-        runs = results.runs()
+        numbers = counts(results.runs())
         seconds = sum(one.get("seconds") or 0 for one in results.study.get("sessions", ()))
-        name = link(file_name(results), results.name)
+        name = html.link(file_name(results), results.name)
         said = f"{results.study.get('title', '')}. {results.study.get('question', '')}".strip(". ")
-        diverged = int((runs["diverged_step"] >= 0).sum())
         claims = sorted({row["claim"] for row in chapter.entries}, key=rank)
-        numbers = (len(results.arms), runs["seed"].nunique(), f"{len(runs):,}", diverged)
-        took = duration(seconds) if seconds else "–"
-        rows.append((Rich(name), said, ", ".join(claims) or "–", *numbers, took))
+        cells = len(results.arms), numbers["seeds"], f"{numbers['runs']:,}", numbers["diverged"]
+        took = html.duration(seconds) if seconds else "–"
+        rows.append((name, said, ", ".join(claims) or "–", *cells, took))
     columns = ("study", "question", "claims", "arms", "seeds", "runs", "diverged", "took")
     note = "Studies of one command share its time: what they have in common is run once."
-    shared = paragraph([note]) if len(rows) > 1 else ""
-    return section("studies", "Studies", join([table_of(columns, rows, numeric=5), shared]))
+    shared = html.paragraph(note) if len(rows) > 1 else ""
+    return html.section("studies", "Studies", html.table(columns, rows, numeric=5), shared)

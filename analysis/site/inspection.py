@@ -10,31 +10,21 @@ import re
 import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from rich.console import Console
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from analysis import html as prose
-from analysis.figures.style import Drawing
-from analysis.html import Html, escape, number, percent, section
+from analysis import html
+from analysis.figures.style import Exhibit
+from analysis.html import Html, element
+from analysis.site.design import named
 from analysis.site.inspection_figure import alternative_text, draw
 from analysis.site.page import document, figure, write_whole
-from sweeps.inspection import (
-    BEST,
-    BEST_OF,
-    COPIED,
-    EMPTY,
-    IDEAL,
-    PROMPTS,
-    REPEATED,
-    SFT,
-    WORST,
-    WRITERS,
-    Inspection,
-)
+from sweeps import inspection
+from sweeps.inspection import Inspection
 from sweeps.store import files
 from testbed import config
 
@@ -45,14 +35,14 @@ UNIT = (
 
 
 MEANING = {
-    WRITERS: "the people that the data come from",
-    SFT: "the policy that imitates them, from which every run starts",
-    BEST: f"the best of {BEST_OF} SFT samples to each prompt, by golden reward",
-    WORST: f"the worst of {BEST_OF}",
-    IDEAL: "the best response that is known",
-    EMPTY: "nothing but the end token",
-    REPEATED: "the best such policy: {}, whatever the prompt",
-    COPIED: "the prompt itself, as much of it as fits",
+    inspection.WRITERS: "the people that the data come from",
+    inspection.SFT: "the policy that imitates them, from which every run starts",
+    inspection.BEST: f"the best of {inspection.BEST_OF} SFT samples to each prompt, by golden reward",
+    inspection.WORST: f"the worst of {inspection.BEST_OF}",
+    inspection.IDEAL: "the best response that is known",
+    inspection.EMPTY: "nothing but the end token",
+    inspection.REPEATED: "the best such policy: {}, whatever the prompt",
+    inspection.COPIED: "the prompt itself, as much of it as fits",
 }
 """The source of each response, in words, with a placeholder for the repeated token."""
 
@@ -70,21 +60,13 @@ CAPTION = (
 )
 
 
-class Fact(NamedTuple):
-    """A measured number as displayed, and its meaning."""
-
-    name: str
-    value: str
-    meaning: str
-
-
-def facts(found: Inspection) -> list[Fact]:
-    """Every measured number of the world, with its meaning."""
-    f, data = found.facts, found.experiment.data
-    exact = found.experiment.task.enumerable
+def facts(seen: Inspection) -> list[tuple[str, str, str]]:
+    """Name, value and meaning of every measured number of the world."""
+    f, data = seen.facts, seen.experiment.data
+    exact = seen.experiment.task.enumerable
     how = "exact" if exact else "an estimate"
     source = how if exact else f"an estimate from {data.candidates} responses a prompt"
-    share, plain = percent, number
+    share, plain = html.percent, html.number
     rows = [
         ("within_prompt_variance", "variance within prompts", share,
          "of SFT samples’ golden reward: what an answer can change; the rest differs between prompts"),
@@ -115,38 +97,44 @@ def facts(found: Inspection) -> list[Fact]:
         ("sft_loss", "SFT loss", plain,
          "nats a token by which the SFT policy misses what writers write next"),
     ]  # fmt: skip
-    return [Fact(name, say(f[key]), why) for key, name, say, why in rows if key in f]
+    return [(name, say(f[key]), why) for key, name, say, why in rows if key in f]
 
 
-def build(found: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path:
+def build(seen: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path:
     """Write inspect.html, inspect.json and figures/ into the directory; returns the page's path.
 
     ``origin`` is the result of `sweeps.store.provenance.session`, and the command. Raises `InvalidInput` if the
     directory cannot be written.
     """
-    drawing = Drawing("inspect", alternative_text(found), lambda width: draw(found, width))
-    text = json.dumps(config.jsonable(found.describe() | dict(origin)), indent=1)
-    html = document(f"{found.kind}: what the task looks like", list(_body(found, drawing, origin)))
+    exhibit = Exhibit(
+        "inspect",
+        "How good are the responses?",
+        alternative_text(seen),
+        CAPTION,
+        lambda width: draw(seen, width),
+    )
+    text = json.dumps(config.jsonable(seen.describe() | dict(origin)), indent=1)
+    page = document(f"{seen.kind}: what the task looks like", list(_body(seen, exhibit, origin)))
     try:
         (directory / "figures").mkdir(parents=True, exist_ok=True)
-        drawing.save(directory / "figures")
+        exhibit.save(directory / "figures")
         write_whole(directory / "inspect.json", text + "\n")
-        return write_whole(directory / "inspect.html", html)
+        return write_whole(directory / "inspect.html", page)
     except OSError as problem:
         raise files.refused(directory, problem) from problem
 
 
-def story(found: Inspection) -> list[str]:
+def story(seen: Inspection) -> list[str]:
     """The task's docstrings as paragraphs: its module's, then its class's."""
-    text = inspect.cleandoc(sys.modules[type(found.experiment.task).__module__].__doc__ or "")
-    text += "\n\n" + _doc(found).partition("\n\nAttributes:")[0]
+    text = inspect.cleandoc(sys.modules[type(seen.experiment.task).__module__].__doc__ or "")
+    text += "\n\n" + _doc(seen).partition("\n\nAttributes:")[0]
     text = re.sub(r"``(.+?)``", r"“\1”", text, flags=re.DOTALL).replace("`", "")
     return [" ".join(part.split()) for part in text.split("\n\n")]
 
 
-def knobs(found: Inspection) -> list[tuple[str, str]]:
+def knobs(seen: Inspection) -> list[tuple[str, str]]:
     """The task's fields and their values; values that differ from the default are marked."""
-    task = found.experiment.task
+    task = seen.experiment.task
     kind: Any = type(task)
     default = kind()
     pairs = []
@@ -156,112 +144,104 @@ def knobs(found: Inspection) -> list[tuple[str, str]]:
     return pairs
 
 
-def _rows(found: Inspection) -> list[tuple[str, ...]]:
+def _rows(seen: Inspection) -> list[tuple[str, ...]]:
     """The distributions as text, in the order of `COLUMNS`."""
-    return [
-        (
-            row["source"],
-            *(
-                number(row[name], signed=name != "sd")
-                for name in ("mean", "sd", "p1", "median", "p99")
-            ),
-            f"{row['length']:.1f}",
+    rows = []
+    for row in seen.distributions():
+        numbers = (
+            html.number(row[name], signed=name != "sd")
+            for name in ("mean", "sd", "p1", "median", "p99")
         )
-        for row in found.distributions()
-    ]
+        rows.append((row["source"], *numbers, f"{row['length']:.1f}"))
+    return rows
 
 
-def _meaning(found: Inspection, source: str) -> str:
-    return MEANING[source].format(found.repeated)
+def _meaning(seen: Inspection, source: str) -> str:
+    return MEANING[source].format(seen.repeated)
 
 
-def _quick(found: Inspection) -> list[str]:
+def _quick(seen: Inspection) -> list[str]:
     words = (
         "A quick look: fewer pairs and shorter fits, so that the proxy’s accuracy is lower than at "
         "the default size, and SFT a poorer imitation."
     )
-    return [words] if found.quick else []
+    return [words] if seen.quick else []
 
 
-def _key(found: Inspection) -> str:
-    end = found.experiment.task.words()[0]
+def _key(seen: Inspection) -> str:
+    end = seen.experiment.task.words()[0]
     return (
         f"“{end}” is the end token; a response without it was cut at the limit of "
-        f"{found.experiment.task.response_length} tokens."
+        f"{seen.experiment.task.response_length} tokens."
     )
 
 
-def _body(found: Inspection, drawing: Drawing, origin: Mapping[str, Any]) -> Iterator[Html]:
+def _body(seen: Inspection, exhibit: Exhibit, origin: Mapping[str, Any]) -> Iterator[Html]:
     """The page's sections."""
-    lead, *rest = story(found)
-    size = f"seed {found.experiment.seed}" + (" · quick" if found.quick else "")
+    lead, *rest = story(seen)
+    size = f"seed {seen.experiment.seed}" + (" · quick" if seen.quick else "")
+    values = seen.facts
     tally = [
-        (percent(found.facts["proxy_accuracy"]), "proxy accuracy"),
-        (percent(found.facts["within_prompt_variance"]), "variance within prompts"),
-        (percent(found.facts["coverage"]), "coverage"),
-        (number(found.facts["data_quality"], signed=True), "quality of the data, SD"),
+        ("", html.percent(values["proxy_accuracy"]), "proxy accuracy"),
+        ("", html.percent(values["within_prompt_variance"]), "variance within prompts"),
+        ("", html.percent(values["coverage"]), "coverage"),
+        ("", html.number(values["data_quality"], signed=True), "quality of the data, SD"),
     ]
-    more = [prose.paragraph([part]) for part in [*rest, *_quick(found)]]
-    items = [("", value, words) for value, words in tally]
-    yield prose.header(f"Task {found.kind} · {size}", found.kind, lead, *more, prose.tally(items))
-    yield _examples(found)
-    rows = [(source, _meaning(found, source), *numbers) for source, *numbers in _rows(found)]
-    yield section(
+    more = [html.paragraph(part) for part in [*rest, *_quick(seen)]]
+    yield html.header(f"Task {seen.kind} · {size}", seen.kind, lead, *more, html.tally(tally))
+    yield _examples(seen)
+    rows = [(source, _meaning(seen, source), *numbers) for source, *numbers in _rows(seen)]
+    yield html.section(
         "rewards",
-        "How good are the responses?",
-        prose.paragraph([UNIT]),
-        figure(drawing, CAPTION),
-        prose.table(("source", "who", *COLUMNS[1:]), rows, numeric=len(COLUMNS) - 1),
+        exhibit.heading,
+        html.paragraph(UNIT),
+        figure(exhibit),
+        html.table(("source", "who", *COLUMNS[1:]), rows, numeric=len(COLUMNS) - 1),
     )
-    checks = [("yes" if holds else "no", words) for words, holds in found.checks()]
-    listing = prose.table(("", "what a useful world has"), checks)
-    yield section("checks", "Is it a useful world?", listing)
-    measured = [(fact.name, fact.value, fact.meaning) for fact in facts(found)]
-    listing = prose.table(("number", "here", "what it is"), measured)
-    yield section("facts", "What are the data and the proxy like?", listing)
-    meaning = prose.details("What they mean", f"<pre>{escape(_doc(found))}</pre>")
-    yield section("knobs", "Size and knobs", prose.definitions(knobs(found)), meaning)
-    yield _provenance(found, origin)
+    checks = [("yes" if holds else "no", words) for words, holds in seen.checks()]
+    listing = html.table(("", "what a useful world has"), checks)
+    yield html.section("checks", "Is it a useful world?", listing)
+    listing = html.table(("number", "here", "what it is"), facts(seen))
+    yield html.section("facts", "What are the data and the proxy like?", listing)
+    meaning = html.details("What they mean", html.preformatted(_doc(seen)))
+    yield html.section("knobs", "Size and knobs", html.definitions(knobs(seen)), meaning)
+    yield _provenance(seen, origin)
 
 
-def _doc(found: Inspection) -> str:
-    return inspect.cleandoc(type(found.experiment.task).__doc__ or "")
+def _doc(seen: Inspection) -> str:
+    return inspect.cleandoc(type(seen.experiment.task).__doc__ or "")
 
 
-def _examples(found: Inspection) -> Html:
+def _examples(seen: Inspection) -> Html:
     """Prompts with responses from best to worst."""
     parts = []
-    for example in found.examples:
+    for example in seen.examples:
         rows = [
-            (text.source, text.words, number(text.reward, signed=True))
+            (text.source, text.words, html.number(text.reward, signed=True))
             for text in example.responses
         ]
-        parts.append(f"<h3>Prompt: <code>{escape(example.prompt)}</code></h3>")
-        parts.append(prose.table(("written by", "response", "golden reward"), rows, numeric=1))
-    words = prose.paragraph(["Responses from best to worst.", _key(found), UNIT])
-    return section("examples", "What does it look like?", words, *parts)
+        parts.append(element("h3", "Prompt: ", element("code", example.prompt)))
+        parts.append(html.table(("written by", "response", "golden reward"), rows, numeric=1))
+    words = html.paragraph("Responses from best to worst.", _key(seen), UNIT)
+    return html.section("examples", "What does it look like?", words, *parts)
 
 
-def _provenance(found: Inspection, origin: Mapping[str, Any]) -> Html:
+def _provenance(seen: Inspection, origin: Mapping[str, Any]) -> Html:
     """Configuration, machine, versions, and the command."""
-    described = found.describe()["config"]
-    pairs = [
-        (name, ", ".join(f"{key.replace('_', ' ')} {value}" for key, value in origin[name].items()))
-        for name in ("machine", "versions")
-        if name in origin
-    ]
+    described = seen.describe()["config"]
+    pairs = [(name, named(origin[name])) for name in ("machine", "versions") if name in origin]
     pairs += [(name, origin[name]) for name in ("created", "source") if name in origin]
     text = json.dumps(config.jsonable(described), indent=2)
-    return section(
+    return html.section(
         "provenance",
         "Where it comes from, and how to repeat it",
-        prose.definitions(pairs),
-        f"<pre>{escape(origin.get('command', ''))}</pre>",
-        prose.details("Configuration", f"<pre>{escape(text)}</pre>"),
+        html.definitions(pairs),
+        html.preformatted(origin.get("command", "")),
+        html.details("Configuration", html.preformatted(text)),
     )
 
 
-def show(found: Inspection, console: Console) -> None:
+def show(seen: Inspection, console: Console) -> None:
     """Print the content of the page on a terminal."""
 
     def heading(words: str) -> None:
@@ -271,20 +251,20 @@ def show(found: Inspection, console: Console) -> None:
     def say(words: str, style: str = "") -> None:
         console.print(Text(words, style=style))
 
-    heading(f"{found.kind}, seed {found.experiment.seed}")
-    for part in [*_quick(found), *story(found)]:
+    heading(f"{seen.kind}, seed {seen.experiment.seed}")
+    for part in [*_quick(seen), *story(seen)]:
         say(part)
         console.print()
-    say("  ".join(f"{name}={value}" for name, value in knobs(found)), "dim")
+    say("  ".join(f"{name}={value}" for name, value in knobs(seen)), "dim")
     heading("What does it look like?")
-    say(f"Responses from best to worst. {_key(found)} {UNIT}")
-    for example in found.examples:
+    say(f"Responses from best to worst. {_key(seen)} {UNIT}")
+    for example in seen.examples:
         console.print()
         say(f"Prompt: {example.prompt}", "bold")
         table = Table.grid(padding=(0, 2))
         table.add_column(justify="right")
         for text in example.responses:
-            cells = (number(text.reward, signed=True), text.source, text.words)
+            cells = (html.number(text.reward, signed=True), text.source, text.words)
             table.add_row(*map(Text, cells))
         console.print(Padding(table, (0, 0, 0, 2)))
     heading("How good are the responses?")
@@ -292,19 +272,18 @@ def show(found: Inspection, console: Console) -> None:
     for name in COLUMNS:
         table.add_column(name, justify="left" if name == "source" else "right")
     table.add_column("who")
-    for row in _rows(found):
-        table.add_row(*map(Text, row), Text(_meaning(found, row[0]), style="dim"))
+    for row in _rows(seen):
+        table.add_row(*map(Text, row), Text(_meaning(seen, row[0]), style="dim"))
     console.print(table)
-    say(f"{PROMPTS} prompts; mean, standard deviation, percentiles; length in tokens.", "dim")
+    say(
+        f"{inspection.PROMPTS} prompts; mean, standard deviation, percentiles; length in tokens.",
+        "dim",
+    )
     heading("What are the data and the proxy like?")
     table = Table(box=None, pad_edge=False, show_header=False)
-    for _ in range(3):
-        table.add_column()
-    for fact in facts(found):
-        table.add_row(
-            Text(fact.name), Text(fact.value, style="bold"), Text(fact.meaning, style="dim")
-        )
+    for name, value, meaning in facts(seen):
+        table.add_row(Text(name), Text(value, style="bold"), Text(meaning, style="dim"))
     console.print(table)
     heading("Is it a useful world?")
-    for words, holds in found.checks():
+    for words, holds in seen.checks():
         say(f"{'yes' if holds else 'NO '}  {words}", "" if holds else "yellow")

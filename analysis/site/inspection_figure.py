@@ -8,26 +8,18 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
 from analysis.figures.style import ARM_COLOURS, INK, PAPER, SOFT
-from sweeps.inspection import (
-    BEST,
-    IDEAL,
-    SFT,
-    TRIVIAL,
-    WORST,
-    WRITERS,
-    Inspection,
-    Judged,
-)
+from sweeps import inspection
+from sweeps.inspection import Inspection, Judged
 
-RIDGES = (WRITERS, SFT, BEST)
+RIDGES = (inspection.WRITERS, inspection.SFT, inspection.BEST)
 
 
 COLOURS = {
-    WRITERS: ARM_COLOURS[4],
-    SFT: ARM_COLOURS[0],
-    BEST: ARM_COLOURS[2],
-    WORST: ARM_COLOURS[1],
-    IDEAL: ARM_COLOURS[3],
+    inspection.WRITERS: ARM_COLOURS[4],
+    inspection.SFT: ARM_COLOURS[0],
+    inspection.BEST: ARM_COLOURS[2],
+    inspection.WORST: ARM_COLOURS[1],
+    inspection.IDEAL: ARM_COLOURS[3],
 }
 
 
@@ -35,45 +27,45 @@ COLOURS = {
 GROUPS = 8
 
 
-def alternative_text(found: Inspection) -> str:
+def alternative_text(seen: Inspection) -> str:
     """The figure in words."""
-    means = ", ".join(f"{row['source']} {row['mean']:+.2f}" for row in found.distributions())
+    means = ", ".join(f"{row['source']} {row['mean']:+.2f}" for row in seen.distributions())
     return (
         f"Golden rewards by source, means {means}; and how often the better of a pair is preferred."
     )
 
 
-def draw(found: Inspection, width: float) -> Figure:
+def draw(seen: Inspection, width: float) -> Figure:
     """Rewards by source, and how reliably the better response is recognised."""
     wide = width > 5
-    rows = len(found.rewards) - (WORST in found.rewards)
+    rows = len(seen.rewards) - (inspection.WORST in seen.rewards)
     tall = 0.42 * rows + 0.7
     size = (width, tall if wide else tall + 2.9)
     figure = Figure(figsize=size, layout="constrained")
     ratios: dict[str, Any] = {"width_ratios": [1.35, 1]} if wide else {"height_ratios": [tall, 2.7]}
     left, right = figure.subplots(*((1, 2) if wide else (2, 1)), **ratios)
-    _rewards_panel(left, found)
-    _pairs_panel(right, found)
+    _rewards_panel(left, seen)
+    _pairs_panel(right, seen)
     return figure
 
 
-def _rewards_panel(axes: Axes, found: Inspection) -> None:
+def _rewards_panel(axes: Axes, seen: Inspection) -> None:
     """One row per source: a histogram for sources with many responses, mean and range for all."""
-    shown = [source for source in found.rewards if source != WORST]
-    everything = np.concatenate([found.rewards[source] for source in shown])
+    shown = [source for source in seen.rewards if source != inspection.WORST]
+    everything = np.concatenate([seen.rewards[source] for source in shown])
     low, high = np.quantile(everything, [0.001, 0.999])
     edges = np.linspace(low, high, 46)
     for height, source in enumerate(reversed(shown)):
-        rewards, colour = found.rewards[source], COLOURS.get(source, SOFT)
+        rewards, colour = seen.rewards[source], COLOURS.get(source, SOFT)
         if source in RIDGES:
             counts, _ = np.histogram(rewards, edges)
             tops = height + 0.8 * counts / counts.max()
             axes.stairs(tops, edges, baseline=height, fill=True, color=colour, alpha=0.4, lw=0)
         low, high = np.percentile(rewards, [1, 99])
         axes.plot([low, high], [height, height], color=colour, lw=1.4, solid_capstyle="round")
-        mark = "D" if source in TRIVIAL else "o"
+        mark = "D" if source in inspection.TRIVIAL else "o"
         axes.plot(rewards.mean(), height, mark, ms=5, color=colour, mec=PAPER, mew=0.8, zorder=4)
-    limit = float(np.percentile(found.rewards[WRITERS], 99))
+    limit = float(np.percentile(seen.rewards[inspection.WRITERS], 99))
     axes.axvline(limit, color=INK, lw=0.8, ls=(0, (1, 2.5)))
     top = len(shown) - 0.05
     place: dict[str, Any] = {"textcoords": "offset points", "ha": "right", "fontsize": 8}
@@ -99,12 +91,12 @@ def grouped(judged: Judged) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     )
 
 
-def _pairs_panel(axes: Axes, found: Inspection) -> None:
+def _pairs_panel(axes: Axes, seen: Inspection) -> None:
     """Labels and proxy against the difference in golden reward."""
     least, ends = 1.0, []
     for name, judged, colour, mark in (
-        ("labels", found.labels, COLOURS[WRITERS], "^"),
-        ("proxy", found.proxy, COLOURS[SFT], "o"),
+        ("labels", seen.labels, COLOURS[inspection.WRITERS], "^"),
+        ("proxy", seen.proxy, COLOURS[inspection.SFT], "o"),
     ):
         x, share, error = grouped(judged)
         if not x.size:

@@ -7,22 +7,10 @@ from typing import Any
 import numpy as np
 
 import sweeps.estimands as known
+from analysis import html
 from analysis.curves.hierarchy import POPULATION_SD, PRIORS, SCALE_LOG_SD
 from analysis.figures.inputs import estimands
-from analysis.html import (
-    Html,
-    Rich,
-    definitions,
-    details,
-    escape,
-    header,
-    number,
-    paragraph,
-    section,
-    sentence,
-    slug,
-    table,
-)
+from analysis.html import Html, escape
 from analysis.site.page import Place, document, navigation
 from analysis.site.study_data import Chapter
 
@@ -64,15 +52,15 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
     """The whole page as HTML."""
     body = [
         navigation(places, "methods.html"),
-        header(
+        html.header(
             "Methods",
             "How the numbers were made",
             "Definitions, the model of the curves, the rules that decide, and how well every fit did.",
         ),
-        section("words", "Words", definitions(WORDS)),
-        section("model", "The model", *(paragraph([part]) for part in MODEL), _priors()),
-        section("rules", "The rules", *_rules()),
-        section("effects", "The effects", _effects(chapters)),
+        html.section("words", "Words", html.definitions(WORDS)),
+        html.section("model", "The model", *(html.paragraph(part) for part in MODEL), _priors()),
+        html.section("rules", "The rules", *_rules()),
+        html.section("effects", "The effects", _effects(chapters)),
         *(_fits(chapter) for chapter in chapters),
     ]
     return document("How the numbers were made", body)
@@ -84,25 +72,25 @@ def _priors() -> Html:
         f"distance, scales log-normal with log standard deviation {SCALE_LOG_SD:g} around:"
     )
     rows = [(words_of, f"{median:g}") for median, words_of in PRIORS.values()]
-    return details(
-        "Priors", paragraph([words]), table(("standard deviation of", "median, logits"), rows, 1)
+    return html.details(
+        "Priors",
+        html.paragraph(words),
+        html.table(("standard deviation of", "median, logits"), rows, 1),
     )
 
 
 def _rules() -> Iterator[Html]:
-    yield paragraph(
-        [
-            "A rule was stored with the study before its runs. “Reproduced”: its condition holds "
-            "with posterior probability of at least the confidence, 0.95 unless said otherwise; "
-            "“contradicted”: it fails with that probability; “undecided”: neither. Intervals are "
-            "central, of mass 2 × confidence − 1, so that a one-sided verdict means exactly that the "
-            "whole interval lies on one side. A claim with several tests is reproduced if all hold "
-            "and contradicted if one fails. Where an effect is only known to be at least or at most "
-            "something (a peak that was not reached), verdicts that the rest could overturn are not "
-            "given. A fit that did not converge gives no verdict."
-        ]
+    yield html.paragraph(
+        "A rule was stored with the study before its runs. “Reproduced”: its condition holds "
+        "with posterior probability of at least the confidence, 0.95 unless said otherwise; "
+        "“contradicted”: it fails with that probability; “undecided”: neither. Intervals are "
+        "central, of mass 2 × confidence − 1, so that a one-sided verdict means exactly that the "
+        "whole interval lies on one side. A claim with several tests is reproduced if all hold "
+        "and contradicted if one fails. Where an effect is only known to be at least or at most "
+        "something (a peak that was not reached), verdicts that the rest could overturn are not "
+        "given. A fit that did not converge gives no verdict."
     )
-    yield definitions(RULES)
+    yield html.definitions(RULES)
 
 
 def _effects(chapters: Sequence[Chapter]) -> Html:
@@ -110,25 +98,21 @@ def _effects(chapters: Sequence[Chapter]) -> Html:
     kinds = {one["kind"]: None for chapter in chapters for one in estimands(chapter.results)}
     pairs = []
     for kind in sorted(kinds):
-        own = getattr(known, kind, None)
-        text = inspect.getdoc(own) if own is not None else None
+        estimand = getattr(known, kind, None)
+        text = inspect.getdoc(estimand) if estimand is not None else None
         if text:
             parts = (" ".join(part.split()) for part in text.split("\n\n"))
-            pairs.append((kind, Rich("<br>".join(escape(_plain(part)) for part in parts))))
-    return definitions(pairs) if pairs else Html("")
-
-
-def _plain(text: str) -> str:
-    return text.replace("`", "")
+            pairs.append((kind, Html("<br>".join(escape(part.replace("`", "")) for part in parts))))
+    return html.definitions(pairs)
 
 
 def _fits(chapter: Chapter) -> Html:
     """Convergence, scales, and distances between curves and points, panel by panel."""
     name = chapter.results.name
-    place, title = f"fits-{slug(name)}", f"Fits of study {name}"
+    place, title = f"fits-{html.slug(name)}", f"Fits of study {name}"
     if not chapter.fits and not chapter.unfitted:
-        why = paragraph(["No curve was fitted: no claim of this study speaks of one."])
-        return section(place, title, why)
+        why = html.paragraph("No curve was fitted: no claim of this study speaks of one.")
+        return html.section(place, title, why)
     together: dict[Any, list[str]] = {}
     for panel, fit in chapter.fits.items():
         together.setdefault(fit.diagnostics, []).append(panel)
@@ -142,9 +126,9 @@ def _fits(chapter: Chapter) -> Html:
         )
         for d, panels in together.items()
     ]
-    rows += [(panel, sentence(why), "", "", "") for panel, why in chapter.unfitted.items()]
+    rows += [(panel, html.sentence(why), "", "", "") for panel, why in chapter.unfitted.items()]
     columns = ("fitted together", "fit", "R-hat", "effective draws", "divergences")
-    return section(place, title, table(columns, rows, numeric=3), _closer(chapter))
+    return html.section(place, title, html.table(columns, rows, numeric=3), _closer(chapter))
 
 
 def _closer(chapter: Chapter) -> Html:
@@ -154,7 +138,7 @@ def _closer(chapter: Chapter) -> Html:
         scales += _scales(panel, fit)
         for arm in fit.arms:
             worst, where = fit.misfit(arm)
-            points = number(worst, "probability", signed=True)
+            points = html.number(worst, "probability", signed=True)
             misfits.append((panel, arm, f"{points} points", f"{where**2:.2g}"))
     if not misfits:
         return Html("")
@@ -163,16 +147,16 @@ def _closer(chapter: Chapter) -> Html:
         "Below: the largest mean difference of observed and fitted win rate over a fifth of an arm’s "
         "checkpoints, ordered by KL."
     )
-    return details(
+    return html.details(
         "Levels of variation, and fit to the points",
-        table(("", "standard deviation of", "posterior, logits"), scales),
-        paragraph([words]),
-        table(("", "arm", "difference", "at KL"), misfits, numeric=2),
+        html.table(("", "standard deviation of", "posterior, logits"), scales),
+        html.paragraph(words),
+        html.table(("", "arm", "difference", "at KL"), misfits, numeric=2),
     )
 
 
 def _scales(title: str, fit: Any) -> list[tuple[str, str, str]]:
-    found = []
+    rows = []
     scales: Mapping[str, Any] = fit.scales
     for name, (_, words) in PRIORS.items():
         if name not in scales or np.size(scales[name]) == 0:
@@ -182,5 +166,5 @@ def _scales(title: str, fit: Any) -> list[tuple[str, str, str]]:
         said = "; ".join(
             f"{m:.2f} ({lo:.2f} to {hi:.2f})" for lo, m, hi in zip(low, middle, high, strict=True)
         )
-        found.append((title, words, said))
-    return found
+        rows.append((title, words, said))
+    return rows

@@ -1,16 +1,15 @@
 """The frame of every page: style, navigation, figures with their files. Pages load no files from other sites."""
 
-import os
 from collections.abc import Sequence
 from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from analysis.figures.style import NARROW, WIDE, Drawing
-from analysis.html import Html, escape, join, link
-from testbed.errors import InvalidInput
+from analysis.figures.style import NARROW, WIDE, Exhibit
+from analysis.html import Html, bullets, element, escape, join, link
+from sweeps.store import files
 
-_NAVIGATION = '<nav aria-label="Pages"><ul>'
+_NAVIGATION, _END = '<nav aria-label="Pages"><ul>', "</ul></nav>"
 
 
 class Place(NamedTuple):
@@ -35,59 +34,47 @@ def document(title: str, body: Sequence[str], wide: bool = False) -> str:
 
 def navigation(places: Sequence[Place], here: str) -> Html:
     """Links to all pages of the site, with the present one marked."""
-    items = "".join(
-        f"<li>{_mark(place) if place.file == here else link(place.file, place.name)}</li>"
+    items = [
+        element("span", place.name, aria_current="page")
+        if place.file == here
+        else link(place.file, place.name)
         for place in places
-    )
-    return Html(f"{_NAVIGATION}{items}</ul></nav>")
+    ]
+    return element("nav", bullets(items), aria_label="Pages")
 
 
 def add_link(folder: Path, place: Place) -> None:
     """Add a link to ``place`` to the site's existing pages that do not have it yet."""
-    item = f"<li>{link(place.file, place.name)}</li>"
+    item = element("li", link(place.file, place.name))
     for path in sorted(folder.glob("*.html")):
         try:
             text = path.read_text(encoding="utf-8")
         except ValueError:
             continue  # the page is damaged: the next report writes it again
         if path.name != place.file and item not in text and _NAVIGATION in text:
-            before, _, after = text.partition(_NAVIGATION)
-            inside, end, rest = after.partition("</ul></nav>")
-            write_whole(path, f"{before}{_NAVIGATION}{inside}{item}{end}{rest}")
+            head, start, rest = text.partition(_NAVIGATION)
+            write_whole(path, head + start + rest.replace(_END, item + _END, 1))
 
 
-def _mark(place: Place) -> str:
-    return f'<span aria-current="page">{escape(place.name)}</span>'
-
-
-def figure(drawing: Drawing, caption: str, stem: str = "") -> Html:
+def figure(exhibit: Exhibit, stem: str = "") -> Html:
     """A figure in both versions, one of which the style sheet shows, and links to its files.
 
     `stem` is the address of its files without their endings; "" if the page has no files of the figure beside it.
     """
-    cuts = "".join(
-        f'<div class="{kind}">{drawing.inline(width)}</div>'
+    cuts = [
+        element("div", Html(exhibit.inline(width)), class_=kind)
         for kind, width in (("wide", WIDE), ("narrow", NARROW))
-    )
-    files = ""
+    ]
+    caption = [exhibit.caption]
     if stem:
-        links = " ".join(link(f"{stem}.{kind}", kind.upper()) for kind in drawing.kinds)
-        files = f' <span class="files">{links}</span>'
-    return Html(f"<figure>{cuts}<figcaption>{escape(caption)}{files}</figcaption></figure>")
+        links = " ".join(link(f"{stem}.{kind}", kind.upper()) for kind in exhibit.kinds)
+        caption += [" ", element("span", Html(links), class_="files")]
+    return element("figure", *cuts, element("figcaption", *caption))
 
 
 def write_whole(path: Path, text: str) -> Path:
     """Write a file completely or not at all."""
-    temporary = path.with_name(f".{path.name}.tmp")
     # File names may hold bytes that are not Unicode.
-    temporary.write_text(text, encoding="utf-8", errors="backslashreplace")
-    os.replace(temporary, path)
+    data = text.encode("utf-8", errors="backslashreplace")
+    files.write(path, data, path.with_name(f".{path.name}.tmp"))
     return path
-
-
-def unwritable(directory: Path, problem: OSError) -> InvalidInput:
-    """The error for results that cannot be written."""
-    return InvalidInput(
-        f"results directory {directory} cannot be written ({problem.strerror or problem}): "
-        "copy it to where you may write"
-    )

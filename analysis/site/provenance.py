@@ -4,20 +4,8 @@ import contextlib
 import json
 from collections.abc import Sequence
 
-from analysis.html import (
-    Html,
-    details,
-    duration,
-    escape,
-    header,
-    join,
-    link,
-    paragraph,
-    plural,
-    section,
-    slug,
-    table,
-)
+from analysis import html
+from analysis.html import Html, element
 from analysis.load import Results
 from analysis.site import design
 from analysis.site.page import Place, document, navigation
@@ -38,7 +26,7 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
         said.append("These studies were begun with different versions of the code.")
     body = [
         navigation(places, "provenance.html"),
-        header("Provenance", "Where the numbers come from", " ".join(said)),
+        html.header("Provenance", "Where the numbers come from", " ".join(said)),
         *(_study(chapter) for chapter in chapters),
     ]
     return document("Where the numbers come from", body)
@@ -47,10 +35,10 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
 def _study(chapter: Chapter) -> Html:
     results = chapter.results
     name = results.name
-    return section(
-        slug(name),
+    return html.section(
+        html.slug(name),
         f"Study {name}",
-        Html(f"<p>{link(file_name(results), str(results.study.get('title', name)))}</p>"),
+        element("p", html.link(file_name(results), str(results.study.get("title", name)))),
         design.facts_of(results.study),
         design.repeat(results, chapter.directory.name),
         _sessions(results),
@@ -66,10 +54,10 @@ def _sessions(results: Results) -> Html:
         seconds = session.get("seconds")
         seen = ("created", "preset", "seeds", "source")
         facts = (str(session.get(key, "–")) for key in seen)
-        took = duration(seconds) if seconds else "–"
+        took = html.duration(seconds) if seconds else "–"
         rows.append((*facts, took, session.get("command", "–")))
     columns = ("begun", "preset", "seeds", "source", "took", "command")
-    return details(f"{plural(len(rows), 'session')}", table(columns, rows)) if rows else Html("")
+    return html.details(html.plural(len(rows), "session"), html.table(columns, rows))
 
 
 def _runs(results: Results) -> Html:
@@ -77,15 +65,17 @@ def _runs(results: Results) -> Html:
     last = results.runs()
     parts = []
     for arm in results.arms:
-        own = last[last["arm"] == arm]
-        seeds = sorted(own["seed"].unique())
-        names = [f"{run} (seed {seed})" for run, seed in zip(own["run"], own["seed"], strict=True)]
+        runs = last[last["arm"] == arm]
+        seeds = sorted(runs["seed"].unique())
+        names = [
+            f"{run} (seed {seed})" for run, seed in zip(runs["run"], runs["seed"], strict=True)
+        ]
         listed = ", ".join(names[:_MOST_LISTED])
         left = len(names) - _MOST_LISTED
         more = f", and {left} more in the results table" if left > 0 else ""
-        parts.append((arm, ", ".join(map(str, seeds)), len(own), listed + more))
-    listing = table(("arm", "seeds", "runs", "configuration hashes"), parts)
-    return details(f"{plural(len(last), 'run')} by configuration hash", listing)
+        parts.append((arm, ", ".join(map(str, seeds)), len(runs), listed + more))
+    listing = html.table(("arm", "seeds", "runs", "configuration hashes"), parts)
+    return html.details(f"{html.plural(len(last), 'run')} by configuration hash", listing)
 
 
 def _example(results: Results) -> Html:
@@ -95,12 +85,12 @@ def _example(results: Results) -> Html:
     last = results.runs()
     parts = []
     for arm in results.arms:
-        own = last[last["arm"] == arm]
-        if own.empty:
+        runs = last[last["arm"] == arm]
+        if runs.empty:
             continue
-        text = str(own["config"].iloc[0])
+        text = str(runs["config"].iloc[0])
         with contextlib.suppress(ValueError, RecursionError):
             text = json.dumps(json.loads(text), indent=2)
-        parts.append(details(f"{arm}: {own['run'].iloc[0]}", f"<pre>{escape(text)}</pre>"))
-    words = paragraph(["The first run of each arm; the results table holds every run’s."])
-    return details("Whole configurations", words, join(parts)) if parts else Html("")
+        parts.append(html.details(f"{arm}: {runs['run'].iloc[0]}", html.preformatted(text)))
+    words = html.paragraph("The first run of each arm; the results table holds every run’s.")
+    return html.details("Whole configurations", words, html.join(parts)) if parts else Html("")

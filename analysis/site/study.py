@@ -2,21 +2,10 @@
 
 from collections.abc import Sequence
 
-from analysis.figures.inputs import Exhibit
-from analysis.html import (
-    Html,
-    escape,
-    header,
-    join,
-    listed,
-    paragraph,
-    plural,
-    section,
-    slug,
-    tally,
-    warning,
-)
-from analysis.load import Results
+from analysis import html
+from analysis.figures.style import Exhibit
+from analysis.html import Html, element
+from analysis.load import Results, counts
 from analysis.site import design, verdicts
 from analysis.site.page import Place, document, figure, navigation
 from analysis.site.study_data import Chapter
@@ -28,7 +17,7 @@ def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place])
     results = chapter.results
     central = [exhibit for exhibit in exhibits if exhibit.central]
     other = [exhibit for exhibit in exhibits if not exhibit.central]
-    answers = design.answers(results)
+    answers, name = design.answers(results), html.slug(results.name)
     body = [
         navigation(places, file_name(results)),
         _head(chapter),
@@ -43,14 +32,17 @@ def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place])
         design.worlds(results),
         design.runs(results, chapter.left_out),
         design.consumed(results),
-        section(
+        html.section(
             "repeat",
             "How to repeat it",
             design.repeat(results, chapter.directory.name),
-            Html(
-                '<p>See <a href="provenance.html#'
-                f'{escape(slug(results.name))}">where the numbers come from</a> and <a href="'
-                f'methods.html#fits-{escape(slug(results.name))}">how well the curves fit</a>.</p>'
+            element(
+                "p",
+                "See ",
+                html.link(f"provenance.html#{name}", "where the numbers come from"),
+                " and ",
+                html.link(f"methods.html#fits-{name}", "how well the curves fit"),
+                ".",
             ),
         ),
     ]
@@ -65,18 +57,15 @@ def file_name(results: Results) -> str:
 def _head(chapter: Chapter) -> Html:
     """Title, question, counts of verdicts and runs, missing runs."""
     results = chapter.results
-    study, runs = results.study, results.runs()
-    diverged = int((runs["diverged_step"] >= 0).sum())
-    seeds = runs["seed"].nunique()
+    study = results.study
+    ends = counts(results.runs())
     items = verdicts.tally_items(chapter.entries)
-    items += [("", f"{len(runs):,}", f"runs, {diverged} diverged")]
-    items += [("", seeds, "seeds" if seeds > 1 else "seed")]
-    kicker = (
-        f"Study {results.name} · preset {study.get('preset', '?')} · {listed(list(results.tasks))}"
-    )
+    items += [("", f"{ends['runs']:,}", f"runs, {ends['diverged']} diverged")]
+    items += [("", ends["seeds"], "seeds" if ends["seeds"] > 1 else "seed")]
+    kicker = f"Study {results.name} · preset {study.get('preset', '?')} · {html.listed(list(results.tasks))}"
     warnings = (design.missing(results), design.versions(results), _newer(chapter))
     title, question = study.get("title", results.name), study.get("question", "")
-    return header(kicker, title, question, tally(items), *warnings)
+    return html.header(kicker, title, question, html.tally(items), *warnings)
 
 
 def _newer(chapter: Chapter) -> Html:
@@ -85,8 +74,8 @@ def _newer(chapter: Chapter) -> Html:
     if not claims:
         return Html("")
     verb = "was" if len(claims) == 1 else "were"
-    return warning(
-        f"{plural(len(claims), 'claim')} ({listed(claims)}) {verb} judged by rules newer than the data."
+    return html.warning(
+        f"{html.plural(len(claims), 'claim')} ({html.listed(claims)}) {verb} judged by rules newer than the data."
     )
 
 
@@ -95,20 +84,16 @@ def _contents(
 ) -> Html:
     """Links to the page's sections."""
     names = [("verdicts", "Verdicts")] if chapter.entries else []
-    names += [(slug(e.drawing.name), e.heading.rstrip("?")) for e in (*central, *other)]
+    names += [(html.slug(e.name), e.heading.rstrip("?")) for e in (*central, *other)]
     names += [("answers", "What do they answer")] if answers else []
     names += [("design", "What was run"), ("runs", "Runs"), ("cost", "Cost")]
-    links = "".join(
-        f'<li><a href="#{escape(name)}">{escape(words)}</a></li>' for name, words in names
-    )
-    return Html(f'<nav class="contents" aria-label="On this page"><ul>{links}</ul></nav>')
+    links = html.bullets(html.link(f"#{name}", words) for name, words in names)
+    return element("nav", links, class_="contents", aria_label="On this page")
 
 
 def _shown(chapter: Chapter, exhibit: Exhibit) -> Html:
     """A figure's section."""
-    name = slug(exhibit.drawing.name)
-    stem = f"figures/{figure_stem(chapter.results.name, exhibit.drawing.name)}"
-    words = [paragraph([said]) for said in chapter.words.get(exhibit.drawing.name, ())]
-    return section(
-        name, exhibit.heading, join(words), figure(exhibit.drawing, exhibit.caption, stem)
-    )
+    name = html.slug(exhibit.name)
+    stem = f"figures/{figure_stem(chapter.results.name, exhibit.name)}"
+    words = [html.paragraph(said) for said in chapter.words.get(exhibit.name, ())]
+    return html.section(name, exhibit.heading, html.join(words), figure(exhibit, stem))

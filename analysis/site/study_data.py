@@ -20,42 +20,18 @@ from analysis.verdicts.evidence import describe_peak
 from sweeps.estimands import Estimand, PeakPlaceTrend, Unanswerable
 
 
-@dataclasses.dataclass(frozen=True)
-class Chapter:
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Chapter(Material):
     """One study's results and the analyses of them.
 
-    `fits` are fitted curves by panel (a task, or a task at levels of the strata), `typical` those of a typical task, if
-    there is one, `unfitted` the reasons why panels have no curves, `points` the usable checkpoints by panel, `where`
-    each panel's task and levels, `words` sentences for figures, by the figure's name.
+    `unfitted` are the reasons why panels have no curves, `words` sentences for figures, by the figure's name.
     """
 
-    results: Results
     directory: Path
-    entries: Sequence[Mapping[str, Any]]
-    fits: Mapping[str, Frontier]
-    typical: Frontier | None
     unfitted: Mapping[str, str]
-    points: Mapping[str, Table]
-    envelopes: Table
     estimates: Sequence[Mapping[str, Any]]
-    sizes: Mapping[str, Mapping[Any, float]]
-    where: Mapping[str, tuple[str, Mapping[str, Any]]]
     left_out: Sequence[str]
     words: Mapping[str, Sequence[str]]
-
-    @property
-    def material(self) -> Material:
-        """The inputs of the study's figures."""
-        return Material(
-            self.results,
-            self.fits,
-            self.typical,
-            self.points,
-            self.envelopes,
-            self.entries,
-            self.sizes,
-            self.where,
-        )
 
 
 def gather(results: Results, directory: Path) -> Chapter:
@@ -65,7 +41,7 @@ def gather(results: Results, directory: Path) -> Chapter:
     sizes = _sizes(results, evidence)
     panels, where = _panels(results, evidence, sizes)
     fits, unfitted = _curves(results, panels)
-    points = _usable({title: own.table for title, own in panels.items()})
+    points = _usable({title: at.table for title, at in panels.items()})
     left_out = [
         f"{count} checkpoints {reason} ({title})"
         for title, fit in fits.items()
@@ -108,13 +84,13 @@ def _panels(
     """Evidence by panel (a task at each combination of the strata's levels), and each panel's task and levels."""
     names = {path: level_names(results, path, sizes.get(path, {})) for path in results.strata}
     panels, where = {}, {}
-    for task, own in evidence.items():
+    for task, of_task in evidence.items():
         try:
-            levels = [own.levels(path) for path in results.strata]
+            levels = [of_task.levels(path) for path in results.strata]
         except Unanswerable:
             continue
         for combination in itertools.product(*levels):
-            at, titles = own, [task]
+            at, titles = of_task, [task]
             chosen = dict(zip(results.strata, combination, strict=True))
             for path, level in chosen.items():
                 at = at.at(path, level)
@@ -133,9 +109,9 @@ def _curves(
     reasons: dict[str, str] = {}
     if not _wants_curves(results):
         return fits, reasons
-    for title, own in panels.items():
+    for title, at in panels.items():
         try:
-            fits[title] = own.frontier
+            fits[title] = at.frontier
         except Unanswerable as problem:
             reasons[title] = str(problem)
     return fits, reasons
@@ -152,12 +128,11 @@ def _classic(
 ) -> tuple[Table, list[dict[str, Any]]]:
     """Upper envelopes of all panels, and paper-style estimates beside the model's."""
     envelopes, rows = [], []
-    for title, own in points.items():
-        envelopes.append(classic.envelope(own, results.arms).assign(panel=title))
+    for title, checkpoints in points.items():
+        envelopes.append(classic.envelope(checkpoints, results.arms).assign(panel=title))
         fit = fits.get(title)
-        for row in classic.summary(own, results.arms).to_dict("records"):
-            fitted = fit is not None and row["arm"] in fit.arms
-            peak = describe_peak(fit, row["arm"]) if fit is not None and fitted else {}
+        for row in classic.summary(checkpoints, results.arms).to_dict("records"):
+            peak = describe_peak(fit, row["arm"]) if fit and row["arm"] in fit.arms else {}
             model = {name: peak.get(name) for name in ("peak", "peak_interval", "peak_kl")}
             rows.append({"panel": title, **row, **model})
     return (pd.concat(envelopes) if envelopes else pd.DataFrame()), rows
@@ -167,27 +142,27 @@ def _sizes(results: Results, evidence: Mapping[str, Any]) -> dict[str, dict[Any,
     """Positions on an axis of the levels of every stratum and of every path that claims use."""
     paths = dict.fromkeys(results.strata)
     paths |= dict.fromkeys(one["path"] for one in estimands(results) if "path" in one)
-    found = {}
+    sizes = {}
     for path in paths:
         if path not in results.table or results.table[path].nunique() < 2:
             continue
-        found[path] = _places(path, evidence)
-    return found
+        sizes[path] = _places(path, evidence)
+    return sizes
 
 
 def _places(path: str, evidence: Mapping[str, Any]) -> dict[Any, float]:
     """A position for each level: its size if all levels have one, else its rank."""
     sizes: dict[Any, float] = {}
     ranks: dict[Any, float] = {}
-    for own in evidence.values():
+    for of_task in evidence.values():
         try:
-            levels = own.levels(path)
+            levels = of_task.levels(path)
         except Unanswerable:
             continue
         for level in levels:
             ranks.setdefault(level, float(len(ranks)))
             try:
-                sizes[level] = own.size(path, level)
+                sizes[level] = of_task.size(path, level)
             except Unanswerable:
                 continue
     complete = sizes.keys() == ranks.keys() and len(set(sizes.values())) == len(sizes)
@@ -200,8 +175,24 @@ def _words(
     """Sentences beside figures, by the figure's name."""
     return {
         "frontier": list(_frontier_words(fits, unfitted)),
-        "classification": _classification_words(results),
-        "logprob": _logprob_words(results),
+        "classification": _ends(
+            results,
+            ("data_accuracy", "win_rate"),
+            "at the end of training, ",
+            lambda arm, accuracy, wins: (
+                f"{arm} policies order {percent(accuracy)} of D_golden’s pairs as the golden reward does and win "
+                f"{percent(wins)} of their comparisons"
+            ),
+        ),
+        "logprob": _ends(
+            results,
+            ("winner_logprob_change", "loser_logprob_change"),
+            "",
+            lambda arm, winners, losers: (
+                f"{arm} training has changed the log-probability of D_golden’s winners by "
+                f"{number(winners, signed=True)} nats and of its losers by {number(losers, signed=True)}"
+            ),
+        ),
     }
 
 
@@ -251,51 +242,22 @@ def _gap(fit: Frontier) -> str:
     )
 
 
-def _final_means(results: Results, metric: str, task: str) -> dict[str, float]:
-    """Mean over seeds of the metric at the last checkpoint of runs that did not diverge, by arm."""
-    rows = results.runs()
-    rows = rows[(rows["task"] == task) & (rows["diverged_step"] < 0) & rows[metric].notna()]
-    means = rows.groupby(["arm", "seed"])[metric].mean().groupby("arm").mean()
-    return {arm: float(means[arm]) for arm in results.arms if arm in means.index}
-
-
 def _ends(
     results: Results,
     metrics: tuple[str, str],
     when: str,
     part: Callable[[str, float, float], str],
 ) -> list[str]:
-    """One sentence per task on two metrics at the last checkpoint, one part per arm; only for studies with few arms."""
+    """One sentence per task on two metrics at the last checkpoint of runs that did not diverge (means over seeds), one
+    part per arm; only for studies with few arms."""
+    rows = results.runs()
+    rows = rows[rows["diverged_step"] < 0]
+    seeds = rows.groupby(["task", "arm", "seed"])[list(metrics)].mean()
     said = []
-    for task in results.tasks:
-        first, second = (_final_means(results, metric, task) for metric in metrics)
-        arms = [arm for arm in first if arm in second]
-        if 0 < len(arms) <= 3:
-            parts = [part(arm, first[arm], second[arm]) for arm in arms]
+    for task, means in seeds.groupby(["task", "arm"]).mean().dropna().groupby("task"):
+        by_arm = means.droplevel("task")
+        arms = [arm for arm in results.arms if arm in by_arm.index]
+        if len(arms) <= 3:
+            parts = [part(arm, *by_arm.loc[arm].astype(float)) for arm in arms]
             said.append(f"On {task}, {when}{'; '.join(parts)}.")
     return said
-
-
-def _classification_words(results: Results) -> list[str]:
-    """Accuracy and win rate at the last checkpoint, by arm."""
-
-    def part(arm: str, accuracy: float, wins: float) -> str:
-        return (
-            f"{arm} policies order {percent(accuracy)} of D_golden’s pairs as the golden "
-            f"reward does and win {percent(wins)} of their comparisons"
-        )
-
-    return _ends(results, ("data_accuracy", "win_rate"), "at the end of training, ", part)
-
-
-def _logprob_words(results: Results) -> list[str]:
-    """Change of log-probability of winners and losers, by arm."""
-
-    def part(arm: str, winners: float, losers: float) -> str:
-        return (
-            f"{arm} training has changed the log-probability of D_golden’s winners by "
-            f"{number(winners, signed=True)} nats and of its losers by "
-            f"{number(losers, signed=True)}"
-        )
-
-    return _ends(results, ("winner_logprob_change", "loser_logprob_change"), "", part)

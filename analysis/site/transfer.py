@@ -2,24 +2,10 @@
 
 from collections.abc import Sequence
 
-from analysis.figures import transfer as figures
-from analysis.figures.style import Drawing
-from analysis.html import (
-    Html,
-    Rich,
-    bullets,
-    definitions,
-    details,
-    escape,
-    header,
-    link,
-    listed,
-    section,
-    slug,
-    table,
-    tally,
-)
-from analysis.load import Collection
+from analysis import html
+from analysis.figures.style import Exhibit
+from analysis.html import Html, element
+from analysis.load import Collection, counts
 from analysis.site.page import Place, document, figure, navigation
 from analysis.transfer import table as words
 from analysis.transfer.effects import Card
@@ -39,40 +25,32 @@ READING = (
 )  # fmt: skip
 
 
-def drawings(card: Card) -> list[tuple[Drawing, str]]:
-    """The page's figures, with their captions."""
-    return figures.drawings(words.ordered(card))
-
-
-def page(card: Card, shown: Sequence[tuple[Drawing, str]], places: Sequence[Place]) -> str:
+def page(card: Card, exhibits: Sequence[Exhibit], places: Sequence[Place]) -> str:
     """The whole page as HTML; `places` are the existing pages."""
     files = {place.file for place in places}
-    titles = {"transfer-effects": "Side by side", "transfer-scatter": "Real over simulated"}
     body = [
         navigation(places, "transfer.html"),
         _head(card),
-        section(
+        html.section(
             "summary",
             "What came out",
-            table(words.AGREEMENT, map(words.agreement, card.agreements)),
-            bullets([words.CAUTION, *words.withheld(card)]),
+            html.table(words.AGREEMENT, map(words.agreement, card.agreements)),
+            html.bullets([words.CAUTION, *words.withheld(card)]),
         ),
         *(
-            section(
-                drawing.name,
-                titles[drawing.name],
-                figure(drawing, caption, f"figures/{drawing.name}"),
-            )
-            for drawing, caption in shown
+            html.section(one.name, one.heading, figure(one, f"figures/{one.name}"))
+            for one in exhibits
         ),
-        section("effects", "Every effect", _effects(card, files), _reasons(card)),
-        section("alone", "Measured in one place only", bullets(words.alone(card))),
-        section("reading", "How to read it", definitions(READING)),
-        section(
+        html.section("effects", "Every effect", _effects(card, files), _reasons(card)),
+        html.section("alone", "Measured in one place only", html.bullets(words.alone(card))),
+        html.section("reading", "How to read it", html.definitions(READING)),
+        html.section(
             "sources",
             "Where the numbers are from",
-            definitions([("simulated", _source(card.simulated)), ("real", _source(card.real))]),
-            Html('<p>For programs: <a href="transfer.json">transfer.json</a>.</p>'),
+            html.definitions(
+                [("simulated", _source(card.simulated)), ("real", _source(card.real))]
+            ),
+            element("p", "For programs: ", html.link("transfer.json", "transfer.json"), "."),
         ),
     ]
     return document("Transfer", body, wide=True)
@@ -86,37 +64,37 @@ def _head(card: Card) -> Html:
     ]
     tasks = dict.fromkeys(pair.simulated.task for pair in card.pairs)
     real = dict.fromkeys(pair.real.task for pair in card.pairs)
-    kicker = f"{listed(list(tasks))} · {listed(list(real))}"
+    kicker = f"{html.listed(list(tasks))} · {html.listed(list(real))}"
     lead = "Every effect that was measured in simulation and on a language model, side by side."
-    return header(kicker, "What carries over?", lead, tally(items))
+    return html.header(kicker, "What carries over?", lead, html.tally(items))
 
 
 def _effects(card: Card, files: set[str]) -> Html:
     rows = []
-    for pair in words.ordered(card):
+    for pair in card.pairs:
         claim, *rest = words.cells(pair)
         target = f"{study_stem(pair.name.study)}.html"
-        linked = link(f"{target}#{slug(claim)}", claim) if target in files else escape(claim)
-        rows.append((Rich(linked), *rest))
-    return table(words.HEADER, rows, numeric=1)
+        linked = html.link(f"{target}#{html.slug(claim)}", claim) if target in files else claim
+        rows.append((linked, *rest))
+    return html.table(words.HEADER, rows, numeric=1)
 
 
 def _reasons(card: Card) -> Html:
     """Reasons why effects are undecided: each reason once for the simulated and once for the real results."""
     rows = dict.fromkeys(
         (pair.name.claim, one.judgement.label, one.task, one.judgement.reason)
-        for pair in words.ordered(card)
+        for pair in card.pairs
         for one in (pair.simulated, pair.real)
         if one.judgement.reason
     )
-    shown = table(("claim", "effect", "task", "why"), rows) if rows else ""
-    return details("Why effects are undecided", shown)
+    shown = html.table(("claim", "effect", "task", "why"), rows)
+    return html.details("Why effects are undecided", shown)
 
 
 def _source(collection: Collection) -> str:
-    parts = [
-        f"{results.name} (preset {results.study.get('preset', '?')}, {len(results.runs()):,} runs, "
-        f"{results.runs()['seed'].nunique()} seeds)"
-        for results in collection.studies
-    ]
-    return f"{collection.directory}: {listed(parts)}"
+    parts = []
+    for results in collection.studies:
+        ends, preset = counts(results.runs()), results.study.get("preset", "?")
+        size = f"{ends['runs']:,} runs, {ends['seeds']} seeds"
+        parts.append(f"{results.name} (preset {preset}, {size})")
+    return f"{collection.directory}: {html.listed(parts)}"

@@ -3,25 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from analysis.html import (
-    SYMBOLS,
-    VERDICTS,
-    Html,
-    Rich,
-    amount,
-    between,
-    details,
-    effect,
-    escape,
-    heading,
-    join,
-    pill,
-    section,
-    sentence,
-    slug,
-    table,
-    written,
-)
+from analysis import html
+from analysis.html import Html, element, escape
 from analysis.verdicts.evidence import ALL_TASKS
 from analysis.verdicts.verdict import PAPER, base, rank
 from sweeps.store.file_names import study_stem
@@ -41,82 +24,86 @@ def tasks(entries: Sequence[Entry]) -> list[str]:
 
 def counts(entries: Sequence[Entry]) -> dict[str, int]:
     """How often each verdict was given."""
-    return {name: sum(row["verdict"] == name for row in entries) for name in VERDICTS}
+    return {name: sum(row["verdict"] == name for row in entries) for name in html.VERDICTS}
 
 
 def tally_items(entries: Sequence[Entry]) -> list[tuple[str, Any, str]]:
     """Counts of verdicts for `html.tally`, each with its shape."""
-    return [(name, f"{SYMBOLS[name]} {count}", name) for name, count in counts(entries).items()]
+    return [
+        (name, f"{html.SYMBOLS[name]} {count}", name) for name, count in counts(entries).items()
+    ]
 
 
 def anchor(row: Entry) -> str:
     """The id of a verdict in its study's page."""
-    return slug(row["claim"], row["task"])
+    return html.slug(row["claim"], row["task"])
+
+
+def board(entries: Sequence[Entry]) -> dict[tuple[str, str], dict[str, Entry | None]]:
+    """The scoreboard: for each claim and study, in order, the verdict on every task (None if there is none)."""
+    by_key = {(row["claim"], row["study"], row["task"]): row for row in entries}
+    keys = dict.fromkeys((row["claim"], row["study"]) for row in ordered(entries))
+    return {key: {task: by_key.get((*key, task)) for task in tasks(entries)} for key in keys}
 
 
 def scoreboard(entries: Sequence[Entry]) -> Html:
     """Claims by tasks: each cell has a shape, a word and a number, and links to the study's page."""
-    columns = tasks(entries)
-    keys = list(dict.fromkeys((row["claim"], row["study"]) for row in ordered(entries)))
-    several = len({study for _, study in keys}) > 1
-    head = "".join(f"<th>{escape(task)}</th>" for task in columns)
+    shown = board(entries)
+    several = len({study for _, study in shown}) > 1
+    names = [element("th", name) for name in ("Claim", *tasks(entries))]
     lines, group = [], ""
-    for claim, study in keys:
-        own = [row for row in entries if (row["claim"], row["study"]) == (claim, study)]
+    for (claim, study), by_task in shown.items():
         kind = "Claims of the paper" if base(claim) in PAPER else "Questions beyond the paper"
         if kind != group:
             group = kind
-            lines.append(
-                f'<tr class="group"><th colspan="{len(columns) + 1}">{escape(kind)}</th></tr>'
-            )
-        by_task = {row["task"]: row for row in own}
-        cells = "".join(_cell(by_task.get(task), task) for task in columns)
-        page = f"{study_stem(study)}.html#{slug(claim)}"
-        whose = f'<span class="study">{escape(study)}</span>' if several else ""
-        lines.append(
-            f'<tr id="{escape(slug(claim, study))}"><th class="claim"><a href="{escape(page)}">'
-            f"<b>{escape(claim)}</b></a> {escape(own[0]['text'])} {whose}</th>{cells}</tr>"
-        )
-    return Html(
-        f'<table class="board"><thead><tr><th>Claim</th>{head}</tr></thead>'
-        f"<tbody>{''.join(lines)}</tbody></table>"
-    )
+            lines.append(element("tr", element("th", kind, colspan=len(names)), class_="group"))
+        text = next(row["text"] for row in by_task.values() if row)
+        address = f"{study_stem(study)}.html#{html.slug(claim)}"
+        whose = element("span", study, class_="study") if several else ""
+        title = html.link(address, element("b", claim)), " ", text, " ", whose
+        cells = (_cell(row, task) for task, row in by_task.items())
+        name = element("th", *title, class_="claim")
+        lines.append(element("tr", name, *cells, id=html.slug(claim, study)))
+    head = element("thead", element("tr", *names))
+    return element("table", head, element("tbody", *lines), class_="board")
 
 
-def _cell(row: Entry | None, task: str) -> str:
+def _cell(row: Entry | None, task: str) -> Html:
     if row is None:
-        return f'<td class="none" data-task="{escape(task)}">–</td>'
-    lines = [str(pill(row["verdict"]))]
+        return element("td", "–", class_="none", data_task=task)
+    parts = [html.pill(row["verdict"])]
     if row["estimate"] is not None:
-        said = amount(row["estimate"], row["unit"])
-        lines.append(f'<span class="number">{escape(said)}</span>')
+        said = html.amount(row["estimate"], row["unit"])
+        parts.append(element("span", said, class_="number"))
     if row["interval"] is not None:
-        lines.append(f'<span class="range">{escape(between(row))}</span>')
+        parts.append(element("span", html.between(row), class_="range"))
     if row["newer"]:
-        lines.append('<span class="newer">newer rule</span>')
-    target = f"{study_stem(row['study'])}.html#{anchor(row)}"
-    told = "; ".join(filter(None, (row["effect"], effect(row), row["reason"])))
-    return (
-        f'<td class="{escape(row["verdict"])}" data-task="{escape(task)}">'
-        f'<a href="{escape(target)}" title="{escape(told)}">{" ".join(lines)}</a></td>'
-    )
+        parts.append(element("span", "newer rule", class_="newer"))
+    told = "; ".join(filter(None, (row["effect"], html.effect(row), row["reason"])))
+    linked = element("a", Html(" ".join(parts)), href=_address(row), title=told)
+    return element("td", linked, class_=row["verdict"], data_task=task)
+
+
+def _address(row: Entry) -> str:
+    """The place of a verdict in the site."""
+    return f"{study_stem(row['study'])}.html#{anchor(row)}"
 
 
 def explain(row: Entry) -> str:
     """A verdict in one sentence: the measured effect, its size, and the reason for the verdict."""
-    said = f"{row['effect']}: {effect(row)}"
+    said = f"{row['effect']}: {html.effect(row)}"
     if row["verdict"] == "contradicted":
-        return sentence(f"{said}, where the claim needs {condition(row)}")
+        return html.sentence(f"{said}, where the claim needs {condition(row)}")
     # The reason of a conjunction names its weakest test already; it is not repeated.
     reason = row["reason"].removeprefix(f"{row['effect']}: ")
-    return sentence(f"{said}; {reason}" if reason else said)
+    return html.sentence(f"{said}; {reason}" if reason else said)
 
 
 def condition(test: Entry) -> str:
     """The condition of a test's rule on its effect, in the effect's unit."""
     formulas = {"More": "effect > {}", "NoMore": "effect ≤ {}", "Same": "|effect| ≤ {}"}
     rule = test["rule"]
-    rope = amount(rule["rope"], test["unit"], signed=False) if rule["rope"] else "0"
+    rope = html.amount(rule["rope"], test["unit"], signed=False) if rule["rope"] else "0"
     return formulas.get(rule["kind"], "rope {}").format(rope)
 
 
@@ -131,13 +118,12 @@ def not_reproduced(entries: Sequence[Entry]) -> Html:
         (row for row in entries if row["verdict"] != "reproduced"),
         key=lambda row: (rank(row["claim"]), row["study"], row["task"] == ALL_TASKS, row["task"]),
     )
-    items = [
-        f'<li><a href="{escape(study_stem(row["study"]))}.html#{escape(anchor(row))}"><b>'
-        f"{escape(row['claim'])}</b> {escape(row['task'])}</a> {pill(row['verdict'])} "
-        f"{escape(explain(row))}</li>"
-        for row in rows
-    ]
-    return Html(f'<ul class="reasons">{"".join(items)}</ul>') if items else Html("")
+    items = []
+    for row in rows:
+        name = Html(f"{element('b', row['claim'])} {escape(row['task'])}")
+        parts = html.link(_address(row), name), html.pill(row["verdict"]), escape(explain(row))
+        items.append(Html(" ".join(parts)))
+    return html.bullets(items, class_="reasons")
 
 
 def in_full(entries: Sequence[Entry]) -> Html:
@@ -147,54 +133,51 @@ def in_full(entries: Sequence[Entry]) -> Html:
     for claim in ids:
         rows = [row for row in entries if row["claim"] == claim]
         rows.sort(key=lambda row: (row["task"] == ALL_TASKS, row["task"]))
-        name = slug(claim)
-        title = heading(f"{claim} {rows[0]['text']}", name, 3)
-        outcomes = "".join(_outcome(row) for row in rows)
-        items.append(
-            f'<li id="{escape(name)}">{title}{_age(rows)}{outcomes}{_note(rows)}{_rules(rows)}</li>'
-        )
-    board = f'<ol class="claims">{"".join(items)}</ol>' if items else ""
-    return section("verdicts", "Verdicts", board)
+        name = html.slug(claim)
+        title = html.heading(f"{claim} {rows[0]['text']}", name, 3)
+        parts = title, _age(rows), *map(_outcome, rows), _note(rows), _rules(rows)
+        items.append(element("li", *parts, id=name))
+    board = element("ol", *items, class_="claims") if items else ""
+    return html.section("verdicts", "Verdicts", board)
 
 
-def _age(rows: Sequence[Entry]) -> str:
+def _age(rows: Sequence[Entry]) -> Html:
     """Whether the claim was judged by a rule newer than its data, and how the verdict differs."""
     newer = [row for row in rows if row["newer"]]
     if not newer:
-        return ""
+        return Html("")
     changed = any(row["stored_verdict"] not in (None, row["verdict"]) for row in newer)
     said = "no rule was stored with the data"
     if any(row["stored_verdict"] for row in newer):
         said = f"the stored one gives {'other' if changed else 'the same'} verdicts"
-    return f'<p class="note newer">The rule is newer than the data; {said}.</p>'
+    words = f"The rule is newer than the data; {said}."
+    return element("p", words, class_="note newer")
 
 
 def _note(rows: Sequence[Entry]) -> Html:
     notes = dict.fromkeys(row["note"] for row in rows if row["note"])
-    return join(written(note).replace("<p>", '<p class="note">') for note in notes)
+    return html.join(html.written(note).replace("<p>", '<p class="note">') for note in notes)
 
 
-def _outcome(row: Entry) -> str:
-    lines = "".join(f"<div>{_line(test)}</div>" for test in row["tests"])
-    why = f'<div class="why">{escape(sentence(row["reason"]))}</div>' if row["reason"] else ""
+def _outcome(row: Entry) -> Html:
+    lines = [element("div", element("b", row["task"]))]
+    lines += [element("div", *_line(test)) for test in row["tests"]]
+    if row["reason"]:
+        lines.append(element("div", html.sentence(row["reason"]), class_="why"))
     if row["stored_verdict"] not in (None, row["verdict"]):
         before = f"By the rule stored with the data it was {row['stored_verdict']}."
-        why += f'<div class="why newer">{escape(before)}</div>'
-    return (
-        f'<div class="outcome" id="{escape(anchor(row))}">{pill(row["verdict"])}'
-        f"<div><div><b>{escape(row['task'])}</b></div>{lines}{why}</div></div>"
-    )
+        lines.append(element("div", before, class_="why newer"))
+    parts = html.pill(row["verdict"]), element("div", *lines)
+    return element("div", *parts, class_="outcome", id=anchor(row))
 
 
-def _line(test: Entry) -> str:
+def _line(test: Entry) -> tuple[str, ...]:
     """One effect: its shape, the number, then its words."""
-    said, _, interval = effect(test).partition(" (")
+    said, _, interval = html.effect(test).partition(" (")
     words = f" ({interval} {test['effect']}" if interval else f" {test['effect']}"
     verdict = test["verdict"]
-    return (
-        f'<span class="mark {escape(verdict)}" title="{escape(verdict)}">{SYMBOLS[verdict]}</span> '
-        f'<span class="number">{escape(said)}</span>{escape(words)}'
-    )
+    mark = element("span", html.SYMBOLS[verdict], class_=f"mark {verdict}", title=verdict)
+    return mark, " ", element("span", said, class_="number"), words
 
 
 def _rules(rows: Sequence[Entry]) -> Html:
@@ -205,22 +188,19 @@ def _rules(rows: Sequence[Entry]) -> Html:
         for test in row["tests"]
     )
     several = len(words) > 1
-    rules = "".join(
-        f"<li>{escape(sentence(f'{label}: {rule}' if several else rule))}</li>"
-        for label, rule in words
-    )
+    rules = (html.sentence(f"{label}: {rule}" if several else rule) for label, rule in words)
     lines = []
     for row in rows:
         for test in row["tests"]:
             said = "–" if test["probability"] is None else _chance(test)
-            own = (row["task"], test["effect"], effect(test), condition(test), said)
-            lines.append((*own, Rich(pill(test["verdict"]))))
+            cells = (row["task"], test["effect"], html.effect(test), condition(test), said)
+            lines.append((*cells, html.pill(test["verdict"])))
     header = ("task", "effect", "estimate", "condition", "probability", "verdict")
     newer = any(row["newer"] for row in rows)
     title = "The rule, newer than the data" if newer else "The rule, written before the run"
-    return details(
+    return html.details(
         title,
-        f"<ul>{rules}</ul>",
-        f"<p>What would count against it: {escape(rows[0]['against'])}</p>",
-        table(header, lines),
+        html.bullets(rules),
+        html.paragraph(f"What would count against it: {rows[0]['against']}"),
+        html.table(header, lines),
     )

@@ -17,7 +17,7 @@ from scipy import stats
 
 from analysis.load import Collection, Results, load_all
 from analysis.verdicts import verdict
-from analysis.verdicts.verdict import lacks
+from analysis.verdicts.verdict import lacks, rank
 from sweeps.claims import Test
 from sweeps.rules import Judgement, Side
 from testbed.errors import InvalidInput
@@ -77,11 +77,10 @@ class Pair:
     @property
     def same_sign(self) -> bool | None:
         """Whether the two medians have the same sign; None if one is missing."""
-        if self.simulated.judgement.estimate is None or self.real.judgement.estimate is None:
+        first, second = (one.judgement.estimate for one in (self.simulated, self.real))
+        if first is None or second is None:
             return None
-        return bool(
-            np.sign(self.simulated.judgement.estimate) == np.sign(self.real.judgement.estimate)
-        )
+        return bool(np.sign(first) == np.sign(second))
 
     @property
     def probability(self) -> float | None:
@@ -139,6 +138,7 @@ class Agreement:
 class Card:
     """The transfer card: all effects with a simulated and a real measurement, and their agreement.
 
+    ``pairs`` are in the order of claims, then of studies and tasks; the tests of a claim keep their order.
     ``lone`` names the claims that only one of the two directories judges, "simulated" or "real".
     """
 
@@ -166,9 +166,12 @@ def compare(
         )
     collections = load_all(simulated, opened[0]), load_all(real, opened[1])
     asked = [_names(collection) for collection in collections]
+    claims = [
+        list(dict.fromkeys(f"{name.claim} ({name.study})" for name in names)) for names in asked
+    ]
     shared = asked[0].keys() & asked[1].keys()
     if not shared:
-        has = [", ".join(dict.fromkeys(map(_claim, names))) or "none" for names in asked]
+        has = [", ".join(one) or "none" for one in claims]
         raise InvalidInput(
             f"{simulated} and {real} have no claim in common: the first judges {has[0]}, the second {has[1]}"
         )
@@ -185,17 +188,11 @@ def compare(
         for other in second[name]
     ]
     lone = {
-        place: [claim for claim in dict.fromkeys(map(_claim, own)) if claim not in other]
-        for place, own, other in (
-            ("simulated", asked[0], set(map(_claim, asked[1]))),
-            ("real", asked[1], set(map(_claim, asked[0]))),
-        )
+        place: [claim for claim in mine if claim not in others]
+        for place, mine, others in (("simulated", *claims), ("real", *claims[::-1]))
     }
-    return Card(*collections, pairs, list(_agreements(pairs)), lone)
-
-
-def _claim(name: Name) -> str:
-    return f"{name.claim} ({name.study})"
+    ordered = sorted(pairs, key=lambda pair: (rank(pair.name.claim), pair.name.study))
+    return Card(*collections, ordered, list(_agreements(pairs)), lone)
 
 
 def _names(collection: Collection) -> dict[Name, None]:
@@ -214,37 +211,30 @@ def _name(results: Results, claim: str, test: Test) -> Name:
 
 def _measured(collection: Collection, place: str, studies: set[str]) -> dict[Name, list[Measured]]:
     """Every effect of these studies on every task. Fits the curves that the claims need."""
-    found: dict[Name, list[Measured]] = {}
+    measured: dict[Name, list[Measured]] = {}
     for results in collection.studies:
         if results.name in studies:
-            for name, one in _measure(results, place):
-                found.setdefault(name, []).append(one)
-    return found
+            for asked in verdict.questions(results, verdict.gather(results)):
+                for test in asked.claim.tests:
+                    name = _name(results, asked.claim.id, test)
+                    measured.setdefault(name, []).append(_measure(place, name, asked, test))
+    return measured
 
 
-def _measure(results: Results, place: str) -> Iterator[tuple[Name, Measured]]:
-    for asked in verdict.questions(results, verdict.gather(results)):
-        for test in asked.claim.tests:
-            name = _name(results, asked.claim.id, test)
-            draws = test.estimand.draws(asked.evidence)
-            judgement = test.rule.judge(draws)
-            if asked.lacking:
-                reason = lacks(asked.lacking)
-                judgement = dataclasses.replace(judgement, verdict="undecided", reason=reason)
-            values = np.asarray(draws.values, dtype=float)
-            if not np.all(np.isfinite(values)) or (values.size == 1 and not draws.exact):
-                values = np.empty(0)
-            # Draws of curves of one study come from one posterior and keep their order. Draws of other effects
-            # are sorted by size; without shuffling, independent effects would appear correlated.
-            parts = (
-                (place, results.name) if test.estimand.from_curves else (place, *name, asked.task)
-            )
-            yield (
-                name,
-                Measured(
-                    asked.task, asked.claim.text, judgement, _shuffled(values, parts), draws.open
-                ),
-            )
+def _measure(place: str, name: Name, asked: verdict.Question, test: Test) -> Measured:
+    draws = test.estimand.draws(asked.evidence)
+    judgement = test.rule.judge(draws)
+    if asked.lacking:
+        reason = lacks(asked.lacking)
+        judgement = dataclasses.replace(judgement, verdict="undecided", reason=reason)
+    values = np.asarray(draws.values, dtype=float)
+    if not np.all(np.isfinite(values)) or (values.size == 1 and not draws.exact):
+        values = np.empty(0)
+    # Draws of curves of one study come from one posterior and keep their order. Draws of other effects
+    # are sorted by size; without shuffling, independent effects would appear correlated.
+    parts = (place, name.study) if test.estimand.from_curves else (place, *name, asked.task)
+    values = _shuffled(values, parts)
+    return Measured(asked.task, asked.claim.text, judgement, values, draws.open)
 
 
 def _shuffled(values: np.ndarray, parts: Sequence[str]) -> np.ndarray:
@@ -255,27 +245,31 @@ def _shuffled(values: np.ndarray, parts: Sequence[str]) -> np.ndarray:
     return values[np.resize(order, _DRAWS)]
 
 
+def by_unit(pairs: Sequence[Pair]) -> dict[str, list[Pair]]:
+    """The pairs by the unit of their effects."""
+    groups: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        groups.setdefault(pair.real.judgement.unit, []).append(pair)
+    return groups
+
+
 def _agreements(pairs: Sequence[Pair]) -> Iterator[Agreement]:
     """The agreement of each pair of tasks: for all effects, and for each unit with enough effects for a rank
     correlation."""
     places = dict.fromkeys((pair.simulated.task, pair.real.task) for pair in pairs)
     for place in places:
-        own = [p for p in pairs if p.known and (p.simulated.task, p.real.task) == place]
-        by_unit: dict[str, list[Pair]] = {}
-        for pair in own:
-            by_unit.setdefault(pair.real.judgement.unit, []).append(pair)
-        yield agreement(own, *place)
-        if len(by_unit) > 1:
-            for some in by_unit.values():
-                if len(some) >= LEAST:
-                    yield agreement(some, *place)
+        known = [p for p in pairs if p.known and (p.simulated.task, p.real.task) == place]
+        yield agreement(known, *place)
+        groups = by_unit(known).values()
+        if len(groups) > 1:
+            yield from (agreement(some, *place) for some in groups if len(some) >= LEAST)
 
 
 def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agreement:
     """The agreement of the effects that have a posterior in both places."""
     units = {pair.real.judgement.unit for pair in pairs}
     decided = [pair for pair in pairs if pair.decided]
-    found = Agreement(
+    counted = Agreement(
         simulated_task,
         real_task,
         units.pop() if len(units) == 1 else "",
@@ -286,22 +280,22 @@ def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agr
         same_verdict=sum(pair.same_verdict for pair in decided),
     )
     if len(pairs) < LEAST:
-        return found
+        return counted
     scales = _scales(pairs)
     values = [
         np.stack([one.values for one in side], axis=1) / scales
         for side in ([p.simulated for p in pairs], [p.real for p in pairs])
     ]
-    medians = [np.median(own, axis=0)[None] for own in values]
+    medians = [np.median(draws, axis=0)[None] for draws in values]
     of_medians = spearman(*medians)[0]
     rho = spearman(*values)
     rho = rho[np.isfinite(rho)]
     if not np.isfinite(of_medians) or not rho.size:
-        return found
+        return counted
     tail = (1 - _MASS) / 2
     low, middle, high = np.quantile(rho, [tail, 0.5, 1 - tail]).tolist()
     return dataclasses.replace(
-        found,
+        counted,
         of_medians=float(of_medians),
         estimate=middle,
         interval=(low, high),
@@ -313,7 +307,7 @@ def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agr
 def _by_chance(first: np.ndarray, second: np.ndarray) -> float:
     """How often a random order of the first has a rank correlation at least as high; computed from all orders if they
     are few."""
-    found = stats.permutation_test(
+    test = stats.permutation_test(
         (first,),
         lambda own: spearman(own[None], second[None])[0],
         permutation_type="pairings",
@@ -321,24 +315,21 @@ def _by_chance(first: np.ndarray, second: np.ndarray) -> float:
         n_resamples=9999,
         rng=np.random.default_rng(0),
     )
-    return float(found.pvalue)
+    return float(test.pvalue)
 
 
 def _scales(pairs: Sequence[Pair]) -> np.ndarray:
     """The divisor of each effect, which makes effects of different units comparable in size."""
     units = [pair.real.judgement.unit for pair in pairs]
     medians = np.array([[np.median(p.simulated.values), np.median(p.real.values)] for p in pairs])
-    squares = {
-        unit: np.mean([own**2 for own, its in zip(medians, units, strict=True) if its == unit])
-        for unit in units
-    }
+    squares = {unit: np.mean(medians[np.array(units) == unit] ** 2) for unit in units}
     return np.array([np.sqrt(squares[unit]) or 1.0 for unit in units])
 
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of each row of two arrays (row, effect); NaN where one is constant."""
     ranks = [stats.rankdata(values, axis=1) for values in (first, second)]
-    centred = [own - own.mean(axis=1, keepdims=True) for own in ranks]
-    norms = [np.sqrt((own**2).sum(axis=1)) for own in centred]
+    centred = [one - one.mean(axis=1, keepdims=True) for one in ranks]
+    norms = [np.sqrt((one**2).sum(axis=1)) for one in centred]
     with np.errstate(invalid="ignore"):
         return (centred[0] * centred[1]).sum(axis=1) / (norms[0] * norms[1])

@@ -1,39 +1,36 @@
 """The transfer card in words: sentences and cells for the terminal, JSON, CSV and Markdown."""
 
-import csv
 import dataclasses
-import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from analysis.html import SYMBOLS, amount, between, listed, plural, safe, sentence, unit_name
+from analysis import plain_text
+from analysis.html import SYMBOLS, amount, between, listed, plural, sentence, unit_name
+from analysis.plain_text import safe
 from analysis.transfer.effects import LEAST, Agreement, Card, Measured, Pair
-from analysis.verdicts.verdict import rank
+from sweeps.console.tables import rich_table
 
 HEADER = ("claim", "effect", "simulated on", "simulated", "real on", "real", "P(same sign)")
-AGREEMENT = (
+AGREEMENT: Sequence[str] = (
     "simulated on", "real on", "effects", "same sign (expected)", "same verdict", "rank correlation", "of medians",
     "as high by chance",
 )  # fmt: skip
+PLACES = ("simulated", "real")
+NUMBERS = ("task", "estimate", "low", "high", "verdict", "open")
 COLUMNS: Sequence[str] = (
-    "study", "claim", "effect", "unit", "simulated_task", "simulated_estimate", "simulated_low",
-    "simulated_high", "simulated_verdict", "simulated_open", "real_task", "real_estimate", "real_low",
-    "real_high", "real_verdict", "real_open", "same_sign", "probability_same_sign", "text",
-)  # fmt: skip
+    *("study", "claim", "effect", "unit"),
+    *(f"{place}_{name}" for place in PLACES for name in NUMBERS),
+    *("same_sign", "probability_same_sign", "text"),
+)
 CAUTION = (
     "The interval of a rank correlation says how well the effects are known, not how other claims would fare: claims "
     "are few, chosen, and share runs."
 )
-
-
-def ordered(card: Card) -> list[Pair]:
-    """The pairs by claim, then by study and tasks; the tests of a claim keep their order."""
-    return sorted(card.pairs, key=lambda pair: (rank(pair.name.claim), pair.name.study))
 
 
 def label(one: Measured) -> str:
@@ -61,16 +58,8 @@ def chance(value: float | None) -> str:
 
 def cells(pair: Pair) -> tuple[str, ...]:
     """A row under `HEADER`."""
-    own = pair.simulated, pair.real
-    return (
-        pair.name.claim,
-        pair.real.judgement.label,
-        own[0].task,
-        label(own[0]),
-        own[1].task,
-        label(own[1]),
-        chance(pair.probability),
-    )
+    places = [part for one in (pair.simulated, pair.real) for part in (one.task, label(one))]
+    return (pair.name.claim, pair.real.judgement.label, *places, chance(pair.probability))
 
 
 def agreement(one: Agreement) -> tuple[str, ...]:
@@ -121,7 +110,7 @@ def show(card: Card, console: Console) -> None:
     for name in HEADER:
         table.add_column(name, justify="right" if name.startswith("P(") else "left")
     last: Pair | None = None
-    for pair in ordered(card):
+    for pair in card.pairs:
         shown = list(cells(pair))
         if last is not None and last.name == pair.name:
             # Printed once per effect, even if the effect was measured on several tasks.
@@ -131,12 +120,8 @@ def show(card: Card, console: Console) -> None:
         table.add_row(*map(Text, shown), style=_colour(pair))
         last = pair
     console.print(table)
-    summary = Table(title="Agreement", title_justify="left")
-    for name in AGREEMENT:
-        summary.add_column(name)
-    for one in card.agreements:
-        summary.add_row(*map(Text, agreement(one)))
-    console.print(summary)
+    rows = [dict(zip(AGREEMENT, agreement(one), strict=True)) for one in card.agreements]
+    console.print(rich_table(rows, "Agreement"))
     for said in [*withheld(card), *alone(card)]:
         console.print(Text(said))
 
@@ -153,46 +138,39 @@ def as_json(card: Card) -> str:
     data = {
         "simulated": str(card.simulated.directory),
         "real": str(card.real.directory),
-        "effects": [_entry(pair) for pair in ordered(card)],
+        "effects": [_entry(pair) for pair in card.pairs],
         "agreement": [dataclasses.asdict(one) for one in card.agreements],
         "only": dict(card.lone),
     }
-    return json.dumps(data, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return plain_text.as_json(data)
 
 
 def as_csv(card: Card) -> str:
     """One line per pair of effects; cells without a number are empty."""
-    buffer = io.StringIO()
-    writer = csv.DictWriter(buffer, COLUMNS, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(map(row, ordered(card)))
-    return buffer.getvalue()
+    return plain_text.as_csv(COLUMNS, map(row, card.pairs))
 
 
 def row(pair: Pair) -> dict[str, Any]:
     """The numbers of a pair by `COLUMNS`."""
     entry = _entry(pair)
-    found = {name: entry[name] for name in COLUMNS if name in entry}
-    for place in ("simulated", "real"):
-        own = entry[place]
-        low, high = own["interval"] or (None, None)
-        numbers = {**own, "low": low, "high": high, "open": " ".join(own["open"])}
-        names = ("task", "estimate", "low", "high", "verdict", "open")
-        found |= {f"{place}_{name}": numbers[name] for name in names}
-    return found
+    cells = {name: entry[name] for name in COLUMNS if name in entry}
+    for place in PLACES:
+        measured = entry[place]
+        low, high = measured["interval"] or (None, None)
+        numbers = {**measured, "low": low, "high": high, "open": " ".join(measured["open"])}
+        cells |= {f"{place}_{name}": numbers[name] for name in NUMBERS}
+    return cells
 
 
 def as_markdown(card: Card) -> str:
     """The table and the results in sentences."""
-    lines = _markdown(HEADER, map(cells, ordered(card)))
-    lines += ["", *_markdown(AGREEMENT, map(agreement, card.agreements)), ""]
+    lines = []
+    tables = (HEADER, map(cells, card.pairs)), (AGREEMENT, map(agreement, card.agreements))
+    for header, rows in tables:
+        lines += plain_text.markdown_table(header, ([*map(safe, line)] for line in rows))
+        lines.append("")
     lines += [f"- {safe(one)}" for one in [CAUTION, *withheld(card), *alone(card)]]
     return "\n".join(lines) + "\n"
-
-
-def _markdown(header: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [f"| {' | '.join(header)} |", f"|{'---|' * len(header)}"]
-    return lines + [f"| {' | '.join(map(safe, row))} |" for row in rows]
 
 
 FORMS: Mapping[str, Callable[[Card], str]] = {

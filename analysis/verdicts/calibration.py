@@ -63,8 +63,8 @@ class Truth:
     def task(self, rng: np.random.Generator) -> "Truth":
         """A task drawn around this typical task."""
         shared = self.group_shared * rng.normal(size=2)
-        own = shared[:, None] + self.group_arm * rng.normal(size=(2, len(self.arms)))
-        return self._moved(self.group_start * rng.normal(), own)
+        moves = shared[:, None] + self.group_arm * rng.normal(size=(2, len(self.arms)))
+        return self._moved(self.group_start * rng.normal(), moves)
 
     def world(self, rng: np.random.Generator) -> "Truth":
         """A typical task of another world, in which the curves of all arms are shifted alike."""
@@ -93,9 +93,9 @@ def simulate(
         start = truth.start + truth.seed_start * rng.normal()
         shared = truth.seed_shared * rng.normal(size=2)
         for arm, name in enumerate(truth.arms):
-            own = shared + truth.seed_arm * rng.normal(size=2)
+            seed_moves = shared + truth.seed_arm * rng.normal(size=2)
             for setting in range(settings):
-                a, b = np.array([truth.a[arm], truth.b[arm]]) + own
+                a, b = np.array([truth.a[arm], truth.b[arm]]) + seed_moves
                 speed = truth.reach[arm] * (setting + 1) / settings * np.exp(0.1 * rng.normal())
                 d = speed * np.linspace(0, 1, evaluations + 1) ** 0.6
                 noise = truth.checkpoint * rng.normal(size=d.shape) * (d > 0)
@@ -154,7 +154,9 @@ def replicate(
     for replication in range(replications):
         world = truth.world(rng)
         drawn = {f"task {i}": world.task(rng) if tasks > 1 else world for i in range(tasks)}
-        parts = [simulate(own, rng, **design).assign(task=name) for name, own in drawn.items()]
+        parts = [
+            simulate(process, rng, **design).assign(task=name) for name, process in drawn.items()
+        ]
         table = pd.concat(parts, ignore_index=True)
         fits = frontier.fit_all(table, truth.arms, (), replication, **(sampler or {}))
         for (name, *_), fit in fits.groups.items():
@@ -197,7 +199,7 @@ def quantities(fit: Frontier, truth: Truth) -> dict[str, tuple[float, np.ndarray
         2 * np.log(max(place, fit.spans[arm].nearest))
         for place, arm in ((far, first), (near, second))
     ]
-    found = {
+    pairs = {
         "gap": (_gap(truth, 0, 1, fit.shared(first, second)), fit.gap(first, second)),
         "peak": (high - low, peaks[0].value - peaks[1].value),
         "place": (float(places[0] - places[1]), peaks[0].log_kl - peaks[1].log_kl),
@@ -206,8 +208,8 @@ def quantities(fit: Frontier, truth: Truth) -> dict[str, tuple[float, np.ndarray
         span = fit.shared(*truth.arms)
         share = _gap(truth, 2, 1, span) / _gap(truth, 0, 1, span)
         part, whole = fit.gap(others[0], second, [first]), fit.gap(first, second, others)
-        found["share"] = (share, part / whole)
-    return found
+        pairs["share"] = (share, part / whole)
+    return pairs
 
 
 def _gap(truth: Truth, first: int, second: int, span: tuple[float, float]) -> float:

@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.curves import frontier
 from analysis.curves.frontier import Fits, Frontier
-from analysis.load import Table, last_rows, trajectories, units
+from analysis.load import Table, counts, last_rows, trajectories, units
 from sweeps.estimands import Peak, Unanswerable, Unit
 
 ALL_TASKS = "all tasks"
@@ -28,19 +28,10 @@ class Pool:
         self._parts: dict[tuple[str, Any], Pool] = {}
 
     @functools.cached_property
-    def _fits(self) -> Fits | Unanswerable:
-        try:
-            named = self.table.assign(trajectory=trajectories(self.table, self.axes))
-            return frontier.fit_all(named, self.arms, self.strata)
-        except Unanswerable as problem:
-            return problem
-
-    @property
     def fits(self) -> Fits:
         """The fitted frontiers; raises Unanswerable if none can be fitted."""
-        if isinstance(self._fits, Unanswerable):
-            raise Unanswerable(str(self._fits))
-        return self._fits
+        named = self.table.assign(trajectory=trajectories(self.table, self.axes))
+        return frontier.fit_all(named, self.arms, self.strata)
 
     def at(self, path: str, level: Any) -> "Pool":
         """The rows at one level of a path that is not a stratum, fitted separately."""
@@ -50,8 +41,44 @@ class Pool:
         return self._parts[path, level]
 
 
+class _OfCurves:
+    """Quantities of fitted curves: of one, or means over several."""
+
+    @property
+    def _frontiers(self) -> list[Frontier]:
+        """The curves; raises Unanswerable if there are none."""
+        raise NotImplementedError
+
+    def peak(self, arm: str) -> Peak:
+        """Peak of the arm's typical curve inside its observed range."""
+        return mean_peak([fit.peak(arm) for fit in self._frontiers])
+
+    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
+        """Draws of the mean win-rate difference over the shared range of sqrt(KL)."""
+        return np.mean([fit.gap(first, second, also) for fit in self._frontiers], axis=0)
+
+    def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Seeds, runs and diverged runs of these arms."""
+        raise NotImplementedError
+
+    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
+        """Counts of these arms; also peaks, observed and shared ranges if there is one curve per arm."""
+        details, fits = self.describe_runs(arms), self._frontiers
+        if len(fits) > 1:
+            return details
+        for arm in arms:
+            details["arms"][arm] |= describe_peak(fits[0], arm)
+        if len(arms) > 1:
+            try:
+                low, high = fits[0].shared(*arms)
+                details["shared_kl"] = [low**2, high**2]
+            except Unanswerable:
+                details["shared_kl"] = None
+        return details
+
+
 @dataclasses.dataclass(frozen=True)
-class TaskEvidence:
+class TaskEvidence(_OfCurves):
     """The evidence of one task's results; implements `sweeps.estimands.Evidence`.
 
     `table` has the task's rows, at the levels in `chosen` if there are any. A curve is fitted at each combination of
@@ -75,18 +102,18 @@ class TaskEvidence:
         reasons = [why for key, why in fits.without.items() if ours(key)]
         if reasons:
             raise Unanswerable(reasons[0])
-        found = [fit for key, fit in fits.groups.items() if ours(key)]
-        if not found:
+        fitted = [fit for key, fit in fits.groups.items() if ours(key)]
+        if not fitted:
             raise Unanswerable(f"{self.task} has no results there")
-        return found
+        return fitted
 
     @property
     def frontier(self) -> Frontier:
         """The fitted frontier; raises Unanswerable if there is none, or if there is one per level."""
-        found = self._frontiers
-        if len(found) > 1:
+        fits = self._frontiers
+        if len(fits) > 1:
             raise Unanswerable(f"{self.task} has a curve at each level of {self.pool.strata}")
-        return found[0]
+        return fits[0]
 
     def caveat(self, arms: Sequence[str]) -> str:
         """Why no verdict may rest on the curves: too few seeds, a fit that failed, curves that miss their points."""
@@ -97,20 +124,6 @@ class TaskEvidence:
                     return f"only one seed in arm {arm}: the seed is the unit of replication"
         problems = [fit.trouble(arms) for fit in self._frontiers]
         return next(filter(None, problems), "")
-
-    def peak(self, arm: str) -> Peak:
-        """Peak of the arm's typical curve inside its observed range."""
-        return mean_peak([fit.peak(arm) for fit in self._frontiers])
-
-    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
-        """Draws of the mean win-rate difference over the shared range of sqrt(KL)."""
-        return np.mean([fit.gap(first, second, also) for fit in self._frontiers], axis=0)
-
-    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Counts of these arms; also peaks, observed and shared ranges if there is one curve per arm."""
-        details = self.describe_runs(arms)
-        found = self._frontiers
-        return _with_curves(details, found[0], arms) if len(found) == 1 else details
 
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
         """The metric at the last checkpoint of the arm's runs, diverged runs left out.
@@ -165,31 +178,23 @@ class TaskEvidence:
         return tuple(
             axis
             for axis in self.pool.axes
-            if all(own[axis].notna().any() for own in by_arm if len(own))
+            if all(rows[axis].notna().any() for rows in by_arm if len(rows))
         )
 
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Seeds, runs and diverged runs of these arms."""
         rows = last_rows(self.table)
-        counts = {}
-        for arm in arms:
-            own = rows[rows["arm"] == arm]
-            counts[arm] = {
-                "seeds": int(own["seed"].nunique()),
-                "runs": len(own),
-                "diverged": int((own["diverged_step"] >= 0).sum()),
-            }
-        return {"arms": counts}
+        return {"arms": {arm: counts(rows[rows["arm"] == arm]) for arm in arms}}
 
     def levels(self, path: str) -> tuple[Any, ...]:
         """Values of a swept path, in order of size if all have one, else in the order of the table."""
         if path not in self.table or self.table[path].isna().all():
             raise Unanswerable(f"{path} is not swept on {self.task}")
-        found = tuple(self.table[path].dropna().unique().tolist())
+        levels = tuple(self.table[path].dropna().unique().tolist())
         try:
-            return tuple(sorted(found, key=lambda level: self.size(path, level)))
+            return tuple(sorted(levels, key=lambda level: self.size(path, level)))
         except Unanswerable:
-            return found
+            return levels
 
     def at(self, path: str, level: Any) -> "TaskEvidence":
         """The evidence at one level; at a level of a path that is not a stratum, curves are fitted separately."""
@@ -210,68 +215,37 @@ class TaskEvidence:
 
 
 @dataclasses.dataclass(frozen=True)
-class TypicalEvidence:
+class TypicalEvidence(_OfCurves):
     """The evidence of several tasks' results about a typical task: its curves only."""
 
     pool: Pool
     tasks: Mapping[str, TaskEvidence]
 
     @property
-    def frontier(self) -> Frontier:
-        """The typical task's frontier; raises Unanswerable unless at least two tasks have a frontier."""
-        found = self.pool.fits.typical
-        if found is None:
+    def _frontiers(self) -> list[Frontier]:
+        """The typical task's curve; raises Unanswerable unless at least two tasks have curves."""
+        typical = self.pool.fits.typical
+        if typical is None:
             raise Unanswerable("fewer than two tasks have curves")
-        return found
+        return [typical]
 
     def caveat(self, arms: Sequence[str]) -> str:
         """The caveats of the tasks: a caveat of one task holds for the typical task."""
         fitted = {key[0] for key in self.pool.fits.groups}
-        said = (own.caveat(arms) for task, own in self.tasks.items() if task in fitted)
+        said = (evidence.caveat(arms) for task, evidence in self.tasks.items() if task in fitted)
         return next(filter(None, said), "")
-
-    def peak(self, arm: str) -> Peak:
-        """Peak of the arm's curve on a typical task, inside the typical observed range."""
-        return self.frontier.peak(arm)
-
-    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
-        """Draws of the mean win-rate difference over the shared range of sqrt(KL)."""
-        return self.frontier.gap(first, second, also)
-
-    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Peaks and ranges of a typical task, and the names of the tasks."""
-        details = self.describe_runs(arms) | {"tasks": list(self.tasks)}
-        return _with_curves(details, self.frontier, arms)
 
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Seeds (of all tasks), runs and diverged runs of these arms."""
-        parts = [own.describe_runs(arms)["arms"] for own in self.tasks.values()]
-        counts = ("seeds", "runs", "diverged")
-        return {
-            "arms": {
-                arm: {name: sum(p[arm][name] for p in parts) for name in counts} for arm in arms
-            }
-        }
+        parts = [evidence.describe_runs(arms)["arms"] for evidence in self.tasks.values()]
+        names = ("seeds", "runs", "diverged")
+        sums = {arm: {name: sum(p[arm][name] for p in parts) for name in names} for arm in arms}
+        return {"arms": sums, "tasks": list(self.tasks)}
 
-    def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
-        raise Unanswerable(_NO_RUNS)
+    def _no_runs(self, *_: Any, **__: Any) -> Any:
+        raise Unanswerable("a typical task has curves and no runs of its own")
 
-    def checkpoints(
-        self, columns: tuple[str, ...], arms: tuple[str, ...]
-    ) -> tuple[Mapping[Unit, list[np.ndarray]], ...]:
-        raise Unanswerable(_NO_RUNS)
-
-    def levels(self, path: str) -> tuple[Any, ...]:
-        raise Unanswerable(_NO_RUNS)
-
-    def at(self, path: str, level: Any) -> "TypicalEvidence":
-        raise Unanswerable(_NO_RUNS)
-
-    def size(self, path: str, level: Any) -> float:
-        raise Unanswerable(_NO_RUNS)
-
-
-_NO_RUNS = "a typical task has curves and no runs of its own"
+    last = checkpoints = levels = at = size = _no_runs
 
 
 def mean_peak(peaks: Sequence[Peak]) -> Peak:
@@ -290,19 +264,6 @@ def mean_peak(peaks: Sequence[Peak]) -> Peak:
         interior=np.all([peak.interior for peak in peaks], axis=0),
         nearest=math.exp(np.mean([math.log(peak.nearest) for peak in peaks])),
     )
-
-
-def _with_curves(details: dict[str, Any], fit: Frontier, arms: tuple[str, ...]) -> dict[str, Any]:
-    """The details with peaks and observed ranges added, and the range that several arms share."""
-    for arm in arms:
-        details["arms"][arm] |= describe_peak(fit, arm)
-    if len(arms) > 1:
-        try:
-            low, high = fit.shared(*arms)
-            details["shared_kl"] = [low**2, high**2]
-        except Unanswerable:
-            details["shared_kl"] = None
-    return details
 
 
 def describe_peak(fit: Frontier, arm: str) -> dict[str, Any]:

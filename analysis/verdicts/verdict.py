@@ -23,14 +23,14 @@ PAPER = tuple(f"C{number}" for number in range(1, 18))
 
 def base(claim: str) -> str:
     """The claim to which a part belongs: C6 for C6.window."""
-    found = re.match(r"[A-Za-z]+\d+", claim)
-    return found[0] if found else claim
+    match = re.match(r"[A-Za-z]+\d+", claim)
+    return match[0] if match else claim
 
 
 def rank(claim: str) -> tuple[int, str, int, str]:
     """Sort key of claims: the paper's claims first, numbers in numerical order."""
-    found = re.match(r"([A-Za-z]*)(\d*)", claim)
-    letters, digits = found.groups() if found else (claim, "")
+    match = re.match(r"([A-Za-z]*)(\d*)", claim)
+    letters, digits = match.groups() if match else (claim, "")
     return (0 if base(claim) in PAPER else 1, letters, int(digits or 0), claim)
 
 
@@ -54,10 +54,12 @@ def decide(
     evidence = gather(results) if evidence is None else evidence
     entries = []
     for asked in questions(results, evidence):
-        claim, stored, own = asked.claim, asked.stored, asked.evidence
+        claim, stored, facts = asked.claim, asked.stored, asked.evidence
         newer = stored is None or not stored.decides_like(claim)
-        ruling = _held_back(claim.judge(own), asked.lacking)
-        before = _held_back(stored.judge(own), asked.lacking).verdict if newer and stored else None
+        ruling = _held_back(claim.judge(facts), asked.lacking)
+        before = (
+            _held_back(stored.judge(facts), asked.lacking).verdict if newer and stored else None
+        )
         entries.append(entry(claim, asked.task, ruling, newer, before))
     return entries
 
@@ -82,8 +84,8 @@ def questions(results: Results, evidence: Mapping[str, TaskEvidence]) -> Iterato
         pooled = {ALL_TASKS: TypicalEvidence(pool, evidence)}
     for claim, stored in paired(results):
         lacking = sum(results.missing.get(arm, 0) for arm in claim.arms_used())
-        for task, own in (tasks | pooled if claim.from_curves else tasks).items():
-            yield Question(claim, stored, task, own, lacking)
+        for task, known in (tasks | pooled if claim.from_curves else tasks).items():
+            yield Question(claim, stored, task, known, lacking)
 
 
 def _held_back(ruling: Ruling, lacking: int) -> Ruling:
@@ -136,6 +138,12 @@ def entry(
         "stored_verdict": stored,
     }
     return _plain(row)
+
+
+def flat(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of `entry`, or one of its tests, with the interval and the rule in columns of their own."""
+    low, high = row["interval"] or (None, None)
+    return {**row, **row["rule"], "low": low, "high": high, "rule": row["rule"]["kind"]}
 
 
 def _test(test: Part, part: Judgement) -> dict[str, Any]:
