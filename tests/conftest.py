@@ -15,8 +15,15 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ali
 
 # Broadcasting between ranks must be spelled out; it hides most shape mistakes.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Compiling is most of the suite's time.
+# Compiling is most of the suite's time. The smallest programs are kept too: they are most programs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Where no bytecode may stand beside the sources, every process that a test starts would compile jax's again, for
+# seconds: bytecode is kept in the cache there.
+if sys.dont_write_bytecode or "PYTHONDONTWRITEBYTECODE" in os.environ:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(_CACHE / "bytecode"))
+    sys.dont_write_bytecode = False
 # Tables are as wide as in logs, whatever terminal the tests were started from.
 os.environ.pop("COLUMNS", None)
 # Two CPU devices, so that placement is exercised on any machine.
