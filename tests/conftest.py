@@ -42,6 +42,40 @@ runtime.configure()
 
 import jax  # noqa: E402
 
+#: Files that take a minute or more with nothing compiled, the longest first. They begin first, so that no process is
+#: left alone with one at the end.
+LONG = (
+    "system/test_faults.py",
+    "sweeps/test_cluster.py",
+    "sweeps/test_population.py",
+    "contracts/test_contracts.py",
+    "sweeps/test_language.py",
+    "testbed/test_measures.py",
+    "testbed/test_methods.py",
+    "contracts/test_own_classes.py",
+    "system/test_docs.py",
+    "system/test_benchmarks.py",
+    "system/test_examples.py",
+    "envs/test_labelers.py",
+    "sweeps/test_damaged.py",
+    "sweeps/test_runner.py",
+    "testbed/test_stages.py",
+    "testbed/test_cache.py",
+    "testbed/test_losses.py",
+    "testbed/test_estimators.py",
+    "testbed/test_sources.py",
+    "testbed/test_train.py",
+    "testbed/test_exact.py",
+    "analysis/test_calibration.py",
+    "analysis/test_report.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files: the `LONG` ones, then all others as they were."""
+    place = {Path(__file__).parent / file: rank for rank, file in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
+
 
 @pytest.fixture
 def strict_dtypes() -> Iterator[None]:

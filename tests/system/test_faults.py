@@ -47,8 +47,8 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return directory
 
 
-#: `testbed run faults.py --out OUT` without analysis and figures, whose imports take longer than the runs; it says which
-#: runs are stored as soon as they are.
+#: `testbed run faults.py --out OUT` without analysis and figures, whose imports take longer than the runs; it says
+#: which runs are stored as soon as they are.
 DRIVER = """
 import sys
 import types
