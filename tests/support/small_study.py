@@ -22,7 +22,7 @@ from sweeps.grid import Axis
 from sweeps.study import Arm, Preset, Study
 from testbed.data.spec import DataSpec
 from testbed.experiment import EvaluationConfig, Experiment
-from testbed.optimiser import FitConfig, OptimiserConfig
+from testbed.optimiser import FitConfig
 from testbed.proxies.reader import ProxyConfig
 from testbed.sources.offline import Offline
 from testbed.train import OnlineRun
@@ -38,10 +38,9 @@ base = Experiment(
     model=net(width=16),
     source=Offline(),
     data=DataSpec(pairs=32, held_out=16),
-    sft=FitConfig(steps=60, batch_size=8, optimiser=OptimiserConfig(learning_rate=1e-2)),
-    proxy=ProxyConfig(fit=FitConfig(steps=20, batch_size=8)),
-    baseline=OnlineRun(steps=4, batch_size=8),
-    optimiser=OptimiserConfig(learning_rate=3e-3, warmup=1.0),
+    sft=FitConfig(steps=5, batch_size=8),
+    proxy=ProxyConfig(fit=FitConfig(steps=5, batch_size=8)),
+    baseline=OnlineRun(steps=5, batch_size=8),
     evaluation=EvaluationConfig(points=2, prompts=16, kl_prompts=8, pairs=12),
     steps=6,
     batch_size=8,
