@@ -15,8 +15,15 @@ _CACHE = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "ali
 
 # Broadcasting between ranks must be spelled out; it hides most shape mistakes.
 os.environ["JAX_NUMPY_RANK_PROMOTION"] = "raise"
-# Compiling is most of the suite's time.
+# Compiling is most of the suite's time. The smallest programs are kept too: they are most programs.
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE / "tests"))
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
+# Where no bytecode may stand beside the sources, every process that a test starts would compile jax's again, for
+# seconds: bytecode is kept in the cache there.
+if sys.dont_write_bytecode or "PYTHONDONTWRITEBYTECODE" in os.environ:
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(_CACHE / "bytecode"))
+    sys.dont_write_bytecode = False
 # Tables are as wide as in logs, whatever terminal the tests were started from.
 os.environ.pop("COLUMNS", None)
 # Two CPU devices, so that placement is exercised on any machine.
@@ -34,6 +41,40 @@ from sweeps import runtime  # noqa: E402
 runtime.configure()
 
 import jax  # noqa: E402
+
+#: Files that take a minute or more with nothing compiled, the longest first. They begin first, so that no process is
+#: left alone with one at the end.
+LONG = (
+    "system/test_faults.py",
+    "sweeps/test_cluster.py",
+    "sweeps/test_population.py",
+    "contracts/test_contracts.py",
+    "sweeps/test_language.py",
+    "testbed/test_measures.py",
+    "testbed/test_methods.py",
+    "contracts/test_own_classes.py",
+    "system/test_docs.py",
+    "system/test_benchmarks.py",
+    "system/test_examples.py",
+    "envs/test_labelers.py",
+    "sweeps/test_damaged.py",
+    "sweeps/test_runner.py",
+    "testbed/test_stages.py",
+    "testbed/test_cache.py",
+    "testbed/test_losses.py",
+    "testbed/test_estimators.py",
+    "testbed/test_sources.py",
+    "testbed/test_train.py",
+    "testbed/test_exact.py",
+    "analysis/test_calibration.py",
+    "analysis/test_report.py",
+)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Order files: the `LONG` ones, then all others as they were."""
+    place = {Path(__file__).parent / file: rank for rank, file in enumerate(LONG)}
+    items.sort(key=lambda item: place.get(item.path, len(LONG)))
 
 
 @pytest.fixture

@@ -1,7 +1,8 @@
 """Studies' files as text: the beginning of one, imports and a base experiment of which a run takes seconds, compiling
 included; and a whole one, which can be run.
 
-For files that other processes read, or that stand outside of the tests' own path; others have `helpers.experiment`.
+For files that other processes read, or that stand outside of the tests' own path; others have `helpers.experiment`,
+whose shapes are the same, so that their programs are compiled once for all.
 """
 
 from pathlib import Path
@@ -13,6 +14,8 @@ import sweeps
 from sweeps import runtime
 
 BASE = """\
+import functools
+
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
 from sweeps.grid import Axis
@@ -25,18 +28,22 @@ from testbed.sources.offline import Offline
 from testbed.train import OnlineRun
 from testbed.transformer_config import TransformerConfig
 
+net = functools.partial(TransformerConfig, layers=1, heads=2, key_value_heads=1)
 base = Experiment(
-    task=Neural(vocabulary=7, prompt_length=4, response_length=5),
+    task=Neural(
+        vocabulary=7, prompt_length=4, response_length=5,
+        writers=2, writer=net(width=8), golden=net(width=8),
+    ),
     labeler=BradleyTerry(),
-    model=TransformerConfig(width=8, layers=1, heads=1, key_value_heads=1),
+    model=net(width=16),
     source=Offline(),
-    data=DataSpec(pairs=32, held_out=32),
+    data=DataSpec(pairs=32, held_out=16),
     sft=FitConfig(steps=5, batch_size=8),
     proxy=ProxyConfig(fit=FitConfig(steps=5, batch_size=8)),
-    baseline=OnlineRun(steps=5),
-    evaluation=EvaluationConfig(points=2, prompts=8, kl_prompts=8, pairs=8),
+    baseline=OnlineRun(steps=5, batch_size=8),
+    evaluation=EvaluationConfig(points=2, prompts=16, kl_prompts=8, pairs=12),
     steps=6,
-    batch_size=4,
+    batch_size=8,
 )
 """
 

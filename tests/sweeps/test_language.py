@@ -233,14 +233,18 @@ def test_a_study_from_the_command_line(
     fields |= {"prompt_length": 4, "response_length": 6}
     given = ",".join(f"{name}={value!r}" for name, value in fields.items())
     words = f"Text({given},golden=RandomTaste(layers=2,units=8))"
+    # The shapes of `text_runs`, whose programs are compiled already.
     small = {
         "data.pairs": 16,
         "data.held_out": 8,
+        "data.candidates": 2,
         "steps": 4,
+        "batch_size": 8,
+        "baseline.batch_size": 8,
         "evaluation.points": 2,
         "evaluation.prompts": 16,
         "evaluation.kl_prompts": 8,
-        "evaluation.pairs": 8,
+        "evaluation.pairs": 12,
         "sft.batch_size": 8,
         "proxy.layers": 2,
         "proxy.fit.steps": 10,
