@@ -13,16 +13,16 @@ from typing import Any
 
 from analysis import plain_text
 from analysis.figures import transfer as transfer_figures
-from analysis.figures.figure_list import early, exhibits
-from analysis.figures.style import Exhibit
+from analysis.figures.figure_list import captioned_figures, early
+from analysis.figures.style import CaptionedFigure
 from analysis.html import VERDICTS
 from analysis.load import Collection, Results, load_all
 from analysis.site import index, methods, provenance, study, study_data, transfer
 from analysis.site.page import Place, add_link, write_whole
-from analysis.site.study_data import Chapter
+from analysis.site.study_data import StudyData
 from analysis.site.verdicts import ordered
 from analysis.transfer import table as transfer_table
-from analysis.transfer.effects import Card
+from analysis.transfer.effects import TransferTable
 from sweeps.store import json_files
 from sweeps.store.file_names import figure_stem
 from sweeps.store.provenance import source_hash
@@ -67,11 +67,11 @@ def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
     """
     directory = Path(directory)
     collection = load_all(directory, opened)
-    chapters = [study_data.gather(results, directory) for results in collection.studies]
+    all_study_data = [study_data.gather(results, directory) for results in collection.studies]
     with _site(directory, _OURS) as (folder, written):
         kept = _transferred(folder, collection)
         written |= kept
-        written |= set(_write(folder, chapters, collection, [TRANSFER] if kept else []))
+        written |= set(_write(folder, all_study_data, collection, [TRANSFER] if kept else []))
     return folder / "index.html"
 
 
@@ -106,34 +106,36 @@ def preview(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[P
     ]
 
 
-def _draw(results: Results, exhibits: Sequence[Exhibit], folder: Path) -> list[Path]:
+def _draw(
+    results: Results, captioned_figures: Sequence[CaptionedFigure], folder: Path
+) -> list[Path]:
     """Save figures of a study; returns the paths."""
     return [
         path
-        for exhibit in exhibits
-        for path in exhibit.save(folder, figure_stem(results.name, exhibit.name))
+        for captioned in captioned_figures
+        for path in captioned.save(folder, figure_stem(results.name, captioned.name))
     ]
 
 
-def build_transfer(card: Card, directory: Path) -> Path:
-    """Write the transfer card into DIR/report, the site of the real runs, and link it there. Returns the page's path.
+def build_transfer(table: TransferTable, directory: Path) -> Path:
+    """Write the transfer table into DIR/report, the site of the real runs, and link it there. Returns the page's path.
 
-    `build` keeps the card until results, rules or code change. Raises InvalidInput if the directory cannot be written.
+    `build` keeps the table until results, rules or code change. Raises InvalidInput if the directory cannot be written.
     """
     with _site(directory, ["figures/transfer-*"]) as (folder, written):
-        places = [place for place in _places(card.real.studies) if (folder / place.file).is_file()]
-        shown = transfer_figures.exhibits(card.pairs)
-        for exhibit in shown:
-            written |= set(exhibit.save(folder / "figures"))
-        page = write_whole(folder / TRANSFER.file, transfer.page(card, shown, [*places, TRANSFER]))
-        write_whole(folder / "transfer.json", transfer_table.as_json(card))
-        write_whole(folder / _TRANSFER_KEY, fingerprint(card.real))
+        places = [place for place in _places(table.real.studies) if (folder / place.file).is_file()]
+        shown = transfer_figures.captioned_figures(table.pairs)
+        for captioned in shown:
+            written |= set(captioned.save(folder / "figures"))
+        page = write_whole(folder / TRANSFER.file, transfer.page(table, shown, [*places, TRANSFER]))
+        write_whole(folder / "transfer.json", transfer_table.as_json(table))
+        write_whole(folder / _TRANSFER_KEY, fingerprint(table.real))
         add_link(folder, TRANSFER)
     return page
 
 
 def _transferred(folder: Path, collection: Collection) -> set[Path]:
-    """The files of a transfer card that is still valid; none if there is no such card."""
+    """The files of a transfer table that is still valid; none if there is no such table."""
     if not _holds(folder / _TRANSFER_KEY, collection):
         return set()
     return {path for pattern in _TRANSFERRED for path in folder.glob(pattern)}
@@ -179,29 +181,34 @@ def fingerprint(collection: Collection) -> str:
     return digest.hexdigest()
 
 
-def _entries(chapters: Sequence[Chapter]) -> list[dict[str, Any]]:
+def _entries(all_study_data: Sequence[StudyData]) -> list[dict[str, Any]]:
     """The verdicts of all studies, in the order of claims: C1, C2 and so on."""
-    return [dict(entry) for entry in ordered([row for one in chapters for row in one.entries])]
+    return [
+        dict(entry) for entry in ordered([row for one in all_study_data for row in one.entries])
+    ]
 
 
 def _write(
-    folder: Path, chapters: Sequence[Chapter], collection: Collection, further: Sequence[Place]
+    folder: Path,
+    all_study_data: Sequence[StudyData],
+    collection: Collection,
+    further: Sequence[Place],
 ) -> list[Path]:
     """Write all pages, figures and verdicts.json; returns the paths of the written files. `further` pages exist
     already."""
     places = [*_places(collection.studies), *further]
-    entries = _entries(chapters)
+    entries = _entries(all_study_data)
     written = []
-    for one in chapters:
-        shown = exhibits(one)
+    for one in all_study_data:
+        shown = captioned_figures(one)
         written += _draw(one.results, shown, folder / "figures")
         written.append(
             write_whole(folder / study.file_name(one.results), study.page(one, shown, places))
         )
     pages = {
-        "methods.html": methods.page(chapters, places),
-        "provenance.html": provenance.page(chapters, places),
-        "index.html": index.page(chapters, entries, collection.problems, places),
+        "methods.html": methods.page(all_study_data, places),
+        "provenance.html": provenance.page(all_study_data, places),
+        "index.html": index.page(all_study_data, entries, collection.problems, places),
     }
     write_whole(folder / "verdicts.json", plain_text.as_json(entries))
     write_whole(folder / ".verdicts.key", fingerprint(collection))

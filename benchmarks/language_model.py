@@ -28,7 +28,7 @@ from testbed.losses.ipo import Ipo
 from testbed.optimiser import OptimiserConfig
 from testbed.policies.pretrained import pretrained
 from testbed.proxies.linear_head import Head, HeadProxy
-from testbed.source import Dataset, Supply
+from testbed.source import Dataset, TrainingInputs
 from testbed.sources.offline import Offline
 from testbed.types import Pair, PairScores, Prompt, Response
 
@@ -92,10 +92,10 @@ def training(options: argparse.Namespace, handle: Any) -> dict[str, float]:
         if scores is None:
             scores = logprob.score_pairs(policy, pairs)
         # IPO does not use the rewards of labelled pairs, and the compiler removes unused values.
-        supply = Supply(Dataset(pairs, scores, jnp.ones(count)), policy, teacher)
+        inputs = TrainingInputs(Dataset(pairs, scores, jnp.ones(count)), policy, teacher)
         if state is None:
-            return train.init(plan, supply)
-        return train.update(plan, supply, state, jax.random.key(6), jnp.asarray(0))
+            return train.init(plan, inputs)
+        return train.update(plan, inputs, state, jax.random.key(6), jnp.asarray(0))
 
     known = jax.jit(logprob.score_pairs)(policy, pairs)
     state = step(policy, pairs, known, None)

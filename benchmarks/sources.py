@@ -66,15 +66,15 @@ def training(workload: str, changes: dict[str, Any], steps: int) -> Callable[[],
     """A function that trains for ``steps`` steps and returns the seconds per step."""
 
     run = replace_all(experiment(workload, "online"), changes)
-    config, supply = run.train, world(run, 0)
+    config, inputs = run.train, world(run, 0)
     advance = jax.jit(train.advance, donate_argnums=2)
-    state, done = jax.jit(train.init)(config, supply), 0
+    state, done = jax.jit(train.init)(config, inputs), 0
 
     def turn() -> float:
         nonlocal state, done
         start = time.perf_counter()
         clock = map(jnp.asarray, (done, steps))
-        state = advance(config, supply, state, jax.random.key(0), *clock)
+        state = advance(config, inputs, state, jax.random.key(0), *clock)
         jax.block_until_ready(state)
         done += steps
         return (time.perf_counter() - start) / steps

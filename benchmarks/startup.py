@@ -33,7 +33,7 @@ from testbed import logprob
 from testbed.config import replace_all
 from testbed.evaluation_set import Opponent
 from testbed.source import Dataset
-from testbed.stages.world_config import Ground, GroundConfig
+from testbed.stages.world_config import WorldArtifacts, WorldConfig
 
 
 def sweep(options: argparse.Namespace) -> dict[str, Any]:
@@ -50,10 +50,10 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     ]
     points = [Point(str(k), "arm", 0, {}, run) for k, run in enumerate(runs)]
     imported = time.time()
-    made = ground(base)
+    made = artifacts(base)
     drawn = time.time()
 
-    standing = {GroundConfig.of(run): made for run in runs}
+    standing = {WorldConfig.of(run): made for run in runs}
     progress = Meter(options.runs, options.runs * options.steps)
     with Programs(standing) as programs:
         chunks = plan.plan(points, devices.Machine.here()).chunks
@@ -76,7 +76,7 @@ def sweep(options: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def ground(base: Any) -> Any:
+def artifacts(base: Any) -> Any:
     """World artifacts for the runs: networks of random numbers, and random data. A study finds its artifacts in its
     cache, or makes them in minutes; here only the reference's scores need compilation."""
 
@@ -102,9 +102,9 @@ def ground(base: Any) -> Any:
 
     code = "".join(Path(file).read_text() for file in (__file__, throughput.__file__))
     shapes = executable_cache.worked_out(code, devices.alone(base), drawn_shapes)
-    supply, drawn = jax.tree.map(filled, shapes)
+    inputs, drawn = jax.tree.map(filled, shapes)
     margins = jnp.asarray(np.ones(count, np.float32))
-    pairs = supply.data.pairs
+    pairs = inputs.data.pairs
     pairs = type(pairs)(
         texts(pairs.prompt, task.prompt_length),
         texts(pairs.winner, task.response_length),
@@ -112,11 +112,13 @@ def ground(base: Any) -> Any:
         margins,
         margins,
     )
-    scores = jax.jit(logprob.score_pairs)(supply.reference, pairs)
+    scores = jax.jit(logprob.score_pairs)(inputs.reference, pairs)
     data, some = Dataset(pairs, scores, margins), base.evaluation.prompts
     prompts, answers = jax.tree.map(lambda x: x[:some], (pairs.prompt, pairs.winner))
     opponent = Opponent(prompts, answers, margins[:some])
-    return jax.device_get(Ground(drawn, supply.reference, data, supply.teacher, opponent, {}))
+    return jax.device_get(
+        WorldArtifacts(drawn, inputs.reference, data, inputs.teacher, opponent, {})
+    )
 
 
 def timed(options: argparse.Namespace, cache: str) -> dict[str, Any]:

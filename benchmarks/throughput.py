@@ -37,7 +37,7 @@ from testbed.data.spec import DataSpec
 from testbed.estimates import flops
 from testbed.experiment import Experiment
 from testbed.proxies.reader import ProxyConfig
-from testbed.source import Dataset, Supply
+from testbed.source import Dataset, TrainingInputs
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.transformer import Transformer
@@ -105,7 +105,9 @@ def world(config: Any, seed: Any) -> Any:
     )
     model = Transformer.init(keys[3], config.model, task.vocabulary)
     proxy = config.proxy.init(keys[4], config.model, task.vocabulary)
-    return Supply(Dataset(pairs, logprob.score_pairs(model, pairs), jnp.ones(count)), model, proxy)
+    return TrainingInputs(
+        Dataset(pairs, logprob.score_pairs(model, pairs), jnp.ones(count)), model, proxy
+    )
 
 
 def bandwidth() -> float:
@@ -128,8 +130,8 @@ class Training:
     def __init__(self, config: Any, stack: int) -> None:
         """Compile the program for ``stack`` runs, spread over all devices, and take the first step."""
 
-        def advance(state: Any, config: Any, seed: Any, supply: Any, start: Any, steps: Any) -> Any:
-            return train.advance(config, supply, state, jax.random.key(seed), start, steps)
+        def advance(state: Any, config: Any, seed: Any, inputs: Any, start: Any, steps: Any) -> Any:
+            return train.advance(config, inputs, state, jax.random.key(seed), start, steps)
 
         count, weights = jax.device_count(), devices.everywhere(())
         lanes, rows, everywhere = Along.LANES, Along.ROWS, Along.ALL
@@ -139,7 +141,7 @@ class Training:
         self._rows = devices.place(devices.stacked(supplies))
         runs = [(config.train, seed) for seed in range(stack)]
         self._lanes = devices.place(devices.stacked(runs, *shape))
-        begin = devices.compiled(lambda run, supply: train.init(run[0], supply), (lanes, rows))
+        begin = devices.compiled(lambda run, inputs: train.init(run[0], inputs), (lanes, rows))
         program = devices.compiled(
             advance, (lanes, lanes, lanes, rows, everywhere, everywhere), donate=(0,)
         )

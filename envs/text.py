@@ -36,7 +36,7 @@ from testbed.transformer_config import TransformerConfig
 from testbed.types import Prompt
 
 
-class Material(eqx.Module):
+class SharedText(eqx.Module):
     """Data that all text worlds of a task share.
 
     Attributes:
@@ -113,14 +113,14 @@ class Text(AbstractTask):
         refuses, or one that is too long. Loads the checkpoint."""
         self._given()
 
-    def material(self) -> Material:
+    def material(self) -> SharedText:
         """The checkpoint, the prompts, and the learnt data of the golden reward; downloaded if missing."""
         (model, tokenizer), given = self.loaded(), self._given()
         apart = prompts.is_held_out(given.length.shape[0])
         drawn, held_out = (
             jax.tree.map(lambda x, own=own: x[own], given) for own in (~apart, apart)
         )
-        return Material(model, drawn, held_out, self.golden.learn(model, tokenizer))
+        return SharedText(model, drawn, held_out, self.golden.learn(model, tokenizer))
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw a world, its golden reward standardised within prompts over the model's samples. Loads the checkpoint.
@@ -128,7 +128,7 @@ class Text(AbstractTask):
         become constants."""
         return _drawn(self, self.material(), key)
 
-    def world_on(self, material: Material, key: PRNGKeyArray) -> World:
+    def world_on(self, material: SharedText, key: PRNGKeyArray) -> World:
         """`world` from the task's `material`."""
         k_prompts, k_samples, k_golden = jax.random.split(key, 3)
         source, model = ListedPrompts(material.prompts), material.model
@@ -140,7 +140,7 @@ class Text(AbstractTask):
         golden = Residual.standardised(golden, asked, samples, self.without_length)
         return World(source, PretrainedWriters(model, self.response_length), golden)
 
-    def policy(self, material: Material) -> Transformer:
+    def policy(self, material: SharedText) -> Transformer:
         """The checkpoint."""
         return material.model.model
 
@@ -200,5 +200,5 @@ def _digest(file: Path) -> str:
 
 
 @eqx.filter_jit
-def _drawn(task: Text, material: Material, key: PRNGKeyArray) -> World:
+def _drawn(task: Text, material: SharedText, key: PRNGKeyArray) -> World:
     return task.world_on(material, key)

@@ -18,7 +18,7 @@ from testbed.source import (
     Batch,
     Request,
     Rows,
-    Supply,
+    TrainingInputs,
     from_data,
     write_pairs,
 )
@@ -44,14 +44,14 @@ class DataFirst(AbstractSource):
         """For plans: responses written and judgements made for each prompt of a step."""
         return 2.0, 1.0
 
-    def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
+    def init(self, inputs: TrainingInputs, policy: Policy, request: Request) -> Rows:
         """The state before the first step: the order of the prompts."""
-        return Rows.init(supply.data.size)
+        return Rows.init(inputs.data.size)
 
     def draw(
         self,
         state: Rows,
-        supply: Supply,
+        inputs: TrainingInputs,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
@@ -62,8 +62,8 @@ class DataFirst(AbstractSource):
         samples = jax.random.fold_in(stream(key, Stream.SAMPLES), step)
         return jax.lax.cond(
             step < self.first,
-            lambda: from_data(state, supply, supply.data, request, key, step),
-            lambda: (write_pairs(supply, policy, rows, samples), after),
+            lambda: from_data(state, inputs, inputs.data, request, key, step),
+            lambda: (write_pairs(inputs, policy, rows, samples), after),
         )
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Array, Float, Int, PRNGKeyArray, PyTree
 
 from sweeps.console.progress import Progress
 from sweeps.grid import product
-from sweeps.population.world_builder import Grounds
+from sweeps.population.world_builder import WorldBuilder
 from sweeps.runtime import cache_directory
 from sweeps.study import Arm, Preset, Study, load_study
 from testbed import config, decode
@@ -29,7 +29,7 @@ from testbed.experiment import EvaluationConfig, Experiment
 from testbed.preference import AbstractPreference
 from testbed.source import Dataset
 from testbed.stages.stages import STAGES
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 from testbed.streams import Stream, stream
 from testbed.transformer import Transformer
 from testbed.types import END_TOKEN, Prompt, Response
@@ -224,11 +224,11 @@ def inspect(experiment: Experiment, quick: bool, progress: Progress) -> Inspecti
 
     Raises `InvalidInput` if the experiment's data cannot be obtained.
     """
-    ground = GroundConfig.of(experiment)
+    world_config = WorldConfig.of(experiment)
     cache = Cache(cache_directory() / "stages")
-    grounds = Grounds(cache, progress)
-    grounds.prepare([ground], _BUILT)
-    made = grounds.made(ground, _BUILT)
+    worlds = WorldBuilder(cache, progress)
+    worlds.prepare([world_config], _BUILT)
+    made = worlds.made(world_config, _BUILT)
     progress.stage("sampling")
     sft, golden, data, proxy = (made[name] for name in ("sft", "golden", "data", "proxy"))
     key = stream(jax.random.key(experiment.seed), Stream.EVALUATION)

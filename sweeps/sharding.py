@@ -17,7 +17,7 @@ from testbed import config
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.objective import AbstractObjective
-from testbed.source import AbstractSource, Request, Supply
+from testbed.source import AbstractSource, Request, TrainingInputs
 from testbed.train import TrainConfig
 from testbed.transformer import Transformer
 from testbed.types import Scalar
@@ -58,7 +58,7 @@ def placements(tree: PyTree, over: Mesh) -> PyTree:
 
 
 def spread(tree: PyTree, over: Mesh) -> PyTree:
-    """Place a tree, such as a `Supply` or a `TrainState`, as `placements` says."""
+    """Place a tree, such as a `TrainingInputs` or a `TrainState`, as `placements` says."""
     return jax.device_put(tree, placements(tree, over))
 
 
@@ -107,17 +107,24 @@ class Spread(AbstractObjective):
         return self.loss.fresh
 
     def prepare(
-        self, batch: PyTree, supply: Supply, policy: Policy, key: PRNGKeyArray, step: Int[Array, ""]
+        self,
+        batch: PyTree,
+        inputs: TrainingInputs,
+        policy: Policy,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
     ) -> PyTree:
         """The batch as the loss prepares it, with its rows on different devices."""
-        batch = self.loss.prepare(batch, supply, policy, key, step)
+        batch = self.loss.prepare(batch, inputs, policy, key, step)
         return jax.lax.with_sharding_constraint(
             batch, NamedSharding(self.over, PartitionSpec("batch"))
         )
 
-    def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: PyTree) -> Scalar:
+    def value(
+        self, policy: Policy, critic: PyTree, inputs: TrainingInputs, batch: PyTree
+    ) -> Scalar:
         """The value of the loss."""
-        return self.loss.value(policy, critic, supply, batch)
+        return self.loss.value(policy, critic, inputs, batch)
 
 
 def cut_batches(plan: TrainConfig, over: Mesh) -> TrainConfig:

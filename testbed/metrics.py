@@ -24,7 +24,7 @@ from testbed.types import Prompt, Response, Scalar
 SHOWN = 2
 
 
-class Yardstick(eqx.Module):
+class EvaluationInputs(eqx.Module):
     """The inputs, besides the policy, of an evaluation.
 
     Attributes:
@@ -111,7 +111,7 @@ def _compare(policy: Policy, reference: Policy, prompts: Prompt, responses: Resp
     return Comparison(kl, entropy / responses.length, log_ratio)
 
 
-def evaluate(policy: Policy, by: Yardstick, key: PRNGKeyArray) -> dict[str, Array]:
+def evaluate(policy: Policy, by: EvaluationInputs, key: PRNGKeyArray) -> dict[str, Array]:
     """Measure a policy against its reference (SFT) and the golden baseline. Returns every requested metric of
     `testbed.metric_table.POLICY` (a list under one name), and ``answer``, the tokens of the answers to the first
     `SHOWN` prompts."""

@@ -106,11 +106,23 @@ def names(package: str, *modules: str) -> Callable[[str], Any]:
         )
         if below is None and not name.startswith("__"):
             for module in modules:
-                found = vars(importlib.import_module(f"{package}.{module}"))
-                if name in found:
+                found = importlib.import_module(f"{package}.{module}")
+                if hasattr(found, name):
                     _warn(f"{package}.{name}", f"{package}.{module}.{name}")
-                    return found[name]
+                    return getattr(found, name)
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
+
+    return find
+
+
+def renamed(module: str, **new: str) -> Callable[[str], Any]:
+    """A ``__getattr__`` for a module in which names have changed: old name to new name."""
+
+    def find(name: str) -> Any:
+        if name not in new:
+            raise AttributeError(f"module '{module}' has no attribute '{name}'")
+        _warn(f"{module}.{name}", f"{module}.{new[name]}")
+        return vars(sys.modules[module])[new[name]]
 
     return find
 

@@ -9,7 +9,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from testbed.config.ranges import Checked
 from testbed.logprob import Policy
-from testbed.source import AbstractSource, Request, Supply
+from testbed.source import AbstractSource, Request, TrainingInputs
 from testbed.types import Scalar
 
 
@@ -36,12 +36,19 @@ class AbstractObjective(Checked):
         return 0
 
     def prepare(
-        self, batch: PyTree, supply: Supply, policy: Policy, key: PRNGKeyArray, step: Int[Array, ""]
+        self,
+        batch: PyTree,
+        inputs: TrainingInputs,
+        policy: Policy,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
     ) -> PyTree:
         """The batch that the source drew, extended by texts of the present policy if the objective needs them; most
         objectives return it unchanged. ``key`` is the run's, the same at every step."""
         return batch
 
     @abc.abstractmethod
-    def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: PyTree) -> Scalar:
+    def value(
+        self, policy: Policy, critic: PyTree, inputs: TrainingInputs, batch: PyTree
+    ) -> Scalar:
         """Mean loss of a step's texts; its gradient moves policy and critic."""

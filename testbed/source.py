@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray, PyTree
 
-from testbed import decode, logprob
+from testbed import decode, logprob, moved
 from testbed.batches import minibatch
 from testbed.config.ranges import Checked
 from testbed.logprob import Policy
@@ -86,7 +86,7 @@ class Batch(eqx.Module):
     spent: Ledger
 
 
-class Supply(eqx.Module):
+class TrainingInputs(eqx.Module):
     """The inputs that a source may use.
 
     Attributes:
@@ -123,22 +123,22 @@ class Supply(eqx.Module):
 
 
 @runtime_checkable
-class Author(Protocol):
+class RolloutFunction(Protocol):
     """Writes and judges texts for some of the data's prompts."""
 
     def __call__(
-        self, supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
+        self, inputs: TrainingInputs, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
     ) -> PyTree:
         """Texts by ``policy``: a module with a field ``spent``, every leaf with a leading axis ``n``."""
 
 
 class Request(NamedTuple):
-    """What a loss or method asks of a source: the number of items a step, and the author that writes fresh ones, with
+    """What a loss or method asks of a source: the number of items a step, and the rollout that writes fresh ones, with
     ``responses`` responses to each prompt and ``judgements`` judgements of them. ``kept`` marks the items that will be
     learnt from; None means all."""
 
     batch_size: int
-    author: Author
+    rollout: RolloutFunction
     responses: int = 2
     judgements: int = 1
     kept: Bool[Array, " n"] | None = None
@@ -152,7 +152,7 @@ class AbstractSource(Checked):
     """A supply of texts, anywhere between offline and online."""
 
     family: ClassVar[str] = "testbed.sources"
-    #: Whether texts are written by `Request.author`; if not, the source gives labelled pairs, whatever was requested.
+    #: Whether texts are written by `Request.rollout`; if not, the source gives labelled pairs, whatever was requested.
     writes: ClassVar[bool] = False
 
     @property
@@ -169,7 +169,7 @@ class AbstractSource(Checked):
 
     def prepare(self, given: Any) -> tuple[PyTree, dict[str, Array]]:
         """Data that the source needs once before training, made from what `testbed.recorded_runs.recorded_run.Given`
-        holds, and numbers measured of them. The source finds the data as `Supply.prepared`."""
+        holds, and numbers measured of them. The source finds the data as `TrainingInputs.prepared`."""
         return None, {}
 
     def work(self, request: Request) -> tuple[float, float]:
@@ -178,14 +178,14 @@ class AbstractSource(Checked):
         return share * request.responses, share * request.judgements
 
     @abc.abstractmethod
-    def init(self, supply: Supply, policy: Policy, request: Request) -> PyTree:
+    def init(self, inputs: TrainingInputs, policy: Policy, request: Request) -> PyTree:
         """The source's state before training from ``policy``."""
 
     @abc.abstractmethod
     def draw(
         self,
         state: PyTree,
-        supply: Supply,
+        inputs: TrainingInputs,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
@@ -217,25 +217,27 @@ class Rows(eqx.Module):
         return index, (~before).astype(jnp.float32), type(self)(order, met)
 
 
-def write_pairs(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Batch:
-    """The `Author` of labelled pairs: two responses by the policy, labelled by the sign of the teacher's margin."""
-    texts = supply.sample(policy, rows, key, count=2).response
-    return judged(supply, rows, texts, Ledger.fresh(texts, judgements=1))
+def write_pairs(
+    inputs: TrainingInputs, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
+) -> Batch:
+    """Two responses by the policy to each prompt, labelled by the sign of the teacher's margin: a `RolloutFunction`."""
+    texts = inputs.sample(policy, rows, key, count=2).response
+    return judged(inputs, rows, texts, Ledger.fresh(texts, judgements=1))
 
 
-def judged(supply: Supply, rows: Int[Array, " n"], texts: Response, spent: Ledger) -> Batch:
+def judged(inputs: TrainingInputs, rows: Int[Array, " n"], texts: Response, spent: Ledger) -> Batch:
     """Two responses to each prompt, labelled by the sign of the teacher's margin."""
-    prompts = supply.prompts(rows)
+    prompts = inputs.prompts(rows)
     first, second = (jax.tree.map(lambda x, i=i: x[:, i], texts) for i in range(2))
-    margin = supply.teacher.margin(prompts, first, second)
+    margin = inputs.teacher.margin(prompts, first, second)
     pairs = jax.vmap(arrange)(certain(margin > 0), prompts, first, second)
-    reference = logprob.score_pairs(supply.reference, pairs)
+    reference = logprob.score_pairs(inputs.reference, pairs)
     return Batch(pairs, reference, jnp.abs(margin), rows, spent)
 
 
 def from_data(
     state: Rows,
-    supply: Supply,
+    inputs: TrainingInputs,
     data: Dataset,
     request: Request,
     key: PRNGKeyArray,
@@ -246,14 +248,17 @@ def from_data(
     asked = (new * (data.pairs.weight[index] > 0)).astype(jnp.int32)
     none = jnp.zeros_like(asked)
     spent = Ledger(jnp.ones_like(new), new, asked, none, none)
-    return taken(supply, data, index, spent), state
+    return taken(inputs, data, index, spent), state
 
 
-def taken(supply: Supply, data: Dataset, index: Int[Array, " n"], spent: Ledger) -> Batch:
+def taken(inputs: TrainingInputs, data: Dataset, index: Int[Array, " n"], spent: Ledger) -> Batch:
     """Some pairs of a data set on D_golden's prompts."""
     pairs, reference = jax.tree.map(lambda x: x[index], (data.pairs, data.reference))
-    if not supply.fixed:
-        reference = logprob.score_pairs(supply.reference, pairs)
+    if not inputs.fixed:
+        reference = logprob.score_pairs(inputs.reference, pairs)
     # Compilers drop this comparison if the loss does not read its result.
-    margin = supply.teacher.margin(pairs.prompt, pairs.winner, pairs.loser)
+    margin = inputs.teacher.margin(pairs.prompt, pairs.winner, pairs.loser)
     return Batch(pairs, reference, margin, index, spent)
+
+
+__getattr__ = moved.renamed(__name__, Supply="TrainingInputs", Author="RolloutFunction")

@@ -16,7 +16,7 @@ from testbed.optimiser import OptimiserConfig
 from testbed.policies.trainable import rebuilt, trained
 from testbed.references.base import AbstractReference
 from testbed.references.fixed import Fixed
-from testbed.source import AbstractSource, Ledger, Supply
+from testbed.source import AbstractSource, Ledger, TrainingInputs
 
 #: The judge of the texts that sources have written: the learned proxy, or the golden reward itself, without noise.
 Teacher: TypeAlias = Literal["proxy", "golden"]
@@ -24,7 +24,7 @@ Teacher: TypeAlias = Literal["proxy", "golden"]
 
 class TrainConfig(eqx.Module):
     """How a policy is optimised, with ``batch_size`` prompts an update. The number of steps is an argument of the
-    compiled program. ``teacher`` names the judge that the supply holds.
+    compiled program. ``teacher`` names the judge that the training inputs hold.
 
     Raises `InvalidInput` if the loss or method cannot learn from the source.
     """
@@ -85,14 +85,14 @@ class TrainState(eqx.Module):
     gradient_norm: Float[Array, ""]
 
 
-def init(config: TrainConfig, supply: Supply) -> TrainState:
+def init(config: TrainConfig, inputs: TrainingInputs) -> TrainState:
     """Start from a copy of the reference: the buffers of a donated state must not be shared."""
 
     def copy() -> Policy:
-        return jax.tree.map(jnp.copy, trained(supply.reference))
+        return jax.tree.map(jnp.copy, trained(inputs.reference))
 
     def whole() -> Policy:
-        return rebuilt(copy(), supply.reference)
+        return rebuilt(copy(), inputs.reference)
 
     policy: Any = copy()  # optax's annotations admit nested containers of arrays, not modules
     critic = config.loss.critic(whole())
@@ -100,7 +100,7 @@ def init(config: TrainConfig, supply: Supply) -> TrainState:
         policy=policy,
         critic=critic,
         optimiser=config.optimiser.transform().init((policy, critic)),
-        source=config.source.init(supply, whole(), config.loss.request(config.batch_size)),
+        source=config.source.init(inputs, whole(), config.loss.request(config.batch_size)),
         reference=copy() if config.reference.moves else None,
         ledger=Ledger.zero(),
         diverged_step=jnp.asarray(-1, dtype=jnp.int32),
@@ -110,53 +110,65 @@ def init(config: TrainConfig, supply: Supply) -> TrainState:
 
 
 def update(
-    config: TrainConfig, supply: Supply, state: TrainState, key: PRNGKeyArray, step: Int[Array, ""]
+    config: TrainConfig,
+    inputs: TrainingInputs,
+    state: TrainState,
+    key: PRNGKeyArray,
+    step: Int[Array, ""],
 ) -> TrainState:
     """One gradient step. ``key`` is the run's, the same at every step; ``loss`` and ``gradient_norm`` are added up."""
-    batch, state = draw(config, supply, state, key, step)
+    batch, state = draw(config, inputs, state, key, step)
     # The barrier makes learning from a batch independent, to the last bit, of how the batch was made: XLA must not
     # simplify or share computations across it. On CPUs XLA drops barriers before it fuses operations, but here this is
     # harmless: only whole numbers, gathered scores and sums over tokens pass the barrier, and fusion does not change
     # their values.
     batch = jax.lax.optimization_barrier(batch)
-    return learn(config, held_to(supply, state), state, batch, step)
+    return learn(config, held_to(inputs, state), state, batch, step)
 
 
-def present(supply: Supply, state: TrainState) -> Policy:
+def present(inputs: TrainingInputs, state: TrainState) -> Policy:
     """The whole present policy."""
-    return rebuilt(state.policy, supply.reference)
+    return rebuilt(state.policy, inputs.reference)
 
 
-def held_to(supply: Supply, state: TrainState) -> Supply:
-    """The supply with the present reference policy."""
+def held_to(inputs: TrainingInputs, state: TrainState) -> TrainingInputs:
+    """The training inputs with the present reference policy."""
     if state.reference is None:
-        return supply
-    reference = rebuilt(state.reference, supply.reference)
-    return Supply(supply.data, reference, supply.teacher, supply.prepared, fixed=False)
+        return inputs
+    reference = rebuilt(state.reference, inputs.reference)
+    return TrainingInputs(inputs.data, reference, inputs.teacher, inputs.prepared, fixed=False)
 
 
 def draw(
-    config: TrainConfig, supply: Supply, state: TrainState, key: PRNGKeyArray, step: Int[Array, ""]
+    config: TrainConfig,
+    inputs: TrainingInputs,
+    state: TrainState,
+    key: PRNGKeyArray,
+    step: Int[Array, ""],
 ) -> tuple[PyTree, TrainState]:
     """The texts of one step, and the state with the reference and the source's state updated."""
     if state.reference is not None:
         reference = config.reference.next(state.reference, state.policy, step)
         state = eqx.tree_at(lambda s: s.reference, state, reference)
-    supply, policy = held_to(supply, state), present(supply, state)
+    inputs, policy = held_to(inputs, state), present(inputs, state)
     request = config.loss.request(config.batch_size)
-    batch, source = config.source.draw(state.source, supply, policy, request, key, step)
-    batch = config.loss.prepare(batch, supply, policy, key, step)
+    batch, source = config.source.draw(state.source, inputs, policy, request, key, step)
+    batch = config.loss.prepare(batch, inputs, policy, key, step)
     return batch, eqx.tree_at(lambda s: s.source, state, source)
 
 
 def learn(
-    config: TrainConfig, supply: Supply, state: TrainState, batch: PyTree, step: Int[Array, ""]
+    config: TrainConfig,
+    inputs: TrainingInputs,
+    state: TrainState,
+    batch: PyTree,
+    step: Int[Array, ""],
 ) -> TrainState:
     """Move policy and critic down the gradient of a batch's mean loss, unless the result is not finite."""
 
     def loss(moving: tuple[Policy, PyTree]) -> Float[Array, ""]:
         part, critic = moving
-        return config.loss.value(rebuilt(part, supply.reference), critic, supply, batch)
+        return config.loss.value(rebuilt(part, inputs.reference), critic, inputs, batch)
 
     old: Any = (state.policy, state.critic)
     value, gradient = jax.value_and_grad(loss)(old)
@@ -188,7 +200,7 @@ def learn(
 
 def advance(
     config: TrainConfig,
-    supply: Supply,
+    inputs: TrainingInputs,
     state: TrainState,
     key: PRNGKeyArray,
     start: Int[Array, ""],
@@ -197,7 +209,7 @@ def advance(
     """``steps`` gradient steps from step ``start`` on; ``loss`` and ``gradient_norm`` become their means over these
     steps. ``start`` and ``steps`` are arguments of the compiled program, so one program serves runs of every length; 0
     steps are allowed."""
-    return averaged(go_on(config, supply, restarted(state), key, start, steps), steps)
+    return averaged(go_on(config, inputs, restarted(state), key, start, steps), steps)
 
 
 def restarted(state: TrainState, anew: Bool[Array, ""] | bool = True) -> TrainState:
@@ -212,7 +224,7 @@ def averaged(state: TrainState, steps: Int[Array, ""]) -> TrainState:
 
 def go_on(
     config: TrainConfig,
-    supply: Supply,
+    inputs: TrainingInputs,
     state: TrainState,
     key: PRNGKeyArray,
     start: Int[Array, ""],
@@ -223,7 +235,7 @@ def go_on(
     # The loop counts from 0: if every run had its own bounds, a batched loop would select between old and new states at
     # every step.
     return jax.lax.fori_loop(
-        0, steps, lambda done, s: update(config, supply, s, key, start + done), state
+        0, steps, lambda done, s: update(config, inputs, s, key, start + done), state
     )
 
 

@@ -6,8 +6,8 @@ from typing import Any
 
 from analysis.figures import curves, effects, inputs, learning, sizes
 from analysis.figures.curves import Pair
-from analysis.figures.inputs import Material
-from analysis.figures.style import FEW_PANELS, Exhibit
+from analysis.figures.inputs import FigureInputs
+from analysis.figures.style import FEW_PANELS, CaptionedFigure
 from analysis.load import Table
 from analysis.verdicts.evidence import ALL_TASKS
 from testbed.metric_table import FACTS, declared
@@ -18,32 +18,32 @@ OWN_FIGURES = ("win_rate", "best_win_rate", "policy_checksum", *learning.LOGPROB
 """Metrics without a figure of last values: another figure shows them, or they are not amounts."""
 
 
-def exhibits(material: Material) -> list[Exhibit]:
+def captioned_figures(figure_inputs: FigureInputs) -> list[CaptionedFigure]:
     """All figures that have data to show; figures that show a claim's quantity come first."""
-    spoken = inputs.estimands(material.results)
+    spoken = inputs.estimands(figure_inputs.results)
     makers = (
         _frontier, _peaks, _relative, _peak_place, _along, _windows,
         _scatters, _logprob, _ends, _forest, _each_level, _envelope,
     )  # fmt: skip
-    shown = [exhibit for maker in makers for exhibit in maker(material, spoken)]
-    return sorted(shown, key=lambda exhibit: not exhibit.central)
+    shown = [captioned for maker in makers for captioned in maker(figure_inputs, spoken)]
+    return sorted(shown, key=lambda captioned: not captioned.central)
 
 
-def early(material: Material) -> list[Exhibit]:
+def early(figure_inputs: FigureInputs) -> list[CaptionedFigure]:
     """Figures that need no model and no verdict, so that they can be drawn while runs go on."""
-    spoken = inputs.estimands(material.results)
-    return [*_envelope(material, spoken), *_scatters(material, spoken)]
+    spoken = inputs.estimands(figure_inputs.results)
+    return [*_envelope(figure_inputs, spoken), *_scatters(figure_inputs, spoken)]
 
 
-def _frontier(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    if not material.fits:
+def _frontier(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
+    if not figure_inputs.fits:
         return
-    pairs = _pairs(material, spoken)
-    small = len(material.fits) > FEW_PANELS
+    pairs = _pairs(figure_inputs, spoken)
+    small = len(figure_inputs.fits) > FEW_PANELS
     caption = (
         "Each small mark is one checkpoint of one run. Lines are the fitted curve of a typical seed"
     )
-    if material.several or small:
+    if figure_inputs.several or small:
         caption += "; the large mark is its peak, or its best where the range ends first."
     else:
         caption += (
@@ -56,17 +56,17 @@ def _frontier(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
             "checkpoints. Much of a curve’s own uncertainty is shared by the arms, so bands may overlap while their "
             "difference is clear."
         )
-    yield Exhibit(
+    yield CaptionedFigure(
         "frontier",
         "How far does each arm get, and at what distance?",
         "Win rate over the square root of KL from SFT, with fitted curves, by arm.",
         f"{caption} The dotted line is a draw with the golden baseline.",
-        partial(curves.frontier, material.fits, material.arms, pairs),
-        curves.frontier_table(material.fits),
+        partial(curves.frontier, figure_inputs.fits, figure_inputs.arms, pairs),
+        curves.frontier_table(figure_inputs.fits),
     )
 
 
-def _pairs(material: Material, spoken: Spoken) -> list[Pair]:
+def _pairs(figure_inputs: FigureInputs, spoken: Spoken) -> list[Pair]:
     """Pairs of arms that claims compare at matched KL, or the two arms if there are two."""
     pairs: list[Pair] = []
     for one in spoken:
@@ -74,44 +74,44 @@ def _pairs(material: Material, spoken: Spoken) -> list[Pair]:
             pairs.append((one["first"], one["second"]))
         elif one["kind"] == "ShareOfGap":
             pairs += [(one["top"], one["bottom"]), (one["top"], one["candidate"])]
-    if not pairs and len(material.arms) == 2:
-        pairs.append((material.arms[0], material.arms[1]))
+    if not pairs and len(figure_inputs.arms) == 2:
+        pairs.append((figure_inputs.arms[0], figure_inputs.arms[1]))
     return list(dict.fromkeys(pairs))[:4]
 
 
-def _peaks(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    most = max((len(fit.arms) for fit in material.fits.values()), default=0)
-    if material.results.strata or most < 3:
+def _peaks(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
+    most = max((len(fit.arms) for fit in figure_inputs.fits.values()), default=0)
+    if figure_inputs.results.strata or most < 3:
         return
-    typical = {ALL_TASKS: material.typical} if material.typical is not None else {}
-    table = effects.peaks_table({**material.fits, **typical})
-    yield Exhibit(
+    typical = {ALL_TASKS: figure_inputs.typical} if figure_inputs.typical is not None else {}
+    table = effects.peaks_table({**figure_inputs.fits, **typical})
+    yield CaptionedFigure(
         "peaks",
         "Where does each arm peak?",
         "Peak win rate of every arm and the KL at which it lies, with 90% intervals.",
         "Fitted peaks of a typical seed with 90% intervals. Hollow marks are best values at an end of the observed "
         "range: the peak itself was not seen.",
-        partial(effects.peaks, table, material.arms),
+        partial(effects.peaks, table, figure_inputs.arms),
         table,
     )
 
 
-def _windows(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    table = learning.window_table(inputs.finished(material.results))
+def _windows(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
+    table = learning.window_table(inputs.finished(figure_inputs.results))
     if not table.empty:
-        yield Exhibit(
+        yield CaptionedFigure(
             "windows",
             "Who can tell good from bad on the online stream?",
             "Classification accuracy on ten windows of the online stream, of proxy and policies.",
             "Accuracy against the golden reward on pairs of the recorded online run, window by window. Policies are "
             "those at the end of training; means over settings and seeds, with 90% t intervals over seeds, or the "
             "seeds themselves if they are two.",
-            partial(learning.windows, table, material.arms),
+            partial(learning.windows, table, figure_inputs.arms),
             table,
         )
 
 
-def _scatters(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
+def _scatters(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
     """Accuracy over win rate, and each pair of columns that a claim correlates or regresses."""
     wanted: dict[tuple[str, str], bool] = {}
     for one in spoken:
@@ -128,7 +128,7 @@ def _scatters(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
         central.add(classification)
     for columns in dict.fromkeys([*wanted, classification]):
         correlated = wanted.get(columns, False)
-        rows = _points(material, columns, correlated)
+        rows = _points(figure_inputs, columns, correlated)
         if rows.empty or rows[columns[0]].nunique() < 2:
             continue
         x, y = map(inputs.metric_words, columns)
@@ -145,32 +145,34 @@ def _scatters(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
             )
         labels = [inputs.capital(name) for name in columns]
         rates = [inputs.is_rate(name) for name in columns]
-        yield Exhibit(
+        yield CaptionedFigure(
             "classification" if accuracy else f"scatter-{columns[1]}-{columns[0]}",
             "Does telling good from bad make a good writer?"
             if accuracy
             else f"How does {y} depend on {x}?",
             f"{y} over {x}, by arm.",
             caption,
-            partial(learning.scatter, rows, material.arms, columns, labels, rates, grouped=grouped),
+            partial(
+                learning.scatter, rows, figure_inputs.arms, columns, labels, rates, grouped=grouped
+            ),
             rows,
             columns in central,
         )
 
 
-def _points(material: Material, columns: tuple[str, str], every: bool) -> Table:
+def _points(figure_inputs: FigureInputs, columns: tuple[str, str], every: bool) -> Table:
     """Rows of a scatter, of runs that did not diverge: every trained checkpoint, or each run's last one."""
-    table = material.results.table
+    table = figure_inputs.results.table
     trained = table[(table["evaluation"] > 0) & (table["diverged_step"] < 0)]
-    rows = trained if every else inputs.finished(material.results)
+    rows = trained if every else inputs.finished(figure_inputs.results)
     names = ["task", "arm", "seed", "run", "step", *columns]
     if any(name not in rows for name in columns):
         return rows.iloc[:0]
     return rows.loc[rows[list(columns)].notna().all(axis=1), names]
 
 
-def _logprob(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    table = material.results.on_axes
+def _logprob(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
+    table = figure_inputs.results.on_axes
     metrics = [name for name in learning.LOGPROBS if name in table and table[name].notna().any()]
     averaged = learning.training_curves(table, metrics) if metrics else table.iloc[:0]
     if averaged.empty:
@@ -179,21 +181,21 @@ def _logprob(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
         ". Thin lines are seeds, the thick line is their mean, the band a 90% t interval over seeds, if they are three "
         "or more."
     )
-    yield Exhibit(
+    yield CaptionedFigure(
         "logprob",
         "What happens to the answers in the data?",
         "Change of the log-probability of winners and losers over training, by arm.",
         "Mean log-probability of whole responses relative to SFT, averaged over settings"
-        + ("." if material.several else seeds),
-        partial(learning.logprob, averaged, material.arms),
+        + ("." if figure_inputs.several else seeds),
+        partial(learning.logprob, averaged, figure_inputs.arms),
         averaged,
         bool(inputs.columns_used(spoken) & set(learning.LOGPROBS)),
     )
 
 
-def _ends(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
+def _ends(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
     """Last values of the metrics that claims compare, unless another figure shows them."""
-    last = inputs.finished(material.results)
+    last = inputs.finished(figure_inputs.results)
     compared = ("PairedDifference", "Change", "Level")
     used = [one["metric"] for one in spoken if one["kind"] in compared and one["metric"] in last]
     metrics = [name for name in dict.fromkeys(used) if name not in OWN_FIGURES]
@@ -202,21 +204,21 @@ def _ends(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
         return
     lines = {one["metric"]: float(one["against"]) for one in spoken if one["kind"] == "Level"}
     words = {name: inputs.capital(name) for name in metrics}
-    yield Exhibit(
+    yield CaptionedFigure(
         "ends",
         "Where do the arms end?",
         "Values at the end of training of the metrics that claims compare, by arm.",
         "Last checkpoints, averaged over settings: a small mark a seed, a large one their mean. A dotted line marks "
         "the value that a claim compares with.",
-        partial(learning.ends, table, material.arms, words, lines),
+        partial(learning.ends, table, figure_inputs.arms, words, lines),
         table,
     )
 
 
-def _forest(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    rows = effects.effects(material.entries)
+def _forest(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
+    rows = effects.effects(figure_inputs.entries)
     if rows:
-        yield Exhibit(
+        yield CaptionedFigure(
             "effects",
             "How large are the effects?",
             "Effects of all claims with intervals and the region of practical equivalence.",
@@ -229,40 +231,42 @@ def _forest(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
         )
 
 
-def _envelope(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
-    if not material.envelopes.empty:
-        yield Exhibit(
+def _envelope(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
+    if not figure_inputs.envelopes.empty:
+        yield CaptionedFigure(
             "envelope",
             "The same points as the paper draws them",
             "All checkpoints as a scatter of win rate over KL with each arm’s upper envelope.",
             "All checkpoints of all runs and settings; lines are upper envelopes: the best win rate of an arm’s "
             "checkpoints in bins of KL, the best so far carried on. No model, no interval: an envelope rises with the "
             "number of runs, so compare arms of equally many.",
-            partial(curves.envelope, material.points, material.envelopes, material.arms),
-            material.envelopes,
+            partial(
+                curves.envelope, figure_inputs.points, figure_inputs.envelopes, figure_inputs.arms
+            ),
+            figure_inputs.envelopes,
         )
 
 
-def _relative(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
+def _relative(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
     """Win rates over the levels of each stratum, relative to the reference arm that claims name."""
-    for path, places in material.sizes.items():
+    for path, places in figure_inputs.sizes.items():
         tops = [one["top"] for one in spoken if one.get("path") == path and "top" in one]
-        top = tops[0] if tops else material.arms[0]
-        table = sizes.relative_table(material.results.table, path, top, places)
+        top = tops[0] if tops else figure_inputs.arms[0]
+        table = sizes.relative_table(figure_inputs.results.table, path, top, places)
         if table.empty:
             continue
         column = "relative" if tops else "quantile"
         words = f"90% quantile{f', {top} = 100%' if tops else ' of win rates'}"
-        shown = table, material.arms, column
+        shown = table, figure_inputs.arms, column
         if inputs.places_named(places):
-            names = inputs.level_names(material.results, path, places)
+            names = inputs.level_names(figure_inputs.results, path, places)
             draw = partial(sizes.by_level, *shown, words, [names[at] for at in places])
         else:
-            labels = inputs.axis_words(path, material), words
+            labels = inputs.axis_words(path, figure_inputs), words
             draw = partial(sizes.along, *shown, labels, percents=True)
-        yield Exhibit(
+        yield CaptionedFigure(
             f"levels-{path}",
-            f"How does the comparison change with {inputs.level_words(path, material)}?",
+            f"How does the comparison change with {inputs.level_words(path, figure_inputs)}?",
             f"High quantile of the win rates at every level of {path}, by arm.",
             "The 90% quantile of the win rates of an arm’s checkpoints"
             + (f", relative to that of {top}" if tops else "")
@@ -272,55 +276,55 @@ def _relative(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
         )
 
 
-def _peak_place(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
+def _peak_place(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
     """KL at the fitted peaks over the levels of each stratum."""
-    if not material.fits:
+    if not figure_inputs.fits:
         return
-    peaks = effects.peaks_table(material.fits)
-    for path, places in material.sizes.items():
-        at = [material.where[panel][1].get(path) for panel in peaks["panel"]]
+    peaks = effects.peaks_table(figure_inputs.fits)
+    for path, places in figure_inputs.sizes.items():
+        at = [figure_inputs.where[panel][1].get(path) for panel in peaks["panel"]]
         if inputs.places_named(places) or any(level not in places for level in at):
             continue
-        tasks = [material.where[panel][0] for panel in peaks["panel"]]
+        tasks = [figure_inputs.where[panel][0] for panel in peaks["panel"]]
         table = peaks.assign(task=tasks, level=at, size=[places[level] for level in at])
-        words = inputs.axis_words(path, material)
-        yield Exhibit(
+        words = inputs.axis_words(path, figure_inputs)
+        yield CaptionedFigure(
             f"places-{path}",
-            f"Does the peak’s KL change with {inputs.level_words(path, material)}?",
+            f"Does the peak’s KL change with {inputs.level_words(path, figure_inputs)}?",
             f"KL at the fitted peak of every arm at every level of {path}, with intervals.",
             "KL at the peak of a typical seed’s curve, with 90% intervals, on a square-root scale. "
             "Hollow marks: the best is at an end of the observed range.",
-            partial(sizes.peak_places, table, material.arms, words),
+            partial(sizes.peak_places, table, figure_inputs.arms, words),
             table,
             any(one["kind"].startswith("PeakPlace") and one.get("path") == path for one in spoken),
         )
 
 
-def _along(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
+def _along(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
     """Distance to the exact optimum over every swept or measured number that varies."""
     metric = "optimum_distance"
-    last = inputs.finished(material.results)
+    last = inputs.finished(figure_inputs.results)
     if metric not in last or last[metric].isna().all():
         return
     last = last[last[metric].notna()]
     facts = [f"{FACTS}data_support_mass", f"{FACTS}coverage"]
-    for path in dict.fromkeys([*inputs.numeric_axes(material, last), *facts]):
+    for path in dict.fromkeys([*inputs.numeric_axes(figure_inputs, last), *facts]):
         if path not in last or last[path].nunique() < 2:
             continue
         groups = last.groupby(["task", "arm", "seed", path])[metric].mean().reset_index()
         table = groups.rename(columns={path: "size"}).assign(path=path)
         words = (
-            inputs.axis_words(path, material),
+            inputs.axis_words(path, figure_inputs),
             f"{inputs.capital(metric)} ({declared(metric).unit})",
         )
         scattered = path.startswith(FACTS)
-        shown = table, material.arms
+        shown = table, figure_inputs.arms
         draw = (
             partial(learning.scatter, *shown, ("size", metric), words, (False, False))
             if scattered
             else partial(sizes.along, *shown, metric, words)
         )
-        yield Exhibit(
+        yield CaptionedFigure(
             f"distance-{path}",
             f"How near to the exact optimum, by {inputs.path_words(path)}?",
             f"Distance of the trained policies to the exact optimum over {path}, by arm.",
@@ -333,11 +337,11 @@ def _along(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
         )
 
 
-def _each_level(material: Material, spoken: Spoken) -> Iterator[Exhibit]:
+def _each_level(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
     """One figure of effects by level, for claims that test every level of a path."""
-    rows = effects.level_effects(material.entries)
+    rows = effects.level_effects(figure_inputs.entries)
     if rows:
-        yield Exhibit(
+        yield CaptionedFigure(
             "every-level",
             "How large are the effects at each level?",
             "Effects at each level, with 90% intervals and the region of practical equivalence.",

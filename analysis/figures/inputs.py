@@ -15,7 +15,7 @@ from testbed.metric_table import DECLARED, FACTS
 
 
 @dataclasses.dataclass(frozen=True)
-class Material:
+class FigureInputs:
     """Inputs of a study's figures.
 
     `fits` are the fitted curves by panel, `typical` those of a typical task, `points` the usable checkpoints by panel,
@@ -75,9 +75,9 @@ def finished(results: Results) -> Table:
     return last_rows(table).merge(best, on=key, how="left")
 
 
-def numeric_axes(material: Material, rows: Table) -> list[str]:
+def numeric_axes(figure_inputs: FigureInputs, rows: Table) -> list[str]:
     """Swept paths whose values are numbers."""
-    swept = [axis for axis in material.results.study.get("axes", ()) if axis in rows]
+    swept = [axis for axis in figure_inputs.results.study.get("axes", ()) if axis in rows]
     return [
         axis
         for axis in swept
@@ -104,14 +104,16 @@ def counted(places: Mapping[Any, float]) -> bool:
     return bool(places) and not places_named(places) and len(numbers) < len(places)
 
 
-def level_words(path: str, material: Material) -> str:
+def level_words(path: str, figure_inputs: FigureInputs) -> str:
     """Words for the kind of the levels of a path."""
-    return "the policy’s size" if counted(material.sizes.get(path, {})) else path_words(path)
+    return "the policy’s size" if counted(figure_inputs.sizes.get(path, {})) else path_words(path)
 
 
-def axis_words(path: str, material: Material) -> str:
+def axis_words(path: str, figure_inputs: FigureInputs) -> str:
     """The label of an axis along a path."""
-    return "Parameters of the policy" if counted(material.sizes.get(path, {})) else capital(path)
+    return (
+        "Parameters of the policy" if counted(figure_inputs.sizes.get(path, {})) else capital(path)
+    )
 
 
 def metric_words(column: str) -> str:

@@ -71,7 +71,7 @@ _STYLE: dict[Any, Any] = {
 
 
 @dataclasses.dataclass(frozen=True)
-class Exhibit:
+class CaptionedFigure:
     """A named figure that can be drawn at a given width in inches, with its heading and caption.
 
     `alt` describes the figure in words, `table` is its data (None: no data file is written). `central`: a claim is

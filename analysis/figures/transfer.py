@@ -11,7 +11,7 @@ from matplotlib.lines import Line2D
 from matplotlib.ticker import MaxNLocator
 
 from analysis.figures import style
-from analysis.figures.style import Exhibit
+from analysis.figures.style import CaptionedFigure
 from analysis.html import scale_of, unit_name
 from analysis.transfer.effects import LEAST, Measured, Pair, by_unit
 from analysis.transfer.table import COLUMNS, row
@@ -20,7 +20,7 @@ SIMULATED, REAL = style.ARM_COLOURS[:2]
 _NAMES = ((SIMULATED, "o", "simulated"), (REAL, "D", "real"))
 
 
-def exhibits(pairs: Sequence[Pair]) -> list[Exhibit]:
+def captioned_figures(pairs: Sequence[Pair]) -> list[CaptionedFigure]:
     """The figures that can be drawn from these pairs, in order."""
     shown = [pair for pair in pairs if pair.same_sign is not None]
     if not shown:
@@ -28,7 +28,7 @@ def exhibits(pairs: Sequence[Pair]) -> list[Exhibit]:
     others = ("verdict", "open", "same_sign", "text")
     names = [name for name in COLUMNS if not name.endswith(others)]
     table = style.frame(map(row, shown))[names]
-    effects = Exhibit(
+    effects = CaptionedFigure(
         "transfer-effects",
         "Side by side",
         "Every effect with its interval, simulated above real.",
@@ -39,7 +39,7 @@ def exhibits(pairs: Sequence[Pair]) -> list[Exhibit]:
     crowded = {
         unit: some for unit, some in by_unit(shown).items() if len({p.name for p in some}) >= LEAST
     }
-    scatter = Exhibit(
+    scatter = CaptionedFigure(
         "transfer-scatter",
         "Real over simulated",
         "Real effects over simulated ones, with the diagonal.",

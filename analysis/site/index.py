@@ -11,7 +11,7 @@ from analysis.load import counts
 from analysis.site import verdicts
 from analysis.site.page import Place, document, navigation
 from analysis.site.study import file_name
-from analysis.site.study_data import Chapter
+from analysis.site.study_data import StudyData
 from analysis.verdicts.verdict import PAPER, base, rank
 
 _LEGEND = (
@@ -23,7 +23,7 @@ _LEGEND = (
 
 
 def page(
-    chapters: Sequence[Chapter],
+    all_study_data: Sequence[StudyData],
     entries: Sequence[Mapping[str, Any]],
     problems: Sequence[str],
     places: Sequence[Place],
@@ -31,13 +31,13 @@ def page(
     """The whole page as HTML."""
     body = [
         navigation(places, "index.html"),
-        _head(chapters, entries, problems),
+        _head(all_study_data, entries, problems),
         _board(entries),
         html.section(
             "reasons", "What did not come out as claimed", verdicts.not_reproduced(entries)
         ),
         _missing(entries, problems),
-        _studies(chapters),
+        _studies(all_study_data),
         html.section(
             "files",
             "For programs and papers",
@@ -55,19 +55,23 @@ def page(
 
 
 def _head(
-    chapters: Sequence[Chapter], entries: Sequence[Mapping[str, Any]], problems: Sequence[str]
+    all_study_data: Sequence[StudyData],
+    entries: Sequence[Mapping[str, Any]],
+    problems: Sequence[str],
 ) -> Html:
     # Several studies, or several arms of one study, may share a run: it counts once.
-    each = pd.concat([chapter.results.runs() for chapter in chapters])
+    each = pd.concat([study_data.results.runs() for study_data in all_study_data])
     ends = counts(each.drop_duplicates("run", keep="last"))
-    tasks = sorted({task for chapter in chapters for task in chapter.results.tasks})
-    presets = dict.fromkeys(str(chapter.results.study.get("preset", "?")) for chapter in chapters)
+    tasks = sorted({task for study_data in all_study_data for task in study_data.results.tasks})
+    presets = dict.fromkeys(
+        str(study_data.results.study.get("preset", "?")) for study_data in all_study_data
+    )
     items = verdicts.tally_items(entries)
     items += [("", f"{ends['runs']:,}", f"runs, {ends['diverged']} diverged")]
-    items += [("", len(chapters), "study" if len(chapters) == 1 else "studies")]
+    items += [("", len(all_study_data), "study" if len(all_study_data) == 1 else "studies")]
     title = "Scoreboard"
-    if len(chapters) == 1:
-        title = str(chapters[0].results.study.get("title", chapters[0].results.name))
+    if len(all_study_data) == 1:
+        title = str(all_study_data[0].results.study.get("title", all_study_data[0].results.name))
     kicker = f"Preset {html.listed(list(presets))} · {html.listed(tasks)}"
     lead = (
         "Claims about online and offline alignment, measured in simulation and decided by rules "
@@ -100,16 +104,16 @@ def _missing(entries: Sequence[Mapping[str, Any]], problems: Sequence[str]) -> H
     return html.section("missing", "What is missing", html.bullets(items))
 
 
-def _studies(chapters: Sequence[Chapter]) -> Html:
+def _studies(all_study_data: Sequence[StudyData]) -> Html:
     """The studies with their questions and sizes."""
     rows = []
-    for chapter in chapters:
-        results = chapter.results
+    for study_data in all_study_data:
+        results = study_data.results
         numbers = counts(results.runs())
         seconds = sum(one.get("seconds") or 0 for one in results.study.get("sessions", ()))
         name = html.link(file_name(results), results.name)
         said = f"{results.study.get('title', '')}. {results.study.get('question', '')}".strip(". ")
-        claims = sorted({row["claim"] for row in chapter.entries}, key=rank)
+        claims = sorted({row["claim"] for row in study_data.entries}, key=rank)
         cells = len(results.arms), numbers["seeds"], f"{numbers['runs']:,}", numbers["diverged"]
         took = html.duration(seconds) if seconds else "–"
         rows.append((name, said, ", ".join(claims) or "–", *cells, took))

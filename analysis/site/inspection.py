@@ -18,7 +18,7 @@ from rich.table import Table
 from rich.text import Text
 
 from analysis import html
-from analysis.figures.style import Exhibit
+from analysis.figures.style import CaptionedFigure
 from analysis.html import Html, element
 from analysis.site.design import named
 from analysis.site.inspection_figure import alternative_text, draw
@@ -106,7 +106,7 @@ def build(seen: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path:
     ``origin`` is the result of `sweeps.store.provenance.session`, and the command. Raises `InvalidInput` if the
     directory cannot be written.
     """
-    exhibit = Exhibit(
+    captioned = CaptionedFigure(
         "inspect",
         "How good are the responses?",
         alternative_text(seen),
@@ -114,10 +114,10 @@ def build(seen: Inspection, directory: Path, origin: Mapping[str, Any]) -> Path:
         lambda width: draw(seen, width),
     )
     text = json.dumps(config.jsonable(seen.describe() | dict(origin)), indent=1)
-    page = document(f"{seen.kind}: what the task looks like", list(_body(seen, exhibit, origin)))
+    page = document(f"{seen.kind}: what the task looks like", list(_body(seen, captioned, origin)))
     try:
         (directory / "figures").mkdir(parents=True, exist_ok=True)
-        exhibit.save(directory / "figures")
+        captioned.save(directory / "figures")
         write_whole(directory / "inspect.json", text + "\n")
         return write_whole(directory / "inspect.html", page)
     except OSError as problem:
@@ -176,7 +176,9 @@ def _key(seen: Inspection) -> str:
     )
 
 
-def _body(seen: Inspection, exhibit: Exhibit, origin: Mapping[str, Any]) -> Iterator[Html]:
+def _body(
+    seen: Inspection, captioned: CaptionedFigure, origin: Mapping[str, Any]
+) -> Iterator[Html]:
     """The page's sections."""
     lead, *rest = story(seen)
     size = f"seed {seen.experiment.seed}" + (" · quick" if seen.quick else "")
@@ -193,9 +195,9 @@ def _body(seen: Inspection, exhibit: Exhibit, origin: Mapping[str, Any]) -> Iter
     rows = [(source, _meaning(seen, source), *numbers) for source, *numbers in _rows(seen)]
     yield html.section(
         "rewards",
-        exhibit.heading,
+        captioned.heading,
         html.paragraph(UNIT),
-        figure(exhibit),
+        figure(captioned),
         html.table(("source", "who", *COLUMNS[1:]), rows, numeric=len(COLUMNS) - 1),
     )
     checks = [("yes" if holds else "no", words) for words, holds in seen.checks()]

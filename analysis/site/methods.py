@@ -12,7 +12,7 @@ from analysis.curves.hierarchy import POPULATION_SD, PRIORS, SCALE_LOG_SD
 from analysis.figures.inputs import estimands
 from analysis.html import Html, escape
 from analysis.site.page import Place, document, navigation
-from analysis.site.study_data import Chapter
+from analysis.site.study_data import StudyData
 
 MODEL = (
     "Win rate is modelled on the logit scale as c + d (α − β d) with d = √KL, the simpler of the two "
@@ -48,7 +48,7 @@ RULES = (
 )
 
 
-def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
+def page(all_study_data: Sequence[StudyData], places: Sequence[Place]) -> str:
     """The whole page as HTML."""
     body = [
         navigation(places, "methods.html"),
@@ -60,8 +60,8 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
         html.section("words", "Words", html.definitions(WORDS)),
         html.section("model", "The model", *(html.paragraph(part) for part in MODEL), _priors()),
         html.section("rules", "The rules", *_rules()),
-        html.section("effects", "The effects", _effects(chapters)),
-        *(_fits(chapter) for chapter in chapters),
+        html.section("effects", "The effects", _effects(all_study_data)),
+        *(_fits(study_data) for study_data in all_study_data),
     ]
     return document("How the numbers were made", body)
 
@@ -93,9 +93,11 @@ def _rules() -> Iterator[Html]:
     yield html.definitions(RULES)
 
 
-def _effects(chapters: Sequence[Chapter]) -> Html:
+def _effects(all_study_data: Sequence[StudyData]) -> Html:
     """The definition of each kind of effect in use."""
-    kinds = {one["kind"]: None for chapter in chapters for one in estimands(chapter.results)}
+    kinds = {
+        one["kind"]: None for study_data in all_study_data for one in estimands(study_data.results)
+    }
     pairs = []
     for kind in sorted(kinds):
         estimand = getattr(known, kind, None)
@@ -106,15 +108,15 @@ def _effects(chapters: Sequence[Chapter]) -> Html:
     return html.definitions(pairs)
 
 
-def _fits(chapter: Chapter) -> Html:
+def _fits(study_data: StudyData) -> Html:
     """Convergence, scales, and distances between curves and points, panel by panel."""
-    name = chapter.results.name
+    name = study_data.results.name
     place, title = f"fits-{html.slug(name)}", f"Fits of study {name}"
-    if not chapter.fits and not chapter.unfitted:
+    if not study_data.fits and not study_data.unfitted:
         why = html.paragraph("No curve was fitted: no claim of this study speaks of one.")
         return html.section(place, title, why)
     together: dict[Any, list[str]] = {}
-    for panel, fit in chapter.fits.items():
+    for panel, fit in study_data.fits.items():
         together.setdefault(fit.diagnostics, []).append(panel)
     rows = [
         (
@@ -126,15 +128,15 @@ def _fits(chapter: Chapter) -> Html:
         )
         for d, panels in together.items()
     ]
-    rows += [(panel, html.sentence(why), "", "", "") for panel, why in chapter.unfitted.items()]
+    rows += [(panel, html.sentence(why), "", "", "") for panel, why in study_data.unfitted.items()]
     columns = ("fitted together", "fit", "R-hat", "effective draws", "divergences")
-    return html.section(place, title, html.table(columns, rows, numeric=3), _closer(chapter))
+    return html.section(place, title, html.table(columns, rows, numeric=3), _closer(study_data))
 
 
-def _closer(chapter: Chapter) -> Html:
+def _closer(study_data: StudyData) -> Html:
     """Scales of every panel, and the place where its curves miss the points most."""
     scales, misfits = [], []
-    for panel, fit in chapter.fits.items():
+    for panel, fit in study_data.fits.items():
         scales += _scales(panel, fit)
         for arm in fit.arms:
             worst, where = fit.misfit(arm)

@@ -5,7 +5,7 @@ from importlib import resources
 from pathlib import Path
 from typing import NamedTuple
 
-from analysis.figures.style import NARROW, WIDE, Exhibit
+from analysis.figures.style import NARROW, WIDE, CaptionedFigure
 from analysis.html import Html, bullets, element, escape, join, link
 from sweeps.store import files
 
@@ -56,18 +56,18 @@ def add_link(folder: Path, place: Place) -> None:
             write_whole(path, head + start + rest.replace(_END, item + _END, 1))
 
 
-def figure(exhibit: Exhibit, stem: str = "") -> Html:
+def figure(captioned: CaptionedFigure, stem: str = "") -> Html:
     """A figure in both versions, one of which the style sheet shows, and links to its files.
 
     `stem` is the address of its files without their endings; "" if the page has no files of the figure beside it.
     """
     cuts = [
-        element("div", Html(exhibit.inline(width)), class_=kind)
+        element("div", Html(captioned.inline(width)), class_=kind)
         for kind, width in (("wide", WIDE), ("narrow", NARROW))
     ]
-    caption = [exhibit.caption]
+    caption = [captioned.caption]
     if stem:
-        links = " ".join(link(f"{stem}.{kind}", kind.upper()) for kind in exhibit.kinds)
+        links = " ".join(link(f"{stem}.{kind}", kind.upper()) for kind in captioned.kinds)
         caption += [" ", element("span", Html(links), class_="files")]
     return element("figure", *cuts, element("figcaption", *caption))
 

@@ -10,14 +10,16 @@ from analysis.load import Results
 from analysis.site import design
 from analysis.site.page import Place, document, navigation
 from analysis.site.study import file_name
-from analysis.site.study_data import Chapter
+from analysis.site.study_data import StudyData
 
 _MOST_LISTED = 60
 
 
-def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
+def page(all_study_data: Sequence[StudyData], places: Sequence[Place]) -> str:
     """The whole page as HTML."""
-    sources = {str(chapter.results.study.get("source", "unknown")) for chapter in chapters}
+    sources = {
+        str(study_data.results.study.get("source", "unknown")) for study_data in all_study_data
+    }
     said = [
         "Every run is named by the hash of its whole configuration, seed included: the same name "
         "means the same run."
@@ -27,20 +29,20 @@ def page(chapters: Sequence[Chapter], places: Sequence[Place]) -> str:
     body = [
         navigation(places, "provenance.html"),
         html.header("Provenance", "Where the numbers come from", " ".join(said)),
-        *(_study(chapter) for chapter in chapters),
+        *(_study(study_data) for study_data in all_study_data),
     ]
     return document("Where the numbers come from", body)
 
 
-def _study(chapter: Chapter) -> Html:
-    results = chapter.results
+def _study(study_data: StudyData) -> Html:
+    results = study_data.results
     name = results.name
     return html.section(
         html.slug(name),
         f"Study {name}",
         element("p", html.link(file_name(results), str(results.study.get("title", name)))),
         design.facts_of(results.study),
-        design.repeat(results, chapter.directory.name),
+        design.repeat(results, study_data.directory.name),
         _sessions(results),
         _runs(results),
         _example(results),

@@ -3,39 +3,41 @@
 from collections.abc import Sequence
 
 from analysis import html
-from analysis.figures.style import Exhibit
+from analysis.figures.style import CaptionedFigure
 from analysis.html import Html, element
 from analysis.load import Results, counts
 from analysis.site import design, verdicts
 from analysis.site.page import Place, document, figure, navigation
-from analysis.site.study_data import Chapter
+from analysis.site.study_data import StudyData
 from sweeps.store.file_names import figure_stem, study_stem
 
 
-def page(chapter: Chapter, exhibits: Sequence[Exhibit], places: Sequence[Place]) -> str:
+def page(
+    study_data: StudyData, captioned_figures: Sequence[CaptionedFigure], places: Sequence[Place]
+) -> str:
     """The whole page as HTML."""
-    results = chapter.results
-    central = [exhibit for exhibit in exhibits if exhibit.central]
-    other = [exhibit for exhibit in exhibits if not exhibit.central]
+    results = study_data.results
+    central = [captioned for captioned in captioned_figures if captioned.central]
+    other = [captioned for captioned in captioned_figures if not captioned.central]
     answers, name = design.answers(results), html.slug(results.name)
     body = [
         navigation(places, file_name(results)),
-        _head(chapter),
-        _contents(chapter, central, other, bool(answers)),
-        verdicts.in_full(chapter.entries),
+        _head(study_data),
+        _contents(study_data, central, other, bool(answers)),
+        verdicts.in_full(study_data.entries),
         design.background(results),
-        *(_shown(chapter, exhibit) for exhibit in central),
-        design.estimates(chapter.estimates),
-        *(_shown(chapter, exhibit) for exhibit in other),
+        *(_shown(study_data, captioned) for captioned in central),
+        design.estimates(study_data.estimates),
+        *(_shown(study_data, captioned) for captioned in other),
         answers,
         design.design(results),
         design.worlds(results),
-        design.runs(results, chapter.left_out),
+        design.runs(results, study_data.left_out),
         design.consumed(results),
         html.section(
             "repeat",
             "How to repeat it",
-            design.repeat(results, chapter.directory.name),
+            design.repeat(results, study_data.directory.name),
             element(
                 "p",
                 "See ",
@@ -54,23 +56,23 @@ def file_name(results: Results) -> str:
     return f"{study_stem(results.name)}.html"
 
 
-def _head(chapter: Chapter) -> Html:
+def _head(study_data: StudyData) -> Html:
     """Title, question, counts of verdicts and runs, missing runs."""
-    results = chapter.results
+    results = study_data.results
     study = results.study
     ends = counts(results.runs())
-    items = verdicts.tally_items(chapter.entries)
+    items = verdicts.tally_items(study_data.entries)
     items += [("", f"{ends['runs']:,}", f"runs, {ends['diverged']} diverged")]
     items += [("", ends["seeds"], "seeds" if ends["seeds"] > 1 else "seed")]
     kicker = f"Study {results.name} · preset {study.get('preset', '?')} · {html.listed(list(results.tasks))}"
-    warnings = (design.missing(results), design.versions(results), _newer(chapter))
+    warnings = (design.missing(results), design.versions(results), _newer(study_data))
     title, question = study.get("title", results.name), study.get("question", "")
     return html.header(kicker, title, question, html.tally(items), *warnings)
 
 
-def _newer(chapter: Chapter) -> Html:
+def _newer(study_data: StudyData) -> Html:
     """A warning if rules were changed after the run."""
-    claims = list(dict.fromkeys(row["claim"] for row in chapter.entries if row["newer"]))
+    claims = list(dict.fromkeys(row["claim"] for row in study_data.entries if row["newer"]))
     if not claims:
         return Html("")
     verb = "was" if len(claims) == 1 else "were"
@@ -80,10 +82,13 @@ def _newer(chapter: Chapter) -> Html:
 
 
 def _contents(
-    chapter: Chapter, central: Sequence[Exhibit], other: Sequence[Exhibit], answers: bool
+    study_data: StudyData,
+    central: Sequence[CaptionedFigure],
+    other: Sequence[CaptionedFigure],
+    answers: bool,
 ) -> Html:
     """Links to the page's sections."""
-    names = [("verdicts", "Verdicts")] if chapter.entries else []
+    names = [("verdicts", "Verdicts")] if study_data.entries else []
     names += [(html.slug(e.name), e.heading.rstrip("?")) for e in (*central, *other)]
     names += [("answers", "What do they answer")] if answers else []
     names += [("design", "What was run"), ("runs", "Runs"), ("cost", "Cost")]
@@ -91,9 +96,9 @@ def _contents(
     return element("nav", links, class_="contents", aria_label="On this page")
 
 
-def _shown(chapter: Chapter, exhibit: Exhibit) -> Html:
+def _shown(study_data: StudyData, captioned: CaptionedFigure) -> Html:
     """A figure's section."""
-    name = html.slug(exhibit.name)
-    stem = f"figures/{figure_stem(chapter.results.name, exhibit.name)}"
-    words = [html.paragraph(said) for said in chapter.words.get(exhibit.name, ())]
-    return html.section(name, exhibit.heading, html.join(words), figure(exhibit, stem))
+    name = html.slug(captioned.name)
+    stem = f"figures/{figure_stem(study_data.results.name, captioned.name)}"
+    words = [html.paragraph(said) for said in study_data.words.get(captioned.name, ())]
+    return html.section(name, captioned.heading, html.join(words), figure(captioned, stem))

@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.curves import classic
 from analysis.curves.checkpoints import clean
 from analysis.curves.frontier import Frontier
-from analysis.figures.inputs import Material, estimands, level_names
+from analysis.figures.inputs import FigureInputs, estimands, level_names
 from analysis.html import listed, number, percent, sentence
 from analysis.load import Results, Table
 from analysis.verdicts import verdict
@@ -21,7 +21,7 @@ from sweeps.estimands import Estimand, PeakPlaceTrend, Unanswerable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Chapter(Material):
+class StudyData(FigureInputs):
     """One study's results and the analyses of them.
 
     `unfitted` are the reasons why panels have no curves, `words` sentences for figures, by the figure's name.
@@ -34,7 +34,7 @@ class Chapter(Material):
     words: Mapping[str, Sequence[str]]
 
 
-def gather(results: Results, directory: Path) -> Chapter:
+def gather(results: Results, directory: Path) -> StudyData:
     """Judge a study's claims and collect the data of its page. Fits only curves that have not been fitted yet."""
     evidence = verdict.gather(results)
     entries = [{**entry, "study": results.name} for entry in verdict.decide(results, evidence)]
@@ -48,7 +48,7 @@ def gather(results: Results, directory: Path) -> Chapter:
         for reason, count in fit.cleaned.left_out.items()
     ]
     envelopes, estimates = _classic(results, points, fits)
-    return Chapter(
+    return StudyData(
         results=results,
         directory=directory,
         entries=entries,
@@ -65,11 +65,11 @@ def gather(results: Results, directory: Path) -> Chapter:
     )
 
 
-def so_far(results: Results) -> Material:
+def so_far(results: Results) -> FigureInputs:
     """Inputs for the figures that need no fit and no verdict, by task."""
     points = _usable({task: results.task(task) for task in results.tasks})
     envelopes, _ = _classic(results, points, {})
-    return Material(results, {}, None, points, envelopes, (), {}, {})
+    return FigureInputs(results, {}, None, points, envelopes, (), {}, {})
 
 
 def _usable(tables: Mapping[str, Table]) -> dict[str, Table]:

@@ -1,14 +1,14 @@
-"""The page of the transfer card: the result, every effect simulated and real, and the sources of the numbers."""
+"""The page of the transfer table: the result, every effect simulated and real, and the sources of the numbers."""
 
 from collections.abc import Sequence
 
 from analysis import html
-from analysis.figures.style import Exhibit
+from analysis.figures.style import CaptionedFigure
 from analysis.html import Html, element
 from analysis.load import Collection, counts
 from analysis.site.page import Place, document, figure, navigation
 from analysis.transfer import table as words
-from analysis.transfer.effects import Card
+from analysis.transfer.effects import TransferTable
 from sweeps.store.file_names import study_stem
 
 READING = (
@@ -25,30 +25,32 @@ READING = (
 )  # fmt: skip
 
 
-def page(card: Card, exhibits: Sequence[Exhibit], places: Sequence[Place]) -> str:
+def page(
+    table: TransferTable, captioned_figures: Sequence[CaptionedFigure], places: Sequence[Place]
+) -> str:
     """The whole page as HTML; `places` are the existing pages."""
     files = {place.file for place in places}
     body = [
         navigation(places, "transfer.html"),
-        _head(card),
+        _head(table),
         html.section(
             "summary",
             "What came out",
-            html.table(words.AGREEMENT, map(words.agreement, card.agreements)),
-            html.bullets([words.CAUTION, *words.withheld(card)]),
+            html.table(words.AGREEMENT, map(words.agreement, table.agreements)),
+            html.bullets([words.CAUTION, *words.withheld(table)]),
         ),
         *(
             html.section(one.name, one.heading, figure(one, f"figures/{one.name}"))
-            for one in exhibits
+            for one in captioned_figures
         ),
-        html.section("effects", "Every effect", _effects(card, files), _reasons(card)),
-        html.section("alone", "Measured in one place only", html.bullets(words.alone(card))),
+        html.section("effects", "Every effect", _effects(table, files), _reasons(table)),
+        html.section("alone", "Measured in one place only", html.bullets(words.alone(table))),
         html.section("reading", "How to read it", html.definitions(READING)),
         html.section(
             "sources",
             "Where the numbers are from",
             html.definitions(
-                [("simulated", _source(card.simulated)), ("real", _source(card.real))]
+                [("simulated", _source(table.simulated)), ("real", _source(table.real))]
             ),
             element("p", "For programs: ", html.link("transfer.json", "transfer.json"), "."),
         ),
@@ -56,22 +58,22 @@ def page(card: Card, exhibits: Sequence[Exhibit], places: Sequence[Place]) -> st
     return document("Transfer", body, wide=True)
 
 
-def _head(card: Card) -> Html:
-    whole = {(one.simulated_task, one.real_task): one for one in reversed(card.agreements)}
+def _head(table: TransferTable) -> Html:
+    whole = {(one.simulated_task, one.real_task): one for one in reversed(table.agreements)}
     items = [
         ("", f"{one.same_sign} of {one.effects}", f"same sign on {simulated}")
         for (simulated, _), one in reversed(whole.items())
     ]
-    tasks = dict.fromkeys(pair.simulated.task for pair in card.pairs)
-    real = dict.fromkeys(pair.real.task for pair in card.pairs)
+    tasks = dict.fromkeys(pair.simulated.task for pair in table.pairs)
+    real = dict.fromkeys(pair.real.task for pair in table.pairs)
     kicker = f"{html.listed(list(tasks))} · {html.listed(list(real))}"
     lead = "Every effect that was measured in simulation and on a language model, side by side."
     return html.header(kicker, "What carries over?", lead, html.tally(items))
 
 
-def _effects(card: Card, files: set[str]) -> Html:
+def _effects(table: TransferTable, files: set[str]) -> Html:
     rows = []
-    for pair in card.pairs:
+    for pair in table.pairs:
         claim, *rest = words.cells(pair)
         target = f"{study_stem(pair.name.study)}.html"
         linked = html.link(f"{target}#{html.slug(claim)}", claim) if target in files else claim
@@ -79,11 +81,11 @@ def _effects(card: Card, files: set[str]) -> Html:
     return html.table(words.HEADER, rows, numeric=1)
 
 
-def _reasons(card: Card) -> Html:
+def _reasons(table: TransferTable) -> Html:
     """Reasons why effects are undecided: each reason once for the simulated and once for the real results."""
     rows = dict.fromkeys(
         (pair.name.claim, one.judgement.label, one.task, one.judgement.reason)
-        for pair in card.pairs
+        for pair in table.pairs
         for one in (pair.simulated, pair.real)
         if one.judgement.reason
     )

@@ -20,6 +20,7 @@ from analysis.verdicts import verdict
 from analysis.verdicts.verdict import lacks, rank
 from sweeps.claims import Test
 from sweeps.rules import Judgement, Side
+from testbed import moved
 from testbed.errors import InvalidInput
 
 LEAST = 3
@@ -135,8 +136,8 @@ class Agreement:
 
 
 @dataclasses.dataclass(frozen=True)
-class Card:
-    """The transfer card: all effects with a simulated and a real measurement, and their agreement.
+class TransferTable:
+    """The transfer table: all effects with a simulated and a real measurement, and their agreement.
 
     ``pairs`` are in the order of claims, then of studies and tasks; the tests of a claim keep their order.
     ``lone`` names the claims that only one of the two directories judges, "simulated" or "real".
@@ -153,7 +154,7 @@ def compare(
     simulated: Path,
     real: Path,
     opened: tuple[Sequence[Any], Sequence[Any]] = ((), ()),
-) -> Card:
+) -> TransferTable:
     """Judge the claims of both results directories and pair the effects that both have.
 
     ``opened`` are the directories' stores as `sweeps.store.store.read_stores` gives them. Raises InvalidInput if one
@@ -192,7 +193,7 @@ def compare(
         for place, mine, others in (("simulated", *claims), ("real", *claims[::-1]))
     }
     ordered = sorted(pairs, key=lambda pair: (rank(pair.name.claim), pair.name.study))
-    return Card(*collections, ordered, list(_agreements(pairs)), lone)
+    return TransferTable(*collections, ordered, list(_agreements(pairs)), lone)
 
 
 def _names(collection: Collection) -> dict[Name, None]:
@@ -333,3 +334,6 @@ def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     norms = [np.sqrt((one**2).sum(axis=1)) for one in centred]
     with np.errstate(invalid="ignore"):
         return (centred[0] * centred[1]).sum(axis=1) / (norms[0] * norms[1])
+
+
+__getattr__ = moved.renamed(__name__, Card="TransferTable")

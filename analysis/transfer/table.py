@@ -1,4 +1,4 @@
-"""The transfer card in words: sentences and cells for the terminal, JSON, CSV and Markdown."""
+"""The transfer table in words: sentences and cells for the terminal, JSON, CSV and Markdown."""
 
 import dataclasses
 import json
@@ -12,7 +12,7 @@ from rich.text import Text
 from analysis import plain_text
 from analysis.html import SYMBOLS, amount, between, listed, plural, sentence, unit_name
 from analysis.plain_text import safe
-from analysis.transfer.effects import LEAST, Agreement, Card, Measured, Pair
+from analysis.transfer.effects import LEAST, Agreement, Measured, Pair, TransferTable
 from sweeps.console.tables import rich_table
 
 HEADER = ("claim", "effect", "simulated on", "simulated", "real on", "real", "P(same sign)")
@@ -83,10 +83,10 @@ def agreement(one: Agreement) -> tuple[str, ...]:
     )
 
 
-def withheld(card: Card) -> list[str]:
+def withheld(table: TransferTable) -> list[str]:
     """The reasons why rank correlations are missing."""
     said = []
-    for one in card.agreements:
+    for one in table.agreements:
         where = f"No rank correlation is given for {one.simulated_task} and {one.real_task}"
         if one.effects < LEAST:
             said.append(f"{where}: they share {plural(one.effects, 'effect')}, needed are {LEAST}.")
@@ -95,34 +95,34 @@ def withheld(card: Card) -> list[str]:
     return said
 
 
-def alone(card: Card) -> list[str]:
+def alone(table: TransferTable) -> list[str]:
     """The claims that only one of the two directories judges."""
     return [
         sentence(f"judged in the {place} runs only: {listed(list(claims))}")
-        for place, claims in card.lone.items()
+        for place, claims in table.lone.items()
         if claims
     ]
 
 
-def show(card: Card, console: Console) -> None:
-    """Print the card on a terminal."""
-    table = Table(title="Transfer: simulated and real", title_justify="left")
+def show(table: TransferTable, console: Console) -> None:
+    """Print the table on a terminal."""
+    grid = Table(title="Transfer: simulated and real", title_justify="left")
     for name in HEADER:
-        table.add_column(name, justify="right" if name.startswith("P(") else "left")
+        grid.add_column(name, justify="right" if name.startswith("P(") else "left")
     last: Pair | None = None
-    for pair in card.pairs:
+    for pair in table.pairs:
         shown = list(cells(pair))
         if last is not None and last.name == pair.name:
             # Printed once per effect, even if the effect was measured on several tasks.
             shown[:2] = "", ""
         elif last is not None and last.name.claim != pair.name.claim:
-            table.add_section()
-        table.add_row(*map(Text, shown), style=_colour(pair))
+            grid.add_section()
+        grid.add_row(*map(Text, shown), style=_colour(pair))
         last = pair
-    console.print(table)
-    rows = [dict(zip(AGREEMENT, agreement(one), strict=True)) for one in card.agreements]
+    console.print(grid)
+    rows = [dict(zip(AGREEMENT, agreement(one), strict=True)) for one in table.agreements]
     console.print(rich_table(rows, "Agreement"))
-    for said in [*withheld(card), *alone(card)]:
+    for said in [*withheld(table), *alone(table)]:
         console.print(Text(said))
 
 
@@ -133,21 +133,21 @@ def _colour(pair: Pair) -> str:
     return "green" if pair.probability >= 0.95 else "red"
 
 
-def as_json(card: Card) -> str:
-    """The whole card: effects, correlations, claims of one directory only."""
+def as_json(table: TransferTable) -> str:
+    """The whole table: effects, correlations, claims of one directory only."""
     data = {
-        "simulated": str(card.simulated.directory),
-        "real": str(card.real.directory),
-        "effects": [_entry(pair) for pair in card.pairs],
-        "agreement": [dataclasses.asdict(one) for one in card.agreements],
-        "only": dict(card.lone),
+        "simulated": str(table.simulated.directory),
+        "real": str(table.real.directory),
+        "effects": [_entry(pair) for pair in table.pairs],
+        "agreement": [dataclasses.asdict(one) for one in table.agreements],
+        "only": dict(table.lone),
     }
     return plain_text.as_json(data)
 
 
-def as_csv(card: Card) -> str:
+def as_csv(table: TransferTable) -> str:
     """One line per pair of effects; cells without a number are empty."""
-    return plain_text.as_csv(COLUMNS, map(row, card.pairs))
+    return plain_text.as_csv(COLUMNS, map(row, table.pairs))
 
 
 def row(pair: Pair) -> dict[str, Any]:
@@ -162,18 +162,18 @@ def row(pair: Pair) -> dict[str, Any]:
     return cells
 
 
-def as_markdown(card: Card) -> str:
+def as_markdown(table: TransferTable) -> str:
     """The table and the results in sentences."""
     lines = []
-    tables = (HEADER, map(cells, card.pairs)), (AGREEMENT, map(agreement, card.agreements))
+    tables = (HEADER, map(cells, table.pairs)), (AGREEMENT, map(agreement, table.agreements))
     for header, rows in tables:
         lines += plain_text.markdown_table(header, ([*map(safe, line)] for line in rows))
         lines.append("")
-    lines += [f"- {safe(one)}" for one in [CAUTION, *withheld(card), *alone(card)]]
+    lines += [f"- {safe(one)}" for one in [CAUTION, *withheld(table), *alone(table)]]
     return "\n".join(lines) + "\n"
 
 
-FORMS: Mapping[str, Callable[[Card], str]] = {
+FORMS: Mapping[str, Callable[[TransferTable], str]] = {
     "json": as_json,
     "csv": as_csv,
     "markdown": as_markdown,

@@ -11,8 +11,8 @@ from jaxtyping import Array, PRNGKeyArray
 
 from sweeps.api.request import selection_of
 from sweeps.console.progress import Progress
-from sweeps.population.run_checkpoints import Underway
-from sweeps.population.world_builder import Grounds
+from sweeps.population.run_checkpoints import RunCheckpoints
+from sweeps.population.world_builder import WorldBuilder
 from sweeps.runtime import cache_directory
 from sweeps.store.store import Store
 from sweeps.study import Point
@@ -23,7 +23,7 @@ from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.policies.pretrained import restored
 from testbed.policies.trainable import rebuilt
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 from testbed.types import Prompt, Response
 
 #: The stages that are needed to rebuild a policy and to compute the reward of its answers.
@@ -65,14 +65,16 @@ class Conversation(eqx.Module):
                 f"run {point.run} is on {type(task).__name__}: there are words only where a task stands on a "
                 "pretrained model"
             )
-        ground = GroundConfig.of(point.experiment)
-        part = Underway().learnt(point)
+        world_config = WorldConfig.of(point.experiment)
+        part = RunCheckpoints().learnt(point)
         if part is None:
             raise InvalidInput(
                 f"the policy of run {point.run} is not in the cache {cache_directory()}, where this machine keeps what "
                 "its runs have learnt: run the study here, with this version"
             )
-        made = Grounds(Cache(cache_directory() / "stages"), progress).made(ground, _NEEDED)
+        made = WorldBuilder(Cache(cache_directory() / "stages"), progress).made(
+            world_config, _NEEDED
+        )
         start, world = restored((made["start"], made["golden"].world))
         return cls(point, world, start, rebuilt(part, start))
 

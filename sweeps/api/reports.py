@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from analysis.comparison import Comparison
-    from analysis.transfer.effects import Card
+    from analysis.transfer.effects import TransferTable
 
 
 def report(directory: Path | str, console: "Console | None" = None) -> Outcome:
@@ -47,7 +47,7 @@ def compare(a: Path | str, b: Path | str) -> "Comparison":
     return dataclasses.replace(result, a=Path(paths.shown(a)), b=Path(paths.shown(b)))
 
 
-def transfer(simulated: Path | str, real: Path | str) -> "Card":
+def transfer(simulated: Path | str, real: Path | str) -> "TransferTable":
     """Simulated and real effects side by side, with intervals, sign agreement and rank correlation: ``testbed
     transfer``. `transfer_page` writes the page of the result."""
     (simulated, results), (real, real_results) = (
@@ -58,11 +58,11 @@ def transfer(simulated: Path | str, real: Path | str) -> "Card":
     return effects.compare(simulated, real, (results, real_results))
 
 
-def transfer_page(card: "Card", directory: Path | str) -> Path:
+def transfer_page(table: "TransferTable", directory: Path | str) -> Path:
     """Write the page of a transfer table into the report of the real runs in ``directory``, and return its path."""
     from analysis import report as pages
 
-    return pages.build_transfer(card, paths.given(directory, DIRECTORY))
+    return pages.build_transfer(table, paths.given(directory, DIRECTORY))
 
 
 def bibliography(directory: Path | str) -> str:

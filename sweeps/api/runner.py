@@ -140,7 +140,7 @@ def run(
             for warning in _changes(store.header, header):
                 console.print(f"Note: {header['study']}: {warning}", style="yellow", markup=False)
         names = [book.store.header["study"] for book in books]
-        beat = opened.enter_context(heartbeat.Pulse(directory, names))
+        beat = opened.enter_context(heartbeat.Heartbeat(directory, names))
         try:
             _execute(books, console, engine, beat, verbose, Preview(directory, draw, console))
         except (KeyboardInterrupt, Unfinished):
@@ -232,7 +232,7 @@ def _execute(
     books: Sequence[Book],
     console: Console,
     engine: Engine,
-    beat: heartbeat.Pulse,
+    beat: heartbeat.Heartbeat,
     verbose: bool,
     preview: Preview,
 ) -> None:

@@ -26,7 +26,7 @@ import jax
 
 from sweeps import runtime
 from sweeps.cluster.queue import ATTEMPTS, Item, Queue
-from sweeps.cluster.workers import PATIENCE, SILENCE, Failed, Handle, Told, Workers, names
+from sweeps.cluster.workers import PATIENCE, SILENCE, Failed, Told, WorkerHandle, Workers, names
 from sweeps.console.progress import Progress
 from sweeps.population import devices
 from sweeps.population import plan as planning
@@ -37,7 +37,7 @@ from sweeps.store.store import Rows
 from sweeps.study import Point
 from testbed.errors import InvalidInput, Unfinished, said
 from testbed.stages import stages
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 
 #: Port of Ray's client server, through which a process outside of a Ray cluster connects.
 CLIENT_PORT = 10001
@@ -198,9 +198,9 @@ class _Execution:
         self._chunks = len(plan.chunks)
         #: Whether worlds are sent to other workers, and references to the sent worlds.
         self._send = False
-        self._sent: dict[GroundConfig, Any] = {}
+        self._sent: dict[WorldConfig, Any] = {}
         #: For each world, the number of unfinished chunks that need it.
-        self._wanted = Counter(config for chunk in plan.chunks for config in chunk.grounds)
+        self._wanted = Counter(config for chunk in plan.chunks for config in chunk.worlds)
         self._spent = Spent()
 
     def complete(self) -> Spent:
@@ -228,7 +228,7 @@ class _Execution:
         spent.busy_seconds = min(spent.run_seconds, spent.busy_seconds * part)
         return spent
 
-    def _give(self, worker: Handle) -> None:
+    def _give(self, worker: WorkerHandle) -> None:
         """Give the next item to an idle worker, if there is an item."""
         ready = self._workers.ready
         others = {other.kind for other in ready if other.item}
@@ -240,7 +240,7 @@ class _Execution:
         if isinstance(item.content, Chunk):
             coming = self._queue.next(item.kind, others, *hosts)
             chunks = [one.content for one in (item, coming) if one and _is_chunk(one)]
-            needed = [config for chunk in chunks for config in chunk.grounds]
+            needed = [config for chunk in chunks for config in chunk.worlds]
             sent = {config: self._sent[config] for config in needed if config in self._sent}
             worker.give(item, worker.actor.run.remote(item.number, chunks, sent))
             return
@@ -252,7 +252,7 @@ class _Execution:
         if self._send:
             self._sent |= dict(zip(item.content, worlds, strict=True))
 
-    def _hear(self, worker: Handle, event: Any) -> None:
+    def _hear(self, worker: WorkerHandle, event: Any) -> None:
         """Handle a message of a worker. A worker without an item has only just started, or was counted as lost."""
         item = worker.item
         if item is None:
@@ -284,8 +284,8 @@ class _Execution:
 
     def _release(self, chunk: Chunk) -> None:
         """Release worlds that no unfinished chunk needs: worlds that were sent use the memory of the cluster."""
-        self._wanted -= Counter(chunk.grounds)
-        for config in chunk.grounds:
+        self._wanted -= Counter(chunk.worlds)
+        for config in chunk.worlds:
             if not self._wanted[config]:
                 self._sent.pop(config, None)
 
@@ -326,29 +326,29 @@ def _is_chunk(item: Item) -> bool:
 
 
 def _items(plan: Plan, devices: int, workers: int) -> Iterator[Item]:
-    """Worlds to build, in the order in which chunks need them, then the chunks. Worlds of ``plan.grounds`` that no
+    """Worlds to build, in the order in which chunks need them, then the chunks. Worlds of ``plan.worlds`` that no
     chunk needs are not built."""
-    needed = dict.fromkeys(config for chunk in plan.chunks for config in chunk.grounds)
+    needed = dict.fromkeys(config for chunk in plan.chunks for config in chunk.worlds)
     batches = list(_batches(needed, devices, workers))
     number_of = {config: number for number, (_, batch) in enumerate(batches) for config in batch}
     for number, (kind, batch) in enumerate(batches):
         yield Item(number, f"worlds {number + 1} of {len(batches)}", batch, ("worlds", kind))
     for place, chunk in enumerate(plan.chunks):
         label = f"chunk {place + 1} of {len(plan.chunks)} ({chunk.label})"
-        needs = frozenset(number_of[config] for config in chunk.grounds)
+        needs = frozenset(number_of[config] for config in chunk.worlds)
         kind = chunk.group, chunk.layout
         yield Item(len(batches) + place, label, chunk, kind, needs)
 
 
 def _batches(
-    configs: Iterable[GroundConfig], devices: int, workers: int
-) -> Iterator[tuple[Any, Sequence[GroundConfig]]]:
+    configs: Iterable[WorldConfig], devices: int, workers: int
+) -> Iterator[tuple[Any, Sequence[WorldConfig]]]:
     """Split worlds into batches, each for one worker: worlds that share long stages stay together. A batch has as many
     worlds of one structure as a worker has devices, or fewer if some workers would otherwise get none."""
-    families: dict[str, list[GroundConfig]] = defaultdict(list)
+    families: dict[str, list[WorldConfig]] = defaultdict(list)
     for config in configs:
         families[stages.fingerprints(config)["world"]].append(config)
-    alike: dict[Any, list[list[GroundConfig]]] = defaultdict(list)
+    alike: dict[Any, list[list[WorldConfig]]] = defaultdict(list)
     for family in families.values():
         alike[frozenset(map(jax.tree.structure, family))].append(family)
     for kind, group in alike.items():

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from sweeps.population.devices import Machine
     from sweeps.population.engine import Spent
     from sweeps.population.plan import Chunk
-    from testbed.stages.world_config import Ground, GroundConfig
+    from testbed.stages.world_config import WorldArtifacts, WorldConfig
 
 #: Seconds between two progress messages of a worker.
 INTERVAL = 1.0
@@ -116,7 +116,7 @@ class Worker:
         driver's libraries."""
         from sweeps.population.devices import Machine
         from sweeps.population.host import Host
-        from sweeps.population.world_builder import Grounds
+        from sweeps.population.world_builder import WorldBuilder
         from sweeps.store import provenance
         from testbed.cache import Cache
 
@@ -128,7 +128,7 @@ class Worker:
                 )
         user_files.receive(files)
         directory = runtime.cache_directory() / "stages"
-        self._worlds = _Worlds(Grounds(Cache(directory), self._notes))
+        self._worlds = _Worlds(WorldBuilder(Cache(directory), self._notes))
         self._host = Host(self._worlds, self._notes)
         return About(os.getpid(), _identity(directory), Machine.here())
 
@@ -138,7 +138,7 @@ class Worker:
         return self._notes.told
 
     @described()
-    def build(self, number: int, configs: "Sequence[GroundConfig]", send: bool) -> list[Any]:
+    def build(self, number: int, configs: "Sequence[WorldConfig]", send: bool) -> list[Any]:
         """Make the artifacts of some worlds that this worker's cache lacks. Returns None, then one entry per world: the
         world, which Ray sends to workers with other caches, or None if worlds are not to be sent."""
         self._notes.begin(number)
@@ -147,7 +147,7 @@ class Worker:
 
     @described()
     def run(
-        self, number: int, chunks: "Sequence[Chunk]", sent: "Mapping[GroundConfig, Any]"
+        self, number: int, chunks: "Sequence[Chunk]", sent: "Mapping[WorldConfig, Any]"
     ) -> "tuple[Outcome, Spent]":
         """Run the first of some chunks on the devices, and compile for the others meanwhile; ``sent`` holds references
         to worlds that other workers have made."""
@@ -164,9 +164,9 @@ class _Worlds:
 
     def __init__(self, own: Any) -> None:
         self.own = own
-        self.sent: Mapping[GroundConfig, Any] = {}
+        self.sent: Mapping[WorldConfig, Any] = {}
 
-    def __getitem__(self, config: "GroundConfig") -> "Ground":
+    def __getitem__(self, config: "WorldConfig") -> "WorldArtifacts":
         import ray.exceptions
 
         with contextlib.suppress(ray.exceptions.RayError):
@@ -203,7 +203,7 @@ class Failed(NamedTuple):
 
 
 @dataclass(eq=False)
-class Handle:
+class WorkerHandle:
     """The driver's view of a worker. The worker is starting as long as ``about`` is None, and idle without an item.
     ``work`` refers to the result of `Worker.begin` or of the item, ``talk`` to the next progress message."""
 
@@ -238,7 +238,7 @@ class Workers:
     ) -> None:
         from sweeps.store import provenance
 
-        self.handles: list[Handle] = []
+        self.handles: list[WorkerHandle] = []
         self.lost: list[str] = []
         self._ray, self._share, self._patience, self._silence = ray, share, patience, silence
         self._actor = ray.remote(Worker)
@@ -252,7 +252,7 @@ class Workers:
         self._seen = time.monotonic()
 
     @property
-    def ready(self) -> list[Handle]:
+    def ready(self) -> list[WorkerHandle]:
         """Workers that have started."""
         return [worker for worker in self.handles if worker.about]
 
@@ -285,7 +285,7 @@ class Workers:
                 f"the cluster has had no worker for {self._patience:.0f} seconds: {why}"
             )
 
-    def events(self, timeout: float = 1.0) -> Iterator[tuple[Handle, Any]]:
+    def events(self, timeout: float = 1.0) -> Iterator[tuple[WorkerHandle, Any]]:
         """Messages of workers: `About` when they start, `Told` from time to time, the results of their items, or
         `Failed`. Waits if there is no message. A worker that is lost, or has work and was silent for too long, is
         forgotten before its `Failed` is returned.
@@ -313,7 +313,7 @@ class Workers:
                 why = f"it has not said a word for {self._silence:.0f} seconds"
                 yield worker, self.dismiss(worker, why)
 
-    def _answer(self, worker: Handle, reference: Any) -> Any:
+    def _answer(self, worker: WorkerHandle, reference: Any) -> Any:
         """The result behind a reference. References are compared by equality: a client of Ray copies them."""
         worker.heard = time.monotonic()
         try:
@@ -338,7 +338,7 @@ class Workers:
             self._failed[worker.node] = 0
         return answer
 
-    def dismiss(self, worker: Handle, error: str) -> Failed:
+    def dismiss(self, worker: WorkerHandle, error: str) -> Failed:
         """Forget a worker that is lost, and stop its process."""
         self.handles.remove(worker)
         self.lost.append(worker.name)
@@ -359,7 +359,7 @@ class Workers:
         nodes = self._ray.nodes()
         return [node for node in nodes if node["Alive"] and node["Resources"].get(self._kind)]
 
-    def _started(self, host: Mapping[str, Any], slot: int) -> Handle:
+    def _started(self, host: Mapping[str, Any], slot: int) -> WorkerHandle:
         from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
         name, resources, share = host["NodeManagerHostname"], host["Resources"], self._share
@@ -377,7 +377,7 @@ class Workers:
             **{"num_cpus": 0, f"num_{self._kind.lower()}s": part},
         ).remote(max(1, int(resources.get("CPU", 0) // share)), self._kind == "GPU")
         name = name if share == 1 else f"{name}/{slot + 1}"
-        return Handle(actor, host["NodeID"], slot, name, actor.begin.remote(*self._told))
+        return WorkerHandle(actor, host["NodeID"], slot, name, actor.begin.remote(*self._told))
 
 
 def _reason(problem: Exception) -> str:

@@ -38,7 +38,7 @@ from testbed.preference import GoldenPreference
 from testbed.proxies.base import AbstractProxy, AbstractProxyConfig, Reading
 from testbed.recorded_runs.recorded_run import Given
 from testbed.references.base import AbstractReference
-from testbed.source import AbstractSource, Batch, Ledger, Request, Supply, write_pairs
+from testbed.source import AbstractSource, Batch, Ledger, Request, TrainingInputs, write_pairs
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.stages import online_run
@@ -90,18 +90,20 @@ def check_objective(objective: AbstractObjective, sizes: Sizes) -> None:
     objective = as_arrays(objective)
     key, step = jax.random.key(0), jnp.asarray(0)
 
-    def drawn(objective: AbstractObjective, supply: Supply) -> PyTree:
+    def drawn(objective: AbstractObjective, inputs: TrainingInputs) -> PyTree:
         request = objective.request(BATCH)
-        state = source.init(supply, supply.reference, request)
-        return source.draw(state, supply, supply.reference, request, key, step)[0]
+        state = source.init(inputs, inputs.reference, request)
+        return source.draw(state, inputs, inputs.reference, request, key, step)[0]
 
-    def prepared(objective: AbstractObjective, supply: Supply) -> PyTree:
-        batch = drawn(objective, supply)
-        return objective.prepare(batch, supply, supply.reference, key, step)
+    def prepared(objective: AbstractObjective, inputs: TrainingInputs) -> PyTree:
+        batch = drawn(objective, inputs)
+        return objective.prepare(batch, inputs, inputs.reference, key, step)
 
-    def value(moving: tuple, objective: AbstractObjective, supply: Supply, batch: PyTree) -> Any:
+    def value(
+        moving: tuple, objective: AbstractObjective, inputs: TrainingInputs, batch: PyTree
+    ) -> Any:
         policy, critic = moving
-        return objective.value(policy, critic, supply, batch)
+        return objective.value(policy, critic, inputs, batch)
 
     given = jax.eval_shape(functools.partial(samples.supplied, sizes))
     traced(objective, "request", drawn, objective, given)
@@ -111,18 +113,18 @@ def check_objective(objective: AbstractObjective, sizes: Sizes) -> None:
     arguments = (given.reference, critic), objective, given, batch
     require_traced(objective, "value", (), "the mean loss of a step", value, *arguments)
 
-    def run(objective: AbstractObjective, supply: Supply) -> PyTree:
-        moving = supply.reference, objective.critic(supply.reference)
-        batch = prepared(objective, supply)
-        return jax.value_and_grad(value)(moving, objective, supply, batch)
+    def run(objective: AbstractObjective, inputs: TrainingInputs) -> PyTree:
+        moving = inputs.reference, objective.critic(inputs.reference)
+        batch = prepared(objective, inputs)
+        return jax.value_and_grad(value)(moving, objective, inputs, batch)
 
-    loss, gradient = computed(objective, "", run, objective, samples.supply(sizes))
+    loss, gradient = computed(objective, "", run, objective, samples.training_inputs(sizes))
     require_finite(named(objective, "value"), loss, "steps")
     require_finite(f"the gradient of {named(objective, 'value')}", gradient, "parameters")
 
 
 def check_source(source: AbstractSource, sizes: Sizes) -> None:
-    """A source must give the texts of a step in the form of `Batch`, or as `Request.author` writes them, and a state
+    """A source must give the texts of a step in the form of `Batch`, or as `Request.rollout` writes them, and a state
     that keeps its form; tokens inside the vocabulary, finite scores. Raises `InvalidInput`.
 
     If the source prepares data from a recorded run, only shapes are checked, not values.
@@ -139,11 +141,11 @@ def check_source(source: AbstractSource, sizes: Sizes) -> None:
     given, prepares = _prepared(source, given, sizes)
     source = as_arrays(source)
 
-    def start(source: AbstractSource, supply: Supply) -> PyTree:
-        return source.init(supply, supply.reference, request)
+    def start(source: AbstractSource, inputs: TrainingInputs) -> PyTree:
+        return source.init(inputs, inputs.reference, request)
 
-    def draw(source: AbstractSource, state: PyTree, supply: Supply, step: jax.Array) -> Any:
-        return source.draw(state, supply, supply.reference, request, key, step)
+    def draw(source: AbstractSource, state: PyTree, inputs: TrainingInputs, step: jax.Array) -> Any:
+        return source.draw(state, inputs, inputs.reference, request, key, step)
 
     what = named(source, "draw")
     state = traced(source, "init", start, source, given)
@@ -156,19 +158,21 @@ def check_source(source: AbstractSource, sizes: Sizes) -> None:
     if prepares:
         return
 
-    def twice(source: AbstractSource, supply: Supply) -> list[Batch]:
-        state, batches = start(source, supply), []
+    def twice(source: AbstractSource, inputs: TrainingInputs) -> list[Batch]:
+        state, batches = start(source, inputs), []
         for step in range(2):
-            batch, state = draw(source, state, supply, jnp.asarray(step))
+            batch, state = draw(source, state, inputs, jnp.asarray(step))
             batches.append(batch)
         return batches
 
-    for batch in computed(source, "", twice, source, samples.supply(sizes)):
+    for batch in computed(source, "", twice, source, samples.training_inputs(sizes)):
         _check_batch(what, batch, sizes)
 
 
-def _prepared(source: AbstractSource, given: Supply, sizes: Sizes) -> tuple[Supply, bool]:
-    """The supply with the data that the source prepares, as shapes, and whether the source prepares any."""
+def _prepared(
+    source: AbstractSource, given: TrainingInputs, sizes: Sizes
+) -> tuple[TrainingInputs, bool]:
+    """The training inputs with the data that the source prepares, as shapes, and whether the source prepares any."""
     with guarded(source, "recorded_run"):
         run = source.recorded_run
     with guarded(source, "preparation"):
@@ -178,15 +182,15 @@ def _prepared(source: AbstractSource, given: Supply, sizes: Sizes) -> tuple[Supp
     world, key = samples.world(sizes), jax.random.key(0)
     small = config.replace_all(run, {"run.batch_size": BATCH})
     golden = GoldenPreference(world)
-    made = jax.eval_shape(lambda supply: online_run.make(small, supply, golden, key), given)
+    made = jax.eval_shape(lambda inputs: online_run.make(small, inputs, golden, key), given)
 
-    def prepare(source: AbstractSource, supply: Supply, made: PyTree) -> PyTree:
-        return source.prepare(Given(supply, made, world, BradleyTerry(), key))
+    def prepare(source: AbstractSource, inputs: TrainingInputs, made: PyTree) -> PyTree:
+        return source.prepare(Given(inputs, made, world, BradleyTerry(), key))
 
     result = traced(source, "prepare", prepare, as_arrays(source), given, made)
     needed = "what is prepared and a dict of measured numbers"
     require_two(named(source, "prepare"), result, needed, dict)
-    return Supply(given.data, given.reference, given.teacher, result[0]), True
+    return TrainingInputs(given.data, given.reference, given.teacher, result[0]), True
 
 
 def _check_batch(what: str, batch: Batch, sizes: Sizes) -> None:
@@ -208,7 +212,7 @@ def check_reference(reference: AbstractReference, sizes: Sizes) -> None:
     require_numbers(reference)
     called(reference, "moves", bool)
     reference = as_arrays(reference)
-    policy = samples.supply(sizes).reference
+    policy = samples.training_inputs(sizes).reference
     other = jax.tree.map(lambda x: 0.5 * x, policy)
     step = jnp.asarray(0)
     follow: Callable[..., PyTree] = lambda r, *given: r.next(*given)  # noqa: E731
@@ -233,29 +237,29 @@ def check_proxy(
         short = as_arrays(config.replace_all(proxy, {"fit": fit}))
     small = model.parameters(sizes.vocabulary) <= _SMALL
     given = functools.partial(samples.supplied, sizes, model)
-    supply = samples.supply(sizes, model) if small else jax.eval_shape(given)
+    inputs = samples.training_inputs(sizes, model) if small else jax.eval_shape(given)
     key = jax.random.key(0)
 
-    def train(proxy: AbstractProxyConfig, supply: Supply) -> Any:
-        policy: Any = supply.reference
-        return proxy.train(key, model, policy, supply.data.pairs)
+    def train(proxy: AbstractProxyConfig, inputs: TrainingInputs) -> Any:
+        policy: Any = inputs.reference
+        return proxy.train(key, model, policy, inputs.data.pairs)
 
-    def margins(trained: Any, supply: Supply) -> Any:
-        pairs = supply.data.pairs
+    def margins(trained: Any, inputs: TrainingInputs) -> Any:
+        pairs = inputs.data.pairs
         there = trained.margin(pairs.prompt, pairs.winner, pairs.loser)
         return there, trained.margin(pairs.prompt, pairs.loser, pairs.winner)
 
-    trained = traced(proxy, "train", train, short, supply)
+    trained = traced(proxy, "train", train, short, inputs)
     require_kind(named(proxy, "train"), trained, AbstractProxy)
-    check_margins(trained, lambda: jax.eval_shape(margins, trained, supply), samples.PAIRS)
+    check_margins(trained, lambda: jax.eval_shape(margins, trained, inputs), samples.PAIRS)
     losses: Callable = lambda t, s: t.loss(s.data.pairs)  # noqa: E731
     count = (samples.PAIRS,)
-    require_traced(trained, "loss", count, "one number a pair", losses, trained, supply)
+    require_traced(trained, "loss", count, "one number a pair", losses, trained, inputs)
     if not small:
         return
-    fitted = computed(proxy, "train", train, short, supply)
+    fitted = computed(proxy, "train", train, short, inputs)
     require_finite(f"{named(proxy, 'train')} makes a proxy that", fitted, "numbers")
-    check_margins(fitted, lambda: quick(margins)(fitted, supply), samples.PAIRS)
+    check_margins(fitted, lambda: quick(margins)(fitted, inputs), samples.PAIRS)
 
 
 def check_margins(judge: Any, margins: Callable[[], tuple[Any, Any]], count: int) -> None:

@@ -21,7 +21,7 @@ from testbed.environment import AbstractTask, AbstractWriters, World
 from testbed.errors import unknown
 from testbed.losses.base import ScoredPair
 from testbed.preference import GoldenPreference
-from testbed.source import Dataset, Supply
+from testbed.source import Dataset, TrainingInputs
 from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response
@@ -95,19 +95,19 @@ def pairs(sizes: Sizes) -> Pair:
 
 
 @functools.cache
-def supply(sizes: Sizes, shape: TransformerConfig = TINY) -> Supply:
+def training_inputs(sizes: Sizes, shape: TransformerConfig = TINY) -> TrainingInputs:
     """The result of `supplied`, made only once."""
     return quick(functools.partial(supplied, sizes, shape))()
 
 
-def supplied(sizes: Sizes, shape: TransformerConfig = TINY) -> Supply:
+def supplied(sizes: Sizes, shape: TransformerConfig = TINY) -> TrainingInputs:
     """The training inputs of objectives and sources: `pairs`, a policy with random weights, and a judge that counts
     tokens."""
     policy = Transformer.init(jax.random.key(0), shape, sizes.vocabulary)
     data = pairs(sizes)
     judge = GoldenPreference(world(sizes))
     margin = judge.margin(data.prompt, data.winner, data.loser)
-    return Supply(Dataset(data, logprob.score_pairs(policy, data), margin), policy, judge)
+    return TrainingInputs(Dataset(data, logprob.score_pairs(policy, data), margin), policy, judge)
 
 
 def scored_pairs() -> ScoredPair:

@@ -18,14 +18,14 @@ from sweeps.population.programs import BEGIN, IDLE, TRAIN, Compiled, Lane, Progr
 from sweeps.population.slot_checkpoints import Checkpoints
 from sweeps.population.slot_measurements import Measurements
 from sweeps.population.slot_schedule import Call, Moved, Schedule, places
-from sweeps.population.world_builder import Standing
+from sweeps.population.world_builder import WorldSource
 from sweeps.runtime import make_room
 from sweeps.store.parquet import Rows
 from sweeps.throttle import Pace
-from testbed.metrics import SHOWN, Yardstick
+from testbed.metrics import SHOWN, EvaluationInputs
 from testbed.policies.shared_weights import missing
-from testbed.source import Supply
-from testbed.stages.world_config import Ground, GroundConfig
+from testbed.source import TrainingInputs
+from testbed.stages.world_config import WorldArtifacts, WorldConfig
 from testbed.train import TrainConfig, TrainState
 
 #: Seconds that a call may take before the next progress message, and seconds of work that an interruption may lose.
@@ -41,7 +41,7 @@ class Outcome(NamedTuple):
 
 
 def run_chunk(
-    chunk: Chunk, grounds: Standing, progress: Progress, programs: Compiled | None = None
+    chunk: Chunk, worlds: WorldSource, progress: Progress, programs: Compiled | None = None
 ) -> Outcome:
     """Train and evaluate the runs of a chunk.
 
@@ -51,9 +51,9 @@ def run_chunk(
     steps = _Steps(progress)
     try:
         if programs is None:
-            with Programs(grounds) as made:
+            with Programs(worlds) as made:
                 programs = made.of([chunk])
-        return _Slots(chunk, grounds, steps, programs).through()
+        return _Slots(chunk, worlds, steps, programs).through()
     except Exception as problem:
         # The runs will start again: take back the steps that were counted.
         steps.advance(-steps.done)
@@ -76,16 +76,16 @@ class _Slots:
     """The slots of a chunk: its schedule, and the arrays on the devices that belong to the scheduled runs."""
 
     def __init__(
-        self, chunk: Chunk, grounds: Standing, progress: _Steps, programs: Compiled
+        self, chunk: Chunk, worlds: WorldSource, progress: _Steps, programs: Compiled
     ) -> None:
         first = chunk.points[0].experiment
         self._every = first.steps // first.evaluation.points
         self._chunk, self._progress, self._programs = chunk, progress, programs
-        self._worlds = _Worlds(chunk, grounds)
+        self._worlds = _Worlds(chunk, worlds)
         self._measurements = Measurements(chunk, programs.columns)
         self._checkpoints = Checkpoints(chunk.points)
         self._schedule = Schedule(
-            chunk.owners, len(chunk.grounds), chunk.layout, self._every, self._start
+            chunk.owners, len(chunk.worlds), chunk.layout, self._every, self._start
         )
 
     def through(self) -> Outcome:
@@ -94,24 +94,28 @@ class _Slots:
         state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._programs.state)
         state = devices.place(state)
         every, most, busy, saved = np.int32(self._every), self._piece(), 0.0, Pace(SAVE_SECONDS)
-        moved, (config, seed), (supply, yardstick) = schedule.fill(), (None, None), (None, None)
+        moved, (config, seed), (inputs, evaluation_inputs) = (
+            schedule.fill(),
+            (None, None),
+            (None, None),
+        )
         while np.any(schedule.taken):
             if moved.runs:
                 config, seed = self._lanes()
                 state = checkpoints.restore(state, schedule, self._measurements)
             if moved.worlds:
-                supply, yardstick = self._worlds.rows(schedule.worlds)
-                weights = devices.everywhere(missing((supply, yardstick)))
+                inputs, evaluation_inputs = self._worlds.rows(schedule.worlds)
+                weights = devices.everywhere(missing((inputs, evaluation_inputs)))
             call = schedule.next(most)
             mode = np.select([call.begins, call.trains], [BEGIN, TRAIN], IDLE).astype(np.int32)
             clock = time.monotonic()
             lane = Lane(seed, *devices.place((schedule.index, schedule.done, mode)))
-            state = train(weights, state, config, lane, supply, every, np.int32(call.steps))
+            state = train(weights, state, config, lane, inputs, every, np.int32(call.steps))
             if np.any(call.measured):
                 mode = devices.place(np.where(call.measured, mode, IDLE))
                 measured = lane._replace(mode=mode)
                 bits = self._programs.measure(
-                    weights, measured_part(state), measured, yardstick, every
+                    weights, measured_part(state), measured, evaluation_inputs, every
                 )
                 moved = self._measured(jax.device_get(bits), call, state)
             else:
@@ -165,31 +169,34 @@ class _Worlds:
     """The worlds that rows hold. A world is read when a row takes it, and released when no row holds it any more: a
     chunk may have thousands of worlds. The ``facts`` and the first prompts (``asked``) of all worlds stay in memory."""
 
-    def __init__(self, chunk: Chunk, grounds: Standing) -> None:
-        self._chunk, self._grounds = chunk, grounds
-        self._held: dict[int, Ground] = {}
+    def __init__(self, chunk: Chunk, worlds: WorldSource) -> None:
+        self._chunk, self._worlds = chunk, worlds
+        self._held: dict[int, WorldArtifacts] = {}
         self.facts: dict[int, dict[str, Any]] = {}
         self.asked: dict[int, list[str]] = {}
 
-    def rows(self, worlds: np.ndarray) -> tuple[Supply, Yardstick]:
-        """Training inputs (`Supply`) and evaluation set (`Yardstick`) of each row's world, on the devices."""
-        first, configs = self._chunk.points[0].experiment, self._chunk.grounds
+    def rows(self, worlds: np.ndarray) -> tuple[TrainingInputs, EvaluationInputs]:
+        """The inputs of training and of evaluation of each row's world, on the devices."""
+        first, configs = self._chunk.points[0].experiment, self._chunk.worlds
         self._held = {
-            world: self._held[world] if world in self._held else self._grounds[configs[world]]
+            world: self._held[world] if world in self._held else self._worlds[configs[world]]
             for world in dict.fromkeys(worlds.tolist())
         }
-        for world, ground in self._held.items():
+        for world, artifacts in self._held.items():
             if world not in self.facts:
-                self.facts[world] = dict(ground.facts)
-                self.asked[world] = _asked(ground, configs[world])
+                self.facts[world] = dict(artifacts.facts)
+                self.asked[world] = _asked(artifacts, configs[world])
         owned = [self._held[world] for world in worlds.tolist()]
-        rows = [(one.supply(first.teacher), one.yardstick(first.evaluation)) for one in owned]
+        rows = [
+            (one.training_inputs(first.teacher), one.evaluation_inputs(first.evaluation))
+            for one in owned
+        ]
         return devices.place(devices.stacked(rows))
 
 
-def _asked(ground: Ground, config: GroundConfig) -> list[str]:
+def _asked(artifacts: WorldArtifacts, config: WorldConfig) -> list[str]:
     """The prompts, in words, for which a run's answers are stored."""
-    prompts = ground.opponent.prompts
+    prompts = artifacts.opponent.prompts
     tokens, lengths = (np.asarray(x[:SHOWN]) for x in (prompts.tokens, prompts.length))
     return [
         config.task.prompt_text(row[:size].tolist())

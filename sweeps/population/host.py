@@ -13,7 +13,7 @@ from sweeps.population.devices import OutOfMemory
 from sweeps.population.engine import Spent
 from sweeps.population.plan import Chunk, Layout, Plan, compile_key, plan
 from sweeps.population.programs import Programs
-from sweeps.population.world_builder import Grounds, Standing
+from sweeps.population.world_builder import WorldBuilder, WorldSource
 from sweeps.runtime import cache_directory
 from sweeps.store.parquet import Rows
 from testbed.cache import Cache
@@ -29,10 +29,10 @@ def execute(plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> 
     Raises `InvalidInput` if a single run does not fit into memory.
     """
     clock = time.monotonic()
-    grounds = Grounds(Cache(cache_directory() / "stages"), progress)
-    grounds.prepare(plan.grounds)
+    worlds = WorldBuilder(Cache(cache_directory() / "stages"), progress)
+    worlds.prepare(plan.worlds)
     stage_seconds, clock = time.monotonic() - clock, time.monotonic()
-    with Host(grounds, progress) as host:
+    with Host(worlds, progress) as host:
         for number, chunk in enumerate(plan.chunks):
             progress.stage(f"chunk {number + 1} of {len(plan.chunks)} ({chunk.label})")
             outcome = host.run(plan.chunks[number:])
@@ -49,10 +49,10 @@ class Host:
     If a device has too little memory for a chunk, this chunk and similar ones start again with half as many slots.
     """
 
-    def __init__(self, grounds: Standing, progress: Progress) -> None:
+    def __init__(self, worlds: WorldSource, progress: Progress) -> None:
         self.spent = Spent()
-        self._grounds, self._progress = grounds, progress
-        self._programs = Programs(grounds)
+        self._worlds, self._progress = worlds, progress
+        self._programs = Programs(worlds)
         self._smaller: dict[tuple[int, Layout], Layout] = {}
 
     def __enter__(self) -> Self:
@@ -68,7 +68,7 @@ class Host:
             chunk = self._fitting(chunks[0])
             try:
                 made = self._programs.of(map(self._fitting, chunks))
-                outcome = run_chunk(chunk, self._grounds, self._progress, made)
+                outcome = run_chunk(chunk, self._worlds, self._progress, made)
             except OutOfMemory as problem:
                 smaller = _smaller(chunk, problem)
                 self._smaller[chunk.group, chunk.layout] = smaller

@@ -28,7 +28,7 @@ from testbed.estimates import flops as cost
 from testbed.estimates.memory import Footprint, footprint
 from testbed.experiment import EvaluationConfig, Experiment
 from testbed.stages import stages
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 
 #: Intended duration of a chunk in seconds, which a crash can lose, and the variable that changes the duration.
 CHUNK_SECONDS, CHUNK_VARIABLE = 30.0, "TESTBED_CHUNK_SECONDS"
@@ -69,12 +69,12 @@ class Layout(NamedTuple):
 class Chunk:
     """Runs with one compile key and equally many steps between evaluations, executed together.
 
-    ``owners`` holds each run's index into ``grounds``, the world configs. ``seconds`` is the predicted time,
+    ``owners`` holds each run's index into ``worlds``, the world configs. ``seconds`` is the predicted time,
     ``longest`` the number of operations of the longest run.
     """
 
     points: tuple[Point, ...]
-    grounds: tuple[GroundConfig, ...]
+    worlds: tuple[WorldConfig, ...]
     owners: tuple[int, ...]
     layout: Layout
     group: int
@@ -114,7 +114,7 @@ class Plan:
     """
 
     chunks: tuple[Chunk, ...]
-    grounds: tuple[GroundConfig, ...]
+    worlds: tuple[WorldConfig, ...]
     stages: int
     stage_seconds: float
     compile_seconds: float
@@ -144,7 +144,7 @@ class _Member(NamedTuple):
     """The facts about a run that plans use: its point, the number of its world config, and predicted operations."""
 
     point: Point
-    ground: int
+    world: int
     flops: float
 
 
@@ -162,7 +162,7 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
     for point in points:
         e = point.experiment
         group = register.group(e)
-        member = _Member(point, register.ground(e), register.flops(e, group))
+        member = _Member(point, register.world(e), register.flops(e, group))
         every = read(e, "steps") // read(read(e, "evaluation"), "points")
         groups[group, every].append(member)
     chunks = [
@@ -176,12 +176,12 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
     kinds: dict[Any, list[float]] = defaultdict(list)
     for name, owner, needed in lacking.values():
         seconds = needed / _rate(machine, owner)
-        kinds[name, jax.tree.structure(GroundConfig.of(owner))].append(seconds)
+        kinds[name, jax.tree.structure(WorldConfig.of(owner))].append(seconds)
     # As many stages of a kind run at a time as there are devices; the last batch may be smaller.
     waves = (math.ceil(len(times) / machine.devices) * max(times) for times in kinds.values())
     return Plan(
         tuple(chunks),
-        register.grounds,
+        register.worlds,
         len(lacking),
         math.fsum(waves) * machine.devices,
         COMPILING * (len(register.groups) + len(kinds)) / cores(),
@@ -259,27 +259,27 @@ class _Register:
     def __init__(self) -> None:
         self.groups: dict[Any, int] = {}
         self.owners: list[Experiment] = []
-        self._grounds: dict[Any, int] = {}
+        self._worlds: dict[Any, int] = {}
         self._costs: dict[Any, tuple[cost.Flops, Any]] = {}
         self._structure, self._compiled = _Once(jax.tree.structure), _Once(_measured)
 
     @functools.cached_property
-    def grounds(self) -> tuple[GroundConfig, ...]:
+    def worlds(self) -> tuple[WorldConfig, ...]:
         """Every world config; call this after all experiments were registered."""
-        return tuple(map(GroundConfig.of, self.owners))
+        return tuple(map(WorldConfig.of, self.owners))
 
     def group(self, experiment: Experiment) -> int:
         """Number of the experiment's compile key."""
         key = compile_key(experiment, self._structure, self._compiled)
         return self.groups.setdefault(key, len(self.groups))
 
-    def ground(self, experiment: Experiment) -> int:
+    def world(self, experiment: Experiment) -> int:
         """Number of the experiment's world config."""
-        key = tuple(map(_text, GroundConfig.parts(experiment)))
-        if key not in self._grounds:
-            self._grounds[key] = len(self.owners)
+        key = tuple(map(_text, WorldConfig.parts(experiment)))
+        if key not in self._worlds:
+            self._worlds[key] = len(self.owners)
             self.owners.append(experiment)
-        return self._grounds[key]
+        return self._worlds[key]
 
     def flops(self, experiment: Experiment, group: int) -> float:
         """Predicted operations of the whole run."""
@@ -306,12 +306,12 @@ def _cut(
     count = math.ceil(len(ordered) / size)
     size = math.ceil(len(ordered) / count / layout.slots) * layout.slots
     for part in _batched(ordered, size):
-        worlds = dict.fromkeys(member.ground for member in part)
+        worlds = dict.fromkeys(member.world for member in part)
         place = {number: index for index, number in enumerate(worlds)}
         yield Chunk(
             tuple(member.point for member in part),
-            tuple(register.grounds[number] for number in worlds),
-            tuple(place[member.ground] for member in part),
+            tuple(register.worlds[number] for number in worlds),
+            tuple(place[member.world] for member in part),
             layout,
             group,
             machine.devices,
@@ -323,7 +323,7 @@ def _cut(
 
 def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout:
     """The slots that memory allows and the devices can use."""
-    counts = Counter(member.ground for member in members)
+    counts = Counter(member.world for member in members)
     needs = footprint(members[0].point.experiment)
     most = max(counts.values())
     if machine.stacks:
@@ -359,7 +359,7 @@ def _interleaved(members: Sequence[_Member], rows: int) -> Iterator[_Member]:
     first."""
     worlds: dict[int, list[_Member]] = defaultdict(list)
     for member in members:
-        worlds[member.ground].append(member)
+        worlds[member.world].append(member)
     ordered = sorted(worlds.values(), key=lambda runs: -len(runs))
     for together in _batched(ordered, rows):
         for turn in itertools.zip_longest(*together):
@@ -375,7 +375,7 @@ def _lacking_stages(owners: Iterable[Experiment]) -> dict[str, tuple[str, Experi
     cache = Cache(cache_directory() / "stages")
     lacking: dict[str, tuple[str, Experiment, float]] = {}
     for owner in owners:
-        addresses = stages.fingerprints(GroundConfig.of(owner))
+        addresses = stages.fingerprints(WorldConfig.of(owner))
         for name, needed in cost.stage_flops(owner).items():
             if addresses[name] not in lacking and not cache.holds(addresses[name]):
                 lacking[addresses[name]] = name, owner, needed

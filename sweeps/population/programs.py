@@ -13,15 +13,15 @@ from jaxtyping import Array, PRNGKeyArray, PyTree, UInt32
 from sweeps.population import devices, executable_cache
 from sweeps.population.devices import Along, OutOfMemory
 from sweeps.population.plan import Chunk
-from sweeps.population.world_builder import Standing
+from sweeps.population.world_builder import WorldSource
 from sweeps.runtime import cores, make_room
 from testbed import metrics, train
 from testbed.logprob import Policy
-from testbed.metrics import Yardstick
+from testbed.metrics import EvaluationInputs
 from testbed.policies.shared_weights import Weights, missing, sharing
 from testbed.policies.trainable import rebuilt
-from testbed.source import Supply
-from testbed.stages.world_config import Ground
+from testbed.source import TrainingInputs
+from testbed.stages.world_config import WorldArtifacts
 from testbed.streams import Stream, stream
 from testbed.train import TrainConfig, TrainState
 
@@ -54,8 +54,8 @@ class Programs:
     """The training and measuring programs of chunks, compiled before they are needed in threads, one per core: XLA does
     not hold Python's lock meanwhile. A program is kept as long as the next chunks need it."""
 
-    def __init__(self, grounds: Standing) -> None:
-        self._grounds = grounds
+    def __init__(self, worlds: WorldSource) -> None:
+        self._worlds = worlds
         self._pool = ThreadPoolExecutor(cores())
         self._made: dict[Any, Future[Any]] = {}
         self._needs: dict[Any, Needs] = {}
@@ -72,7 +72,7 @@ class Programs:
         make_room()
         coming = _different(chunks, 1 + cores())
         self._needs = {
-            kind: self._needs.get(kind) or needed(chunk, self._grounds[chunk.grounds[0]])
+            kind: self._needs.get(kind) or needed(chunk, self._worlds[chunk.worlds[0]])
             for kind, chunk in coming.items()
         }
         wanted = {_shape_key(part): part for need in self._needs.values() for part in need.parts}
@@ -118,19 +118,22 @@ class Needs(NamedTuple):
     columns: dict[str, np.dtype]
 
 
-def needed(chunk: Chunk, ground: Ground) -> Needs:
+def needed(chunk: Chunk, artifacts: WorldArtifacts) -> Needs:
     """The needs of a chunk. All its runs have the shapes of the first run."""
     e, (rows, lanes) = chunk.points[0].experiment, chunk.layout
-    supply, yardstick = ground.supply(e.teacher), ground.yardstick(e.evaluation)
-    weights = devices.shapes_of(devices.everywhere(missing((supply, yardstick))))
+    inputs, evaluation_inputs = (
+        artifacts.training_inputs(e.teacher),
+        artifacts.evaluation_inputs(e.evaluation),
+    )
+    weights = devices.shapes_of(devices.everywhere(missing((inputs, evaluation_inputs))))
     one, count = Lane(*4 * [np.int32(0)]), jax.ShapeDtypeStruct((), np.int32)
-    given = (weights, devices.alone((e.train, supply, yardstick)), one, count)
+    given = (weights, devices.alone((e.train, inputs, evaluation_inputs)), one, count)
     work_out = functools.partial(_state_and_columns, *given)
     state, columns = executable_cache.worked_out("state and columns", given, work_out)
     state, config, lane = (devices.shapes(part, rows, lanes) for part in (state, e.train, one))
-    supply, yardstick = (devices.shapes(part, rows) for part in (supply, yardstick))
-    to_train = (weights, state, config, lane, supply, count, count)
-    to_measure = (weights, measured_part(state), lane, yardstick, count)
+    inputs, evaluation_inputs = (devices.shapes(part, rows) for part in (inputs, evaluation_inputs))
+    to_train = (weights, state, config, lane, inputs, count, count)
+    to_measure = (weights, measured_part(state), lane, evaluation_inputs, count)
     size = len(columns)
     parts = (
         Part("train", training_program(), to_train),
@@ -140,13 +143,16 @@ def needed(chunk: Chunk, ground: Ground) -> Needs:
 
 
 def _state_and_columns(
-    weights: Weights, run: tuple[TrainConfig, Supply, Yardstick], lane: Lane, count: Any
+    weights: Weights,
+    run: tuple[TrainConfig, TrainingInputs, EvaluationInputs],
+    lane: Lane,
+    count: Any,
 ) -> tuple[TrainState, dict[str, np.dtype]]:
     """Shapes of a run's state, and the columns that are measured for a run."""
-    config, supply, yardstick = run
-    state = jax.eval_shape(sharing(train.init), weights, config, supply)
+    config, inputs, evaluation_inputs = run
+    state = jax.eval_shape(sharing(train.init), weights, config, inputs)
     part = measured_part(state)
-    columns = jax.eval_shape(sharing(_columns), weights, part, lane, yardstick, count)
+    columns = jax.eval_shape(sharing(_columns), weights, part, lane, evaluation_inputs, count)
     # The shardings that tracing adds are removed: they belong to this process.
     return devices.alone(state), {name: column.dtype for name, column in columns.items()}
 
@@ -170,18 +176,23 @@ def measuring_program(size: int) -> Any:
 
 
 def _train_on(
-    state: TrainState, config: TrainConfig, lane: Lane, supply: Supply, every: Array, steps: Array
+    state: TrainState,
+    config: TrainConfig,
+    lane: Lane,
+    inputs: TrainingInputs,
+    every: Array,
+    steps: Array,
 ) -> TrainState:
     """Continue one slot's training by some steps towards its next evaluation, or begin the training. Evaluations are
     ``every`` steps apart."""
 
     def begin() -> TrainState:
-        return train.init(config, supply)
+        return train.init(config, inputs)
 
     def go_on() -> TrainState:
         start = (lane.index - 1) * every + lane.done
         going = train.restarted(state, lane.done == 0)
-        return train.go_on(config, supply, going, _key(lane.seed), start, steps)
+        return train.go_on(config, inputs, going, _key(lane.seed), start, steps)
 
     return jax.lax.switch(lane.mode, [lambda: state, begin, go_on])
 
@@ -211,26 +222,28 @@ def measured_part(state: TrainState) -> Learnt:
 
 
 def _measure(
-    size: int, learnt: Learnt, lane: Lane, yardstick: Yardstick, every: Array
+    size: int, learnt: Learnt, lane: Lane, evaluation_inputs: EvaluationInputs, every: Array
 ) -> UInt32[Array, " size"]:
     """One slot's evaluation: the bits of each column's 32-bit number, so that one transfer brings all columns.
     ``size``, the number of columns, is an argument because finding it would take as long as tracing all
     measurements."""
 
     def bits() -> Array:
-        columns = _columns(learnt, lane, yardstick, every)
+        columns = _columns(learnt, lane, evaluation_inputs, every)
         return jnp.stack([jax.lax.bitcast_convert_type(x, jnp.uint32) for x in columns.values()])
 
     return jax.lax.cond(lane.mode == IDLE, lambda: jnp.zeros(size, jnp.uint32), bits)
 
 
-def _columns(learnt: Learnt, lane: Lane, yardstick: Yardstick, every: Array) -> dict[str, Array]:
+def _columns(
+    learnt: Learnt, lane: Lane, evaluation_inputs: EvaluationInputs, every: Array
+) -> dict[str, Array]:
     """The measurements of a run by name, in alphabetical order, the order in which compiled programs return
     dictionaries."""
     key = jax.random.fold_in(stream(_key(lane.seed), Stream.EVALUATION), lane.index)
-    policy = rebuilt(learnt.policy, yardstick.reference)
+    policy = rebuilt(learnt.policy, evaluation_inputs.reference)
     means = {name: learnt.numbers[name] / every for name in ("train_loss", "gradient_norm")}
-    measured = metrics.columns(metrics.evaluate(policy, yardstick, key))
+    measured = metrics.columns(metrics.evaluate(policy, evaluation_inputs, key))
     return dict(sorted((measured | learnt.numbers | means).items()))
 
 

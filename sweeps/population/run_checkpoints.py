@@ -13,7 +13,7 @@ from testbed.cache import Cache
 from testbed.config import user_code
 from testbed.stages import stages
 from testbed.stages.code import Code, classes_in, installed
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 
 #: The code that trains and measures. A run also depends on its config's classes and on the stages that made its world.
 _MODULES = ("testbed.train", "testbed.metrics", "testbed.stages.world_config")
@@ -29,7 +29,7 @@ class Paused(NamedTuple):
     state: PyTree
 
 
-class Underway:
+class RunCheckpoints:
     """Checkpoints of unfinished runs and policies of complete runs, stored by everything that a run depends on.
     ``code`` is the code of this process by default."""
 
@@ -37,7 +37,7 @@ class Underway:
         self._code = code or installed()
         self._paused = Cache(cache_directory() / "underway")
         self._learnt = Cache(cache_directory() / "policies")
-        self._identities: dict[GroundConfig, str] = {}
+        self._identities: dict[WorldConfig, str] = {}
         # Usually there are no paused runs: then thousands of look-ups are saved.
         self._empty = not any(self._paused.directory.glob("*"))
 
@@ -66,8 +66,8 @@ class Underway:
     def _address(self, point: Point) -> str:
         """An address from the run's world, its training, and the code of both: a user's loss may change between two
         commands."""
-        ground, told = GroundConfig.of(point.experiment), user_code.sources([point.experiment])
-        if ground not in self._identities:
-            self._identities[ground] = stages.identity(ground, self._code)
+        world_config, told = WorldConfig.of(point.experiment), user_code.sources([point.experiment])
+        if world_config not in self._identities:
+            self._identities[world_config] = stages.identity(world_config, self._code)
         reached = self._code.hash_of(_MODULES, classes_in(point.experiment), told)
-        return config.fingerprint(point.run, self._identities[ground], reached, *told)
+        return config.fingerprint(point.run, self._identities[world_config], reached, *told)

@@ -7,7 +7,7 @@ import numpy as np
 from jaxtyping import PyTree
 
 from sweeps.population import devices
-from sweeps.population.run_checkpoints import Paused, Underway
+from sweeps.population.run_checkpoints import Paused, RunCheckpoints
 from sweeps.population.slot_measurements import Measurements
 from sweeps.population.slot_schedule import Schedule, places
 from sweeps.study import Point
@@ -19,7 +19,7 @@ class Checkpoints:
     restored."""
 
     def __init__(self, points: Sequence[Point]) -> None:
-        self._points, self._stored = points, Underway()
+        self._points, self._stored = points, RunCheckpoints()
         self._found: dict[int, Paused] = {}
 
     def find(self, run: int) -> tuple[int, int]:

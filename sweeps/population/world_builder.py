@@ -19,7 +19,7 @@ from testbed.cache import Cache
 from testbed.policies import shared_weights
 from testbed.stages import stages
 from testbed.stages.stages import STAGES, Stage
-from testbed.stages.world_config import Ground, GroundConfig
+from testbed.stages.world_config import WorldArtifacts, WorldConfig
 
 #: Every stage of a world, in order.
 STAGE_NAMES = tuple(stage.name for stage in STAGES)
@@ -27,16 +27,15 @@ _BY_NAME = {stage.name: stage for stage in STAGES}
 
 
 @runtime_checkable
-class Standing(Protocol):
-    """A source of world artifacts (`Ground`) by config: `Grounds`, or a mapping with artifacts that are made
-    already."""
+class WorldSource(Protocol):
+    """A source of world artifacts by config: `WorldBuilder`, or a mapping with artifacts that are made already."""
 
-    def __getitem__(self, config: GroundConfig, /) -> Ground:
+    def __getitem__(self, config: WorldConfig, /) -> WorldArtifacts:
         """The world artifacts of a config."""
         ...
 
 
-class Grounds:
+class WorldBuilder:
     """The world artifacts of any number of configs, by config."""
 
     def __init__(self, cache: Cache, progress: Progress) -> None:
@@ -44,7 +43,7 @@ class Grounds:
         self._latest: tuple[Any, Any] = None, None
 
     def prepare(
-        self, configs: Iterable[GroundConfig], wanted: Collection[str] = STAGE_NAMES
+        self, configs: Iterable[WorldConfig], wanted: Collection[str] = STAGE_NAMES
     ) -> None:
         """Make the results of the ``wanted`` stages that the cache lacks for some configs. The stages that these stages
         depend on must be wanted too.
@@ -54,7 +53,7 @@ class Grounds:
         for stage in STAGES:
             if stage.name not in wanted:
                 continue
-            missing: dict[str, GroundConfig] = {}
+            missing: dict[str, WorldConfig] = {}
             for config, addresses in names.items():
                 address = addresses[stage.name]
                 if stage.needed(config) and not self._cache.holds(address):
@@ -64,27 +63,25 @@ class Grounds:
             for batch in _batches(missing):
                 self._make(stage, {address: missing[address] for address in batch})
 
-    def __getitem__(self, config: GroundConfig) -> Ground:
+    def __getitem__(self, config: WorldConfig) -> WorldArtifacts:
         """The world artifacts of a config; parts that the cache has lost are made again."""
         return stages.assemble(self.made(config))
 
-    def made(
-        self, config: GroundConfig, wanted: Collection[str] = STAGE_NAMES
-    ) -> dict[str, PyTree]:
+    def made(self, config: WorldConfig, wanted: Collection[str] = STAGE_NAMES) -> dict[str, PyTree]:
         """The results of the ``wanted`` stages for a config; None for stages that the config does not need."""
         addresses = stages.fingerprints(config)
         return {
             name: self._result(config, name, addresses) for name in STAGE_NAMES if name in wanted
         }
 
-    def _result(self, config: GroundConfig, name: str, addresses: Mapping[str, str]) -> PyTree:
+    def _result(self, config: WorldConfig, name: str, addresses: Mapping[str, str]) -> PyTree:
         stage, address = _BY_NAME[name], addresses[name]
         if not stage.needed(config):
             return None
         result = self._cache.load(address)
         return self._make(stage, {address: config})[0] if result is None else result
 
-    def _make(self, stage: Stage, owners: Mapping[str, GroundConfig]) -> list[PyTree]:
+    def _make(self, stage: Stage, owners: Mapping[str, WorldConfig]) -> list[PyTree]:
         """A stage's results for at most as many configs as there are devices."""
         make_room()
         inputs = [(config, self.made(config, stage.after)) for config in owners.values()]
@@ -110,7 +107,7 @@ class Grounds:
         return self._latest[1]
 
 
-def _batches(owners: Mapping[str, GroundConfig]) -> Iterator[list[str]]:
+def _batches(owners: Mapping[str, WorldConfig]) -> Iterator[list[str]]:
     """Addresses whose configs have one structure, as many at a time as there are devices."""
     alike: dict[object, list[str]] = defaultdict(list)
     for address, config in owners.items():

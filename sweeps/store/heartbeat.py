@@ -34,7 +34,7 @@ _SHAPE: json_files.Shape = {
 }
 
 
-class Pulse:
+class Heartbeat:
     """The present command's `progress.json`; a context manager, which records at the end how the command ended."""
 
     def __init__(self, directory: Path, studies: Sequence[str], interval: float = INTERVAL) -> None:
@@ -45,7 +45,7 @@ class Pulse:
         self._over, self._writing = threading.Event(), threading.Lock()
         self._thread = threading.Thread(target=self._beat, daemon=True)
 
-    def __enter__(self) -> "Pulse":
+    def __enter__(self) -> "Heartbeat":
         self._write("running")
         self._thread.start()
         return self
@@ -109,7 +109,7 @@ def told(meter: Meter) -> dict[str, Any]:
 
 def read(directory: Path) -> dict[str, Any] | None:
     """The last command's report in this directory, or in the parent directory if the command ran several studies; None
-    if no file can be read, or the file does not have the form that `Pulse` writes."""
+    if no file can be read, or the file does not have the form that `Heartbeat` writes."""
     for place in (directory, directory.absolute().parent):
         with contextlib.suppress(InvalidInput):
             said = json_files.read(place / FILE, _SHAPE, "")

@@ -11,7 +11,7 @@ from jaxtyping import Array, Float, Int, PyTree
 from testbed import logprob
 from testbed.logprob import Policy
 from testbed.objective import AbstractObjective
-from testbed.source import AbstractSource, Batch, Request, Supply, write_pairs
+from testbed.source import AbstractSource, Batch, Request, TrainingInputs, write_pairs
 from testbed.types import Pair, PairScores, Response, Scalar
 
 
@@ -98,24 +98,24 @@ class AbstractLoss(AbstractObjective):
         """Two responses to every prompt, and the label of each pair."""
         return Request(batch_size, write_pairs)
 
-    def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Batch) -> Scalar:
+    def value(self, policy: Policy, critic: PyTree, inputs: TrainingInputs, batch: Batch) -> Scalar:
         """Mean over pairs, each the expectation over its label and times its weight.
 
         With a soft label that gives the winner probability p, a pair costs
         p l(winner, loser) + (1 - p) l(loser, winner).
         """
-        pair = self.scored(policy, supply, batch)
+        pair = self.scored(policy, inputs, batch)
         each = jax.vmap(lambda pair: expected(self, pair))(pair)
         return jnp.mean(batch.pairs.weight * each)
 
-    def scored(self, policy: Policy, supply: Supply, batch: Batch) -> ScoredPair:
+    def scored(self, policy: Policy, inputs: TrainingInputs, batch: Batch) -> ScoredPair:
         """The inputs of the loss for each pair."""
         pairs, nothing = batch.pairs, jnp.zeros_like(batch.reward_margin)
         kl, target = nothing, nothing
         if Extra.KL in self.extras:
-            kl = jnp.broadcast_to(estimated_kl(policy, supply.reference, pairs), nothing.shape)
+            kl = jnp.broadcast_to(estimated_kl(policy, inputs.reference, pairs), nothing.shape)
         if Extra.TARGET in self.extras:
-            target = logprob.score(policy, pairs.prompt, _alone(supply.preferred(batch.rows)))[:, 0]
+            target = logprob.score(policy, pairs.prompt, _alone(inputs.preferred(batch.rows)))[:, 0]
         return ScoredPair(
             logprob.score_pairs(policy, pairs),
             batch.reference,

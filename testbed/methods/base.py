@@ -33,7 +33,7 @@ from testbed import config, decode, logprob
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.objective import AbstractObjective
-from testbed.source import AbstractSource, Author, Ledger, Request, Supply
+from testbed.source import AbstractSource, Ledger, Request, RolloutFunction, TrainingInputs
 from testbed.types import Prompt, Response, Scalar
 
 #: Where the KL penalty stands; see the docstring of this module.
@@ -67,45 +67,45 @@ class Rollouts(eqx.Module):
     @classmethod
     def judged(
         cls,
-        supply: Supply,
+        inputs: TrainingInputs,
         rows: Int[Array, " n"],
         written: decode.Sample,
         reward: Each,
         spent: Ledger,
     ) -> "Rollouts":
         """The rollouts of a sample, with scores under the reference."""
-        prompts, responses = supply.prompts(rows), written.response
-        reference = logprob.score_tokens(supply.reference, prompts, responses)
+        prompts, responses = inputs.prompts(rows), written.response
+        reference = logprob.score_tokens(inputs.reference, prompts, responses)
         return cls(prompts, responses, written.logprobs, reference, reward, rows, spent)
 
 
-def rewards(supply: Supply, rows: Int[Array, " n"], responses: Response) -> Each:
+def rewards(inputs: TrainingInputs, rows: Int[Array, " n"], responses: Response) -> Each:
     """The teacher's margin of each response over the data's preferred response to the same prompt.
 
     This turns any preference model into a reward, a pairwise one too. If the teacher compares rewards, the margin is
     the reward less a constant of the prompt. The constant cancels within a group, and elsewhere adds variance but no
     bias."""
     count = responses.length.shape[1]
-    prompts, rivals = (supply.prompts(rows), supply.preferred(rows))
+    prompts, rivals = (inputs.prompts(rows), inputs.preferred(rows))
     prompts, rivals = jax.tree.map(lambda x: jnp.repeat(x, count, axis=0), (prompts, rivals))
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), responses)
-    return supply.teacher.margin(prompts, flat, rivals).reshape(-1, count)
+    return inputs.teacher.margin(prompts, flat, rivals).reshape(-1, count)
 
 
 @functools.cache
-def write_group(count: int) -> Author:
-    """The author of `Rollouts` with ``count`` responses to a prompt; one function for each count, because compiled
-    programs are cached by this function."""
+def write_group(count: int) -> RolloutFunction:
+    """The rollout function of `Rollouts` with ``count`` responses to a prompt; one function for each count, because
+    compiled programs are cached by this function."""
 
-    def author(
-        supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
+    def rollout(
+        inputs: TrainingInputs, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
     ) -> Rollouts:
-        written = supply.sample(policy, rows, key, count)
-        reward = rewards(supply, rows, written.response)
+        written = inputs.sample(policy, rows, key, count)
+        reward = rewards(inputs, rows, written.response)
         spent = Ledger.fresh(written.response, judgements=count)
-        return Rollouts.judged(supply, rows, written, reward, spent)
+        return Rollouts.judged(inputs, rows, written, reward, spent)
 
-    return author
+    return rollout
 
 
 class AbstractWriting(AbstractObjective):
@@ -181,7 +181,9 @@ class AbstractResponseGradient(AbstractPolicyGradient):
         """The loss of each response, from the policy's log-probabilities of its tokens and its return, which has no
         gradient."""
 
-    def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Rollouts) -> Scalar:
+    def value(
+        self, policy: Policy, critic: PyTree, inputs: TrainingInputs, batch: Rollouts
+    ) -> Scalar:
         """Mean loss over responses, with the KL penalty. Its gradient is minus that of the objective, but its value is
         not the objective's: on fresh texts the value is minus the mean advantage, which a baseline keeps near 0."""
         logprobs = logprob.score_tokens(policy, batch.prompts, batch.responses)

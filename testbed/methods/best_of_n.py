@@ -11,7 +11,7 @@ from testbed import logprob
 from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import AbstractWriting, rewards
-from testbed.source import Author, Ledger, Request, Supply
+from testbed.source import Ledger, Request, RolloutFunction, TrainingInputs
 from testbed.types import Prompt, Response, Scalar
 
 
@@ -29,17 +29,19 @@ class Best(eqx.Module):
 
 
 @functools.cache
-def write_best(count: int) -> Author:
-    """The author of the best of ``count`` responses; one function for each count, because compiled programs are cached
-    by this function."""
+def write_best(count: int) -> RolloutFunction:
+    """The rollout function of the best of ``count`` responses; one function for each count, because compiled programs
+    are cached by this function."""
 
-    def author(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Best:
-        texts = supply.sample(policy, rows, key, count).response
-        best = jnp.argmax(rewards(supply, rows, texts), axis=1)
+    def rollout(
+        inputs: TrainingInputs, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
+    ) -> Best:
+        texts = inputs.sample(policy, rows, key, count).response
+        best = jnp.argmax(rewards(inputs, rows, texts), axis=1)
         kept = jax.tree.map(lambda x: jax.vmap(lambda each, i: each[i][None])(x, best), texts)
-        return Best(supply.prompts(rows), kept, rows, Ledger.fresh(texts, judgements=count))
+        return Best(inputs.prompts(rows), kept, rows, Ledger.fresh(texts, judgements=count))
 
-    return author
+    return rollout
 
 
 class BestOfN(AbstractWriting):
@@ -61,6 +63,6 @@ class BestOfN(AbstractWriting):
         """The best of n responses to every prompt."""
         return Request(batch_size, write_best(self.n), self.n, judgements=self.n)
 
-    def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Best) -> Scalar:
+    def value(self, policy: Policy, critic: PyTree, inputs: TrainingInputs, batch: Best) -> Scalar:
         """Mean loss over prompts."""
         return -jnp.mean(logprob.score(policy, batch.prompts, batch.responses))

@@ -12,7 +12,7 @@ from testbed.losses.base import AbstractLoss
 from testbed.losses.dpo import Dpo
 from testbed.methods.base import less_others
 from testbed.objective import AbstractObjective
-from testbed.source import AbstractSource, Batch, Ledger, Request, Supply
+from testbed.source import AbstractSource, Batch, Ledger, Request, TrainingInputs
 from testbed.streams import Stream, stream
 from testbed.types import Prompt, Response, Scalar
 
@@ -69,24 +69,31 @@ class Hypo(AbstractObjective):
         return self.group + self.loss.fresh
 
     def prepare(
-        self, batch: PyTree, supply: Supply, policy: Policy, key: PRNGKeyArray, step: Int[Array, ""]
+        self,
+        batch: PyTree,
+        inputs: TrainingInputs,
+        policy: Policy,
+        key: PRNGKeyArray,
+        step: Int[Array, ""],
     ) -> Hybrid:
         """Generate responses by the present policy to every pair's prompt."""
-        batch = self.loss.prepare(batch, supply, policy, key, step)
+        batch = self.loss.prepare(batch, inputs, policy, key, step)
         prompts: Prompt = batch.pairs.prompt
         fresh = jax.random.fold_in(stream(key, Stream.FRESH), step)
         keys = jax.random.split(fresh, prompts.length.shape[0])
-        texts = decode.sample(policy, prompts, keys, supply.response_length, self.group).response
+        texts = decode.sample(policy, prompts, keys, inputs.response_length, self.group).response
         tokens = batch.spent.tokens + jnp.sum(texts.length, axis=1)
         return Hybrid(
             batch,
             prompts,
             texts,
-            logprob.score(supply.reference, prompts, texts),
+            logprob.score(inputs.reference, prompts, texts),
             eqx.tree_at(lambda spent: spent.tokens, batch.spent, tokens),
         )
 
-    def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Hybrid) -> Scalar:
+    def value(
+        self, policy: Policy, critic: PyTree, inputs: TrainingInputs, batch: Hybrid
+    ) -> Scalar:
         """Mean loss of the pairs, and the penalty, whose value also estimates its KL."""
         ours = logprob.score(policy, batch.prompts, batch.responses)
         now = jax.lax.stop_gradient(ours)
@@ -94,4 +101,4 @@ class Hypo(AbstractObjective):
         # The difference is 0, and has the gradient of log pi.
         scores = (less_others(rho, axis=1) if self.group > 1 else rho) * (ours - now)
         penalty = jnp.mean(rho + scores)
-        return self.loss.value(policy, critic, supply, batch.pairs) + self.kl_weight * penalty
+        return self.loss.value(policy, critic, inputs, batch.pairs) + self.kl_weight * penalty

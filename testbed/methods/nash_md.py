@@ -9,13 +9,13 @@ from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import AbstractResponseGradient, Each, Penalty, Rollouts, Tokens, weighted
 from testbed.policies.geometric_mixture import Geometric
-from testbed.source import Ledger, Request, Supply
+from testbed.source import Ledger, Request, TrainingInputs
 from testbed.types import Scalar
 
 
 class Duel(eqx.Module):
-    """The author of one response to a prompt by the policy, whose reward is the teacher's P(y > y') - 1/2 against one
-    response by the geometric mixture of policy and reference.
+    """The rollout function of one response to a prompt by the policy, whose reward is the teacher's P(y > y') - 1/2
+    against one response by the geometric mixture of policy and reference.
 
     Attributes:
         mixing: weight of the reference in the mixture.
@@ -24,23 +24,23 @@ class Duel(eqx.Module):
     mixing: float | Scalar
 
     def __call__(
-        self, supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
+        self, inputs: TrainingInputs, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
     ) -> Rollouts:
         """Write both responses and keep the policy's."""
-        opponent = Geometric(policy, supply.reference, self.mixing)
+        opponent = Geometric(policy, inputs.reference, self.mixing)
         ours, theirs = (
-            supply.sample(writer, rows, part, count=1)
+            inputs.sample(writer, rows, part, count=1)
             for writer, part in zip((policy, opponent), jax.random.split(key), strict=True)
         )
         first, second = (
             jax.tree.map(lambda x: x[:, 0], texts.response) for texts in (ours, theirs)
         )
         reward: Float[Array, " n"] = jax.nn.sigmoid(
-            supply.teacher.margin(supply.prompts(rows), first, second)
+            inputs.teacher.margin(inputs.prompts(rows), first, second)
         )
         both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), ours.response, theirs.response)
         spent = Ledger.fresh(both, judgements=1)
-        return Rollouts.judged(supply, rows, ours, reward[:, None] - 0.5, spent)
+        return Rollouts.judged(inputs, rows, ours, reward[:, None] - 0.5, spent)
 
 
 class NashMd(AbstractResponseGradient):

@@ -9,7 +9,7 @@ from testbed import logprob
 from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import AbstractPolicyGradient, Penalty, Rollouts, Tokens, clipped
-from testbed.source import Supply
+from testbed.source import TrainingInputs
 from testbed.types import Scalar
 
 
@@ -23,9 +23,9 @@ class Ppo(AbstractPolicyGradient):
     Losses are summed over a response's tokens and averaged over responses, which makes the gradient unbiased for
     ``gae_lambda=1`` without whitening; TRL averages over the tokens of the batch, which differs by the mean length.
 
-    Difference to public codes: a source's author does not see a value function, so advantages and value targets are not
-    those of the time of writing. They are computed anew at every step, from the present values and the present penalty,
-    without a gradient. With fresh texts this is PPO; with `Reuse` it is what Andrychowicz et al. 2020 (arXiv
+    Difference to public codes: a rollout function does not see a value function, so advantages and value targets are
+    not those of the time of writing. They are computed anew at every step, from the present values and the present
+    penalty, without a gradient. With fresh texts this is PPO; with `Reuse` it is what Andrychowicz et al. 2020 (arXiv
     2006.05990, section 3.5) recommend, taken to every step. A clip of the value's change would need the old values, and
     is not available.
 
@@ -59,7 +59,9 @@ class Ppo(AbstractPolicyGradient):
         """The value function."""
         return logprob.value_head(policy)
 
-    def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Rollouts) -> Scalar:
+    def value(
+        self, policy: Policy, critic: PyTree, inputs: TrainingInputs, batch: Rollouts
+    ) -> Scalar:
         """Mean over responses of the policy's loss, the value loss and the KL penalty."""
         responses, mask = batch.responses, batch.responses.mask
         logits, values = logprob.response_values(

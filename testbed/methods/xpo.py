@@ -9,7 +9,7 @@ from testbed import logprob
 from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.methods.base import AbstractWriting
-from testbed.source import Ledger, Request, Supply, judged
+from testbed.source import Ledger, Request, TrainingInputs, judged
 from testbed.types import Pair, PairScores, Scalar
 
 
@@ -29,14 +29,16 @@ class Explored(eqx.Module):
     spent: Ledger
 
 
-def explore(supply: Supply, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray) -> Explored:
-    """The author of `Explored`."""
+def explore(
+    inputs: TrainingInputs, policy: Policy, rows: Int[Array, " n"], key: PRNGKeyArray
+) -> Explored:
+    """The rollout function of `Explored`."""
     texts = [
-        supply.sample(writer, rows, part, count=1).response
-        for writer, part in zip((policy, supply.reference), jax.random.split(key), strict=True)
+        inputs.sample(writer, rows, part, count=1).response
+        for writer, part in zip((policy, inputs.reference), jax.random.split(key), strict=True)
     ]
     both = jax.tree.map(lambda *x: jnp.concatenate(x, axis=1), *texts)
-    batch = judged(supply, rows, both, Ledger.fresh(both, judgements=1))
+    batch = judged(inputs, rows, both, Ledger.fresh(both, judgements=1))
     # If both texts are the same, everything that is read of them is the same.
     policy_won = jnp.all(batch.pairs.winner.tokens == texts[0].tokens[:, 0], axis=-1)
     return Explored(batch.pairs, batch.reference, ~policy_won, rows, batch.spent)
@@ -63,7 +65,9 @@ class Xpo(AbstractWriting):
         """A response by the policy and one by the reference to every prompt, and the label of the pair."""
         return Request(batch_size, explore)
 
-    def value(self, policy: Policy, critic: PyTree, supply: Supply, batch: Explored) -> Scalar:
+    def value(
+        self, policy: Policy, critic: PyTree, inputs: TrainingInputs, batch: Explored
+    ) -> Scalar:
         """Mean loss over pairs."""
         scores = logprob.score_pairs(policy, batch.pairs)
         winner, loser = (

@@ -12,7 +12,7 @@ from testbed import logprob
 from testbed.batches import long_map
 from testbed.logprob import Policy
 from testbed.preference import AbstractPreference
-from testbed.source import Batch, Ledger, Supply
+from testbed.source import Batch, Ledger, TrainingInputs
 from testbed.types import Pair, PairScores, Response
 
 #: Number of windows of a stream in which policies and proxy are tested, and pairs in each (arXiv 2405.08448, figure 6
@@ -99,22 +99,22 @@ class Recording(eqx.Module):
         return eqx.tree_at(fields, self, jax.tree.map(write, fields(self), tuple(new.values())))
 
     def batch(
-        self, supply: Supply, index: Int[Array, " n"], new: Bool[Array, " n"], moved: bool
+        self, inputs: TrainingInputs, index: Int[Array, " n"], new: Bool[Array, " n"], moved: bool
     ) -> Batch:
         """The pairs at the places ``index`` of the stream, counted over all steps. ``new`` marks pairs that were not
         learnt from before. ``moved`` says whether the recorded run's reference policy moved, so that its scores are not
         those of the SFT policy. The ledger counts the writing and judging of a pair only once."""
         took = self._at(index)
-        pairs = took._pairs(supply)
+        pairs = took._pairs(inputs)
         reference, winner, loser = took.reference, pairs.winner, pairs.loser
-        if moved or not supply.fixed:
-            reference = logprob.score_pairs(supply.reference, pairs)
+        if moved or not inputs.fixed:
+            reference = logprob.score_pairs(inputs.reference, pairs)
         distinct, first = new.astype(jnp.float32), new.astype(jnp.int32)
         tokens = first * (winner.length + loser.length)
         spent = Ledger(jnp.ones_like(distinct), distinct, jnp.zeros_like(first), first, tokens)
         return Batch(pairs, reference, took.reward_margin, took.rows, spent)
 
-    def windows(self, supply: Supply) -> "Windows":
+    def windows(self, inputs: TrainingInputs) -> "Windows":
         """`WINDOWS` windows of the stream, evenly spaced, with golden margins if the recording has them. Each window
         lies in the middle of its tenth of the stream and holds `WINDOW` pairs, or fewer if the tenth has fewer."""
         size = self.rows.size
@@ -125,25 +125,25 @@ class Recording(eqx.Module):
         index = first[:, None] + np.minimum(place, held[:, None] - 1)
         took = self._at(jnp.asarray(index.reshape(-1)))
         inside = jnp.asarray(place < held[:, None])
-        return Windows(took._pairs(supply), took.golden_margin, inside)
+        return Windows(took._pairs(inputs), took.golden_margin, inside)
 
     def _at(self, index: Int[Array, " n"]) -> Self:
         """The recorded fields at some places of the stream, counted over all steps."""
         step, pair = index // self.batch_size, index % self.batch_size
         return jax.tree.map(lambda x: x[step, pair], self)
 
-    def _pairs(self, supply: Supply) -> Pair:
+    def _pairs(self, inputs: TrainingInputs) -> Pair:
         """The recorded data as pairs, with prompts."""
         winner = Response(self.winner.astype(jnp.int32), self.winner_length)
         loser = Response(self.loser.astype(jnp.int32), self.loser_length)
-        return Pair(supply.prompts(self.rows), winner, loser, self.preference, self.weight)
+        return Pair(inputs.prompts(self.rows), winner, loser, self.preference, self.weight)
 
-    def with_golden(self, golden: AbstractPreference, supply: Supply) -> Self:
+    def with_golden(self, golden: AbstractPreference, inputs: TrainingInputs) -> Self:
         """The recording with golden margins. They are computed afterwards: all at once costs less than step by step."""
 
         def judge(one: tuple[Array, Response, Response]) -> Float[Array, ""]:
             row, winner, loser = jax.tree.map(lambda x: x[None], one)
-            return golden.margin(supply.prompts(row), winner, loser)[0]
+            return golden.margin(inputs.prompts(row), winner, loser)[0]
 
         rows = self.rows.reshape(-1)
         texts = [
@@ -179,11 +179,11 @@ class Windows(eqx.Module):
         return jnp.sum(right, axis=1) / jnp.sum(self.inside, axis=1)
 
 
-def token_type(policy: Policy, supply: Supply) -> jnp.dtype:
+def token_type(policy: Policy, inputs: TrainingInputs) -> jnp.dtype:
     """The smallest unsigned type that holds a policy's token ids."""
     row = jnp.zeros(1, dtype=jnp.int32)
-    texts = jax.tree.map(lambda x: x[:, None], supply.preferred(row))
-    logits = jax.eval_shape(logprob.response_logits, policy, supply.prompts(row), texts)
+    texts = jax.tree.map(lambda x: x[:, None], inputs.preferred(row))
+    logits = jax.eval_shape(logprob.response_logits, policy, inputs.prompts(row), texts)
     vocabulary = logits.shape[-1]
     kinds = (jnp.uint8, jnp.uint16, jnp.uint32)
     return jnp.dtype(next(kind for kind in kinds if vocabulary - 1 <= jnp.iinfo(kind).max))

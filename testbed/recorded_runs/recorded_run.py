@@ -10,7 +10,7 @@ from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.preference import AbstractLabeler
 from testbed.recorded_runs.pair_stream import Recording
-from testbed.source import Supply, write_pairs
+from testbed.source import TrainingInputs, write_pairs
 from testbed.train import OnlineRun, Teacher
 
 
@@ -44,7 +44,7 @@ class Recorded(eqx.Module):
     @property
     def has_stream(self) -> bool:
         """Whether the run learns from pairs, which can be recorded."""
-        return self.run.loss.request(self.run.batch_size).author is write_pairs
+        return self.run.loss.request(self.run.batch_size).rollout is write_pairs
 
 
 class Made(eqx.Module):
@@ -60,7 +60,7 @@ class Made(eqx.Module):
 class Given(eqx.Module):
     """The inputs from which a source may prepare its data."""
 
-    supply: Supply
+    inputs: TrainingInputs
     made: Made
     world: World
     labeler: AbstractLabeler

@@ -13,7 +13,7 @@ from testbed import config, logprob
 from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.source import AbstractSource, Author, Batch, Ledger, Request, Supply
+from testbed.source import AbstractSource, Batch, Ledger, Request, RolloutFunction, TrainingInputs
 from testbed.sources.online import Online
 from testbed.types import Pair, Response
 
@@ -42,38 +42,38 @@ class BestWorstOfN(AbstractSource):
         """The cost of all responses from which pairs are chosen."""
         return self.source.work(self._request(request))
 
-    def init(self, supply: Supply, policy: Policy, request: Request) -> Any:
+    def init(self, inputs: TrainingInputs, policy: Policy, request: Request) -> Any:
         """The state of the wrapped source."""
-        return self.source.init(supply, policy, self._request(request))
+        return self.source.init(inputs, policy, self._request(request))
 
     def draw(
         self,
         state: Any,
-        supply: Supply,
+        inputs: TrainingInputs,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[Batch, Any]:
         """Let the wrapped source write n texts to a prompt, and choose."""
-        return self.source.draw(state, supply, policy, self._request(request), key, step)
+        return self.source.draw(state, inputs, policy, self._request(request), key, step)
 
     def _request(self, request: Request) -> Request:
         judgements = self.n * (self.n - 1) // 2
         return request._replace(
-            author=write_extremes(self.n), responses=self.n, judgements=judgements
+            rollout=write_extremes(self.n), responses=self.n, judgements=judgements
         )
 
 
 @functools.cache
-def write_extremes(n: int) -> Author:
-    """The author of pairs of the best and the worst of n responses."""
+def write_extremes(n: int) -> RolloutFunction:
+    """The rollout function of pairs of the best and the worst of n responses."""
 
-    def author(
-        supply: Supply, policy: Policy, rows: Int[Array, " pair"], key: PRNGKeyArray
+    def rollout(
+        inputs: TrainingInputs, policy: Policy, rows: Int[Array, " pair"], key: PRNGKeyArray
     ) -> Batch:
-        prompts, texts = supply.prompts(rows), supply.sample(policy, rows, key, n).response
-        margins = compared(supply, rows, texts)
+        prompts, texts = inputs.prompts(rows), inputs.sample(policy, rows, key, n).response
+        margins = compared(inputs, rows, texts)
         # Ties: the later response counts as better, as in `Online`.
         order = jnp.argsort(jnp.sum(margins, axis=2), axis=1)
         worst, best = order[:, 0], order[:, -1]
@@ -83,20 +83,22 @@ def write_extremes(n: int) -> Author:
         pairs = Pair(prompts, winner, loser, certain, certain)
         spent = Ledger.fresh(texts, judgements=n * (n - 1) // 2)
         spent = eqx.tree_at(lambda s: (s.pairs, s.distinct), spent, (certain, certain))
-        reference = logprob.score_pairs(supply.reference, pairs)
+        reference = logprob.score_pairs(inputs.reference, pairs)
         return Batch(pairs, reference, margins[each, best, worst], rows, spent)
 
-    return author
+    return rollout
 
 
-def compared(supply: Supply, rows: Int[Array, " n"], texts: Response) -> Float[Array, "n k k"]:
+def compared(
+    inputs: TrainingInputs, rows: Int[Array, " n"], texts: Response
+) -> Float[Array, "n k k"]:
     """The teacher's margin of every response to a prompt over every other response, 0 over itself."""
     n, k = texts.length.shape
     left, right = np.triu_indices(k, 1)
-    prompts = supply.prompts(jnp.repeat(rows, len(left)))
+    prompts = inputs.prompts(jnp.repeat(rows, len(left)))
     first, second = (
         jax.tree.map(lambda x, i=i: x[:, i].reshape(-1, *x.shape[2:]), texts) for i in (left, right)
     )
-    margin = supply.teacher.margin(prompts, first, second).reshape(n, len(left))
+    margin = inputs.teacher.margin(prompts, first, second).reshape(n, len(left))
     table = jnp.zeros((n, k, k)).at[:, left, right].set(margin)
     return table - jnp.swapaxes(table, 1, 2)

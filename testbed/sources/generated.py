@@ -15,7 +15,16 @@ from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.policies.trainable import rebuilt
 from testbed.recorded_runs.recorded_run import Given, Recorded
-from testbed.source import AbstractSource, Batch, Dataset, Ledger, Request, Rows, Supply, from_data
+from testbed.source import (
+    AbstractSource,
+    Batch,
+    Dataset,
+    Ledger,
+    Request,
+    Rows,
+    TrainingInputs,
+    from_data,
+)
 from testbed.streams import Stream, stream
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar
 
@@ -59,13 +68,13 @@ class Generated(AbstractSource):
         that contradict the golden reward."""
         key = stream(given.key, Stream.GENERATED)
         texts = Corpus(
-            given.supply.data.pairs.prompt,
+            given.inputs.data.pairs.prompt,
             *(
                 self._write(given, share, jax.random.fold_in(stream(key, Stream.SAMPLES), side))
                 for side, share in enumerate((self.first, self.second))
             ),
         )
-        labels, sft = stream(key, Stream.LABELS), given.supply.reference
+        labels, sft = stream(key, Stream.LABELS), given.inputs.reference
         data, reward = label(given.world, sft, given.labeler, texts, labels)
         data = self._judged(given, data)
         return data, {
@@ -73,21 +82,21 @@ class Generated(AbstractSource):
             "generated_label_noise": jnp.mean(data.golden_margin < 0),
         }
 
-    def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
+    def init(self, inputs: TrainingInputs, policy: Policy, request: Request) -> Rows:
         """The order of the present epoch."""
-        return Rows.init(supply.prepared.size)
+        return Rows.init(inputs.prepared.size)
 
     def draw(
         self,
         state: Rows,
-        supply: Supply,
+        inputs: TrainingInputs,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[Batch, Rows]:
         """The next pairs, in the order in which `Offline` takes those of D_golden."""
-        batch, state = from_data(state, supply, supply.prepared, request, key, step)
+        batch, state = from_data(state, inputs, inputs.prepared, request, key, step)
         spent, pairs = batch.spent, batch.pairs
         labels, judgements = spent.labels, spent.judgements
         if self.judge == "proxy":
@@ -105,7 +114,7 @@ class Generated(AbstractSource):
 
         def judge(pair: Pair) -> Scalar:
             one = jax.tree.map(lambda x: x[None], pair)
-            return given.supply.teacher.margin(one.prompt, one.winner, one.loser)[0]
+            return given.inputs.teacher.margin(one.prompt, one.winner, one.loser)[0]
 
         return relabelled(data, long_map(judge, data.pairs))
 
@@ -114,12 +123,12 @@ class Generated(AbstractSource):
         compiled program writes the data of any two checkpoints."""
         which = jnp.argmin(jnp.abs(jnp.asarray(self.recorded.stages) - share))
         part = jax.tree.map(lambda x: x[which], given.made.policies)
-        author = rebuilt(part, given.supply.reference)
-        prompts, time = given.supply.data.pairs.prompt, given.supply.response_length
+        rollout = rebuilt(part, given.inputs.reference)
+        prompts, time = given.inputs.data.pairs.prompt, given.inputs.response_length
 
         def one(asked: tuple[Prompt, PRNGKeyArray]) -> Response:
             prompt, key = jax.tree.map(lambda x: x[None], asked)
-            written = decode.sample(author, prompt, key, time, count=1).response
+            written = decode.sample(rollout, prompt, key, time, count=1).response
             return jax.tree.map(lambda x: x[0, 0], written)
 
         return long_map(one, (prompts, jax.random.split(key, prompts.length.shape[0])))

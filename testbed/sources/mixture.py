@@ -11,7 +11,7 @@ from testbed.batches import choose
 from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.source import AbstractSource, Request, Supply
+from testbed.source import AbstractSource, Request, TrainingInputs
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.streams import Stream, stream
@@ -82,15 +82,15 @@ class Mixture(AbstractSource):
         written, judged = zip(*(source.work(request) for source in self.sources), strict=True)
         return sum(written), sum(judged)
 
-    def init(self, supply: Supply, policy: Policy, request: Request) -> tuple[PyTree, ...]:
+    def init(self, inputs: TrainingInputs, policy: Policy, request: Request) -> tuple[PyTree, ...]:
         """The states of both sources."""
-        parts = zip(self.sources, self._supplies(supply), strict=True)
+        parts = zip(self.sources, self._inputs_of_sources(inputs), strict=True)
         return tuple(source.init(own, policy, request) for source, own in parts)
 
     def draw(
         self,
         state: tuple[PyTree, ...],
-        supply: Supply,
+        inputs: TrainingInputs,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
@@ -106,17 +106,17 @@ class Mixture(AbstractSource):
         # An item that is drawn but not taken is not learnt from: its cost counts when it is learnt from.
         learnt = request.learnt(jnp.zeros_like(taken))
         requests = [request._replace(kept=learnt & part) for part in (~taken, taken)]
-        parts = zip(self.sources, state, self._supplies(supply), requests, strict=True)
+        parts = zip(self.sources, state, self._inputs_of_sources(inputs), requests, strict=True)
         drawn = [
             source.draw(own, part, policy, asked, key, step) for source, own, part, asked in parts
         ]
         (first, _), (second, _) = drawn
         return choose(taken, second, first), tuple(state for _, state in drawn)
 
-    def _supplies(self, supply: Supply) -> list[Supply]:
-        """The supply of each source, with its own prepared data."""
-        first, second = supply.prepared or (None, None)
+    def _inputs_of_sources(self, inputs: TrainingInputs) -> list[TrainingInputs]:
+        """The training inputs of each source, with its own prepared data."""
+        first, second = inputs.prepared or (None, None)
         return [
-            Supply(supply.data, supply.reference, supply.teacher, part, supply.fixed)
+            TrainingInputs(inputs.data, inputs.reference, inputs.teacher, part, inputs.fixed)
             for part in (first, second)
         ]

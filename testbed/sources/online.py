@@ -6,7 +6,7 @@ import jax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
 from testbed.logprob import Policy
-from testbed.source import AbstractSource, Request, Rows, Supply
+from testbed.source import AbstractSource, Request, Rows, TrainingInputs
 from testbed.streams import Stream, stream
 
 
@@ -19,14 +19,14 @@ class Online(AbstractSource):
 
     writes: ClassVar[bool] = True
 
-    def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
+    def init(self, inputs: TrainingInputs, policy: Policy, request: Request) -> Rows:
         """The order of prompts of the present epoch."""
-        return Rows.init(supply.data.size)
+        return Rows.init(inputs.data.size)
 
     def draw(
         self,
         state: Rows,
-        supply: Supply,
+        inputs: TrainingInputs,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
@@ -35,4 +35,4 @@ class Online(AbstractSource):
         """Let the policy write the texts of this step."""
         rows, _, state = state.next(key, step, request)
         fresh = jax.random.fold_in(stream(key, Stream.SAMPLES), step)
-        return request.author(supply, policy, rows, fresh), state
+        return request.rollout(inputs, policy, rows, fresh), state

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.recorded_runs.pair_stream import Recording, token_type
-from testbed.source import AbstractSource, Batch, Request, Supply
+from testbed.source import AbstractSource, Batch, Request, TrainingInputs
 from testbed.sources.online import Online
 
 
@@ -49,22 +49,22 @@ class Record(AbstractSource):
         """The cost of the wrapped source."""
         return self.source.work(request)
 
-    def init(self, supply: Supply, policy: Policy, request: Request) -> Recorder:
+    def init(self, inputs: TrainingInputs, policy: Policy, request: Request) -> Recorder:
         """An empty recording."""
-        kind = token_type(policy, supply)
-        time = supply.response_length
+        kind = token_type(policy, inputs)
+        time = inputs.response_length
         room = Recording.room(self.steps, request.batch_size, time, kind)
-        return Recorder(self.source.init(supply, policy, request), room)
+        return Recorder(self.source.init(inputs, policy, request), room)
 
     def draw(
         self,
         state: Recorder,
-        supply: Supply,
+        inputs: TrainingInputs,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[Batch, Recorder]:
         """The wrapped source's pairs, after a copy was stored."""
-        batch, inner = self.source.draw(state.inner, supply, policy, request, key, step)
+        batch, inner = self.source.draw(state.inner, inputs, policy, request, key, step)
         return batch, Recorder(inner, state.recording.put(batch, step))

@@ -9,7 +9,7 @@ from testbed.errors import InvalidInput
 from testbed.logprob import Policy
 from testbed.recorded_runs.pair_stream import Recording, shuffled
 from testbed.recorded_runs.recorded_run import Given, Recorded
-from testbed.source import AbstractSource, Batch, Request, Rows, Supply
+from testbed.source import AbstractSource, Batch, Request, Rows, TrainingInputs
 from testbed.streams import Stream, stream
 
 
@@ -50,25 +50,25 @@ class Replay(AbstractSource):
         """The recorded stream."""
         return given.made.recording, {}
 
-    def init(self, supply: Supply, policy: Policy, request: Request) -> Rows:
+    def init(self, inputs: TrainingInputs, policy: Policy, request: Request) -> Rows:
         """The order before the first epoch. Raises `InvalidInput` if the stream does not fill a batch."""
-        if supply.prepared.rows.size < request.batch_size:
+        if inputs.prepared.rows.size < request.batch_size:
             raise InvalidInput(
-                f"batch_size must be at most the {supply.prepared.rows.size} recorded pairs, got {request.batch_size}"
+                f"batch_size must be at most the {inputs.prepared.rows.size} recorded pairs, got {request.batch_size}"
             )
-        return Rows.init(supply.prepared.rows.size)
+        return Rows.init(inputs.prepared.rows.size)
 
     def draw(
         self,
         state: Rows,
-        supply: Supply,
+        inputs: TrainingInputs,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
         step: Int[Array, ""],
     ) -> tuple[Batch, Rows]:
         """The next pairs."""
-        recording: Recording = supply.prepared
+        recording: Recording = inputs.prepared
         steps = recording.rows.size // request.batch_size
         fresh = jax.random.fold_in(stream(key, Stream.SHUFFLE), step // steps)
         order = jax.lax.cond(
@@ -79,5 +79,5 @@ class Replay(AbstractSource):
         start = step % steps * request.batch_size
         index = jax.lax.dynamic_slice(order, (start,), (request.batch_size,))
         before = state.met[index]
-        batch = recording.batch(supply, index, ~before, self.recorded.run.reference.moves)
+        batch = recording.batch(inputs, index, ~before, self.recorded.run.reference.moves)
         return batch, Rows(order, state.met.at[index].set(request.learnt(before)))

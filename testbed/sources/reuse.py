@@ -11,7 +11,7 @@ from testbed import config
 from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
 from testbed.logprob import Policy
-from testbed.source import AbstractSource, Ledger, Request, Supply
+from testbed.source import AbstractSource, Ledger, Request, TrainingInputs
 from testbed.sources.online import Online
 from testbed.streams import Stream, stream
 
@@ -57,12 +57,12 @@ class Reuse(AbstractSource):
         written, judged = self.source.work(request)
         return written / self.epochs, judged / self.epochs
 
-    def init(self, supply: Supply, policy: Policy, request: Request) -> Held:
+    def init(self, inputs: TrainingInputs, policy: Policy, request: Request) -> Held:
         """The state before anything is gathered."""
-        inner = self.source.init(supply, policy, request)
+        inner = self.source.init(inputs, policy, request)
         key, step = jax.random.key(0), jnp.asarray(0)
         shapes, _ = jax.eval_shape(
-            lambda inner: self.source.draw(inner, supply, policy, request, key, step), inner
+            lambda inner: self.source.draw(inner, inputs, policy, request, key, step), inner
         )
         items = self.batches * request.batch_size
         texts = jax.tree.map(lambda x: jnp.zeros((items, *x.shape[1:]), x.dtype), shapes)
@@ -71,7 +71,7 @@ class Reuse(AbstractSource):
     def draw(
         self,
         state: Held,
-        supply: Supply,
+        inputs: TrainingInputs,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
@@ -86,7 +86,7 @@ class Reuse(AbstractSource):
 
         def gather() -> Held:
             def one(inner: PyTree, number: Int[Array, ""]) -> tuple[PyTree, PyTree]:
-                texts, inner = self.source.draw(inner, supply, policy, whole, key, number)
+                texts, inner = self.source.draw(inner, inputs, policy, whole, key, number)
                 return inner, texts
 
             numbers = step // around * self.batches + jnp.arange(self.batches)

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 from testbed.config.ranges import hyper
 from testbed.logprob import Policy
 from testbed.policies.trainable import rebuilt, trained
-from testbed.source import AbstractSource, Request, Rows, Supply
+from testbed.source import AbstractSource, Request, Rows, TrainingInputs
 from testbed.sources.online import Online
 
 
@@ -26,14 +26,14 @@ class Snapshot(AbstractSource):
 
     refresh_every: int = hyper(64, least=1)
 
-    def init(self, supply: Supply, policy: Policy, request: Request) -> tuple[Rows, Policy]:
+    def init(self, inputs: TrainingInputs, policy: Policy, request: Request) -> tuple[Rows, Policy]:
         """The order of prompts, and a copy of the trained part of the policy."""
-        return Online().init(supply, policy, request), trained(policy)
+        return Online().init(inputs, policy, request), trained(policy)
 
     def draw(
         self,
         state: tuple[Rows, Policy],
-        supply: Supply,
+        inputs: TrainingInputs,
         policy: Policy,
         request: Request,
         key: PRNGKeyArray,
@@ -43,6 +43,6 @@ class Snapshot(AbstractSource):
         rows, copy = state
         part = trained(policy)
         copy = jax.lax.cond(step % self.refresh_every == 0, lambda: part, lambda: copy)
-        writer = rebuilt(copy, supply.reference)
-        texts, rows = Online().draw(rows, supply, writer, request, key, step)
+        writer = rebuilt(copy, inputs.reference)
+        texts, rows = Online().draw(rows, inputs, writer, request, key, step)
         return texts, (rows, copy)

@@ -10,7 +10,7 @@ from testbed import decode, train
 from testbed.environment import AbstractTask
 from testbed.evaluation_set import Opponent
 from testbed.preference import GoldenPreference
-from testbed.source import Dataset, Supply
+from testbed.source import Dataset, TrainingInputs
 from testbed.sources.online import Online
 from testbed.stages.golden import Standardised
 from testbed.stages.sft import FineTuned
@@ -43,13 +43,13 @@ def train_baseline(
     nothing = jnp.zeros_like(corpus.prompts.length, dtype=jnp.float32)
     pairs = Pair(corpus.prompts, corpus.first, corpus.second, nothing, nothing)
     prompts_only = Dataset(pairs, PairScores(nothing, nothing), nothing)
-    supply = Supply(prompts_only, base.policy, GoldenPreference(golden.world))
+    inputs = TrainingInputs(prompts_only, base.policy, GoldenPreference(golden.world))
     key = stream(jax.random.key(seed), Stream.BASELINE)
-    state = train.init(plan, supply)
-    state = train.advance(plan, supply, state, key, jnp.asarray(0), jnp.asarray(baseline.steps))
+    state = train.init(plan, inputs)
+    state = train.advance(plan, inputs, state, key, jnp.asarray(0), jnp.asarray(baseline.steps))
     prompts = jax.tree.map(lambda x: x[:count], corpus.prompts)
     keys = jax.random.split(stream(key, Stream.BASELINE_RESPONSES), count)
-    policy, time = train.present(supply, state), task.response_length
+    policy, time = train.present(inputs, state), task.response_length
     answers = decode.sample(policy, prompts, keys, time, count=1).response
     answers = jax.tree.map(lambda x: x[:, 0], answers)
     reward = jax.vmap(golden.world.reward)(prompts, answers)

@@ -10,7 +10,7 @@ from testbed.logprob import Policy
 from testbed.preference import AbstractLabeler, GoldenPreference
 from testbed.recorded_runs.pair_stream import Windows
 from testbed.recorded_runs.recorded_run import Given, Made, Recorded
-from testbed.source import AbstractSource, Dataset, Supply
+from testbed.source import AbstractSource, Dataset, TrainingInputs
 from testbed.stages import online_run
 from testbed.stages.data import Labelled, own_data
 from testbed.stages.golden import Standardised
@@ -45,8 +45,8 @@ def record(
     """The online run that source or evaluation use: exactly the run of an experiment with the same plan."""
     judge = GoldenPreference(golden.world)
     teacher = judge if recorded.teacher == "golden" else proxy.proxy
-    supply = Supply(own_data(scores, data), start, teacher)
-    return online_run.make(recorded, supply, judge, stream(jax.random.key(seed), Stream.TRAINING))
+    inputs = TrainingInputs(own_data(scores, data), start, teacher)
+    return online_run.make(recorded, inputs, judge, stream(jax.random.key(seed), Stream.TRAINING))
 
 
 def cut_windows(
@@ -54,7 +54,7 @@ def cut_windows(
 ) -> CutWindows:
     """Windows of the recorded stream. Measured: how often the proxy agrees with the golden reward in each."""
     assert recorded.recording is not None
-    windows = recorded.recording.windows(Supply(own_data(scores, data), start, proxy.proxy))
+    windows = recorded.recording.windows(TrainingInputs(own_data(scores, data), start, proxy.proxy))
     pairs = windows.pairs
     margin = proxy.proxy.margin(pairs.prompt, pairs.winner, pairs.loser)
     return CutWindows(windows, numbered("proxy_stream_accuracy", windows.accuracy(margin)))
@@ -72,8 +72,8 @@ def prepare(
     recorded: Made,
 ) -> Prepared:
     """The data that the source prepares from a recorded run."""
-    supply = Supply(own_data(scores, data), start, proxy.proxy)
+    inputs = TrainingInputs(own_data(scores, data), start, proxy.proxy)
     key = stream(jax.random.key(seed), Stream.TRAINING)
-    given = Given(supply, recorded, golden.world, labeler, key)
+    given = Given(inputs, recorded, golden.world, labeler, key)
     prepared, facts = source.prepare(given)
     return Prepared(prepared, facts | {"recorded_diverged_step": recorded.diverged_step})

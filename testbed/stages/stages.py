@@ -28,7 +28,7 @@ from testbed.stages.recorded import cut_windows, prepare, record
 from testbed.stages.sft import fine_tune
 from testbed.stages.start import start_policy
 from testbed.stages.world import draw_world, load_material
-from testbed.stages.world_config import Ground, GroundConfig
+from testbed.stages.world_config import WorldArtifacts, WorldConfig
 
 
 class Stage(NamedTuple):
@@ -38,9 +38,9 @@ class Stage(NamedTuple):
         name: of the stage, and of its result.
         function: computes the result, from the values of ``fields`` and then the results of the stages in ``after``. It
             has no other input, so that the stage's address covers everything that the result depends on.
-        fields: paths in `GroundConfig`. after: names of earlier stages.
-        only_with: a field of `GroundConfig`; if it is None, the stage is not needed, and its result is None.
-        address: paths in `GroundConfig` that the address names instead of ``fields``, if they determine the result too
+        fields: paths in `WorldConfig`. after: names of earlier stages.
+        only_with: a field of `WorldConfig`; if it is None, the stage is not needed, and its result is None.
+        address: paths in `WorldConfig` that the address names instead of ``fields``, if they determine the result too
             and are equal for more configs.
         host: the function runs on the host, not as a compiled program.
         exact: the result is compared with runs bit for bit, so only processes that round in the same way share it.
@@ -55,17 +55,17 @@ class Stage(NamedTuple):
     host: bool = False
     exact: bool = False
 
-    def needed(self, ground: GroundConfig) -> bool:
+    def needed(self, world_config: WorldConfig) -> bool:
         """Whether the stage has to run for this config."""
-        return self.only_with is None or getattr(ground, self.only_with) is not None
+        return self.only_with is None or getattr(world_config, self.only_with) is not None
 
-    def make(self, ground: GroundConfig, made: Mapping[str, PyTree]) -> PyTree:
+    def make(self, world_config: WorldConfig, made: Mapping[str, PyTree]) -> PyTree:
         """The result, from a config and the results of earlier stages by name."""
-        return self.function(*self.parts(ground), *(made[name] for name in self.after))
+        return self.function(*self.parts(world_config), *(made[name] for name in self.after))
 
-    def parts(self, ground: GroundConfig) -> list[Any]:
+    def parts(self, world_config: WorldConfig) -> list[Any]:
         """The parts of a config that the function is given."""
-        return _parts(ground, self.fields)
+        return _parts(world_config, self.fields)
 
 
 #: Every stage, after the stages that it needs. Two stages with the same function share their results if their inputs
@@ -129,25 +129,27 @@ STAGES = (
 )
 
 
-def check(ground: GroundConfig, name: str, result: PyTree) -> None:
+def check(world_config: WorldConfig, name: str, result: PyTree) -> None:
     """Refuse a stage's result that cannot be used: raises `InvalidInput` if the data are not what was asked for."""
     if name != "data":
         return
     facts = {key: float(value) for key, value in result.facts.items()}
-    where = f"on {type(ground.task).__name__} with seed {int(ground.seed)}"
+    where = f"on {type(world_config.task).__name__} with seed {int(world_config.seed)}"
     if facts["labelled"] == 0.0:
-        raise InvalidInput(f"labeler {config.spell(ground.labeler)} skips every pair {where}")
+        raise InvalidInput(f"labeler {config.spell(world_config.labeler)} skips every pair {where}")
     if facts["same_text"] == 1.0:
         raise InvalidInput(
             f"data leave one response a prompt {where}, and a pair needs two: widen "
             "data.support, data.temperature or data.quality"
         )
-    if ground.data.dialled:
-        refuse_unreached(ground.data, facts["reached_quality"], facts["reached_coverage"], where)
+    if world_config.data.dialled:
+        refuse_unreached(
+            world_config.data, facts["reached_quality"], facts["reached_coverage"], where
+        )
 
 
-def assemble(made: Mapping[str, PyTree]) -> Ground:
-    """The `Ground` from the results of the stages."""
+def assemble(made: Mapping[str, PyTree]) -> WorldArtifacts:
+    """The `WorldArtifacts` from the results of the stages."""
     start, golden, data, proxy, baseline = (
         made[name] for name in ("start", "golden", "data", "proxy", "baseline")
     )
@@ -156,7 +158,7 @@ def assemble(made: Mapping[str, PyTree]) -> Ground:
     facts |= {"parameters": np.asarray(float(shared_weights.size(start)))}
     for result in (proxy, baseline, prepared, stream, optimum):
         facts |= result.facts if result else {}
-    return Ground(
+    return WorldArtifacts(
         golden.world,
         start,
         own_data(made["scores"], data),
@@ -169,14 +171,14 @@ def assemble(made: Mapping[str, PyTree]) -> Ground:
     )
 
 
-def fingerprints(ground: GroundConfig, code: Code | None = None) -> dict[str, str]:
+def fingerprints(world_config: WorldConfig, code: Code | None = None) -> dict[str, str]:
     """The address of each stage's result. It covers the earlier stages, and everything else that the result depends on:
     the stage's part of the config, files that the config names, the code that the stage can reach, libraries and
     settings (`testbed.numerics`). ``code`` is that of this process by default."""
     addresses: dict[str, str] = {}
     code, settings, bits = code or installed(), _settings(), numerics.bits()
     fields = dict.fromkeys(field for stage in STAGES for field in stage.fields)
-    values = {field: attrgetter(field)(ground) for field in fields}
+    values = {field: attrgetter(field)(world_config) for field in fields}
     classes = {field: classes_in(value) for field, value in values.items()}
     for stage in STAGES:
         before = [addresses[name] for name in stage.after]
@@ -185,19 +187,21 @@ def fingerprints(ground: GroundConfig, code: Code | None = None) -> dict[str, st
         held = frozenset().union(*(classes[field] for field in stage.fields))
         reached = code.hash_of([stage.function.__module__], held, told)
         beside = [reached, settings, *told, *([bits] if stage.exact else ())]
-        named = parts if stage.address is None else _parts(ground, stage.address)
+        named = parts if stage.address is None else _parts(world_config, stage.address)
         address = config.fingerprint(stage.function.__name__, *beside, *before, *named)
         addresses[stage.name] = address
     return addresses
 
 
-def identity(ground: GroundConfig, code: Code | None = None) -> str:
+def identity(world_config: WorldConfig, code: Code | None = None) -> str:
     """A hash of everything that the bits of a run's results depend on, except the run's own training and measuring."""
-    return config.fingerprint(_settings(), numerics.bits(), *fingerprints(ground, code).values())
+    return config.fingerprint(
+        _settings(), numerics.bits(), *fingerprints(world_config, code).values()
+    )
 
 
-def _parts(ground: GroundConfig, paths: tuple[str, ...]) -> list[Any]:
-    return [attrgetter(path)(ground) for path in paths]
+def _parts(world_config: WorldConfig, paths: tuple[str, ...]) -> list[Any]:
+    return [attrgetter(path)(world_config) for path in paths]
 
 
 def _settings() -> str:

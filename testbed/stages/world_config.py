@@ -15,18 +15,18 @@ from testbed.exact.optimum import Optimum
 from testbed.experiment import EvaluationConfig, Experiment
 from testbed.logprob import Policy
 from testbed.lora import Lora
-from testbed.metrics import Yardstick
+from testbed.metrics import EvaluationInputs
 from testbed.optimiser import FitConfig
 from testbed.preference import AbstractLabeler, AbstractPreference, GoldenPreference
 from testbed.proxies.base import AbstractProxyConfig
 from testbed.recorded_runs.pair_stream import Windows
 from testbed.recorded_runs.recorded_run import Recorded
-from testbed.source import AbstractSource, Dataset, Supply
+from testbed.source import AbstractSource, Dataset, TrainingInputs
 from testbed.train import OnlineRun, Teacher
 from testbed.transformer_config import TransformerConfig
 
 
-class GroundConfig(eqx.Module):
+class WorldConfig(eqx.Module):
     """The part of an `Experiment` that its stages depend on; ``baseline_model`` is None if it is the policy's shape."""
 
     task: AbstractTask
@@ -94,7 +94,7 @@ def _baseline_shape(experiment: Experiment) -> TransformerConfig | None:
     return None if shared_text(shape) == shared_text(_shape(experiment)) else shape
 
 
-#: Fields of `GroundConfig` whose value is not the experiment's field of the same name.
+#: Fields of `WorldConfig` whose value is not the experiment's field of the same name.
 _DERIVED: dict[str, Callable[[Experiment], Any]] = {
     "model": _shape,
     "baseline_model": _baseline_shape,
@@ -106,7 +106,7 @@ _DERIVED: dict[str, Callable[[Experiment], Any]] = {
 }
 
 
-class Ground(eqx.Module):
+class WorldArtifacts(eqx.Module):
     """All inputs of a run that the stages have made. ``sft`` is in the form that is trained; ``facts`` are measured
     numbers."""
 
@@ -120,15 +120,15 @@ class Ground(eqx.Module):
     stream: Windows | None = None
     optimum: Optimum | None = None
 
-    def supply(self, teacher: Teacher = "proxy") -> Supply:
+    def training_inputs(self, teacher: Teacher = "proxy") -> TrainingInputs:
         """The inputs of sources."""
         judge = self.golden if teacher == "golden" else self.proxy
-        return Supply(self.data, self.sft, judge, self.prepared)
+        return TrainingInputs(self.data, self.sft, judge, self.prepared)
 
-    def yardstick(self, evaluation: EvaluationConfig) -> Yardstick:
+    def evaluation_inputs(self, evaluation: EvaluationConfig) -> EvaluationInputs:
         """The inputs of evaluations."""
         pairs = jax.tree.map(lambda x: x[: evaluation.pairs], self.data)
-        return Yardstick(
+        return EvaluationInputs(
             self.sft,
             pairs,
             self.golden,

@@ -1,4 +1,4 @@
-"""The transfer card: its numbers against closed forms, on runs of two places, and what it refuses."""
+"""The transfer table: its numbers against closed forms, on runs of two places, and what it refuses."""
 
 import csv
 import dataclasses
@@ -230,11 +230,11 @@ def test_the_page_is_linked_and_kept_while_it_holds(
     assert all((site / name).is_file() for name in linked)
     pages = {path.name: path.read_text() for path in site.glob("*.html")}
     assert all('"transfer.html"' in text for name, text in pages.items() if name != "transfer.html")
-    # A second card and a new report give the same pages.
+    # A second table and a new report give the same pages.
     output(capsys, *places)
     report.build(real)
     assert {path.name: path.read_text() for path in site.glob("*.html")} == pages
-    # Results have come since: what the card says of them no longer holds.
+    # Results have come since: what the table says of them no longer holds.
     (site / ".transfer.key").write_text("other results")
     report.build(real)
     assert not list(site.rglob("*transfer*"))

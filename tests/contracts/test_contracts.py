@@ -21,7 +21,7 @@ from helpers import (
     prompts,
     responses,
     scored_pair,
-    supply,
+    training_inputs,
     world,
 )
 
@@ -55,7 +55,7 @@ from testbed.proxies.base import AbstractProxyConfig
 from testbed.proxies.linear_head import HeadConfig
 from testbed.recorded_runs.recorded_run import Given, Recorded
 from testbed.references.base import AbstractReference
-from testbed.source import AbstractSource, Author, Request, Supply, write_pairs
+from testbed.source import AbstractSource, Request, RolloutFunction, TrainingInputs, write_pairs
 from testbed.sources.online import Online
 from testbed.stages import online_run
 from testbed.token_environment import TokenEnvironment
@@ -117,27 +117,27 @@ def test_members_pass_what_users_classes_are_held_to(kind: type) -> None:
 
 
 @functools.cache
-def given(kind: type) -> Supply:
+def given(kind: type) -> TrainingInputs:
     """What a source of this kind draws on: what it has prepared is made of a short recorded run."""
-    plain, key = supply(), jax.random.key(1)
+    plain, key = training_inputs(), jax.random.key(1)
     run = OnlineRun(steps=4, batch_size=BATCH)
     made = jax.jit(online_run.make)(Recorded(run), plain, GoldenPreference(world()), key)
     parts = Given(plain, made, world(), BradleyTerry(), key)
     prepared, _ = jax.jit(lambda source, parts: source.prepare(parts))(kind(), parts)
-    return Supply(plain.data, plain.reference, plain.teacher, prepared)
+    return TrainingInputs(plain.data, plain.reference, plain.teacher, prepared)
 
 
 @functools.cache
-def drawing(kind: type, author: Author):
+def drawing(kind: type, rollout: RolloutFunction):
     """The first steps of a source of this kind, with texts as an author writes them: one program for all that ask for
     the same."""
 
-    def start(source, supply, policy):
-        return source.init(supply, policy, Request(BATCH, author))
+    def start(source, inputs, policy):
+        return source.init(inputs, policy, Request(BATCH, rollout))
 
-    def draw(source, state, supply, policy, step):
+    def draw(source, state, inputs, policy, step):
         key = jax.random.key(1)
-        return source.draw(state, supply, policy, Request(BATCH, author), key, step)
+        return source.draw(state, inputs, policy, Request(BATCH, rollout), key, step)
 
     return jax.jit(start), jax.jit(draw)
 
@@ -146,7 +146,7 @@ prepare = jax.jit(lambda loss, *arguments: loss.prepare(*arguments))
 
 
 @jax.jit
-def learn(config: TrainConfig, given: Supply, state: TrainState, batch, step):
+def learn(config: TrainConfig, given: TrainingInputs, state: TrainState, batch, step):
     state = eqx.tree_at(lambda s: (s.loss, s.gradient_norm), state, (jnp.zeros(()),) * 2)
     return train.learn(config, given, state, batch, step)
 
@@ -167,7 +167,7 @@ def test_every_objective_learns_from_every_source(kind: type, source: type) -> N
 
     These are the parts of `train.update`, compiled apart: each source and each objective once, not all their pairs."""
     objective = kind()
-    if not source().writes and objective.request(BATCH).author is not write_pairs:
+    if not source().writes and objective.request(BATCH).rollout is not write_pairs:
         why = (
             rf"loss {kind.__name__} .*learns from .*, and {source.__name__}.*: use source Online.*"
         )
@@ -175,19 +175,19 @@ def test_every_objective_learns_from_every_source(kind: type, source: type) -> N
             TrainConfig(source(), objective, OptimiserConfig(), BATCH)
         return
     config = TrainConfig(Online(), objective, OptimiserConfig(3e-3, warmup=0.0), BATCH)
-    ground, key = given(source), jax.random.key(1)
-    begin, draw = drawing(source, objective.request(BATCH).author)
-    state = eqx.tree_at(lambda s: s.source, train.init(config, ground), None)
-    drawn = begin(source(), ground, state.policy)
-    bare = Supply(ground.data, ground.reference, ground.teacher)
+    artifacts, key = given(source), jax.random.key(1)
+    begin, draw = drawing(source, objective.request(BATCH).rollout)
+    state = eqx.tree_at(lambda s: s.source, train.init(config, artifacts), None)
+    drawn = begin(source(), artifacts, state.policy)
+    bare = TrainingInputs(artifacts.data, artifacts.reference, artifacts.teacher)
     for step in map(jnp.asarray, range(3)):
-        batch, drawn = draw(source(), drawn, ground, state.policy, step)
+        batch, drawn = draw(source(), drawn, artifacts, state.policy, step)
         if objective.fresh:
             batch = prepare(objective, batch, bare, state.policy, key, step)
         state = learn(config, bare, state, batch, step)
         assert int(state.diverged_step) == -1
         assert np.isfinite(float(state.loss))
-    moved = jax.tree.map(lambda a, b: np.any(a != b), state.policy, ground.reference)
+    moved = jax.tree.map(lambda a, b: np.any(a != b), state.policy, artifacts.reference)
     assert all(jax.tree.leaves(moved))
     # A KL price in the reward has no gradient: the loss of a policy gradient moves with it, up or down.
     config = eqx.tree_at(lambda c: c.loss, config, unpriced(objective))

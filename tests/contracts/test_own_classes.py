@@ -165,12 +165,12 @@ class Extras(Plain):
 
 
 class Unreduced(Plain):
-    def value(self, policy, critic, supply, batch):
+    def value(self, policy, critic, inputs, batch):
         return batch.pairs.weight
 
 
 class PerResponse(Reinforce):
-    def value(self, policy, critic, supply, batch):
+    def value(self, policy, critic, inputs, batch):
         return batch.reward
 
 

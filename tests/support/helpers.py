@@ -17,7 +17,7 @@ from jaxtyping import PRNGKeyArray
 
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
-from sweeps.population.world_builder import Grounds
+from sweeps.population.world_builder import WorldBuilder
 from testbed import decode, logprob, metrics, train
 from testbed.cache import Cache
 from testbed.config import code_files, replace, replace_all, user_code
@@ -31,12 +31,12 @@ from testbed.environment import (
 )
 from testbed.experiment import EvaluationConfig, Experiment
 from testbed.losses.base import ScoredPair
-from testbed.metrics import Yardstick
+from testbed.metrics import EvaluationInputs
 from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.preference import GoldenPreference
 from testbed.proxies.reader import ProxyConfig
-from testbed.source import Dataset, Supply
-from testbed.stages.world_config import Ground, GroundConfig
+from testbed.source import Dataset, TrainingInputs
+from testbed.stages.world_config import WorldArtifacts, WorldConfig
 from testbed.train import OnlineRun
 from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
@@ -61,9 +61,11 @@ init = jax.jit(train.init)
 _evaluate = jax.jit(metrics.evaluate)
 
 
-def measured(policy: Any, yardstick: Yardstick, key: PRNGKeyArray) -> dict[str, jax.Array]:
+def measured(
+    policy: Any, evaluation_inputs: EvaluationInputs, key: PRNGKeyArray
+) -> dict[str, jax.Array]:
     """Every number that is measured of a policy, by its column."""
-    found = _evaluate(policy, yardstick, key)
+    found = _evaluate(policy, evaluation_inputs, key)
     return metrics.columns({name: x for name, x in found.items() if name != "answer"})
 
 
@@ -199,9 +201,9 @@ def shallow(seed: int) -> Transformer:
 
 
 @functools.cache
-def supply() -> Supply:
+def training_inputs() -> TrainingInputs:
     """What policies are trained on: `PAIRS` pairs, `shallow` model 0 as reference, the golden reward as teacher."""
-    return Supply(dataset(shallow(0), PAIRS), shallow(0), GoldenPreference(world()))
+    return TrainingInputs(dataset(shallow(0), PAIRS), shallow(0), GoldenPreference(world()))
 
 
 class SumTask(AbstractTask):
@@ -274,7 +276,7 @@ def experiment(**changes: Any) -> Experiment:
 
 
 #: Two grounds of one structure: deterministic labels, and noisy ones.
-GROUNDED = (experiment(), experiment(seed=1, labeler__temperature=1.0))
+PREPARED = (experiment(), experiment(seed=1, labeler__temperature=1.0))
 
 
 @functools.cache
@@ -286,17 +288,17 @@ def cache_directory() -> Path:
 
 
 @functools.cache
-def grounds() -> dict[GroundConfig, Ground]:
-    """What `GROUNDED` stand on, both made at once on the two devices of the test run."""
-    configs = [GroundConfig.of(run) for run in GROUNDED]
+def worlds() -> dict[WorldConfig, WorldArtifacts]:
+    """What `PREPARED` stand on, both made at once on the two devices of the test run."""
+    configs = [WorldConfig.of(run) for run in PREPARED]
     return built(configs, Cache(cache_directory()), Silence())
 
 
 def built(
-    configs: Iterable[GroundConfig], cache: Cache, progress: Any
-) -> dict[GroundConfig, Ground]:
-    """Grounds by config."""
-    made = Grounds(cache, progress)
+    configs: Iterable[WorldConfig], cache: Cache, progress: Any
+) -> dict[WorldConfig, WorldArtifacts]:
+    """WorldBuilder by config."""
+    made = WorldBuilder(cache, progress)
     configs = list(configs)
     made.prepare(configs)
     return {config: made[config] for config in configs}

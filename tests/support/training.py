@@ -10,7 +10,7 @@ from helpers import (
     BATCH,
     advance,
     init,
-    supply,
+    training_inputs,
     world,
 )
 
@@ -19,7 +19,7 @@ from testbed.optimiser import OptimiserConfig
 from testbed.preference import GoldenPreference
 from testbed.recorded_runs.recorded_run import Made, Recorded
 from testbed.references.fixed import Fixed
-from testbed.source import AbstractSource, Batch, Request, Supply, write_pairs
+from testbed.source import AbstractSource, Batch, Request, TrainingInputs, write_pairs
 from testbed.stages import online_run
 from testbed.train import OnlineRun, TrainConfig, TrainState
 
@@ -32,14 +32,14 @@ def plan(source: AbstractSource, loss: Any = None, reference: Any = None) -> Tra
     return TrainConfig(source, loss or Ipo(beta=0.1), RATE, BATCH, reference or Fixed())
 
 
-def go(config: TrainConfig, given: Supply | None = None, steps: int = STEPS) -> TrainState:
-    given = supply() if given is None else given
+def go(config: TrainConfig, given: TrainingInputs | None = None, steps: int = STEPS) -> TrainState:
+    given = training_inputs() if given is None else given
     return advance(config, given, init(config, given), KEY, jnp.asarray(0), jnp.asarray(steps))
 
 
-def with_prepared(prepared: Any) -> Supply:
-    given = supply()
-    return Supply(given.data, given.reference, given.teacher, prepared)
+def with_prepared(prepared: Any) -> TrainingInputs:
+    given = training_inputs()
+    return TrainingInputs(given.data, given.reference, given.teacher, prepared)
 
 
 def made_run() -> OnlineRun:
@@ -51,7 +51,7 @@ def made(loss: Any = None) -> Made:
     """An online run of `STEPS`, recorded."""
     run = OnlineRun(loss or Ipo(beta=0.1), RATE, STEPS, BATCH)
     record = jax.jit(online_run.make)
-    return record(Recorded(run), supply(), GoldenPreference(world()), KEY)
+    return record(Recorded(run), training_inputs(), GoldenPreference(world()), KEY)
 
 
 def same(left: Any, right: Any) -> bool:
@@ -60,10 +60,10 @@ def same(left: Any, right: Any) -> bool:
 
 
 def batches(
-    source: AbstractSource, policies: list[Any], given: Supply | None = None
+    source: AbstractSource, policies: list[Any], given: TrainingInputs | None = None
 ) -> list[Batch]:
     """What a source gives at steps 0, 1, ... while the policy is one after the other."""
-    given = supply() if given is None else given
+    given = training_inputs() if given is None else given
     state = jax.jit(lambda s, g, p: s.init(g, p, Request(BATCH, write_pairs)))(
         source, given, policies[0]
     )
@@ -75,5 +75,5 @@ def batches(
 
 
 @jax.jit
-def _draw(source: AbstractSource, given: Supply, policy: Any, state: Any, step: Any):
+def _draw(source: AbstractSource, given: TrainingInputs, policy: Any, state: Any, step: Any):
     return source.draw(state, given, policy, Request(BATCH, write_pairs), KEY, step)

@@ -23,7 +23,7 @@ from sweeps.cli import main as cli
 from sweeps.cluster import driver, workers
 from sweeps.cluster.driver import Cluster
 from sweeps.cluster.queue import Item, Queue
-from sweeps.cluster.workers import Failed, Handle, Told, Workers
+from sweeps.cluster.workers import Failed, Told, WorkerHandle, Workers
 from sweeps.population import host
 from sweeps.population import plan as planning
 from sweeps.population.devices import Machine
@@ -31,7 +31,7 @@ from sweeps.store.store import Store
 from sweeps.study import Point
 from testbed import config
 from testbed.errors import InvalidInput, Unfinished
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 
 # Nobody else on the network may use the hosts of these tests: they have a token of their own. Ray reads it once, when
 # it is imported, and also that it is not to start workers by `uv run`, which the driver says when it imports it.
@@ -408,11 +408,11 @@ def test_worlds_that_share_stages_are_built_together() -> None:
     """Three worlds, of one of which there are two kinds of labels, for two workers of two devices."""
     runs = [experiment(seed=seed) for seed in range(3)]
     runs.append(experiment(seed=1, labeler__temperature=1.0))
-    grounds = [GroundConfig.of(run) for run in runs]
-    batches = [batch for _, batch in driver._batches(grounds, 2, 2)]
-    assert batches == [[grounds[0], grounds[1], grounds[3]], [grounds[2]]]
-    assert [len(batch) for _, batch in driver._batches(grounds, 2, 3)] == [1, 2, 1]
-    assert [len(batch) for _, batch in driver._batches(grounds, 1, 1)] == [1, 2, 1]
+    worlds = [WorldConfig.of(run) for run in runs]
+    batches = [batch for _, batch in driver._batches(worlds, 2, 2)]
+    assert batches == [[worlds[0], worlds[1], worlds[3]], [worlds[2]]]
+    assert [len(batch) for _, batch in driver._batches(worlds, 2, 3)] == [1, 2, 1]
+    assert [len(batch) for _, batch in driver._batches(worlds, 1, 1)] == [1, 2, 1]
 
 
 def test_a_chunk_fits_itself_to_other_devices() -> None:
@@ -502,7 +502,7 @@ class Method:
 
 def test_what_was_told_of_an_earlier_attempt_is_forgotten() -> None:
     """Else its steps would count as steps of the present attempt, which never does them again."""
-    worker = Handle(None, "node", 0, "host")
+    worker = WorkerHandle(None, "node", 0, "host")
     [item] = items("a")
     worker.give(item, "done")
     worker.told = Told(0, 70, "")
@@ -513,7 +513,7 @@ def test_what_was_told_of_an_earlier_attempt_is_forgotten() -> None:
 def test_a_worker_without_a_word_is_lost() -> None:
     found = Workers(Answering(), 1, silence=-1.0)
     actor = types.SimpleNamespace(told=Method(Told(0, 70, "")))
-    found.handles.append(Handle(actor, "node", 0, "host", item=items("a")[0]))
+    found.handles.append(WorkerHandle(actor, "node", 0, "host", item=items("a")[0]))
     told, lost = [event for _, event in found.events()]
     assert told == Told(0, 70, "")
     assert isinstance(lost, Failed)
@@ -531,8 +531,8 @@ def test_workers_that_die_when_they_are_asked_what_they_have_are_not_replaced_fo
         def get(self, reference: Any, **_: Any) -> Any:
             raise LookupError("it died because its driver is broken")
 
-    def started(self: Workers, host: dict[str, Any], slot: int) -> Handle:
-        return Handle(None, host["NodeID"], slot, "host", "about")
+    def started(self: Workers, host: dict[str, Any], slot: int) -> WorkerHandle:
+        return WorkerHandle(None, host["NodeID"], slot, "host", "about")
 
     monkeypatch.setattr(Workers, "_started", started)
     found = Workers(Dying(), 1)
@@ -544,7 +544,7 @@ def test_workers_that_die_when_they_are_asked_what_they_have_are_not_replaced_fo
 def test_worlds_are_let_go_when_no_chunk_needs_them_any_more() -> None:
     plan = planning.plan(points(), Machine("cpu", 2, 1e9, 1e11))
     sweep = driver._Execution(plan, Workers(Empty(), 1), lambda rows: None, Silence())
-    sweep._sent = {config: "reference" for chunk in plan.chunks for config in chunk.grounds}
+    sweep._sent = {config: "reference" for chunk in plan.chunks for config in chunk.worlds}
     assert len(sweep._sent) == 2
     left = []
     for chunk in plan.chunks:
@@ -557,7 +557,7 @@ def test_worlds_are_let_go_when_no_chunk_needs_them_any_more() -> None:
 def test_a_host_may_come_back_after_the_last_one_was_lost_while_a_worker_was_starting() -> None:
     """What went wrong in starting says nothing of a cluster whose hosts are gone: patience has the last word."""
     found = Workers(Empty(), 1, patience=60.0)
-    starting = Handle(None, "node", 0, "host")
+    starting = WorkerHandle(None, "node", 0, "host")
     found.handles.append(starting)
     found.dismiss(starting, "its node has died")
     found.start()
@@ -580,7 +580,7 @@ def test_a_lost_cluster_is_told() -> None:
     made = Cluster("ray")
     made._ray, made.workers = Headless(), Workers(Empty(), 1)
     made.workers._ray = made._ray
-    made.workers.handles.append(Handle(None, "node", 0, "host"))
+    made.workers.handles.append(WorkerHandle(None, "node", 0, "host"))
     plan = planning.plan(points(), Machine("cpu", 2, 1e9, 1e11))
     with pytest.raises(Unfinished, match=r"the cluster was lost \(GRPC connection failed\)"):
         made.execute(plan, lambda rows: None, Silence())

@@ -18,7 +18,7 @@ from testbed import train
 from testbed.metric_table import DECLARED, LEDGER, METRICS, POLICY
 from testbed.recorded_runs.recorded_run import Recorded
 from testbed.stages.stages import STAGES, assemble
-from testbed.stages.world_config import Ground, GroundConfig
+from testbed.stages.world_config import WorldArtifacts, WorldConfig
 from testbed.train import OnlineRun
 
 ROOT = Path(testbed.__path__[0]).parent
@@ -35,9 +35,9 @@ MEASURING = {"testbed/metrics.py", "sweeps/population/programs.py"}
 CHOSEN = 5
 
 
-def shapes_of_ground() -> Ground:
+def shapes_of_ground() -> WorldArtifacts:
     """What the run stands on, as shapes."""
-    config, made = GroundConfig.of(RUN), {}
+    config, made = WorldConfig.of(RUN), {}
     for stage in STAGES:
         given = [made[name] for name in stage.after]
         make = lambda *given, s=stage: s.function(*s.parts(config), *given)  # noqa: E731
@@ -46,12 +46,12 @@ def shapes_of_ground() -> Ground:
 
 
 def test_what_a_run_measures_is_declared_and_what_is_declared_is_measured() -> None:
-    def measure(ground: Ground) -> dict[str, jax.Array]:
-        state = train.init(RUN.train, ground.supply())
+    def measure(artifacts: WorldArtifacts) -> dict[str, jax.Array]:
+        state = train.init(RUN.train, artifacts.training_inputs())
         lane = programs.Lane(jnp.asarray(0), jnp.asarray(1), jnp.asarray(0), jnp.asarray(0))
-        yardstick = ground.yardstick(RUN.evaluation)
+        evaluation_inputs = artifacts.evaluation_inputs(RUN.evaluation)
         return programs._columns(
-            programs.measured_part(state), lane, yardstick, jnp.asarray(RUN.steps)
+            programs.measured_part(state), lane, evaluation_inputs, jnp.asarray(RUN.steps)
         )
 
     measured = jax.eval_shape(measure, shapes_of_ground())

@@ -156,7 +156,7 @@ def test_a_pulse_tells_where_a_command_is_and_how_it_ended(tmp_path: Path) -> No
 
     def end(problem: BaseException | None) -> dict:
         ended = contextlib.suppress(type(problem) if problem else ())
-        with ended, heartbeat.Pulse(tmp_path, ["tiny", "other"], interval=0.01) as beat:
+        with ended, heartbeat.Heartbeat(tmp_path, ["tiny", "other"], interval=0.01) as beat:
             assert heartbeat.read(tmp_path)["stage"] == "planning"  # type: ignore[index]
             beat.watch(meter)
             meter.stage("chunk 1 of 2")

@@ -48,7 +48,7 @@ from testbed.sources.generated import Generated
 from testbed.sources.online import Online
 from testbed.stages import code, stages
 from testbed.stages.stages import STAGES, fingerprints
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 from testbed.train import OnlineRun
 from testbed.transformer_config import SIZES, TransformerConfig
 
@@ -129,12 +129,12 @@ def test_code_in_packages_and_imported_inside_methods_counts(
     tmp_path: Path, edited: str, counts: bool
 ) -> None:
     study = load_study(str(package(tmp_path, "one")))
-    ground = GroundConfig.of(study.base)
+    world_config = WorldConfig.of(study.base)
     read_anew()
-    before, runs = fingerprints(ground), {point.run for point in study.points()}
+    before, runs = fingerprints(world_config), {point.run for point in study.points()}
     (tmp_path / edited).write_text((tmp_path / edited).read_text(encoding="utf-8") + "\nx = 1\n")
     read_anew()
-    assert moved(before, fingerprints(ground)) == (NAMES if counts else set())
+    assert moved(before, fingerprints(world_config)) == (NAMES if counts else set())
     again = {point.run for point in study.points()}
     assert runs.isdisjoint(again) if counts else runs == again
 
@@ -170,7 +170,7 @@ def test_equal_files_in_another_folder_are_the_same_code(tmp_path: Path) -> None
     for folder in ("here", "there"):
         file = package(tmp_path / folder, "three")
         study = load_study(str(file))
-        found.append((fingerprints(GroundConfig.of(study.base)), [p.run for p in study.points()]))
+        found.append((fingerprints(WorldConfig.of(study.base)), [p.run for p in study.points()]))
         assert type(study.base.task).__module__.startswith(code_files.STUDY)
         for name in [name for name in sys.modules if name.startswith("three_")]:
             del sys.modules[name]
@@ -322,14 +322,14 @@ class Stretch(AbstractProxyConfig):
 )
 def test_everything_that_a_proxy_of_ones_own_is_told_counts(change: dict[str, Any]) -> None:
     before, after = (
-        fingerprints(GroundConfig.of(experiment(proxy=Stretch(), **more))) for more in ({}, change)
+        fingerprints(WorldConfig.of(experiment(proxy=Stretch(), **more))) for more in ({}, change)
     )
     assert "proxy" in moved(before, after)
 
 
 def test_policies_of_all_sizes_share_a_proxy_with_a_shape_of_its_own() -> None:
     def address(**changes: Any) -> str:
-        return fingerprints(GroundConfig.of(experiment(baseline_model=SIZES["XS"], **changes)))[
+        return fingerprints(WorldConfig.of(experiment(baseline_model=SIZES["XS"], **changes)))[
             "proxy"
         ]
 
@@ -403,9 +403,9 @@ def text_experiment(task: Text) -> Experiment:
 @pytest.mark.parametrize("name", EDITS)
 def test_every_file_of_a_text_world_counts(text: Text, name: str) -> None:
     run = text_experiment(text)
-    before, names = fingerprints(GroundConfig.of(run)), user_code.sources([run])
+    before, names = fingerprints(WorldConfig.of(run)), user_code.sources([run])
     EDITS[name](Path(text.checkpoint))
-    assert "material" in moved(before, fingerprints(GroundConfig.of(run)))
+    assert "material" in moved(before, fingerprints(WorldConfig.of(run)))
     assert user_code.sources([run]) != names
 
 
@@ -440,7 +440,7 @@ def test_a_registered_checkpoint_is_identified_by_what_was_given() -> None:
 
 
 def addresses() -> dict[str, str]:
-    return fingerprints(GroundConfig.of(experiment(source=Generated(recorded=RECORDED))))
+    return fingerprints(WorldConfig.of(experiment(source=Generated(recorded=RECORDED))))
 
 
 def test_settings_of_jax_that_change_numbers_count() -> None:
@@ -484,7 +484,7 @@ def test_the_processor_counts_for_what_is_compared_bit_for_bit(
     before = addresses()
     monkeypatch.setattr(numerics, what, lambda: "another")
     assert moved(before, addresses()) == (NAMES if what == "_versions" else EXACT)
-    assert stages.identity(GroundConfig.of(experiment())) != ""
+    assert stages.identity(WorldConfig.of(experiment())) != ""
 
 
 def test_the_generator_of_random_numbers_is_pinned() -> None:
@@ -605,13 +605,13 @@ RUNS = {
 def test_plans_group_runs_by_what_addresses_name(name: str) -> None:
     """Of every field: the plan puts a run on another ground exactly if one of its stages has another address."""
     run = RUNS[name]
-    before, register = fingerprints(GroundConfig.of(run)), plan._Register()
-    assert register.ground(run) == 0
+    before, register = fingerprints(WorldConfig.of(run)), plan._Register()
+    assert register.world(run) == 0
     apart, together = set(), set()
     for path, changed in variants(run):
-        moves = moved(before, fingerprints(GroundConfig(*GroundConfig.parts(changed))))
+        moves = moved(before, fingerprints(WorldConfig(*WorldConfig.parts(changed))))
         (apart if moves else together).add(path)
-        assert (register.ground(changed) != 0) == bool(moves), path
+        assert (register.world(changed) != 0) == bool(moves), path
     free = ("loss.", "optimiser.", "steps", "batch_size", "reference", "teacher", "source.")
     free += ("evaluation.points", "evaluation.kl_prompts", "evaluation.pairs")
     assert all(path.startswith(free) for path in together), together
@@ -654,8 +654,8 @@ def places(module: Any, prefix: str = "") -> dict[int, str]:
 @pytest.mark.parametrize("name", RUNS)
 def test_addresses_name_what_stages_read(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of every field: addresses of the stages that read it move, and none moves if none reads it."""
-    ground = distinct(GroundConfig.of(RUNS[name]))
-    where, looked_at = places(ground), set()
+    world_config = distinct(WorldConfig.of(RUNS[name]))
+    where, looked_at = places(world_config), set()
 
     def noting(self: Any, attribute: str) -> Any:
         if id(self) in where:
@@ -666,26 +666,26 @@ def test_addresses_name_what_stages_read(name: str, monkeypatch: pytest.MonkeyPa
     seen: dict[str, set[str]] = {}
     for stage in STAGES:
         made[stage.name], seen[stage.name] = None, set()
-        if stage.needed(ground):
-            parts, given = stage.parts(ground), [made[name] for name in stage.after]
+        if stage.needed(world_config):
+            parts, given = stage.parts(world_config), [made[name] for name in stage.after]
             looked_at.clear()
             with monkeypatch.context() as patch:
-                for kind in code.classes_in(ground):
+                for kind in code.classes_in(world_config):
                     patch.setattr(kind, "__getattribute__", noting)
                 make = functools.partial(stage.function, *parts)
                 made[stage.name] = jax.eval_shape(make, *given)
             seen[stage.name] = set(looked_at)
-    before = fingerprints(ground)
+    before = fingerprints(world_config)
     given_by_value = {field for stage in STAGES for field in stage.fields}
     given_by_value |= {"data.pairs", "data.held_out", "data.candidates", "baseline_model"}
-    for path, changed in variants(ground):
+    for path, changed in variants(world_config):
         moves = moved(before, fingerprints(changed))
         readers = {name for name in seen if path in seen[name]}
         assert readers <= moves, path
         if not readers and moves:
             # Given as it is; kept inside of networks; or the run whose stream is prepared.
             above = path.rpartition(".")[0]
-            kept = above and isinstance(config.get(ground, above), TransformerConfig)
+            kept = above and isinstance(config.get(world_config, above), TransformerConfig)
             assert path in given_by_value or kept or path.startswith("source.recorded."), path
 
 

@@ -350,8 +350,8 @@ from sweeps import runtime
 runtime.configure()
 from sweeps import devices, executables
 from helpers import GROUNDED
-from testbed.stages.world_config import GroundConfig
-given = devices.shapes((GROUNDED[0].train, GroundConfig.of(GROUNDED[0])), 2)
+from testbed.stages.world_config import WorldConfig
+given = devices.shapes((GROUNDED[0].train, WorldConfig.of(GROUNDED[0])), 2)
 print(executables._address("program", "any", given))
 """
 

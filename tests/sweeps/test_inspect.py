@@ -48,12 +48,12 @@ from sweeps.inspection import (
     WRITERS,
     Inspection,
 )
-from sweeps.population.world_builder import Grounds
+from sweeps.population.world_builder import WorldBuilder
 from sweeps.study import load_study
 from testbed.cache import Cache
 from testbed.environment import World
 from testbed.errors import InvalidInput
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 from testbed.types import Prompt, Response
 
 NET = "TransformerConfig(width=8, layers=1, heads=2, key_value_heads=1)"
@@ -169,17 +169,17 @@ def test_the_golden_baseline_is_not_built() -> None:
     progress = Silence()
     own = experiment(seed=5)
     cache = Cache(cache_directory())
-    config = GroundConfig.of(own)
-    made = Grounds(cache, progress).made(config, inspection._BUILT)
+    config = WorldConfig.of(own)
+    made = WorldBuilder(cache, progress).made(config, inspection._BUILT)
     assert set(made) == {"material", "world", "sft", "base", "golden", "pool", "data", "proxy"}
     assert not any("baseline" in stage for stage in progress.stages)
 
 
 def test_examples_are_what_the_world_says_of_their_words() -> None:
     mine = found()
-    config = GroundConfig.of(mine.experiment)
+    config = WorldConfig.of(mine.experiment)
     cache = Cache(cache_directory() / "stages")
-    made = Grounds(cache, Silence()).made(config, inspection._BUILT)
+    made = WorldBuilder(cache, Silence()).made(config, inspection._BUILT)
     reward = functools.partial(jax.jit(World.reward), made["golden"].world)
     assert len(mine.examples) == SHOWN
     words = mine.experiment.task.words()
@@ -302,7 +302,7 @@ def refused(capsys: pytest.CaptureFixture[str], *words: str) -> str:
 def test_mistakes_are_one_sentence_before_anything_compiles(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(inspection, "Grounds", None)
+    monkeypatch.setattr(inspection, "WorldBuilder", None)
     assert "unknown kind for task 'sumarize': did you mean 'Summarize'?" in refused(
         capsys, "sumarize"
     )

@@ -18,8 +18,8 @@ from sweeps.api import chat_session
 from sweeps.cli import main as cli
 from sweeps.population import chunk_runner, host
 from sweeps.population.plan import Chunk, Layout, plan
-from sweeps.population.run_checkpoints import Underway
-from sweeps.population.world_builder import Grounds
+from sweeps.population.run_checkpoints import RunCheckpoints
+from sweeps.population.world_builder import WorldBuilder
 from sweeps.study import Point
 from testbed import config, train
 from testbed.cache import Cache
@@ -29,7 +29,7 @@ from testbed.metric_table import FACTS
 from testbed.policies import shared_weights
 from testbed.policies.pretrained import restored
 from testbed.sources.offline import Offline
-from testbed.stages.world_config import Ground, GroundConfig
+from testbed.stages.world_config import WorldArtifacts, WorldConfig
 from testbed.streams import Stream, stream
 
 
@@ -54,12 +54,12 @@ def point(run: Experiment) -> Point:
     return Point(config.fingerprint(run), arm, run.seed, {}, run)
 
 
-def grounds(cache: Path) -> Grounds:
-    return Grounds(Cache(cache / "stages"), Silence())
+def worlds(cache: Path) -> WorldBuilder:
+    return WorldBuilder(Cache(cache / "stages"), Silence())
 
 
 def chunk(points: list[Point], seconds: float | None = None) -> Chunk:
-    owned = [GroundConfig.of(one.experiment) for one in points]
+    owned = [WorldConfig.of(one.experiment) for one in points]
     worlds = list(dict.fromkeys(owned))
     owners = tuple(map(worlds.index, owned))
     return Chunk(tuple(points), tuple(worlds), owners, Layout(2, 1), 0, 2, False, seconds)
@@ -79,25 +79,28 @@ def of(rows: Any, run: Experiment) -> dict[str, np.ndarray]:
     return {name: np.asarray(values)[mine] for name, values in rows.items()}
 
 
-def whole(cache: Path, run: Experiment) -> Ground:
+def whole(cache: Path, run: Experiment) -> WorldArtifacts:
     """What a run stands on, weights put in."""
-    return restored(grounds(cache)[GroundConfig.of(run)])
+    return restored(worlds(cache)[WorldConfig.of(run)])
 
 
 @pytest.mark.parametrize("which", range(3))
 def test_rows_are_those_of_the_training_loop(cache: Path, which: int) -> None:
     """With weights inside of world, reference and proxy, as any other run has them."""
     run = runs(cache)[which]
-    mine, ground = of(done(cache), run), whole(cache, run)
-    supply, yardstick = ground.supply(), ground.yardstick(run.evaluation)
+    mine, artifacts = of(done(cache), run), whole(cache, run)
+    inputs, evaluation_inputs = (
+        artifacts.training_inputs(),
+        artifacts.evaluation_inputs(run.evaluation),
+    )
     key = stream(jax.random.key(run.seed), Stream.TRAINING)
-    state = jax.jit(train.init)(run.train, supply)
+    state = jax.jit(train.init)(run.train, inputs)
     advance = jax.jit(train.advance)
     for start in (0, 3):
-        state = advance(run.train, supply, state, key, *map(jax.numpy.asarray, (start, 3)))
+        state = advance(run.train, inputs, state, key, *map(jax.numpy.asarray, (start, 3)))
     fresh = jax.random.fold_in(stream(key, Stream.EVALUATION), 2)
-    policy = jax.jit(train.present)(supply, state)
-    found = measured(policy, yardstick, fresh)
+    policy = jax.jit(train.present)(inputs, state)
+    found = measured(policy, evaluation_inputs, fresh)
     found |= {"train_loss": state.loss, "gradient_norm": state.gradient_norm}
     for name in found.keys() - {"policy_checksum"}:
         np.testing.assert_allclose(
@@ -105,7 +108,7 @@ def test_rows_are_those_of_the_training_loop(cache: Path, which: int) -> None:
         )
     assert mine["kl"][0] == 0.0 < mine["kl"][-1]
     assert mine["win_rate"][0] == pytest.approx(0.5, abs=0.35)
-    assert mine[f"{FACTS}parameters"][0] == shared_weights.size(ground.sft)
+    assert mine[f"{FACTS}parameters"][0] == shared_weights.size(artifacts.sft)
 
 
 def test_nothing_that_is_stored_holds_weights(cache: Path) -> None:
@@ -116,16 +119,16 @@ def test_nothing_that_is_stored_holds_weights(cache: Path) -> None:
         for leaf in jax.tree.leaves(stored):
             assert getattr(leaf, "shape", ()) != tiny.loaded()[0].model.embedding.shape
             assert np.size(leaf) < 8 * biggest
-    start = grounds(cache).made(GroundConfig.of(runs(cache)[0]))["start"]
+    start = worlds(cache).made(WorldConfig.of(runs(cache)[0]))["start"]
     assert len(shared_weights.missing(start)) == len(jax.tree.leaves(tiny.loaded()[0].model))
 
 
 def test_golden_rewards_keep_their_own_scale(cache: Path) -> None:
     """They are standardised within prompts when the world is drawn, and not once more."""
-    ground = whole(cache, runs(cache)[0])
-    assert float(ground.world.centre) == 0.0
-    assert float(ground.world.scale) == 1.0
-    assert 0.2 < float(ground.facts["within_prompt_variance"]) <= 1.2
+    artifacts = whole(cache, runs(cache)[0])
+    assert float(artifacts.world.centre) == 0.0
+    assert float(artifacts.world.scale) == 1.0
+    assert 0.2 < float(artifacts.facts["within_prompt_variance"]) <= 1.2
 
 
 class Interrupted(Silence):
@@ -149,21 +152,21 @@ def test_a_run_goes_on_at_the_step_where_it_was(
     monkeypatch.setattr(chunk_runner, "SAVE_SECONDS", 0.0)
     monkeypatch.setattr(throttle, "SHARE", 1e9)
     points = [point(run) for run in runs(cache)[:2]]
-    undisturbed = host.run_chunk(chunk(points), grounds(cache), Silence()).rows
+    undisturbed = host.run_chunk(chunk(points), worlds(cache), Silence()).rows
     slow = chunk(points, seconds=1e6)
     seen = []
     # The second is told of two runs that go on, before it is told of steps.
     for times in (3, 2 + 3):
         with pytest.raises(KeyboardInterrupt):
-            host.run_chunk(slow, grounds(cache), Interrupted(times))
-        paused = [Underway().paused(p) for p in points]
+            host.run_chunk(slow, worlds(cache), Interrupted(times))
+        paused = [RunCheckpoints().paused(p) for p in points]
         seen += [(one.index, one.done) for one in paused if one is not None]
     assert seen == [(1, 2), (1, 2), (2, 1), (2, 1)]
-    rows = host.run_chunk(slow, grounds(cache), Silence()).rows
+    rows = host.run_chunk(slow, worlds(cache), Silence()).rows
     assert rows.keys() == undisturbed.keys()
     for name in rows:
         np.testing.assert_array_equal(rows[name], undisturbed[name], err_msg=name)
-    assert [Underway().paused(p) for p in points] == [None] * 2
+    assert [RunCheckpoints().paused(p) for p in points] == [None] * 2
 
 
 def test_stored_prompts_are_those_that_were_asked(cache: Path) -> None:
@@ -188,7 +191,7 @@ def test_policies_answer(cache: Path) -> None:
     assert len(before) == len(after) == 3
     assert any(a.log_ratio != 0 for a in after)
     assert before != after
-    ground = whole(cache, runs(cache)[0])
+    artifacts = whole(cache, runs(cache)[0])
     text = after[0]
     tokens = tiny.loaded()[1].encode(text.words)
     assert len(tokens) in (text.length, text.length - 1)
@@ -196,7 +199,7 @@ def test_policies_answer(cache: Path) -> None:
     assert int(response.length[0]) == text.length
     alone = jax.tree.map(lambda x: x[0], response)
     reward = jax.jit(lambda world, *text: world.reward(*text))(
-        ground.world, talk.point.experiment.task.prompt("the film"), alone
+        artifacts.world, talk.point.experiment.task.prompt("the film"), alone
     )
     assert text.reward == pytest.approx(float(reward), abs=1e-4)
     with pytest.raises(InvalidInput, match="a prompt must have 1 to 4 tokens, got 5"):

@@ -12,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import GROUNDED, Silence, built, cache_directory, experiment, grounds, measured
+from helpers import PREPARED, Silence, built, cache_directory, experiment, measured, worlds
 from jax.experimental.compilation_cache import compilation_cache
 
 from envs.enumerable import Enumerable
@@ -20,7 +20,7 @@ from sweeps import runtime
 from sweeps.population import devices, executable_cache, host, programs
 from sweeps.population import plan as planning
 from sweeps.population.plan import Chunk, Layout, compile_key, plan
-from sweeps.population.world_builder import Grounds
+from sweeps.population.world_builder import WorldBuilder
 from sweeps.study import Point
 from testbed import config, logprob, train
 from testbed.cache import Cache
@@ -35,7 +35,7 @@ from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.sources.replay import Replay
 from testbed.stages import stages
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 
@@ -51,14 +51,14 @@ def point(run: Experiment, arm: str = "online") -> Point:
 def points() -> list[Point]:
     changes = zip(SEEDS, RATES, strict=True)
     return [
-        point(config.replace(GROUNDED[seed], "optimiser.learning_rate", rate))
+        point(config.replace(PREPARED[seed], "optimiser.learning_rate", rate))
         for seed, rate in changes
     ]
 
 
 def chunk(runs: list[Point], rows: int = 2, lanes: int = 2, stacks: bool = False) -> Chunk:
     """Runs in slots on the two devices of the test run."""
-    owned = [GroundConfig.of(run.experiment) for run in runs]
+    owned = [WorldConfig.of(run.experiment) for run in runs]
     worlds = list(dict.fromkeys(owned))
     owners = tuple(map(worlds.index, owned))
     return Chunk(tuple(runs), tuple(worlds), owners, Layout(rows, lanes), 0, 2, stacks, None)
@@ -78,37 +78,37 @@ def one_by_one(columns: dict[str, Any]) -> list[dict[str, Any]]:
 @functools.cache
 def stacked() -> tuple[list[dict[str, Any]], int, Silence]:
     progress = Silence()
-    return *taken(chunk(points()), grounds(), progress), progress
+    return *taken(chunk(points()), worlds(), progress), progress
 
 
 @functools.cache
 def alone(which: int) -> list[dict[str, float]]:
     """One run by itself on one device: the training loop and the evaluation, without `sweeps.population.host`."""
     run = points()[which].experiment
-    ground = grounds()[GroundConfig.of(run)]
+    artifacts = worlds()[WorldConfig.of(run)]
     key = stream(jax.random.key(run.seed), Stream.TRAINING)
-    state = _start(run, ground)
+    state = _start(run, artifacts)
     rows, every = [], run.steps // run.evaluation.points
     for index in range(run.evaluation.points + 1):
         steps = every if index else 0
         clock = (max(0, index - 1) * every, steps)
-        state = _advance(run, ground, state, key, *map(jnp.asarray, clock))
-        yardstick = ground.yardstick(run.evaluation)
+        state = _advance(run, artifacts, state, key, *map(jnp.asarray, clock))
+        evaluation_inputs = artifacts.evaluation_inputs(run.evaluation)
         fresh = jax.random.fold_in(stream(key, Stream.EVALUATION), index)
-        found = measured(state.policy, yardstick, fresh)
+        found = measured(state.policy, evaluation_inputs, fresh)
         found |= {"train_loss": state.loss, "gradient_norm": state.gradient_norm}
         rows.append({name: float(value) for name, value in found.items()})
     return rows
 
 
 @jax.jit
-def _start(run, ground):
-    return train.init(run.train, ground.supply())
+def _start(run, artifacts):
+    return train.init(run.train, artifacts.training_inputs())
 
 
 @jax.jit
-def _advance(run, ground, state, key, start, steps):
-    return train.advance(run.train, ground.supply(), state, key, start, steps)
+def _advance(run, artifacts, state, key, start, steps):
+    return train.advance(run.train, artifacts.training_inputs(), state, key, start, steps)
 
 
 def expect_alone(rows: list[dict[str, Any]], which: int) -> None:
@@ -166,7 +166,7 @@ def test_a_diverged_run_is_kept_marked_and_frozen() -> None:
 
 def test_two_invocations_agree_bit_for_bit() -> None:
     rows, _, _ = stacked()
-    again, _ = taken(chunk(points()), grounds(), Silence())
+    again, _ = taken(chunk(points()), worlds(), Silence())
     assert [row.keys() for row in again] == [row.keys() for row in rows]
     for row, other in zip(rows, again, strict=True):
         for name in row:
@@ -176,7 +176,7 @@ def test_two_invocations_agree_bit_for_bit() -> None:
 @pytest.fixture
 def shared_cache(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     """The user's cache directory, with the stages that the tests have made."""
-    grounds()
+    worlds()
     (tmp_path / "stages").symlink_to(cache_directory())
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path))
 
@@ -190,7 +190,7 @@ def test_a_plan_runs_to_its_rows() -> None:
     ]
     assert made.chunks[0].steps == 18
     assert made.chunks[0].bytes > 0
-    assert len(made.grounds) == 2
+    assert len(made.worlds) == 2
     [row] = made.describe()
     assert (row["runs"], row["steps"], row["worlds x runs"]) == (3, 6, "2 x 2")
     progress, delivered = Silence(), []
@@ -252,7 +252,7 @@ def test_a_device_that_runs_out_of_memory_is_given_less(monkeypatch: pytest.Monk
     the results are those of two."""
     made = plan(points())
     [two] = made.chunks
-    parts = programs.needed(two, grounds()[two.grounds[0]]).parts
+    parts = programs.needed(two, worlds()[two.worlds[0]]).parts
     needed = max(devices.needed_memory(executable_cache.compiled(*part)) or 0 for part in parts)
     monkeypatch.setenv(devices.LIMIT, str(needed - 1))
     progress, delivered = Silence(), []
@@ -292,14 +292,14 @@ def test_slots_are_taken_by_the_next_runs() -> None:
     """Seven runs of two lengths and two worlds, one of which diverges at once, through two slots: the results of each
     are those that it has among others."""
     runs = points() + [
-        point(config.replace_all(GROUNDED[seed], {"optimiser.learning_rate": rate, **length}))
+        point(config.replace_all(PREPARED[seed], {"optimiser.learning_rate": rate, **length}))
         for seed, rate in ((0, 1e-2), (1, 3e-3))
         for length in ({}, {"steps": 3, "evaluation.points": 1})
     ]
     assert len({compile_key(run.experiment) for run in runs}) == 1
     few, wide = Silence(), Silence()
-    found, diverged = taken(chunk(runs, lanes=1), grounds(), few)
-    others, _ = taken(chunk(runs, lanes=4), grounds(), wide)
+    found, diverged = taken(chunk(runs, lanes=1), worlds(), few)
+    others, _ = taken(chunk(runs, lanes=4), worlds(), wide)
     assert diverged == 1
     assert few.steps == wide.steps == 5 * 6 + 2 * 3
     assert [row["run"] for row in found] == [row["run"] for row in others]
@@ -318,9 +318,9 @@ class Counting:
     def __init__(self, progress: Silence) -> None:
         self._progress, self.read = progress, []
 
-    def __getitem__(self, config: GroundConfig) -> Any:
+    def __getitem__(self, config: WorldConfig) -> Any:
         self.read.append((int(config.seed), self._progress.steps))
-        return grounds()[config]
+        return worlds()[config]
 
 
 def test_worlds_are_read_when_their_turn_comes() -> None:
@@ -332,13 +332,13 @@ def test_worlds_are_read_when_their_turn_comes() -> None:
         for run in (good, other)
     ]
     two = chunk(runs, lanes=1)
-    four = dataclasses.replace(two, grounds=(*two.grounds, *two.grounds), owners=(0, 1, 2, 3))
+    four = dataclasses.replace(two, worlds=(*two.worlds, *two.worlds), owners=(0, 1, 2, 3))
     progress = Silence()
-    worlds = Counting(progress)
-    found, _ = taken(four, worlds, progress)
-    assert worlds.read[1:] == [(0, 0), (1, 0), (0, 12), (1, 12)]
+    counting = Counting(progress)
+    found, _ = taken(four, counting, progress)
+    assert counting.read[1:] == [(0, 0), (1, 0), (0, 12), (1, 12)]
     assert len(found) == 4 * 3
-    again, _ = taken(two, grounds(), Silence())
+    again, _ = taken(two, worlds(), Silence())
     for row, expected in zip(found, again, strict=True):
         np.testing.assert_allclose(row["kl"], expected["kl"], rtol=1e-5, atol=1e-5)
 
@@ -349,16 +349,16 @@ def test_steps_of_a_chunk_that_ran_out_of_memory_do_not_count() -> None:
     two = chunk([good, other], rows=1, lanes=1)
 
     class Full(Counting):
-        def __getitem__(self, config: GroundConfig) -> Any:
+        def __getitem__(self, config: WorldConfig) -> Any:
             if self._progress.steps:
                 raise RuntimeError("RESOURCE_EXHAUSTED: Out of memory allocating 12 bytes.")
-            return grounds()[config]
+            return worlds()[config]
 
     progress = Silence()
     two = dataclasses.replace(
         two,
         points=two.points * 2,
-        grounds=two.grounds * 2,
+        worlds=two.worlds * 2,
         owners=(0, 1, 2, 3),
         layout=Layout(2, 1),
     )
@@ -419,7 +419,7 @@ def test_a_gpu_takes_all_runs_of_a_world_side_by_side() -> None:
     ]
     [made] = plan(runs, GPU).chunks
     assert made.layout == (8, 9)
-    assert (made.stack, made.devices, len(made.points), len(made.grounds)) == (18, 4, 36, 6)
+    assert (made.stack, made.devices, len(made.points), len(made.worlds)) == (18, 4, 36, 6)
     needs = footprint(runs[0].experiment)
     assert made.bytes == 4 * (2 * needs.world + 18 * (needs.run + needs.work))
     little = 2 * needs.world + 6 * (needs.run + needs.work)
@@ -438,14 +438,14 @@ def test_slots_are_halved_lanes_first() -> None:
 
 
 def test_a_result_that_the_cache_has_lost_is_made_again(tmp_path: Path) -> None:
-    grounds()
+    worlds()
     for file in cache_directory().glob("*.safetensors"):
         shutil.copy(file, tmp_path)
-    one = GroundConfig.of(GROUNDED[0])
+    one = WorldConfig.of(PREPARED[0])
     (tmp_path / f"{stages.fingerprints(one)['golden']}.safetensors").unlink()
     progress = Silence()
-    again = Grounds(Cache(tmp_path), progress)[one]
-    jax.tree.map(np.testing.assert_array_equal, again.world, grounds()[one].world)
+    again = WorldBuilder(Cache(tmp_path), progress)[one]
+    jax.tree.map(np.testing.assert_array_equal, again.world, worlds()[one].world)
     assert Cache(tmp_path).holds(stages.fingerprints(one)["golden"])
 
 
@@ -487,11 +487,11 @@ def test_shapes_and_kinds_do_not(path: str, value: Any) -> None:
 
 def test_stages_that_are_there_are_not_made_again() -> None:
     progress = Silence()
-    configs = [GroundConfig.of(run) for run in GROUNDED]
-    grounds()
+    configs = [WorldConfig.of(run) for run in PREPARED]
+    worlds()
     again = built(configs, Cache(cache_directory()), progress)
     assert progress.stages == []
-    jax.tree.map(np.testing.assert_array_equal, again[configs[0]], grounds()[configs[0]])
+    jax.tree.map(np.testing.assert_array_equal, again[configs[0]], worlds()[configs[0]])
 
 
 def test_a_stage_s_program_is_made_once_for_all_worlds(
@@ -506,15 +506,15 @@ def test_a_stage_s_program_is_made_once_for_all_worlds(
         return compile_one(name, *arguments)
 
     monkeypatch.setattr(executable_cache, "compiled", counted)
-    configs = [GroundConfig.of(config.replace(GROUNDED[0], "seed", seed)) for seed in range(3)]
-    Grounds(Cache(tmp_path), Silence()).prepare(configs, {"material", "world"})
+    configs = [WorldConfig.of(config.replace(PREPARED[0], "seed", seed)) for seed in range(3)]
+    WorldBuilder(Cache(tmp_path), Silence()).prepare(configs, {"material", "world"})
     assert names == ["world"]
 
 
 @pytest.mark.slow
 def test_lanes_of_a_vmap_equal_the_same_runs_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     """The stacking of a GPU, on this machine: one batched program instead of lane after lane."""
-    grounds()
+    worlds()
     monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
     compiled = (
         devices.spread,
@@ -523,7 +523,7 @@ def test_lanes_of_a_vmap_equal_the_same_runs_alone(monkeypatch: pytest.MonkeyPat
     )
     for program in compiled:
         program.cache_clear()
-    rows, diverged = taken(chunk(points(), stacks=True), grounds(), Silence())
+    rows, diverged = taken(chunk(points(), stacks=True), worlds(), Silence())
     for program in compiled:
         program.cache_clear()
     assert diverged == 1
@@ -546,13 +546,13 @@ def test_programs_are_let_go_and_come_back() -> None:
 @functools.cache
 def rows_of(*sources: AbstractSource) -> list[list[dict[str, Any]]]:
     """The rows of runs that differ in their source only, made as a study makes them."""
-    return rows_made([config.replace(GROUNDED[0], "source", source) for source in sources])[0]
+    return rows_made([config.replace(PREPARED[0], "source", source) for source in sources])[0]
 
 
 def rows_made(runs: list[Experiment]) -> tuple[list[list[dict[str, Any]]], dict]:
     """The rows of runs, and what they stand on."""
     cache = Cache(cache_directory())
-    made = built([GroundConfig.of(run) for run in runs], cache, Silence())
+    made = built([WorldConfig.of(run) for run in runs], cache, Silence())
     rows = [taken(chunk([point(run)], lanes=1), made, Silence())[0] for run in runs]
     return rows, made
 
@@ -561,7 +561,7 @@ def test_a_golden_teacher_s_stream_is_right_and_classified() -> None:
     """An online arm that learns from golden labels is the run that a replay of such a stream names, to the last bit of
     its parameters. All labels of the stream are right, and the proxy errs on some; at the start the policy knows
     nothing of it."""
-    run = config.replace(GROUNDED[0], "teacher", "golden")
+    run = config.replace(PREPARED[0], "teacher", "golden")
     plan = OnlineRun(run.loss, run.optimiser, run.steps, run.batch_size)
     recorded = Recorded(plan, teacher="golden")
     runs = [
@@ -575,18 +575,18 @@ def test_a_golden_teacher_s_stream_is_right_and_classified() -> None:
     checksums = [row["policy_checksum"] for row in online]
     assert len(set(checksums)) == 3
     assert checksums[0] != rows_of(Online())[0][-1]["policy_checksum"] != checksums[-1]
-    ground = made[GroundConfig.of(runs[1])]
+    artifacts = made[WorldConfig.of(runs[1])]
     # A right label, up to rounding of texts that are worth the same.
-    assert np.all(np.asarray(ground.prepared.golden_margin) > -1e-5)
+    assert np.all(np.asarray(artifacts.prepared.golden_margin) > -1e-5)
     np.testing.assert_allclose(
-        ground.prepared.reward_margin, ground.prepared.golden_margin, atol=1e-4
+        artifacts.prepared.reward_margin, artifacts.prepared.golden_margin, atol=1e-4
     )
-    assert ground.stream is not None
-    pairs = ground.stream.pairs
+    assert artifacts.stream is not None
+    pairs = artifacts.stream.pairs
     margins = jax.jit(lambda proxy, p: proxy.margin(p.prompt, p.winner, p.loser))
-    margin = np.asarray(margins(ground.proxy, pairs))
-    truth = np.sign(np.asarray(ground.stream.golden_margin))
-    inside = np.asarray(ground.stream.inside)
+    margin = np.asarray(margins(artifacts.proxy, pairs))
+    truth = np.sign(np.asarray(artifacts.stream.golden_margin))
+    inside = np.asarray(artifacts.stream.inside)
     right = (0.5 + 0.5 * np.sign(margin) * truth).reshape(inside.shape)
     accuracy = [row[kept].mean() for row, kept in zip(right, inside, strict=True)]
     found = [online[0][f"ground.proxy_stream_accuracy_{k}"] for k in range(1, 11)]
@@ -600,7 +600,7 @@ def test_a_golden_teacher_s_stream_is_right_and_classified() -> None:
 def test_an_arm_that_replays_in_order_is_the_online_arm() -> None:
     """Every measured number, to the last bit (claim C4 of arXiv 2405.08448); shuffled it is another run; data from its
     checkpoints are learnt from too."""
-    run = GROUNDED[0]
+    run = PREPARED[0]
     recorded = Recorded(OnlineRun(run.loss, run.optimiser, run.steps, run.batch_size))
     online, replayed, shuffled, generated = rows_of(
         Online(), Replay(recorded), Replay(recorded, 3.0), Generated(recorded=recorded)
@@ -643,12 +643,12 @@ def test_data_of_any_two_checkpoints_share_a_program() -> None:
 
 def test_a_policy_of_another_size_meets_the_same_data_proxy_and_opponent() -> None:
     """All that an experiment of the baseline's size has made is found again: only what is the policy's own is built."""
-    small = GROUNDED[0]
+    small = PREPARED[0]
     large = config.replace_all(
         small, {"model.width": 24, "baseline_model": small.model, "proxy.model": small.model}
     )
-    configs = [GroundConfig.of(run) for run in (small, large)]
-    grounds()
+    configs = [WorldConfig.of(run) for run in (small, large)]
+    worlds()
     progress = Silence()
     made = built(configs, Cache(cache_directory()), progress)
     names = [text.split()[1] for text in progress.stages]
@@ -660,9 +660,9 @@ def test_a_policy_of_another_size_meets_the_same_data_proxy_and_opponent() -> No
     scores = jax.jit(logprob.score_pairs)(other.sft, other.data.pairs)
     np.testing.assert_allclose(other.data.reference.winner, scores.winner, atol=1e-5)
     assert np.max(np.abs(other.data.reference.winner - own.data.reference.winner)) > 1e-2
-    for run, ground in ((small, own), (large, other)):
+    for run, artifacts in ((small, own), (large, other)):
         expected = run.model.parameters(run.task.vocabulary)
-        assert float(ground.facts["parameters"]) == expected
+        assert float(artifacts.facts["parameters"]) == expected
     assert compile_key(large) != compile_key(small)
     proxy_only = config.replace(small, "proxy.model", large.model)
     assert compile_key(proxy_only) != compile_key(small)

@@ -72,7 +72,7 @@ class SumChunk:
 @dataclass(frozen=True)
 class SumPlan(Plan):
     chunks: Any
-    grounds: Any = ()
+    worlds: Any = ()
     stages: int = 3
     stage_seconds: float = 61.0
     compile_seconds: float = 30.0

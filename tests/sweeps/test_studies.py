@@ -13,7 +13,7 @@ from sweeps import paper
 from sweeps.rules import Rule
 from sweeps.study import Study, list_studies, load_study, study_names
 from testbed import config
-from testbed.stages.stages import GroundConfig, fingerprints
+from testbed.stages.stages import WorldConfig, fingerprints
 
 STUDIES = {study.name: study for study in list_studies()}
 
@@ -100,20 +100,20 @@ def test_studies_of_the_paper_share_runs_and_stages() -> None:
     assert {study.name for study in studies} >= {"gap", "tandem", "quality", "classification"}
     runs = [{point.run for point in study.points("smoke", seeds=1)} for study in studies]
     assert len(set().union(*runs)) < 0.7 * sum(map(len, runs))
-    grounds = {
+    worlds = {
         stage: {
-            fingerprints(GroundConfig.of(point.experiment))[stage]
+            fingerprints(WorldConfig.of(point.experiment))[stage]
             for name in ("gap", "tandem", "quality", "classification", "proximity")
             for point in STUDIES[name].points("smoke", seeds=1)
         }
         for stage in ("sft", "data", "proxy", "baseline")
     }
-    assert {stage: len(found) for stage, found in grounds.items()} == dict.fromkeys(grounds, 1)
+    assert {stage: len(found) for stage, found in worlds.items()} == dict.fromkeys(worlds, 1)
 
 
 def test_policies_of_all_sizes_meet_the_same_proxy_and_baseline() -> None:
     points = load_study("scale").points("smoke", seeds=1)
-    names = [fingerprints(GroundConfig.of(point.experiment)) for point in points]
+    names = [fingerprints(WorldConfig.of(point.experiment)) for point in points]
     models = {jax.tree.structure(point.experiment.model) for point in points}
     assert len(models) == len({name["sft"] for name in names}) == 2
     for stage in ("data", "proxy", "baseline"):

@@ -12,13 +12,13 @@ from helpers import SumTask, experiment, read_anew
 
 from envs.neural import Neural
 from sweeps import user_files
-from sweeps.population.run_checkpoints import Underway
+from sweeps.population.run_checkpoints import RunCheckpoints
 from sweeps.study import Point, load_study
 from testbed.config import replace, user_code
 from testbed.errors import InvalidInput
 from testbed.losses.ipo import Ipo
 from testbed.stages.stages import fingerprints
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 
 HELPER = """
 import jax.numpy as jnp
@@ -116,12 +116,12 @@ def test_what_is_made_with_own_code_is_made_anew_once_it_changes(tmp_path: Path)
     """A change of the class's file, or of what that uses of the files beside it, and of nothing else."""
     file = written(tmp_path, "changed")
     base = load_study(str(file)).base
-    ground = GroundConfig.of(replace(base, "baseline.loss", base.loss))
+    world_config = WorldConfig.of(replace(base, "baseline.loss", base.loss))
 
     def addresses() -> dict[str, str]:
         """As another process finds them, which reads the files anew."""
         read_anew()
-        return fingerprints(ground)
+        return fingerprints(world_config)
 
     first = addresses()
     file.write_text(file.read_text() + "x = 1\n")
@@ -141,13 +141,13 @@ def test_what_is_made_with_a_notebook_s_class_is_its_own(monkeypatch: pytest.Mon
     cell = "from testbed.losses.ipo import Ipo\nclass Mine(Ipo):\n    pass\n"
     exec(cell, vars(notebook))
     loss = vars(notebook)["Mine"]()
-    ground = GroundConfig.of(experiment(baseline__loss=loss))
-    first = fingerprints(ground)
-    assert fingerprints(ground) == first
+    world_config = WorldConfig.of(experiment(baseline__loss=loss))
+    first = fingerprints(world_config)
+    assert fingerprints(world_config) == first
     exec(cell, vars(notebook))
-    other = fingerprints(GroundConfig.of(experiment(baseline__loss=vars(notebook)["Mine"]())))
+    other = fingerprints(WorldConfig.of(experiment(baseline__loss=vars(notebook)["Mine"]())))
     read_anew()
-    for now in (other, fingerprints(ground)):
+    for now in (other, fingerprints(world_config)):
         assert {stage for stage in now if now[stage] != first[stage]} == {"baseline"}
 
 
@@ -158,7 +158,7 @@ def test_a_paused_run_is_not_gone_on_with_by_other_code(tmp_path: Path) -> None:
 
     def address() -> str:
         read_anew()
-        return Underway()._address(Point("0", "arm", 0, {}, base))
+        return RunCheckpoints()._address(Point("0", "arm", 0, {}, base))
 
     first = address()
     assert address() == first
@@ -168,7 +168,7 @@ def test_a_paused_run_is_not_gone_on_with_by_other_code(tmp_path: Path) -> None:
 
 
 def test_only_own_code_counts() -> None:
-    plain = GroundConfig.of(experiment())
+    plain = WorldConfig.of(experiment())
     assert user_code.sources([plain, Neural(), (Ipo(),)]) == []
     (own,) = user_code.sources([[SumTask()]])
     assert user_code.sources([[SumTask(vocabulary=9)]]) == [own]

@@ -35,12 +35,26 @@ def test_an_old_path_gives_what_the_new_one_has(old: str, monkeypatch: pytest.Mo
         ("testbed.data", "DataSpec"),
         ("testbed.exact", "rlhf_optimum"),
         ("sweeps.store", "Store"),
-        ("analysis.transfer", "Card"),
+        ("analysis.transfer", "compare"),
     ],
 )
 def test_a_package_that_was_a_module_has_its_names(package: str, name: str) -> None:
     with pytest.warns(FutureWarning, match=rf"{package}.{name} has moved"):
         assert getattr(importlib.import_module(package), name).__name__ == name
+
+
+@pytest.mark.parametrize(
+    ("module", "old", "new"),
+    [
+        ("testbed.source", "Supply", "TrainingInputs"),
+        ("testbed.source", "Author", "RolloutFunction"),
+        ("analysis.transfer", "Card", "TransferTable"),
+    ],
+)
+def test_an_old_name_gives_what_has_a_new_one(module: str, old: str, new: str) -> None:
+    with pytest.warns(FutureWarning, match=rf"{old} has moved") as given:
+        assert getattr(importlib.import_module(module), old).__name__ == new
+    assert any(new in str(one.message) for one in given)
 
 
 def test_names_that_never_were_are_refused() -> None:

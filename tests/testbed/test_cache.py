@@ -15,14 +15,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import text_runs
-from helpers import BATCH, Silence, experiment, supply, world
+from helpers import BATCH, Silence, experiment, training_inputs, world
 from test_layout import PACKAGE_FILES, name
 from traps import trapped
 
 from envs.enumerable import Enumerable
 from envs.labelers.bradley_terry import BradleyTerry
-from sweeps.population.run_checkpoints import Paused, Underway
-from sweeps.population.world_builder import Grounds
+from sweeps.population.run_checkpoints import Paused, RunCheckpoints
+from sweeps.population.world_builder import WorldBuilder
 from sweeps.study import Point
 from testbed import train
 from testbed.cache import Cache
@@ -40,13 +40,13 @@ from testbed.proxies.linear_head import HeadConfig
 from testbed.recorded_runs.recorded_run import Given, Recorded
 from testbed.references.base import AbstractReference
 from testbed.references.fixed import Fixed
-from testbed.source import AbstractSource, Supply
+from testbed.source import AbstractSource, TrainingInputs
 from testbed.sources.generated import Generated
 from testbed.sources.online import Online
 from testbed.sources.replay import Replay
 from testbed.stages import online_run
 from testbed.stages.stages import STAGES, fingerprints
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 from testbed.train import OnlineRun, TrainConfig
 
 ADDRESS = "a" * 16
@@ -92,14 +92,14 @@ def read_back(cache: Cache, tree: Any) -> Any:
 def worked_out(run: Experiment, last: str) -> dict[str, Any]:
     """The results of stages up to the last in shapes alone, filled with random bits. What the host makes is made, and
     weights are left out, as `sweeps.population.world_builder` does."""
-    ground = GroundConfig.of(run)
+    world_config = WorldConfig.of(run)
     made: dict[str, Any] = {}
     for stage in STAGES:
         result = None
-        if stage.needed(ground) and stage.host:
-            result = shared_weights.left_out(stage.make(ground, made))
-        elif stage.needed(ground):
-            given = ground, made
+        if stage.needed(world_config) and stage.host:
+            result = shared_weights.left_out(stage.make(world_config, made))
+        elif stage.needed(world_config):
+            given = world_config, made
             missing = Weights.of(shared_weights.missing(given))
             result = jax.eval_shape(shared_weights.sharing(stage.make), missing, *given)
         made[stage.name] = result
@@ -175,7 +175,7 @@ print(*(name for name, address in addresses.items() if cache.load(address) is no
 def test_a_process_that_has_only_the_config_reads_every_stage(made: Any, tmp_path: Path) -> None:
     """All classes of the results are loaded with those of the config."""
     _, run, results = made
-    cache, config = Cache(tmp_path), GroundConfig.of(run)
+    cache, config = Cache(tmp_path), WorldConfig.of(run)
     addresses = fingerprints(config)
     kept = {stage for stage, result in results.items() if result is not None}
     for stage in kept:
@@ -197,14 +197,14 @@ def test_the_world_of_every_task_is_read_as_it_was_kept(task: Any, tmp_path: Pat
 
 
 @functools.cache
-def drawn_on(kind: type[AbstractSource]) -> Supply:
+def drawn_on(kind: type[AbstractSource]) -> TrainingInputs:
     """Shapes of what a source of this kind draws on."""
-    plain, key, golden = supply(), jax.random.key(1), GoldenPreference(world())
+    plain, key, golden = training_inputs(), jax.random.key(1), GoldenPreference(world())
     run = Recorded(OnlineRun(steps=4, batch_size=BATCH))
     made = jax.eval_shape(online_run.make, run, plain, golden, key)
     given = Given(plain, made, world(), BradleyTerry(), key)
     prepared, _ = jax.eval_shape(lambda source, given: source.prepare(given), kind(), given)
-    return Supply(plain.data, plain.reference, plain.teacher, prepared)
+    return TrainingInputs(plain.data, plain.reference, plain.teacher, prepared)
 
 
 SOURCES = members(AbstractSource, AbstractSource.family)
@@ -291,18 +291,18 @@ def test_a_file_that_cannot_be_read_counts_as_missing(tmp_path: Path) -> None:
 
 def test_a_damaged_stage_is_made_again_and_is_the_same(tmp_path: Path, trap: bytes) -> None:
     """Two stages of a world and all that stands on them."""
-    run = GroundConfig.of(experiment())
+    run = WorldConfig.of(experiment())
     wanted = {"material", "world", "sft", "base"}
     cache = Cache(tmp_path / "stages")
-    grounds = Grounds(cache, Silence())
-    grounds.prepare([run], wanted)
+    worlds = WorldBuilder(cache, Silence())
+    worlds.prepare([run], wanted)
     addresses = fingerprints(run)
     kept = {stage: cache.load(addresses[stage]) for stage in ("world", "sft")}
     for stage, result in kept.items():
         (file,) = cache.directory.glob(f"{addresses[stage]}.*")
         for content in (file.read_bytes()[:-9], b"", trap):
             file.write_bytes(content)
-            again = Grounds(cache, Silence())
+            again = WorldBuilder(cache, Silence())
             again.prepare([run], wanted)
             same(jax.device_get(again.made(run, wanted)[stage]), result)
             same(cache.load(addresses[stage]), result)
@@ -314,14 +314,14 @@ def test_a_planted_run_is_not_run(
 ) -> None:
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     point, policy = Point("0", "arm", 0, {}, experiment()), {"weights": np.ones(3)}
-    Underway().pause(point, Paused(1, 2, np.zeros((1, 2)), policy))
-    Underway().keep(point, policy)
-    same(Underway().learnt(point), policy)
+    RunCheckpoints().pause(point, Paused(1, 2, np.zeros((1, 2)), policy))
+    RunCheckpoints().keep(point, policy)
+    same(RunCheckpoints().learnt(point), policy)
     found = list((tmp_path / "cache").rglob("*.*"))
     assert len(found) == 2
     for file in found:
         file.write_bytes(trap)
-    assert getattr(Underway(), what)(point) is None
+    assert getattr(RunCheckpoints(), what)(point) is None
 
 
 #: What runs code of a file that is read, by what it is called.

@@ -16,7 +16,7 @@ from testbed.exact import quantities
 from testbed.exact.enumeration import all_prompts, all_responses, prompt_index, response_index
 from testbed.stages import stages
 from testbed.stages.stages import STAGES
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 from testbed.transformer_config import TransformerConfig
 
 NET = TransformerConfig(width=8, layers=1, heads=2, key_value_heads=1)
@@ -27,8 +27,8 @@ PAIRS = 512
 MAKE = {stage.name: jax.jit(stage.make) for stage in STAGES}
 
 
-def config(**changes) -> GroundConfig:
-    return GroundConfig.of(experiment(data__pairs=PAIRS, **changes))
+def config(**changes) -> WorldConfig:
+    return WorldConfig.of(experiment(data__pairs=PAIRS, **changes))
 
 
 @functools.cache
@@ -51,9 +51,9 @@ def pool(enumerable: bool, **changes):
 def collected(enumerable: bool, **changes):
     """The data stage under other settings: world, data, and facts."""
     made, settings = before(enumerable)
-    ground = config(**settings, **changes)
-    result = MAKE["data"](ground, {**made, "pool": pool(enumerable, **changes)})
-    stages.check(ground, "data", result)
+    world_config = config(**settings, **changes)
+    result = MAKE["data"](world_config, {**made, "pool": pool(enumerable, **changes)})
+    stages.check(world_config, "data", result)
     data, _, facts, _ = result
     return made["golden"].world, data, {name: float(value) for name, value in facts.items()}
 

@@ -32,7 +32,7 @@ from testbed.optimiser import OptimiserConfig
 from testbed.policies import tabular
 from testbed.policies.tabular import Tabular
 from testbed.preference import GoldenPreference
-from testbed.source import Dataset, Ledger, Supply
+from testbed.source import Dataset, Ledger, TrainingInputs
 from testbed.sources.online import Online
 from testbed.train import TrainConfig
 from testbed.transformer_config import TransformerConfig
@@ -71,7 +71,7 @@ WINNERS, LOSERS = [3, 8, 0, 12], [5, 0, 1, 2]
 GAIN = REWARD - REWARD[np.arange(ASKED), WINNERS][:, None]
 
 
-def supply(reference: eqx.Module) -> Supply:
+def training_inputs(reference: eqx.Module) -> TrainingInputs:
     """One pair a prompt; the reward of the table as teacher."""
     some = [jax.tree.map(lambda x, i=i: x[jnp.array(i)], RESPONSES) for i in (WINNERS, LOSERS)]
     pairs = Pair(PROMPTS, *some, jnp.ones(ASKED), jnp.ones(ASKED))
@@ -83,7 +83,7 @@ def supply(reference: eqx.Module) -> Supply:
         jnp.array(1.0),
     )
     data = Dataset(pairs, logprob.score_pairs(reference, pairs), jnp.zeros(ASKED))
-    return Supply(data, reference, GoldenPreference(world))
+    return TrainingInputs(data, reference, GoldenPreference(world))
 
 
 def every(count: int) -> tuple[np.ndarray, np.ndarray]:
@@ -93,7 +93,7 @@ def every(count: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 @functools.partial(jax.jit, static_argnames="count")
-def enumerated(method, policy, writer, critic, given: Supply, reward, count: int):
+def enumerated(method, policy, writer, critic, given: TrainingInputs, reward, count: int):
     """The gradient of the method's loss by the policy, expected over what ``writer`` writes: one prompt an item, and
     every item that there can be."""
     rows, index = every(count)
@@ -154,7 +154,13 @@ def of(method, policy, reference, writer=None, reward=GAIN, count: int | None = 
     count = method.count if count is None else count
     critic = critic_of(method, policy)
     found = enumerated(
-        traced(method), policy, writer, critic, supply(reference), jnp.asarray(reward), count
+        traced(method),
+        policy,
+        writer,
+        critic,
+        training_inputs(reference),
+        jnp.asarray(reward),
+        count,
     )
     return flat(found)
 
@@ -199,13 +205,13 @@ def test_expected_gradient_of_nash_md_is_that_of_its_duel() -> None:
 
 def batch_gradients(method, policy, reference) -> np.ndarray:
     """Gradients of `BATCHES` batches that the method's author wrote: (batch, coordinate)."""
-    given, critic = supply(reference), critic_of(method, policy)
+    given, critic = training_inputs(reference), critic_of(method, policy)
     rows = jnp.arange(BATCH) % ASKED
 
     @jax.jit
     def run(method, policy, critic, given, keys):
         def one(key):
-            texts = method.request(BATCH).author(given, policy, rows, key)
+            texts = method.request(BATCH).rollout(given, policy, rows, key)
             return jax.grad(lambda p: method.value(p, critic, given, texts))(policy)
 
         return jax.lax.map(one, keys)
@@ -393,12 +399,12 @@ def test_whole_responses_of_one_token_make_k2_exact() -> None:
 def test_penalty_of_hypo_is_the_kl(group: int) -> None:
     """Value and gradient, sampled; 200 batches of 512."""
     ours, theirs = table(0), table(1)
-    given, rows = supply(theirs), jnp.arange(BATCH) % ASKED
+    given, rows = training_inputs(theirs), jnp.arange(BATCH) % ASKED
     method = traced(Hypo(kl_weight=1.0, group=group))
 
     @jax.jit
     def run(method, policy, given, steps):
-        batch = method.request(BATCH).author(given, policy, rows, jax.random.key(5))
+        batch = method.request(BATCH).rollout(given, policy, rows, jax.random.key(5))
 
         def one(step):
             ready = method.prepare(batch, given, policy, jax.random.key(6), step)
@@ -425,9 +431,9 @@ def test_where_training_ends(kl: str, distance: float) -> None:
     """3000 steps of Rloo end at the exact optimum of E[reward] - beta KL if the penalty stands in the reward, and
     elsewhere if it stands in the loss: the KL of where they end from the optimum, in nats."""
     start = table(1)
-    given = supply(start)
+    given = training_inputs(start)
     data = jax.tree.map(lambda x: jnp.concatenate([x] * 16), given.data)
-    given = Supply(data, start, given.teacher)
+    given = TrainingInputs(data, start, given.teacher)
     config = TrainConfig(
         Online(), Rloo(beta=BETA, kl=kl), OptimiserConfig(learning_rate=1e-2, warmup=0.0), 64
     )

@@ -27,11 +27,11 @@ from testbed.exact.enumeration import all_prompts, all_responses, response_index
 from testbed.losses.base import AbstractLoss
 from testbed.losses.dpo import Dpo
 from testbed.losses.ipo import Ipo
-from testbed.metrics import Yardstick
+from testbed.metrics import EvaluationInputs
 from testbed.policies.tabular import Tabular
 from testbed.preference import AbstractLabeler, GoldenPreference, View, decided
 from testbed.proxies.reader import PairwiseProxy, ProxyConfig
-from testbed.source import Batch, Dataset, Ledger, Supply
+from testbed.source import Batch, Dataset, Ledger, TrainingInputs
 from testbed.transformer_config import TransformerConfig
 from testbed.types import Pair, PairScores, Prompt, Response, Scalar, arrange
 
@@ -213,9 +213,9 @@ def test_population_loss_is_the_training_loss_of_all_pairs(kind: str) -> None:
     reward = given.reward[i].astype(np.float32)
     margin = jnp.asarray(reward[first] - reward[second])
     # The data's preferred response to a pair's prompt: its own first.
-    supply = Supply(Dataset(pairs, scores, margin), anchor, GoldenPreference(world()))
+    inputs = TrainingInputs(Dataset(pairs, scores, margin), anchor, GoldenPreference(world()))
     batch = Batch(pairs, scores, margin, jnp.arange(R * R), Ledger.zero(R * R))
-    found = batch_loss(loss, policy, supply, batch)
+    found = batch_loss(loss, policy, inputs, batch)
     expected = population_loss(
         loss,
         *(jnp.asarray(x[i], jnp.float32) for x in (given.policy, given.reference, given.data)),
@@ -227,8 +227,8 @@ def test_population_loss_is_the_training_loss_of_all_pairs(kind: str) -> None:
 
 
 @jax.jit
-def batch_loss(loss: AbstractLoss, policy: Tabular, supply: Supply, batch: Batch) -> Scalar:
-    return loss.value(policy, None, supply, batch)
+def batch_loss(loss: AbstractLoss, policy: Tabular, inputs: TrainingInputs, batch: Batch) -> Scalar:
+    return loss.value(policy, None, inputs, batch)
 
 
 population_loss = jax.jit(expected_loss)
@@ -348,7 +348,7 @@ def one_each(world: World, policy, anchor, opponent, data, proxy, keys) -> dict[
         dataset = Dataset(pairs, logprob.score_pairs(anchor, pairs), margin)
         judge = GoldenPreference(world)
         some = jax.tree.map(lambda x: x[:KNOWN], dataset)
-        by = Yardstick(anchor, some, judge, proxy, against, None, None, FEW)
+        by = EvaluationInputs(anchor, some, judge, proxy, against, None, None, FEW)
         return metrics.evaluate(policy, by, key)
 
     return jax.vmap(one)(keys)

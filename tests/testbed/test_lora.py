@@ -2,7 +2,7 @@
 and what moves, every source, and the tandem identity."""
 
 import functools
-from typing import Any
+from typing import Any, get_args
 
 import equinox as eqx
 import jax
@@ -51,14 +51,14 @@ from testbed.preference import GoldenPreference
 from testbed.recorded_runs.recorded_run import Given, Recorded
 from testbed.references.averaged import Averaged
 from testbed.references.refreshed import Refreshed
-from testbed.source import AbstractSource, Supply
+from testbed.source import AbstractSource, TrainingInputs
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.sources.record import Record
 from testbed.sources.replay import Replay
 from testbed.sources.snapshot import Snapshot
 from testbed.stages import online_run
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 from testbed.transformer import Transformer
@@ -83,10 +83,10 @@ def moved(policy: Transformer, seed: int = 5) -> Transformer:
 
 
 @functools.cache
-def given() -> Supply:
+def given() -> TrainingInputs:
     """`helpers.supply` with an adapted reference."""
     policy = adapted(KEY, base(SHALLOW), EVERYWHERE)
-    return Supply(dataset(policy, PAIRS), policy, GoldenPreference(world()))
+    return TrainingInputs(dataset(policy, PAIRS), policy, GoldenPreference(world()))
 
 
 logits = jax.jit(lambda net: net(TOKENS))
@@ -205,14 +205,14 @@ def test_the_first_step_moves_b_alone() -> None:
 
 
 @functools.cache
-def prepared(kind: type) -> Supply:
+def prepared(kind: type) -> TrainingInputs:
     """What a source of this kind draws on."""
     plain = given()
     run = OnlineRun(Ipo(beta=0.1), RATE, STEPS, BATCH)
     made = jax.jit(online_run.make)(Recorded(run), plain, GoldenPreference(world()), KEY)
     parts = Given(plain, made, world(), BradleyTerry(), KEY)
     found, _ = jax.jit(lambda source, parts: source.prepare(parts))(kind(), parts)
-    return Supply(plain.data, plain.reference, plain.teacher, found)
+    return TrainingInputs(plain.data, plain.reference, plain.teacher, found)
 
 
 @pytest.mark.slow
@@ -234,7 +234,7 @@ def test_the_tandem_identity_holds_for_adapters() -> None:
     online = go(plan(Online()), given())
     recording = go(plan(Record(steps=STEPS)), given())
     stream = recording.source.recording
-    held = Supply(given().data, given().reference, given().teacher, stream)
+    held = TrainingInputs(given().data, given().reference, given().teacher, stream)
     again, lagging = go(plan(Replay()), held), go(plan(Snapshot(refresh_every=1)), given())
     for other in (recording, again, lagging):
         assert same((online.policy, online.optimiser), (other.policy, other.optimiser))
@@ -260,7 +260,7 @@ def test_of_full_rank_they_learn_what_the_weights_can() -> None:
     full = Lora(rank=min(map(min, shapes(SHALLOW).values())), targets="qkvogud", alpha=8.0)
     ended = []
     for policy in (base(SHALLOW), adapted(KEY, base(SHALLOW), full)):
-        held = Supply(dataset(policy, PAIRS), policy, GoldenPreference(world()))
+        held = TrainingInputs(dataset(policy, PAIRS), policy, GoldenPreference(world()))
         run = plan(Offline(), Dpo(beta=1.0))
         start, end = (float(go(run, held, steps).loss) for steps in (1, 60))
         assert start == pytest.approx(np.log(2.0), rel=1e-4)
@@ -276,24 +276,29 @@ def test_a_study_measures_adapters_with_the_weights_of_their_world() -> None:
         experiment(lora=Lora(rank=2, targets="qv"), optimiser__learning_rate=rate)
         for rate in (3e-2, 1e-1)
     ]
-    owner = GroundConfig.of(runs[0])
+    owner = WorldConfig.of(runs[0])
     standing = built([owner], Cache(cache_directory()), Silence())
-    ground, points = (
+    artifacts, points = (
         standing[owner],
         [Point(config.fingerprint(run), "online", 0, {}, run) for run in runs],
     )
-    assert sum(x.size for x in jax.tree.leaves(trained(ground.sft))) == 2 * (16 + 16) + 2 * (16 + 8)
+    assert sum(x.size for x in jax.tree.leaves(trained(artifacts.sft))) == 2 * (16 + 16) + 2 * (
+        16 + 8
+    )
     chunk = Chunk(tuple(points), (owner,), (0, 0), Layout(2, 1), 0, 2, False, None)
     rows = host.run_chunk(chunk, standing, Silence()).rows
     np.testing.assert_array_equal(rows["kl"][rows["step"] == 0], 0.0)
     assert np.all(rows["kl"][rows["step"] == 6] > 0.0)
     key = stream(jax.random.key(0), Stream.TRAINING)
-    supply, yardstick = ground.supply(), ground.yardstick(runs[0].evaluation)
+    inputs, evaluation_inputs = (
+        artifacts.training_inputs(),
+        artifacts.evaluation_inputs(runs[0].evaluation),
+    )
     for run in runs:
-        state = advance(run.train, supply, init(run.train, supply), key, *map(jnp.asarray, (0, 3)))
-        state = advance(run.train, supply, state, key, *map(jnp.asarray, (3, 3)))
+        state = advance(run.train, inputs, init(run.train, inputs), key, *map(jnp.asarray, (0, 3)))
+        state = advance(run.train, inputs, state, key, *map(jnp.asarray, (3, 3)))
         fresh = jax.random.fold_in(stream(key, Stream.EVALUATION), 2)
-        found = measured(train.present(supply, state), yardstick, fresh)
+        found = measured(train.present(inputs, state), evaluation_inputs, fresh)
         mine = (rows["run"] == config.fingerprint(run)) & (rows["step"] == 6)
         for name in found.keys() - {"policy_checksum"}:
             np.testing.assert_allclose(

@@ -17,7 +17,7 @@ from testbed.losses.dpo import Dpo
 from testbed.losses.kto import Kto
 from testbed.losses.slic import Slic
 from testbed.preference import AbstractPreference
-from testbed.source import Batch, Dataset, Ledger, Supply
+from testbed.source import Batch, Dataset, Ledger, TrainingInputs
 from testbed.types import Pair, Prompt, Response
 
 N = 6
@@ -53,23 +53,23 @@ def tokens(seed: int) -> Tokens:
 POLICY, ANCHOR = tokens(0), tokens(1)
 
 
-def batch_of(given: Pair) -> tuple[Supply, Batch]:
+def batch_of(given: Pair) -> tuple[TrainingInputs, Batch]:
     """A batch of all pairs of a data set, in another order than the data's."""
     margin = jnp.asarray(np.random.default_rng(3).normal(size=N), jnp.float32)
     given = eqx.tree_at(lambda p: p.preference, given, jnp.linspace(0.5, 1.0, N))
     data = Dataset(given, logprob.score_pairs(ANCHOR, given), margin)
     batch = Batch(given, data.reference, margin, jnp.arange(N), Ledger.zero(N))
     order = jnp.asarray([2, 0, 5, 1, 4, 3])
-    return Supply(data, ANCHOR, NoTeacher()), jax.tree.map(lambda x: x[order], batch)
+    return TrainingInputs(data, ANCHOR, NoTeacher()), jax.tree.map(lambda x: x[order], batch)
 
 
 @jax.jit
-def value(loss: AbstractLoss, policy: Policy, supply: Supply, batch: Batch) -> jax.Array:
+def value(loss: AbstractLoss, policy: Policy, inputs: TrainingInputs, batch: Batch) -> jax.Array:
     """The loss of the batch, by the training loop's method, for each of several weightings of its pairs."""
 
     def weighted(weight: jax.Array) -> jax.Array:
         return loss.value(
-            policy, None, supply, eqx.tree_at(lambda b: b.pairs.weight, batch, weight)
+            policy, None, inputs, eqx.tree_at(lambda b: b.pairs.weight, batch, weight)
         )
 
     # Pair by pair, all but the last, all.
@@ -85,8 +85,8 @@ def traced(loss: AbstractLoss) -> AbstractLoss:
 def test_values_of_batches(loss: AbstractLoss) -> None:
     """What stands behind the end does not count; a pair of weight 0 does not either; the loss is a mean over pairs; and
     pairs do not know of each other, but for `Kto`'s KL."""
-    loss, (supply, batch) = traced(loss), batch_of(pairs(N))
-    clean = np.asarray(value(loss, POLICY, supply, batch))
+    loss, (inputs, batch) = traced(loss), batch_of(pairs(N))
+    clean = np.asarray(value(loss, POLICY, inputs, batch))
     assert np.all(np.isfinite(clean))
     junk = np.asarray(value(loss, POLICY, *batch_of(pairs(N, junk=3))))
     np.testing.assert_allclose(junk, clean, rtol=1e-6)
@@ -95,7 +95,7 @@ def test_values_of_batches(loss: AbstractLoss) -> None:
     np.testing.assert_allclose(np.sum(each[:-1]), without_last, rtol=1e-5)
     np.testing.assert_allclose(np.sum(each), mean, rtol=1e-5)
     order = jnp.asarray([3, 5, 0, 2, 1, 4])
-    permuted = np.asarray(value(loss, POLICY, supply, jax.tree.map(lambda x: x[order], batch)))
+    permuted = np.asarray(value(loss, POLICY, inputs, jax.tree.map(lambda x: x[order], batch)))
     if Extra.KL in loss.extras:
         return
     np.testing.assert_allclose(permuted[:N], each[order], rtol=1e-5)
@@ -113,9 +113,9 @@ def logprobs(policy: Tokens, prompt: Prompt, response: Response, i: int, j: int)
 
 def test_kl_of_kto_by_its_definition() -> None:
     """The mean log-ratio of the next pair's two responses to each prompt, at least 0."""
-    supply, batch = batch_of(pairs(N))
+    inputs, batch = batch_of(pairs(N))
     for policy, other in ((POLICY, ANCHOR), (ANCHOR, POLICY)):
-        given = dataclasses.replace(supply, reference=other)
+        given = dataclasses.replace(inputs, reference=other)
         ratios = [
             logprobs(policy, batch.pairs.prompt, response, i, (i + 1) % N)
             - logprobs(other, batch.pairs.prompt, response, i, (i + 1) % N)
@@ -128,9 +128,9 @@ def test_kl_of_kto_by_its_definition() -> None:
 
 def test_target_is_the_preferred_response_to_the_same_prompt() -> None:
     """The data's winner in the pair's row, whatever the pair's own winner is."""
-    supply, batch = batch_of(pairs(N))
-    found = Slic(target="data").scored(POLICY, supply, batch).target
-    data = supply.data.pairs
+    inputs, batch = batch_of(pairs(N))
+    found = Slic(target="data").scored(POLICY, inputs, batch).target
+    data = inputs.data.pairs
     expected = [
         logprobs(POLICY, data.prompt, data.winner, int(row), int(row)) for row in batch.rows
     ]
@@ -139,10 +139,10 @@ def test_target_is_the_preferred_response_to_the_same_prompt() -> None:
 
 def test_soft_labels_by_hand() -> None:
     """p l(winner, loser) + (1 - p) l(loser, winner), with p = 0.8 and h = 3 nats."""
-    supply, batch = batch_of(pairs(N))
-    pair = Dpo().scored(POLICY, supply, batch)
+    inputs, batch = batch_of(pairs(N))
+    pair = Dpo().scored(POLICY, inputs, batch)
     h = np.asarray(pair.margin(), np.float64)
     p = np.asarray(batch.pairs.preference, np.float64)
     expected = p * np.logaddexp(0, -0.5 * h) + (1 - p) * np.logaddexp(0, 0.5 * h)
-    found = value(traced(Dpo(beta=0.5)), POLICY, supply, batch)
+    found = value(traced(Dpo(beta=0.5)), POLICY, inputs, batch)
     np.testing.assert_allclose(found[:N], expected / N, rtol=1e-5)

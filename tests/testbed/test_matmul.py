@@ -8,12 +8,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import experiment, supply
+from helpers import experiment, training_inputs
 from jax.extend.core import jaxprs_in_params
 
 from testbed import config, decode, logprob, train
 from testbed.nn.matmul import Precision, contract, linear
-from testbed.source import Supply
+from testbed.source import TrainingInputs
 from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
 
@@ -35,17 +35,17 @@ def products(jaxpr: Any) -> Iterator[Any]:
             yield from products(inner)
 
 
-def update(precision: Precision) -> tuple[Any, train.TrainState, Supply]:
+def update(precision: Precision) -> tuple[Any, train.TrainState, TrainingInputs]:
     """One online step of policies of a precision, judged by a network of the same."""
-    given = supply()
+    given = training_inputs()
     e = config.replace_all(experiment(), {"model.precision": precision})
     policy = jax.tree.map(jnp.copy, Transformer.init(KEY, e.model, given.reference.vocabulary))
     teacher = e.proxy.init(KEY, e.model, given.reference.vocabulary)
-    given = Supply(given.data, policy, teacher, given.prepared)
+    given = TrainingInputs(given.data, policy, teacher, given.prepared)
     plan = train.TrainConfig(e.source, e.loss, e.optimiser, e.batch_size)
     state = train.init(plan, given)
 
-    def step(state: train.TrainState, given: Supply) -> train.TrainState:
+    def step(state: train.TrainState, given: TrainingInputs) -> train.TrainState:
         return train.update(plan, given, state, KEY, jnp.asarray(0))
 
     return step, state, given
@@ -81,7 +81,7 @@ def test_parameters_and_moments_stay_float32(precision: Precision) -> None:
 def test_bfloat16_scores_and_gradients_are_close_and_others_equal() -> None:
     """bfloat16 has 8 bits: products of a few layers are off by a few parts in 256. tensorfloat32 is float32 on a
     CPU."""
-    prompts, pairs = supply().data.pairs.prompt, supply().data.pairs
+    prompts, pairs = training_inputs().data.pairs.prompt, training_inputs().data.pairs
     both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), pairs.winner, pairs.loser)
 
     def total(policy: Transformer) -> jax.Array:
@@ -101,7 +101,7 @@ def test_bfloat16_scores_and_gradients_are_close_and_others_equal() -> None:
 
 def test_sampling_and_scoring_agree_in_bfloat16() -> None:
     """Log-probabilities of what was sampled with a cache, and of the same tokens in one pass."""
-    policy, prompts = net("bfloat16"), supply().data.pairs.prompt
+    policy, prompts = net("bfloat16"), training_inputs().data.pairs.prompt
     keys = jax.random.split(KEY, prompts.length.shape[0])
     drawn = jax.jit(lambda p: decode.sample(p, prompts, keys, 4, 2))(policy)
     scored = jax.jit(logprob.score_tokens)(policy, prompts, drawn.response)

@@ -9,13 +9,22 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers import BATCH, Silence, cache_directory, cut, experiment, shallow, sum_reward, supply
+from helpers import (
+    BATCH,
+    Silence,
+    cache_directory,
+    cut,
+    experiment,
+    shallow,
+    sum_reward,
+    training_inputs,
+)
 from training import STEPS, made
 
 from envs.enumerable import Enumerable
 from envs.labelers.bradley_terry import BradleyTerry
 from envs.labelers.skips import Skips
-from sweeps.population.world_builder import STAGE_NAMES, Grounds
+from sweeps.population.world_builder import STAGE_NAMES, WorldBuilder
 from testbed import metrics
 from testbed.cache import Cache
 from testbed.environment import World
@@ -30,12 +39,12 @@ from testbed.losses.ipo import Ipo
 from testbed.methods.rloo import Rloo
 from testbed.recorded_runs.pair_stream import WINDOW, WINDOWS
 from testbed.recorded_runs.recorded_run import Recorded
-from testbed.source import Dataset, Supply
+from testbed.source import Dataset, TrainingInputs
 from testbed.sources.online import Online
 from testbed.sources.replay import Replay
 from testbed.stages.data import own_data
 from testbed.stages.stages import fingerprints
-from testbed.stages.world_config import Ground, GroundConfig
+from testbed.stages.world_config import WorldArtifacts, WorldConfig
 from testbed.train import OnlineRun
 from testbed.transformer_config import TransformerConfig
 
@@ -99,19 +108,19 @@ def test_windows_lie_in_the_middle_of_their_tenths() -> None:
     )
     margin = jnp.arange(3200.0).reshape(100, 32)
     long = eqx.tree_at(lambda r: r.golden_margin, long, margin)
-    found = long.windows(supply()).golden_margin.reshape(WINDOWS, WINDOW)
+    found = long.windows(training_inputs()).golden_margin.reshape(WINDOWS, WINDOW)
     expected = 320 * np.arange(WINDOWS)[:, None] + 128 + np.arange(WINDOW)
     np.testing.assert_array_equal(found, expected)
-    windows = recording.windows(supply())
+    windows = recording.windows(training_inputs())
     np.testing.assert_array_equal(np.sum(windows.inside, axis=1), [BATCH] * STEPS)
     assert np.all(np.asarray(windows.inside)[:, :BATCH])
-    few = jax.tree.map(lambda x: x[:1, :3], recording).windows(supply())
+    few = jax.tree.map(lambda x: x[:1, :3], recording).windows(training_inputs())
     np.testing.assert_array_equal(np.sum(few.inside, axis=1), [1] * WINDOWS)
 
 
 def test_accuracy_of_windows_by_hand() -> None:
     """Windows of one step each; what repeats the last pair does not count."""
-    recording, given = made().recording, supply()
+    recording, given = made().recording, training_inputs()
     assert recording is not None
     windows = recording.windows(given)
     rng = np.random.default_rng(3)
@@ -152,13 +161,13 @@ def listed(**changes: Any) -> Any:
     return experiment(**{**settings, **changes})
 
 
-def built(run: Any) -> Ground:
-    config = GroundConfig.of(run)
+def built(run: Any) -> WorldArtifacts:
+    config = WorldConfig.of(run)
     return helpers.built([config], Cache(cache_directory()), Silence())[config]
 
 
 class Listed(NamedTuple):
-    """The part of a `Ground` that is looked at here."""
+    """The part of a `WorldArtifacts` that is looked at here."""
 
     world: World
     sft: Any
@@ -171,12 +180,12 @@ class Listed(NamedTuple):
 def optimal(run: Any) -> Listed:
     """Without proxy and baseline, whose training takes longest to compile and says nothing of the optimum."""
     config, wanted = (
-        GroundConfig.of(run),
+        WorldConfig.of(run),
         [n for n in STAGE_NAMES if n not in ("proxy", "baseline")],
     )
-    grounds = Grounds(Cache(cache_directory()), Silence())
-    grounds.prepare([config], wanted)
-    made = grounds.made(config, wanted)
+    worlds = WorldBuilder(Cache(cache_directory()), Silence())
+    worlds.prepare([config], wanted)
+    made = worlds.made(config, wanted)
     facts = made["golden"].facts | made["data"].facts | made["optimum"].facts
     data = own_data(made["scores"], made["data"])
     return Listed(made["golden"].world, made["start"], data, made["optimum"].optimum, facts)
@@ -207,10 +216,13 @@ def optimum_by_loops(sft: np.ndarray, reward: np.ndarray, mu: np.ndarray) -> np.
     return found
 
 
-def data_policy(run: Any, ground: Listed) -> np.ndarray:
+def data_policy(run: Any, artifacts: Listed) -> np.ndarray:
     """mu from the writers and where the solver left the dials, by its formula."""
     reward, writers = rewards_and_writers(run)
-    power, tilt = 1.0 / float(ground.facts["data_temperature"]), float(ground.facts["data_tilt"])
+    power, tilt = (
+        1.0 / float(artifacts.facts["data_temperature"]),
+        float(artifacts.facts["data_tilt"]),
+    )
     weights = writers**power * np.exp(tilt * reward)
     return weights / weights.sum(axis=1, keepdims=True)
 
@@ -223,18 +235,18 @@ def data_policy(run: Any, ground: Listed) -> np.ndarray:
 def test_the_optimum_is_that_of_the_data_policy(changes: dict) -> None:
     """And its distance from SFT, and how much of it the data hold."""
     run = listed(**changes)
-    ground = optimal(run)
+    artifacts = optimal(run)
     reward, _ = rewards_and_writers(run)
-    sft = np.exp(np.asarray(log_table(ground.sft, PROMPTS, RESPONSES), np.float64))
-    mu = data_policy(run, ground)
+    sft = np.exp(np.asarray(log_table(artifacts.sft, PROMPTS, RESPONSES), np.float64))
+    mu = data_policy(run, artifacts)
     if changes.get("data__quality"):
-        assert abs(float(ground.facts["data_tilt"])) > 0.1
+        assert abs(float(artifacts.facts["data_tilt"])) > 0.1
     expected = optimum_by_loops(sft, reward, mu)
-    np.testing.assert_allclose(np.exp(ground.optimum.policy), expected, rtol=2e-3, atol=1e-6)
+    np.testing.assert_allclose(np.exp(artifacts.optimum.policy), expected, rtol=2e-3, atol=1e-6)
     distance = 0.5 * np.abs(sft - expected).sum(axis=1).mean()
     assert distance > 0.02
-    assert float(ground.facts["sft_optimum_distance"]) == pytest.approx(distance, abs=1e-4)
-    pairs, texts = ground.data.pairs, {}
+    assert float(artifacts.facts["sft_optimum_distance"]) == pytest.approx(distance, abs=1e-4)
+    pairs, texts = artifacts.data.pairs, {}
     for i in range(pairs.weight.shape[0]):
         prompt = cut(pairs.prompt, i).tobytes()
         texts.setdefault(prompt, set()).update(
@@ -249,14 +261,14 @@ def test_the_optimum_is_that_of_the_data_policy(changes: dict) -> None:
         for i in range(expected.shape[0])
     ]
     assert 0 < np.mean(held) < 1
-    assert float(ground.facts["data_support_mass"]) == pytest.approx(np.mean(held), abs=1e-4)
+    assert float(artifacts.facts["data_support_mass"]) == pytest.approx(np.mean(held), abs=1e-4)
 
 
 def test_data_of_few_responses_have_an_optimum_of_their_own() -> None:
     """With a limit on responses the data policy is of those that were kept: its pairs come from nowhere else."""
     run = listed(data__responses=2)
     data = jax.tree.map(jnp.asarray, optimal(run).data.pairs)
-    config = GroundConfig.of(run)
+    config = WorldConfig.of(run)
     cache, names = Cache(cache_directory()), fingerprints(config)
     labelled: Any = cache.load(names["data"])
     mu = np.exp(np.asarray(labelled.policy, np.float64))
@@ -276,13 +288,13 @@ def test_pairs_that_were_skipped_are_not_held() -> None:
 
 @pytest.mark.parametrize("tabular", [False, True])
 def test_distance_to_the_optimum_by_enumeration(tabular: bool) -> None:
-    ground = optimal(listed(tabular=tabular))
+    artifacts = optimal(listed(tabular=tabular))
     moved = jax.tree.map(
-        lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), ground.sft
+        lambda x: x + 0.1 * jnp.cos(jnp.arange(x.size)).reshape(x.shape), artifacts.sft
     )
-    found = jax.jit(lambda o, p: o.apart(p))(ground.optimum, moved)
+    found = jax.jit(lambda o, p: o.apart(p))(artifacts.optimum, moved)
     ours = np.asarray(log_table(moved, PROMPTS, RESPONSES), np.float64)
-    theirs = np.asarray(ground.optimum.policy, np.float64)
+    theirs = np.asarray(artifacts.optimum.policy, np.float64)
     distance = 0.5 * np.abs(np.exp(ours) - np.exp(theirs)).sum(axis=1).mean()
     divergence = (np.exp(ours) * (ours - theirs)).sum(axis=1).mean()
     assert float(found[0]) == pytest.approx(distance, abs=1e-5)
@@ -331,11 +343,11 @@ def test_what_is_measured_is_counted() -> None:
 
 
 def test_a_supply_has_the_teacher_it_is_asked_for() -> None:
-    ground = built(experiment())
-    assert ground.supply().teacher is ground.proxy
-    teacher = ground.supply("golden").teacher
-    given: Supply = ground.supply()
-    pairs = jax.tree.map(lambda x: x[:4], ground.data.pairs)
-    assert given.data is ground.data
+    artifacts = built(experiment())
+    assert artifacts.training_inputs().teacher is artifacts.proxy
+    teacher = artifacts.training_inputs("golden").teacher
+    given: TrainingInputs = artifacts.training_inputs()
+    pairs = jax.tree.map(lambda x: x[:4], artifacts.data.pairs)
+    assert given.data is artifacts.data
     margin = jax.jit(lambda t, p: t.margin(p.prompt, p.winner, p.loser))(teacher, pairs)
-    np.testing.assert_allclose(margin, ground.data.golden_margin[:4], atol=1e-4)
+    np.testing.assert_allclose(margin, artifacts.data.golden_margin[:4], atol=1e-4)

@@ -23,7 +23,7 @@ from helpers import (
     responses,
     shallow,
     sum_reward,
-    supply,
+    training_inputs,
 )
 from helpers import sample as decode_sample
 from scipy import stats
@@ -71,7 +71,7 @@ def _value_and_slope(method, given, policy, critic, batch):
 def value_and_slope(method, policy, critic, batch):
     """Of policy and critic; no implicit promotion of dtypes."""
     with jax.numpy_dtype_promotion("strict"):
-        return _value_and_slope(method, supply(), policy, critic, batch)
+        return _value_and_slope(method, training_inputs(), policy, critic, batch)
 
 
 def value(method, policy, batch, critic=None) -> float:
@@ -335,12 +335,12 @@ def test_everything_stays_finite(kind: type, kl: str) -> None:
 
 @functools.partial(jax.jit, static_argnames="kind")
 def _write(kind: type, given, policy, rows, key):
-    return small(kind).request(len(rows)).author(given, policy, rows, key)
+    return small(kind).request(len(rows)).rollout(given, policy, rows, key)
 
 
 def write(kind: type, policy, rows, key):
     """What the author of a method gives."""
-    return _write(kind, supply(), policy, rows, key)
+    return _write(kind, training_inputs(), policy, rows, key)
 
 
 @pytest.mark.parametrize("kind", METHODS.values(), ids=METHODS)
@@ -362,7 +362,7 @@ def test_ledgers(kind: type) -> None:
 
 def test_rollouts_are_the_policys_and_scored() -> None:
     """Behaviour and reference scores against float64 numpy, rewards by hand over the data's preferred responses."""
-    rows, given = jnp.array([3, 0, 7, 3, 9, 1]), supply()
+    rows, given = jnp.array([3, 0, 7, 3, 9, 1]), training_inputs()
     texts = write(Rloo, shallow(3), rows, jax.random.key(2))
     assert np.sum(texts.spent.tokens) == np.sum(texts.responses.length)
     for i, row in enumerate(np.asarray(rows)):
@@ -421,7 +421,7 @@ def test_bad_settings_are_refused() -> None:
 def test_values_are_trained_along() -> None:
     """Three steps online move the policy and every parameter of its critic."""
     optimiser = OptimiserConfig(learning_rate=3e-3, warmup=0.0)
-    config, given = TrainConfig(Online(), Ppo(), optimiser, BATCH), supply()
+    config, given = TrainConfig(Online(), Ppo(), optimiser, BATCH), training_inputs()
     start = init(config, given)
     state = advance(config, given, start, jax.random.key(1), jnp.asarray(0), jnp.asarray(3))
     assert int(state.diverged_step) == -1
@@ -434,7 +434,7 @@ def test_values_are_trained_along() -> None:
 
 def test_best_of_two_is_online_best_of_two() -> None:
     """The same texts, the same choice, the same loss, if the teacher compares rewards."""
-    optimiser, given = OptimiserConfig(learning_rate=3e-3, warmup=0.0), supply()
+    optimiser, given = OptimiserConfig(learning_rate=3e-3, warmup=0.0), training_inputs()
     states = []
     for loss in (BestOfN(n=2), BestOfTwo()):
         config = TrainConfig(Online(), loss, optimiser, BATCH)
@@ -452,7 +452,7 @@ def test_best_of_n_keeps_the_best() -> None:
     rows, key = jnp.arange(BATCH), jax.random.key(3)
     best = write(BestOfN, shallow(3), rows, key)
     keys = jax.random.split(key, BATCH)
-    asked = supply().prompts(rows)
+    asked = training_inputs().prompts(rows)
     texts = decode_sample(shallow(3), asked, keys, time=TIME, count=2).response
     for i in range(BATCH):
         rewards = [sum_reward(cut(asked, i), cut(texts, (i, j))) for j in range(2)]
@@ -517,7 +517,7 @@ def test_hypo_is_its_loss_and_a_penalty() -> None:
         plain = loss.loss.value(policy, None, given, batch)
         return batch, ready, plain, loss.value(policy, None, given, ready)
 
-    batch, ready, plain, total = run(traced(config.loss), supply(), policy)
+    batch, ready, plain, total = run(traced(config.loss), training_inputs(), policy)
     ratios = []
     for i in range(BATCH):
         for j in range(2):
@@ -528,7 +528,7 @@ def test_hypo_is_its_loss_and_a_penalty() -> None:
     np.testing.assert_array_equal(ready.spent.tokens, np.asarray(ready.responses.length).sum(1))
     np.testing.assert_array_equal(ready.spent.pairs, batch.spent.pairs)
     without = eqx.tree_at(lambda m: m.kl_weight, traced(config.loss), jnp.asarray(0.0))
-    assert float(run(without, supply(), policy)[3]) == float(plain)
+    assert float(run(without, training_inputs(), policy)[3]) == float(plain)
 
 
 def test_a_mixture_that_weighs_one_policy_is_that_policy() -> None:

@@ -25,7 +25,7 @@ from helpers import sample as decode_sample
 
 from testbed import metrics
 from testbed.evaluation_set import Opponent, agreement
-from testbed.metrics import Yardstick, compare, mean_se
+from testbed.metrics import EvaluationInputs, compare, mean_se
 from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.streams import Stream, stream
 from testbed.transformer_config import TransformerConfig
@@ -45,7 +45,7 @@ class LengthPreference(AbstractPreference):
 @jax.jit
 def evaluate(policy, anchor, data, golden, against) -> dict[str, jax.Array]:
     some = jax.tree.map(lambda x: x[:KNOWN], data)
-    by = Yardstick(anchor, some, golden, LengthPreference(), against, None, None, FEW)
+    by = EvaluationInputs(anchor, some, golden, LengthPreference(), against, None, None, FEW)
     return metrics.evaluate(policy, by, KEY)
 
 

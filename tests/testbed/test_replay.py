@@ -14,7 +14,7 @@ from helpers import (
     score_pairs,
     shallow,
     sum_reward,
-    supply,
+    training_inputs,
     world,
 )
 from training import KEY, RATE, STEPS, batches, go, made, made_run, plan, same, with_prepared
@@ -26,7 +26,7 @@ from testbed.preference import GoldenPreference
 from testbed.recorded_runs.pair_stream import shuffled
 from testbed.recorded_runs.recorded_run import Given, Recorded
 from testbed.references.refreshed import Refreshed
-from testbed.source import Request, Supply, write_pairs
+from testbed.source import Request, TrainingInputs, write_pairs
 from testbed.sources.generated import Generated
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
@@ -46,7 +46,7 @@ def test_replay_in_order_is_the_online_run_bit_for_bit(loss: Any) -> None:
         assert same((online.policy, online.optimiser), (other.policy, other.optimiser))
         assert float(online.loss) == float(other.loss)
         assert same(online.ledger, other.ledger)
-    moved = jax.tree.map(lambda a, b: np.any(a != b), online.policy, supply().reference)
+    moved = jax.tree.map(lambda a, b: np.any(a != b), online.policy, training_inputs().reference)
     assert all(jax.tree.leaves(moved))
 
 
@@ -118,7 +118,7 @@ def test_a_recorded_source_is_prepared_for() -> None:
 
 def test_a_recording_holds_what_was_learnt_from() -> None:
     """Tokens in a byte each; labels and scores as drawn; golden margins by hand."""
-    recording, given = made().recording, supply()
+    recording, given = made().recording, training_inputs()
     assert recording is not None
     assert recording.winner.dtype == np.uint8
     policies = [go(plan(Online()), steps=step).policy for step in range(3)]
@@ -179,8 +179,8 @@ def test_replay_starts_again_after_the_last_pair() -> None:
 
 def generated(judge: str, teacher: Any = None, **shares: float) -> Any:
     source = Generated(recorded=Recorded(made_run()), judge=judge, **shares)
-    given = supply()
-    given = Supply(given.data, given.reference, teacher or given.teacher)
+    given = training_inputs()
+    given = TrainingInputs(given.data, given.reference, teacher or given.teacher)
     labeler = BradleyTerry(temperature=5.0)
     parts = Given(given, made(), world(), labeler, KEY)
     data, facts = jax.jit(lambda s, g: s.prepare(g))(source, parts)
@@ -218,7 +218,7 @@ def test_generated_pairs_are_labelled_by_whom_they_should_be() -> None:
             by_hand = sum_reward(x, winner) - sum_reward(x, loser)
             assert float(data.golden_margin[i]) == pytest.approx(by_hand, abs=1e-5)
     for data in (golden, contrary):
-        found = score_pairs(supply().reference, data.pairs)
+        found = score_pairs(training_inputs().reference, data.pairs)
         np.testing.assert_allclose(data.reference.winner, found.winner, atol=1e-5)
         np.testing.assert_allclose(data.reference.loser, found.loser, atol=1e-5)
 

@@ -26,7 +26,7 @@ from testbed.policies import pretrained
 from testbed.policies.pretrained import register
 from testbed.proxies.linear_head import HeadConfig
 from testbed.proxies.reader import ProxyConfig
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
 
@@ -137,20 +137,20 @@ def test_contexts_of_checkpoints() -> None:
 def test_networks_have_room_for_the_texts_of_any_task(fields: dict, named: str) -> None:
     run = experiment(**fields)
     with pytest.raises(InvalidInput, match=named):
-        GroundConfig.of(run)
+        WorldConfig.of(run)
 
 
 def test_networks_with_just_enough_room() -> None:
-    GroundConfig.of(experiment(model__learned_positions=15))
+    WorldConfig.of(experiment(model__learned_positions=15))
     one = experiment(model__learned_positions=10, proxy__pairwise=False)
-    GroundConfig.of(one)
-    GroundConfig.of(experiment(model__context=9, proxy=HeadConfig(layers=1, fit=FIT)))
+    WorldConfig.of(one)
+    WorldConfig.of(experiment(model__context=9, proxy=HeadConfig(layers=1, fit=FIT)))
 
 
 def test_a_trunk_on_the_base_policy() -> None:
     """The proxy's trunk are blocks of the policy that the data stand on, which may have more than the policy."""
     base = TransformerConfig(width=16, layers=3, heads=2, key_value_heads=1)
-    GroundConfig.of(experiment(proxy=HeadConfig(layers=3, fit=FIT), baseline_model=base))
+    WorldConfig.of(experiment(proxy=HeadConfig(layers=3, fit=FIT), baseline_model=base))
 
 
 def test_only_what_runs_is_held_against_the_data(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from helpers import (
     sample,
     shallow,
     sum_reward,
-    supply,
+    training_inputs,
     world,
 )
 from training import KEY, batches, go, made, made_run, plan, same, with_prepared
@@ -30,7 +30,7 @@ from testbed.references.averaged import Averaged
 from testbed.references.base import AbstractReference
 from testbed.references.fixed import Fixed
 from testbed.references.refreshed import Refreshed
-from testbed.source import AbstractSource, Batch, Request, Supply, write_pairs
+from testbed.source import AbstractSource, Batch, Request, TrainingInputs, write_pairs
 from testbed.sources.best_worst_of_n import BestWorstOfN, compared
 from testbed.sources.generated import Generated
 from testbed.sources.mixture import Mixture
@@ -193,7 +193,7 @@ def test_best_and_worst_of_two_is_online() -> None:
 
 
 def test_best_and_worst_of_four_are_the_extremes() -> None:
-    given, policy = supply(), shallow(3)
+    given, policy = training_inputs(), shallow(3)
     (batch,) = batches(BestWorstOfN(n=4), [policy])
     fresh = jax.random.fold_in(stream(KEY, Stream.SAMPLES), 0)
     prompts = given.prompts(batch.rows)
@@ -211,10 +211,10 @@ def test_best_and_worst_of_four_are_the_extremes() -> None:
 
 def test_a_tournament_compares_every_two_once() -> None:
     """With a pairwise proxy: each entry is the margin of those two, the other way round its opposite."""
-    given = supply()
+    given = training_inputs()
     proxy = ProxyConfig().init(jax.random.key(0), shallow(0).blocks[0].config, 7)
     proxy = eqx.tree_at(lambda p: p.reader.readout, proxy, jnp.ones_like(proxy.reader.readout))
-    given = Supply(given.data, given.reference, proxy)
+    given = TrainingInputs(given.data, given.reference, proxy)
     rows = jnp.arange(BATCH)
     texts = sample(shallow(3), given.prompts(rows), jax.random.split(KEY, BATCH), TIME, 3).response
     table = np.asarray(jax.jit(compared)(given, rows, texts))
@@ -292,7 +292,10 @@ def test_offline_scores_are_the_moving_references() -> None:
         (lambda: Averaged(decay=1.0), r"decay must be in \[0, 1\), got 1.0"),
         (
             lambda: online_run.make(
-                Recorded(OnlineRun(batch_size=PAIRS + 1)), supply(), GoldenPreference(world()), KEY
+                Recorded(OnlineRun(batch_size=PAIRS + 1)),
+                training_inputs(),
+                GoldenPreference(world()),
+                KEY,
             ),
             "recorded.run.batch_size must be at most data.pairs=24, got 25",
         ),

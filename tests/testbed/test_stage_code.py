@@ -15,7 +15,7 @@ from helpers import experiment
 
 import testbed
 from envs.enumerable import Enumerable
-from sweeps.population.run_checkpoints import Underway
+from sweeps.population.run_checkpoints import RunCheckpoints
 from sweeps.study import Point
 from testbed import config, metric_table, metrics, train
 from testbed.config import code_files
@@ -28,7 +28,7 @@ from testbed.stages import code as stage_code
 from testbed.stages import stages
 from testbed.stages.code import Code
 from testbed.stages.stages import STAGES, fingerprints
-from testbed.stages.world_config import GroundConfig
+from testbed.stages.world_config import WorldConfig
 from testbed.train import OnlineRun
 
 ROOT = Path(testbed.__path__[0]).parent
@@ -66,10 +66,10 @@ def written(file: Path, text: str) -> Iterator[None]:
 
 def moved(whole: Path, file: Path, text: str, run: Any = RUN) -> set[str]:
     """The stages whose address is another with another text of a file."""
-    ground = GroundConfig.of(run)
-    before = fingerprints(ground, Code(whole))
+    world_config = WorldConfig.of(run)
+    before = fingerprints(world_config, Code(whole))
     with written(whole / file, text):
-        after = fingerprints(ground, Code(whole))
+        after = fingerprints(world_config, Code(whole))
     return {name for name in NAMES if before[name] != after[name]}
 
 
@@ -80,8 +80,8 @@ def edited(whole: Path, thing: Any, run: Any = RUN) -> set[str]:
 
 
 def test_a_copy_of_the_code_is_the_same_code(whole: Path) -> None:
-    ground = GroundConfig.of(RUN)
-    assert fingerprints(ground, Code(whole)) == fingerprints(ground)
+    world_config = WorldConfig.of(RUN)
+    assert fingerprints(world_config, Code(whole)) == fingerprints(world_config)
 
 
 def test_a_new_loss_rebuilds_nothing(whole: Path) -> None:
@@ -130,7 +130,7 @@ def test_a_paused_run_goes_on_unless_code_that_the_run_reaches_is_edited(whole: 
     point = Point("0", "arm", 0, {}, RUN)
 
     def address() -> str:
-        return Underway(Code(whole))._address(point)
+        return RunCheckpoints(Code(whole))._address(point)
 
     def restarted_by(file: Path, text: str) -> bool:
         before = address()
@@ -140,7 +140,7 @@ def test_a_paused_run_goes_on_unless_code_that_the_run_reaches_is_edited(whole: 
     def restarted_by_edit(thing: Any) -> bool:
         return restarted_by(place(thing), (whole / place(thing)).read_text() + "\nedited = 1\n")
 
-    assert Underway()._address(point) == address()
+    assert RunCheckpoints()._address(point) == address()
     assert not restarted_by(place(Slic).with_name("brand_new.py"), "edited = 1\n")
     assert not any(map(restarted_by_edit, (Slic, Enumerable)))
     assert all(map(restarted_by_edit, (Ipo, Dpo, Replay, metrics, train, type(RUN.task))))
@@ -240,7 +240,7 @@ def test_only_known_files_load_code_by_names_that_are_not_written_down() -> None
 )
 def test_stages_run_no_code_that_their_addresses_lack(run: Any) -> None:
     """Every function of engine or worlds that a stage calls, as the interpreter sees it."""
-    ground, made = GroundConfig.of(run), {}
+    world_config, made = WorldConfig.of(run), {}
     covered: dict[str, set[str]] = {}
     files: set[str] = set()
 
@@ -250,12 +250,12 @@ def test_stages_run_no_code_that_their_addresses_lack(run: Any) -> None:
 
     code = stage_code.installed()
     for stage in STAGES:
-        parts = stage.parts(ground)
+        parts = stage.parts(world_config)
         kinds = {kind.__module__ for one in stage_code.classes_in(parts) for kind in one.__mro__}
         own = code.reached_by([stage.function.__module__, *kinds])
         covered[stage.name] = set(own).union(*(covered[name] for name in stage.after))
         made[stage.name] = None
-        if not stage.needed(ground):
+        if not stage.needed(world_config):
             continue
         given = [made[name] for name in stage.after]
         files.clear()

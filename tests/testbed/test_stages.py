@@ -5,15 +5,15 @@ import numpy as np
 import pytest
 import reference
 from helpers import (
-    GROUNDED,
+    PREPARED,
     TIME,
     VOCABULARY,
     cache_directory,
     cut,
     experiment,
     files_of_at_most,
-    grounds,
     score_pairs,
+    worlds,
 )
 from helpers import sample as decode_sample
 
@@ -30,7 +30,7 @@ from testbed.sources.replay import Replay
 from testbed.stages import stages
 from testbed.stages.code import Code
 from testbed.stages.stages import STAGES, fingerprints
-from testbed.stages.world_config import Ground, GroundConfig
+from testbed.stages.world_config import WorldArtifacts, WorldConfig
 from testbed.streams import Stream, stream
 from testbed.train import OnlineRun
 from testbed.types import Pair
@@ -41,8 +41,8 @@ RECORDED = Recorded(OnlineRun(steps=6, batch_size=8))
 
 def changed(**settings) -> tuple[str, ...]:
     """The stages whose address is another after a change."""
-    before = fingerprints(GroundConfig.of(experiment()))
-    after = fingerprints(GroundConfig.of(experiment(**settings)))
+    before = fingerprints(WorldConfig.of(experiment()))
+    after = fingerprints(WorldConfig.of(experiment(**settings)))
     assert tuple(after) == NAMES
     return tuple(name for name in NAMES if before[name] != after[name])
 
@@ -104,7 +104,7 @@ def test_sources_share_the_run_they_draw_on() -> None:
     assert changed(evaluation__stream=RECORDED) == ("recorded", "stream", "prepared")
 
     def address(source: AbstractSource, stage: str) -> str:
-        return fingerprints(GroundConfig.of(experiment(source=source)))[stage]
+        return fingerprints(WorldConfig.of(experiment(source=source)))[stage]
 
     for source in (generated, Replay(RECORDED, 4.0), Mixture(Offline(), replay)):
         assert address(source, "recorded") == address(replay, "recorded")
@@ -114,15 +114,15 @@ def test_sources_share_the_run_they_draw_on() -> None:
 
 
 def test_another_dial_of_the_same_data_moves_no_candidate() -> None:
-    dialled = GroundConfig.of(experiment(data__quality=0.5))
-    other = GroundConfig.of(experiment(data__coverage=0.5))
+    dialled = WorldConfig.of(experiment(data__quality=0.5))
+    other = WorldConfig.of(experiment(data__coverage=0.5))
     before, after = fingerprints(dialled), fingerprints(other)
     moved = [name for name in NAMES if before[name] != after[name]]
     assert moved == ["data", "scores", "proxy", "optimum", "recorded", "stream", "prepared"]
 
 
 def test_other_code_has_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = GroundConfig.of(experiment())
+    config = WorldConfig.of(experiment())
     before = fingerprints(config)
     monkeypatch.setattr(Code, "hash_of", lambda *given: "other code")
     after = fingerprints(config)
@@ -132,7 +132,7 @@ def test_other_code_has_other_addresses(monkeypatch: pytest.MonkeyPatch) -> None
 def test_cache_keeps_what_it_is_given(tmp_path) -> None:
     cache = Cache(tmp_path / "new" / "folder")
     tree = {
-        "pairs": jax.tree.map(lambda x: x[0], grounds_of(0).data),
+        "pairs": jax.tree.map(lambda x: x[0], artifacts_of(0).data),
         "facts": {"x": np.float32(2.5)},
     }
     assert cache.load("a" * 16) is None
@@ -160,15 +160,15 @@ def test_a_full_disk_under_the_cache_is_told_and_nothing_is_left(tmp_path) -> No
     assert list(tmp_path.iterdir()) == []
 
 
-def grounds_of(which: int) -> Ground:
-    return grounds()[GroundConfig.of(GROUNDED[which])]
+def artifacts_of(which: int) -> WorldArtifacts:
+    return worlds()[WorldConfig.of(PREPARED[which])]
 
 
 def made(which: int) -> dict:
     """Every stage's result, read back from the cache that building them filled."""
-    grounds()
+    worlds()
     cache = Cache(cache_directory())
-    addresses = fingerprints(GroundConfig.of(GROUNDED[which]))
+    addresses = fingerprints(WorldConfig.of(PREPARED[which]))
     return {name: cache.load(address) for name, address in addresses.items()}
 
 
@@ -180,12 +180,12 @@ def test_the_cache_holds_every_stage_of_a_ground(which: int) -> None:
     jax.tree.map(
         np.testing.assert_array_equal,
         jax.device_get(stages.assemble(results)),
-        jax.device_get(grounds_of(which)),
+        jax.device_get(artifacts_of(which)),
     )
 
 
 def test_grounds_of_other_seeds_differ() -> None:
-    first, second = grounds_of(0), grounds_of(1)
+    first, second = artifacts_of(0), artifacts_of(1)
     for part in ("world", "sft", "proxy", "data"):
         pairs = zip(
             jax.tree.leaves(getattr(first, part)),
@@ -202,21 +202,23 @@ def rewards(world, prompts, responses):
 
 @pytest.mark.parametrize("which", [0, 1])
 def test_golden_reward_is_standardised_over_its_own_samples(which: int) -> None:
-    ground, run = grounds_of(which), GROUNDED[which]
+    artifacts, run = artifacts_of(which), PREPARED[which]
     key = stream(jax.random.key(run.seed), Stream.STANDARDISE)
     count, each = run.task.standardising
-    prompts = jax.vmap(ground.world.prompts)(jax.random.split(stream(key, Stream.PROMPTS), count))
+    prompts = jax.vmap(artifacts.world.prompts)(
+        jax.random.split(stream(key, Stream.PROMPTS), count)
+    )
     keys = jax.random.split(stream(key, Stream.SAMPLES), count)
-    samples = decode_sample(ground.sft, prompts, keys, time=TIME, count=each).response
+    samples = decode_sample(artifacts.sft, prompts, keys, time=TIME, count=each).response
     flat = jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), samples)
     many = jax.tree.map(lambda x: jax.numpy.repeat(x, each, axis=0), prompts)
-    reward = np.asarray(rewards(ground.world, many, flat), np.float64)
+    reward = np.asarray(rewards(artifacts.world, many, flat), np.float64)
     assert reward.mean() == pytest.approx(0.0, abs=1e-3)
     assert reward.std() == pytest.approx(1.0, abs=1e-3)
     by_prompt = reward.reshape(count, each)
     within = by_prompt.var(axis=1, ddof=1).mean() / reward.var()
-    assert float(ground.facts["within_prompt_variance"]) == pytest.approx(within, rel=1e-3)
-    assert float(ground.facts["sft_length"]) == pytest.approx(
+    assert float(artifacts.facts["within_prompt_variance"]) == pytest.approx(within, rel=1e-3)
+    assert float(artifacts.facts["sft_length"]) == pytest.approx(
         np.asarray(samples.length).mean(), rel=1e-5
     )
 
@@ -224,8 +226,8 @@ def test_golden_reward_is_standardised_over_its_own_samples(which: int) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_labels_and_margins_agree(which: int) -> None:
     """Each pair is one prompt's two texts in some order; its margin is the difference of their golden rewards."""
-    ground, corpus = grounds_of(which), made(which)["world"].written.corpus
-    pairs: Pair = ground.data.pairs
+    artifacts, corpus = artifacts_of(which), made(which)["world"].written.corpus
+    pairs: Pair = artifacts.data.pairs
     np.testing.assert_array_equal(pairs.prompt.tokens, corpus.prompts.tokens)
     texts = {
         "winner": pairs.winner,
@@ -234,7 +236,7 @@ def test_labels_and_margins_agree(which: int) -> None:
         "second": corpus.second,
     }
     reward = {
-        name: np.asarray(rewards(ground.world, corpus.prompts, text))
+        name: np.asarray(rewards(artifacts.world, corpus.prompts, text))
         for name, text in texts.items()
     }
     tokens = {name: np.asarray(text.tokens) for name, text in texts.items()}
@@ -247,41 +249,41 @@ def test_labels_and_margins_agree(which: int) -> None:
     assert np.all(kept | turned)
     assert kept.any()
     assert turned.any()
-    margin = np.asarray(ground.data.golden_margin)
+    margin = np.asarray(artifacts.data.golden_margin)
     np.testing.assert_allclose(margin, reward["winner"] - reward["loser"], atol=1e-4)
     noise = np.mean(margin < 0)
-    assert float(ground.facts["label_noise"]) == pytest.approx(noise)
+    assert float(artifacts.facts["label_noise"]) == pytest.approx(noise)
     # The first ground's labels are deterministic, the second's are noisy.
     assert (noise == 0.0) == (which == 0)
     quality = 0.5 * (reward["first"].mean() + reward["second"].mean())
-    assert float(ground.facts["data_quality"]) == pytest.approx(quality, abs=1e-4)
+    assert float(artifacts.facts["data_quality"]) == pytest.approx(quality, abs=1e-4)
 
 
 def test_reference_scores_are_those_of_the_sft_policy() -> None:
-    ground = grounds_of(0)
+    artifacts = artifacts_of(0)
     for i in range(8):
-        x = cut(ground.data.pairs.prompt, i)
+        x = cut(artifacts.data.pairs.prompt, i)
         for part, scores in (
-            (ground.data.pairs.winner, ground.data.reference.winner),
-            (ground.data.pairs.loser, ground.data.reference.loser),
+            (artifacts.data.pairs.winner, artifacts.data.reference.winner),
+            (artifacts.data.pairs.loser, artifacts.data.reference.loser),
         ):
-            alone = reference.token_logprobs(ground.sft, x, cut(part, i)).sum()
+            alone = reference.token_logprobs(artifacts.sft, x, cut(part, i)).sum()
             assert float(scores[i]) == pytest.approx(alone, abs=2e-5)
 
 
 def test_sft_learns_the_writers() -> None:
     """Its loss is nats a token: near that of the final model on all the data, and less than a uniform guess."""
-    ground = grounds_of(0)
-    scores = score_pairs(ground.sft, ground.data.pairs)
-    pairs = ground.data.pairs
+    artifacts = artifacts_of(0)
+    scores = score_pairs(artifacts.sft, artifacts.data.pairs)
+    pairs = artifacts.data.pairs
     tokens = np.sum(np.asarray(pairs.winner.length + pairs.loser.length))
     nats = -np.sum(np.asarray(scores.winner + scores.loser)) / tokens
-    assert float(ground.facts["sft_loss"]) == pytest.approx(nats, abs=0.2)
+    assert float(artifacts.facts["sft_loss"]) == pytest.approx(nats, abs=0.2)
     assert nats < 0.9 * np.log(VOCABULARY)
 
 
 def test_proxy_accuracies_are_those_of_the_proxy() -> None:
-    ground, (data, test, *_) = grounds_of(0), made(0)["data"]
+    artifacts, (data, test, *_) = artifacts_of(0), made(0)["data"]
 
     @jax.jit
     def margins(proxy, pairs):
@@ -289,25 +291,25 @@ def test_proxy_accuracies_are_those_of_the_proxy() -> None:
 
     for name, part in (("proxy_accuracy", test), ("proxy_train_accuracy", data)):
         some = jax.tree.map(lambda x: x[:16], part)
-        sign = np.sign(margins(ground.proxy, some.pairs)) * np.sign(some.golden_margin)
+        sign = np.sign(margins(artifacts.proxy, some.pairs)) * np.sign(some.golden_margin)
         right = 0.5 * (1 + sign)  # the same text twice is half right
-        assert float(ground.facts[name]) == pytest.approx(right.mean())
+        assert float(artifacts.facts[name]) == pytest.approx(right.mean())
     overlap = set(map(bytes, np.asarray(test.pairs.prompt.tokens)))
     overlap &= set(map(bytes, np.asarray(data.pairs.prompt.tokens)))
     assert len(overlap) < 4
 
 
 def test_baseline_answers_the_first_prompts_of_the_data() -> None:
-    ground = grounds_of(0)
-    opponent = ground.opponent
+    artifacts = artifacts_of(0)
+    opponent = artifacts.opponent
     assert opponent.reward.shape == (16,)
-    np.testing.assert_array_equal(opponent.prompts.tokens, ground.data.pairs.prompt.tokens[:16])
-    expected = rewards(ground.world, opponent.prompts, opponent.responses)
+    np.testing.assert_array_equal(opponent.prompts.tokens, artifacts.data.pairs.prompt.tokens[:16])
+    expected = rewards(artifacts.world, opponent.prompts, opponent.responses)
     np.testing.assert_allclose(opponent.reward, expected, atol=1e-4)
-    assert float(ground.facts["baseline_reward"]) == pytest.approx(
+    assert float(artifacts.facts["baseline_reward"]) == pytest.approx(
         np.mean(opponent.reward), abs=1e-5
     )
-    assert int(ground.facts["baseline_diverged_step"]) == -1
+    assert int(artifacts.facts["baseline_diverged_step"]) == -1
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from testbed.losses.ipo import Ipo
 from testbed.optimiser import OptimiserConfig
 from testbed.policies.tabular import Tabular
 from testbed.preference import AbstractPreference
-from testbed.source import AbstractSource, Dataset, Supply
+from testbed.source import AbstractSource, Dataset, TrainingInputs
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.train import TrainConfig
@@ -169,7 +169,7 @@ class LaterIsBetter(AbstractPreference):
 
 
 @functools.cache
-def supply() -> Supply:
+def training_inputs() -> TrainingInputs:
     """Pairs of different responses to all prompts, the one with the larger first token preferred."""
     rng = np.random.default_rng(8)
     prompts, winners, losers = [], [], []
@@ -185,7 +185,7 @@ def supply() -> Supply:
     ]
     pairs = Pair(*chosen, preference=jnp.ones(24), weight=jnp.ones(24))
     data = Dataset(pairs, pair_scores(table(), pairs), jnp.ones(24))
-    return Supply(data, table(), LaterIsBetter())
+    return TrainingInputs(data, table(), LaterIsBetter())
 
 
 @pytest.mark.parametrize("source", [Offline(), Online()], ids=["offline", "online"])
@@ -194,14 +194,14 @@ def test_it_trains_like_any_policy(source: AbstractSource) -> None:
     config = TrainConfig(source, Ipo(beta=0.5), OptimiserConfig(3e-2, warmup=0.0), batch_size=8)
     state = advance(
         config,
-        supply(),
-        init(config, supply()),
+        training_inputs(),
+        init(config, training_inputs()),
         jax.random.key(3),
         jnp.asarray(0),
         jnp.asarray(100),
     )
     assert int(state.diverged_step) == -1
-    pairs = supply().data.pairs
+    pairs = training_inputs().data.pairs
     before, after = pair_scores(table(), pairs), pair_scores(state.policy, pairs)
     margin = (after.winner - before.winner) - (after.loser - before.loser)
     assert np.mean(margin > 0) > 0.75

@@ -17,7 +17,7 @@ from helpers import (
     init,
     score_pairs,
     shallow,
-    supply,
+    training_inputs,
 )
 
 from testbed import train
@@ -25,7 +25,7 @@ from testbed.batches import minibatch
 from testbed.errors import InvalidInput
 from testbed.losses.ipo import Ipo
 from testbed.optimiser import FitConfig, OptimiserConfig, fit
-from testbed.source import Batch, Ledger, Rows, Supply, taken
+from testbed.source import Batch, Ledger, Rows, TrainingInputs, taken
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 from testbed.streams import Stream, stream
@@ -37,13 +37,15 @@ KEY = jax.random.key(2)
 
 @jax.jit
 def batch_loss(config: TrainConfig, policy, batch: Batch):
-    return jax.value_and_grad(lambda p: config.loss.value(p, None, supply(), batch))(policy)
+    return jax.value_and_grad(lambda p: config.loss.value(p, None, training_inputs(), batch))(
+        policy
+    )
 
 
 def of_data(index) -> Batch:
     """A batch of some of the data's pairs."""
     rows = jnp.asarray(index)
-    return taken(supply(), supply().data, rows, Ledger.zero(len(index)))
+    return taken(training_inputs(), training_inputs().data, rows, Ledger.zero(len(index)))
 
 
 def plan(rate: float = 1e-2, beta: float = 0.1, source=None) -> TrainConfig:
@@ -51,8 +53,10 @@ def plan(rate: float = 1e-2, beta: float = 0.1, source=None) -> TrainConfig:
     return TrainConfig(source or Offline(), Ipo(beta=beta), optimiser, BATCH)
 
 
-def go(config: TrainConfig, start: int, steps: int, state=None, given: Supply | None = None):
-    given = supply() if given is None else given
+def go(
+    config: TrainConfig, start: int, steps: int, state=None, given: TrainingInputs | None = None
+):
+    given = training_inputs() if given is None else given
     state = init(config, given) if state is None else state
     return advance(config, given, state, KEY, jnp.asarray(start), jnp.asarray(steps))
 
@@ -74,7 +78,7 @@ def order_of_data(steps: int) -> np.ndarray:
 def test_gradient_equals_finite_differences_in_float64() -> None:
     """The batch loss and its slope in a random direction, against an independent float64 implementation."""
     config, policy = plan(), shallow(1)
-    data = jax.tree.map(lambda x: x[:BATCH], supply().data)
+    data = jax.tree.map(lambda x: x[:BATCH], training_inputs().data)
     value, gradient = batch_loss(config, policy, of_data(np.arange(BATCH)))
     rng = np.random.default_rng(0)
     direction = jax.tree.map(lambda x: rng.standard_normal(x.shape), policy)
@@ -141,7 +145,7 @@ def test_optimiser_by_hand() -> None:
 
 
 def test_one_update_is_the_loss_of_the_batch_and_a_step_of_the_optimiser() -> None:
-    config, given = plan(), supply()
+    config, given = plan(), training_inputs()
     state = go(config, 0, 1)
     index = order_of_data(1)[0]
     value, gradient = batch_loss(config, given.reference, of_data(index))
@@ -172,7 +176,7 @@ def test_two_halves_equal_one_go_bit_for_bit() -> None:
 
 def test_a_step_changes_no_type() -> None:
     """Else the second call of a compiled program would compile it again."""
-    config, given = plan(source=Online()), supply()
+    config, given = plan(source=Online()), training_inputs()
     before = jax.eval_shape(train.init, config, given)
     clock = (jnp.asarray(0), jnp.asarray(1))
     after = jax.eval_shape(train.advance, config, given, before, KEY, *clock)
@@ -193,8 +197,8 @@ def test_no_steps_change_nothing() -> None:
 
 
 def test_training_starts_from_the_reference() -> None:
-    state = init(plan(), supply())
-    assert_same(state.policy, supply().reference)
+    state = init(plan(), training_inputs())
+    assert_same(state.policy, training_inputs().reference)
     assert int(state.diverged_step) == -1
 
 
@@ -202,17 +206,17 @@ def test_a_rate_that_explodes_is_frozen_at_its_first_step() -> None:
     config = plan(rate=1e30)
     state = go(config, 0, 6)
     assert int(state.diverged_step) == 0
-    assert_same(state.policy, supply().reference)
+    assert_same(state.policy, training_inputs().reference)
     # It stays frozen, and the step is not counted anew.
     later = go(config, 6, 6, state)
     assert int(later.diverged_step) == 0
-    assert_same(later.policy, supply().reference)
+    assert_same(later.policy, training_inputs().reference)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
 def test_divergence_is_marked_at_its_step_and_the_policy_kept(bad: float) -> None:
     """A poisoned reference score of one pair: the run is frozen as it was before the step that meets the pair."""
-    config, clean = plan(), supply()
+    config, clean = plan(), training_inputs()
     met = 3
     index = order_of_data(8)[met][0]
     assert index not in order_of_data(8)[:met]
@@ -242,13 +246,13 @@ def test_minibatches_cover_every_index_once_an_epoch(size: int, batch: int) -> N
 
 
 @jax.jit
-def draw(config: TrainConfig, given: Supply, policy, state, step):
+def draw(config: TrainConfig, given: TrainingInputs, policy, state, step):
     request = config.loss.request(config.batch_size)
     return config.source.draw(state, given, policy, request, KEY, step)
 
 
 def test_sources_take_prompts_in_the_same_order() -> None:
-    given, policy = supply(), shallow(3)
+    given, policy = training_inputs(), shallow(3)
     order = order_of_data(9)
     offline = online = Rows.init(PAIRS)
     for step in range(9):
@@ -263,7 +267,7 @@ def test_sources_take_prompts_in_the_same_order() -> None:
 def test_online_pairs_are_the_policys_labelled_and_scored() -> None:
     """The teacher never prefers the loser; both responses are likely under the policy that wrote them; the reference
     scores are those of float64 numpy; every step draws anew."""
-    given, policy = supply(), shallow(3)
+    given, policy = training_inputs(), shallow(3)
     config = plan(source=Online())
     batches = [
         draw(config, given, policy, Rows.init(PAIRS), jnp.asarray(step))[0] for step in (0, 1)
@@ -287,14 +291,14 @@ def test_online_pairs_are_the_policys_labelled_and_scored() -> None:
 
 def test_online_samples_follow_the_policy() -> None:
     """A policy that all but surely writes token 3 is drawn from, not the reference."""
-    given, start = supply(), shallow(0)
+    given, start = training_inputs(), shallow(0)
     # Every embedding is the same large vector, beside which blocks change nothing; the head reads token 3 from it.
     alike = np.full_like(np.asarray(start.embedding), 1e4)
     head = np.zeros((SHALLOW.width, VOCABULARY), np.float32)
     head[:, 3] = 2.0
     policy = eqx.tree_at(lambda m: (m.embedding, m.head), start, (alike, head))
-    for author, surely in ((policy, True), (start, False)):
-        batch, _ = draw(plan(source=Online()), given, author, Rows.init(PAIRS), jnp.asarray(0))
+    for rollout, surely in ((policy, True), (start, False)):
+        batch, _ = draw(plan(source=Online()), given, rollout, Rows.init(PAIRS), jnp.asarray(0))
         texts = (batch.pairs.winner, batch.pairs.loser)
         tokens = np.concatenate([cut(part, i) for part in texts for i in range(BATCH)])
         assert (set(tokens.tolist()) == {3}) is surely
@@ -344,7 +348,7 @@ def test_bad_optimisers_are_refused(field: str, value: float) -> None:
 
 def test_scores_of_a_pair_are_its_own() -> None:
     """No example of a batch leaks into another: each score depends on its pair alone."""
-    data = supply().data
+    data = training_inputs().data
     scores = score_pairs(shallow(1), data.pairs)
     assert isinstance(scores, PairScores)
     swapped = jax.tree.map(lambda x: x[::-1], data.pairs)
