@@ -239,5 +239,5 @@ def go_on(
     )
 
 
-def _sums(state: TrainState) -> tuple[Float[Array, ""], Float[Array, ""]]:
+def _sums(state: TrainState) -> tuple[Any, Any]:
     return state.loss, state.gradient_norm
