@@ -275,7 +275,7 @@ def experiment(**changes: Any) -> Experiment:
     return replace_all(base, {path.replace("__", "."): value for path, value in changes.items()})
 
 
-#: Two grounds of one structure: deterministic labels, and noisy ones.
+#: Two worlds of one structure: deterministic labels, and noisy ones.
 PREPARED = (experiment(), experiment(seed=1, labeler__temperature=1.0))
 
 

@@ -310,7 +310,7 @@ def test_answers_are_kept_of_the_first_and_the_last_evaluation(made: Path) -> No
 def test_previews_are_drawn_from_what_there_is(copy: Path) -> None:
     """The figures that need no model, under the names that the report gives them; nothing is fitted or judged."""
     shutil.rmtree(copy / "report")
-    partial(copy, 6)
+    partial(copy, 5)
     stems = {path.stem for path in report.preview(copy)}
     assert stems == {"tiny-envelope", "tiny-classification"}
     assert {path.name for path in (copy / "report").iterdir()} == {"figures"}

@@ -348,11 +348,11 @@ OTHER_PROCESS = """
 import jax, numpy as np
 from sweeps import runtime
 runtime.configure()
-from sweeps import devices, executables
-from helpers import GROUNDED
+from sweeps.population import devices, executable_cache
+from helpers import PREPARED
 from testbed.stages.world_config import WorldConfig
-given = devices.shapes((GROUNDED[0].train, WorldConfig.of(GROUNDED[0])), 2)
-print(executables._address("program", "any", given))
+given = devices.shapes((PREPARED[0].train, WorldConfig.of(PREPARED[0])), 2)
+print(executable_cache._address("program", "any", given))
 """
 
 

@@ -28,7 +28,7 @@ PROGRAM = textwrap.dedent("""
     from testbed.losses.ipo import Ipo
     from testbed.optimiser import OptimiserConfig
     from testbed.preference import GoldenPreference
-    from testbed.source import Supply
+    from testbed.source import TrainingInputs
     from testbed.sources.online import Online
 
     assert jax.device_count() == 4
@@ -38,25 +38,25 @@ PROGRAM = textwrap.dedent("""
     # With an epsilon this large no parameter moves by the sign of what rounding makes of a gradient of 0.
     optimiser = OptimiserConfig(1e-2, warmup=2.0, epsilon=1e-3)
 
-    def go(plan, supply, state):
-        return train.advance(plan, supply, state, jax.random.key(0), jnp.asarray(0), jnp.asarray(3))
+    def go(plan, inputs, state):
+        return train.advance(plan, inputs, state, jax.random.key(0), jnp.asarray(0), jnp.asarray(3))
 
     found = {}
     for name, policy in (("plain", plain), ("adapters", adapters)):
-        supply = Supply(dataset(policy, 24), policy, GoldenPreference(world()))
+        inputs = TrainingInputs(dataset(policy, 24), policy, GoldenPreference(world()))
         plan = train.TrainConfig(Online(), Ipo(beta=0.1), optimiser, 8)
-        alone = jax.jit(go)(plan, supply, train.init(plan, supply))
+        alone = jax.jit(go)(plan, inputs, train.init(plan, inputs))
         plan = sharding.cut_batches(plan, over)
-        state = sharding.spread(train.init(plan, supply), over)
+        state = sharding.spread(train.init(plan, inputs), over)
         step = jax.jit(go, out_shardings=sharding.placements(state, over))
-        step = step.lower(plan, sharding.spread(supply, over), state).compile()
-        together = step(plan, sharding.spread(supply, over), state)
+        step = step.lower(plan, sharding.spread(inputs, over), state).compile()
+        together = step(plan, sharding.spread(inputs, over), state)
         placed = jax.tree_util.tree_leaves_with_path((together.policy, together.optimiser))
         shards = {
             jax.tree_util.keystr(path): (x.shape, sorted(s.data.shape for s in x.addressable_shards))
             for path, x in placed
         }
-        base = sharding.spread(supply, over).reference.blocks[0].gate
+        base = sharding.spread(inputs, over).reference.blocks[0].gate
         base = base.weight if name == "adapters" else base
         found[name] = {
             "alone": jax.device_get((alone.policy, alone.loss, alone.gradient_norm)),

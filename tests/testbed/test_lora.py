@@ -84,7 +84,7 @@ def moved(policy: Transformer, seed: int = 5) -> Transformer:
 
 @functools.cache
 def given() -> TrainingInputs:
-    """`helpers.supply` with an adapted reference."""
+    """`helpers.training_inputs` with an adapted reference."""
     policy = adapted(KEY, base(SHALLOW), EVERYWHERE)
     return TrainingInputs(dataset(policy, PAIRS), policy, GoldenPreference(world()))
 

@@ -339,7 +339,7 @@ def _write(kind: type, given, policy, rows, key):
 
 
 def write(kind: type, policy, rows, key):
-    """What the author of a method gives."""
+    """What the rollout function of a method gives."""
     return _write(kind, training_inputs(), policy, rows, key)
 
 
