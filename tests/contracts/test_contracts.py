@@ -129,7 +129,7 @@ def given(kind: type) -> TrainingInputs:
 
 @functools.cache
 def drawing(kind: type, rollout: RolloutFunction):
-    """The first steps of a source of this kind, with texts as a rollout function writes them: one program for all that ask for
+    """The first steps of a source of this kind, with texts as rollouts write them: one program for all that ask for
     the same."""
 
     def start(source, inputs, policy):

@@ -1,7 +1,7 @@
 """Policy gradients against the gradient of what they ascend, summed over every response of a world that can be listed.
 
 Two ways. *Enumerated*: every rollout that can be written, weighted by its probability, gives the exact expectation of
-an estimator's gradient. *Sampled*: 102,400 prompts through the method's own rollout function in 200 batches; with 199 degrees of
+an estimator's gradient. *Sampled*: 102,400 prompts through the method's rollouts in 200 batches; with 199 degrees of
 freedom a coordinate of an unbiased estimator passes ``|t| > 4.5`` with probability 1.2e-5, so the 60 of a table do
 together with at most 8e-4, and the 456 of the transformer, at ``|t| > 5``, with 6e-4. Keys are fixed.
 """
