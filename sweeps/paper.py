@@ -26,7 +26,8 @@ made once.
   these are 0.48 and 0.38, and 70% (of 80%) and 77% (of 77%).
 - **Teacher**: checked because the gap does not appear at laptop size. With the golden reward in the proxy's place
   (`testbed run gap --set teacher=golden`, three seeds) online beats offline at the same KL by 14.5 points on `Neural`
-  (90% interval 10.0 to 19.1) and by 12.2 on `Summarize` (7.3 to 17.2): the proxy is the reason that no gap appears.
+  (90% interval 10.0 to 19.1) and by 12.2 on `Summarize` (7.3 to 17.2; no verdict, as a curve misses its points): the
+  proxy is the reason that no gap appears.
 - **ROPE**: a difference of win rates or accuracies of two percentage points is practically nothing. That is one
   standard error of a single evaluation (512 prompts).
 

@@ -181,11 +181,13 @@ def _logprob(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedF
         ". Thin lines are seeds, the thick line is their mean, the band a 90% t interval over seeds, if they are three "
         "or more."
     )
+    besides = len(table) < len(figure_inputs.results.table)
     yield CaptionedFigure(
         "logprob",
         "What happens to the answers in the data?",
         "Change of the log-probability of winners and losers over training, by arm.",
         "Mean log-probability of whole responses relative to SFT, averaged over settings"
+        + (", without those that single arms run besides" if besides else "")
         + ("." if figure_inputs.several else seeds),
         partial(learning.logprob, averaged, figure_inputs.arms),
         averaged,

@@ -2,12 +2,14 @@
 
 import json
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from analysis import html
 from analysis.html import Html
 from analysis.load import Results, Table, counts
 from sweeps.tensorboard.samples import said
+from testbed import paths
 from testbed.metric_table import LEDGER, WORLD, Column
 
 _MOST_LISTED = 40
@@ -228,11 +230,13 @@ def estimates(rows: Sequence[Mapping[str, Any]]) -> Html:
     return html.section("estimates", "Paper-style estimates beside the model", words, listing)
 
 
-def repeat(results: Results, directory: str) -> Html:
-    """The commands that repeat the study and its analysis."""
-    study = results.study
+def repeat(results: Results, directory: Path) -> Html:
+    """The commands that repeat the study and its analysis. A directory outside the working directory is named only:
+    pages are passed on."""
+    study, shown = results.study, paths.shown(directory)
+    place = directory.name if Path(shown).is_absolute() else shown
     command = study.get("command") or f"testbed run {study.get('study', 'STUDY')}"
-    return html.preformatted(f"{command}\ntestbed report {directory}")
+    return html.preformatted(f"{command}\ntestbed report {place}")
 
 
 def facts_of(study: Mapping[str, Any]) -> Html:

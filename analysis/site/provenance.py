@@ -42,7 +42,7 @@ def _study(study_data: StudyData) -> Html:
         f"Study {name}",
         element("p", html.link(file_name(results), str(results.study.get("title", name)))),
         design.facts_of(results.study),
-        design.repeat(results, study_data.directory.name),
+        design.repeat(results, study_data.directory),
         _sessions(results),
         _runs(results),
         _example(results),

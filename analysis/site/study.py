@@ -37,7 +37,7 @@ def page(
         html.section(
             "repeat",
             "How to repeat it",
-            design.repeat(results, study_data.directory.name),
+            design.repeat(results, study_data.directory),
             element(
                 "p",
                 "See ",

@@ -14,7 +14,7 @@ from analysis.curves.checkpoints import clean
 from analysis.curves.frontier import Frontier
 from analysis.figures.inputs import FigureInputs, estimands, level_names
 from analysis.html import listed, number, percent, sentence
-from analysis.load import Results, Table
+from analysis.load import Results, Table, last_rows
 from analysis.verdicts import verdict
 from analysis.verdicts.evidence import describe_peak
 from sweeps.estimands import Estimand, PeakPlaceTrend, Unanswerable
@@ -176,7 +176,8 @@ def _words(
     return {
         "frontier": list(_frontier_words(fits, unfitted)),
         "classification": _ends(
-            results,
+            results.arms,
+            results.runs(),
             ("data_accuracy", "win_rate"),
             "at the end of training, ",
             lambda arm, accuracy, wins: (
@@ -185,7 +186,8 @@ def _words(
             ),
         ),
         "logprob": _ends(
-            results,
+            results.arms,
+            last_rows(results.on_axes),
             ("winner_logprob_change", "loser_logprob_change"),
             "",
             lambda arm, winners, losers: (
@@ -243,21 +245,21 @@ def _gap(fit: Frontier) -> str:
 
 
 def _ends(
-    results: Results,
+    arms: Sequence[str],
+    last: Table,
     metrics: tuple[str, str],
     when: str,
     part: Callable[[str, float, float], str],
 ) -> list[str]:
-    """One sentence per task on two metrics at the last checkpoint of runs that did not diverge (means over seeds), one
-    part per arm; only for studies with few arms."""
-    rows = results.runs()
-    rows = rows[rows["diverged_step"] < 0]
+    """One sentence per task on two metrics at the ``last`` checkpoints of runs that did not diverge (means over seeds),
+    one part per arm; only for studies with few arms."""
+    rows = last[last["diverged_step"] < 0]
     seeds = rows.groupby(["task", "arm", "seed"])[list(metrics)].mean()
     said = []
     for task, means in seeds.groupby(["task", "arm"]).mean().dropna().groupby("task"):
         by_arm = means.droplevel("task")
-        arms = [arm for arm in results.arms if arm in by_arm.index]
-        if len(arms) <= 3:
-            parts = [part(arm, *by_arm.loc[arm].astype(float)) for arm in arms]
+        measured = [arm for arm in arms if arm in by_arm.index]
+        if len(measured) <= 3:
+            parts = [part(arm, *by_arm.loc[arm].astype(float)) for arm in measured]
             said.append(f"On {task}, {when}{'; '.join(parts)}.")
     return said

@@ -16,7 +16,7 @@ from tensorboardX.proto import event_pb2
 from tensorboardX.record_writer import RecordWriter
 from tensorboardX.summary import Summary  # pyright: ignore[reportAttributeAccessIssue]
 
-from sweeps.tensorboard.tags import NAMES
+from sweeps.tensorboard.log_names import NAMES
 
 if TYPE_CHECKING:
     # pandas infers a union of a dozen types for every selection; see `analysis.load`.

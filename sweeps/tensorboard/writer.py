@@ -20,9 +20,9 @@ from tensorboardX import summary as summaries
 
 from sweeps.store.file_names import file_name, told_apart
 from sweeps.tensorboard import events, hparams
-from sweeps.tensorboard import tags as names_of
+from sweeps.tensorboard import log_names as names_of
 from sweeps.tensorboard.events import LOWER, MIDDLE, UPPER, Table
-from sweeps.tensorboard.tags import Meaning
+from sweeps.tensorboard.log_names import Meaning
 from sweeps.tensorboard.texts import Logged, answer_texts, texts_of
 from testbed.config import unknown
 from testbed.errors import InvalidInput

@@ -14,7 +14,7 @@ from test_tensorboard import HEADER, events, hparams, logs, table, write
 
 from sweeps.store.file_names import MOST_BYTES, figure_stem, file_name, stem, study_stem
 from sweeps.tensorboard import refresh, writer
-from sweeps.tensorboard.tags import labels, run_labels
+from sweeps.tensorboard.log_names import labels, run_labels
 from sweeps.tensorboard.texts import Logged
 from sweeps.tensorboard.writer import More
 
