@@ -61,7 +61,7 @@ def test_curves_are_the_conditional_of_a_joint_normal_distribution() -> None:
     change, places = np.random.default_rng(1).normal(size=6), np.array([0.0, 0.9, 1.9])
     found = curves(measured(change), BY, places)
     for setting in (0, 1):
-        scale = BY.curve**2 + BY.setting**2 * (setting == SETTING)
+        scale: Any = BY.curve**2 + BY.setting**2 * (setting == SETTING)
         cross = np.array(
             [[scale[i] * correlation(p, D[i], BY.length) for i in range(6)] for p in places]
         )
