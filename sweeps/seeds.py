@@ -18,6 +18,8 @@ def parsed(given: SeedsLike) -> range:
 
     Raises `InvalidInput` for an empty or unordered range, negative seeds, and texts of another form."""
     first, end = _bounds(given)
+    if first == 0 and end < 1 and str(end) == str(given).strip():
+        raise InvalidInput(f"seeds must be at least 1, got {end}")
     if not 0 <= first < end <= MOST:
         shown = given if isinstance(given, int | str) else f"{first}:{end}"
         raise InvalidInput(

@@ -9,9 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import equinox as eqx
 
-from sweeps import seeds
 from sweeps.claims import Claim
 from sweeps.grid import Grid
+from sweeps.seeds import SeedsLike as SeedsLike
+from sweeps.seeds import parsed as parsed
+from sweeps.seeds import spelt as spelt
+from sweeps.seeds import stored as stored
 from testbed import config
 from testbed.config import user_code
 from testbed.errors import InvalidInput
@@ -176,7 +179,7 @@ class Selection:
             "strata": list(study.strata),
             "preset": self.preset,
             "note": study.presets[self.preset].note,
-            "seeds": seeds.stored(self.seeds),
+            "seeds": stored(self.seeds),
             "base": base,
             "settings": _all_spelt(changes),
             "arms": {arm.name: _all_spelt(arm.settings) for arm in self.arms},

@@ -14,8 +14,7 @@ from typing import Any
 from sweeps import user_files
 from sweeps.claims import Claim
 from sweeps.grid import Axis, Grid, product
-from sweeps.seeds import SeedsLike, parsed
-from sweeps.selection import Arm, Point, Preset, Selection, layered
+from sweeps.selection import Arm, Point, Preset, SeedsLike, Selection, layered, parsed
 from testbed import config
 from testbed.errors import InvalidInput
 

@@ -10,8 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.seeds import SeedsLike, spelt, stored
-from sweeps.selection import Selection
+from sweeps.selection import SeedsLike, Selection, spelt, stored
 from sweeps.study import Study, load_study, split, split_values
 from testbed import config, paths
 from testbed.errors import InvalidInput

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sweeps import runtime
 from sweeps.api import jax_settings
 from sweeps.api.results import Outcome
-from sweeps.seeds import SeedsLike
+from sweeps.selection import SeedsLike
 from testbed import paths
 from testbed.errors import InvalidInput
 
