@@ -51,7 +51,7 @@ def test_forms_of_seeds(given: Any, expected: range) -> None:
 def test_other_forms_are_refused(given: Any) -> None:
     with pytest.raises(
         InvalidInput,
-        match="seeds must be (at least 1, got|a number of at least 1, or a range such as 100:116)",
+        match=r"seeds must be (at least 1, got|a number of at least 1, or a range such as 100:116)",
     ):
         seeds.parsed(given)
 
