@@ -11,6 +11,10 @@ import equinox as eqx
 
 from sweeps.claims import Claim
 from sweeps.grid import Grid
+from sweeps.seeds import SeedsLike as SeedsLike
+from sweeps.seeds import parsed as parsed
+from sweeps.seeds import spelt as spelt
+from sweeps.seeds import stored as stored
 from testbed import config
 from testbed.config import user_code
 from testbed.errors import InvalidInput
@@ -75,7 +79,7 @@ class Selection:
 
     study: "Study"
     preset: str
-    seeds: int
+    seeds: range
     settings: Mapping[str, Any]
     axes: Grid
     further: Mapping[str, Grid]
@@ -111,7 +115,7 @@ class Selection:
             for arm in self.arms
             for setting in self._of(arm)
         }
-        return len(kinds) * self.seeds
+        return len(kinds) * len(self.seeds)
 
     def _of(self, arm: Arm) -> Iterator[Mapping[str, Any]]:
         """The settings that an arm runs."""
@@ -129,15 +133,17 @@ class Selection:
         content: dict[str, dict[str, str]] = {}
         for arm in self.arms:
             for number, setting in enumerate(self._of(arm)):
-                first, stored = self._maker.make(arm, setting, {"seed": 0})
+                first, stored = self._maker.make(arm, setting, {"seed": self.seeds[0]})
                 if number == 0:
                     # Every setting is checked with the lowest seed; one of them also with the highest.
-                    config.replace(first, "seed", self.seeds - 1)
+                    config.replace(first, "seed", self.seeds[-1])
                 depends = user_code.sources([first])
                 if depends:
                     content.setdefault(arm.name, {}).update(user_code.files([first]))
-                for seed in range(self.seeds):
-                    experiment = config.varied(first, "seed", seed) if seed else first
+                for seed in self.seeds:
+                    experiment = (
+                        config.varied(first, "seed", seed) if seed != self.seeds[0] else first
+                    )
                     run = config.fingerprint(experiment, *depends)
                     if (arm.name, run) not in points:
                         points[arm.name, run] = Point(run, arm.name, seed, stored, experiment)
@@ -173,7 +179,7 @@ class Selection:
             "strata": list(study.strata),
             "preset": self.preset,
             "note": study.presets[self.preset].note,
-            "seeds": self.seeds,
+            "seeds": stored(self.seeds),
             "base": base,
             "settings": _all_spelt(changes),
             "arms": {arm.name: _all_spelt(arm.settings) for arm in self.arms},

@@ -14,7 +14,7 @@ from typing import Any
 from sweeps import user_files
 from sweeps.claims import Claim
 from sweeps.grid import Axis, Grid, product
-from sweeps.selection import Arm, Point, Preset, Selection, layered
+from sweeps.selection import Arm, Point, Preset, SeedsLike, Selection, layered, parsed
 from testbed import config
 from testbed.errors import InvalidInput
 
@@ -108,22 +108,20 @@ class Study:
     def select(
         self,
         preset: str | None = None,
-        seeds: int | None = None,
+        seeds: SeedsLike | None = None,
         settings: Mapping[str, Any] | None = None,
         axes: Mapping[str, Sequence[Any]] | None = None,
     ) -> Selection:
         """Apply a preset, then single settings, then further axes.
 
         A setting of a swept path fixes this axis; an axis replaces the study's axis of the same path, or adds one. Arms
-        keep their ``fixed`` values. Raises `InvalidInput` for unknown names, values out of range, seeds < 1.
+        keep their ``fixed`` values. Raises `InvalidInput` for unknown names, values out of range, no seeds.
         """
         name = self.default if preset is None else preset
         if name not in self.presets:
             raise config.unknown(f"preset of study {self.name}", name, self.presets)
         chosen = self.presets[name]
-        count = chosen.seeds if seeds is None else seeds
-        if count < 1:
-            raise InvalidInput(f"seeds must be at least 1, got {count}")
+        replications = parsed(chosen.seeds if seeds is None else seeds)
         settings, axes = dict(settings or {}), dict(axes or {})
         twice = settings.keys() & axes.keys()
         if twice:
@@ -140,10 +138,14 @@ class Study:
 
         further = {arm: applied(more) for arm, more in chosen.further.items()}
         given = tuple(pinned | axes)
-        return Selection(self, name, count, settings, applied(grid), further, given)
+        return Selection(self, name, replications, settings, applied(grid), further, given)
 
     def select_texts(
-        self, preset: str | None, seeds: int | None, settings: Sequence[str], axes: Sequence[str]
+        self,
+        preset: str | None,
+        seeds: SeedsLike | None,
+        settings: Sequence[str],
+        axes: Sequence[str],
     ) -> Selection:
         """`select` with the command line's texts: ``path=value`` and ``path=a,b,c``."""
         name = self.select(preset, seeds).preset
@@ -194,7 +196,7 @@ class Study:
     def points(
         self,
         preset: str | None = None,
-        seeds: int | None = None,
+        seeds: SeedsLike | None = None,
         settings: Mapping[str, Any] | None = None,
         axes: Mapping[str, Sequence[Any]] | None = None,
     ) -> list[Point]:
@@ -203,7 +205,9 @@ class Study:
 
     def _refuse_reserved(self, path: str) -> None:
         if path == "seed":
-            raise InvalidInput("seed cannot be set or swept: --seeds N runs the seeds 0 to N-1")
+            raise InvalidInput(
+                "seed cannot be set or swept: --seeds N runs the seeds 0 to N-1, A:B those from A to B-1"
+            )
         arms = [
             arm.name
             for arm in self.arms

@@ -8,6 +8,7 @@ from typing import Any
 from analysis import html
 from analysis.html import Html
 from analysis.load import Results, Table, counts
+from sweeps import seeds
 from sweeps.tensorboard.samples import said
 from testbed import paths
 from testbed.metric_table import LEDGER, WORLD, Column
@@ -43,17 +44,24 @@ def answers(results: Results) -> Html:
     )
 
 
+def _seeds(study: Mapping[str, Any]) -> str:
+    """The seeds of a study in words."""
+    chosen = seeds.parsed(study["seeds"])
+    return html.plural(len(chosen), "seed") + (
+        f", {chosen[0]} to {chosen[-1]}" if chosen.start else ""
+    )
+
+
 def design(results: Results) -> Html:
     """Arms, axes, seeds and preset, in words and as tables; the base config."""
     study = results.study
     arms, axes, kept, further = (study.get(k, {}) for k in ("arms", "axes", "fixed", "further"))
     swept = [f"{path} at {html.plural(len(values), 'value')}" for path, values in axes.items()]
-    seeds = study.get("seeds", "?")
     words = (
         html.plural(len(arms), "arm")
         + (f", each with {html.listed(swept)}" if swept else "")
         + (", but for what it keeps fixed or runs besides" if swept and (kept or further) else "")
-        + f", on {html.plural(seeds, 'seed') if isinstance(seeds, int) else f'{seeds} seeds'} "
+        + f", on {_seeds(study)} "
         f"(each redraws world, data and training). Preset {study.get('preset', '?')}."
     )
     rows = [

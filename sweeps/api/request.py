@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.selection import Selection
+from sweeps.selection import SeedsLike, Selection, spelt, stored
 from sweeps.study import Study, load_study, split, split_values
 from testbed import config, paths
 from testbed.errors import InvalidInput
@@ -23,12 +23,12 @@ Changes = Mapping[str, Any] | Sequence[str]
 
 @dataclass(frozen=True)
 class Request:
-    """Studies with a preset, a number of seeds, ``settings`` of single fields and swept ``axes``. ``task`` replaces the
-    studies' own task. See `Study.select`."""
+    """Studies with a preset, seeds (`sweeps.seeds`), ``settings`` of single fields and swept ``axes``. ``task``
+    replaces the studies' own task. See `Study.select`."""
 
     studies: Sequence[StudyLike]
     preset: str | None = None
-    seeds: int | None = None
+    seeds: SeedsLike | None = None
     settings: Changes = ()
     axes: Changes = ()
     task: str | None = None
@@ -37,8 +37,6 @@ class Request:
         """The runs of the request, one selection per study. Raises `InvalidInput`."""
         if not self.studies:
             raise InvalidInput("no study is given: name at least one")
-        if self.seeds is not None and self.seeds < 1:
-            raise InvalidInput(f"--seeds must be at least 1, got {self.seeds}")
         studies = [_loaded(study) for study in self.studies]
         settings, axes = self.settings or {}, self.axes or {}
         if self.task is None and isinstance(settings, Mapping) and isinstance(axes, Mapping):
@@ -60,14 +58,14 @@ class Request:
             is_file = isinstance(study, str | Path) and str(study).endswith(".py")
             file = str(Path(paths.expanded(str(study))).resolve()) if is_file else None
             asked = {"study": file or _name(study), "preset": selection.preset}
-            asked |= {"seeds": selection.seeds, "settings": settings, "axes": axes}
+            asked |= {"seeds": stored(selection.seeds), "settings": settings, "axes": axes}
             kept.append({"command": command, "file": file, "asked": asked})
         return kept
 
     def command(self, selections: Sequence[Selection], directory: Path) -> str:
         """The command line with the same meaning as this request."""
         words = ["testbed", "run", *map(_name, self.studies), "--preset", selections[0].preset]
-        words += [] if self.seeds is None else ["--seeds", str(self.seeds)]
+        words += [] if self.seeds is None else ["--seeds", spelt(selections[0].seeds)]
         words += [] if self.task is None else ["--task", self.task]
         words += [word for text in _texts(self.settings) for word in ("--set", text)]
         words += [word for text in _texts(self.axes, True) for word in ("--axis", text)]

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sweeps import runtime
 from sweeps.api import jax_settings
 from sweeps.api.results import Outcome
+from sweeps.selection import SeedsLike
 from testbed import paths
 from testbed.errors import InvalidInput
 
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 def run(
     *studies: "StudyLike",
     preset: str | None = None,
-    seeds: int | None = None,
+    seeds: SeedsLike | None = None,
     settings: "Changes" = (),
     axes: "Changes" = (),
     task: str | None = None,
@@ -90,7 +91,7 @@ class _Prepared(NamedTuple):
 def _prepared(
     studies: "tuple[StudyLike, ...]",
     preset: str | None = None,
-    seeds: int | None = None,
+    seeds: SeedsLike | None = None,
     settings: "Changes" = (),
     axes: "Changes" = (),
     task: str | None = None,

@@ -54,7 +54,11 @@ def add_size(command: argparse.ArgumentParser) -> None:
         help="the world, such as summarize, in place of the study's tasks; with text, which stands on a pretrained "
         "model, the default preset is llm",
     )
-    shared.add_number(command, "--seeds", "repetitions (seeds 0 to N-1)")
+    command.add_argument(
+        "--seeds",
+        metavar="N|A:B",
+        help="worlds: N for the seeds 0 to N-1, A:B for A to B-1; docs/seeds.md says which were seen before",
+    )
     shared.add_flag(command, "--dry-run", "print the plan and stop")
     command.add_argument(
         "--cluster",

@@ -151,7 +151,7 @@ class MadeUpEvidence:
         self._arms = [arm.name for arm in selection.study.arms]
         self._axes = {path: selection.axes.values(path) for path in selection.axes.paths}
         settings = [tuple(setting.values()) for setting in selection.axes] or [()]
-        seeds = range(max(2, selection.seeds))
+        seeds = range(max(2, len(selection.seeds)))
         self._units: list[Unit] = [
             (seed, tuple(map(_plain, values))) for seed in seeds for values in settings[:4]
         ]

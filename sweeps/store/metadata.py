@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from sweeps import seeds
 from sweeps.store import files, json_files, parquet
 from sweeps.store.json_files import SCALAR
 from sweeps.store.parquet import value_in
@@ -22,14 +23,14 @@ PLANNED = "planned.parquet"
 #: Key in `study.json`: hashes of the file with the planned runs. While the file is being replaced, there are two
 #: hashes, of the old and of the new file.
 _HASHES = "planned_files"
-#: Seeds are numbered from 0, and each seed has separate runs.
-_MOST_SEEDS = 10**6
+#: A number of seeds from 0 on, or the first seed and the end (`sweeps.seeds`).
+_SEEDS = (int, [int])
 
 #: A command's request, from which `sweeps.api.request` makes the same runs; earlier versions stored only its text.
 _ASKED: json_files.Shape = {
     "study": str,
     "preset": str,
-    "seeds": int,
+    "seeds": _SEEDS,
     "settings": {str: str},
     "axes": {str: [str]},
 }
@@ -47,7 +48,7 @@ _MADE_BY: json_files.Shape = {
 _SESSION: json_files.Shape = {
     **_MADE_BY,
     "preset?": str,
-    "seeds?": int,
+    "seeds?": _SEEDS,
     "axes?": {str: [SCALAR]},
     "seconds?": float,
 }
@@ -57,7 +58,7 @@ _SHAPE: json_files.Shape = {
     **_MADE_BY,
     "study": str,
     "preset": str,
-    "seeds": int,
+    "seeds": _SEEDS,
     "base": dict,
     "arms": {str: _SETTINGS},
     "axes": {str: [SCALAR]},
@@ -103,8 +104,10 @@ def _misfit(header: Mapping[str, Any]) -> str | None:
     wrong = json_files.misfit(header, _SHAPE)
     if wrong is not None:
         return wrong
-    if not 1 <= header["seeds"] <= _MOST_SEEDS:
-        return f"seeds is {header['seeds']}, must be from 1 to {_MOST_SEEDS}"
+    try:
+        seeds.parsed(header["seeds"])
+    except InvalidInput as problem:
+        return str(problem)
     if not header["sessions"]:
         return "sessions is empty"
     wanted = int if header["schema"] == SCHEMA else list
@@ -199,7 +202,7 @@ def joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> d
         "planned": _united(old.get("planned", {}), new.get("planned", {})),
         "preset": new["preset"],
         "note": new.get("note", ""),
-        "seeds": max(old["seeds"], new["seeds"]),
+        "seeds": seeds.stored(_joined_seeds(directory, old, new)),
         "arms": {**old["arms"], **new["arms"]},
         "content": {arm: {**was.get(arm, {}), **now.get(arm, {})} for arm in {**was, **now}},
         "fixed": {**old.get("fixed", {}), **new.get("fixed", {})},
@@ -265,6 +268,18 @@ def _differing(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
     return {
         path: (have.get(path), want.get(path)) for path in paths if have.get(path) != want.get(path)
     }
+
+
+def _joined_seeds(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> range:
+    """The seeds of both headers. Raises `InvalidInput` if they do not begin at one seed: results on other seeds are a
+    replication, which stands in a directory of its own."""
+    was, now = seeds.parsed(old["seeds"]), seeds.parsed(new["seeds"])
+    if was.start != now.start:
+        raise InvalidInput(
+            f"output directory {directory} holds the seeds {seeds.spelt(was)}, this command runs {seeds.spelt(now)}: "
+            "choose another --out"
+        )
+    return max(was, now, key=len)
 
 
 def differences(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, tuple[Any, Any]]:

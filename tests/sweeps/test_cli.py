@@ -174,10 +174,11 @@ def test_mistakes_in_arguments(capsys: pytest.CaptureFixture[str], study: str) -
     assert "testbed run: unknown option '--prest': did you mean '--preset'?" in unknown
     assert "testbed status: does not take 'b'" in refused(capsys, "status", "a", "b")
     assert "unknown choice 'losss': did you mean 'losses'?" in refused(capsys, "list", "losss")
-    assert "argument --seeds: must be a whole number, got 'x'" in refused(
-        capsys, "run", study, "--seeds", "x"
+    assert "seeds must be a number of at least 1" in refused(capsys, "run", study, "--seeds", "x")
+    assert "argument --workers: must be a whole number, got 'x'" in refused(
+        capsys, "run", study, "--workers", "x"
     )
-    assert "--seeds must be at least 1, got 0" in refused(capsys, "run", study, "--seeds", "0")
+    assert "seeds must be at least 1, got 0" in refused(capsys, "run", study, "--seeds", "0")
 
 
 def test_mistakes_in_the_selection(

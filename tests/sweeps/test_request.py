@@ -80,7 +80,7 @@ def test_what_cannot_be_made_again_is_refused(file: str) -> None:
     for name, value, told in (
         ("study", "gapp", "unknown study"),
         ("preset", "huge", "unknown preset"),
-        ("seeds", 0, "--seeds must be at least 1"),
+        ("seeds", 0, "seeds must be at least 1"),
         ("settings", {"nothing": "1"}, "nothing"),
         ("axes", {"loss.beta": ["x"]}, "must be a number"),
     ):
