@@ -7,6 +7,7 @@ by the rules that were stored before the run, and by the present rules of its st
 """
 
 import dataclasses
+import math
 from collections.abc import Mapping
 from typing import Any, ClassVar, TypeVar, get_type_hints
 
@@ -34,6 +35,13 @@ class Test:
                 f"rule of AtEvery is {type(self.rule).__name__}: allowed is More, because the "
                 "smallest effect bounds the others from below only"
             )
+        name = type(self.estimand).__name__
+        for field in dataclasses.fields(self.estimand):
+            value = getattr(self.estimand, field.name)
+            if field.name in self.estimand.ARMS and value == ():
+                raise InvalidInput(f"{field.name} of {name} is empty: at least one is needed")
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InvalidInput(f"{field.name} of {name} must be a finite number, got {value}")
 
     def judge(self, evidence: Evidence) -> Judgement:
         """The verdict on this effect. Never raises `Unanswerable`."""

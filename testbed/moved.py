@@ -88,6 +88,9 @@ _NEW = {
     for old, new in table.items()
 }
 
+#: Where names are looked up that the module at the new path does not have, because the old module was divided.
+_ALSO = {"sweeps.results": "sweeps.api"}
+
 
 def install() -> None:
     """Make old module paths importable from now on. They are tried only if no other module of that name is found."""
@@ -107,8 +110,10 @@ def names(package: str, *modules: str) -> Callable[[str], Any]:
         if below is None and not name.startswith("__"):
             for module in modules:
                 found = importlib.import_module(f"{package}.{module}")
-                if hasattr(found, name):
+                if name in vars(found):
                     _warn(f"{package}.{name}", f"{package}.{module}.{name}")
+                    return vars(found)[name]
+                if name in getattr(vars(found).get("__getattr__"), "names", ()):
                     return getattr(found, name)
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
@@ -124,6 +129,7 @@ def renamed(module: str, **new: str) -> Callable[[str], Any]:
         _warn(f"{module}.{name}", f"{module}.{new[name]}")
         return vars(sys.modules[module])[new[name]]
 
+    find.names = tuple(new)  # type: ignore[attr-defined]
     return find
 
 
@@ -153,10 +159,18 @@ class _Alias(ModuleType):
 
     def __init__(self, name: str, new: ModuleType) -> None:
         super().__init__(name, new.__doc__)
-        self.__dict__["_new"] = new
+        public = [one for one in vars(new) if not one.startswith("_")]
+        self.__dict__.update(_new=new, __all__=getattr(new, "__all__", public))
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.__dict__["_new"], name)
+        new = self.__dict__["_new"]
+        also = _ALSO.get(self.__name__)
+        if also is not None and not hasattr(new, name):
+            return getattr(importlib.import_module(also), name)
+        return getattr(new, name)
+
+    def __dir__(self) -> list[str]:
+        return sorted(self.__dict__["__all__"])
 
 
 def _warn(old: str, new: str) -> None:

@@ -143,7 +143,7 @@ class TaskEvidence(_OfCurves):
         if rows.empty:
             raise Unanswerable(f"arm {arm} has no run that finished without diverging")
         values: dict[Unit, list[float]] = {}
-        for unit, value in zip(units(rows, axes), rows[metric].astype(float), strict=True):
+        for unit, value in zip(units(rows, axes), _numbers(rows, (metric,))[:, 0], strict=True):
             values.setdefault(unit, []).append(value)
         return {unit: float(np.mean(found)) for unit, found in values.items()}
 
@@ -161,7 +161,7 @@ class TaskEvidence(_OfCurves):
             found: dict[Unit, list[np.ndarray]] = {}
             for _, rows in trained[trained["arm"] == arm].groupby("run"):
                 (unit,) = units(rows.head(1), axes)
-                found.setdefault(unit, []).append(rows[list(columns)].to_numpy(dtype=float))
+                found.setdefault(unit, []).append(_numbers(rows, columns))
             if not found:
                 raise Unanswerable(f"arm {arm} has no checkpoints after the first step")
             parts.append(found)
@@ -283,3 +283,11 @@ def describe_peak(fit: Frontier, arm: str) -> dict[str, Any]:
         "peak_inside": reached,
         "peak_place": peak.place,
     }
+
+
+def _numbers(rows: Table, columns: Sequence[str]) -> np.ndarray:
+    """Columns as numbers, (row, column). Raises Unanswerable for a column of texts."""
+    try:
+        return rows[list(columns)].to_numpy(dtype=float)
+    except (TypeError, ValueError) as problem:
+        raise Unanswerable(f"{' or '.join(columns)} is not a number in the results") from problem

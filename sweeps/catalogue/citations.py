@@ -19,6 +19,7 @@ from sweeps.catalogue import families
 from sweeps.store.parquet import config_in
 from sweeps.store.store import Store
 from testbed import config
+from testbed.errors import InvalidInput
 from testbed.lora import Lora
 
 _FILE = Path(__file__).parent / "references.bib"
@@ -51,11 +52,22 @@ def _entries(text: str) -> Iterator[Entry]:
 
 
 def _entry(text: str) -> Entry:
-    fields = dict(re.findall(r"^  (\w+) = \{(.*)\},$", text, re.MULTILINE))
+    fields = _fields(text)
+    if not {"author", "year"} <= fields.keys():
+        raise InvalidInput(
+            f"BIBTEX must be entries with author and year, separated by empty lines, got {text[:60]!r}"
+        )
     authors = [name.split(",")[0] for name in fields["author"].split(" and ")]
     who = f"{authors[0]} et al." if len(authors) > 2 else " and ".join(authors)
     name = fields.get("eprint") or f"{who} {fields['year']}"
     return Entry(text.split("{")[1].split(",")[0], text, name)
+
+
+def _fields(text: str) -> dict[str, str]:
+    """The fields of an entry, whose values stand in braces or quotes or are numbers, in lines or on one."""
+    value = r"\{((?:[^{}]|\{[^{}]*\})*)\}|\"([^\"]*)\"|(\d+)"
+    found = re.findall(rf"(\w+)\s*=\s*(?:{value})", text)
+    return {name.lower(): " ".join("".join(parts).split()) for name, *parts in found}
 
 
 def said(kind: type) -> str:

@@ -48,7 +48,8 @@ _SPELT_OUT = 10
 
 
 class Cluster:
-    """A `sweeps.runner.Engine`. Connects when there is something to plan, and releases the cluster after the work.
+    """A `sweeps.population.engine.Engine`. Connects when there is something to plan, and releases the cluster after the
+    work.
 
     ``address`` is ``ray`` for a new Ray on this machine, ``ray://auto`` for the cluster that this host belongs to (or
     that RAY_ADDRESS names), ``ray://HOST:PORT`` for the client server of another cluster. ``count`` workers share a

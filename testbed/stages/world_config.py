@@ -7,6 +7,7 @@ import equinox as eqx
 import jax
 from jaxtyping import PyTree
 
+from testbed import moved
 from testbed.config.canonical_form import names_of, read, shared_text
 from testbed.data.spec import DataSpec
 from testbed.environment import AbstractTask, World
@@ -143,3 +144,6 @@ class WorldArtifacts(eqx.Module):
     def golden(self) -> GoldenPreference:
         """The noise-free judge."""
         return GoldenPreference(self.world)
+
+
+__getattr__ = moved.renamed(__name__, Ground="WorldArtifacts", GroundConfig="WorldConfig")

@@ -402,3 +402,11 @@ def test_divergence_cuts_a_run_short(table):
     lengths = sorted(len(rows) for runs in found.values() for rows in runs)
     assert lengths[0] == 2
     assert set(lengths[1:]) == {8}
+
+
+def test_texts_are_no_metrics(table):
+    evidence = verdict.gather(results(HEADER, table))["Neural"]
+    with pytest.raises(Unanswerable, match="run is not a number"):
+        evidence.last("run", "online")
+    with pytest.raises(Unanswerable, match="kl or run is not a number"):
+        evidence.checkpoints(("kl", "run"), ("online",))

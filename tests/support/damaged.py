@@ -133,7 +133,7 @@ def read_all(directory: Path) -> None:
     assert isinstance(one.claims, tuple)
     parts = (design.design, design.background, design.consumed, design.worlds, design.answers)
     assert all(isinstance(make(one), str) for make in parts)
-    assert design.runs(one, []) + design.facts_of(one.study) + design.repeat(one, "x")
+    assert design.runs(one, []) + design.facts_of(one.study) + design.repeat(one, Path("x"))
     assert len(one.on_axes) <= len(one.table)
     assert all(parquet.config_in(text) is not None for text in one.table["config"].unique())
     refresh.mirror(directory, opened)

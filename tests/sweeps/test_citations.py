@@ -13,12 +13,14 @@ from test_cli import results
 
 from envs.labelers.ties import Ties
 from sweeps import runtime, user_files
+from sweeps.catalogue import citations
 from sweeps.catalogue.citations import bibliography, entries_of, kinds, said
 from sweeps.claims import Claim
 from sweeps.cli import main as cli
 from sweeps.store.store import Store
 from sweeps.study import load_study
 from testbed import config
+from testbed.errors import InvalidInput
 from testbed.losses.dpo import Dpo
 
 ROOT = Path(__file__).parents[2]
@@ -110,6 +112,32 @@ def test_the_estimand_of_a_claim_is_cited_from_its_own_file(tmp_path: Path) -> N
     )
     study = load_study(str(file))
     assert "doe2099effect" in cited(tmp_path, experiment(), claims=study.claims)
+
+
+@pytest.mark.parametrize(
+    ("text", "key", "name"),
+    [
+        ("@article{foo2024, title={Foo}, author={Foo, A.}, year={2024}}", "foo2024", "Foo 2024"),
+        (
+            '@misc{bar,\n author = "Bar, B. and {Von Baz}, C.",\n year=2023}',
+            "bar",
+            "Bar and {Von Baz} 2023",
+        ),
+        (
+            "@misc{doe,\n  author = {Doe, J.},\n  year = {2020},\n  eprint = {2001.00001},\n}",
+            "doe",
+            "2001.00001",
+        ),
+    ],
+)
+def test_entries_in_other_layouts(text: str, key: str, name: str) -> None:
+    [entry] = citations._entries(text)
+    assert (entry.key, entry.name) == (key, name)
+
+
+def test_what_is_no_entry_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="BIBTEX must be entries with author and year"):
+        list(citations._entries("@article{foo2024, title={Foo}}"))
 
 
 def test_the_command_prints_it(

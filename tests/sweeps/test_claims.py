@@ -247,6 +247,18 @@ def test_claims_survive_as_json():
     assert len({effect["estimand"]["kind"] for effect in data["tests"]}) >= 16
 
 
+@pytest.mark.parametrize(
+    ("estimand", "told"),
+    [
+        (InteriorMaximum(()), "arms of InteriorMaximum is empty"),
+        (Level("kl", "near", float("nan")), "against of Level must be a finite number, got nan"),
+    ],
+)
+def test_estimands_that_have_no_effect_are_refused(estimand, told):
+    with pytest.raises(InvalidInput, match=told):
+        Test(estimand, More(0.0))
+
+
 def test_claims_name_the_arms_they_need():
     assert CLAIM.arms_used() == ("online", "offline", "replay")
     assert AtEvery("labeler", MatchedGap("x", "y")).arms_used() == ("x", "y")

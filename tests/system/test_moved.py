@@ -49,12 +49,32 @@ def test_a_package_that_was_a_module_has_its_names(package: str, name: str) -> N
         ("testbed.source", "Supply", "TrainingInputs"),
         ("testbed.source", "Author", "RolloutFunction"),
         ("analysis.transfer", "Card", "TransferTable"),
+        ("testbed.stages.world_config", "GroundConfig", "WorldConfig"),
     ],
 )
 def test_an_old_name_gives_what_has_a_new_one(module: str, old: str, new: str) -> None:
     with pytest.warns(FutureWarning, match=rf"{old} has moved") as given:
         assert getattr(importlib.import_module(module), old).__name__ == new
     assert any(new in str(one.message) for one in given)
+
+
+def test_stars_and_dir_see_the_names_of_the_new_module(monkeypatch: pytest.MonkeyPatch) -> None:
+    new = importlib.import_module("testbed.config.ranges")
+    names: dict[str, object] = {}
+    monkeypatch.delitem(sys.modules, "testbed.ranges", raising=False)
+    with pytest.warns(FutureWarning, match=r"testbed\.ranges has moved"):
+        exec("from testbed.ranges import *", names)
+    assert names["hyper"] is new.hyper
+    alias = sys.modules["testbed.ranges"]
+    assert "hyper" in dir(alias)
+
+
+def test_a_module_that_was_divided_has_all_its_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(sys.modules, "sweeps.results", raising=False)
+    with pytest.warns(FutureWarning, match=r"sweeps\.results has moved"):
+        results = importlib.import_module("sweeps.results")
+    assert results.Outcome.__name__ == "Outcome"
+    assert results.report is importlib.import_module("sweeps.api").report
 
 
 def test_names_that_never_were_are_refused() -> None:
