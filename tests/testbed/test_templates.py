@@ -51,7 +51,7 @@ def test_a_checkpoints_own_template(tmp_path: Path) -> None:
     ids = tokenizer.chat([USER])
     assert tokenizer.decode(ids) == expected
     assert ids[0] == 1
-    assert ids[-len(tokenizer.encode("<|end|>[assistant]")) :][0] == tokenizer.end == 0
+    assert ids[-len(tokenizer.encode("<|end|>[assistant]")) :][0] == tokenizer.ends[0] == 0
     assert tokenizer.chat(" 12 cats ") == ids
     assert tokenizer.decode(tokenizer.chat([USER], system="meow")).startswith(
         "<|start|>[system] meow<|end|>[user]"
@@ -96,7 +96,7 @@ def test_text_and_back() -> None:
     ids = tokenizer.encode(text)
     assert tokenizer.decode(ids) == text
     assert tokenizer.decode(ids, special=False) == text.replace("<|end|>", "")
-    assert tokenizer.end in ids
+    assert tokenizer.ends[0] in ids
     words = tokenizer.words()
     assert len(words) == tokenizer.vocabulary == 272
     assert "".join(words[i] for i in tokenizer.encode("the 12 cats")) == "the 12 cats"
