@@ -50,7 +50,7 @@ def test_a_plan_predicts_the_memory_of_its_programs(
     [chunk] = plan([Point(fingerprint(run), mode, 0, {}, run)]).chunks
     # The scripts import each other.
     monkeypatch.syspath_prepend(str(Path(__file__).parents[2] / "benchmarks"))
-    artifacts = script("benchmarks/startup.py").world(run)
+    artifacts = script("benchmarks/startup.py").artifacts(run)
     parts = programs.needed(chunk, artifacts).parts
     sizes = [devices.needed_memory(executable_cache.compiled(*part)) or 0 for part in parts]
     assert sizes.index(max(sizes)) == ("training", "measuring").index(decisive)
