@@ -7,6 +7,7 @@ the task is their mean over worlds, computed from many. `checkpoints` simulates 
 
 import abc
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -66,15 +67,22 @@ def _shape(
     return np.asarray(rise)[..., None] * D - np.asarray(bend)[..., None] * D**2
 
 
-def _wandering(rng: np.random.Generator, shape: tuple[int, ...], length: float = 1.5) -> np.ndarray:
-    """Smooth random curves of unit variance at d = 2 that begin at 0."""
+@functools.cache
+def _root(length: float) -> Float[np.ndarray, "d d"]:
+    """Root of the covariance of a smooth process on `D` that is 0 at 0 and has unit variance at d = 2."""
     apart = (D[:, None] - D[None, :]) / length
     covariance = np.exp(-0.5 * apart**2)
     pinned = covariance - np.outer(covariance[:, 0], covariance[0]) / covariance[0, 0]
     values, vectors = np.linalg.eigh(pinned)
-    root = vectors * np.sqrt(np.maximum(values, 0.0))
-    at_two = np.sqrt(pinned[len(D) // 2, len(D) // 2])
-    return rng.normal(size=(*shape, len(D))) @ root.T / at_two
+    middle = len(D) // 2
+    return vectors * np.sqrt(np.maximum(values, 0.0)) / np.sqrt(pinned[middle, middle])
+
+
+def _wandering(
+    rng: np.random.Generator, shape: tuple[int, ...], length: float = 1.5
+) -> Float[np.ndarray, "..."]:
+    """Smooth random curves of unit variance at d = 2 that begin at 0."""
+    return rng.normal(size=(*shape, len(D))) @ _root(length).T
 
 
 @dataclasses.dataclass(frozen=True)
