@@ -23,8 +23,10 @@ ROPE = 0.07
 """Differences of golden reward, in SFT standard deviations, that are practically nothing."""
 PRECISION = {"C2": 0.07, "C3.8": 0.14}
 """Half width at which a growing design stops, in SFT standard deviations: 2 and 4 points."""
-FIRST, STEP, MOST = 6, 2, 32
-"""A growing design begins with so many worlds, adds so many at a time, and has at most so many."""
+FIRST, STEP, MORE, MOST = 8, 2, 4, 32
+"""A growing design begins with ``FIRST`` worlds and adds ``STEP`` at a time, `MOST` at the most. When it has reached
+its precision, it adds ``MORE`` without another look: a width that is small enough for the first time is too small on
+average (with a first look at 6 worlds and no more after the last, 90% intervals covered 84 to 90%)."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -42,14 +44,16 @@ CELLS = tuple(itertools.starmap(Cell, itertools.product(TRUTHS, CONTRASTS, (6, 1
 def grown(
     values: Float[np.ndarray, " world"], errors: Float[np.ndarray, " world"], precision: float
 ) -> Pooled:
-    """The posterior at the first look at which the half width is at most ``precision``: the rule sees the width alone,
-    never the effect."""
-    for count in range(FIRST, MOST + 1, STEP):
-        found = pool(values[:count], errors[:count], ROPE)
-        low, high = found.quantile(np.array([0.05, 0.95]))
+    """The posterior of a design that grows until the half width is at most ``precision``: the rule sees the width
+    alone, never the effect."""
+    count = FIRST
+    while count < MOST:
+        low, high = pool(values[:count], errors[:count], ROPE).quantile(np.array([0.05, 0.95]))
         if (high - low) / 2 <= precision:
+            count += MORE
             break
-    return found
+        count += STEP
+    return pool(values[:count], errors[:count], ROPE)
 
 
 def across(cell: Cell, count: int, seed: int = 0) -> pd.DataFrame:

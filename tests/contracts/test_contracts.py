@@ -159,7 +159,14 @@ def unpriced(objective: AbstractObjective) -> AbstractObjective:
         return objective
 
 
-@pytest.mark.parametrize("source", SOURCES.values(), ids=SOURCES)
+#: All pairs of objectives and sources take minutes; the quick tests have every objective on the two simplest sources.
+_SOURCES = [
+    pytest.param(kind, id=name, marks=() if name in ("Offline", "Online") else pytest.mark.slow)
+    for name, kind in SOURCES.items()
+]
+
+
+@pytest.mark.parametrize("source", _SOURCES)
 @pytest.mark.parametrize("kind", OBJECTIVES.values(), ids=OBJECTIVES)
 def test_every_objective_learns_from_every_source(kind: type, source: type) -> None:
     """Three steps on any source that can feed it are finite and move the policy, and one batch is memorised; a source
