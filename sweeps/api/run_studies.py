@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sweeps import runtime
 from sweeps.api import jax_settings
 from sweeps.api.results import Outcome
-from sweeps.selection import SeedsLike
 from testbed import paths
 from testbed.errors import InvalidInput
 
@@ -23,13 +22,14 @@ if TYPE_CHECKING:
 
     from sweeps.api.request import Changes, Request, StudyLike
     from sweeps.api.runner import Engine, Forecast
+    from sweeps.selection import SeedsLike
     from sweeps.study import Selection, Study
 
 
 def run(
     *studies: "StudyLike",
     preset: str | None = None,
-    seeds: SeedsLike | None = None,
+    seeds: "SeedsLike | None" = None,
     settings: "Changes" = (),
     axes: "Changes" = (),
     task: str | None = None,
@@ -91,7 +91,7 @@ class _Prepared(NamedTuple):
 def _prepared(
     studies: "tuple[StudyLike, ...]",
     preset: str | None = None,
-    seeds: SeedsLike | None = None,
+    seeds: "SeedsLike | None" = None,
     settings: "Changes" = (),
     axes: "Changes" = (),
     task: str | None = None,
