@@ -147,6 +147,11 @@ def last_rows(table: Table) -> Table:
     return table.iloc[last.index]
 
 
+def lost(rows: Table) -> pd.Series:
+    """Which rows are from a run's divergence on."""
+    return (rows["diverged_step"] >= 0) & (rows["step"] >= rows["diverged_step"])
+
+
 def counts(rows: Table) -> dict[str, int]:
     """Numbers of seeds, of runs and of diverged runs; ``rows`` has one row per run."""
     diverged = int((rows["diverged_step"] >= 0).sum())

@@ -13,44 +13,41 @@ SeedsLike: TypeAlias = int | range | Sequence[int] | str
 MOST = 2**31
 
 
-def parsed(given: SeedsLike) -> range:
+def seeds_from(given: SeedsLike) -> range:
     """Seeds from a number, a range, its first seed and end, or a text such as ``16`` or ``100:116``.
 
     Raises `InvalidInput` for an empty or unordered range, negative seeds, and texts of another form."""
-    first, end = _bounds(given)
-    if first == 0 and end < 1 and str(end) == str(given).strip():
-        raise InvalidInput(f"seeds must be at least 1, got {end}")
-    if not 0 <= first < end <= MOST:
-        shown = given if isinstance(given, int | str) else f"{first}:{end}"
+    bounds = _numbers(given)
+    if len(bounds) == 1:
+        if bounds[0] < 1:
+            raise InvalidInput(f"seeds must be at least 1, got {bounds[0]}")
+        bounds = [0, *bounds]
+    if len(bounds) != 2 or not 0 <= bounds[0] < bounds[1] <= MOST:
         raise InvalidInput(
-            f"seeds must be a number of at least 1, or a range such as 100:116 with 0 <= first < end, got {shown}"
+            f"seeds must be a number of at least 1, or a range such as 100:116 with 0 <= first < end, got {given}"
         )
-    return range(first, end)
+    return range(*bounds)
 
 
-def _bounds(given: SeedsLike) -> tuple[int, int]:
-    """The first seed, and the end."""
-    if isinstance(given, range) and given.step == 1:
-        return given.start, given.stop
+def _numbers(given: SeedsLike) -> Sequence[int]:
+    """A number alone, or the first seed and the end; no numbers for any other form."""
     if isinstance(given, int):
-        return 0, given
-    parts: Sequence[int | str] = given.split(":") if isinstance(given, str) else list(given)
-    try:
-        numbers = [int(part) for part in parts]
-    except ValueError:
-        numbers = []
-    if len(numbers) == 1 and isinstance(given, str):
-        return 0, numbers[0]
-    if len(numbers) == 2 and not isinstance(given, range):
-        return numbers[0], numbers[1]
-    return 0, 0 if isinstance(given, str) else -1
+        return [given]
+    if isinstance(given, range):
+        return [given.start, given.stop] if given.step == 1 else []
+    if isinstance(given, str):
+        try:
+            return [int(part) for part in given.split(":")]
+        except ValueError:
+            return []
+    return given if len(given) == 2 else []
 
 
-def stored(seeds: range) -> int | list[int]:
-    """Seeds as JSON-able data, which `parsed` reads."""
+def stored_seeds(seeds: range) -> int | list[int]:
+    """Seeds as JSON-able data, which `seeds_from` reads."""
     return [seeds.start, seeds.stop] if seeds.start else seeds.stop
 
 
-def spelt(seeds: range) -> str:
+def spelt_seeds(seeds: range) -> str:
     """Seeds as the command line takes them."""
     return f"{seeds.start}:{seeds.stop}" if seeds.start else str(seeds.stop)

@@ -12,9 +12,9 @@ import equinox as eqx
 from sweeps.claims import Claim
 from sweeps.grid import Grid
 from sweeps.seeds import SeedsLike as SeedsLike
-from sweeps.seeds import parsed as parsed
-from sweeps.seeds import spelt as spelt
-from sweeps.seeds import stored as stored
+from sweeps.seeds import seeds_from as seeds_from
+from sweeps.seeds import spelt_seeds as spelt_seeds
+from sweeps.seeds import stored_seeds as stored_seeds
 from testbed import config
 from testbed.config import user_code
 from testbed.errors import InvalidInput
@@ -179,7 +179,7 @@ class Selection:
             "strata": list(study.strata),
             "preset": self.preset,
             "note": study.presets[self.preset].note,
-            "seeds": stored(self.seeds),
+            "seeds": stored_seeds(self.seeds),
             "base": base,
             "settings": _all_spelt(changes),
             "arms": {arm.name: _all_spelt(arm.settings) for arm in self.arms},

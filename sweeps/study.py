@@ -14,7 +14,7 @@ from typing import Any
 from sweeps import user_files
 from sweeps.claims import Claim
 from sweeps.grid import Axis, Grid, product
-from sweeps.selection import Arm, Point, Preset, SeedsLike, Selection, layered, parsed
+from sweeps.selection import Arm, Point, Preset, SeedsLike, Selection, layered, seeds_from
 from testbed import config
 from testbed.errors import InvalidInput
 
@@ -121,7 +121,7 @@ class Study:
         if name not in self.presets:
             raise config.unknown(f"preset of study {self.name}", name, self.presets)
         chosen = self.presets[name]
-        replications = parsed(chosen.seeds if seeds is None else seeds)
+        replications = seeds_from(chosen.seeds if seeds is None else seeds)
         settings, axes = dict(settings or {}), dict(axes or {})
         twice = settings.keys() & axes.keys()
         if twice:

@@ -4,6 +4,7 @@
 module's names available from the package.
 """
 
+import contextlib
 import importlib
 import importlib.abc
 import importlib.machinery
@@ -113,7 +114,7 @@ def names(package: str, *modules: str) -> Callable[[str], Any]:
                 if name in vars(found):
                     _warn(f"{package}.{name}", f"{package}.{module}.{name}")
                     return vars(found)[name]
-                if name in getattr(vars(found).get("__getattr__"), "names", ()):
+                with contextlib.suppress(AttributeError):  # an old name of something in the module
                     return getattr(found, name)
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
 
@@ -129,7 +130,6 @@ def renamed(module: str, **new: str) -> Callable[[str], Any]:
         _warn(f"{module}.{name}", f"{module}.{new[name]}")
         return vars(sys.modules[module])[new[name]]
 
-    find.names = tuple(new)  # type: ignore[attr-defined]
     return find
 
 

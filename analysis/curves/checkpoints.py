@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from analysis.curves import hierarchy
-from analysis.load import Column, Table
+from analysis.load import Column, Table, lost
 
 MIN_CHECKPOINTS = 6
 """Fewest trained checkpoints (at three or more distinct KL) that an arm needs for a curve."""
@@ -56,7 +56,7 @@ def clean(table: Table) -> Cleaned:
     measurements (a shorter run is often the beginning of a longer one, and is evaluated on the same samples).
     """
     left_out: Counter[str] = Counter()
-    diverged = (table["diverged_step"] >= 0) & (table["step"] >= table["diverged_step"])
+    diverged = lost(table)
     left_out["after divergence"] = int(diverged.sum())
     rows = table[~diverged]
     rate, prompts = rows["win_rate"].astype(float), rows["prompts"].astype(float)

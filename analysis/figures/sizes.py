@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures import style
 from analysis.figures.style import PAPER, RULE
-from analysis.load import Table
+from analysis.load import Table, lost
 
 
 def relative_table(
@@ -21,8 +21,7 @@ def relative_table(
     each level of the path.
     """
     trained = table[(table["evaluation"] > 0) & table["win_rate"].notna()]
-    lost = (trained["diverged_step"] >= 0) & (trained["step"] >= trained["diverged_step"])
-    trained = trained[~lost & trained[path].isin(list(places))]
+    trained = trained[~lost(trained) & trained[path].isin(list(places))]
     high = trained.groupby(["task", path, "seed", "arm"], observed=True)["win_rate"].quantile(share)
     parts = []
     for (task, level, seed, arm), value in high.items():

@@ -8,7 +8,7 @@ from typing import Any
 from analysis import html
 from analysis.html import Html
 from analysis.load import Results, Table, counts
-from sweeps import seeds
+from sweeps.seeds import seeds_from
 from sweeps.tensorboard.samples import said
 from testbed import paths
 from testbed.metric_table import LEDGER, WORLD, Column
@@ -46,7 +46,7 @@ def answers(results: Results) -> Html:
 
 def _seeds(study: Mapping[str, Any]) -> str:
     """The seeds of a study in words."""
-    chosen = seeds.parsed(study["seeds"])
+    chosen = seeds_from(study["seeds"])
     return html.plural(len(chosen), "seed") + (
         f", {chosen[0]} to {chosen[-1]}" if chosen.start else ""
     )

@@ -10,7 +10,7 @@ import numpy as np
 
 from analysis.curves import frontier
 from analysis.curves.frontier import Fits, Frontier
-from analysis.load import Table, counts, last_rows, trajectories, units
+from analysis.load import Table, counts, last_rows, lost, trajectories, units
 from sweeps.estimands import Peak, Unanswerable, Unit
 
 ALL_TASKS = "all tasks"
@@ -170,7 +170,7 @@ class TaskEvidence(_OfCurves):
     def _trained(self, arms: Sequence[str]) -> Table:
         """Trained checkpoints of these arms, up to where a run diverged."""
         rows = self.table[self.table["arm"].isin(arms) & (self.table["evaluation"] > 0)]
-        return rows[(rows["diverged_step"] < 0) | (rows["step"] < rows["diverged_step"])]
+        return rows[~lost(rows)]
 
     def _axes(self, arms: Sequence[str]) -> tuple[str, ...]:
         """The swept paths that all of these arms have."""

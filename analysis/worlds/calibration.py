@@ -8,8 +8,8 @@ whole way: smoothed curves, contrasts, pooled worlds. Both write one row a cell 
 import dataclasses
 import itertools
 import sys
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -17,7 +17,7 @@ from jaxtyping import Float
 
 from analysis.worlds import smoother
 from analysis.worlds.pooled import Pooled, pool
-from analysis.worlds.truths import BUDGET, CONTRASTS, NEAR, TRUTHS, D, Truth, checkpoints
+from analysis.worlds.truths import BUDGET, CONTRASTS, NEAR, TRUTHS, Curves, D, checkpoints
 
 ROPE = 0.07
 """Differences of golden reward, in SFT standard deviations, that are practically nothing."""
@@ -27,6 +27,10 @@ FIRST, STEP, MORE, MOST = 8, 2, 4, 32
 """A growing design begins with ``FIRST`` worlds and adds ``STEP`` at a time, `MOST` at the most. When it has reached
 its precision, it adds ``MORE`` without another look: a width that is small enough for the first time is too small on
 average (with a first look at 6 worlds and no more after the last, 90% intervals covered 84 to 90%)."""
+
+
+Estimates: TypeAlias = tuple[Float[np.ndarray, " world"], Float[np.ndarray, " world"]]
+"""Each world's estimate of an effect, and its standard error."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,36 +62,45 @@ def grown(
 
 def across(cell: Cell, count: int, seed: int = 0) -> pd.DataFrame:
     """Simulate the across-world stage: one row a simulation and task, with the interval and the truth."""
-    truth, rows = TRUTHS[cell.truth], []
-    for task in (0, 1):
-        rng = np.random.default_rng([seed, CELLS.index(cell), task])
-        true = truth.effect(cell.contrast, task)
-        for _ in range(count):
-            worlds = cell.worlds or MOST
-            effects = CONTRASTS[cell.contrast](truth.curves(rng, worlds, task))
-            # Settings differ within a world: they add to its error; single errors are known only roughly.
-            errors = np.hypot(0.02, truth.setting / 4) * np.exp(0.3 * rng.normal(size=worlds))
-            values = effects + errors * rng.normal(size=worlds)
-            rows.append(_row(cell, task, true, _pooled(cell, values, errors)))
-    return pd.DataFrame(rows)
+    truth = TRUTHS[cell.truth]
+
+    def measured(curves: Curves, rng: np.random.Generator) -> Estimates:
+        # Settings differ within a world: they add to its error; single errors are known only roughly.
+        errors = np.hypot(0.02, truth.setting / 4) * np.exp(0.3 * rng.normal(size=len(curves)))
+        effects = CONTRASTS[cell.contrast](curves)
+        return effects + errors * rng.normal(size=len(curves)), errors
+
+    return _simulated(cell, count, (seed,), measured)
 
 
 def whole(cell: Cell, count: int, seed: int = 0) -> pd.DataFrame:
     """Simulate the whole pipeline from checkpoints; columns as `across`."""
+    truth = TRUTHS[cell.truth]
+
+    def measured(curves: Curves, rng: np.random.Generator) -> Estimates:
+        return estimates(cell.contrast, checkpoints(truth, curves, rng))
+
+    return _simulated(cell, count, (seed, 1), measured)
+
+
+def _simulated(
+    cell: Cell,
+    count: int,
+    key: tuple[int, ...],
+    measured: Callable[[Curves, np.random.Generator], Estimates],
+) -> pd.DataFrame:
+    """Rows of simulations whose worlds are ``measured`` from their true curves."""
     truth, rows = TRUTHS[cell.truth], []
     for task in (0, 1):
-        rng = np.random.default_rng([seed, 1, CELLS.index(cell), task])
+        rng = np.random.default_rng([*key, CELLS.index(cell), task])
         true = truth.effect(cell.contrast, task)
         for _ in range(count):
-            drawn = truth.curves(rng, cell.worlds or MOST, task)
-            values, errors = estimates(truth, cell.contrast, checkpoints(truth, drawn, rng))
+            values, errors = measured(truth.curves(rng, cell.worlds or MOST, task), rng)
             rows.append(_row(cell, task, true, _pooled(cell, values, errors)))
     return pd.DataFrame(rows)
 
 
-def estimates(
-    truth: Truth, contrast: str, measured: list[list[smoother.Checkpoints]]
-) -> tuple[Float[np.ndarray, " world"], Float[np.ndarray, " world"]]:
+def estimates(contrast: str, measured: list[list[smoother.Checkpoints]]) -> Estimates:
     """Each world's contrast and standard error, from its checkpoints."""
     by = smoother.fit(list(itertools.chain.from_iterable(measured)))
     values, errors = [], []

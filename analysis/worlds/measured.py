@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.load import Table, trajectories
+from analysis.load import Table, lost, trajectories
 from analysis.worlds.smoother import Checkpoints
 from sweeps.estimands import Unanswerable
 
@@ -26,9 +26,8 @@ def checkpoints(
     if outcome not in rows:
         raise Unanswerable(f"the results have no metric {outcome}")
     table = rows.assign(trajectory=trajectories(rows, tuple(axes)))
-    diverged = (table["diverged_step"] >= 0) & (table["step"] >= table["diverged_step"])
     usable = np.isfinite(table["kl"].astype(float)) & np.isfinite(table[outcome].astype(float))
-    table = table[~diverged & usable]
+    table = table[~lost(table) & usable]
     start = table[table["evaluation"] == 0].groupby("seed")[outcome].mean()
     found: dict[tuple[World, str], Checkpoints] = {}
     trained = table[(table["evaluation"] > 0) & table["arm"].isin(list(arms))]

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sweeps.selection import SeedsLike, Selection, spelt, stored
+from sweeps.selection import SeedsLike, Selection, spelt_seeds, stored_seeds
 from sweeps.study import Study, load_study, split, split_values
 from testbed import config, paths
 from testbed.errors import InvalidInput
@@ -58,14 +58,14 @@ class Request:
             is_file = isinstance(study, str | Path) and str(study).endswith(".py")
             file = str(Path(paths.expanded(str(study))).resolve()) if is_file else None
             asked = {"study": file or _name(study), "preset": selection.preset}
-            asked |= {"seeds": stored(selection.seeds), "settings": settings, "axes": axes}
+            asked |= {"seeds": stored_seeds(selection.seeds), "settings": settings, "axes": axes}
             kept.append({"command": command, "file": file, "asked": asked})
         return kept
 
     def command(self, selections: Sequence[Selection], directory: Path) -> str:
         """The command line with the same meaning as this request."""
         words = ["testbed", "run", *map(_name, self.studies), "--preset", selections[0].preset]
-        words += [] if self.seeds is None else ["--seeds", spelt(selections[0].seeds)]
+        words += [] if self.seeds is None else ["--seeds", spelt_seeds(selections[0].seeds)]
         words += [] if self.task is None else ["--task", self.task]
         words += [word for text in _texts(self.settings) for word in ("--set", text)]
         words += [word for text in _texts(self.axes, True) for word in ("--axis", text)]

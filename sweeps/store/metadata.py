@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sweeps import seeds
+from sweeps.seeds import seeds_from, spelt_seeds, stored_seeds
 from sweeps.store import files, json_files, parquet
 from sweeps.store.json_files import SCALAR
 from sweeps.store.parquet import value_in
@@ -105,7 +105,7 @@ def _misfit(header: Mapping[str, Any]) -> str | None:
     if wrong is not None:
         return wrong
     try:
-        seeds.parsed(header["seeds"])
+        seeds_from(header["seeds"])
     except InvalidInput as problem:
         return str(problem)
     if not header["sessions"]:
@@ -202,7 +202,7 @@ def joined(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> d
         "planned": _united(old.get("planned", {}), new.get("planned", {})),
         "preset": new["preset"],
         "note": new.get("note", ""),
-        "seeds": seeds.stored(_joined_seeds(directory, old, new)),
+        "seeds": stored_seeds(_joined_seeds(directory, old, new)),
         "arms": {**old["arms"], **new["arms"]},
         "content": {arm: {**was.get(arm, {}), **now.get(arm, {})} for arm in {**was, **now}},
         "fixed": {**old.get("fixed", {}), **new.get("fixed", {})},
@@ -273,10 +273,10 @@ def _differing(old: Any, new: Any) -> dict[str, tuple[Any, Any]]:
 def _joined_seeds(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any]) -> range:
     """The seeds of both headers. Raises `InvalidInput` if they do not begin at one seed: results on other seeds are a
     replication, which stands in a directory of its own."""
-    was, now = seeds.parsed(old["seeds"]), seeds.parsed(new["seeds"])
+    was, now = seeds_from(old["seeds"]), seeds_from(new["seeds"])
     if was.start != now.start:
         raise InvalidInput(
-            f"output directory {directory} holds the seeds {seeds.spelt(was)}, this command runs {seeds.spelt(now)}: "
+            f"output directory {directory} holds the seeds {spelt_seeds(was)}, this command runs {spelt_seeds(now)}: "
             "choose another --out"
         )
     return max(was, now, key=len)

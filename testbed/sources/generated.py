@@ -123,12 +123,12 @@ class Generated(AbstractSource):
         compiled program writes the data of any two checkpoints."""
         which = jnp.argmin(jnp.abs(jnp.asarray(self.recorded.stages) - share))
         part = jax.tree.map(lambda x: x[which], given.made.policies)
-        rollout = rebuilt(part, given.inputs.reference)
+        writer = rebuilt(part, given.inputs.reference)
         prompts, time = given.inputs.data.pairs.prompt, given.inputs.response_length
 
         def one(asked: tuple[Prompt, PRNGKeyArray]) -> Response:
             prompt, key = jax.tree.map(lambda x: x[None], asked)
-            written = decode.sample(rollout, prompt, key, time, count=1).response
+            written = decode.sample(writer, prompt, key, time, count=1).response
             return jax.tree.map(lambda x: x[0, 0], written)
 
         return long_map(one, (prompts, jax.random.split(key, prompts.length.shape[0])))

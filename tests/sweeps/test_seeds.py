@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from sweeps import seeds
+from sweeps.seeds import seeds_from, spelt_seeds, stored_seeds
 from sweeps.store import metadata
 from sweeps.studies import gap
 from testbed.errors import InvalidInput
@@ -23,9 +23,9 @@ from testbed.errors import InvalidInput
     ],
 )
 def test_forms_of_seeds(given: Any, expected: range) -> None:
-    assert seeds.parsed(given) == expected
-    assert seeds.parsed(seeds.stored(expected)) == expected
-    assert seeds.parsed(seeds.spelt(expected)) == expected
+    assert seeds_from(given) == expected
+    assert seeds_from(stored_seeds(expected)) == expected
+    assert seeds_from(spelt_seeds(expected)) == expected
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_other_forms_are_refused(given: Any) -> None:
         InvalidInput,
         match=r"seeds must be (at least 1, got|a number of at least 1, or a range such as 100:116)",
     ):
-        seeds.parsed(given)
+        seeds_from(given)
 
 
 def test_a_range_has_the_runs_of_its_seeds() -> None:
