@@ -16,8 +16,6 @@ from sweeps.rules import Draws
 ALL_TASKS = "all tasks"
 PARAMETERS = "ground.parameters"
 """Column of the policy's number of parameters."""
-_FITTED = 48
-"""Most curves from which a task's hyperparameters are fitted: more do not change them, and take longer."""
 BEST = "best_"
 """Prefix of the best value of a metric over a run's trained checkpoints."""
 LACKING = 0.25
@@ -41,8 +39,7 @@ class Pool:
         if key not in self._fits:
             rows = self.table[self.table["task"] == task]
             found = measured.checkpoints(rows, self.arms, self.axes, outcome)
-            chosen = list(found.values())[:: max(1, -(-len(found) // _FITTED))]
-            self._fits[key] = smoother.fit(chosen)
+            self._fits[key] = smoother.fit(list(found.values()))
         return self._fits[key]
 
 
@@ -75,7 +72,7 @@ class TaskEvidence:
         if len(effects.estimates) < 2:
             reason = "only one world: the world is the unit of replication, so there is no interval"
         else:
-            posterior = self._posterior(effects, negligible)
+            posterior = pooled.pool_effects(effects, negligible, self.study.families)
             if posterior is None:
                 reason = "the worlds do not differ at all, so there is no interval"
         if posterior is None:
@@ -87,18 +84,6 @@ class TaskEvidence:
         reason = _unfit(effects, negligible)
         draws = Draws(*words, posterior.draws(), reason, details, open=effects.open)
         return draws, posterior
-
-    def _posterior(self, effects: InWorlds, negligible: float) -> Pooled | None:
-        """The model over worlds; None if the worlds do not differ at all."""
-        worlds = list(effects.estimates)
-        values = np.array([effects.estimates[world].value for world in worlds])
-        errors = np.array([np.hypot(e.error, e.misfit) for e in effects.estimates.values()])
-        if np.ptp(values) == 0 and not errors.any():
-            return None
-        scale = max(float(np.std(values)), float(errors.mean()))
-        members = [world // self.study.families for world in worlds]
-        families = members if len(set(members)) < len(worlds) else None
-        return pooled.pool(values, errors, negligible or scale / 3, families)
 
     def curves(self, arm: str, outcome: str, among: Sequence[str] = ()) -> Mapping[Seed, Curves]:
         """The arm's curves in every world; see `Evidence.curves`."""

@@ -30,6 +30,8 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 from jaxtyping import Float, Int
 
+from sweeps.estimands import InWorlds
+
 NU = 8.0
 """Degrees of freedom of the scatter between worlds."""
 SCALE_LOG_SD = 3.0
@@ -125,6 +127,32 @@ def pool(
         else:
             break
     return Pooled(place, tau, sigma, mass)
+
+
+def pool_effects(effects: InWorlds, negligible: float, families: int = 1) -> Pooled | None:
+    """The posterior of an effect as verdicts use it: a world's misfit widens its error.
+
+    Args:
+        effects: of two or more worlds. negligible: an effect that is practically nothing; 0 if no such size is known,
+            which is then taken from the scatter of the worlds.
+        families: how many worlds of consecutive seeds share their golden reward and writers.
+
+    Returns:
+        None if the worlds do not differ at all. Raises `ValueError` as `pool` does.
+    """
+    worlds = list(effects.estimates)
+    values = np.array([effects.estimates[world].value for world in worlds])
+    errors = np.array([np.hypot(e.error, e.misfit) for e in effects.estimates.values()])
+    if np.ptp(values) == 0 and not errors.any():
+        return None
+    scale = max(float(np.std(values)), float(errors.mean()))
+    members = [world // families for world in worlds]
+    return pool(
+        values,
+        errors,
+        negligible or scale / 3,
+        members if len(set(members)) < len(worlds) else None,
+    )
 
 
 def _scales(spread: float, count: int) -> Float[np.ndarray, " count"]:

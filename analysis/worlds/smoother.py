@@ -59,64 +59,81 @@ RUN_LENGTH = 0.5
 """Distance at which the correlation of a run's wandering falls to 1/e, in units of ``length``."""
 _JITTER = 1e-8
 _WINDOW_NODES, _BEST_NODES = 17, 65
+_FITTED = 48
+"""Most curves from which hyperparameters are fitted: more do not change them, and take longer."""
 
 
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
     """The trained checkpoints of one arm in one world: distance, change of the outcome since SFT, number of the setting
-    and number of the run; settings count from 0."""
+    and number of the run; settings count from 0. With a leading axis, those of several arms or worlds."""
 
-    d: Float[np.ndarray, " n"]
-    change: Float[np.ndarray, " n"]
-    setting: Int[np.ndarray, " n"]
-    run: Int[np.ndarray, " n"]
+    d: Float[np.ndarray, "*w n"]
+    change: Float[np.ndarray, "*w n"]
+    setting: Int[np.ndarray, "*w n"]
+    run: Int[np.ndarray, "*w n"]
 
 
 def _matern(
-    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"], length: float
-) -> Float[np.ndarray, "n m"]:
+    a: Float[np.ndarray, "*w n"], b: Float[np.ndarray, "*w m"], length: float
+) -> Float[np.ndarray, "*w n m"]:
     """Matern 5/2 correlation."""
-    x = np.sqrt(5) * np.abs(a[:, None] - b[None, :]) / length
+    x = np.sqrt(5) * np.abs(a[..., :, None] - b[..., None, :]) / length
     return (1 + x + x**2 / 3) * np.exp(-x)
 
 
 def _pinned(
-    a: Float[np.ndarray, " n"], b: Float[np.ndarray, " m"], length: float
-) -> Float[np.ndarray, "n m"]:
+    a: Float[np.ndarray, "*w n"], b: Float[np.ndarray, "*w m"], length: float
+) -> Float[np.ndarray, "*w n m"]:
     """The same for a process that is known to be 0 at 0."""
-    zero = np.zeros(1)
-    return _matern(a, b, length) - _matern(a, zero, length) @ _matern(zero, b, length)
+    from_a, from_b = (_matern(x, np.zeros_like(x[..., :1]), length)[..., 0] for x in (a, b))
+    return _matern(a, b, length) - from_a[..., :, None] * from_b[..., None, :]
 
 
-def _covariance(points: Checkpoints, by: Hyperparameters) -> Float[np.ndarray, "n n"]:
-    """Covariance of the changes at an arm's checkpoints."""
+def _covariance(points: Checkpoints, by: Hyperparameters) -> Float[np.ndarray, "*w n n"]:
+    """Covariance of the changes at an arm's checkpoints, or at those of several arms that have equally many."""
     curve = _pinned(points.d, points.d, by.length)
-    same_setting = points.setting[:, None] == points.setting[None, :]
-    same_run = points.run[:, None] == points.run[None, :]
-    apart = np.abs(points.d[:, None] - points.d[None, :]) / (RUN_LENGTH * by.length)
+    same_setting = points.setting[..., :, None] == points.setting[..., None, :]
+    same_run = points.run[..., :, None] == points.run[..., None, :]
+    apart = np.abs(points.d[..., :, None] - points.d[..., None, :]) / (RUN_LENGTH * by.length)
     total = curve * (by.curve**2 + by.setting**2 * same_setting)
     total += by.run**2 * same_run * np.exp(-apart)
-    return total + (by.noise**2 + _JITTER) * np.eye(len(points.d))
+    return total + (by.noise**2 + _JITTER) * np.eye(points.d.shape[-1])
 
 
 def log_marginal(points: Checkpoints, by: Hyperparameters) -> float:
-    """Log density of the changes, curves integrated out."""
+    """Log density of the changes, curves integrated out; of several arms, the sum over them."""
     root = np.linalg.cholesky(_covariance(points, by))
-    white = linalg.solve_triangular(root, points.change, lower=True, check_finite=False)
-    n = len(points.d)
-    return float(-0.5 * white @ white - np.log(np.diag(root)).sum() - 0.5 * n * np.log(2 * np.pi))
+    white = np.linalg.solve(root, points.change[..., None])
+    log_scales = np.log(np.diagonal(root, axis1=-2, axis2=-1)).sum()
+    n = points.d.size
+    return float(-0.5 * np.sum(white**2) - log_scales - 0.5 * n * np.log(2 * np.pi))
+
+
+def _stacked(worlds: Sequence[Checkpoints], scale: float) -> list[Checkpoints]:
+    """The checkpoints in stacks of equally many, changes in units of ``scale``: stacks are computed at once."""
+    by_size: dict[int, list[Checkpoints]] = {}
+    for points in worlds:
+        by_size.setdefault(len(points.d), []).append(points)
+    found = []
+    for alike in by_size.values():
+        d, change = (np.stack([getattr(p, name) for p in alike]) for name in ("d", "change"))
+        setting, run = (np.stack([getattr(p, name) for p in alike]) for name in ("setting", "run"))
+        found.append(Checkpoints(d, change / scale, setting, run))
+    return found
 
 
 def fit(worlds: Sequence[Checkpoints]) -> Hyperparameters:
-    """The hyperparameters of a task from the checkpoints of its arms in its worlds. Raises `Unanswerable` without
-    checkpoints."""
+    """The hyperparameters of a task from the checkpoints of its arms in its worlds, of which at most `_FITTED`, evenly
+    chosen in the given order, are used. Raises `Unanswerable` without checkpoints."""
     if not worlds:
         raise Unanswerable("there are no checkpoints")
+    worlds = list(worlds)[:: max(1, -(-len(worlds) // _FITTED))]
     medians = np.log([median for median, _ in PRIORS.values()])
     widths = np.array([width for _, width in PRIORS.values()])
     changes = np.concatenate([points.change for points in worlds])
     scale = float(np.sqrt(np.mean(changes**2))) or 1.0
-    relative = [dataclasses.replace(points, change=points.change / scale) for points in worlds]
+    relative = _stacked(worlds, scale)
 
     def down(z: Float[np.ndarray, " hyperparameter"]) -> float:
         by = Hyperparameters(*np.exp(medians + widths * z))
