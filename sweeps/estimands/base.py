@@ -60,6 +60,7 @@ class InWorlds:
     why: str = ""
 
 
+@runtime_checkable
 class WorldCurve(Protocol):
     """An arm's curve in one world: the change of an outcome since SFT over the distance d = sqrt(KL), one curve per
     setting around a typical one. `analysis.worlds.smoother.Curves` is the implementation."""
