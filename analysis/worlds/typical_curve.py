@@ -1,8 +1,9 @@
 """An arm's curve in a typical world, and the difference of two arms' curves, for figures.
 
-At every distance the curves of the worlds that came so far are averaged. The band is the 90% t interval of this mean
-over worlds: it shows how well the typical world is known, not how far worlds scatter. Verdicts do not read these
-curves; they pool the effects of worlds (`analysis.worlds.pooled`).
+At every distance the curves of the worlds that came so far are averaged. Where a world's curve ends, the mean goes on
+with the mean slope of the others: a mean of fewer values would jump there. The band has the width of the 90% t interval
+of the mean over the worlds that came so far: it shows how well the typical world is known, not how far worlds scatter.
+Verdicts do not read these curves; they pool the effects of worlds (`analysis.worlds.pooled`).
 """
 
 from collections.abc import Mapping, Sequence
@@ -74,8 +75,10 @@ def _over_worlds(
     """Mean and interval at every distance, over the worlds that came so far."""
     seen = d[None, :] <= reach[:, None] + 1e-9
     count = seen.sum(axis=0)
-    mean = np.where(seen, values, 0.0).sum(axis=0) / count
+    steps = np.diff(values, axis=1, prepend=0.0)
+    mean = np.cumsum(np.where(seen, steps, 0.0).sum(axis=0) / count)
+    middle = np.where(seen, values, 0.0).sum(axis=0) / count
     with np.errstate(divide="ignore", invalid="ignore"):
-        variance = np.where(seen, (values - mean) ** 2, 0.0).sum(axis=0) / (count - 1)
+        variance = np.where(seen, (values - middle) ** 2, 0.0).sum(axis=0) / (count - 1)
         half = stdtrit(count - 1, 0.95) * np.sqrt(variance / count)
     return TypicalCurve(d, mean, mean - half, mean + half, np.where(seen, values, np.nan), seeds)
