@@ -50,6 +50,12 @@ class Results:
         """Swept paths whose values change the world."""
         return tuple(path for path in self.study.get("strata", ()) if path in self.axes)
 
+    @property
+    def families(self) -> int:
+        """How many worlds of consecutive seeds share their golden reward and writers; 1 if none do."""
+        seeds = self.study.get("base", {}).get("seeds", {})
+        return int(seeds.get("families", 1)) if isinstance(seeds, Mapping) else 1
+
     @functools.cached_property
     def missing(self) -> dict[str, int]:
         """Planned runs without rows, counted by arm; arms without missing runs are left out."""

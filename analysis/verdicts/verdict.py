@@ -35,14 +35,8 @@ def rank(claim: str) -> tuple[int, str, int, str]:
 
 def gather(results: Results) -> dict[str, TaskEvidence]:
     """Evidence by task. Fits nothing yet."""
-    pool = Pool(results.table, results.arms, results.axes, results.strata, _families(results))
+    pool = Pool(results.table, results.arms, results.axes, results.strata, results.families)
     return {task: TaskEvidence(task, results.task(task), pool) for task in results.tasks}
-
-
-def _families(results: Results) -> int:
-    """How many worlds of consecutive seeds share their golden reward and writers; 1 if none do."""
-    seeds = results.study.get("base", {}).get("seeds", {})
-    return int(seeds.get("families", 1)) if isinstance(seeds, Mapping) else 1
 
 
 def decide(

@@ -4,7 +4,7 @@ import abc
 import dataclasses
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
 
 import numpy as np
 
@@ -16,6 +16,9 @@ def words_of(metric: str) -> tuple[str, str]:
     """Words and unit of a metric or fact; for a column without a declaration, its name."""
     column = declared(metric)
     return column.words, column.unit
+
+
+Curve = TypeVar("Curve")
 
 
 class Unanswerable(Exception):
@@ -219,9 +222,9 @@ class WorldEstimand(Estimand):
 
 
 def contrast(
-    curves: Sequence[Mapping[Seed, WorldCurve]],
+    curves: Sequence[Mapping[Seed, Curve]],
     weights: Sequence[float],
-    read: Callable[[WorldCurve], WorldEstimate],
+    read: Callable[[Curve], WorldEstimate],
     details: Mapping[str, Any],
 ) -> InWorlds:
     """A weighted sum of one quantity of several arms' curves, in every world that has all the arms.

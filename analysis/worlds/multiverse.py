@@ -1,0 +1,340 @@
+"""The multiverse of an effect: its estimate under every reasonable choice of the analysis.
+
+A claim is tested in one window, by one outcome, one smoother and one model over worlds. `specifications` estimates the
+difference of the same two arms under the alternatives (Simonsohn, Simmons and Nelson 2020, "Specification curve
+analysis"; Steegen et al. 2016, "Increasing transparency through a multiverse analysis"):
+
+    window     the windows and budgets of KL of `WINDOWS`
+    outcome    golden reward and win rate, each in its own unit and judged by its own ROPE
+    smoother   the Gaussian process of verdicts, straight lines between checkpoints, a parabola through SFT
+    settings   all that each arm ran; those that both ran, in equal steps; each of these alone
+    pooling    the model of verdicts (Student t, errors of worlds); the classical t interval over worlds
+    worlds     all; each half; without the world that lies furthest from the median
+
+The first four are crossed. Pooling and worlds vary one at a time from there, at the smoother and settings of verdicts,
+so that a curve stays readable.
+"""
+
+import dataclasses
+import itertools
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+from scipy.special import stdtrit
+
+from analysis.load import Results, Table, units
+from analysis.worlds import measured, smoother
+from analysis.worlds.pooled import pool_effects
+from sweeps import paper
+from sweeps.claims import Claim
+from sweeps.estimands import (
+    BestDifference,
+    InWorlds,
+    MatchedDifference,
+    Seed,
+    Unanswerable,
+    WorldEstimate,
+)
+from sweeps.estimands.base import contrast
+
+ROPES: Mapping[str, float] = {"golden_reward": paper.REWARD_ROPE, "win_rate": paper.ROPE}
+"""Outcomes, each with the difference that is practically nothing."""
+USUAL = {"smoother": "Gaussian process", "settings": "all", "pooling": "t8 model", "worlds": "all"}
+"""What verdicts use."""
+EQUAL = "common, equal steps"
+CHOICES = ("window", "outcome", "smoother", "settings", "pooling", "worlds")
+SINGLE = 6
+"""Most settings that are each tried alone."""
+_NODES = 65
+
+
+class Place(NamedTuple):
+    """A window of KL from ``low`` to ``high`` nats or, if ``low`` is None, the best within ``high`` nats (infinite: by
+    whatever the steps reached)."""
+
+    low: float | None
+    high: float
+    per_token: bool = False
+
+    def words(self) -> str:
+        """The place in words."""
+        if self.low is None:
+            return f"best within {self.high:g} nats" if self.high < math.inf else "best, all steps"
+        return f"{self.low:g} to {self.high:g} nats{' a token' if self.per_token else ''}"
+
+    def read(self, curve: Any) -> WorldEstimate:
+        """The quantity of one arm's curve in one world. May raise `Unanswerable`."""
+        if self.low is None:
+            return curve.best(math.sqrt(self.high))
+        length = curve.tokens if self.per_token else 1.0
+        if not math.isfinite(length):
+            raise Unanswerable("the length of SFT's responses is not known")
+        return curve.window(math.sqrt(self.low * length), math.sqrt(self.high * length))
+
+
+WINDOWS = (
+    Place(0.5, 3.0), Place(1.0, 4.0), Place(3.0, 8.0), Place(0.04, 0.25, per_token=True),
+    Place(None, 4.0), Place(None, 8.0), Place(None, 16.0), Place(None, math.inf),
+)  # fmt: skip
+
+
+class ByRun:
+    """The curve of every run of an arm in a world by itself, without a model over runs; read as
+    `analysis.worlds.smoother.Curves`. Its errors are not known, and become a part of the scatter between worlds."""
+
+    def __init__(
+        self, points: smoother.Checkpoints, tokens: float, form: Callable[..., np.ndarray]
+    ) -> None:
+        self.tokens, self._form = tokens, form
+        self._runs = [
+            (points.d[points.run == run], points.change[points.run == run])
+            for run in np.unique(points.run)
+        ]
+
+    def window(self, low: float, high: float) -> WorldEstimate:
+        """Mean change over a window, over the runs that reach its middle, each as far as it was observed."""
+        means = []
+        for d, change in self._runs:
+            end = min(high, float(d.max()))
+            if end >= (low + high) / 2:
+                means.append(self._form(d, change, np.linspace(low, end, _NODES)).mean())
+        if not means:
+            raise Unanswerable(f"no checkpoint lies beyond a KL of {((low + high) / 2) ** 2:.2g}")
+        return WorldEstimate(float(np.mean(means)))
+
+    def best(self, within: float) -> WorldEstimate:
+        """The largest change of all runs within a distance; at least 0, which is SFT."""
+        tops = [
+            self._form(d, change, np.linspace(0, min(within, float(d.max())), _NODES)).max()
+            for d, change in self._runs
+        ]
+        return WorldEstimate(float(max(0.0, *tops)))
+
+
+def straight(
+    d: Float[np.ndarray, " n"], change: Float[np.ndarray, " n"], at: Float[np.ndarray, " node"]
+) -> Float[np.ndarray, " node"]:
+    """Straight lines between checkpoints, from SFT on."""
+    order = np.argsort(d)
+    return np.interp(at, np.append(0.0, d[order]), np.append(0.0, change[order]))
+
+
+def parabola(
+    d: Float[np.ndarray, " n"], change: Float[np.ndarray, " n"], at: Float[np.ndarray, " node"]
+) -> Float[np.ndarray, " node"]:
+    """The parabola through SFT, d (a - b d), nearest to the checkpoints (Gao et al. 2023, best-of-n)."""
+    (a, b), *_ = np.linalg.lstsq(np.stack([d, -(d**2)], axis=1), change, rcond=None)
+    return at * (a - b * at)
+
+
+SMOOTHERS: Mapping[str, Callable[..., np.ndarray] | None] = {
+    USUAL["smoother"]: None,
+    "straight lines": straight,
+    "parabola": parabola,
+}
+
+
+def contrasts(results: Results) -> list[tuple[str, str]]:
+    """The pairs of arms whose curves the study's claims compare: of its `MatchedDifference` and `BestDifference` tests,
+    in the order of the claims."""
+    tests = [test.estimand for claim in _claims(results) for test in claim.tests]
+    pairs = [
+        (one.first, one.second)
+        for one in tests
+        if isinstance(one, MatchedDifference | BestDifference)
+    ]
+    return list(dict.fromkeys(pairs))
+
+
+def _claims(results: Results) -> Sequence[Claim]:
+    """The claims as the study's file states them now, or as they were stored if there is no file."""
+    return results.claims if results.present_claims is None else results.present_claims
+
+
+def claimed(results: Results, pair: tuple[str, str]) -> set[tuple[str, str, str]]:
+    """Window, outcome and settings of the tests and effects beside them that compare these arms."""
+    found = set()
+    for claim in _claims(results):
+        for one in (*(test.estimand for test in claim.tests), *claim.beside):
+            if isinstance(one, MatchedDifference) and (one.first, one.second) == pair:
+                place = Place(one.low, one.high, one.per_token)
+                found.add((place.words(), one.outcome, USUAL["settings"]))
+            if isinstance(one, BestDifference) and (one.first, one.second) == pair:
+                place = Place(None, math.inf if one.within is None else one.within)
+                chosen = EQUAL if one.equal else USUAL["settings"]
+                found.add((place.words(), one.outcome, chosen))
+    return found
+
+
+def specifications(results: Results) -> Table:
+    """Every specification of every contrast on every task of a study.
+
+    Columns: task, first, second, `CHOICES`, claimed (a claim of the study is tested, or shown, this way), number
+    (of worlds), estimate, low and high (90% interval), rope, verdict ("reproduced" if the first arm is better by more
+    than the ROPE, "contradicted" if it is not, "undecided"), each by P >= 0.95; where there is no estimate, reason
+    says why. Outcomes that were not measured are left out. Empty for a study without such contrasts.
+    """
+    rows = []
+    for task, pair in itertools.product(results.tasks, contrasts(results)):
+        known = claimed(results, pair)
+        for outcome in ROPES:
+            try:
+                worlds = Worlds.of(results, task, pair, outcome)
+            except Unanswerable:
+                continue
+            for found in _crossed(worlds, outcome):
+                key = found["window"], outcome, found["settings"]
+                usual = all(
+                    found[name] == USUAL[name] for name in ("smoother", "pooling", "worlds")
+                )
+                begins = {"task": task, "first": pair[0], "second": pair[1]}
+                rows.append({**begins, **found, "claimed": usual and key in known})
+    return pd.DataFrame(rows)
+
+
+@dataclasses.dataclass(frozen=True)
+class Worlds:
+    """The checkpoints of two arms on a task, by settings, and what is needed to smooth them."""
+
+    checkpoints: Mapping[str, Mapping[tuple[Seed, str], smoother.Checkpoints]]
+    pair: tuple[str, str]
+    by: smoother.Hyperparameters
+    tokens: Mapping[Seed, float]
+    families: int
+
+    @classmethod
+    def of(cls, results: Results, task: str, pair: tuple[str, str], outcome: str) -> "Worlds":
+        """Raises `Unanswerable` for an outcome that was not measured or without checkpoints of both arms."""
+        rows = results.task(task)
+        everything = measured.checkpoints(rows, results.arms, results.axes, outcome)
+        lacking = [arm for arm in pair if arm not in {name for _, name in everything}]
+        if lacking:
+            raise Unanswerable(f"arm {lacking[0]} has no checkpoints after the first step")
+        parts = {
+            name: measured.checkpoints(chosen, pair, results.axes, outcome)
+            for name, chosen in settings(rows, results.axes, pair).items()
+        }
+        tokens = measured.starts(rows, "length") if "length" in rows else {}
+        by = smoother.fit(list(everything.values()))
+        return cls(parts, pair, by, tokens, results.families)
+
+    def effects(
+        self, place: Place, form: Callable[..., np.ndarray] | None, chosen: str
+    ) -> InWorlds:
+        """The difference of the arms in every world. May raise `Unanswerable`."""
+        curves: list[dict[Seed, Any]] = [{}, {}]
+        for (world, arm), points in self.checkpoints[chosen].items():
+            tokens = self.tokens.get(world, math.nan)
+            curves[self.pair.index(arm)][world] = (
+                smoother.Curves(points, self.by, tokens)
+                if form is None
+                else ByRun(points, tokens, form)
+            )
+        return contrast(curves, (1.0, -1.0), place.read, {})
+
+
+def settings(rows: Table, axes: Sequence[str], pair: tuple[str, str]) -> dict[str, Table]:
+    """The rows of two arms under the choices of settings: all; those that both ran, for as many steps as both took, if
+    this leaves something out; and each of these alone, up to `SINGLE`, if there are several."""
+    rows = rows[rows["arm"].isin(pair)]
+    of_arm = [rows[rows["arm"] == arm] for arm in pair]
+    shared = [
+        axis
+        for axis in axes
+        if axis != "steps" and all(part[axis].notna().any() for part in of_arm)
+    ]
+    keys = [[setting for _, setting in units(part, tuple(shared))] for part in of_arm]
+    common = sorted(set(keys[0]) & set(keys[1]), key=str)
+    found = {USUAL["settings"]: rows}
+    steps = min(int(part["step"].max()) for part in of_arm)
+    key = np.array([common.index(s) if s in common else -1 for _, s in units(rows, tuple(shared))])
+    equal = (rows["step"] <= steps).to_numpy() & (key >= 0)
+    if common and not equal.all():
+        found[EQUAL] = rows[equal]
+    if len(common) > 1:
+        for index, setting in enumerate(common[:SINGLE]):
+            named = zip(shared, setting, strict=True)
+            words = ", ".join(f"{path.rpartition('.')[2]} {value}" for path, value in named)
+            found[words] = rows[equal & (key == index)]
+    return found
+
+
+def _crossed(worlds: Worlds, outcome: str) -> Iterator[dict[str, Any]]:
+    """The rows of one outcome."""
+    for chosen, (name, form), place in itertools.product(
+        worlds.checkpoints, SMOOTHERS.items(), WINDOWS
+    ):
+        row = {"window": place.words(), "outcome": outcome, "smoother": name, "settings": chosen}
+        usual = {name: USUAL[name] for name in ("pooling", "worlds")}
+        try:
+            effects = worlds.effects(place, form, chosen)
+        except Unanswerable as problem:
+            yield row | usual | _judged(None, outcome, 0, str(problem))
+            continue
+        yield row | usual | _estimated(effects, outcome, worlds.families)
+        if name == USUAL["smoother"] and chosen == USUAL["settings"]:
+            yield row | usual | {"pooling": "t interval"} | _classical(effects, outcome)
+            for subset, some in subsets(effects).items():
+                found = _estimated(some, outcome, worlds.families)
+                yield row | usual | {"worlds": subset} | found
+
+
+def subsets(effects: InWorlds) -> dict[str, InWorlds]:
+    """Choices of worlds other than all: the halves, of four or more; all but the one furthest from the median, of three
+    or more."""
+    worlds = sorted(effects.estimates)
+    chosen: dict[str, list[Seed]] = {}
+    if len(worlds) >= 4:
+        half = len(worlds) // 2
+        chosen = {"first half": worlds[:half], "second half": worlds[half:]}
+    if len(worlds) >= 3:
+        values = {world: effects.estimates[world].value for world in worlds}
+        middle = float(np.median(list(values.values())))
+        extreme = max(worlds, key=lambda world: abs(values[world] - middle))
+        chosen["without the extreme one"] = [world for world in worlds if world != extreme]
+    return {
+        name: dataclasses.replace(
+            effects, estimates={world: effects.estimates[world] for world in some}
+        )
+        for name, some in chosen.items()
+    }
+
+
+def _estimated(effects: InWorlds, outcome: str, families: int) -> dict[str, Any]:
+    """Estimate and interval by the model of verdicts."""
+    count = len(effects.estimates)
+    if count < 2:
+        return _judged(None, outcome, count, "only one world has it")
+    posterior = pool_effects(effects, ROPES[outcome], families)
+    if posterior is None:
+        return _judged(None, outcome, count, "the worlds do not differ at all")
+    return _judged(posterior.quantile(np.array([0.5, 0.05, 0.95])), outcome, count)
+
+
+def _classical(effects: InWorlds, outcome: str) -> dict[str, Any]:
+    """Mean over worlds and its t interval."""
+    values = np.array([part.value for part in effects.estimates.values()])
+    count = len(values)
+    if count < 2:
+        return _judged(None, outcome, count, "only one world has it")
+    half = stdtrit(count - 1, 0.95) * values.std(ddof=1) / math.sqrt(count)
+    return _judged(values.mean() + half * np.array([0.0, -1.0, 1.0]), outcome, count)
+
+
+def _judged(
+    found: Float[np.ndarray, " three"] | None, outcome: str, count: int, reason: str = ""
+) -> dict[str, Any]:
+    """Estimate, low, high and verdict, or the reason why there are none."""
+    estimate, low, high = (math.nan,) * 3 if found is None else (float(x) for x in found)
+    rope = ROPES[outcome]
+    verdict = "undecided"
+    if low > rope:
+        verdict = "reproduced"
+    elif high <= rope:
+        verdict = "contradicted"
+    numbers = {"number": count, "estimate": estimate, "low": low, "high": high, "rope": rope}
+    return {**numbers, "verdict": verdict, "reason": reason}
