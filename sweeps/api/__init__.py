@@ -19,13 +19,22 @@ if TYPE_CHECKING:
         transfer_page,
         write_logs,
     )
-    from sweeps.api.results import Outcome, chat, export, load, status, trained
+    from sweeps.api.results import Outcome, chat, export, export_draws, load, status, trained
     from sweeps.api.run_studies import forecast, paper_studies, run
     from sweeps.grid import Axis
     from sweeps.study import Arm, Preset, Study, load_study
 
 __all__ = ["Arm", "Axis", "Outcome", "Preset", "Study", "bibliography", "cached", "chat"]
-__all__ += ["compare", "export", "fetch_models", "forecast", "forget", "inspect", "listing"]
+__all__ += [
+    "compare",
+    "export",
+    "export_draws",
+    "fetch_models",
+    "forecast",
+    "forget",
+    "inspect",
+    "listing",
+]
 __all__ += ["load", "load_study", "paper_studies", "report", "run", "scoreboard", "status"]
 __all__ += ["trained", "transfer", "transfer_page", "write_logs"]
 

@@ -145,6 +145,16 @@ def export(
     return rows
 
 
+def export_draws(directory: Path | str, out: Path | str) -> int:
+    """Write posterior draws of every effect of the claims, and the effects of worlds behind them, as netCDF for ArviZ
+    or as Parquet, by the file's suffix; returns the number of effects: ``testbed export --draws``."""
+    out = paths.given(out, "--draws")
+    directory, results = opened(directory)
+    from analysis.verdicts import draws as posterior
+
+    return posterior.write(directory, out, results)
+
+
 def opened(
     directory: Path | str, computes: bool = False
 ) -> "tuple[Path, list[tuple[Store, pd.DataFrame]]]":

@@ -4,8 +4,10 @@ examples:
   testbed export results/gap-laptop --out gap.parquet
   testbed export results/gap-laptop --out gap.csv
   testbed export results/gap-laptop --format csv --out - | head
+  testbed export results/gap-laptop --draws draws.nc
 
 A row a run and evaluation, of all studies in DIR. What the columns mean: testbed list columns.
+With --draws: posterior draws of the claims' effects, for ArviZ (netCDF) or pandas (Parquet).
 """
 
 import argparse
@@ -22,13 +24,24 @@ def add_options(command: argparse.ArgumentParser) -> None:
     help = "(default: what FILE ends in; csv for standard output)"
     command.add_argument("--format", choices=("parquet", "csv"), help=help)
     help = "the table; - is standard output, for csv"
-    command.add_argument("--out", metavar="FILE", required=True, help=help)
+    command.add_argument("--out", metavar="FILE", help=help)
+    help = (
+        "posterior draws of every effect, and its worlds: .nc (needs the extra arviz) or .parquet"
+    )
+    command.add_argument("--draws", metavar="FILE", help=help)
     shared.add_flag(command, "--configs", "add each run's whole config, as JSON")
     shared.add_loudness(command)
 
 
 def execute(options: argparse.Namespace) -> int:
-    """Write the evaluations to a file, or as CSV to standard output."""
+    """Write the evaluations to a file, or as CSV to standard output; and the draws."""
+    if options.draws is not None:
+        count = api.export_draws(options.directory, options.draws)
+        shared.say(options, f"draws of {count} effects are in {options.draws}")
+        if options.out is None:
+            return 0
+    if options.out is None:
+        raise InvalidInput("export needs a file: give --out, --draws or both")
     if options.out == "-":
         if options.format == "parquet":
             raise InvalidInput("--out - is for csv: give a file for parquet")

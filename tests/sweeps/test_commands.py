@@ -286,6 +286,8 @@ def test_tables_that_cannot_be_written(
         (("--out", str(tmp_path / "rows.xls")), "unknown format 'xls': known: parquet, csv"),
         (("--out", str(made / "tiny.py" / "rows.csv")), "cannot be written"),
         (("--out", "-", "--format", "parquet"), "--out - is for csv"),
+        (("--draws", "draws.txt"), "unknown format of draws 'txt': known: nc, parquet"),
+        ((), "give --out, --draws or both"),
     ):
         assert cli.main(["export", out, *words]) == 2
         assert problem in capsys.readouterr().err
