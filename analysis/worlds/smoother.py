@@ -110,6 +110,14 @@ def log_marginal(points: Checkpoints, by: Hyperparameters) -> float:
     return float(-0.5 * np.sum(white**2) - log_scales - 0.5 * n * np.log(2 * np.pi))
 
 
+def measurement(
+    points: Checkpoints, by: Hyperparameters, rng: np.random.Generator
+) -> Float[np.ndarray, " n"]:
+    """A draw of what checkpoints show beside their curves: the wandering of runs, and noise."""
+    apart = _covariance(points, by._replace(curve=0.0, setting=0.0))
+    return np.linalg.cholesky(apart) @ rng.normal(size=len(points.d))
+
+
 def _stacked(worlds: Sequence[Checkpoints], scale: float) -> list[Checkpoints]:
     """The checkpoints in stacks of equally many, changes in units of ``scale``: stacks are computed at once."""
     by_size: dict[int, list[Checkpoints]] = {}
