@@ -192,7 +192,13 @@ def preset(
     steps = _STEPS[size]
     lengths = {f"{path}.run.steps": steps for path in runs}
     changed = {name.replace("__", "."): value for name, value in changes.items()}
-    settings = {**_SETTINGS[size], "steps": steps, "baseline.steps": _BASELINE[size], **lengths, **changed}
+    settings = {
+        **_SETTINGS[size],
+        "steps": steps,
+        "baseline.steps": _BASELINE[size],
+        **lengths,
+        **changed,
+    }
     swept = grid(size) if axes is None else axes
     further: dict[str, Grid] = {}
     if longer and _LONG_BETAS[size]:
