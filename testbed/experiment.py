@@ -6,7 +6,7 @@ leaves, so runs that differ only in numeric fields share one compiled program.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 
@@ -59,6 +59,7 @@ class EvaluationConfig(eqx.Module):
     prompts: int = hyper(512, least=2, static=True)
     kl_prompts: int = hyper(256, least=2, static=True)
     pairs: int = hyper(256, least=1, static=True)
+    opponent_answers: int = hyper(1, least=1, static=True, later=True)
     stream: Recorded | None = None
     optimum_beta: float | None = hyper(None, above=0)
 
@@ -115,8 +116,8 @@ class Experiment(eqx.Module):
             tasks that can be enumerated.
         lora: train only adapters of low rank; all other weights stay those of the SFT policy.
         sft: supervised fine-tuning on both responses of every pair. data: size of the data. proxy: the proxy.
-        baseline: training of the opponent in the win rate: online, labelled by the golden reward itself, at the base
-            configuration.
+        baseline: training of the golden baseline, the opponent in the win rate: online, labelled by the golden reward
+            itself, at the base configuration. With 0 steps the opponent is the SFT policy itself.
         baseline_model: the opponent's shape; none: the policy's. With another shape, everything except the policy's
             start is built on an SFT policy of that shape: the golden reward is standardised over its samples, and data,
             coverage and baseline are those of an experiment with that shape. The same holds for the labels and the
@@ -200,6 +201,11 @@ class Experiment(eqx.Module):
     def marks(self) -> tuple[int, ...]:
         """Steps at which the policy is evaluated, 0 and ``steps`` included (`EvaluationConfig.marks`)."""
         return read(self, "evaluation").marks(read(self, "steps"))
+
+    @property
+    def opponent(self) -> Literal["SFT", "golden baseline"]:
+        """The policy whose answers the win rate compares with."""
+        return "golden baseline" if self.baseline.steps else "SFT"
 
     @property
     def recorded(self) -> Recorded | None:

@@ -209,7 +209,9 @@ def stage_flops(experiment: Experiment) -> dict[str, float]:
     based = config.replace_all(
         e, {"model": shape, "tabular": False, "lora": None, "evaluation.optimum_beta": None}
     )
-    found = {"proxy": judge(e) * reading(e).learning, "baseline": _online(based, e.baseline)}
+    found = {"proxy": judge(e) * reading(e).learning}
+    if e.baseline.steps:
+        found["baseline"] = _online(based, e.baseline)
     if e.task.checkpointed:
         found |= _written(based)
     else:

@@ -92,7 +92,7 @@ STAGES = (
     Stage(
         "baseline",
         train_baseline,
-        ("task", "baseline", "prompts", "seed"),
+        ("task", "baseline", "prompts", "opponent_answers", "seed"),
         ("golden", "base", "world"),
     ),
     Stage(

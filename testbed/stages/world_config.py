@@ -43,6 +43,7 @@ class WorldConfig(eqx.Module):
     optimum_beta: float | None
     source: AbstractSource | None
     prompts: int = eqx.field(static=True)
+    opponent_answers: int = eqx.field(static=True)
     tabular: bool = eqx.field(static=True)
     lora: Lora | None
     seed: int
@@ -104,6 +105,7 @@ _DERIVED: dict[str, Callable[[Experiment], Any]] = {
     "optimum_beta": lambda experiment: read(read(experiment, "evaluation"), "optimum_beta"),
     "source": lambda experiment: read(read(experiment, "source"), "preparation"),
     "prompts": lambda experiment: read(read(experiment, "evaluation"), "prompts"),
+    "opponent_answers": lambda experiment: read(read(experiment, "evaluation"), "opponent_answers"),
 }
 
 
