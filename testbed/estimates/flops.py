@@ -229,7 +229,8 @@ def _written(experiment: Experiment) -> dict[str, float]:
     pairs = data.pairs + data.held_out
     one = sample(experiment, 1)
     return {
-        "world": 2 * prompts * each * one + (2 * pairs + rows * data.candidates) * one,
+        "world": 2 * prompts * each * one,
+        "texts": (2 * pairs + rows * data.candidates) * one,
         "golden": prompts * each * one,
         "data": pairs * score(experiment),
     }

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, Key
 
 from testbed import decode, train
-from testbed.data.collect import Corpus
+from testbed.data.collect import Corpus, Written
 from testbed.environment import AbstractTask
 from testbed.evaluation_set import Opponent
 from testbed.preference import GoldenPreference
@@ -15,7 +15,7 @@ from testbed.source import Dataset, TrainingInputs
 from testbed.sources.online import Online
 from testbed.stages.golden import Standardised
 from testbed.stages.sft import FineTuned
-from testbed.stages.world import DrawnWorld, Seed
+from testbed.stages.world import Seed
 from testbed.streams import Stream, stream
 from testbed.types import Pair, PairScores, Response
 
@@ -35,12 +35,12 @@ def train_baseline(
     seed: Seed,
     golden: Standardised,
     base: FineTuned,
-    world: DrawnWorld,
+    texts: Written,
 ) -> TrainedBaseline:
     """Train the golden baseline (arXiv 2405.08448, section 4) online against the golden preference; without steps the
     opponent is the SFT policy itself. The result holds ``each`` answers to each of the ``count`` fixed evaluation
     prompts, the first prompts of the corpus. The first answers do not depend on ``each``."""
-    corpus, key = world.written.corpus, stream(jax.random.key(seed), Stream.BASELINE)
+    corpus, key = texts.corpus, stream(jax.random.key(seed), Stream.BASELINE)
     policy, diverged = base.policy, jnp.asarray(-1, dtype=jnp.int32)
     if baseline.steps:
         plan, inputs = baseline.train(Online()), _inputs(corpus, golden, base)

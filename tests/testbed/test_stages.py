@@ -56,15 +56,19 @@ def changed(**settings) -> tuple[str, ...]:
         ({"seed": 3}, "world"),
         ({"task__ruggedness": 1.0}, "material"),
         ({"task__vocabulary": 9}, "material"),
-        ({"data__pairs": 40}, "world"),
-        ({"data__held_out": 17}, "world"),
-        ({"data__candidates": 5}, "world"),
+        ({"seeds__golden": 3, "seeds__writers": 3}, "world"),
+        ({"seeds__writers": 3}, "world"),
+        ({"data__pairs": 40}, "texts"),
+        ({"data__held_out": 17}, "texts"),
+        ({"data__candidates": 5}, "texts"),
+        ({"seed": 3, "seeds__families": 4}, "texts"),
         ({"data__prompts": 16}, "pool"),
         ({"data__quality": 0.5}, "pool"),
         ({"model__width": 32}, "sft"),
         ({"sft__steps": 61}, "sft"),
         ({"sft__optimiser__learning_rate": 2e-2}, "sft"),
         ({"labeler__temperature": 0.5}, "data"),
+        ({"seeds__labels": 3}, "data"),
         ({"proxy__pairwise": False}, "proxy"),
         ({"proxy__fit__optimiser__weight_decay": 0.5}, "proxy"),
         ({"baseline__steps": 5}, "baseline"),
@@ -80,6 +84,7 @@ def test_a_change_moves_its_stage_and_those_built_on_it(settings: dict, first: s
     assert NAMES == (
         "material",
         "world",
+        "texts",
         "sft",
         "start",
         "base",
@@ -230,7 +235,7 @@ def test_golden_reward_is_standardised_over_its_own_samples(which: int) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_labels_and_margins_agree(which: int) -> None:
     """Each pair is one prompt's two texts in some order; its margin is the difference of their golden rewards."""
-    artifacts, corpus = artifacts_of(which), made(which)["world"].written.corpus
+    artifacts, corpus = artifacts_of(which), made(which)["texts"].corpus
     pairs: Pair = artifacts.data.pairs
     np.testing.assert_array_equal(pairs.prompt.tokens, corpus.prompts.tokens)
     texts = {
@@ -325,7 +330,7 @@ def test_without_training_the_sft_policy_is_the_opponent_and_answers_as_often_as
     def answered(each: int, *given) -> TrainedBaseline:
         return train_baseline(run.task, OnlineRun(steps=0), 8, each, run.seed, *given)
 
-    given = [parts[name] for name in ("golden", "base", "world")]
+    given = [parts[name] for name in ("golden", "base", "texts")]
     once, thrice = answered(1, *given), answered(3, *given)
     key = stream(stream(jax.random.key(run.seed), Stream.BASELINE), Stream.BASELINE_RESPONSES)
     prompts, keys = thrice.opponent.prompts, jax.random.split(key, 24).reshape(3, 8)
