@@ -4,17 +4,20 @@ import numpy as np
 import pytest
 
 from analysis.worlds.typical_curve import difference_curve, typical_curve
-from sweeps.estimands import Unanswerable
+from sweeps.estimands import Unanswerable, WorldCurve
 
 
-class Line:
-    """A straight curve of one setting, of which figures read no more than this."""
+class Line(WorldCurve):
+    """A straight curve of one setting, with what figures read."""
 
-    tokens = np.nan
-    window = best = difference = peak = None
+    tokens = float("nan")
 
     def __init__(self, slope: float, reach: float) -> None:
-        self.slope, self.reach = slope, np.array([reach])
+        self.slope, self.end = slope, reach
+
+    @property
+    def reach(self) -> np.ndarray:
+        return np.array([self.end])
 
     def typical(self, d: np.ndarray) -> np.ndarray:
         return self.slope * d
