@@ -75,7 +75,7 @@ def forest(test: Entry, rows: Sequence[Row], shown: Axis) -> Html:
         return Html("")
     step = min(_MOST_ROW, _MOST_HEIGHT / len(rows))
     bottom = _TOP + step * (len(rows) + 2.2)
-    parts = [*_ground(test, shown, bottom)]
+    parts = [*_ground(shown, bottom)]
     for index, row in enumerate(rows):
         parts.append(_world(row, shown, _TOP + step * (index + 0.5), step, test["unit"]))
     parts += [*_diamond(test, shown, _TOP + step * (len(rows) + 1.0), min(step, 5.0))]
@@ -91,20 +91,13 @@ def forest(test: Entry, rows: Sequence[Row], shown: Axis) -> Html:
     )
 
 
-def _ground(test: Entry, shown: Axis, bottom: float) -> Iterator[Html]:
-    """What is practically nothing, the pooled interval as a band, and the line at zero."""
+def _ground(shown: Axis, bottom: float) -> Iterator[Html]:
+    """What is practically nothing, and the line at zero."""
     if shown.rope:
-        yield _band(-shown.rope, shown.rope, shown, bottom, "rope")
-    if test["interval"] is not None:
-        low, high = test["interval"]
-        yield _band(low, high, shown, bottom, "pooled")
+        x, end = shown.at(-shown.rope), shown.at(shown.rope)
+        size = {"x": _text(x), "y": 0, "width": _text(end - x), "height": _text(bottom)}
+        yield element("rect", class_="rope", **size)
     yield _line(shown.at(0.0), shown.at(0.0), 0.0, bottom, "zero")
-
-
-def _band(low: float, high: float, shown: Axis, bottom: float, kind: str) -> Html:
-    x = shown.at(low)
-    size = {"x": _text(x), "y": 0, "width": _text(shown.at(high) - x), "height": _text(bottom)}
-    return element("rect", class_=kind, **size)
 
 
 def _world(row: Row, shown: Axis, y: float, step: float, unit: str) -> Html:

@@ -63,7 +63,7 @@ def _of_test(test: Entry, shift: float) -> str:
     return at(chance + shift)
 
 
-def half_widths(test: Entry) -> list[list[float]]:
+def half_widths(test: Entry) -> list[tuple[int, float]]:
     """Pairs of a number of worlds and the half width of the 90% interval from so many, in the order of their seeds; the
     last is that of all worlds. Only this last pair if the model over worlds works on another scale than the effects
     are given in, and none without an interval.
@@ -75,7 +75,7 @@ def half_widths(test: Entry) -> list[list[float]]:
     values, errors = ([world[name] for world in worlds] for name in ("estimate", "error"))
     unit = test["rule"]["rope"] or max(float(np.std(values)), float(np.mean(errors))) / 3
     if unit == 0:
-        return [[len(worlds), last]]
+        return [(len(worlds), last)]
     families = test["details"].get("families", 1)
     members = [int(world["seed"]) // families for world in worlds]
 
@@ -83,8 +83,8 @@ def half_widths(test: Entry) -> list[list[float]]:
         return _half_width(values[:count], errors[:count], unit, members[:count])
 
     if not math.isclose(of_first(len(worlds)), last, rel_tol=_AGREE):
-        return [[len(worlds), last]]
-    return [*([n, of_first(n)] for n in _PREFIXES if n < len(worlds)), [len(worlds), last]]
+        return [(len(worlds), last)]
+    return [*((n, of_first(n)) for n in _PREFIXES if n < len(worlds)), (len(worlds), last)]
 
 
 def _half_width(

@@ -6,10 +6,10 @@ import json
 import numpy as np
 import pandas as pd
 import pytest
+from analysis.verdicts.calibration import Truth, simulate
 
 from analysis.load import Results, results, trajectories
 from analysis.verdicts import verdict
-from analysis.verdicts.calibration import Truth, simulate
 from sweeps.claims import Claim, Test
 from sweeps.estimands import (
     AtEvery,
