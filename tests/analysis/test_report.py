@@ -345,30 +345,29 @@ def test_pages_show_first_and_tell_the_background_last(directory, pages):
 
 def test_the_worlds_stand_beside_every_interval(directory, pages):
     """Each test and each effect beside it that is measured in worlds has a forest: a mark a world, and a diamond if
-    there is an interval."""
+    there is an interval. Those of a typical task have a mark for each task with an interval."""
     for study in ("alpha", "beta"):
-        forests = re.findall(r'<svg [^>]*class="forest.*?</svg>', pages[f"{study}.html"], re.DOTALL)
-        effects = [
-            effect
+        effects = {
+            (row["claim"], row["task"], part, index): effect
             for row in judged(directory)
-            if row["study"] == study and row["task"] != "all tasks"
-            for effect in (*row["tests"], *row["beside"])
-            if effect["details"].get("worlds")
-        ]
-        assert len(effects) > 3
-        marks = sorted(len(re.findall("<circle", forest)) for forest in forests)
-        typical = [
-            row for row in judged(directory) if row["study"] == study and row["task"] == "all tasks"
-        ]
-        expected = [len(effect["details"]["worlds"]) for effect in effects]
-        expected += [2 for row in typical for _ in (*row["tests"], *row["beside"])]
-        assert marks == sorted(expected)
-        diamonds = sum("polygon" in forest for forest in forests)
-        assert diamonds == sum(effect["interval"] is not None for effect in effects) + sum(
-            effect["interval"] is not None
-            for row in typical
-            for effect in (*row["tests"], *row["beside"])
-        )
+            for part in ("tests", "beside")
+            for index, effect in enumerate(row[part])
+            if row["study"] == study
+        }
+        expected = []
+        for (claim, task, *place), effect in effects.items():
+            marks = len(effect["details"].get("worlds", ()))
+            if task == "all tasks":
+                same = [
+                    e for (c, t, *p), e in effects.items() if (c, p) == (claim, place) and t != task
+                ]
+                marks = sum(one["interval"] is not None for one in same)
+            if marks:
+                expected.append((marks, effect["interval"] is not None))
+        forests = re.findall(r'<svg [^>]*class="forest.*?</svg>', pages[f"{study}.html"], re.DOTALL)
+        shown = [(forest.count("<circle"), "<polygon" in forest) for forest in forests]
+        assert sorted(shown) == sorted(expected)
+        assert len(shown) > 3
 
 
 def test_what_was_looked_at_before_is_told(pages):
