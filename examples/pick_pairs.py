@@ -29,7 +29,7 @@ study = Study(
             "P1",
             "At the same KL, the best against the worst of four wins more often.",
             (Test(MatchedDifference("best and worst of 4", "two samples"), More(paper.ROPE)),),
-            "A mean gap of at most two percentage points.",
+            "A golden reward at most 0.07 higher between 0.5 and 3 nats.",
         ),
         Claim(
             "P2",

@@ -112,13 +112,15 @@ _TASKS = {
 _RATES = {"smoke": (BASE_RATE,), "laptop": (BASE_RATE, 1e-3), "paper": (1e-4, BASE_RATE, 1e-3)}
 _BETAS = {
     "smoke": (0.03, BASE_BETA),
-    "laptop": (0.01, 0.03, BASE_BETA),
+    "laptop": (0.03, BASE_BETA),
     "paper": (0.01, 0.03, BASE_BETA, 0.3),
 }
 #: Betas at which offline arms also run `LONGER` times as long, at the highest rate: the lowest betas of each size.
-_LONG_BETAS = {"smoke": (), "laptop": (0.01,), "paper": (0.01, 0.03, BASE_BETA)}
+_LONG_BETAS = {"smoke": (), "laptop": (0.03,), "paper": (0.01, 0.03, BASE_BETA)}
 LONGER = 5
-_STEPS = {"smoke": 100, "laptop": 800, "paper": 1000}
+_STEPS = {"smoke": 100, "laptop": 256, "paper": 1000}
+#: Steps with which the golden baseline is trained; 0: the opponent is SFT itself.
+_BASELINE = {"smoke": 0, "laptop": 0, "paper": 1000}
 _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "smoke": {
         "data.pairs": 512,
@@ -130,10 +132,16 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "evaluation.kl_prompts": 64,
         "evaluation.pairs": 64,
     },
-    "laptop": {"evaluation.points": 8},
-    "paper": {"evaluation.points": 20, "evaluation.prompts": 2048},
+    "laptop": {
+        "data.pairs": 4096,
+        "sft.steps": 1000,
+        "proxy.fit.steps": 600,
+        "evaluation.points": 8,
+        "evaluation.first": 8,
+    },
+    "paper": {"evaluation.points": 20, "evaluation.first": 10, "evaluation.prompts": 2048},
 }
-_SEEDS = {"smoke": 2, "laptop": 3, "paper": 8}
+_SEEDS = {"smoke": 2, "laptop": 16, "paper": 16}
 _NOTES = {
     "smoke": "Does everything run? Too small to believe.",
     "laptop": "Two cores, one sitting.",
@@ -184,7 +192,13 @@ def preset(
     steps = _STEPS[size]
     lengths = {f"{path}.run.steps": steps for path in runs}
     changed = {name.replace("__", "."): value for name, value in changes.items()}
-    settings = {**_SETTINGS[size], "steps": steps, "baseline.steps": steps, **lengths, **changed}
+    settings = {
+        **_SETTINGS[size],
+        "steps": steps,
+        "baseline.steps": _BASELINE[size],
+        **lengths,
+        **changed,
+    }
     swept = grid(size) if axes is None else axes
     further: dict[str, Grid] = {}
     if longer and _LONG_BETAS[size]:
