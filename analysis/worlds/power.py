@@ -14,6 +14,7 @@ table in this package. `python -m analysis.worlds.power DIR...` writes the table
 directories.
 """
 
+import contextlib
 import csv
 import dataclasses
 import io
@@ -165,13 +166,12 @@ _ENTRY: json_files.Shape = {"study": str, "claim": str, "task": str, "tests": [_
 
 
 def stored(directory: Path) -> dict[Key, Components]:
-    """The components of the tests that were judged in a results directory; none before the first report. Raises
-    `InvalidInput` if the verdicts are damaged."""
+    """The components of the tests that were judged in a results directory; none before the first report, and none if
+    the verdicts are damaged or of another version: the next report writes them again."""
     path = directory / "report" / "verdicts.json"
-    if not path.is_file():
-        return {}
-    entries = json_files.read(path, [_ENTRY], "delete it, `testbed report` writes it again")
-    return components(entries, paths.shown(path))
+    with contextlib.suppress(InvalidInput):
+        return components(json_files.read(path, [_ENTRY], ""), paths.shown(path))
+    return {}
 
 
 def components(entries: Iterable[Mapping[str, Any]], source: str) -> dict[Key, Components]:
@@ -265,8 +265,7 @@ def expected(
     table: Callable[[], Mapping[Key, Components]] = defaults,
 ) -> list[Expected]:
     """The precision to expect of every test of the claims on every task, from the verdicts in ``directory``, or else
-    from the ``table``: of the study itself, or of another study with the same claim. Raises `InvalidInput` if the
-    verdicts are damaged."""
+    from the ``table``: of the study itself, or of another study with the same claim."""
     own, tabled, order = stored(directory), table(), list(tasks)
     elsewhere = {key._replace(study=""): of for key, of in tabled.items()}
     found = []

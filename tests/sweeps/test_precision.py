@@ -1,0 +1,169 @@
+"""Studies that grow until their intervals are narrow. The runs are real, of a study of four runs a world that take
+seconds; widths are those of its intervals."""
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+from small_study import BASE
+
+import sweeps
+from analysis import report
+from sweeps import runtime
+from sweeps.store import metadata
+from testbed.errors import InvalidInput
+
+#: Two arms, one rate; a claim about the golden reward, whose scale is known, and one about an effect without a scale.
+STUDY = (
+    '"""Two betas of one loss on a world of seven words."""\n'
+    + BASE
+    + """
+from sweeps.claims import Claim, Test
+from sweeps.estimands import PairedDifference
+from sweeps.rules import More
+
+reward = Test(PairedDifference("golden_reward", "far", "near"), More(0.07))
+further = Test(PairedDifference("kl", "far", "near"), More(0.0))
+study = Study(
+    "growing", "Growing", "Is it wide?", base,
+    (Arm("near", {"loss.beta": 1.0}), Arm("far", {"loss.beta": 0.01})),
+    Axis("optimiser.learning_rate", (3e-3,)),
+    (Claim("B1", "better", (reward,), "worse"), Claim("B2", "further", (further,), "nearer")),
+    {"all": Preset(seeds=2)}, "all",
+)
+"""
+)
+#: Points that any interval reaches, and points that none does.
+WIDE, NARROW = 1e4, 1e-4
+
+
+@pytest.fixture(autouse=True)
+def configured_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep the test run's own XLA settings: calls configure the process they run in."""
+    monkeypatch.setattr(runtime, "configure", lambda: None)
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("growing") / "growing.py"
+    path.write_text(STUDY)
+    return path
+
+
+def run(file: Path, out: Path, points: float, **more: Any) -> str:
+    """What a run says."""
+    console = Console(file=io.StringIO(), width=200)
+    sweeps.run(file, out=out, precision=points, console=console, **more)
+    return console.file.getvalue()  # type: ignore[attr-defined]
+
+
+def kept(out: Path) -> dict[str, Any]:
+    return json.loads((out / "study.json").read_text())["precision"]
+
+
+def worlds(out: Path) -> list[int]:
+    return [look["worlds"] for look in kept(out)["looks"]]
+
+
+@pytest.fixture(scope="module")
+def ended(file: Path) -> tuple[Path, str]:
+    """A study that has reached its precision at the first look: its results, and what its run said."""
+    out = file.with_name("out")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(runtime, "configure", lambda: None)
+        return out, run(file, out, WIDE)
+
+
+@pytest.mark.slow
+def test_four_worlds_are_added_after_the_look_that_finds_the_precision(
+    file: Path, ended: tuple[Path, str]
+) -> None:
+    """At least eight worlds are there at the first look. A second call changes nothing."""
+    out, text = ended
+    assert worlds(out) == [8]
+    assert kept(out)["ended"] == "precision"
+    assert sweeps.load(out).table["seed"].nunique() == 12
+    assert "looked once, at 8 worlds; ended with 12 worlds: the precision was reached" in text
+    header = metadata.read(out)
+    assert header["seeds"] == header["sessions"][0]["asked"]["seeds"] == 12
+    assert sweeps.status(out).complete
+    [width] = kept(out)["looks"][0]["widths"]
+    # The effect on KL has no scale, and no say.
+    assert (width["claim"], width["task"], width["test"]) == ("B1", "Neural", 0)
+    assert width["points"] == pytest.approx(width["half_width"] / 0.035)
+    assert f"growing: 8 worlds: B1 on Neural ±{width['points']:.2g} points (asked 10000)" in text
+    before = [(entry["claim"], entry["interval"]) for entry in sweeps.load(out).entries]
+    again = run(file, out, WIDE)
+    assert "24 runs, 24 of them stored already" in again
+    assert worlds(out) == [8]
+    assert [(entry["claim"], entry["interval"]) for entry in sweeps.load(out).entries] == before
+
+
+@pytest.mark.slow
+def test_an_interrupted_study_goes_on_by_the_same_rule(
+    file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Interrupted at its second look, a study ends as an undisturbed one does; a wider precision later begins with the
+    looks that were made."""
+    out, judged = tmp_path / "out", []
+
+    def verdicts(*given: Any) -> list[dict[str, Any]]:
+        judged.append(given)
+        if len(judged) == 2:
+            raise KeyboardInterrupt
+        return actual(*given)
+
+    actual = report.verdicts
+    monkeypatch.setattr(report, "verdicts", verdicts)
+    with pytest.raises(KeyboardInterrupt):
+        run(file, out, NARROW, max_worlds=12)
+    assert worlds(out) == [8]
+    assert kept(out)["ended"] is None
+    assert metadata.read(out)["seeds"] == 10
+    text = run(file, out, NARROW, max_worlds=12)
+    assert worlds(out) == [8, 10]
+    assert kept(out)["ended"] == "max_worlds"
+    assert metadata.read(out)["seeds"] == 12
+    assert "looked 2 times, at 8 and 10 worlds; ended with 12 worlds: no more are allowed" in text
+    assert [session["asked"]["seeds"] for session in metadata.read(out)["sessions"]] == [10, 12]
+    text = run(file, out, WIDE, max_worlds=14)
+    assert worlds(out) == [8, 10]
+    assert kept(out)["ended"] == "precision"
+    assert metadata.read(out)["seeds"] == 14
+
+
+@pytest.mark.slow
+def test_seeds_of_another_beginning_and_time(file: Path, tmp_path: Path) -> None:
+    """The range grows at its end; no look is made once the worlds after it would take longer than there is."""
+    out = tmp_path / "out"
+    text = run(file, out, NARROW, seeds="100:102", minutes=1e-6)
+    assert worlds(out) == []
+    assert kept(out)["ended"] == "minutes"
+    assert sorted(sweeps.load(out).table["seed"].unique()) == list(range(100, 108))
+    assert "not looked at; ended with 8 worlds: the time is spent" in text
+    with pytest.raises(InvalidInput, match="holds the seeds 100:108, this command runs 8"):
+        run(file, out, NARROW)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"precision": 0.0}, "--precision must be above 0, got 0"),
+        ({"precision": float("nan")}, "--precision must be above 0, got nan"),
+        ({"precision": 2.0, "minutes": -1.0}, "--minutes must be above 0, got -1"),
+        ({"precision": 2.0, "max_worlds": 7}, "--max-worlds must be at least 8"),
+        ({"precision": 2.0, "max_worlds": 8, "seeds": 9}, "--max-worlds must be at least 9"),
+        ({"max_worlds": 8}, "--max-worlds needs --precision"),
+        ({"minutes": 5.0}, "--minutes needs --precision"),
+    ],
+)
+def test_options_that_cannot_be_meant_are_refused(
+    file: Path, tmp_path: Path, options: dict[str, Any], said: str
+) -> None:
+    for call in (sweeps.run, sweeps.forecast):
+        with pytest.raises(InvalidInput, match=said):
+            call(file, out=tmp_path / "out", console=Console(quiet=True), **options)
+    assert not (tmp_path / "out").exists()
