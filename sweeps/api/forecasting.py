@@ -1,7 +1,6 @@
 """What a run would take, and how precise its verdicts would be: ``testbed run --dry-run``."""
 
-import dataclasses
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -45,10 +44,9 @@ class Forecast:
     asked: Precision | None = None
     worlds: Mapping[str, int] = field(default_factory=dict)
 
-    @property
-    def points(self) -> float:
-        """The precision for which the number of worlds is stated."""
-        return POINTS if self.asked is None else self.asked.points
+    def points(self, claim: str) -> float:
+        """The precision of a claim for which the number of worlds is stated."""
+        return POINTS if self.asked is None else self.asked.of(claim) or POINTS
 
     def describe(self) -> dict[str, Any]:
         """The forecast as JSON-able data; predicted times in seconds, predicted memory in bytes."""
@@ -56,9 +54,9 @@ class Forecast:
         data |= {"directory": paths.shown(self.directory)}
         if self.plan is not None:
             data |= cost_of(self.plan) | {"groups": self.plan.describe()}
-        data["expected"] = [one.describe(self.points) for one in self.expected]
+        data["expected"] = [one.describe(self.points(one.key.claim)) for one in self.expected]
         if self.asked is not None:
-            data["precision"] = {**dataclasses.asdict(self.asked), "worlds": dict(self.worlds)}
+            data["precision"] = {**self.asked.described(), "worlds": dict(self.worlds)}
         return data
 
     def show(self, console: Console) -> None:
@@ -67,7 +65,7 @@ class Forecast:
             names = ", ".join(f"{name} ({preset})" for name, preset in self.studies.items())
             show(rich_table(self.plan.describe(), names), console)
             show_cost(self.plan, console)
-        show_expected(self.expected, self.points, console)
+        _show_expected(self.expected, self.points, console)
         for study, worlds in self.worlds.items():
             say(console, f"Precision  {study} is expected to end with {worlds} worlds")
         say(console, f"Runs       {self.runs}, of which {self.stored} are stored")
@@ -110,7 +108,9 @@ def forecast(
     )
 
 
-def show_expected(expected: Sequence[Expected], points: float, console: Console) -> None:
+def _show_expected(
+    expected: Sequence[Expected], points: Callable[[str], float], console: Console
+) -> None:
     """Print the half width to expect of every claim on every task: that of its widest test, and why."""
     rows, unknown = [], []
     for (claim, task), tests in _by_claim(expected).items():
@@ -119,12 +119,14 @@ def show_expected(expected: Sequence[Expected], points: float, console: Console)
             unknown.append(f"{claim} on {task}")
             continue
         widest = max(known, key=lambda one: one.points or 0.0)
+        wanted = points(claim)
+        needed = widest.needed(wanted) or "too many"
         rows.append(
             {
                 "claim": claim,
                 "task": task,
                 "half width": f"±{widest.points:.2g} points (±{widest.half_width:.2g} {widest.unit})",
-                f"worlds for {points:g} points": widest.needed(points) or "too many",
+                "worlds needed": f"{needed} for {wanted:g} points",
                 "why": f"{widest.worlds} worlds; {widest.why()}",
             }
         )

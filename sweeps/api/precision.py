@@ -6,12 +6,13 @@ then it gets `MORE` worlds and is not looked at again. A look sees widths, never
 keeps every look, so that an interrupted study goes on by the same rule.
 """
 
+import itertools
 import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 from rich.console import Console
 
@@ -30,17 +31,22 @@ Judge = Callable[[Path, Sequence[Opened]], list[dict[str, Any]]]
 KEY = "precision"
 
 
+#: Points of every claim, or by claim; as a text in the form of the command line.
+PrecisionLike: TypeAlias = float | Mapping[str, float] | str
+
+
 @dataclass(frozen=True)
 class Precision:
-    """The half width that is asked for, in points, and the budget: worlds, and minutes of this command."""
+    """The half width that is asked for, and the budget: worlds, and minutes of this command. ``points`` are those of
+    every claim, or of the named claims, when the others have no say."""
 
-    points: float
+    points: float | Mapping[str, float]
     max_worlds: int = MOST
     minutes: float | None = None
 
     @classmethod
     def asked(
-        cls, points: float | None, max_worlds: int | None, minutes: float | None
+        cls, points: PrecisionLike | None, max_worlds: int | None, minutes: float | None
     ) -> "Precision | None":
         """The options of a command; None without a precision. Raises `InvalidInput`."""
         if points is None:
@@ -48,7 +54,11 @@ class Precision:
                 if value is not None:
                     raise InvalidInput(f"{name} needs --precision: only such a study grows")
             return None
-        for name, value in (("--precision", points), ("--minutes", minutes)):
+        wanted = _read(points) if isinstance(points, str) else points
+        if isinstance(wanted, Mapping):
+            wanted = {claim: float(each) for claim, each in wanted.items()}
+        every = list(wanted.values()) if isinstance(wanted, Mapping) else [wanted]
+        for name, value in [*(("--precision", one) for one in every), ("--minutes", minutes)]:
             if value is not None and not (math.isfinite(value) and value > 0):
                 raise InvalidInput(f"{name} must be above 0, got {value:g}")
         most = MOST if max_worlds is None else max_worlds
@@ -56,21 +66,38 @@ class Precision:
             raise InvalidInput(
                 f"--max-worlds must be at least {FIRST}, the number of worlds of the first look, got {most}"
             )
-        return cls(float(points), most, None if minutes is None else float(minutes))
+        return cls(wanted, most, None if minutes is None else float(minutes))
+
+    def of(self, claim: str) -> float | None:
+        """The points that are asked for of a claim; None if it has no say."""
+        return self.points.get(claim) if isinstance(self.points, Mapping) else self.points
+
+    def check(self, selections: Sequence[Selection]) -> None:
+        """Raise `InvalidInput` if a study has more worlds than the budget or no claim that has a say, or if there is no
+        claim of a given name."""
+        known = {one.study.name: [claim.id for claim in one.claims] for one in selections}
+        for selection in selections:
+            name, worlds = selection.study.name, len(selection.seeds)
+            if worlds > self.max_worlds:
+                raise InvalidInput(
+                    f"--max-worlds must be at least {worlds}, the number of worlds that study {name} begins with, got "
+                    f"{self.max_worlds}"
+                )
+            if not any(map(self.of, known[name])):
+                raise InvalidInput(
+                    f"--precision says nothing about study {name}: its claims are {', '.join(known[name]) or 'none'}"
+                )
+        named = self.points if isinstance(self.points, Mapping) else {}
+        allowed = dict.fromkeys(itertools.chain.from_iterable(known.values()))
+        strange = sorted(named.keys() - allowed.keys())
+        if strange:
+            raise InvalidInput(
+                f"--precision names claim {strange[0]}: allowed are {', '.join(allowed)}"
+            )
 
     def begun(self, selection: Selection, place: Path) -> Selection:
-        """The selection with the worlds that the study has next, by the results that are stored in ``place``. Raises
-        `InvalidInput` if the selection has more worlds than the budget, or no claims."""
+        """The selection with the worlds that the study has next, by the results that are stored in ``place``."""
         seeds = selection.seeds
-        if len(seeds) > self.max_worlds:
-            raise InvalidInput(
-                f"--max-worlds must be at least {len(seeds)}, the number of worlds that study {selection.study.name} "
-                f"begins with, got {self.max_worlds}"
-            )
-        if not selection.claims:
-            raise InvalidInput(
-                f"study {selection.study.name} decides no claim, so --precision has nothing to measure: leave it out"
-            )
         count = max(FIRST, len(seeds))
         if (place / "study.json").is_file():
             header = headers.read(place)
@@ -79,24 +106,48 @@ class Precision:
             if stored.start == seeds.start:
                 count = max(count, len(stored))
                 if looks:
-                    precise = looks[-1].precise(self.points)
+                    precise = looks[-1].precise(self)
                     count = max(count, following(looks[-1].worlds, precise, self.max_worlds))
         return grown(selection, count)
 
     def ends_with(self, expected: Sequence[Expected], begin: int) -> int:
-        """The number of worlds with which a study is to be expected to end that begins with so many."""
-        known = [one for one in expected if one.point is not None and one.components is not None]
+        """The number of worlds with which a study is expected to end that begins with so many."""
+        known = [one for one in expected if self.of(one.key.claim) and one.points is not None]
         count, precise = begin, not known
         while count < self.max_worlds and not precise:
-            half_widths = [replace(one, worlds=count).points or 0.0 for one in known]
-            precise = max(half_widths) <= self.points
+            at = [replace(one, worlds=count) for one in known]
+            precise = all((one.points or 0.0) <= (self.of(one.key.claim) or 0.0) for one in at)
             count = following(count, precise, self.max_worlds)
         return count
 
+    def spelt(self) -> str:
+        """The points as the command line takes them."""
+        if isinstance(self.points, Mapping):
+            return ",".join(f"{claim}={points:g}" for claim, points in self.points.items())
+        return f"{self.points:g}"
+
     def words(self) -> list[str]:
         """The options on the command line."""
-        words = ["--precision", f"{self.points:g}", "--max-worlds", str(self.max_worlds)]
+        words = ["--precision", self.spelt(), "--max-worlds", str(self.max_worlds)]
         return words if self.minutes is None else [*words, "--minutes", f"{self.minutes:g}"]
+
+    def described(self) -> dict[str, Any]:
+        """The options as JSON-able data."""
+        points = dict(self.points) if isinstance(self.points, Mapping) else self.points
+        return {"points": points, "max_worlds": self.max_worlds, "minutes": self.minutes}
+
+
+def _read(text: str) -> float | dict[str, float]:
+    """Points from ``2`` or ``C2=2,C3.8=4``. Raises `InvalidInput`."""
+    try:
+        if "=" not in text:
+            return float(text)
+        pairs = (part.split("=") for part in text.split(","))
+        return {claim.strip(): float(points) for claim, points in pairs}
+    except ValueError:
+        raise InvalidInput(
+            f"--precision must be a number of points, or one for each claim such as C2=2,C3.8=4, got {text}"
+        ) from None
 
 
 class Look(NamedTuple):
@@ -105,16 +156,24 @@ class Look(NamedTuple):
     worlds: int
     widths: tuple[Width, ...]
 
-    def precise(self, points: float) -> bool:
-        """Whether every half width is at most so many points."""
-        return bool(self.widths) and max(width.points for width in self.widths) <= points
+    def relative(self, asked: Precision) -> list[tuple[float, Width]]:
+        """The half widths that have a say, each as a multiple of what was asked for, the largest first."""
+        wanted = ((asked.of(width.claim), width) for width in self.widths)
+        multiples = [(width.points / points, width) for points, width in wanted if points]
+        return sorted(multiples, key=lambda pair: -pair[0])
 
-    def sentence(self, points: float) -> str:
+    def precise(self, asked: Precision) -> bool:
+        """Whether every half width that has a say is as small as was asked for."""
+        multiples = self.relative(asked)
+        return bool(multiples) and multiples[0][0] <= 1
+
+    def sentence(self, asked: Precision) -> str:
         """The widest interval, for people."""
-        if not self.widths:
+        multiples = self.relative(asked)
+        if not multiples:
             return f"{self.worlds} worlds: no deciding test has an interval"
-        claim, task, *_, wide = self.widths[0]
-        return f"{self.worlds} worlds: {claim} on {task} ±{wide:.2g} points (asked {points:g})"
+        _, (claim, task, *_, points) = multiples[0]
+        return f"{self.worlds} worlds: {claim} on {task} ±{points:.2g} points (asked {asked.of(claim):g})"
 
 
 def grown(selection: Selection, worlds: int) -> Selection:
@@ -208,8 +267,8 @@ class Growth:
         entries = self._entries(directory, due) if due else []
         for study in due:
             look = self._looked(study, entries)
-            if look.widths:
-                precise = look.precise(self.asked.points)
+            if look.relative(self.asked):
+                precise = look.precise(self.asked)
                 study.grow(following(look.worlds, precise, self.asked.max_worlds))
             else:
                 self._end(study, "no_interval")
@@ -220,7 +279,7 @@ class Growth:
         """Whether a study is to be looked at, by the worlds and the time that are left. A study that could not get the
         worlds that follow a precise look ends whatever its widths are."""
         looks = study.looks
-        if looks and looks[-1].precise(self.asked.points):
+        if looks and looks[-1].precise(self.asked):
             self._end(study, "precision")
         elif study.worlds >= self.asked.max_worlds:
             self._end(study, "max_worlds")
@@ -239,10 +298,10 @@ class Growth:
         """The look at a study, which is kept and printed."""
         name = study.selection.study.name
         look = Look(study.worlds, tuple(widths(entries, name, study.tasks)))
-        kept = {"worlds": look.worlds, "points": self.asked.points}
-        kept["widths"] = [width._asdict() for width in look.widths]
-        self._keep(study, None, [kept])
-        say(self._console, f"{name}: {look.sentence(self.asked.points)}")
+        shown = [width._asdict() for width in look.widths]
+        points = self.asked.described()["points"]
+        self._keep(study, None, [{"worlds": look.worlds, "points": points, "widths": shown}])
+        say(self._console, f"{name}: {look.sentence(self.asked)}")
         return look
 
     def _end(self, study: Growing, why: str) -> None:
@@ -252,9 +311,8 @@ class Growth:
     def _keep(self, study: Growing, ended: str | None, looks: Sequence[Mapping[str, Any]]) -> None:
         """Write the present budget, the end and further looks to `study.json`."""
         before = study.store.header.get(KEY, {}).get("looks", [])
-        asked = self.asked
-        facts = {"points": asked.points, "max_worlds": asked.max_worlds, "minutes": asked.minutes}
-        study.store.keep(**{KEY: {**facts, "ended": ended, "looks": [*before, *looks]}})
+        facts = {**self.asked.described(), "ended": ended, "looks": [*before, *looks]}
+        study.store.keep(**{KEY: facts})
 
     def conclude(self, studies: Iterable[Growing], verdicts: Sequence[Mapping[str, Any]]) -> None:
         """Print how often each study was looked at, why it ended, and its widest interval."""
@@ -262,4 +320,4 @@ class Growth:
             name = study.selection.study.name
             last = Look(study.worlds, tuple(widths(verdicts, name, study.tasks)))
             say(self._console, f"{name}: {study.conclusion()}")
-            say(self._console, f"{name}: {last.sentence(self.asked.points)}")
+            say(self._console, f"{name}: {last.sentence(self.asked)}")

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sweeps.api.forecasting import Forecast
-    from sweeps.api.precision import Precision
+    from sweeps.api.precision import Precision, PrecisionLike
     from sweeps.api.request import Changes, Request, StudyLike
     from sweeps.api.runner import Engine
     from sweeps.selection import SeedsLike
@@ -41,7 +41,7 @@ def run(
     console: "Console | None" = None,
     verbose: bool = False,
     command: str | None = None,
-    precision: float | None = None,
+    precision: "PrecisionLike | None" = None,
     max_worlds: int | None = None,
     minutes: float | None = None,
 ) -> Outcome:
@@ -54,7 +54,8 @@ def run(
 
     With a ``precision``, worlds are added until the 90% interval of every deciding test has a half width of at most so
     many points (0.035 SFT standard deviations of golden reward; in other units half the ROPE), or until there are
-    ``max_worlds`` (by default 32), or ``minutes`` are over.
+    ``max_worlds`` (by default 32), or ``minutes`` are over. A mapping such as ``{"C2": 2, "C3.8": 4}`` has points for
+    the claims that have a say.
     """
     with _prepared(
         studies,
@@ -124,7 +125,7 @@ def _prepared(
     cluster: str | None = None,
     workers: int | None = None,
     console: "Console | None" = None,
-    precision: float | None = None,
+    precision: "PrecisionLike | None" = None,
     max_worlds: int | None = None,
     minutes: float | None = None,
 ) -> Iterator[_Prepared]:
@@ -144,6 +145,8 @@ def _prepared(
     asked = Precision.asked(precision, max_worlds, minutes)
     request = Request(studies, preset, seeds, settings, axes, task)
     selections = request.selections()
+    if asked is not None:
+        asked.check(selections)
     names = "-".join(selection.study.name for selection in selections)
     sizes = "-".join(dict.fromkeys(selection.preset for selection in selections))
     default = Path("results") / f"{names}-{sizes}"

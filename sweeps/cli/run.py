@@ -5,7 +5,7 @@ examples:
   testbed run gap --preset smoke               a small one, to see that everything works
   testbed run gap --dry-run                    what would run, and how long it would take
   testbed run gap --seeds 8 --out results/gap8
-  testbed run gap --precision 2                more worlds, until every interval is narrow enough
+  testbed run gap --precision C2=2,C3.8=4      more worlds, until these claims' intervals are so narrow
   testbed run gap --set loss.beta=0.1          one value instead of the study's axis
   testbed run gap --task text                  on a pretrained language model
   testbed run gap --set loss=Dpo               another loss, at its own defaults
@@ -80,9 +80,8 @@ def add_growth(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--precision",
         metavar="POINTS",
-        type=shared.parsed(float, "a number"),
-        help="add worlds until every deciding test's 90%% interval has at most this half width; a point is 0.035 SFT "
-        "standard deviations of golden reward, in other units half the ROPE",
+        help="add worlds until every deciding test's 90%% interval has at most this half width, or those of some "
+        "claims (C2=2,C3.8=4); a point is 0.035 SFT standard deviations of golden reward, else half the ROPE",
     )
     shared.add_number(command, "--max-worlds", "with --precision: the most worlds (default: 32)")
     command.add_argument(

@@ -3,6 +3,7 @@ seconds; widths are those of its intervals."""
 
 import io
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from small_study import BASE
 
 import sweeps
 from analysis import report
+from analysis.worlds.power import Components, Expected, Key, Width
 from sweeps import runtime
+from sweeps.api.precision import Look, Precision
 from sweeps.store import metadata
 from testbed.errors import InvalidInput
 
@@ -148,6 +151,46 @@ def test_seeds_of_another_beginning_and_time(file: Path, tmp_path: Path) -> None
         run(file, out, NARROW)
 
 
+def test_only_named_claims_have_a_say() -> None:
+    """Widths are told relative to what was asked of their claims; a look without any width is never precise."""
+    widths = (
+        Width("C1", "Neural", 0, "fall", "nats", 900.0, 900.0),
+        Width("C3.8", "Neural", 0, "best", "SFT standard deviations", 0.13, 3.7),
+        Width("C2", "Neural", 0, "near", "SFT standard deviations", 0.07, 2.0),
+    )
+    look = Look(12, widths)
+    asked = Precision.asked("C2=2,C3.8=4", None, None)
+    assert asked == Precision({"C2": 2.0, "C3.8": 4.0}, 32)
+    assert asked is not None
+    assert asked.words() == ["--precision", "C2=2,C3.8=4", "--max-worlds", "32"]
+    assert look.precise(asked)
+    assert look.sentence(asked) == "12 worlds: C2 on Neural ±2 points (asked 2)"
+    stricter = Precision({"C2": 2.0, "C3.8": 3.6})
+    assert not look.precise(stricter)
+    assert look.sentence(stricter) == "12 worlds: C3.8 on Neural ±3.7 points (asked 3.6)"
+    assert not look.precise(Precision(899.0))
+    assert look.precise(Precision(900.0))
+    assert not Look(12, ()).precise(asked)
+    assert not Look(12, widths[:1]).precise(asked)
+
+
+def test_the_end_to_expect_is_that_of_the_rule() -> None:
+    """Precise at 14 worlds, so 18; an effect without a scale, and claims that were not asked for, have no say."""
+    of = Components(0.1, 0.0, 16)
+    one = Expected(Key("gap", "C2", 0, "near", "Neural"), "nats", of.half_width(13) / 2, 8, of)
+    others = [
+        replace(one, key=one.key._replace(claim="C1"), point=1e-9),
+        replace(one, point=None),
+        replace(one, components=None),
+    ]
+    asked = Precision({"C2": 2.0})
+    assert asked.ends_with([one, *others], 8) == 18
+    assert asked.ends_with([one, *others], 16) == 20
+    assert replace(asked, max_worlds=16).ends_with([one, *others], 8) == 16
+    assert asked.ends_with(others[1:], 8) == 8
+    assert Precision(2.0).ends_with([one, *others], 8) == 32
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -156,6 +199,11 @@ def test_seeds_of_another_beginning_and_time(file: Path, tmp_path: Path) -> None
         ({"precision": 2.0, "minutes": -1.0}, "--minutes must be above 0, got -1"),
         ({"precision": 2.0, "max_worlds": 7}, "--max-worlds must be at least 8"),
         ({"precision": 2.0, "max_worlds": 8, "seeds": 9}, "--max-worlds must be at least 9"),
+        ({"precision": "B1=0"}, "--precision must be above 0, got 0"),
+        ({"precision": "B1=2,x"}, "--precision must be a number of points, or one for each claim"),
+        ({"precision": "wide"}, "got wide"),
+        ({"precision": {"B1": 2.0, "C2": 2.0}}, "names claim C2: allowed are B1, B2"),
+        ({"precision": "C2=2"}, "says nothing about study growing: its claims are B1, B2"),
         ({"max_worlds": 8}, "--max-worlds needs --precision"),
         ({"minutes": 5.0}, "--minutes needs --precision"),
     ],
