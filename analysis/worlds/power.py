@@ -327,4 +327,7 @@ def tabled(directories: Sequence[Path], path: Path = TABLE) -> str:
 
 
 if __name__ == "__main__":
-    TABLE.write_text(tabled([Path(name) for name in sys.argv[1:]]), encoding="utf-8")
+    try:
+        TABLE.write_text(tabled([Path(name) for name in sys.argv[1:]]), encoding="utf-8")
+    except InvalidInput as problem:
+        sys.exit(str(problem))
