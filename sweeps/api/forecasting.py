@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from analysis.worlds.power import Expected, expected
-from sweeps.api.precision import Precision, described
+from sweeps.api.precision import Precision, described, rounded
 from sweeps.api.runner import distinct, places, tasks_of
 from sweeps.console.tables import cost_of, rich_table, say, show, show_cost
 from sweeps.population.engine import Engine
@@ -114,18 +114,18 @@ def _show_expected(
     """Print the half width to expect of every claim on every task: that of its widest test, and why."""
     rows, unknown = [], []
     for (claim, task), tests in _by_claim(expected).items():
-        known = [one for one in tests if one.points is not None]
+        known = [(one.points, one) for one in tests if one.points is not None]
         if not known:
             unknown.append(f"{claim} on {task}")
             continue
-        widest = max(known, key=lambda one: one.points or 0.0)
+        half, widest = max(known, key=lambda pair: pair[0])
         wanted = points(claim)
         needed = widest.needed(wanted) or "too many"
         rows.append(
             {
                 "claim": claim,
                 "task": task,
-                "half width": f"±{widest.points:.2g} points (±{widest.half_width:.2g} {widest.unit})",
+                "half width": f"±{rounded(half)} points (±{widest.half_width:.2g} {widest.unit})",
                 "worlds needed": f"{needed} for {wanted:g} points",
                 "why": f"{widest.worlds} worlds; {widest.why()}",
             }

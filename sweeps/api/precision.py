@@ -176,6 +176,11 @@ class Look(NamedTuple):
         return f"{self.worlds} worlds: {claim} on {task} ±{points:.2g} points (asked {asked.of(claim):g})"
 
 
+def rounded(value: float) -> str:
+    """A width to two digits, or as a whole number."""
+    return f"{value:.2g}" if value < 99.5 else f"{value:.0f}"
+
+
 def grown(selection: Selection, worlds: int) -> Selection:
     """The selection with so many worlds: the range of its seeds grows at its end."""
     first = selection.seeds.start

@@ -15,7 +15,7 @@ import sweeps
 from analysis import report
 from analysis.worlds.power import Components, Expected, Key, Width
 from sweeps import runtime
-from sweeps.api.precision import Look, Precision
+from sweeps.api.precision import Look, Precision, rounded
 from sweeps.store import metadata
 from testbed.errors import InvalidInput
 
@@ -97,7 +97,9 @@ def test_four_worlds_are_added_after_the_look_that_finds_the_precision(
     # The effect on KL has no scale, and no say.
     assert (width["claim"], width["task"], width["test"]) == ("B1", "Neural", 0)
     assert width["points"] == pytest.approx(width["half_width"] / 0.035)
-    assert f"growing: 8 worlds: B1 on Neural ±{width['points']:.2g} points (asked 10000)" in text
+    assert (
+        f"growing: 8 worlds: B1 on Neural ±{rounded(width['points'])} points (asked 10000)" in text
+    )
     before = [(entry["claim"], entry["interval"]) for entry in sweeps.load(out).entries]
     again = run(file, out, WIDE)
     assert "24 runs, 24 of them stored already" in again
