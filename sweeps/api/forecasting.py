@@ -84,16 +84,19 @@ def forecast(
     for place, given in places(selections, directory).items():
         selection = given if asked is None else asked.begun(given, place)
         own, name, worlds = selection.points(), selection.study.name, len(selection.seeds)
+        settled = False
         points += own
         if (place / "study.json").is_file():
             # Raises for the same reasons as the run itself.
             header = config.jsonable(described(selection, provenance.session()))
-            worlds = len(seeds_from(headers.joined(place, headers.read(place), header)["seeds"]))
+            known = headers.read(place)
+            worlds = len(seeds_from(headers.joined(place, known, header)["seeds"]))
+            settled = asked is not None and asked.settled(known)
             stored |= Store.open(place).finished()
         of_study = expected(name, selection.claims, tasks_of(own, name), worlds, place)
         precision += of_study
         if asked is not None:
-            ends[name] = asked.ends_with(of_study, worlds)
+            ends[name] = worlds if settled else asked.ends_with(of_study, worlds)
     points = distinct(points)
     todo = [point for point in points if point.run not in stored]
     return Forecast(
@@ -114,27 +117,32 @@ def _show_expected(
     """Print the half width to expect of every claim on every task: that of its widest test, and why."""
     rows, unknown = [], []
     for (claim, task), tests in _by_claim(expected).items():
-        known = [(one.points, one) for one in tests if one.points is not None]
+        known = [one for one in tests if one.half_width is not None]
         if not known:
             unknown.append(f"{claim} on {task}")
             continue
-        half, widest = max(known, key=lambda pair: pair[0])
-        wanted = points(claim)
-        needed = widest.needed(wanted) or "too many"
-        rows.append(
-            {
-                "claim": claim,
-                "task": task,
-                "half width": f"±{rounded(half)} points (±{widest.half_width:.2g} {widest.unit})",
-                "worlds needed": f"{needed} for {wanted:g} points",
-                "why": f"{widest.worlds} worlds; {widest.why()}",
-            }
-        )
+        # Without a ROPE an effect has no points; claims whose effects all have none show their first.
+        widest = max(known, key=lambda one: one.points or 0.0)
+        rows.append(_row(widest, points(claim)))
     if rows:
         show(rich_table(rows, "Half widths of 90% intervals to expect"), console)
     if unknown:
         reason = "no earlier verdict says how these vary between worlds"
         say(console, f"Not known  for {', '.join(unknown)}: {reason}")
+
+
+def _row(one: Expected, points: float) -> dict[str, str]:
+    """The expectation for a test, in texts."""
+    own = f"±{one.half_width:.2g} {one.unit}"
+    shown = own if one.points is None else f"±{rounded(one.points)} points ({own})"
+    needed = f"{one.needed(points) or 'too many'} for {points:g} points"
+    return {
+        "claim": one.key.claim,
+        "task": one.key.task,
+        "half width": shown,
+        "worlds needed": "–" if one.points is None else needed,
+        "why": f"{one.worlds} worlds; {one.why()}",
+    }
 
 
 def _by_claim(expected: Iterable[Expected]) -> dict[tuple[str, str], list[Expected]]:

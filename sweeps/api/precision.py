@@ -110,6 +110,11 @@ class Precision:
                     count = max(count, following(looks[-1].worlds, precise, self.max_worlds))
         return grown(selection, count)
 
+    def settled(self, header: Mapping[str, Any]) -> bool:
+        """Whether the last look that `study.json` keeps found the precision."""
+        looks = _looks(header)
+        return bool(looks) and looks[-1].precise(self)
+
     def ends_with(self, expected: Sequence[Expected], begin: int) -> int:
         """The number of worlds with which a study is expected to end that begins with so many."""
         known = [one for one in expected if self.of(one.key.claim) and one.points is not None]
@@ -283,8 +288,7 @@ class Growth:
     def _goes_on(self, study: Growing, beside: Sequence[Growing]) -> bool:
         """Whether a study is to be looked at, by the worlds and the time that are left. A study that could not get the
         worlds that follow a precise look ends whatever its widths are."""
-        looks = study.looks
-        if looks and looks[-1].precise(self.asked):
+        if self.asked.settled(study.store.header):
             self._end(study, "precision")
         elif study.worlds >= self.asked.max_worlds:
             self._end(study, "max_worlds")
