@@ -1,6 +1,6 @@
 """The report of a results directory: a static site with a scoreboard and a page per study.
 
-`build` fits the curves, decides the claims, draws the figures and writes the pages. Pages load no files from other
+`build` decides the claims, draws the figures and writes the pages. Pages load no files from other
 sites, follow the reader's light or dark theme, and are readable on a phone and in print.
 """
 
@@ -31,16 +31,19 @@ from testbed.errors import InvalidInput
 
 FOLDER = "report"
 _NUMBER: json_files.Shape = (float, None)
-TEST: json_files.Shape = {
-    "verdict": frozenset(VERDICTS),
+EFFECT: json_files.Shape = {
     "effect": str,
     "unit": str,
     "estimate": _NUMBER,
     "interval": ([float, float], None),
-    "probability": _NUMBER,
     "reason": str,
-    "rule": {"kind": str, "rope": float, "confidence": float, "words": str},
     "details": dict,
+}
+TEST: json_files.Shape = {
+    **EFFECT,
+    "verdict": frozenset(VERDICTS),
+    "probability": _NUMBER,
+    "rule": {"kind": str, "rope": float, "confidence": float, "words": str},
 }
 #: A row of `verdicts.json`; see `analysis.verdicts.verdict.entry`.
 ENTRY: json_files.Shape = {
@@ -49,6 +52,7 @@ ENTRY: json_files.Shape = {
     "newer": bool,
     "stored_verdict": (str, None),
     "tests": [TEST],
+    "beside": [EFFECT],
 }
 TRANSFER = Place("transfer.html", "Transfer")
 _TRANSFER_KEY = ".transfer.key"

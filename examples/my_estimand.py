@@ -6,14 +6,13 @@ testbed run examples/my_estimand.py --preset smoke
 import dataclasses
 
 from sweeps.claims import Claim, Test
-from sweeps.estimands import Estimand, Evidence, Unanswerable
-from sweeps.estimands.base import seed_draws
-from sweeps.rules import Draws, More
+from sweeps.estimands import Evidence, InWorlds, Unanswerable, WorldEstimand, run_means
+from sweeps.rules import More
 from sweeps.studies import gap
 
 
 @dataclasses.dataclass(frozen=True)
-class ThriftDifference(Estimand):
+class ThriftDifference(WorldEstimand):
     """Win rate above one half per nat of KL at the last checkpoint, of the first arm minus the second, over runs that
     differ in nothing else."""
 
@@ -24,8 +23,8 @@ class ThriftDifference(Estimand):
         """Label and unit."""
         return f"win rate per KL, {self.first} - {self.second}", "probability per nat"
 
-    def _measure(self, evidence: Evidence) -> Draws:
-        """Posterior draws of the mean over seeds. Raises `Unanswerable` if there is no answer."""
+    def in_worlds(self, evidence: Evidence) -> InWorlds:
+        """The difference in every world. Raises `Unanswerable` if there is no answer."""
         arms = (self.first, self.second)
         thrift = []
         for arm in arms:
@@ -35,9 +34,8 @@ class ThriftDifference(Estimand):
         shared = thrift[0].keys() & thrift[1].keys()
         if not shared:
             raise Unanswerable(f"{self.first} and {self.second} share no run that moved")
-        label, unit = self.words()
         values = {run: thrift[0][run] - thrift[1][run] for run in sorted(shared)}
-        return seed_draws(label, unit, values, evidence.describe_runs(arms))
+        return run_means(values, evidence.describe_runs(arms))
 
 
 CLAIM = Claim(

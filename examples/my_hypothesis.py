@@ -12,7 +12,7 @@ from my_task import Paths
 from envs.labelers.bradley_terry import BradleyTerry
 from sweeps import paper
 from sweeps.claims import Claim, Test
-from sweeps.estimands import MatchedGap, PeakDifference
+from sweeps.estimands import BestDifference, MatchedDifference
 from sweeps.grid import product
 from sweeps.rules import More
 from sweeps.study import Arm, Study
@@ -39,14 +39,14 @@ study = Study(
         Claim(
             "H1",
             "At the same KL from the SFT policy, Huber's distance wins more often.",
-            (Test(MatchedGap(*PAIR), More(paper.ROPE)),),
-            "A mean gap of at most two percentage points.",
+            (Test(MatchedDifference(*PAIR), More(paper.REWARD_ROPE)),),
+            "A golden reward at most 0.07 higher between 0.5 and 3 nats.",
         ),
         Claim(
             "H2",
-            "Its peak is higher.",
-            (Test(PeakDifference(*PAIR), More(paper.ROPE)),),
-            "A peak at most two percentage points above that of the squared distance.",
+            "Its best within 8 nats is higher.",
+            (Test(BestDifference(*PAIR, within=paper.BUDGET), More(paper.REWARD_ROPE)),),
+            "A best golden reward within 8 nats at most 0.07 above that of the squared distance.",
         ),
     ),
     presets=paper.presets(axes=axes),

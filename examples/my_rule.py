@@ -10,7 +10,7 @@ import numpy as np
 
 from sweeps import paper
 from sweeps.claims import Claim, Test
-from sweeps.estimands import MatchedGap
+from sweeps.estimands import MatchedDifference
 from sweeps.rules import Rule
 from sweeps.studies import gap
 
@@ -36,7 +36,7 @@ class Less(Rule):
 CLAIM = Claim(
     "L1",
     "At the same KL from the SFT policy, offline wins less often than online.",
-    (Test(MatchedGap("offline", "online"), Less(paper.ROPE)),),
-    "A gap of less than two percentage points, or one to the other side.",
+    (Test(MatchedDifference("offline", "online"), Less(paper.REWARD_ROPE)),),
+    "A golden reward at most 0.07 lower between 0.5 and 3 nats, or a higher one.",
 )
 study = dataclasses.replace(gap.study.derived("my_rule", "Offline against online"), claims=(CLAIM,))

@@ -8,7 +8,7 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from sweeps import paper
 from sweeps.claims import Claim, Test
-from sweeps.estimands import MatchedGap
+from sweeps.estimands import MatchedDifference
 from sweeps.rules import More
 from sweeps.study import Arm, Study
 from testbed.config.ranges import hyper
@@ -78,8 +78,8 @@ study = Study(
         Claim(
             "D1",
             "At the same KL from the SFT policy, data first wins more often.",
-            (Test(MatchedGap("data first", "online"), More(paper.ROPE)),),
-            "A mean gap of at most two percentage points.",
+            (Test(MatchedDifference("data first", "online"), More(paper.REWARD_ROPE)),),
+            "A golden reward at most 0.07 higher between 0.5 and 3 nats.",
         ),
     ),
     presets=paper.presets(),

@@ -7,7 +7,7 @@ Both arms are online, with the same loss and proxy. All other settings are the s
 
 from sweeps import paper
 from sweeps.claims import Claim, Test
-from sweeps.estimands import MatchedGap, PeakDifference
+from sweeps.estimands import BestDifference, MatchedDifference
 from sweeps.rules import More
 from sweeps.study import Arm, Study
 from testbed.sources.best_worst_of_n import BestWorstOfN
@@ -28,14 +28,19 @@ study = Study(
         Claim(
             "P1",
             "At the same KL, the best against the worst of four wins more often.",
-            (Test(MatchedGap("best and worst of 4", "two samples"), More(paper.ROPE)),),
-            "A mean gap of at most two percentage points.",
+            (Test(MatchedDifference("best and worst of 4", "two samples"), More(paper.ROPE)),),
+            "A golden reward at most 0.07 higher between 0.5 and 3 nats.",
         ),
         Claim(
             "P2",
-            "Its peak is higher.",
-            (Test(PeakDifference("best and worst of 4", "two samples"), More(paper.ROPE)),),
-            "A peak at most two percentage points above that of plain pairs.",
+            "Its best within 8 nats is higher.",
+            (
+                Test(
+                    BestDifference("best and worst of 4", "two samples", within=paper.BUDGET),
+                    More(paper.ROPE),
+                ),
+            ),
+            "A best golden reward at most 0.07 above that of plain pairs.",
         ),
     ),
     presets=paper.presets(),

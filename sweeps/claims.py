@@ -45,7 +45,7 @@ class Test:
 
     def judge(self, evidence: Evidence) -> Judgement:
         """The verdict on this effect. Never raises `Unanswerable`."""
-        return self.rule.judge(self.estimand.draws(evidence))
+        return self.rule.judge(self.estimand.draws(evidence, self.rule.rope))
 
     def describe(self) -> dict[str, Any]:
         """The test as JSON-able data."""
@@ -77,8 +77,9 @@ class Claim:
     """One row of the scoreboard: the statement, its measurement, and the rules that decide.
 
     All tests must hold. `against` says in words which outcome would count against the claim, `note` which checks of the
-    setup were made. Ids that start with "C" are the paper's claims, ids that start with "B" questions beyond the paper.
-    Raises InvalidInput if there is no test.
+    setup were made. `beside` are effects that are shown with their intervals beside the tests, and decide nothing. Ids
+    that start with "C" are the paper's claims, ids that start with "B" questions beyond the paper. Raises InvalidInput
+    if there is no test.
     """
 
     id: str
@@ -86,15 +87,16 @@ class Claim:
     tests: tuple[Test, ...]
     against: str
     note: str = ""
+    beside: tuple[Estimand, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.tests:
             raise InvalidInput(f"tests of claim {self.id} is empty: at least one is needed")
 
     @property
-    def from_curves(self) -> bool:
-        """Whether every test uses fitted curves only, so that a typical task can be judged."""
-        return all(test.estimand.from_curves for test in self.tests)
+    def of_worlds(self) -> bool:
+        """Whether every test is about an effect of worlds, so that a typical task can be judged."""
+        return all(test.estimand.of_worlds for test in self.tests)
 
     def arms_used(self) -> tuple[str, ...]:
         """The arms that the tests need."""
@@ -122,9 +124,18 @@ class Claim:
             reason = f"{weakest.label}: {reason}"
         return Ruling(weakest.verdict, reason, deciding, parts)
 
+    def judge_beside(self, evidence: Evidence) -> tuple[Judgement, ...]:
+        """The effects beside the tests, with 90% intervals: what a rule without a region of its own says of them."""
+        rule, parts = More(0.0), []
+        for estimand in self.beside:
+            draws = estimand.draws(evidence)
+            parts.append(dataclasses.replace(rule.judge(draws), reason=draws.reason))
+        return tuple(parts)
+
     def describe(self) -> dict[str, Any]:
         """The claim as JSON-able data; `Claim.from_dict` is the inverse."""
-        return {**vars(self), "tests": [test.describe() for test in self.tests]}
+        tests = [test.describe() for test in self.tests]
+        return {**vars(self), "tests": tests, "beside": [one.describe() for one in self.beside]}
 
     def decides_like(self, other: "Claim") -> bool:
         """Whether both claims have the same tests; texts may differ."""
@@ -136,7 +147,8 @@ class Claim:
         try:
             texts = {name: str(data[name]) for name in ("id", "text", "against")}
             tests = tuple(map(Test.from_dict, data["tests"]))
-            return cls(**texts, tests=tests, note=str(data.get("note", "")))
+            beside = tuple(_of_types(Estimand.from_dict(one)) for one in data.get("beside", ()))
+            return cls(**texts, tests=tests, note=str(data.get("note", "")), beside=beside)
         except (AttributeError, KeyError, RecursionError, TypeError, ValueError) as problem:
             if isinstance(problem, InvalidInput):
                 raise

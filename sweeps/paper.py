@@ -28,8 +28,10 @@ made once.
   (`testbed run gap --set teacher=golden`, three seeds) online beats offline at the same KL by 14.5 points on `Neural`
   (90% interval 10.0 to 19.1) and by 12.2 on `Summarize` (7.3 to 17.2; no verdict, as a curve misses its points): the
   proxy is the reason that no gap appears.
-- **ROPE**: a difference of win rates or accuracies of two percentage points is practically nothing. That is one
-  standard error of a single evaluation (512 prompts).
+- **Outcome**: claims are decided by the golden reward of the policy's answers, in SFT standard deviations, whose
+  variance is 5 to 8 times smaller than that of win rates; the win rate stands beside it.
+- **ROPE**: a difference of golden reward of 0.07, or of win rates or accuracies of two percentage points, is
+  practically nothing. Near one half 0.07 is about two points of win rate.
 
 The ruggedness of `Neural` was set by one criterion: the proxy agrees with the golden reward on about three of four
 held-out pairs, as reward models do with people. No outcome of a study was used. Earlier forms of its golden reward
@@ -71,6 +73,11 @@ RATE = MappingProxyType({"optimiser.learning_rate": BASE_RATE})
 BASE = MappingProxyType({**RATE, "loss.beta": BASE_BETA})
 #: Differences of win rates and accuracies that are practically nothing.
 ROPE = 0.02
+#: Differences of golden reward, in SFT standard deviations, that are practically nothing: about two points of win rate
+#: near one half.
+REWARD_ROPE = 0.07
+#: Budget of KL, in nats, within which arms of equal tuning are compared.
+BUDGET = 8.0
 
 LOSS = Ipo(beta=BASE_BETA)
 OPTIMISER = OptimiserConfig(learning_rate=BASE_RATE)
@@ -105,13 +112,15 @@ _TASKS = {
 _RATES = {"smoke": (BASE_RATE,), "laptop": (BASE_RATE, 1e-3), "paper": (1e-4, BASE_RATE, 1e-3)}
 _BETAS = {
     "smoke": (0.03, BASE_BETA),
-    "laptop": (0.01, 0.03, BASE_BETA),
+    "laptop": (0.03, BASE_BETA),
     "paper": (0.01, 0.03, BASE_BETA, 0.3),
 }
 #: Betas at which offline arms also run `LONGER` times as long, at the highest rate: the lowest betas of each size.
-_LONG_BETAS = {"smoke": (), "laptop": (0.01,), "paper": (0.01, 0.03, BASE_BETA)}
+_LONG_BETAS = {"smoke": (), "laptop": (0.03,), "paper": (0.01, 0.03, BASE_BETA)}
 LONGER = 5
-_STEPS = {"smoke": 100, "laptop": 800, "paper": 1000}
+_STEPS = {"smoke": 100, "laptop": 256, "paper": 1000}
+#: Steps with which the golden baseline is trained; 0: the opponent is SFT itself.
+_BASELINE = {"smoke": 0, "laptop": 0, "paper": 1000}
 _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     "smoke": {
         "data.pairs": 512,
@@ -123,10 +132,16 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "evaluation.kl_prompts": 64,
         "evaluation.pairs": 64,
     },
-    "laptop": {"evaluation.points": 8},
-    "paper": {"evaluation.points": 20, "evaluation.prompts": 2048},
+    "laptop": {
+        "data.pairs": 4096,
+        "sft.steps": 1000,
+        "proxy.fit.steps": 600,
+        "evaluation.points": 8,
+        "evaluation.first": 8,
+    },
+    "paper": {"evaluation.points": 20, "evaluation.first": 10, "evaluation.prompts": 2048},
 }
-_SEEDS = {"smoke": 2, "laptop": 3, "paper": 8}
+_SEEDS = {"smoke": 2, "laptop": 16, "paper": 16}
 _NOTES = {
     "smoke": "Does everything run? Too small to believe.",
     "laptop": "Two cores, one sitting.",
@@ -177,7 +192,13 @@ def preset(
     steps = _STEPS[size]
     lengths = {f"{path}.run.steps": steps for path in runs}
     changed = {name.replace("__", "."): value for name, value in changes.items()}
-    settings = {**_SETTINGS[size], "steps": steps, "baseline.steps": steps, **lengths, **changed}
+    settings = {
+        **_SETTINGS[size],
+        "steps": steps,
+        "baseline.steps": _BASELINE[size],
+        **lengths,
+        **changed,
+    }
     swept = grid(size) if axes is None else axes
     further: dict[str, Grid] = {}
     if longer and _LONG_BETAS[size]:

@@ -63,7 +63,8 @@ class Study:
         if self.default not in self.presets:
             raise config.unknown("default preset", self.default, self.presets)
         for claim in self.claims:
-            for arm in claim.arms_used():
+            beside = (arm for estimand in claim.beside for arm in estimand.arms_used())
+            for arm in (*claim.arms_used(), *beside):
                 if arm not in names:
                     raise config.unknown(f"arm in claim {claim.id}", arm, names)
         grids = [self.axes, *(chosen.axes for chosen in self.presets.values() if chosen.axes)]

@@ -5,6 +5,7 @@ leaves, so runs that differ only in numeric fields share one compiled program.
 """
 
 import dataclasses
+import math
 from typing import Any
 
 import equinox as eqx
@@ -39,7 +40,10 @@ class EvaluationConfig(eqx.Module):
     """What is measured and how often.
 
     Attributes:
-        points: evaluations after the one at step 0, evenly spaced.
+        points: evaluations after the one at step 0.
+        first: steps before the first of these; the steps of evaluations then grow geometrically, so that they are
+            denser in KL at the start, where training moves fastest; at most steps - points + 1, and at most steps.
+            None: evaluations are evenly spaced, and the number of steps is a multiple of ``points``.
         prompts: fixed prompts of the win rate (2048 in arXiv 2405.08448).
         kl_prompts: number of these prompts that are used to estimate the KL and to classify the policy's own samples
             (256 in that paper).
@@ -51,6 +55,7 @@ class EvaluationConfig(eqx.Module):
     """
 
     points: int = hyper(10, least=1, static=True)
+    first: int | None = hyper(None, least=1, static=True, later=True)
     prompts: int = hyper(512, least=2, static=True)
     kl_prompts: int = hyper(256, least=2, static=True)
     pairs: int = hyper(256, least=1, static=True)
@@ -68,6 +73,36 @@ class EvaluationConfig(eqx.Module):
                 "stream.run.loss must learn from pairs, which can be classified, "
                 f"got {config.spell(self.stream.run.loss)}"
             )
+
+    def refuse_steps(self, steps: int) -> None:
+        """Raise `InvalidInput` if a run of so many steps has no place for the evaluations."""
+        points, first = read(self, "points"), read(self, "first")
+        if first is None and (steps < points or steps % points):
+            raise InvalidInput(
+                f"steps must be a positive multiple of evaluation.points={points}, got {steps}"
+            )
+        if first is not None and steps < first + points - 1:
+            raise InvalidInput(
+                f"steps must be at least evaluation.first + evaluation.points - 1 = {first + points - 1}, got {steps}"
+            )
+
+    def marks(self, steps: int) -> tuple[int, ...]:
+        """Steps of the evaluations in a run of ``steps`` steps: 0, then ``points`` increasing ones, the last ``steps``.
+
+        With ``first``, evaluation i of points lies at first * (steps / first) ** ((i - 1) / (points - 1)), rounded, or
+        one step behind the evaluation before if it would not be later. Raises `InvalidInput` as `refuse_steps` does.
+        """
+        self.refuse_steps(steps)
+        points, first = self.points, self.first
+        if first is None:
+            return tuple(range(0, steps + 1, steps // points))
+        if points == 1:
+            return (0, steps)
+        found, growth = [0], steps / first
+        for i in range(points):
+            wanted = math.floor(first * growth ** (i / (points - 1)) + 0.5)
+            found.append(max(wanted, found[-1] + 1))
+        return tuple(found)
 
 
 class Experiment(eqx.Module):
@@ -90,8 +125,8 @@ class Experiment(eqx.Module):
         source: where texts to learn from come from. teacher: who judges the texts of the source, the proxy or the
             golden reward itself, without noise. loss: the objective to minimise, a loss or a method. reference: how the
             reference policy, to which the policy is held, moves.
-        optimiser: for the policy. steps: updates, a multiple of ``evaluation.points``. batch_size: pairs an update.
-        evaluation: what is measured. seed: redraws world, data and training.
+        optimiser: for the policy. steps: updates, a multiple of ``evaluation.points`` unless ``evaluation.first`` is
+            set. batch_size: pairs an update. evaluation: what is measured. seed: redraws world, data and training.
     """
 
     task: AbstractTask
@@ -139,11 +174,7 @@ class Experiment(eqx.Module):
             # The shape of a checkpoint is unknown until the checkpoint is loaded.
             if not type(task).checkpointed:
                 lora.refuse(self.model)
-        points = read(evaluation, "points")
-        if steps < points or steps % points:
-            raise InvalidInput(
-                f"steps must be a positive multiple of evaluation.points={points}, got {steps}"
-            )
+        EvaluationConfig.refuse_steps(evaluation, steps)
         stream = read(evaluation, "stream")
         needed = {"batch_size": read(self, "batch_size")}
         # Where the task brings the policy, nothing is fine-tuned.
@@ -164,6 +195,11 @@ class Experiment(eqx.Module):
             if not 1 <= value <= pairs:
                 raise InvalidInput(f"{name} must be between 1 and data.pairs={pairs}, got {value}")
         _check_evaluation(evaluation, task, recorded)
+
+    @property
+    def marks(self) -> tuple[int, ...]:
+        """Steps at which the policy is evaluated, 0 and ``steps`` included (`EvaluationConfig.marks`)."""
+        return read(self, "evaluation").marks(read(self, "steps"))
 
     @property
     def recorded(self) -> Recorded | None:

@@ -78,8 +78,8 @@ MOVED: dict[str, dict[str, str]] = {
         "upkeep": "api.cache",
     },
     "analysis": _with_old_names(
-        curves="classic frontier hierarchy posterior sampler",
-        verdicts="calibration evidence verdict",
+        curves="classic",
+        verdicts="evidence verdict",
     )
     | {"card": "transfer.table", "inspect": "site.inspection", "prose": "html"},
 }

@@ -1,1 +1,1 @@
-"""Fitted curves of win rate over KL divergence."""
+"""Curves over KL as the paper draws them."""

@@ -1,7 +1,7 @@
-"""Estimates as the paper makes them, for comparison with the model: envelopes, quantiles, best checkpoints.
+"""Estimates as the paper makes them, for comparison with ours: envelopes, quantiles, best checkpoints.
 
-Every function here pools the trained checkpoints of all runs (`analysis.curves.checkpoints.Cleaned.trained`) of one
-task, or of a task at one level of its strata. These estimates have no intervals, and all of them grow with the number
+Every function here pools the usable trained checkpoints of all runs (`analysis.worlds.measured.usable`) of one task, or
+of a task at one level of its strata. These estimates have no intervals, and all of them grow with the number
 of checkpoints: use them to compare with the paper's figures, not to decide claims.
 """
 

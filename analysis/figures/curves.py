@@ -1,74 +1,108 @@
-"""Figures of win rate over KL: the fitted curves of a study, and the same checkpoints in the paper's style."""
+"""Figures of an outcome over KL: the curves of a study's arms, world by world, and the same checkpoints in the paper's
+style."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
-from analysis.curves.frontier import Frontier
 from analysis.figures import style
-from analysis.figures.style import FEW_ARMS, FEW_PANELS, INK, MANY_POINTS, PAPER, SOFT, look
+from analysis.figures.style import FEW_ARMS, FEW_PANELS, INK, MANY_POINTS, RULE, look
+from analysis.html import scale_of, unit_name
 from analysis.load import Table
-from analysis.verdicts.evidence import describe_peak
+from analysis.verdicts.evidence import TaskEvidence
+from analysis.worlds.typical_curve import TypicalCurve, difference_curve, typical_curve
 from sweeps.estimands import Unanswerable
+from testbed.metric_table import declared
 
-Fits = Mapping[str, Frontier]
-"""Fitted curves by the title of the panel: a task, or a task at a level of a stratum."""
 Pair = tuple[str, str]
-
-_CURVE_POINTS = 161
-
-
-class Curve(NamedTuple):
-    """A typical seed's curve: d = sqrt(KL), and at each d the median and the ends of the 90% interval."""
-
-    d: np.ndarray
-    low: np.ndarray
-    middle: np.ndarray
-    high: np.ndarray
+_THIN = 3
+"""Of the points of a world's own curve, every third is drawn, to keep pages small."""
 
 
-def curve(fit: Frontier, arm: str) -> Curve:
-    """An arm's curve over the range in which it was observed."""
-    span = fit.spans[arm]
-    d = np.linspace(span.start, span.end, _CURVE_POINTS)
-    return Curve(d, *np.quantile(fit.win_rate(arm, d), [0.05, 0.5, 0.95], axis=0))
+class Outcome(NamedTuple):
+    """An outcome over KL: the metric, its label, the pairs of arms whose difference is shown, and the windows of KL in
+    nats in which claims decide."""
+
+    metric: str
+    label: str
+    pairs: Sequence[Pair]
+    windows: Sequence[tuple[float, float]]
+
+    @property
+    def unit(self) -> str:
+        return declared(self.metric).unit
 
 
-def frontier_table(fits: Fits) -> Table:
-    """The points and the curves of `frontier`; the column "kind" distinguishes them."""
-    measured = ["arm", "seed", "run", "step", "kl", "win_rate"]
-    parts = []
-    for title, fit in fits.items():
-        named = {"kind": "checkpoint", "panel": title}
-        parts.append(fit.cleaned.trained[measured].assign(**named))
-        for arm in fit.arms:
-            d, low, middle, high = curve(fit, arm)
-            numbers = {"kl": d**2, "win_rate": middle, "low": low, "high": high}
-            parts.append(style.frame(numbers).assign(kind="curve", panel=title, arm=arm))
-    return pd.concat(parts)[["kind", "panel", *measured, "low", "high"]]
+class Panel(NamedTuple):
+    """The curves of one task, or of a task at a level of a stratum: of arms, and of differences of two arms.
 
-
-def frontier(fits: Fits, arms: Sequence[str], pairs: Sequence[Pair], width: float) -> Figure:
-    """Win rate over sqrt(KL): every checkpoint, the typical seed's curve, its band and peak.
-
-    Below, the figure shows the differences of those `pairs` of arms that claims compare at equal KL: arms share most of
-    the uncertainty of a single curve, so bands may overlap although the difference is clear. A figure of many arms has
-    a legend instead of labels, and no bands.
+    ``lacking`` are the reasons why arms or pairs have none.
     """
-    shown = [arm for arm in arms if any(arm in fit.arms for fit in fits.values())]
-    small = len(fits) > FEW_PANELS
-    columns = style.columns_for(len(fits), width)
-    blocks = -(-len(fits) // columns)
-    ratios = [3.3, 1.15] if pairs and not small else [1.0]
+
+    curves: Mapping[str, TypicalCurve]
+    differences: Mapping[Pair, TypicalCurve]
+    lacking: Sequence[str]
+
+
+Panels = Mapping[str, Panel]
+"""Panels by their titles."""
+
+
+def panel(at: TaskEvidence, arms: Sequence[str], outcome: Outcome) -> Panel:
+    """The curves of one panel; fits those that no verdict has needed."""
+    curves, differences, lacking = {}, {}, {}
+    for arm in arms:
+        try:
+            curves[arm] = typical_curve(at.curves(arm, outcome.metric), at.starts(outcome.metric))
+        except Unanswerable as problem:
+            lacking[str(problem)] = None
+    for first, second in outcome.pairs:
+        if first in curves and second in curves:
+            both = (at.curves(arm, outcome.metric) for arm in (first, second))
+            try:
+                differences[first, second] = difference_curve(*both)
+            except Unanswerable as problem:
+                lacking[f"{first} and {second}: {problem}"] = None
+    return Panel(curves, differences, list(lacking))
+
+
+def frontier_table(panels: Panels, metric: str) -> Table:
+    """The numbers of `frontier`; in the column "kind", the mean over worlds, or one world."""
+    parts = []
+    for title, shown in panels.items():
+        lines = {(arm, ""): one for arm, one in shown.curves.items()} | dict(shown.differences)
+        for (first, second), one in lines.items():
+            named = {"panel": title, "arm": first, "less": second}
+            kl = one.d[::_THIN] ** 2
+            band = {"low": one.low[::_THIN], "high": one.high[::_THIN]}
+            mean = style.frame({"kl": kl, metric: one.mean[::_THIN], **band})
+            parts.append(mean.assign(kind="mean", **named))
+            for seed, values in zip(one.seeds, one.worlds, strict=True):
+                world = style.frame({"kl": kl, metric: values[::_THIN]}).dropna()
+                parts.append(world.assign(kind="world", seed=seed, **named))
+    return style.joined(parts)
+
+
+def frontier(panels: Panels, arms: Sequence[str], outcome: Outcome, width: float) -> Figure:
+    """An outcome over sqrt(KL): each arm's mean over worlds, its 90% band and the worlds.
+
+    Below, the figure shows the differences of those pairs of arms that claims compare: worlds that are good for one arm
+    are good for the other, so bands may overlap although the difference is clear. A figure of many arms or panels has
+    a legend instead of labels, and neither bands nor worlds.
+    """
+    shown = [arm for arm in arms if any(arm in one.curves for one in panels.values())]
+    small = len(panels) > FEW_PANELS
+    columns = style.columns_for(len(panels), width)
+    blocks = -(-len(panels) // columns)
+    below = not small and any(one.differences for one in panels.values())
+    ratios = [2.6, 1.4] if below else [1.0]
     height = 2.0 if small else 5.0 if columns == 1 else 4.4
     figure = Figure(
-        figsize=(width, height * blocks * (0.74 if not small and len(ratios) == 1 else 1)),
-        layout="constrained",
+        figsize=(width, height * blocks * (1 if small or below else 0.74)), layout="constrained"
     )
     grid = figure.subplots(
         blocks * len(ratios), columns, squeeze=False, height_ratios=ratios * blocks
@@ -76,147 +110,116 @@ def frontier(fits: Fits, arms: Sequence[str], pairs: Sequence[Pair], width: floa
     for axes in grid.ravel():
         axes.set_visible(False)
     labelled = len(shown) <= FEW_ARMS and not small
-    uppers = []
-    for index, (title, fit) in enumerate(fits.items()):
+    rows: list[list[Axes]] = [[] for _ in ratios]
+    for index, (title, one) in enumerate(panels.items()):
         block, column = divmod(index, columns)
-        panels = grid[block * len(ratios) : (block + 1) * len(ratios), column]
-        _frontier_panel(panels[0], fit, arms, labelled)
-        style.title(panels[0], title)
-        if column:
-            panels[0].set_ylabel("")
-        if len(panels) > 1 and _gap_panel(panels[1], fit, pairs, arms, panels[0].get_xlim()[1]):
-            panels[0].set_xlabel("")
-            panels[0].tick_params(labelbottom=False)
-        uppers.append(panels[0])
+        own = grid[block * len(ratios) : (block + 1) * len(ratios), column]
+        _curves_panel(own[0], one, arms, outcome, labelled)
+        style.title(own[0], title)
+        if len(own) > 1 and one.differences:
+            _differences_panel(own[1], one, arms, outcome, own[0].get_xlim()[1])
+            own[0].set_xlabel("")
+            own[0].tick_params(labelbottom=False)
+            rows[1].append(own[1])
+        rows[0].append(own[0])
+        for axes in own if column else ():
+            axes.set_ylabel("")
     if small:
-        style.only_outer(uppers, columns)
-    if not labelled:
+        style.only_outer(rows[0], columns)
+    else:
+        for axes_row in rows:
+            style.share_limits(axes_row)
+    if labelled:
+        for axes, one in zip(rows[0], panels.values(), strict=True):
+            _name_curves(axes, one, arms)
+    else:
         style.legend(figure, arms, shown, width)
     return figure
 
 
-def _frontier_panel(axes: Axes, fit: Frontier, arms: Sequence[str], labelled: bool) -> None:
+def _curves_panel(
+    axes: Axes, shown: Panel, arms: Sequence[str], outcome: Outcome, labelled: bool
+) -> None:
     axes.set_visible(True)
-    trained = fit.cleaned.trained
-    curves = {arm: curve(fit, arm) for arm in fit.arms}
-    for arm, (d, low, middle, high) in curves.items():
+    for arm, one in shown.curves.items():
         colour, _, dashes = look(arms, arm)
-        _points(axes, trained, arm, arms)
-        if labelled:
-            axes.fill_between(d, low, high, color=colour, alpha=0.14, lw=0, zorder=2)
-        axes.plot(
-            d, middle, color=colour, lw=2, ls=dashes, dash_capstyle="butt",
-            solid_capstyle="round", zorder=4,
-        )  # fmt: skip
-    style.kl_axis(axes, max(span.end for span in fit.spans.values()) * 1.04)
-    tops = [one.high.max() if labelled else one.middle.max() for one in curves.values()]
-    _rates(axes, trained["win_rate"], max(tops))
-    _mark_peaks(axes, fit, arms, labelled)
+        _line(axes, one, colour, dashes, labelled)
+    style.kl_axis(axes, 1.04 * max((one.d[-1] for one in shown.curves.values()), default=1.0))
+    _limit(axes, shown.curves.values(), outcome.metric, labelled)
+    axes.set_ylabel(outcome.label)
 
 
-def _points(axes: Axes, trained: Table, arm: str, arms: Sequence[str]) -> None:
-    """Checkpoints of an arm, faint."""
-    rows = trained[trained["arm"] == arm]
-    colour, marker, _ = look(arms, arm)
-    many = len(trained) > MANY_POINTS
-    axes.plot(
-        np.sqrt(rows["kl"].clip(lower=0.0)), rows["win_rate"], marker, ms=2.7, mew=0,
-        color=colour, alpha=0.15 if many else 0.3, rasterized=many, zorder=1,
-    )  # fmt: skip
+def _line(axes: Axes, one: TypicalCurve, colour: str, dashes: Any, full: bool) -> None:
+    """A mean over worlds; if ``full``, with its band and the worlds."""
+    if full:
+        for values in one.worlds:
+            axes.plot(one.d[::_THIN], values[::_THIN], color=colour, lw=0.6, alpha=0.4, zorder=2)
+        axes.fill_between(one.d, one.low, one.high, color=colour, alpha=0.15, lw=0, zorder=3)
+    axes.plot(one.d, one.mean, color=colour, lw=2.2, ls=dashes, dash_capstyle="butt",
+              solid_capstyle="round", zorder=4)  # fmt: skip
 
 
-def _rates(axes: Axes, observed: Any, top: float = 0.0) -> None:
-    """The axis of win rates: it covers the observed values, with a line at a draw."""
-    axes.set_ylim(max(0.0, observed.min() - 0.04), min(1.0, max(float(observed.max()), top) + 0.04))
-    if axes.get_ylim()[1] > 0.5:
-        style.reference(axes, 0.5)
-    axes.set_ylabel(
-        "Win rate against the golden baseline" if style.inches(axes)[1] > 3.6 else "Win rate"
-    )
-    style.percent_axis(axes, "y")
+def _limit(axes: Axes, curves: Any, metric: str, worlds: bool) -> None:
+    """The axis of an outcome: it covers the means and, if they are drawn, the worlds, not the band, which is very wide
+    for few worlds; with a line at SFT's reward, at a draw, or at no difference."""
+    drawn = [one.worlds if worlds else one.mean for one in curves]
+    values = np.concatenate([np.ravel(one) for one in drawn]) if drawn else np.zeros(1)
+    low, high = float(np.nanmin(values)), float(np.nanmax(values))
+    margin = 0.06 * (high - low) or 0.05
+    axes.set_ylim(low - margin, high + margin)
+    at = 0.5 if metric == "win_rate" else 0.0
+    if low - margin < at < high + margin:
+        style.reference(axes, at)
+    if scale_of(declared(metric).unit) != 1:
+        style.percent_axis(axes, "y")
 
 
-def _gap_panel(
-    axes: Axes, fit: Frontier, pairs: Sequence[Pair], arms: Sequence[str], limit: float
-) -> bool:
-    """Draws the differences of arms' curves over their shared ranges; False if there are none."""
-    ends = []
-    for first, second in pairs:
-        try:
-            d = np.linspace(*fit.shared(first, second), 121)
-        except Unanswerable:
-            continue
-        draws = fit.win_rate(first, d) - fit.win_rate(second, d)
-        low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=0)
-        colour, _, dashes = look(arms, second)
-        colour = INK if len(pairs) == 1 else colour
-        axes.fill_between(d, low, high, color=SOFT if len(pairs) == 1 else colour, alpha=0.2, lw=0)
-        axes.plot(d, middle, color=colour, lw=1.6, ls=dashes if len(pairs) > 1 else "-")
-        ends.append((first, second))
-    if not ends:
-        return False
+def _differences_panel(
+    axes: Axes, shown: Panel, arms: Sequence[str], outcome: Outcome, limit: float
+) -> None:
+    """Differences of arms' curves, and the windows in which claims decide."""
     axes.set_visible(True)
-    style.reference(axes, 0.0)
-    firsts = {first for first, _ in ends}
-    if len(ends) == 1:
-        words = f"{ends[0][0]} −\n{ends[0][1]}, points"
-    else:
-        words = f"{firsts.pop()} − others,\npoints" if len(firsts) == 1 else "difference,\npoints"
-    axes.set_ylabel(words)
+    pairs = list(shown.differences)
+    single = len(pairs) == 1
+    for low, high in outcome.windows:
+        axes.axvspan(low**0.5, min(high**0.5, limit), color=RULE, alpha=0.5, lw=0, zorder=0)
+    for (_, second), one in shown.differences.items():
+        colour, _, dashes = look(arms, second)
+        _line(axes, one, INK if single else colour, "-" if single else dashes, single)
+    _limit(axes, shown.differences.values(), "", single)
+    scale, unit = scale_of(outcome.unit), unit_name(outcome.unit)
+    short = {"SFT standard deviations": "SFT s.d.", "percentage points": "points"}.get(unit, unit)
+    firsts = {first for first, _ in pairs}
+    names = f"{pairs[0][0]} −\n{pairs[0][1]}" if single else "difference"
+    if len(firsts) == 1 and not single:
+        names = f"{pairs[0][0]} −\nothers"
+    axes.set_ylabel(f"{names}\n{short}" if len(names) > 14 else f"{names}, {short}")
     axes.yaxis.set_major_locator(MaxNLocator(4))
-    axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:+.0f}" if value else "0")
-    axes.margins(y=0.12)
+    axes.yaxis.set_major_formatter(lambda value, _: f"{scale * value:+.2g}" if value else "0")
     style.kl_axis(axes, limit)
-    return True
 
 
-def _mark_peaks(axes: Axes, fit: Frontier, arms: Sequence[str], labelled: bool) -> None:
-    """Marks every arm's peak; if there is room, with its name, its height and the interval of its KL.
-
-    A triangle and "rising" mean that the curve still rises at the end of its range.
-    """
-    peaks = {arm: describe_peak(fit, arm) for arm in fit.arms}
-    for arm, peak in peaks.items():
-        colour, marker, _ = look(arms, arm)
-        x, y = np.sqrt(peak["peak_kl"]), peak["peak"]
-        if labelled:
-            axes.plot(np.sqrt(peak["peak_kl_interval"]), [y, y], color=colour, lw=1.1, zorder=5)
-            marker = ">" if peak["peak_place"] == "end" else "o"
-        axes.plot(x, y, marker, ms=7.5, color=colour, mec=PAPER, mew=1.3, zorder=6, clip_on=False)
-    if labelled:
-        _name_peaks(axes, peaks, arms)
-
-
-def _name_peaks(axes: Axes, peaks: Mapping[str, Mapping[str, Any]], arms: Sequence[str]) -> None:
-    """Writes names beside peaks, without overlap: above the mark for the higher half of the peaks, below for the
-    others."""
+def _name_curves(axes: Axes, shown: Panel, arms: Sequence[str]) -> None:
+    """Writes arms' names at the ends of their curves, moved apart where they would touch."""
     line = 0.21 / style.inches(axes)[1] * np.ptp(axes.get_ylim())
-    ranked = sorted(peaks, key=lambda arm: peaks[arm]["peak"])
-    upper = ranked[len(ranked) // 2 :]
-    wanted = [peaks[arm]["peak"] + (0.85 if arm in upper else -0.85) * line for arm in ranked]
-    for arm, y in zip(ranked, style.spread(wanted, line), strict=True):
-        x = np.sqrt(peaks[arm]["peak_kl"])
+    ends = {arm: (float(one.d[-1]), float(one.mean[-1])) for arm, one in shown.curves.items()}
+    names = sorted(ends, key=lambda arm: ends[arm][1])
+    places = style.spread([ends[arm][1] + 0.8 * line for arm in names], line)
+    for arm, y in zip(names, places, strict=True):
+        x = ends[arm][0]
         share = x / axes.get_xlim()[1]
-        rising = ", rising" if peaks[arm]["peak_place"] == "end" else ""
-        axes.annotate(
-            f"{arm} {100 * peaks[arm]['peak']:.0f}%{rising}",
-            (x, y),
-            ha="left" if share < 0.25 else "right" if share > 0.75 else "center",
-            va="center",
-            color=look(arms, arm).colour,
-            weight="bold",
-            path_effects=style.halo(),
-            zorder=7,
-        )
+        side = "left" if share < 0.25 else "right" if share > 0.75 else "center"
+        axes.annotate(arm, (x, y), ha=side, va="center", color=look(arms, arm).colour,
+                      weight="bold", path_effects=style.halo(), zorder=7)  # fmt: skip
 
 
 def envelope(
-    points: Mapping[str, Table], envelopes: Table, arms: Sequence[str], width: float
+    points: Mapping[str, Table], envelopes: Table, arms: Sequence[str], label: str, width: float
 ) -> Figure:
     """The paper's style: all checkpoints of all runs, and each arm's upper envelope.
 
     `points` are checkpoints by panel, with KL and win rate; `envelopes` has the columns panel, arm, kl and win_rate,
-    one row per bin.
+    one row per bin; `label` is that of the axis.
     """
     small = len(points) > FEW_PANELS
     columns = style.columns_for(len(points), width)
@@ -231,11 +234,25 @@ def envelope(
             axes.plot(np.sqrt(upper["kl"].to_numpy(float)), upper["win_rate"], marker=marker, ls=dashes,
                       color=colour, lw=1.4, ms=2.6, mew=0, zorder=4)  # fmt: skip
         style.kl_axis(axes, 1.04 * float(np.sqrt(rows["kl"].max())))
-        _rates(axes, rows["win_rate"])
+        rates = rows["win_rate"]
+        axes.set_ylim(max(0.0, rates.min() - 0.04), min(1.0, rates.max() + 0.04))
+        if axes.get_ylim()[1] > 0.5:
+            style.reference(axes, 0.5)
+        axes.set_ylabel("" if index % columns else label if not small else "Win rate")
+        style.percent_axis(axes, "y")
         style.title(axes, title)
-        if index % columns:
-            axes.set_ylabel("")
     if small:
         style.only_outer(panels, columns)
     style.legend(figure, arms, shown, width)
     return figure
+
+
+def _points(axes: Axes, trained: Table, arm: str, arms: Sequence[str]) -> None:
+    """Checkpoints of an arm, faint."""
+    rows = trained[trained["arm"] == arm]
+    colour, marker, _ = look(arms, arm)
+    many = len(trained) > MANY_POINTS
+    axes.plot(
+        np.sqrt(rows["kl"].clip(lower=0.0)), rows["win_rate"], marker, ms=2.7, mew=0,
+        color=colour, alpha=0.15 if many else 0.3, rasterized=many, zorder=1,
+    )  # fmt: skip

@@ -1,4 +1,4 @@
-"""Figures of posteriors: every effect that a claim uses, and every arm's peak."""
+"""Figures of posteriors: every effect that a claim uses, and every arm's best outcome."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -8,12 +8,14 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import style
-from analysis.figures.curves import Fits
 from analysis.figures.style import INK, PAPER, RULE, SOFT, VERDICT_COLOURS, look
 from analysis.html import scale_of, unit_name
 from analysis.load import Table
-from analysis.verdicts.evidence import describe_peak
+from analysis.verdicts.evidence import TaskEvidence
 from analysis.verdicts.verdict import flat
+from sweeps.estimands import Evidence, InWorlds, PeakPlace, Unanswerable
+from sweeps.estimands.base import contrast
+from sweeps.rules import Draws, More
 
 MARKS = {"reproduced": "o", "contradicted": "s", "undecided": "o"}
 
@@ -119,22 +121,47 @@ def _forest_words(axes: Axes, height: int, row: Entry, name: str, wide: bool) ->
     axes.annotate(row["verdict"], (1, height), (0, 7 if wide else 18), **verdict, **options)
 
 
-def peaks_table(fits: Fits) -> Table:
-    """Every arm's fitted peak and its KL, with 90% intervals."""
+def peaks_table(panels: Mapping[str, TaskEvidence], arms: Sequence[str], metric: str) -> Table:
+    """Every arm's best outcome as a gain over SFT, and the KL at its peak, pooled over worlds, with 90% intervals."""
     records = []
-    for title, fit in fits.items():
-        for arm in fit.arms:
-            peak = describe_peak(fit, arm)
-            record = {"panel": title, "arm": arm, "peak": peak["peak"]}
-            record["low"], record["high"] = peak["peak_interval"]
-            record["kl"] = peak["peak_kl"]
-            record["kl_low"], record["kl_high"] = peak["peak_kl_interval"]
-            records.append({**record, "place": peak["peak_place"]})
+    for title, at in panels.items():
+        for arm in arms:
+            place = PeakPlace(arm, metric).draws(at)
+            gain, log_kl = (_numbers(one) for one in (_best(at, arm, metric), place))
+            if gain is None or log_kl is None:
+                continue
+            record = {"panel": title, "arm": arm, **dict(zip(GAIN, gain, strict=True))}
+            record |= dict(zip(PLACE, np.exp(log_kl).tolist(), strict=True))
+            records.append({**record, "place": "end" if place.open else "inside"})
     return style.frame(records)
 
 
-def peaks(table: Table, arms: Sequence[str], width: float) -> Figure:
-    """Every arm's peak, in the study's order of arms: its height and its KL."""
+def _numbers(draws: Draws) -> list[float] | None:
+    """Median and ends of the 90% interval; None without an interval."""
+    found = More(0.0).judge(draws)
+    if found.estimate is None or found.interval is None:
+        return None
+    return [found.estimate, *found.interval]
+
+
+GAIN, PLACE = ("gain", "low", "high"), ("kl", "kl_low", "kl_high")
+"""Columns of `peaks_table`: the best gain and the KL at the peak, each with the ends of its interval."""
+
+
+def _best(at: TaskEvidence, arm: str, metric: str) -> Draws:
+    """The arm's best gain over SFT within what its steps reached."""
+
+    def gains(evidence: Evidence) -> InWorlds:
+        return contrast([evidence.curves(arm, metric)], (1.0,), lambda curve: curve.best(), {})
+
+    try:
+        return at.pool(gains, ("", ""), 0.0)
+    except Unanswerable as problem:
+        return Draws("", "", reason=str(problem))
+
+
+def peaks(table: Table, arms: Sequence[str], label: str, percents: bool, width: float) -> Figure:
+    """Every arm's best gain and the KL at its peak, in the study's order of arms; `label` is that of the outcome."""
     titles = list(dict.fromkeys(table["panel"]))
     most = max(int((table["panel"] == title).sum()) for title in titles)
     columns = 2 if width > 5 else 1
@@ -146,14 +173,15 @@ def peaks(table: Table, arms: Sequence[str], width: float) -> Figure:
     panels = grid.reshape(len(titles), 2)
     for (left, right), title in zip(panels, titles, strict=True):
         rows = table[table["panel"] == title].reset_index(drop=True)
-        _peak_panel(left, rows, arms, ("peak", "low", "high"))
-        roots = rows.assign(**{name: np.sqrt(rows[name]) for name in ("kl", "kl_low", "kl_high")})
-        _peak_panel(right, roots, arms, ("kl", "kl_low", "kl_high"))
+        _peak_panel(left, rows, arms, GAIN)
+        roots = rows.assign(**{name: np.sqrt(rows[name]) for name in PLACE})
+        _peak_panel(right, roots, arms, PLACE)
         left.set_title(title if len(titles) > 1 else "")
-        style.percent_axis(left, "x")
-        left.set_xlabel("Fitted peak of the win rate")
+        if percents:
+            style.percent_axis(left, "x")
+        left.set_xlabel(f"{label}: best gain over SFT", fontsize=8.5)
         style.kl_axis(right, 1.03 * float(np.sqrt(rows["kl_high"].max())), label=False)
-        right.set_xlabel("KL at the peak, nats")
+        right.set_xlabel("KL at the peak, nats", fontsize=8.5)
         if columns == 2:
             right.tick_params(labelleft=False)
     return figure

@@ -4,12 +4,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
-from analysis.figures import curves, effects, inputs, learning, sizes
-from analysis.figures.curves import Pair
+from analysis.curves import classic
+from analysis.figures import curves, effects, inputs, learning, sizes, style
 from analysis.figures.inputs import FigureInputs
 from analysis.figures.style import FEW_PANELS, CaptionedFigure
 from analysis.load import Table
-from analysis.verdicts.evidence import ALL_TASKS
 from testbed.metric_table import FACTS, declared
 
 Spoken = Sequence[Mapping[str, Any]]
@@ -36,62 +35,53 @@ def early(figure_inputs: FigureInputs) -> list[CaptionedFigure]:
 
 
 def _frontier(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
-    if not figure_inputs.fits:
-        return
-    pairs = _pairs(figure_inputs, spoken)
-    small = len(figure_inputs.fits) > FEW_PANELS
-    caption = (
-        "Each small mark is one checkpoint of one run. Lines are the fitted curve of a typical seed"
-    )
-    if figure_inputs.several or small:
-        caption += "; the large mark is its peak, or its best where the range ends first."
-    else:
-        caption += (
-            ", with its 90% band; the large mark is its peak (a triangle where the curve still rises at the end of its "
-            "range), with the 90% interval of the KL at which it lies."
+    """A figure for each outcome over KL; the first is the study's main figure."""
+    for index, outcome in enumerate(figure_inputs.outcomes):
+        panels = figure_inputs.curves[outcome.metric]
+        if not panels:
+            continue
+        words = inputs.metric_words(outcome.metric)
+        few = not figure_inputs.several and len(panels) <= FEW_PANELS
+        caption = "Thick lines are means over worlds"
+        caption += ", bands their 90% intervals, thin lines the worlds." if few else "."
+        caption += " Each world’s curve is smoothed over its own checkpoints; a mean ends where half of the worlds do."
+        if few and any(one.differences for one in panels.values()):
+            caption += (
+                " Below: differences within worlds. What makes a world easy for one arm makes it easy for both, so "
+                "bands may overlap while the difference is clear."
+            )
+            caption += " Grey: the KL at which claims compare." if outcome.windows else ""
+        zero = {"win_rate": f" Dotted: a draw with {figure_inputs.opponent}."}
+        yield CaptionedFigure(
+            "frontier" if not index else f"frontier-{outcome.metric}",
+            "How far does each arm get, and at what distance?"
+            if not index
+            else f"The same in {words}",
+            f"{inputs.capital(outcome.metric)} over the square root of KL from SFT, by arm and world.",
+            caption + zero.get(outcome.metric, ""),
+            partial(curves.frontier, panels, figure_inputs.arms, outcome),
+            curves.frontier_table(panels, outcome.metric),
+            central=not index,
         )
-    if pairs and not small:
-        caption += (
-            " The lower panel is the difference of curves in percentage points, over the range in which both arms have "
-            "checkpoints. Much of a curve’s own uncertainty is shared by the arms, so bands may overlap while their "
-            "difference is clear."
-        )
-    yield CaptionedFigure(
-        "frontier",
-        "How far does each arm get, and at what distance?",
-        "Win rate over the square root of KL from SFT, with fitted curves, by arm.",
-        f"{caption} The dotted line is a draw with the golden baseline.",
-        partial(curves.frontier, figure_inputs.fits, figure_inputs.arms, pairs),
-        curves.frontier_table(figure_inputs.fits),
-    )
-
-
-def _pairs(figure_inputs: FigureInputs, spoken: Spoken) -> list[Pair]:
-    """Pairs of arms that claims compare at matched KL, or the two arms if there are two."""
-    pairs: list[Pair] = []
-    for one in spoken:
-        if one["kind"] == "MatchedGap":
-            pairs.append((one["first"], one["second"]))
-        elif one["kind"] == "ShareOfGap":
-            pairs += [(one["top"], one["bottom"]), (one["top"], one["candidate"])]
-    if not pairs and len(figure_inputs.arms) == 2:
-        pairs.append((figure_inputs.arms[0], figure_inputs.arms[1]))
-    return list(dict.fromkeys(pairs))[:4]
 
 
 def _peaks(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
-    most = max((len(fit.arms) for fit in figure_inputs.fits.values()), default=0)
-    if figure_inputs.results.strata or most < 3:
+    if figure_inputs.results.strata or len(figure_inputs.arms) < 3 or not figure_inputs.outcomes:
         return
-    typical = {ALL_TASKS: figure_inputs.typical} if figure_inputs.typical is not None else {}
-    table = effects.peaks_table({**figure_inputs.fits, **typical})
+    outcome = figure_inputs.outcomes[0]
+    table = effects.peaks_table(figure_inputs.panels, figure_inputs.arms, outcome.metric)
+    if table.empty:
+        return
     yield CaptionedFigure(
         "peaks",
-        "Where does each arm peak?",
-        "Peak win rate of every arm and the KL at which it lies, with 90% intervals.",
-        "Fitted peaks of a typical seed with 90% intervals. Hollow marks are best values at an end of the observed "
-        "range: the peak itself was not seen.",
-        partial(effects.peaks, table, figure_inputs.arms),
+        "What does each arm reach?",
+        f"The best {inputs.metric_words(outcome.metric)} of every arm and the KL at its peak, with 90% intervals.",
+        "Left: the best of each arm’s smoothed curves over its settings, as a gain over SFT. Right: where its typical "
+        "curve is highest. Both are pooled over worlds, with 90% intervals; hollow marks: still rising at the end of "
+        "the observed range, so the peak itself was not seen.",
+        partial(
+            effects.peaks, table, figure_inputs.arms, outcome.label, inputs.is_rate(outcome.metric)
+        ),
         table,
     )
 
@@ -112,17 +102,15 @@ def _windows(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedF
 
 
 def _scatters(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
-    """Accuracy over win rate, and each pair of columns that a claim correlates or regresses."""
+    """Accuracy over golden reward, and each pair of columns that a claim correlates or regresses."""
     wanted: dict[tuple[str, str], bool] = {}
     for one in spoken:
         if one["kind"] == "RankCorrelation":
-            columns = one["x"], one["y"]
-            if columns == ("data_accuracy", "win_rate"):
-                columns = "win_rate", "data_accuracy"
-            wanted[columns] = True
+            x, y = one["x"], one["y"]
+            wanted[(y, x) if x == "data_accuracy" else (x, y)] = True
         elif one["kind"] == "Slope":
             wanted.setdefault((one["on"], one["metric"]), False)
-    classification = ("win_rate", "data_accuracy")
+    classification = (inputs.DECIDES, "data_accuracy")
     central = {*wanted}
     if "data_accuracy" in inputs.columns_used(spoken):
         central.add(classification)
@@ -234,7 +222,10 @@ def _forest(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFi
 
 
 def _envelope(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
-    if not figure_inputs.envelopes.empty:
+    arms, points = figure_inputs.arms, figure_inputs.points
+    parts = [classic.envelope(rows, arms).assign(panel=title) for title, rows in points.items()]
+    envelopes = style.joined(parts)
+    if not envelopes.empty:
         yield CaptionedFigure(
             "envelope",
             "The same points as the paper draws them",
@@ -242,17 +233,16 @@ def _envelope(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[Captioned
             "All checkpoints of all runs and settings; lines are upper envelopes: the best win rate of an arm’s "
             "checkpoints in bins of KL, the best so far carried on. No model, no interval: an envelope rises with the "
             "number of runs, so compare arms of equally many.",
-            partial(
-                curves.envelope, figure_inputs.points, figure_inputs.envelopes, figure_inputs.arms
-            ),
-            figure_inputs.envelopes,
+            partial(curves.envelope, points, envelopes, arms, figure_inputs.label("win_rate")),
+            envelopes,
+            central=False,
         )
 
 
 def _relative(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
     """Win rates over the levels of each stratum, relative to the reference arm that claims name."""
     for path, places in figure_inputs.sizes.items():
-        tops = [one["top"] for one in spoken if one.get("path") == path and "top" in one]
+        tops = [one["top"] for one in _along_path(spoken, path) if one["kind"] == "RelativeBest"]
         top = tops[0] if tops else figure_inputs.arms[0]
         table = sizes.relative_table(figure_inputs.results.table, path, top, places)
         if table.empty:
@@ -278,27 +268,39 @@ def _relative(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[Captioned
         )
 
 
+def _along_path(spoken: Spoken, path: str) -> list[Mapping[str, Any]]:
+    """Estimands that claims measure at every level of a path."""
+    nested = [one.get("of") or one.get("estimand") for one in spoken if one.get("path") == path]
+    return [one for one in nested if one is not None]
+
+
 def _peak_place(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
-    """KL at the fitted peaks over the levels of each stratum."""
-    if not figure_inputs.fits:
-        return
-    peaks = effects.peaks_table(figure_inputs.fits)
+    """KL at the peaks over the levels of each path along which a claim follows peaks."""
     for path, places in figure_inputs.sizes.items():
-        at = [figure_inputs.where[panel][1].get(path) for panel in peaks["panel"]]
-        if inputs.places_named(places) or any(level not in places for level in at):
+        asked = [one for one in _along_path(spoken, path) if one["kind"] == "PeakPlace"]
+        levels = {title: at[1].get(path) for title, at in figure_inputs.where.items()}
+        if (
+            not asked
+            or inputs.places_named(places)
+            or any(x not in places for x in levels.values())
+        ):
             continue
-        tasks = [figure_inputs.where[panel][0] for panel in peaks["panel"]]
-        table = peaks.assign(task=tasks, level=at, size=[places[level] for level in at])
+        metric = asked[0]["outcome"]
+        peaks = effects.peaks_table(figure_inputs.panels, figure_inputs.arms, metric)
+        if peaks.empty:
+            continue
+        at = peaks["panel"].map(levels)
+        tasks = peaks["panel"].map({title: of[0] for title, of in figure_inputs.where.items()})
+        table = peaks.assign(task=tasks, level=at, size=at.map(places))
         words = inputs.axis_words(path, figure_inputs)
         yield CaptionedFigure(
             f"places-{path}",
             f"Does the peak’s KL change with {inputs.level_words(path, figure_inputs)}?",
-            f"KL at the fitted peak of every arm at every level of {path}, with intervals.",
-            "KL at the peak of a typical seed’s curve, with 90% intervals, on a square-root scale. "
-            "Hollow marks: the best is at an end of the observed range.",
+            f"KL at the peak of every arm at every level of {path}, with intervals.",
+            f"KL at the peak of {inputs.metric_words(metric)}, pooled over worlds, with 90% intervals; square-root "
+            "scale. Hollow marks: still rising at the end of the observed range.",
             partial(sizes.peak_places, table, figure_inputs.arms, words),
             table,
-            any(one["kind"].startswith("PeakPlace") and one.get("path") == path for one in spoken),
         )
 
 

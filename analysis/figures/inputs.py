@@ -1,36 +1,85 @@
 """Inputs of the figures, and words for columns, paths and levels."""
 
+import contextlib
 import dataclasses
+import functools
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from analysis.curves.frontier import Frontier
 from analysis.figures import style
-from analysis.figures.curves import Fits
+from analysis.figures.curves import Outcome, Pair, Panels, panel
 from analysis.figures.sizes import compact
 from analysis.load import Results, Table, last_rows
-from testbed.metric_table import DECLARED, FACTS
+from analysis.verdicts.evidence import TaskEvidence
+from analysis.worlds import measured
+from sweeps.estimands import Unanswerable
+from testbed.metric_table import DECLARED, FACTS, declared
+
+DECIDES = "golden_reward"
+"""The outcome that comes first where claims read several."""
+_MOST_PAIRS = 4
 
 
 @dataclasses.dataclass(frozen=True)
 class FigureInputs:
     """Inputs of a study's figures.
 
-    `fits` are the fitted curves by panel, `typical` those of a typical task, `points` the usable checkpoints by panel,
-    `envelopes` their upper envelopes (panel, arm, kl, win_rate), `entries` the verdicts, `sizes` the positions on an
-    axis of the levels of every stratum, `where` each panel's task and levels.
+    `panels` is the evidence by panel (a task, or a task at levels of the strata), `entries` the verdicts, `sizes` the
+    positions on an axis of the levels of every stratum, `where` each panel's task and levels.
     """
 
     results: Results
-    fits: Fits
-    typical: Frontier | None
-    points: Mapping[str, Table]
-    envelopes: Table
+    panels: Mapping[str, TaskEvidence]
     entries: Sequence[Mapping[str, Any]]
     sizes: Mapping[str, Mapping[Any, float]]
     where: Mapping[str, tuple[str, Mapping[str, Any]]]
+
+    @functools.cached_property
+    def points(self) -> Mapping[str, Table]:
+        """The trained checkpoints that can be drawn, by panel; panels without such checkpoints are left out."""
+        found = {}
+        for title, at in self.panels.items():
+            with contextlib.suppress(Unanswerable):
+                rows = measured.usable(at.table, "win_rate")
+                found[title] = rows[rows["evaluation"] > 0]
+        return {title: rows for title, rows in found.items() if len(rows)}
+
+    @functools.cached_property
+    def curves(self) -> Mapping[str, Panels]:
+        """The curves of every outcome that is shown, by metric and panel; panels without curves are left out."""
+        shown = {}
+        for outcome in self.outcomes:
+            panels = {title: panel(at, self.arms, outcome) for title, at in self.panels.items()}
+            shown[outcome.metric] = {title: one for title, one in panels.items() if one.curves}
+        return shown
+
+    @functools.cached_property
+    def outcomes(self) -> Sequence[Outcome]:
+        """The outcomes over KL that claims read, the deciding one first; of a study without claims, reward and win
+        rate."""
+        spoken = estimands(self.results)
+        named = [one["outcome"] for one in spoken if "outcome" in one]
+        metrics = dict.fromkeys(named if spoken else (DECIDES, "win_rate"))
+        first = [DECIDES] if DECIDES in metrics else []
+        return [
+            _outcome(self.results, metric, self.label(metric))
+            for metric in dict.fromkeys([*first, *metrics])
+        ]
+
+    def label(self, metric: str) -> str:
+        """The label of an outcome's axis."""
+        if metric == "win_rate":
+            return f"Win rate against {self.opponent}"
+        unit = "" if is_rate(metric) else f", {declared(metric).unit}"
+        return capital(metric) + unit
+
+    @property
+    def opponent(self) -> str:
+        """Whom a policy is compared with in the win rate."""
+        baseline = self.results.study.get("base", {}).get("baseline") or {}
+        return "SFT" if baseline.get("steps") == 0 else "the golden baseline"
 
     @property
     def arms(self) -> tuple[str, ...]:
@@ -41,10 +90,12 @@ class FigureInputs:
         return len(self.results.arms) > style.FEW_ARMS
 
 
-def estimands(results: Results) -> list[dict[str, Any]]:
-    """All estimands of a study's claims as data, including nested ones."""
+def estimands(results: Results, beside: bool = True) -> list[dict[str, Any]]:
+    """All estimands of a study's claims as data, including nested ones, and those beside the tests if wanted."""
     claims = [claim.describe() for claim in (*results.claims, *(results.present_claims or ()))]
     waiting = [test["estimand"] for claim in claims for test in claim["tests"]]
+    if beside:
+        waiting += [one for claim in claims for one in claim["beside"]]
     found: list[dict[str, Any]] = []
     while waiting:
         one = waiting.pop(0)
@@ -54,11 +105,36 @@ def estimands(results: Results) -> list[dict[str, Any]]:
     return found
 
 
+def _outcome(results: Results, metric: str, label: str) -> Outcome:
+    """An outcome with the pairs of arms and the windows of KL of the claims that it decides, or beside which it stands;
+    if claims compare no arms in windows, with any pair that they compare, or the two arms if there are two."""
+    used = [
+        [one for one in estimands(results, beside) if one.get("outcome") == metric]
+        for beside in (False, True)
+    ]
+    spoken = used[0] or used[1]
+    windowed = [
+        one
+        for one in spoken
+        if not one.get("per_token") and None not in (one.get("low"), one.get("high"))
+    ]
+    pairs: list[Pair] = []
+    for one in windowed or spoken:
+        if "first" in one and "second" in one:
+            pairs.append((one["first"], one["second"]))
+        elif "candidate" in one:
+            pairs += [(one["top"], one["bottom"]), (one["top"], one["candidate"])]
+    if not pairs and len(results.arms) == 2:
+        pairs.append((results.arms[0], results.arms[1]))
+    windows = dict.fromkeys((one["low"], one["high"]) for one in windowed)
+    return Outcome(metric, label, list(dict.fromkeys(pairs))[:_MOST_PAIRS], list(windows))
+
+
 def columns_used(spoken: Iterable[Mapping[str, Any]]) -> set[str]:
     """The columns that estimands read."""
     found: set[str] = set()
     for one in spoken:
-        names = [one.get(name) for name in ("metric", "x", "y", "on")]
+        names = [one.get(name) for name in ("metric", "outcome", "x", "y", "on")]
         if one["kind"] == "WithinRun":
             names += [*one["first"], *one["second"]]
         names += one.get("given", ())

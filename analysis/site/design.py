@@ -215,27 +215,26 @@ def consumed(results: Results) -> Html:
 
 
 def estimates(rows: Sequence[Mapping[str, Any]]) -> Html:
-    """Paper-style estimates beside the model's peak: one row per panel and arm."""
+    """Paper-style estimates of the win rate: one row per panel and arm."""
     if not rows:
         return Html("")
-    lines = []
-    for row in rows:
-        model = at = "–"
-        if row["peak"] is not None:
-            low, high = map(html.percent, row["peak_interval"])
-            model = f"{html.percent(row['peak'])} ({low} to {high})"
-            at = html.number(row["peak_kl"])
-        best, quantile = html.percent(row["best"]), html.percent(row["quantile"])
-        place = html.number(row["best_kl"])
-        lines.append((row["panel"], row["arm"], best, place, quantile, model, at))
-    header = ("", "arm", "best checkpoint", "at KL", "90% quantile", "model’s peak", "at KL")
+    lines = [
+        (
+            row["panel"],
+            row["arm"],
+            html.percent(row["best"]),
+            html.number(row["best_kl"]),
+            html.percent(row["quantile"]),
+        )
+        for row in rows
+    ]
+    header = ("", "arm", "best checkpoint’s win rate", "at KL", "90% quantile")
     words = html.paragraph(
         "The best checkpoint is a maximum over noisy numbers, so it lies above the truth, the more so the more runs an "
-        "arm has; the 90% quantile is what the paper compares sizes by; the model’s peak is that of a typical seed, "
-        "with its 90% interval."
+        "arm has; the 90% quantile is what the paper compares sizes by. Neither decides anything here."
     )
-    listing = html.table(header, lines, numeric=5)
-    return html.section("estimates", "Paper-style estimates beside the model", words, listing)
+    listing = html.table(header, lines, numeric=3)
+    return html.section("estimates", "Estimates as the paper makes them", words, listing)
 
 
 def repeat(results: Results, directory: Path) -> Html:

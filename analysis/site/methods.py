@@ -1,46 +1,65 @@
 """The page on methods: definitions, the model, the rules, and the quality of every fit."""
 
+import contextlib
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
-
-import numpy as np
+from collections.abc import Iterator, Sequence
 
 import sweeps.estimands as known
 from analysis import html
-from analysis.curves.hierarchy import POPULATION_SD, PRIORS, SCALE_LOG_SD
-from analysis.figures.inputs import estimands
-from analysis.html import Html, escape
+from analysis.figures.inputs import estimands, metric_words
+from analysis.html import Html, escape, unit_name
 from analysis.site.page import Place, document, navigation
 from analysis.site.study_data import StudyData
+from analysis.verdicts.evidence import LACKING
+from analysis.worlds.pooled import NU
+from analysis.worlds.smoother import PRIORS
+from sweeps.estimands import Unanswerable
+from testbed.metric_table import declared
 
 MODEL = (
-    "Win rate is modelled on the logit scale as c + d (α − β d) with d = √KL, the simpler of the two "
-    "forms that Gao et al. (2023) found for reward under optimisation. Tasks (and the levels of what makes a world "
-    "of its own, such as the policy’s size), seeds and checkpoints are nested levels of variation, "
-    "the arms of a seed start from the same SFT policy, and the binomial noise of each win rate is "
-    "known. All checkpoints of one run count as one observation. Curves, peaks and gaps are those "
-    "of a typical seed of a task; under “all tasks”, those of a typical task. None is read outside "
-    "the range in which an arm was observed, and none decides if it misses a fifth of its arm’s "
-    "checkpoints by more than five points on average.",
-    "Differences of last checkpoints are averaged within a seed; the seeds are the sample of a "
-    "Student t posterior. A seed counts once, however many settings and checkpoints it has.",
+    "Within a world. The change of an outcome since SFT at an arm’s checkpoints is smoothed over d = √KL by a Gaussian "
+    "process (Matérn 5/2, nothing at d = 0), with a deviation of each setting, a wandering of each run, which makes "
+    "its checkpoints correlated, and noise. The standard deviations of these parts and the length of the kernel are "
+    "those of a task and outcome, at their most probable values; given them, the mean of a curve over a window of KL "
+    "and its standard error are exact. The difference of two arms in a world is one estimate with a standard error.",
+    "Between worlds. The estimates of worlds are pooled by random effects: each is normal around the effect of its "
+    f"world, and these scatter around the effect of the task like Student’s t with {NU:g} degrees of freedom, so that "
+    "an odd world moves the interval little. Each effect on each task has a scale of its own, its prior is wide. "
+    "Worlds that share a golden reward scatter around a common value. The posterior is computed on a grid, without "
+    "Monte Carlo error. Effects of tasks scatter around that of a typical one (“all tasks”) in the same way. Values of "
+    "last checkpoints are averaged over the settings of a world, and pooled likewise.",
+    "What is compared. Arms are compared in fixed windows of KL, and by their best within a budget of KL or of steps: "
+    "neither moves with the settings that happened to be run. The golden reward decides, in standard deviations of "
+    "SFT’s; its variance is 5 to 8 times smaller than that of win rates, which stand beside it and decide nothing.",
+    "Misfit. Where the checkpoints of a world lie on one side of its curve by more than twice the standard deviation "
+    "that the model gives their mean, this mean is added to the world’s error. No verdict is given if the mean misfit "
+    f"of all worlds exceeds what the rule calls practically nothing, if more than {100 * LACKING:.0f}% of the worlds "
+    "lack the effect, or from a single world.",
 )
 WORDS = (
     ("KL", "KL(policy ‖ SFT) of whole responses in nats, mean over prompts: the sum over positions "
      "of the exact divergence of the next token, sampled from the policy"),
-    ("win rate", "share of fixed prompts on which the golden reward prefers the policy’s response "
-     "to the golden baseline’s"),
+    ("golden reward", "mean over fixed prompts of the reward that labels and judges, in standard deviations over SFT "
+     "samples, whose mean is 0"),
+    ("win rate", "share of these prompts on which the golden reward prefers the policy’s response "
+     "to the opponent’s: SFT’s, or the golden baseline’s where one was trained"),
     ("golden baseline", "the online run that learns from the golden reward itself, at the base "
      "configuration"),
     ("D_golden", "pairs by the writers, labelled by the labeler"),
     ("coverage", "measured concentrability of the target over the data"),
-    ("seed", "a redraw of world, data and training: the unit of replication"),
+    ("world", "a redraw of golden reward, writers, data and training by a seed: the unit of replication"),
     ("diverged", "loss or parameters stopped being finite: the run is frozen there, kept and counted"),
     ("90% quantile", "of the win rates of all of an arm’s checkpoints: the paper’s measure in its "
      "comparison of sizes"),
     ("upper envelope", "the best win rate of an arm’s checkpoints up to a KL, in bins of log KL"),
 )  # fmt: skip
+PARTS = {
+    "curve": "s.d. of curves",
+    "setting": "s.d. of settings",
+    "run": "s.d. of runs",
+    "noise": "s.d. of noise",
+    "length": "length, √nats",
+}
 RULES = (
     ("More", "the claim says that the effect exceeds the region of practical equivalence (rope)"),
     ("NoMore", "the claim says that the effect is at most the rope: negligible or reversed"),
@@ -55,7 +74,7 @@ def page(all_study_data: Sequence[StudyData], places: Sequence[Place]) -> str:
         html.header(
             "Methods",
             "How the numbers were made",
-            "Definitions, the model of the curves, the rules that decide, and how well every fit did.",
+            "Definitions, the model of worlds and their curves, the rules that decide, the smoothness of curves.",
         ),
         html.section("words", "Words", html.definitions(WORDS)),
         html.section("model", "The model", *(html.paragraph(part) for part in MODEL), _priors()),
@@ -68,14 +87,14 @@ def page(all_study_data: Sequence[StudyData], places: Sequence[Place]) -> str:
 
 def _priors() -> Html:
     words = (
-        f"Coefficients are normal with standard deviation {POPULATION_SD:g} logits at the mean "
-        f"distance, scales log-normal with log standard deviation {SCALE_LOG_SD:g} around:"
+        "Log-normal, with these medians, in units of the root mean square of a task’s changes (the length in √nats), "
+        "and log standard deviations:"
     )
-    rows = [(words_of, f"{median:g}") for median, words_of in PRIORS.values()]
+    rows = [(PARTS[name], f"{median:g}", f"{width:g}") for name, (median, width) in PRIORS.items()]
     return html.details(
-        "Priors",
+        "Priors of the curves",
         html.paragraph(words),
-        html.table(("standard deviation of", "median, logits"), rows, 1),
+        html.table(("", "median", "log s.d."), rows, 2),
     )
 
 
@@ -88,7 +107,7 @@ def _rules() -> Iterator[Html]:
         "whole interval lies on one side. A claim with several tests is reproduced if all hold "
         "and contradicted if one fails. Where an effect is only known to be at least or at most "
         "something (a peak that was not reached), verdicts that the rest could overturn are not "
-        "given. A fit that did not converge gives no verdict."
+        "given."
     )
     yield html.definitions(RULES)
 
@@ -109,64 +128,21 @@ def _effects(all_study_data: Sequence[StudyData]) -> Html:
 
 
 def _fits(study_data: StudyData) -> Html:
-    """Convergence, scales, and distances between curves and points, panel by panel."""
+    """The scales of the curves of every outcome, task by task."""
     name = study_data.results.name
-    place, title = f"fits-{html.slug(name)}", f"Fits of study {name}"
-    if not study_data.fits and not study_data.unfitted:
+    place, title = f"fits-{html.slug(name)}", f"Curves of study {name}"
+    rows = []
+    for outcome in study_data.outcomes:
+        for task in study_data.results.tasks:
+            with contextlib.suppress(Unanswerable):
+                evidence = next(at for at in study_data.panels.values() if at.task == task)
+                by = evidence.study.hyperparameters(task, outcome.metric)
+                unit = declared(outcome.metric).unit
+                scales = [html.number(value, unit) for value in by[:-1]]
+                said = metric_words(outcome.metric)
+                rows.append((said, unit_name(unit), task, *scales, f"{by.length:.2g}"))
+    if not rows:
         why = html.paragraph("No curve was fitted: no claim of this study speaks of one.")
         return html.section(place, title, why)
-    together: dict[Any, list[str]] = {}
-    for panel, fit in study_data.fits.items():
-        together.setdefault(fit.diagnostics, []).append(panel)
-    rows = [
-        (
-            "; ".join(panels),
-            d.trouble() or "good",
-            f"{d.rhat:.3f}",
-            f"{d.ess:.0f}",
-            f"{d.divergences} of {d.draws}",
-        )
-        for d, panels in together.items()
-    ]
-    rows += [(panel, html.sentence(why), "", "", "") for panel, why in study_data.unfitted.items()]
-    columns = ("fitted together", "fit", "R-hat", "effective draws", "divergences")
-    return html.section(place, title, html.table(columns, rows, numeric=3), _closer(study_data))
-
-
-def _closer(study_data: StudyData) -> Html:
-    """Scales of every panel, and the place where its curves miss the points most."""
-    scales, misfits = [], []
-    for panel, fit in study_data.fits.items():
-        scales += _scales(panel, fit)
-        for arm in fit.arms:
-            worst, where = fit.misfit(arm)
-            points = html.number(worst, "probability", signed=True)
-            misfits.append((panel, arm, f"{points} points", f"{where**2:.2g}"))
-    if not misfits:
-        return Html("")
-    words = (
-        "Entries with several numbers are slope and curvature (by arm, where there is one an arm). "
-        "Below: the largest mean difference of observed and fitted win rate over a fifth of an arm’s "
-        "checkpoints, ordered by KL."
-    )
-    return html.details(
-        "Levels of variation, and fit to the points",
-        html.table(("", "standard deviation of", "posterior, logits"), scales),
-        html.paragraph(words),
-        html.table(("", "arm", "difference", "at KL"), misfits, numeric=2),
-    )
-
-
-def _scales(title: str, fit: Any) -> list[tuple[str, str, str]]:
-    rows = []
-    scales: Mapping[str, Any] = fit.scales
-    for name, (_, words) in PRIORS.items():
-        if name not in scales or np.size(scales[name]) == 0:
-            continue
-        draws = np.asarray(scales[name]).reshape(fit.diagnostics.draws, -1)
-        low, middle, high = np.quantile(draws, [0.05, 0.5, 0.95], axis=0)
-        said = "; ".join(
-            f"{m:.2f} ({lo:.2f} to {hi:.2f})" for lo, m, hi in zip(low, middle, high, strict=True)
-        )
-        rows.append((title, words, said))
-    return rows
+    header = ("outcome", "unit", "task", *PARTS.values())
+    return html.section(place, title, html.table(header, rows, numeric=len(PARTS)))

@@ -43,7 +43,7 @@ def page(
                 "See ",
                 html.link(f"provenance.html#{name}", "where the numbers come from"),
                 " and ",
-                html.link(f"methods.html#fits-{name}", "how well the curves fit"),
+                html.link(f"methods.html#fits-{name}", "how smooth the curves are"),
                 ".",
             ),
         ),

@@ -2,36 +2,42 @@
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import pandas as pd
-
 from analysis.curves import classic
-from analysis.curves.checkpoints import clean
-from analysis.curves.frontier import Frontier
 from analysis.figures.inputs import FigureInputs, estimands, level_names
-from analysis.html import listed, number, percent, sentence
-from analysis.load import Results, Table, last_rows
+from analysis.html import number, percent
+from analysis.load import Results, Table, last_rows, lost
 from analysis.verdicts import verdict
-from analysis.verdicts.evidence import describe_peak
-from sweeps.estimands import Estimand, PeakPlaceTrend, Unanswerable
+from sweeps.estimands import Unanswerable
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class StudyData(FigureInputs):
     """One study's results and the analyses of them.
 
-    `unfitted` are the reasons why panels have no curves, `words` sentences for figures, by the figure's name.
+    `words` are sentences for figures, by the figure's name.
     """
 
     directory: Path
-    unfitted: Mapping[str, str]
-    estimates: Sequence[Mapping[str, Any]]
-    left_out: Sequence[str]
     words: Mapping[str, Sequence[str]]
+
+    @property
+    def estimates(self) -> list[dict[str, Any]]:
+        """The paper's estimates by panel and arm; see `analysis.curves.classic.summary`."""
+        return [
+            {"panel": title, **row}
+            for title, rows in self.points.items()
+            for row in classic.summary(rows, self.arms).to_dict("records")
+        ]
+
+    @property
+    def left_out(self) -> list[str]:
+        """How many checkpoints no curve uses because their run had diverged, by panel."""
+        counts = {title: int(lost(at.table).sum()) for title, at in self.panels.items()}
+        return [f"{n} checkpoints after divergence ({title})" for title, n in counts.items() if n]
 
 
 def gather(results: Results, directory: Path) -> StudyData:
@@ -40,42 +46,20 @@ def gather(results: Results, directory: Path) -> StudyData:
     entries = [{**entry, "study": results.name} for entry in verdict.decide(results, evidence)]
     sizes = _sizes(results, evidence)
     panels, where = _panels(results, evidence, sizes)
-    fits, unfitted = _curves(results, panels)
-    points = _usable({title: at.table for title, at in panels.items()})
-    left_out = [
-        f"{count} checkpoints {reason} ({title})"
-        for title, fit in fits.items()
-        for reason, count in fit.cleaned.left_out.items()
-    ]
-    envelopes, estimates = _classic(results, points, fits)
     return StudyData(
         results=results,
         directory=directory,
+        panels=panels,
         entries=entries,
-        fits=fits,
-        typical=next(iter(evidence.values())).pool.fits.typical if fits else None,
-        unfitted=unfitted,
-        points=points,
-        envelopes=envelopes,
-        estimates=estimates,
         sizes=sizes,
         where=where,
-        left_out=left_out,
-        words=_words(results, fits, unfitted),
+        words=_words(results),
     )
 
 
 def so_far(results: Results) -> FigureInputs:
     """Inputs for the figures that need no fit and no verdict, by task."""
-    points = _usable({task: results.task(task) for task in results.tasks})
-    envelopes, _ = _classic(results, points, {})
-    return FigureInputs(results, {}, None, points, envelopes, (), {}, {})
-
-
-def _usable(tables: Mapping[str, Table]) -> dict[str, Table]:
-    """The checkpoints that can be drawn, by panel; panels without such checkpoints are left out."""
-    trained = {title: clean(table).trained for title, table in tables.items()}
-    return {title: rows for title, rows in trained.items() if len(rows)}
+    return FigureInputs(results, verdict.gather(results), (), {}, {})
 
 
 def _panels(
@@ -99,43 +83,6 @@ def _panels(
                 title = ", ".join(titles)
                 panels[title], where[title] = at, (task, chosen)
     return panels, where
-
-
-def _curves(
-    results: Results, panels: Mapping[str, Any]
-) -> tuple[dict[str, Frontier], dict[str, str]]:
-    """Fitted curves by panel, and the reasons why panels have none. Nothing is fitted if no claim needs a curve."""
-    fits: dict[str, Frontier] = {}
-    reasons: dict[str, str] = {}
-    if not _wants_curves(results):
-        return fits, reasons
-    for title, at in panels.items():
-        try:
-            fits[title] = at.frontier
-        except Unanswerable as problem:
-            reasons[title] = str(problem)
-    return fits, reasons
-
-
-def _wants_curves(results: Results) -> bool:
-    """Whether a claim uses fitted curves; a study without claims shows curves as well."""
-    spoken = [Estimand.from_dict(one) for one in estimands(results)]
-    return not spoken or any(one.from_curves or isinstance(one, PeakPlaceTrend) for one in spoken)
-
-
-def _classic(
-    results: Results, points: Mapping[str, Table], fits: Mapping[str, Frontier]
-) -> tuple[Table, list[dict[str, Any]]]:
-    """Upper envelopes of all panels, and paper-style estimates beside the model's."""
-    envelopes, rows = [], []
-    for title, checkpoints in points.items():
-        envelopes.append(classic.envelope(checkpoints, results.arms).assign(panel=title))
-        fit = fits.get(title)
-        for row in classic.summary(checkpoints, results.arms).to_dict("records"):
-            peak = describe_peak(fit, row["arm"]) if fit and row["arm"] in fit.arms else {}
-            model = {name: peak.get(name) for name in ("peak", "peak_interval", "peak_kl")}
-            rows.append({"panel": title, **row, **model})
-    return (pd.concat(envelopes) if envelopes else pd.DataFrame()), rows
 
 
 def _sizes(results: Results, evidence: Mapping[str, Any]) -> dict[str, dict[Any, float]]:
@@ -169,20 +116,17 @@ def _places(path: str, evidence: Mapping[str, Any]) -> dict[Any, float]:
     return sizes if complete else ranks
 
 
-def _words(
-    results: Results, fits: Mapping[str, Frontier], unfitted: Mapping[str, str]
-) -> dict[str, list[str]]:
+def _words(results: Results) -> dict[str, list[str]]:
     """Sentences beside figures, by the figure's name."""
     return {
-        "frontier": list(_frontier_words(fits, unfitted)),
         "classification": _ends(
             results.arms,
             results.runs(),
-            ("data_accuracy", "win_rate"),
+            ("data_accuracy", "golden_reward"),
             "at the end of training, ",
-            lambda arm, accuracy, wins: (
-                f"{arm} policies order {percent(accuracy)} of D_golden’s pairs as the golden reward does and win "
-                f"{percent(wins)} of their comparisons"
+            lambda arm, accuracy, reward: (
+                f"{arm} policies order {percent(accuracy)} of D_golden’s pairs as the golden reward does and write "
+                f"answers of {number(reward, signed=True)} SFT standard deviations"
             ),
         ),
         "logprob": _ends(
@@ -196,52 +140,6 @@ def _words(
             ),
         ),
     }
-
-
-def _frontier_words(fits: Mapping[str, Frontier], unfitted: Mapping[str, str]) -> Iterator[str]:
-    """Peaks and matched-KL gap of every panel, unless there are too many arms or panels to read."""
-    for title, reason in unfitted.items():
-        yield f"On {title} there is no curve: {reason}."
-    for title, fit in fits.items():
-        said = []
-        if len(fit.arms) <= 4 and len(fit.arms) * len(fits) <= 8:
-            said.append(f"On {title}, {listed([_peak(fit, arm) for arm in fit.arms])}.")
-        if len(fit.arms) == 2 and len(fits) <= 4:
-            said.append(_gap(fit))
-        said += [sentence(reason) for reason in fit.missing.values()]
-        trouble = fit.diagnostics.trouble()
-        if trouble:
-            said.append(f"Mind: {trouble}.")
-        if said:
-            yield " ".join(said)
-
-
-def _peak(fit: Frontier, arm: str) -> str:
-    peak = describe_peak(fit, arm)
-    low, high = peak["peak_interval"]
-    where = f"({percent(low)} to {percent(high)}) at KL {peak['peak_kl']:.2g}"
-    if peak["peak_place"] == "end":
-        return (
-            f"{arm} does not reach a peak inside the observed range: its best fitted win rate "
-            f"there is {percent(peak['peak'])} {where}"
-        )
-    return f"{arm} peaks at a win rate of {percent(peak['peak'])} {where}"
-
-
-def _gap(fit: Frontier) -> str:
-    first, second = fit.arms
-    try:
-        low, high = fit.shared(first, second)
-    except Unanswerable as problem:
-        return sentence(str(problem))
-    lower, gap, upper = np.quantile(fit.gap(first, second), [0.05, 0.5, 0.95])
-    sign = 1 if gap >= 0 else -1
-    bounds = sorted((sign * lower, sign * upper))
-    return (
-        f"At equal KL, between {low**2:.2g} and {high**2:.2g} nats, a typical seed wins "
-        f"{number(abs(gap), 'probability')} points {'more' if gap >= 0 else 'less'} often {first} "
-        f"than {second} ({number(bounds[0], 'probability')} to {number(bounds[1], 'probability')})."
-    )
 
 
 def _ends(

@@ -223,7 +223,7 @@ def _measured(collection: Collection, place: str, studies: set[str]) -> dict[Nam
 
 
 def _measure(place: str, name: Name, asked: verdict.Question, test: Test) -> Measured:
-    draws = test.estimand.draws(asked.evidence)
+    draws = test.estimand.draws(asked.evidence, test.rule.rope)
     judgement = test.rule.judge(draws)
     if asked.lacking:
         reason = lacks(asked.lacking)
@@ -231,10 +231,8 @@ def _measure(place: str, name: Name, asked: verdict.Question, test: Test) -> Mea
     values = np.asarray(draws.values, dtype=float)
     if not np.all(np.isfinite(values)) or (values.size == 1 and not draws.exact):
         values = np.empty(0)
-    # Draws of curves of one study come from one posterior and keep their order. Draws of other effects
-    # are sorted by size; without shuffling, independent effects would appear correlated.
-    parts = (place, name.study) if test.estimand.from_curves else (place, *name, asked.task)
-    values = _shuffled(values, parts)
+    # Draws are sorted by size; without shuffling, independent effects would appear correlated.
+    values = _shuffled(values, (place, *name, asked.task))
     return Measured(asked.task, asked.claim.text, judgement, values, draws.open)
 
 

@@ -1,140 +1,151 @@
 """Evidence of a study's results about one task, or about a typical task, for estimands."""
 
 import dataclasses
-import functools
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
-from analysis.curves import frontier
-from analysis.curves.frontier import Fits, Frontier
-from analysis.load import Table, counts, last_rows, lost, trajectories, units
-from sweeps.estimands import Peak, Unanswerable, Unit
+from analysis.load import Table, counts, last_rows, lost, units
+from analysis.worlds import measured, pooled, smoother
+from analysis.worlds.pooled import Pooled
+from analysis.worlds.smoother import Curves, Hyperparameters
+from sweeps.estimands import Evidence, InWorlds, Seed, Unanswerable, Unit
+from sweeps.rules import Draws
 
 ALL_TASKS = "all tasks"
 PARAMETERS = "ground.parameters"
 """Column of the policy's number of parameters."""
-
-
-class Pool:
-    """All tasks of a study, fitted together at the first request, and at most once."""
-
-    def __init__(
-        self, table: Table, arms: tuple[str, ...], axes: tuple[str, ...], strata: tuple[str, ...]
-    ) -> None:
-        self.table, self.arms, self.axes, self.strata = table, arms, axes, strata
-        self._parts: dict[tuple[str, Any], Pool] = {}
-
-    @functools.cached_property
-    def fits(self) -> Fits:
-        """The fitted frontiers; raises Unanswerable if none can be fitted."""
-        named = self.table.assign(trajectory=trajectories(self.table, self.axes))
-        return frontier.fit_all(named, self.arms, self.strata)
-
-    def at(self, path: str, level: Any) -> "Pool":
-        """The rows at one level of a path that is not a stratum, fitted separately."""
-        if (path, level) not in self._parts:
-            rows = frontier.at_level(self.table, path, level)
-            self._parts[path, level] = Pool(rows, self.arms, self.axes, self.strata)
-        return self._parts[path, level]
-
-
-class _OfCurves:
-    """Quantities of fitted curves: of one, or means over several."""
-
-    @property
-    def _frontiers(self) -> list[Frontier]:
-        """The curves; raises Unanswerable if there are none."""
-        raise NotImplementedError
-
-    def peak(self, arm: str) -> Peak:
-        """Peak of the arm's typical curve inside its observed range."""
-        return mean_peak([fit.peak(arm) for fit in self._frontiers])
-
-    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
-        """Draws of the mean win-rate difference over the shared range of sqrt(KL)."""
-        return np.mean([fit.gap(first, second, also) for fit in self._frontiers], axis=0)
-
-    def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Seeds, runs and diverged runs of these arms."""
-        raise NotImplementedError
-
-    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Counts of these arms; also peaks, observed and shared ranges if there is one curve per arm."""
-        details, fits = self.describe_runs(arms), self._frontiers
-        if len(fits) > 1:
-            return details
-        for arm in arms:
-            details["arms"][arm] |= describe_peak(fits[0], arm)
-        if len(arms) > 1:
-            try:
-                low, high = fits[0].shared(*arms)
-                details["shared_kl"] = [low**2, high**2]
-            except Unanswerable:
-                details["shared_kl"] = None
-        return details
+_FITTED = 48
+"""Most curves from which a task's hyperparameters are fitted: more do not change them, and take longer."""
+BEST = "best_"
+"""Prefix of the best value of a metric over a run's trained checkpoints."""
+LACKING = 0.25
+"""Largest share of worlds without an effect at which the other worlds still stand for the task."""
 
 
 @dataclasses.dataclass(frozen=True)
-class TaskEvidence(_OfCurves):
+class Pool:
+    """The arms, swept paths and families of a study, and the smoothness of every outcome by task."""
+
+    table: Table
+    arms: tuple[str, ...]
+    axes: tuple[str, ...]
+    strata: tuple[str, ...]
+    families: int = 1
+    _fits: dict[tuple[str, str], Hyperparameters] = dataclasses.field(default_factory=dict)
+
+    def hyperparameters(self, task: str, outcome: str) -> Hyperparameters:
+        """Those of the curves of an outcome on a task, from all arms, worlds and levels; fitted once."""
+        key = task, outcome
+        if key not in self._fits:
+            rows = self.table[self.table["task"] == task]
+            found = measured.checkpoints(rows, self.arms, self.axes, outcome)
+            chosen = list(found.values())[:: max(1, -(-len(found) // _FITTED))]
+            self._fits[key] = smoother.fit(chosen)
+        return self._fits[key]
+
+
+@dataclasses.dataclass(frozen=True)
+class TaskEvidence:
     """The evidence of one task's results; implements `sweeps.estimands.Evidence`.
 
-    `table` has the task's rows, at the levels in `chosen` if there are any. A curve is fitted at each combination of
-    the strata's levels. If some strata have no chosen level, quantities of curves are means over the combinations.
+    `table` has the task's rows, at the levels that were chosen by `at`.
     """
 
     task: str
     table: Table
-    pool: Pool
-    chosen: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    study: Pool
+    _curves: dict[Any, Mapping[Seed, Curves]] = dataclasses.field(default_factory=dict)
+    _levels: dict[Any, "TaskEvidence"] = dataclasses.field(default_factory=dict)
 
-    @property
-    def _frontiers(self) -> list[Frontier]:
-        """The curves at every combination of levels of the strata that have no chosen level."""
-        fits, strata = self.pool.fits, self.pool.strata
-        wanted = {1 + i: self.chosen[path] for i, path in enumerate(strata) if path in self.chosen}
+    def pool(
+        self, measure: Callable[[Evidence], InWorlds], words: tuple[str, str], negligible: float
+    ) -> Draws:
+        """Posterior draws of the task's effect; see `Evidence.pool`."""
+        return self.pooled(measure, words, negligible)[0]
 
-        def ours(key: frontier.Key) -> bool:
-            return key[0] == self.task and all(key[i] == level for i, level in wanted.items())
+    def pooled(
+        self, measure: Callable[[Evidence], InWorlds], words: tuple[str, str], negligible: float
+    ) -> tuple[Draws, Pooled | None]:
+        """The draws of `pool`, and the posterior behind them; None if there is no interval."""
+        effects = measure(self)
+        details = dict(effects.details) | _described(effects)
+        posterior, reason = None, ""
+        if len(effects.estimates) < 2:
+            reason = "only one world: the world is the unit of replication, so there is no interval"
+        else:
+            posterior = self._posterior(effects, negligible)
+            if posterior is None:
+                reason = "the worlds do not differ at all, so there is no interval"
+        if posterior is None:
+            value = next(iter(effects.estimates.values())).value
+            return Draws(*words, np.array([value]), reason, details), None
+        details["scatter"] = posterior.scatter
+        if self.study.families > 1:
+            details["families"] = self.study.families
+        reason = _unfit(effects, negligible)
+        draws = Draws(*words, posterior.draws(), reason, details, open=effects.open)
+        return draws, posterior
 
-        reasons = [why for key, why in fits.without.items() if ours(key)]
-        if reasons:
-            raise Unanswerable(reasons[0])
-        fitted = [fit for key, fit in fits.groups.items() if ours(key)]
-        if not fitted:
-            raise Unanswerable(f"{self.task} has no results there")
-        return fitted
+    def _posterior(self, effects: InWorlds, negligible: float) -> Pooled | None:
+        """The model over worlds; None if the worlds do not differ at all."""
+        worlds = list(effects.estimates)
+        values = np.array([effects.estimates[world].value for world in worlds])
+        errors = np.array([np.hypot(e.error, e.misfit) for e in effects.estimates.values()])
+        if np.ptp(values) == 0 and not errors.any():
+            return None
+        scale = max(float(np.std(values)), float(errors.mean()))
+        members = [world // self.study.families for world in worlds]
+        families = members if len(set(members)) < len(worlds) else None
+        return pooled.pool(values, errors, negligible or scale / 3, families)
 
-    @property
-    def frontier(self) -> Frontier:
-        """The fitted frontier; raises Unanswerable if there is none, or if there is one per level."""
-        fits = self._frontiers
-        if len(fits) > 1:
-            raise Unanswerable(f"{self.task} has a curve at each level of {self.pool.strata}")
-        return fits[0]
+    def curves(self, arm: str, outcome: str, among: Sequence[str] = ()) -> Mapping[Seed, Curves]:
+        """The arm's curves in every world; see `Evidence.curves`."""
+        key = arm, outcome, tuple(among)
+        if key not in self._curves:
+            self._curves[key] = self._smoothed(arm, outcome, tuple(among))
+        return self._curves[key]
 
-    def caveat(self, arms: Sequence[str]) -> str:
-        """Why no verdict may rest on the curves: too few seeds, a fit that failed, curves that miss their points."""
-        for fit in self._frontiers:
-            rows = fit.cleaned.trained
-            for arm in arms:
-                if rows.loc[rows["arm"] == arm, "seed"].nunique() < 2:
-                    return f"only one seed in arm {arm}: the seed is the unit of replication"
-        problems = [fit.trouble(arms) for fit in self._frontiers]
-        return next(filter(None, problems), "")
+    def starts(self, outcome: str) -> Mapping[Seed, float]:
+        """The outcome of SFT, by world."""
+        return measured.starts(self.table, outcome)
+
+    def _smoothed(self, arm: str, outcome: str, among: tuple[str, ...]) -> Mapping[Seed, Curves]:
+        rows = self._alike(arm, among) if among else self.table
+        found = measured.checkpoints(rows, (arm,), self.study.axes, outcome)
+        if not found:
+            raise Unanswerable(f"arm {arm} has no checkpoints after the first step")
+        by = self.study.hyperparameters(self.task, outcome)
+        tokens = measured.starts(self.table, "length") if "length" in self.table else {}
+        return {
+            world: smoother.Curves(points, by, tokens.get(world, np.nan))
+            for (world, _), points in found.items()
+        }
+
+    def _alike(self, arm: str, among: tuple[str, ...]) -> Table:
+        """The rows of an arm at the settings that all arms in `among` ran, up to the number of steps that all took."""
+        axes = tuple(axis for axis in self._axes(among) if axis != "steps")
+        of_arm = {name: self.table[self.table["arm"] == name] for name in among}
+        settings = {name: set(units(rows, axes)) for name, rows in of_arm.items()}
+        shared = set.intersection(*settings.values())
+        steps = min(int(rows["step"].max()) for rows in of_arm.values() if len(rows))
+        if not shared:
+            raise Unanswerable(f"{' and '.join(among)} have no setting in common")
+        rows = self.table[(self.table["arm"] == arm) & (self.table["step"] <= steps)]
+        return rows[[unit in shared for unit in units(rows, axes)]]
 
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
         """The metric at the last checkpoint of the arm's runs, diverged runs left out.
 
         Keys hold the settings that all arms in `among` have, so that they can be compared between these arms.
-        "best_win_rate" is the best of a run's trained checkpoints (it grows with their number, so compare runs that
-        were evaluated equally often).
+        "best_" before a metric asks for its best over a run's trained checkpoints (which grows with their number, so
+        compare runs that were evaluated equally often).
         """
         rows = last_rows(self.table)
-        if metric == "best_win_rate":
-            trained = self._trained(self.pool.arms).groupby(["arm", "run"])["win_rate"].max()
+        base = metric.removeprefix(BEST)
+        if metric.startswith(BEST) and base in self.table:
+            trained = self._trained(self.study.arms).groupby(["arm", "run"])[base].max()
             rows = rows.join(trained.rename(metric), on=["arm", "run"])
         axes = self._axes(tuple(among) or (arm,))
         rows = rows[(rows["arm"] == arm) & (rows["diverged_step"] < 0)]
@@ -177,7 +188,7 @@ class TaskEvidence(_OfCurves):
         by_arm = [self.table[self.table["arm"] == arm] for arm in arms]
         return tuple(
             axis
-            for axis in self.pool.axes
+            for axis in self.study.axes
             if all(rows[axis].notna().any() for rows in by_arm if len(rows))
         )
 
@@ -197,11 +208,13 @@ class TaskEvidence(_OfCurves):
             return levels
 
     def at(self, path: str, level: Any) -> "TaskEvidence":
-        """The evidence at one level; at a level of a path that is not a stratum, curves are fitted separately."""
-        rows = frontier.at_level(self.table, path, level)
-        if path in self.pool.strata:
-            return TaskEvidence(self.task, rows, self.pool, {**self.chosen, path: level})
-        return TaskEvidence(self.task, rows, self.pool.at(path, level), self.chosen)
+        """The evidence at one level of a swept path; rows of arms without the path belong to every level."""
+        if (path, level) not in self._levels:
+            if path not in self.table:
+                raise Unanswerable(f"{path} is not swept on {self.task}")
+            rows = self.table[self.table[path].isna() | (self.table[path] == level)]
+            self._levels[path, level] = TaskEvidence(self.task, rows, self.study)
+        return self._levels[path, level]
 
     def size(self, path: str, level: Any) -> float:
         """The policy's number of parameters if it differs between levels, else the level's value."""
@@ -215,25 +228,34 @@ class TaskEvidence(_OfCurves):
 
 
 @dataclasses.dataclass(frozen=True)
-class TypicalEvidence(_OfCurves):
-    """The evidence of several tasks' results about a typical task: its curves only."""
+class TypicalEvidence:
+    """The evidence of several tasks' results about a typical task: effects of worlds only."""
 
-    pool: Pool
     tasks: Mapping[str, TaskEvidence]
 
-    @property
-    def _frontiers(self) -> list[Frontier]:
-        """The typical task's curve; raises Unanswerable unless at least two tasks have curves."""
-        typical = self.pool.fits.typical
-        if typical is None:
-            raise Unanswerable("fewer than two tasks have curves")
-        return [typical]
+    def pool(
+        self, measure: Callable[[Evidence], InWorlds], words: tuple[str, str], negligible: float
+    ) -> Draws:
+        """Posterior draws of the effect of a typical task. Raises `Unanswerable` unless at least two tasks have an
+        interval."""
+        parts, details, reasons, sides = [], {}, [], {}
+        for task, evidence in self.tasks.items():
+            draws, posterior = evidence.pooled(measure, words, negligible)
+            reasons += [f"on {task}: {draws.reason}"] * bool(draws.reason)
+            sides |= draws.open
+            if posterior is not None:
+                parts.append(posterior)
+                details[task] = float(np.median(draws.values))
+        if len(parts) < 2:
+            raise Unanswerable("fewer than two tasks have an interval")
+        spread = float(np.std(list(details.values()))) or 1.0
+        values = pooled.typical(parts, negligible or spread / 3).draws()
+        return Draws(*words, values, "; ".join(reasons), {"tasks": details}, open=sides)
 
-    def caveat(self, arms: Sequence[str]) -> str:
-        """The caveats of the tasks: a caveat of one task holds for the typical task."""
-        fitted = {key[0] for key in self.pool.fits.groups}
-        said = (evidence.caveat(arms) for task, evidence in self.tasks.items() if task in fitted)
-        return next(filter(None, said), "")
+    def _no_runs(self, *_: Any, **__: Any) -> Any:
+        raise Unanswerable("a typical task has effects and no runs of its own")
+
+    curves = last = checkpoints = levels = at = size = _no_runs
 
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Seeds (of all tasks), runs and diverged runs of these arms."""
@@ -242,47 +264,26 @@ class TypicalEvidence(_OfCurves):
         sums = {arm: {name: sum(p[arm][name] for p in parts) for name in names} for arm in arms}
         return {"arms": sums, "tasks": list(self.tasks)}
 
-    def _no_runs(self, *_: Any, **__: Any) -> Any:
-        raise Unanswerable("a typical task has curves and no runs of its own")
 
-    last = checkpoints = levels = at = size = _no_runs
-
-
-def mean_peak(peaks: Sequence[Peak]) -> Peak:
-    """Mean of several curves' peaks, draw by draw (geometric mean of KL); inside if all peaks are inside."""
-    if len(peaks) == 1:
-        return peaks[0]
-
-    def mean(of: Callable[[Peak], Any]) -> np.ndarray:
-        return np.mean([of(peak) for peak in peaks], axis=0)
-
-    return Peak(
-        value=mean(lambda peak: peak.value),
-        root_kl=np.exp(mean(lambda peak: peak.log_kl) / 2),
-        start=mean(lambda peak: peak.start),
-        end=mean(lambda peak: peak.end),
-        interior=np.all([peak.interior for peak in peaks], axis=0),
-        nearest=math.exp(np.mean([math.log(peak.nearest) for peak in peaks])),
-    )
+def _described(effects: InWorlds) -> dict[str, Any]:
+    """The effects of the worlds as JSON-able details."""
+    worlds = [
+        {"seed": world, "estimate": part.value, "error": float(np.hypot(part.error, part.misfit))}
+        for world, part in sorted(effects.estimates.items())
+    ]
+    return {"worlds": worlds, "worlds_lacking": effects.lacking}
 
 
-def describe_peak(fit: Frontier, arm: str) -> dict[str, Any]:
-    """An arm's peak with 90% intervals, and its place in the observed range.
-
-    A `peak_place` of "end" means that the peak was not reached.
-    """
-    peak, span = fit.peak(arm), fit.spans[arm]
-    reached = float(np.mean(peak.interior))
-    kl = peak.root_kl**2
-    return {
-        "observed_kl": [span.start**2, span.end**2],
-        "peak": float(np.median(peak.value)),
-        "peak_interval": np.quantile(peak.value, [0.05, 0.95]).tolist(),
-        "peak_kl": float(np.median(kl)),
-        "peak_kl_interval": np.quantile(kl, [0.05, 0.95]).tolist(),
-        "peak_inside": reached,
-        "peak_place": peak.place,
-    }
+def _unfit(effects: InWorlds, negligible: float) -> str:
+    """Why no verdict may rest on these effects, or "": worlds without the effect may be other worlds, and a model that
+    misses what was measured, in the mean over worlds, by more than what is practically nothing is no measure of it."""
+    known = len(effects.estimates)
+    if effects.lacking > LACKING * (known + effects.lacking):
+        return f"{effects.lacking} of {known + effects.lacking} worlds lack it: {effects.why}"
+    misfit = float(np.mean([part.misfit for part in effects.estimates.values()]))
+    if negligible and abs(misfit) > negligible:
+        return f"the curves miss the checkpoints by {abs(misfit):.2g} on average, allowed are {negligible:g}"
+    return ""
 
 
 def _numbers(rows: Table, columns: Sequence[str]) -> np.ndarray:

@@ -4,14 +4,13 @@ before the run where the two differ."""
 import dataclasses
 import math
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from analysis.load import Results
 from analysis.verdicts.evidence import ALL_TASKS, Pool, TaskEvidence, TypicalEvidence
-from analysis.verdicts.evidence import describe_peak as describe_peak
 from sweeps.claims import Claim, Ruling
 from sweeps.claims import Test as Part
 from sweeps.estimands import Evidence
@@ -36,8 +35,14 @@ def rank(claim: str) -> tuple[int, str, int, str]:
 
 def gather(results: Results) -> dict[str, TaskEvidence]:
     """Evidence by task. Fits nothing yet."""
-    pool = Pool(results.table, results.arms, results.axes, results.strata)
+    pool = Pool(results.table, results.arms, results.axes, results.strata, _families(results))
     return {task: TaskEvidence(task, results.task(task), pool) for task in results.tasks}
+
+
+def _families(results: Results) -> int:
+    """How many worlds of consecutive seeds share their golden reward and writers; 1 if none do."""
+    seeds = results.study.get("base", {}).get("seeds", {})
+    return int(seeds.get("families", 1)) if isinstance(seeds, Mapping) else 1
 
 
 def decide(
@@ -45,8 +50,8 @@ def decide(
 ) -> list[dict[str, Any]]:
     """All verdicts as JSON-able entries, claim by claim and task by task.
 
-    A claim whose tests all read curves is also judged for a typical task ("all tasks") if there are two or more tasks
-    and no strata (with strata, groups of one task would count as tasks). If the study's file states tests or rules of a
+    A claim whose tests are all about effects of worlds is also judged for a typical task ("all tasks") if there are two
+    or more tasks. If the study's file states tests or rules of a
     claim differently from those stored with the results, the claim is judged by the file, and the entry says so
     (`newer`) and gives the verdict by the stored rule; changed words alone change only the words. `evidence` may be
     given to reuse its fits. Raises InvalidInput if a stored claim cannot be read.
@@ -60,7 +65,8 @@ def decide(
         before = (
             _held_back(stored.judge(facts), asked.lacking).verdict if newer and stored else None
         )
-        entries.append(entry(claim, asked.task, ruling, newer, before))
+        beside = claim.judge_beside(facts)
+        entries.append(entry(claim, asked.task, ruling, newer, before, beside))
     return entries
 
 
@@ -79,12 +85,11 @@ def questions(results: Results, evidence: Mapping[str, TaskEvidence]) -> Iterato
     """Every claim on every task, and on a typical one where `decide` says so."""
     tasks: dict[str, Evidence] = dict(evidence)
     pooled: dict[str, Evidence] = {}
-    if len(evidence) > 1 and not results.strata:
-        pool = next(iter(evidence.values())).pool
-        pooled = {ALL_TASKS: TypicalEvidence(pool, evidence)}
+    if len(evidence) > 1:
+        pooled = {ALL_TASKS: TypicalEvidence(evidence)}
     for claim, stored in paired(results):
         lacking = sum(results.missing.get(arm, 0) for arm in claim.arms_used())
-        for task, known in (tasks | pooled if claim.from_curves else tasks).items():
+        for task, known in (tasks | pooled if claim.of_worlds else tasks).items():
             yield Question(claim, stored, task, known, lacking)
 
 
@@ -116,11 +121,17 @@ def paired(results: Results) -> Iterator[tuple[Claim, Claim | None]]:
 
 
 def entry(
-    claim: Claim, task: str, ruling: Ruling, newer: bool = False, stored: str | None = None
+    claim: Claim,
+    task: str,
+    ruling: Ruling,
+    newer: bool = False,
+    stored: str | None = None,
+    beside: Sequence[Judgement] = (),
 ) -> dict[str, Any]:
     """One row of verdicts.json. Numbers that do not exist are null, never NaN.
 
-    The effect, numbers and rule at the top level are those of the deciding test.
+    The effect, numbers and rule at the top level are those of the deciding test; `beside` are effects that decide
+    nothing.
     """
     tests = [_test(test, part) for test, part in zip(claim.tests, ruling.parts, strict=True)]
     deciding = tests[ruling.deciding]
@@ -134,6 +145,7 @@ def entry(
         "against": claim.against,
         "note": claim.note,
         "tests": tests,
+        "beside": [_numbers(part) for part in beside],
         "newer": newer,
         "stored_verdict": stored,
     }
@@ -150,13 +162,20 @@ def _test(test: Part, part: Judgement) -> dict[str, Any]:
     """One test's judgement."""
     return {
         "verdict": part.verdict,
+        **_numbers(part),
+        "probability": part.probability,
+        "rule": test.rule.describe() | {"words": test.rule.sentence()},
+    }
+
+
+def _numbers(part: Judgement) -> dict[str, Any]:
+    """An effect with its interval."""
+    return {
         "effect": part.label,
         "unit": part.unit,
         "estimate": part.estimate,
         "interval": part.interval,
-        "probability": part.probability,
         "reason": part.reason,
-        "rule": test.rule.describe() | {"words": test.rule.sentence()},
         "details": dict(part.details),
     }
 

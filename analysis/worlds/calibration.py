@@ -18,7 +18,8 @@ from jaxtyping import Float
 from analysis.worlds import smoother
 from analysis.worlds.pooled import Pooled, pool
 from analysis.worlds.power import FIRST, MOST, following
-from analysis.worlds.truths import BUDGET, CONTRASTS, NEAR, TRUTHS, Curves, D, checkpoints
+from analysis.worlds.truths import BUDGET, CONTRASTS, NEAR, TRUTHS, Curves, checkpoints
+from sweeps.estimands import WorldEstimate
 
 ROPE = 0.07
 """Differences of golden reward, in SFT standard deviations, that are practically nothing."""
@@ -100,14 +101,14 @@ def estimates(contrast: str, measured: list[list[smoother.Checkpoints]]) -> Esti
     by = smoother.fit(list(itertools.chain.from_iterable(measured)))
     values, errors = [], []
     for arms in measured:
-        fitted = [smoother.curves(points, by, D) for points in arms]
+        fitted = [smoother.Curves(points, by) for points in arms]
         if contrast == "C2":
             parts = [fit.window(*np.sqrt(NEAR)) for fit in fitted]
         else:
             parts = [fit.best(np.sqrt(BUDGET)) for fit in fitted]
-        (first, first_error), (second, second_error) = parts
-        values.append(first - second)
-        errors.append(np.hypot(first_error, second_error))
+        effect = WorldEstimate.combined((1.0, -1.0), parts)
+        values.append(effect.value)
+        errors.append(np.hypot(effect.error, effect.misfit))
     return np.array(values), np.array(errors)
 
 

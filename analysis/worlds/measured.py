@@ -7,36 +7,47 @@ import pandas as pd
 
 from analysis.load import Table, lost, trajectories
 from analysis.worlds.smoother import Checkpoints
-from sweeps.estimands import Unanswerable
+from sweeps.estimands import Seed, Unanswerable
 
-World = int
-"""A world of a task is named by its seed."""
+
+def usable(rows: Table, outcome: str) -> Table:
+    """The rows that enter curves: those before a run's divergence, with a finite KL and outcome, every measurement once
+    (a shorter run is often the beginning of a longer one, and is evaluated on the same samples). Raises `Unanswerable`
+    for results without the outcome."""
+    if outcome not in rows or rows[outcome].isna().all():
+        raise Unanswerable(f"the results have no metric {outcome}")
+    finite = np.isfinite(rows["kl"].astype(float)) & np.isfinite(rows[outcome].astype(float))
+    rows = rows[~lost(rows) & finite]
+    same = rows.assign(kl=rows["kl"].round(6)).duplicated(["arm", "seed", "step", outcome, "kl"])
+    return rows[~(same & (rows["evaluation"] > 0))]
+
+
+def starts(rows: Table, column: str) -> Mapping[Seed, float]:
+    """Mean of a column over the evaluations of SFT, by world."""
+    start = rows[rows["evaluation"] == 0].groupby("seed")[column].mean()
+    return {int(seed): float(value) for seed, value in start.items()}
 
 
 def checkpoints(
     rows: Table, arms: Sequence[str], axes: Sequence[str], outcome: str = "golden_reward"
-) -> Mapping[tuple[World, str], Checkpoints]:
+) -> Mapping[tuple[Seed, str], Checkpoints]:
     """The trained checkpoints of every arm in every world of one task, as changes of ``outcome`` since SFT.
 
-    Rows from a run's divergence on and rows without a finite KL or outcome are left out; so is an arm in a world where
-    it has no row left. A setting is a combination of the values of ``axes`` other than the number of steps: runs that
-    differ in their length only have one curve. Raises `Unanswerable` for results without the outcome, or without an
-    evaluation before training.
+    An arm without usable rows in a world is left out there. A setting is a combination of the values of ``axes`` other
+    than the number of steps: runs that differ in their length only have one curve. Raises `Unanswerable` for results
+    without the outcome, or without an evaluation before training.
     """
-    if outcome not in rows:
-        raise Unanswerable(f"the results have no metric {outcome}")
-    table = rows.assign(trajectory=trajectories(rows, tuple(axes)))
-    usable = np.isfinite(table["kl"].astype(float)) & np.isfinite(table[outcome].astype(float))
-    table = table[~lost(table) & usable]
-    start = table[table["evaluation"] == 0].groupby("seed")[outcome].mean()
-    found: dict[tuple[World, str], Checkpoints] = {}
+    table = usable(rows, outcome)
+    table = table.assign(trajectory=trajectories(table, tuple(axes)))
+    start = starts(table, outcome)
+    found: dict[tuple[Seed, str], Checkpoints] = {}
     trained = table[(table["evaluation"] > 0) & table["arm"].isin(list(arms))]
     for (seed, arm), points in trained.groupby(["seed", "arm"]):
-        if seed not in start.index:
+        if seed not in start:
             raise Unanswerable(f"world {seed} has no evaluation of SFT")
         setting, _ = pd.factorize(points["trajectory"])
         run, _ = pd.factorize(points["run"])
-        change = points[outcome].to_numpy(dtype=float) - float(start[seed])
+        change = points[outcome].to_numpy(dtype=float) - start[seed]
         d = np.sqrt(np.clip(points["kl"].to_numpy(dtype=float), 0.0, None))
         found[int(seed), str(arm)] = Checkpoints(d, change, setting, run)
     return found

@@ -29,7 +29,6 @@ from collections.abc import Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
-from scipy import special
 
 NU = 8.0
 """Degrees of freedom of the scatter between worlds."""
@@ -190,19 +189,16 @@ def typical(parts: Sequence[Pooled], unit: float) -> Pooled:
     widths = [float(np.diff(part.quantile(np.array([0.05, 0.95])))[0]) for part in parts]
     spread = max(float(np.std(medians, ddof=1)), float(np.mean(widths)) / 3.3, unit / 100)
     omega = _scales(spread, _SCALES)
-    place = float(np.mean(medians)) + np.linspace(-1, 1, 4 * _PLACES) * 40 * spread / np.sqrt(
-        len(parts)
-    )
+    reach = 40 * spread / np.sqrt(len(parts))
+    place = float(np.mean(medians)) + np.linspace(-reach, reach, 3 * _PLACES)
     total = -0.5 * ((np.log(omega) - np.log(3 * unit)) / SCALE_LOG_SD) ** 2 + np.zeros(
         (len(place), 1)
     )
     for part in parts:
         along = part.mass.sum(axis=(1, 2))
-        apart = (place[:, None, None] - part.place[None, None, :]) / omega[None, :, None]
-        log_each = (
-            -0.5 * apart**2 + np.log(np.maximum(along, 1e-300)) - np.log(omega)[None, :, None]
-        )
-        total = total + special.logsumexp(log_each, axis=-1)
+        apart = (place[:, None, None] - part.place) / omega[:, None]
+        density = np.exp(-0.5 * apart**2) @ along / omega
+        total = total + np.log(np.maximum(density, 1e-300))
     mass = np.exp(total - total.max())[..., None]
     return Pooled(place, omega, np.zeros(1), mass / mass.sum())
 

@@ -18,6 +18,11 @@ weak priors (`PRIORS`). With them the model is linear and Gaussian, so that the 
 their standard errors are exact. Evaluations of a world share their prompts; what this adds to all checkpoints alike
 cancels in differences between arms, so that e is estimated from the checkpoints and not taken from the standard error
 over prompts.
+
+Misfit is judged in every world: where the checkpoints inside a window lie on one side of the curve by more than twice
+the standard deviation that the model gives their mean, this mean is the world's misfit there. It widens the world's
+error, and `analysis.verdicts.evidence` refuses a verdict where the misfit of all worlds together exceeds the effect
+that is practically nothing.
 """
 
 import dataclasses
@@ -28,11 +33,11 @@ import numpy as np
 from jaxtyping import Float, Int
 from scipy import linalg, optimize
 
-from sweeps.estimands import Unanswerable
+from sweeps.estimands import Unanswerable, WorldEstimate
 
 
 class Hyperparameters(NamedTuple):
-    """Standard deviations in units of the outcome, lengths in units of d = sqrt(nats)."""
+    """Standard deviations in the unit of the outcome, the length in units of d = sqrt(nats)."""
 
     curve: float
     setting: float
@@ -48,10 +53,12 @@ PRIORS: dict[str, tuple[float, float]] = {
     "noise": (0.05, 1.0),
     "length": (2.0, 0.5),
 }
-"""Median and log standard deviation of the log-normal priors, for outcomes in SFT standard deviations."""
+"""Median and log standard deviation of the log-normal priors; standard deviations are relative to the root mean square
+of the task's changes, so that outcomes of any unit have the same priors."""
 RUN_LENGTH = 0.5
 """Distance at which the correlation of a run's wandering falls to 1/e, in units of ``length``."""
 _JITTER = 1e-8
+_WINDOW_NODES, _BEST_NODES = 17, 65
 
 
 @dataclasses.dataclass(frozen=True)
@@ -107,69 +114,127 @@ def fit(worlds: Sequence[Checkpoints]) -> Hyperparameters:
         raise Unanswerable("there are no checkpoints")
     medians = np.log([median for median, _ in PRIORS.values()])
     widths = np.array([width for _, width in PRIORS.values()])
+    changes = np.concatenate([points.change for points in worlds])
+    scale = float(np.sqrt(np.mean(changes**2))) or 1.0
+    relative = [dataclasses.replace(points, change=points.change / scale) for points in worlds]
 
     def down(z: Float[np.ndarray, " hyperparameter"]) -> float:
         by = Hyperparameters(*np.exp(medians + widths * z))
-        return 0.5 * float(z @ z) - sum(log_marginal(points, by) for points in worlds)
+        return 0.5 * float(z @ z) - sum(log_marginal(points, by) for points in relative)
 
     found = optimize.minimize(
         down, np.zeros(len(widths)), method="L-BFGS-B", bounds=[(-4, 4)] * len(widths)
     )
-    return Hyperparameters(*np.exp(medians + widths * found.x).tolist())
+    *amplitudes, length = np.exp(medians + widths * found.x).tolist()
+    curve, setting, run, noise = (scale * amplitude for amplitude in amplitudes)
+    return Hyperparameters(curve, setting, run, noise, length)
 
 
-@dataclasses.dataclass(frozen=True)
+class Nodes(NamedTuple):
+    """Places on curves: a distance and a setting each; setting -1 is f alone, the arm's typical curve."""
+
+    d: Float[np.ndarray, " node"]
+    setting: Int[np.ndarray, " node"]
+
+
 class Curves:
-    """The posterior of an arm's curves in one world, one per setting, on a grid of distances.
+    """The posterior of an arm's curves in one world; see `sweeps.estimands.WorldCurve`.
 
     Attributes:
-        d: distances, increasing, from 0. mean, covariance: of the changes since SFT, without noise and wandering.
-        reach: the largest distance of a checkpoint of each setting.
+        reach: the largest distance of a checkpoint of each setting. tokens: mean length of SFT's responses.
     """
 
-    d: Float[np.ndarray, " d"]
-    mean: Float[np.ndarray, "setting d"]
-    covariance: Float[np.ndarray, "setting d setting d"]
-    reach: Float[np.ndarray, " setting"]
+    def __init__(self, points: Checkpoints, by: Hyperparameters, tokens: float = np.nan) -> None:
+        self._points, self._by, self.tokens = points, by, tokens
+        self._root = linalg.cho_factor(_covariance(points, by), lower=True)
+        self._settings = np.arange(points.setting.max() + 1)
+        self.reach = np.array([points.d[points.setting == one].max() for one in self._settings])
+        self._solved = linalg.cho_solve(self._root, points.change)
 
-    def window(self, low: float, high: float) -> tuple[float, float]:
-        """Mean change over a window of d, averaged over the settings that reach its middle, with its standard error.
+    def joint(
+        self, nodes: Nodes
+    ) -> tuple[Float[np.ndarray, " node"], Float[np.ndarray, "node node"]]:
+        """Mean and covariance of the changes at the nodes, without noise and wandering."""
+        toward = self._toward(nodes)
+        prior = _pinned(nodes.d, nodes.d, self._by.length) * self._shared(
+            nodes.setting, nodes.setting
+        )
+        return toward @ self._solved, prior - toward @ linalg.cho_solve(self._root, toward.T)
+
+    def _toward(self, nodes: Nodes) -> Float[np.ndarray, "node n"]:
+        """Covariance of the curves at the nodes with the checkpoints."""
+        cross = _pinned(nodes.d, self._points.d, self._by.length)
+        return cross * self._shared(nodes.setting, self._points.setting)
+
+    def _shared(
+        self, first: Int[np.ndarray, " n"], second: Int[np.ndarray, " m"]
+    ) -> Float[np.ndarray, "n m"]:
+        """Variance that the curves of two settings share."""
+        same = (first[:, None] == second[None, :]) & (first[:, None] >= 0)
+        return self._by.curve**2 + self._by.setting**2 * same
+
+    def typical(self, d: Float[np.ndarray, " d"]) -> Float[np.ndarray, " d"]:
+        """Posterior mean of the arm's typical curve at distances ``d``."""
+        return self._toward(Nodes(d, np.full(len(d), -1))) @ self._solved
+
+    def window(self, low: float, high: float) -> WorldEstimate:
+        """Mean change over a window of d, averaged over the settings that reach its middle.
 
         Raises `Unanswerable` if no setting does."""
-        inside = (self.d >= low) & (self.d <= high)
-        reaching = self.reach >= (low + high) / 2
-        if not inside.any() or not reaching.any():
+        reaching = self._settings[self.reach >= (low + high) / 2]
+        if not len(reaching):
             raise Unanswerable(f"no checkpoint lies beyond a KL of {((low + high) / 2) ** 2:.2g}")
-        weights = np.outer(reaching, inside).astype(float)
-        weights /= weights.sum()
-        variance = np.einsum("ad,adbe,be", weights, self.covariance, weights)
-        return float(np.sum(weights * self.mean)), float(np.sqrt(max(variance, 0.0)))
+        d = np.linspace(low, high, _WINDOW_NODES)
+        mean, covariance = self.joint(Nodes(np.tile(d, len(reaching)), np.repeat(reaching, len(d))))
+        error = float(np.sqrt(max(covariance.mean(), 0.0)))
+        return WorldEstimate(float(mean.mean()), error, self._misfit(low, high))
 
-    def best(self, budget: float, count: int = 400, seed: int = 0) -> tuple[float, float]:
-        """The largest change within a budget of d, over all settings, each as far as it was observed: mean and standard
-        deviation over draws of the curves."""
-        seen = (self.d[None, :] <= np.minimum(self.reach, budget)[:, None] + 1e-9).ravel()
-        mean = self.mean.ravel()[seen]
-        covariance = self.covariance.reshape(self.mean.size, -1)[np.ix_(seen, seen)]
+    def difference(self, first: float, second: float) -> WorldEstimate:
+        """The typical curve at distance ``first`` less that at distance ``second``."""
+        mean, covariance = self.joint(Nodes(np.array([first, second]), np.full(2, -1)))
+        variance = covariance[0, 0] + covariance[1, 1] - 2 * covariance[0, 1]
+        misfit = self._misfit(max(first - self._by.length / 2, 0.0), first + self._by.length / 2)
+        return WorldEstimate(float(mean[0] - mean[1]), float(np.sqrt(max(variance, 0.0))), misfit)
+
+    def best(self, within: float = np.inf) -> WorldEstimate:
+        """The largest change within a distance of ``within``, over all settings, each as far as it was observed: mean
+        and standard deviation over draws of the curves."""
+        ends = np.minimum(self.reach, within)
+        d = np.concatenate([np.linspace(0, end, _BEST_NODES) for end in ends])
+        nodes = Nodes(d, np.repeat(self._settings, _BEST_NODES))
+        draws = self._draws(nodes)
+        tops, top = draws.max(axis=1), float(d[np.argmax(draws.mean(axis=0))])
+        half = self._by.length / 2
+        misfit = self._misfit(max(top - half, 0.0), min(top + half, within))
+        return WorldEstimate(float(tops.mean()), float(tops.std(ddof=1)), misfit)
+
+    def peak(self) -> tuple[WorldEstimate, float]:
+        """log KL at the typical curve's maximum inside its observed range, no lower than that of the nearest
+        checkpoint; and the share of draws whose maximum lies at the end of the range."""
+        nearest, end = max(float(self._points.d.min()), 1e-3), float(self.reach.max())
+        d = np.linspace(0, end, _BEST_NODES)
+        places = np.argmax(self._draws(Nodes(d, np.full(len(d), -1))), axis=1)
+        log_kl = 2 * np.log(np.maximum(d[places], nearest))
+        estimate = WorldEstimate(float(log_kl.mean()), float(log_kl.std(ddof=1)))
+        return estimate, float(np.mean(places == len(d) - 1))
+
+    def _draws(self, nodes: Nodes, count: int = 400) -> Float[np.ndarray, "draw node"]:
+        """Draws of the curves at the nodes, the same at each call."""
+        mean, covariance = self.joint(nodes)
         values, vectors = np.linalg.eigh(covariance)
         root = vectors * np.sqrt(np.maximum(values, 0.0))
-        noise = np.random.default_rng(seed).normal(size=(count, len(mean)))
-        tops = np.max(mean + noise @ root.T, axis=1)
-        return float(tops.mean()), float(tops.std(ddof=1))
+        return mean + np.random.default_rng(0).normal(size=(count, len(mean))) @ root.T
 
-
-def curves(points: Checkpoints, by: Hyperparameters, d: Float[np.ndarray, " d"]) -> Curves:
-    """The posterior of an arm's curves at the distances ``d``, which begin at 0."""
-    settings = np.arange(points.setting.max() + 1)
-    root = linalg.cho_factor(_covariance(points, by), lower=True)
-    cross = _pinned(d, points.d, by.length)
-    same = settings[:, None] == points.setting[None, :]
-    toward = cross[None] * (by.curve**2 + by.setting**2 * same[:, None, :])
-    flat = toward.reshape(-1, len(points.d))
-    prior = _pinned(d, d, by.length)
-    shared = by.curve**2 + by.setting**2 * np.eye(len(settings))
-    before = np.einsum("ab,de->adbe", shared, prior)
-    mean = (flat @ linalg.cho_solve(root, points.change)).reshape(len(settings), len(d))
-    known = flat @ linalg.cho_solve(root, flat.T)
-    reach = np.array([points.d[points.setting == setting].max() for setting in settings])
-    return Curves(d, mean, before - known.reshape(before.shape), reach)
+    def _misfit(self, low: float, high: float) -> float:
+        """Mean of observed less fitted change over the checkpoints between two distances, where it is more than two of
+        the standard deviations that the model gives it; otherwise 0."""
+        points = self._points
+        inside = (points.d >= low) & (points.d <= high)
+        if not inside.any():
+            return 0.0
+        weights = inside / inside.sum()
+        covariance = _covariance(points, self._by)
+        apart = covariance - self._toward(Nodes(points.d, points.setting))
+        mean = float(weights @ apart @ self._solved)
+        variance = float(weights @ apart @ linalg.cho_solve(self._root, apart @ weights))
+        return mean if abs(mean) > 2 * np.sqrt(max(variance, 0.0)) else 0.0

@@ -1,8 +1,9 @@
 """Small inputs for the checks of users' classes: texts of every length, scored pairs, a data set, effects of runs."""
 
 import functools
+import math
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -10,10 +11,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, PRNGKeyArray
+from scipy.special import stdtrit
 
 from envs.goldens.length import Length
 from envs.neural import UniformPrompts
-from sweeps.estimands import Peak, Unanswerable, Unit
+from sweeps.estimands import (
+    Evidence,
+    InWorlds,
+    Seed,
+    Unanswerable,
+    Unit,
+    WorldCurve,
+    WorldEstimate,
+)
+from sweeps.rules import Draws
 from sweeps.selection import Selection
 from testbed import logprob
 from testbed.config import spell
@@ -143,6 +154,52 @@ def world(sizes: Sizes) -> World:
     return World(UniformPrompts(sizes.vocabulary, sizes.prompt), Endless(sizes), Length())
 
 
+class Parabola(NamedTuple):
+    """A curve that rises to its peak at d = 2 and falls to 0 at d = 4; see `sweeps.estimands.WorldCurve`."""
+
+    height: float
+    tokens: float = 10.0
+
+    @property
+    def reach(self) -> np.ndarray:
+        """One setting, as far as d = 4."""
+        return np.array([4.0])
+
+    def typical(self, d: np.ndarray) -> np.ndarray:
+        """The curve itself."""
+        return self.height * d * (4.0 - d) / 4.0
+
+    def window(self, low: float, high: float) -> WorldEstimate:
+        """The mean between two distances."""
+        if low + high > 8.0:
+            raise Unanswerable("no checkpoint lies so far")
+        return WorldEstimate(float(self.typical(np.linspace(low, high, 33)).mean()), 0.01)
+
+    def best(self, within: float = math.inf) -> WorldEstimate:
+        """The height, or the end of the budget."""
+        return WorldEstimate(float(self.typical(np.array(min(within, 2.0)))), 0.01)
+
+    def difference(self, first: float, second: float) -> WorldEstimate:
+        """Between two distances."""
+        high, low = self.typical(np.array([first, second]))
+        return WorldEstimate(float(high - low), 0.01)
+
+    def peak(self) -> tuple[WorldEstimate, float]:
+        """At d = 2, moved a little by the height."""
+        return WorldEstimate(math.log(4.0) + 0.1 * self.height, 0.1), 0.0
+
+
+def student_draws(sample: np.ndarray, count: int = 4000) -> np.ndarray:
+    """Posterior of a normal mean under Jeffreys' prior, as `count` equally likely values.
+
+    sample: shape (n,), n >= 2. The posterior is mean + s/sqrt(n) t_{n-1}, whose central intervals are the classical t
+    intervals (Gelman et al., Bayesian Data Analysis, section 3.2).
+    """
+    n = len(sample)
+    grid = (np.arange(count) + 0.5) / count
+    return np.mean(sample) + np.std(sample, ddof=1) / math.sqrt(n) * stdtrit(n - 1, grid)
+
+
 class MadeUpEvidence:
     """Made-up evidence of a study without results: plausible numbers that differ between arms, runs and metrics, the
     same at each call. See `sweeps.estimands.Evidence`."""
@@ -151,37 +208,30 @@ class MadeUpEvidence:
         self._arms = [arm.name for arm in selection.study.arms]
         self._axes = {path: selection.axes.values(path) for path in selection.axes.paths}
         settings = [tuple(setting.values()) for setting in selection.axes] or [()]
-        seeds = range(max(2, len(selection.seeds)))
+        self._seeds = range(max(2, len(selection.seeds)))
         self._units: list[Unit] = [
-            (seed, tuple(map(_plain, values))) for seed in seeds for values in settings[:4]
+            (seed, tuple(map(_plain, values))) for seed in self._seeds for values in settings[:4]
         ]
 
-    def caveat(self, arms: Sequence[str]) -> str:
-        """None."""
-        self._known(*arms)
-        return ""
+    def pool(
+        self, measure: Callable[[Evidence], InWorlds], words: tuple[str, str], negligible: float
+    ) -> Draws:
+        """A t posterior of the mean over worlds."""
+        effects = measure(self)
+        values = np.array([estimate.value for estimate in effects.estimates.values()])
+        if len(values) < 2 or np.ptp(values) == 0:
+            return Draws(*words, values[:1], "the worlds do not differ", effects.details)
+        return Draws(*words, student_draws(values), "", effects.details, open=effects.open)
 
-    def peak(self, arm: str) -> Peak:
-        """Inside the range."""
-        self._known(arm)
-        draws = self._normal(("peak", arm), 200)
-        value = 0.7 + 0.02 * draws
-        ends = value - 0.1
-        return Peak(value, 2.0 + 0.1 * draws, ends, ends, np.ones(draws.shape, dtype=bool))
-
-    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
-        """Around a few percentage points."""
-        self._known(first, second, *also)
-        return 0.05 + 0.02 * self._normal(("gap", first, second), 200)
-
-    def describe_curves(self, arms: tuple[str, ...]) -> dict[str, Any]:
-        """Counts and peaks, as results give them."""
-        details: dict[str, Any] = self.describe_runs(arms) | {"shared_kl": [0.1, 9.0]}
-        for arm in arms:
-            details["arms"][arm] |= {"observed_kl": [0.1, 9.0], "peak_place": "inside"}
-            details["arms"][arm] |= {"peak": 0.7, "peak_interval": [0.65, 0.75], "peak_inside": 1.0}
-            details["arms"][arm] |= {"peak_kl": 4.0, "peak_kl_interval": [3.0, 5.0]}
-        return details
+    def curves(
+        self, arm: str, outcome: str, among: Sequence[str] = ()
+    ) -> Mapping[Seed, WorldCurve]:
+        """Parabolas over d, of a height that differs between worlds."""
+        self._known(arm, *among)
+        heights = 0.5 + 0.1 * np.tanh(self._normal((arm, outcome), len(self._seeds)))
+        return {
+            seed: Parabola(float(height)) for seed, height in zip(self._seeds, heights, strict=True)
+        }
 
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
         """Positive numbers below 1."""

@@ -26,9 +26,9 @@ class AtEvery(Estimand):
         label, unit = self.estimand.words()
         return f"{label}, smallest over {self.path}", unit
 
-    def _measure(self, evidence: Evidence) -> Draws:
+    def _measure(self, evidence: Evidence, negligible: float) -> Draws:
         levels = {
-            str(level): self.estimand.draws(evidence.at(self.path, level))
+            str(level): self.estimand.draws(evidence.at(self.path, level), negligible)
             for level in evidence.levels(self.path)
         }
         details: dict[str, Any] = {"levels": {k: _summary(draws) for k, draws in levels.items()}}

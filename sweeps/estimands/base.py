@@ -1,13 +1,12 @@
-"""Base class of estimands, the evidence that they may read, and the t posterior over seeds."""
+"""Base class of estimands, and the evidence that they may read."""
 
 import abc
 import dataclasses
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, ClassVar, Literal, Protocol, runtime_checkable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
-from scipy.special import stdtrit
 
 from sweeps.rules import Described, Draws, Side
 from testbed.metric_table import declared
@@ -23,71 +22,103 @@ class Unanswerable(Exception):
     """The evidence cannot answer a question; the message gives the reason, in one clause."""
 
 
-@dataclasses.dataclass(frozen=True)
-class Peak:
-    """Draws of an arm's best point inside its observed range, each of shape (draws,).
+Names = tuple[str, ...]
+Seed = int
+"""The seed of a world, which names it within its task."""
+Unit = tuple[Seed, tuple[Any, ...]]
+"""One run without its arm: (seed, swept settings)."""
 
-    `value`, `start` and `end` are win rates (at the peak and at both ends of the range); `root_kl` is sqrt(KL) at the
-    peak; `interior` says for each draw whether the maximum lies inside the range. `nearest` is the smallest sqrt(KL) of
-    a trained checkpoint: positions of peaks are not resolved below it.
+
+class WorldEstimate(NamedTuple):
+    """One quantity in one world: its value, the standard error within the world, and how far the model of the curve
+    misses what was measured (0 where it does not)."""
+
+    value: float
+    error: float = 0.0
+    misfit: float = 0.0
+
+    @classmethod
+    def combined(cls, weights: Sequence[float], parts: Sequence["WorldEstimate"]) -> Self:
+        """The weighted sum of quantities whose errors are independent."""
+        terms = list(zip(weights, parts, strict=True))
+        value, misfit = (sum(w * part[i] for w, part in terms) for i in (0, 2))
+        return cls(value, math.sqrt(sum((w * part.error) ** 2 for w, part in terms)), misfit)
+
+
+@dataclasses.dataclass(frozen=True)
+class InWorlds:
+    """An effect in every world of one task.
+
+    ``open`` says that the effects may be higher or lower than the estimates, with the reason (`Draws`). ``lacking``
+    counts worlds in which the effect cannot be measured; ``why`` is the reason in one of them.
     """
 
-    value: np.ndarray
-    root_kl: np.ndarray
-    start: np.ndarray
-    end: np.ndarray
-    interior: np.ndarray
-    nearest: float = 1e-3
+    estimates: Mapping[Seed, WorldEstimate]
+    details: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    open: Mapping[Side, str] = dataclasses.field(default_factory=dict)
+    lacking: int = 0
+    why: str = ""
+
+
+@runtime_checkable
+class WorldCurve(Protocol):
+    """An arm's curve in one world: the change of an outcome since SFT over the distance d = sqrt(KL), one curve per
+    setting around a typical one. `analysis.worlds.smoother.Curves` is the implementation."""
 
     @property
-    def place(self) -> Literal["inside", "start", "end"]:
-        """Where most draws have their best point: "end" means that the peak was not reached."""
-        if np.mean(self.interior) >= 0.5:
-            return "inside"
-        return "end" if np.mean(self.end >= self.start) >= 0.5 else "start"
+    def tokens(self) -> float:
+        """Mean number of tokens of SFT's responses."""
+        ...
 
     @property
-    def unreached(self) -> bool:
-        """Whether a higher peak may lie beyond the observed range, which a verdict must consider: true if at least a
-        twentieth of the draws still rise at the end of the range."""
-        return self.outside()[1]
+    def reach(self) -> np.ndarray:
+        """The largest distance that each setting reached, shape (setting,)."""
+        ...
 
-    @property
-    def log_kl(self) -> np.ndarray:
-        """log KL at the peak, no lower than that of the nearest trained checkpoint."""
-        return 2 * np.log(np.maximum(self.root_kl, self.nearest))
+    def window(self, low: float, high: float) -> WorldEstimate:
+        """Mean change between two distances. Raises `Unanswerable` if no setting comes so far."""
+        ...
 
-    def outside(self, share: float = 0.05) -> tuple[bool, bool]:
-        """Whether more than `share` of the draws have the best point at the start, at the end."""
-        at_end = ~self.interior & (self.end >= self.start)
-        at_start = ~self.interior & ~at_end
-        return bool(np.mean(at_start) > share), bool(np.mean(at_end) > share)
+    def best(self, within: float = math.inf) -> WorldEstimate:
+        """The largest change of all settings within a distance."""
+        ...
 
+    def difference(self, first: float, second: float) -> WorldEstimate:
+        """The typical curve at one distance less that at another."""
+        ...
 
-Names = tuple[str, ...]
-Unit = tuple[int, tuple[Any, ...]]
-"""One run without its arm: (seed, swept settings)."""
+    def peak(self) -> tuple[WorldEstimate, float]:
+        """log KL where the typical curve is highest, and the probability that this is the end of the range."""
+        ...
+
+    def typical(self, d: np.ndarray) -> np.ndarray:
+        """The typical curve at distances of shape (d,)."""
+        ...
 
 
 @runtime_checkable
 class Evidence(Protocol):
     """The evidence of one task's results that estimands may read. Methods raise `Unanswerable`."""
 
-    def caveat(self, arms: Sequence[str]) -> str:
-        """Why no verdict may rest on the fitted curves of these arms ("" if one may)."""
+    def pool(
+        self,
+        measure: Callable[["Evidence"], InWorlds],
+        words: tuple[str, str],
+        negligible: float,
+    ) -> Draws:
+        """Posterior draws of the effect of the task, from its effects in the task's worlds.
+
+        ``negligible`` is an effect that is practically nothing; 0 if no such size is known.
+        """
         ...
 
-    def peak(self, arm: str) -> Peak:
-        """Peak of the arm's typical curve inside its observed range."""
-        ...
+    def curves(
+        self, arm: str, outcome: str, among: Sequence[str] = ()
+    ) -> Mapping[Seed, WorldCurve]:
+        """The arm's curves of an outcome, in every world in which the arm was measured.
 
-    def gap(self, first: str, second: str, also: Sequence[str] = ()) -> np.ndarray:
-        """Draws (draws,) of the mean of first - second win rate, over the range of KL that these arms and those in
-        `also` share."""
-        ...
-
-    def describe_curves(self, arms: Names) -> dict[str, Any]:
-        """Peaks, ranges, seeds, runs and diverged runs of these arms, JSON-able."""
+        With ``among``, only settings that all these arms ran enter, and only as many steps as all of them took.
+        """
         ...
 
     def last(self, metric: str, arm: str, among: Sequence[str] = ()) -> Mapping[Unit, float]:
@@ -124,30 +155,41 @@ class Evidence(Protocol):
         ...
 
 
+#: Readers of descriptions that earlier versions stored (`sweeps.estimands.retired`); None for any other description.
+FORMER: list[Callable[[Mapping[str, Any]], "Estimand | None"]] = []
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimand(Described, abc.ABC):
     """Abstract: one effect, measured from evidence. Final subclasses are plain data.
 
-    `from_curves`: the effect depends on fitted curves only, so that it exists for a typical task as well. `ARMS` names
-    the fields that hold arms.
+    `of_worlds`: the effect is measured in every world, so that it exists for a typical task as well. `ARMS` names the
+    fields that hold arms.
     """
 
-    from_curves: ClassVar[bool] = False
+    of_worlds: ClassVar[bool] = False
     ARMS: ClassVar[Names] = ("arm", "arms", "first", "second", "top", "bottom", "candidate")
 
-    def draws(self, evidence: Evidence) -> Draws:
-        """Posterior draws of the effect, or the reason why there are none. Never raises."""
+    def draws(self, evidence: Evidence, negligible: float = 0.0) -> Draws:
+        """Posterior draws of the effect, or the reason why there are none. ``negligible`` is an effect that is
+        practically nothing, 0 if no such size is known. Never raises `Unanswerable`."""
         try:
-            return self._measure(evidence)
+            return self._measure(evidence, negligible)
         except Unanswerable as problem:
             return Draws(*self.words(), reason=str(problem))
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> Self:
+        """Rebuild an estimand from the output of `describe`. Kinds of earlier versions become `Retired`."""
+        former: Any = next(filter(None, (read(data) for read in FORMER)), None)
+        return super().from_dict(data) if former is None else former
 
     @abc.abstractmethod
     def words(self) -> tuple[str, str]:
         """Short label and unit of the effect."""
 
     @abc.abstractmethod
-    def _measure(self, evidence: Evidence) -> Draws:
+    def _measure(self, evidence: Evidence, negligible: float) -> Draws:
         """Draws of the effect; may raise Unanswerable."""
 
     def arms_used(self) -> Names:
@@ -161,74 +203,63 @@ class Estimand(Described, abc.ABC):
                 arms += [value] if isinstance(value, str) else value
         return tuple(dict.fromkeys(arms))
 
-    def _curve_draws(
-        self,
-        evidence: Evidence,
-        values: np.ndarray,
-        bound: Mapping[Side, str] | None = None,
-        more: Mapping[str, Any] | None = None,
-    ) -> Draws:
-        """Draws of an effect that depends on the fitted curves of `arms_used`, with ``more`` details."""
-        arms = self.arms_used()
-        details = evidence.describe_curves(arms) | dict(more or {})
-        return Draws(*self.words(), values, evidence.caveat(arms), details, open=bound or {})
+
+@dataclasses.dataclass(frozen=True)
+class WorldEstimand(Estimand):
+    """Abstract: an effect that every world of a task has by itself; the worlds are then pooled."""
+
+    of_worlds: ClassVar[bool] = True
+
+    @abc.abstractmethod
+    def in_worlds(self, evidence: Evidence) -> InWorlds:
+        """The effect in every world; may raise Unanswerable."""
+
+    def _measure(self, evidence: Evidence, negligible: float) -> Draws:
+        return evidence.pool(self.in_worlds, self.words(), negligible)
 
 
-def by_seed(values: Iterable[tuple[Unit, Any]]) -> dict[int, list[Any]]:
+def contrast(
+    curves: Sequence[Mapping[Seed, WorldCurve]],
+    weights: Sequence[float],
+    read: Callable[[WorldCurve], WorldEstimate],
+    details: Mapping[str, Any],
+) -> InWorlds:
+    """A weighted sum of one quantity of several arms' curves, in every world that has all the arms.
+
+    Worlds in which an arm has no such quantity are counted as lacking. Raises `Unanswerable` if all worlds lack it.
+    """
+    shared = sorted(set.intersection(*(set(of_arm) for of_arm in curves)))
+    estimates: dict[Seed, WorldEstimate] = {}
+    why = "the arms share no world"
+    for world in shared:
+        try:
+            parts = [read(of_arm[world]) for of_arm in curves]
+        except Unanswerable as problem:
+            why = str(problem)
+            continue
+        estimates[world] = WorldEstimate.combined(weights, parts)
+    if not estimates:
+        raise Unanswerable(why)
+    return InWorlds(estimates, details, lacking=len(shared) - len(estimates), why=why)
+
+
+def by_seed(values: Iterable[tuple[Unit, Any]]) -> dict[Seed, list[Any]]:
     """Values of runs in lists by seed, in the order of the seeds."""
-    lists: dict[int, list[Any]] = {}
+    lists: dict[Seed, list[Any]] = {}
     for (seed, _), value in sorted(values, key=lambda item: item[0][0]):
         lists.setdefault(seed, []).append(value)
     return lists
 
 
-def pooled(runs: Mapping[Unit, list[np.ndarray]]) -> dict[int, np.ndarray]:
-    """All checkpoints of a seed's runs, an array (checkpoint, column) per seed."""
-    lists = by_seed((unit, run) for unit, parts in runs.items() for run in parts)
-    return {seed: np.concatenate(parts) for seed, parts in lists.items()}
-
-
-def seed_draws(
-    label: str, unit: str, values: Mapping[Unit, float], details: Mapping[str, Any]
-) -> Draws:
-    """Draws of the mean over seeds of a quantity measured on runs; see `student_draws`.
-
-    Runs are averaged within their seed, so each seed counts once, whatever its number of settings.
-    """
+def run_means(values: Mapping[Unit, float], details: Mapping[str, Any]) -> InWorlds:
+    """The mean in every world of a quantity measured on runs, so that each world counts once, whatever its number of
+    settings. Its error is not known, and becomes a part of the scatter between worlds. Raises `Unanswerable` if no
+    value is finite."""
     finite = [(run, value) for run, value in values.items() if math.isfinite(value)]
     if not finite:
         raise Unanswerable("no run has a finite value at its last checkpoint")
-    means = {seed: float(np.mean(each)) for seed, each in by_seed(finite).items()}
-    details = {**details, "not_finite": len(values) - len(finite)}
-    return mean_draws(label, unit, means, details)
-
-
-def mean_draws(
-    label: str, unit: str, seeds: Mapping[int, float], details: Mapping[str, Any]
-) -> Draws:
-    """Draws of the mean of a quantity with one finite value per seed; see `student_draws`."""
-    means = np.array(list(seeds.values()))
-    details = {**details, "seed_means": {str(s): float(m) for s, m in seeds.items()}}
-    reason = ""
-    if means.size == 1:
-        reason = "only one seed: the seed is the unit of replication, so there is no interval"
-    elif np.ptp(means) == 0:
-        reason = "the seeds do not differ at all, so there is no interval"
-    draws = means[:1] if reason else student_draws(means)
-    return Draws(label, unit, draws, reason, details)
-
-
-def student_draws(sample: np.ndarray, count: int = 4000) -> np.ndarray:
-    """Posterior of a normal mean under Jeffreys' prior, as `count` equally likely values.
-
-    sample: shape (n,), n >= 2. The posterior is mean + s/sqrt(n) t_{n-1}, whose central intervals
-    are the classical t intervals (Gelman et al., Bayesian Data Analysis, section 3.2). Mid-interval
-    quantiles stand in for random draws: no key, no Monte Carlo error.
-    """
-    n = len(sample)
-    grid = (np.arange(count) + 0.5) / count
-    scale = np.std(sample, ddof=1) / math.sqrt(n)
-    return np.mean(sample) + scale * stdtrit(n - 1, grid)
+    means = {seed: WorldEstimate(float(np.mean(each))) for seed, each in by_seed(finite).items()}
+    return InWorlds(means, {**details, "not_finite": len(values) - len(finite)})
 
 
 def range_of(columns: Names) -> str:

@@ -2,13 +2,12 @@
 
 import dataclasses
 
-from sweeps.estimands.base import Estimand, Evidence, seed_draws, words_of
-from sweeps.rules import Draws
+from sweeps.estimands.base import Evidence, InWorlds, WorldEstimand, run_means, words_of
 from testbed.errors import InvalidInput
 
 
 @dataclasses.dataclass(frozen=True)
-class Change(Estimand):
+class Change(WorldEstimand):
     """A metric's change since SFT at the last checkpoint of one arm, in a stated direction.
 
     `sign` is +1 if the claim says that the metric rises, -1 if the claim says that it falls. Use this estimand for
@@ -27,6 +26,6 @@ class Change(Estimand):
         name, unit = words_of(self.metric)
         return f"{'rise' if self.sign > 0 else 'fall'} of {name}, {self.arm}", unit
 
-    def _measure(self, evidence: Evidence) -> Draws:
+    def in_worlds(self, evidence: Evidence) -> InWorlds:
         values = {run: self.sign * v for run, v in evidence.last(self.metric, self.arm).items()}
-        return seed_draws(*self.words(), values, evidence.describe_runs((self.arm,)))
+        return run_means(values, evidence.describe_runs((self.arm,)))

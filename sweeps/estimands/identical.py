@@ -27,7 +27,7 @@ class Identical(Estimand):
         label = f"checkpoints at which {self.first} and {self.second} differ in {name}"
         return label, "share of checkpoints"
 
-    def _measure(self, evidence: Evidence) -> Draws:
+    def _measure(self, evidence: Evidence, negligible: float) -> Draws:
         arms = (self.first, self.second)
         first, second = evidence.checkpoints(("step", self.metric), arms)
         compared = different = 0

@@ -1,36 +1,79 @@
-"""InteriorMaximum: whether a curve of win rate over KL has its maximum inside."""
+"""InteriorMaximum: how far a curve lies, at its peak, above one end of its range."""
 
 import dataclasses
-from typing import ClassVar
+from collections.abc import Mapping
 
 import numpy as np
 
-from sweeps.estimands.base import Estimand, Evidence
-from sweeps.estimands.peaks import not_reached
-from sweeps.rules import Draws, Side
+from sweeps.estimands.base import (
+    Evidence,
+    InWorlds,
+    Seed,
+    Unanswerable,
+    WorldCurve,
+    WorldEstimand,
+    words_of,
+)
+from sweeps.rules import Side
+from testbed.errors import InvalidInput
+
+_NODES = 129
 
 
 @dataclasses.dataclass(frozen=True)
-class InteriorMaximum(Estimand):
-    """Every arm's curve rises and then falls inside its observed range (C1).
+class InteriorMaximum(WorldEstimand):
+    """An arm's typical curve at its peak less the curve at one end of its observed range (C1).
 
-    Effect: the smallest over arms of the peak win rate minus the larger of the win rates at the two ends of the range,
-    for each draw; the effect is positive only if every arm has a peak. A curve that still rises at the end of its range
-    cannot contradict the claim: the fall may lie beyond the observed range.
+    ``end`` is "start" (SFT: does the outcome rise?) or "end" (the largest KL reached: does it fall again?). In every
+    world the curve is read where the mean of the *other* worlds' curves is highest, so that noise which lifts a
+    world's own maximum does not count as a peak. Where this is the end of the range in half of the worlds or more, the
+    outcome still rises there, and the fall may lie beyond.
     """
 
-    from_curves: ClassVar[bool] = True
-    arms: tuple[str, ...]
+    arm: str
+    end: str = "end"
+    outcome: str = "golden_reward"
+
+    def __post_init__(self) -> None:
+        if self.end not in ("start", "end"):
+            raise InvalidInput(f"end is {self.end}: allowed are start and end")
 
     def words(self) -> tuple[str, str]:
-        return "peak above both ends of its range, weaker arm", "probability"
+        name, unit = words_of(self.outcome)
+        what = "fall after" if self.end == "end" else "rise to"
+        return f"{what} the peak of {name}, {self.arm}", unit
 
-    def _measure(self, evidence: Evidence) -> Draws:
-        peaks = [evidence.peak(arm) for arm in self.arms]
-        margins = [peak.value - np.maximum(peak.start, peak.end) for peak in peaks]
-        unreached = [arm for arm, peak in zip(self.arms, peaks, strict=True) if peak.unreached]
-        bound: dict[Side, str] = {"higher": not_reached(unreached[0])} if unreached else {}
-        draws = self._curve_draws(evidence, np.min(margins, axis=0), bound)
-        for arm, margin in zip(self.arms, margins, strict=True):
-            draws.details["arms"][arm]["margin"] = float(np.median(margin))
-        return draws
+    def in_worlds(self, evidence: Evidence) -> InWorlds:
+        curves = evidence.curves(self.arm, self.outcome)
+        if len(curves) < 2:
+            raise Unanswerable("only one world: the peak of a world is found in the other worlds")
+        places = peaks_elsewhere(curves)
+        last = {world: float(curve.reach.max()) for world, curve in curves.items()}
+        ends = last if self.end == "end" else dict.fromkeys(curves, 0.0)
+        estimates = {w: curve.difference(places[w], ends[w]) for w, curve in curves.items()}
+        rising = np.mean([places[world] >= last[world] for world in curves])
+        opened: dict[Side, str] = {}
+        if self.end == "end" and rising >= 0.5:
+            opened["higher"] = f"{self.arm} still rises at the end of its observed range"
+        details = evidence.describe_runs((self.arm,))
+        details["peak_kl"] = float(np.median(list(places.values()))) ** 2
+        return InWorlds(estimates, details, opened)
+
+
+def peaks_elsewhere(curves: Mapping[Seed, WorldCurve]) -> dict[Seed, float]:
+    """For every world the distance, within the world's own range, at which the mean of the other worlds' typical curves
+    is highest; a distance counts where at least half of the others have come so far."""
+    reach = np.array([curve.reach.max() for curve in curves.values()])
+    d = np.linspace(0.0, float(reach.max()), _NODES)
+    values = np.stack([curve.typical(d) for curve in curves.values()])
+    seen = d[None, :] <= reach[:, None] + 1e-9
+    places: dict[Seed, float] = {}
+    for index, world in enumerate(curves):
+        others = np.arange(len(reach)) != index
+        count = seen[others].sum(axis=0)
+        mean = np.where(seen[others], values[others], 0.0).sum(axis=0) / np.maximum(count, 1)
+        usable = (count >= 0.5 * others.sum()) & (d <= reach[index] + 1e-9)
+        place = float(d[usable][np.argmax(mean[usable])])
+        # The last usable place of a shared grid lies up to one step before the end of a world's range.
+        places[world] = float(reach[index]) if place >= d[usable][-1] else place
+    return places

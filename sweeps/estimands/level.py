@@ -2,12 +2,11 @@
 
 import dataclasses
 
-from sweeps.estimands.base import Estimand, Evidence, seed_draws, words_of
-from sweeps.rules import Draws
+from sweeps.estimands.base import Evidence, InWorlds, WorldEstimand, run_means, words_of
 
 
 @dataclasses.dataclass(frozen=True)
-class Level(Estimand):
+class Level(WorldEstimand):
     """A metric of one arm at the last checkpoint minus a constant, such as chance (C12)."""
 
     metric: str
@@ -18,6 +17,6 @@ class Level(Estimand):
         name, unit = words_of(self.metric)
         return f"{name} − {self.against:g}, {self.arm}", unit
 
-    def _measure(self, evidence: Evidence) -> Draws:
+    def in_worlds(self, evidence: Evidence) -> InWorlds:
         values = {run: v - self.against for run, v in evidence.last(self.metric, self.arm).items()}
-        return seed_draws(*self.words(), values, evidence.describe_runs((self.arm,)))
+        return run_means(values, evidence.describe_runs((self.arm,)))

@@ -2,15 +2,21 @@
 
 import dataclasses
 
-from sweeps.estimands.base import Estimand, Evidence, Unanswerable, seed_draws, words_of
-from sweeps.rules import Draws
+from sweeps.estimands.base import (
+    Evidence,
+    InWorlds,
+    Unanswerable,
+    WorldEstimand,
+    run_means,
+    words_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class PairedDifference(Estimand):
+class PairedDifference(WorldEstimand):
     """First arm minus second in a metric at the last checkpoint, paired by setting and seed.
 
-    Differences are averaged within a seed first; the seeds' means are then the sample.
+    Differences are averaged within a world; worlds are then pooled.
     """
 
     metric: str
@@ -21,7 +27,7 @@ class PairedDifference(Estimand):
         name, unit = words_of(self.metric)
         return f"{name}, {self.first} − {self.second}", unit
 
-    def _measure(self, evidence: Evidence) -> Draws:
+    def in_worlds(self, evidence: Evidence) -> InWorlds:
         arms = (self.first, self.second)
         first, second = (evidence.last(self.metric, arm, arms) for arm in arms)
         pairs = {run: first[run] - second[run] for run in first.keys() & second.keys()}
@@ -30,4 +36,4 @@ class PairedDifference(Estimand):
                 f"no setting and seed was completed under both {self.first} and {self.second}"
             )
         details = evidence.describe_runs(arms) | {"pairs": len(pairs)}
-        return seed_draws(*self.words(), pairs, details)
+        return run_means(pairs, details)

@@ -1,29 +1,34 @@
-"""PeakPlace: the difference of the KL at which two curves peak."""
+"""PeakPlace: the KL at which an arm's curve is highest."""
 
 import dataclasses
-from typing import ClassVar
 
-from sweeps.estimands.base import Estimand, Evidence
-from sweeps.estimands.peaks import place_bounds
-from sweeps.rules import Draws
+import numpy as np
+
+from sweeps.estimands.base import Evidence, InWorlds, WorldEstimand, words_of
+from sweeps.rules import Side
+
+RISING = 0.25
+"""Mean probability of a peak at the end of the range from which on the peak's place is called open."""
 
 
 @dataclasses.dataclass(frozen=True)
-class PeakPlace(Estimand):
-    """log KL at the first arm's peak minus log KL at the second's (C15).
+class PeakPlace(WorldEstimand):
+    """log KL at the highest point of an arm's typical curve inside its observed range (C15).
 
-    If more than a twentieth of the draws put a peak at an end of the observed range, the peak lies at this end or
-    beyond, and its place is not known more precisely.
+    If a peak may lie beyond the observed range, its place is a lower bound.
     """
 
-    from_curves: ClassVar[bool] = True
-    first: str
-    second: str
+    arm: str
+    outcome: str = "golden_reward"
 
     def words(self) -> tuple[str, str]:
-        return f"log KL at the peak, {self.first} − {self.second}", "log KL"
+        return f"log KL at the peak of {words_of(self.outcome)[0]}, {self.arm}", "log KL"
 
-    def _measure(self, evidence: Evidence) -> Draws:
-        first, second = evidence.peak(self.first), evidence.peak(self.second)
-        bound = place_bounds(first, 1.0, self.first) | place_bounds(second, -1.0, self.second)
-        return self._curve_draws(evidence, first.log_kl - second.log_kl, bound)
+    def in_worlds(self, evidence: Evidence) -> InWorlds:
+        found = {w: curve.peak() for w, curve in evidence.curves(self.arm, self.outcome).items()}
+        rising = float(np.mean([at_end for _, at_end in found.values()]))
+        opened: dict[Side, str] = {}
+        if rising > RISING:
+            opened["higher"] = f"{self.arm} still rises at the end of its observed range"
+        details = evidence.describe_runs((self.arm,)) | {"peak_at_end": rising}
+        return InWorlds({world: place for world, (place, _) in found.items()}, details, opened)

@@ -1,72 +1,97 @@
-"""ShareOfGap: the share of a gap between two arms that a third arm closes."""
+"""ShareOfGap: whether a third arm closes a stated share of the gap between two arms."""
 
 import dataclasses
-from typing import ClassVar
+import math
 
 import numpy as np
 
-from sweeps.estimands.base import Estimand, Evidence, Peak
-from sweeps.estimands.peaks import not_reached
-from sweeps.rules import Draws, Side
+from sweeps.estimands.base import (
+    Evidence,
+    InWorlds,
+    Unanswerable,
+    WorldCurve,
+    WorldEstimand,
+    WorldEstimate,
+    contrast,
+    words_of,
+)
+from sweeps.estimands.windows import Window
+from sweeps.rules import Draws
 from testbed.errors import InvalidInput
+
+SURE = 0.95
+"""Probability that the gap exists, below which nothing is said about shares of it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class ShareOfGap(Estimand):
-    """(candidate - bottom) / (top - bottom): how much of a gap an explanation accounts for (B1).
+class ShareOfGap(WorldEstimand):
+    """(candidate - bottom) - share (top - bottom): how much of a gap an explanation accounts for (B1).
 
     `top` and `bottom` are the arms with and without the effect that is to be explained; the candidate differs from
-    bottom by the explanation only. 1: all of the gap, 0: nothing. `measure` is "matched" (mean win rate over the range
-    of KL that all three share) or "peak". If it is not certain that top beats bottom, there is no estimate: a ratio to
-    a gap that may be zero can have any value.
+    bottom by the explanation only. The effect is positive if the candidate closes more than ``share`` of the gap: a
+    difference, which has an interval however small the gap is. The ratio (candidate - bottom) / (top - bottom) is in
+    the details. If it is not certain that top beats bottom, there is no estimate. Outcomes are compared in a window of
+    KL from ``low`` to ``high`` nats or, if ``low`` is None, by the best within ``high`` nats (None: by all steps).
     """
 
-    from_curves: ClassVar[bool] = True
     top: str
     bottom: str
     candidate: str
-    measure: str = "matched"
+    share: float = 0.5
+    low: float | None = 0.5
+    high: float | None = 3.0
+    outcome: str = "golden_reward"
 
     def __post_init__(self) -> None:
-        if self.measure not in ("matched", "peak"):
-            raise InvalidInput(f"measure is {self.measure}: allowed are matched and peak")
+        if not 0 < self.share < 1:
+            raise InvalidInput(f"share is {self.share:g}: needs a number between 0 and 1")
+        if self.low is not None:
+            Window(self.low, math.inf if self.high is None else self.high).check()
 
     def words(self) -> tuple[str, str]:
-        how = "at matched KL" if self.measure == "matched" else "in peak win rate"
-        return f"share of {self.top} − {self.bottom} {how} that {self.candidate} closes", "share"
-
-    def _measure(self, evidence: Evidence) -> Draws:
-        arms = (self.top, self.bottom, self.candidate)
-        bound: dict[Side, str] = {}
-        if self.measure == "matched":
-            whole = evidence.gap(self.top, self.bottom, (self.candidate,))
-            part = evidence.gap(self.candidate, self.bottom, (self.top,))
+        name, unit = words_of(self.outcome)
+        if self.low is not None:
+            where = " " + Window(self.low, self.high or math.inf).words()
         else:
-            top, bottom, candidate = (evidence.peak(arm) for arm in arms)
-            whole, part = top.value - bottom.value, candidate.value - bottom.value
-            bound = self._bounds(top, bottom, candidate)
-        sure = float(np.mean(whole > 0))
-        more = {"gap": float(np.median(whole)), "closed": float(np.median(part))}
-        more["gap_probability"] = sure
-        if sure >= 0.95:
-            return self._curve_draws(evidence, part / whole, bound, more)
-        draws = self._curve_draws(evidence, np.empty(0), more=more)
-        none = (
-            f"there is no gap to share: P({self.top} > {self.bottom}) is {sure:.2f}, needed is 0.95"
-        )
-        return dataclasses.replace(draws, reason=draws.reason or none)
+            where = "" if self.high is None else f" within {self.high:g} nats"
+        name = name if self.low is not None else f"best {name}"
+        gap = f"{self.share:g} of {self.top} − {self.bottom}"
+        return f"{name}{where} beyond {gap}, {self.candidate}", unit
 
-    def _bounds(self, top: Peak, bottom: Peak, candidate: Peak) -> dict[Side, str]:
-        """The direction in which the share moves if a peak is higher than the observed maximum."""
-        positive = np.median(candidate.value - bottom.value) > 0
-        more_than_all = np.median(candidate.value - top.value) > 0
-        moves: tuple[tuple[str, Peak, bool], ...] = (
-            (self.candidate, candidate, True),
-            (self.top, top, not positive),
-            (self.bottom, bottom, bool(more_than_all)),
+    def in_worlds(self, evidence: Evidence) -> InWorlds:
+        return self._contrast(evidence, (-self.share, self.share - 1.0, 1.0))
+
+    def _measure(self, evidence: Evidence, negligible: float) -> Draws:
+        draws = evidence.pool(self.in_worlds, self.words(), negligible)
+        gap, closed = (
+            evidence.pool(lambda of, w=w: self._contrast(of, w), self.words(), negligible).values
+            for w in ((1.0, -1.0, 0.0), (0.0, -1.0, 1.0))
         )
-        return {
-            "higher" if up else "lower": not_reached(arm)
-            for arm, peak, up in moves
-            if peak.unreached
+        if not len(gap) or not len(closed):
+            return draws
+        sure = float(np.mean(gap > 0))
+        details = {
+            **draws.details,
+            "gap": float(np.median(gap)),
+            "closed": float(np.median(closed)),
         }
+        details |= {"gap_probability": sure, "share": float(np.median(closed) / np.median(gap))}
+        if sure >= SURE:
+            return dataclasses.replace(draws, details=details)
+        none = f"there is no gap to share: P({self.top} > {self.bottom}) is {sure:.2f}, needed is {SURE}"
+        details["share"] = None
+        return dataclasses.replace(
+            draws, values=np.empty(0), details=details, reason=draws.reason or none
+        )
+
+    def _contrast(self, evidence: Evidence, weights: tuple[float, float, float]) -> InWorlds:
+        arms = (self.top, self.bottom, self.candidate)
+        curves = [evidence.curves(arm, self.outcome) for arm in arms]
+        return contrast(curves, weights, self._read, evidence.describe_runs(arms))
+
+    def _read(self, curve: WorldCurve) -> WorldEstimate:
+        if self.low is None:
+            return curve.best(math.inf if self.high is None else math.sqrt(self.high))
+        if self.high is None:
+            raise Unanswerable("a window without an upper end is no window")
+        return Window(self.low, self.high).read(curve)

@@ -5,16 +5,23 @@ import math
 
 import numpy as np
 
-from sweeps.estimands.base import Estimand, Evidence, Unanswerable, by_seed, mean_draws, words_of
-from sweeps.rules import Draws
+from sweeps.estimands.base import (
+    Evidence,
+    InWorlds,
+    Unanswerable,
+    WorldEstimand,
+    WorldEstimate,
+    by_seed,
+    words_of,
+)
 
 
 @dataclasses.dataclass(frozen=True)
-class Slope(Estimand):
+class Slope(WorldEstimand):
     """Change of a metric per unit of a measured column, other columns held fixed (B3).
 
-    For each seed, the metric at the last checkpoint is regressed by least squares, over the arm's settings, on the
-    column `on`, the columns `given` and an intercept; the seeds' slopes of `on` are the sample.
+    In each world, the metric at the last checkpoint is regressed by least squares, over the arm's settings, on the
+    column `on`, the columns `given` and an intercept; the slopes of `on` in the worlds are pooled.
     """
 
     metric: str
@@ -28,20 +35,20 @@ class Slope(Estimand):
         fixed = f" with {given} held fixed" if given else ""
         return f"{name} per unit of {on}{fixed}, {self.arm}", f"{unit} per {per}"
 
-    def _measure(self, evidence: Evidence) -> Draws:
+    def in_worlds(self, evidence: Evidence) -> InWorlds:
         columns = [evidence.last(name, self.arm) for name in (self.metric, self.on, *self.given)]
         rows = ((run, [column[run] for column in columns]) for run in columns[0])
         seeds = by_seed((run, row) for run, row in rows if all(map(math.isfinite, row)))
         fits = {seed: _slope(np.array(rows)) for seed, rows in seeds.items()}
-        slopes = {seed: slope for seed, slope in fits.items() if slope is not None}
+        slopes = {seed: WorldEstimate(fit) for seed, fit in fits.items() if fit is not None}
         if not slopes:
             raise Unanswerable(
                 f"{', '.join((self.on, *self.given))} do not vary independently over the settings "
                 f"of {self.arm} in any seed"
             )
-        left_out = {"seeds_left_out": len(seeds) - len(slopes)}
-        details = evidence.describe_runs((self.arm,)) | left_out
-        return mean_draws(*self.words(), slopes, details)
+        lacking = len(seeds) - len(slopes)
+        why = "the columns do not vary independently"
+        return InWorlds(slopes, evidence.describe_runs((self.arm,)), lacking=lacking, why=why)
 
 
 def _slope(rows: np.ndarray) -> float | None:

@@ -78,14 +78,14 @@ class _Slots:
     def __init__(
         self, chunk: Chunk, worlds: WorldSource, progress: _Steps, programs: Compiled
     ) -> None:
-        first = chunk.points[0].experiment
-        self._every = first.steps // first.evaluation.points
+        self._marks = [point.experiment.marks for point in chunk.points]
+        self._longest = max(int(np.max(np.diff(marks))) for marks in self._marks)
         self._chunk, self._progress, self._programs = chunk, progress, programs
         self._worlds = _Worlds(chunk, worlds)
         self._measurements = Measurements(chunk, programs.columns)
         self._checkpoints = Checkpoints(chunk.points)
         self._schedule = Schedule(
-            chunk.owners, len(chunk.worlds), chunk.layout, self._every, self._start
+            chunk.owners, len(chunk.worlds), chunk.layout, self._marks, self._start
         )
 
     def through(self) -> Outcome:
@@ -93,7 +93,7 @@ class _Slots:
         schedule, train, checkpoints = self._schedule, self._programs.train, self._checkpoints
         state = jax.tree.map(lambda x: np.zeros(x.shape, x.dtype), self._programs.state)
         state = devices.place(state)
-        every, most, busy, saved = np.int32(self._every), self._piece(), 0.0, Pace(SAVE_SECONDS)
+        most, busy, saved = self._piece(), 0.0, Pace(SAVE_SECONDS)
         moved, (config, seed), (inputs, evaluation_inputs) = (
             schedule.fill(),
             (None, None),
@@ -109,13 +109,14 @@ class _Slots:
             call = schedule.next(most)
             mode = np.select([call.begins, call.trains], [BEGIN, TRAIN], IDLE).astype(np.int32)
             clock = time.monotonic()
-            lane = Lane(seed, *devices.place((schedule.index, schedule.done, mode)))
-            state = train(weights, state, config, lane, inputs, every, np.int32(call.steps))
+            places_in_runs = schedule.index, schedule.before, schedule.done, schedule.interval
+            lane = Lane(seed, *devices.place((*places_in_runs, mode)))
+            state = train(weights, state, config, lane, inputs, np.int32(call.steps))
             if np.any(call.measured):
                 mode = devices.place(np.where(call.measured, mode, IDLE))
                 measured = lane._replace(mode=mode)
                 bits = self._programs.measure(
-                    weights, measured_part(state), measured, evaluation_inputs, every
+                    weights, measured_part(state), measured, evaluation_inputs
                 )
                 moved = self._measured(jax.device_get(bits), call, state)
             else:
@@ -135,7 +136,7 @@ class _Slots:
         schedule = self._schedule
         runs = np.where(call.measured, schedule.runs, -1)
         complete, spared = self._measurements.put(runs, schedule.index, bits)
-        self._progress.advance(self._every * spared)
+        self._progress.advance(spared)
         schedule.count(call)
         for place in places(complete):
             self._checkpoints.finish(int(schedule.runs[place]), state, place)
@@ -146,15 +147,15 @@ class _Slots:
         """Number of steps of one call: as many as are expected to fit into `PIECE_SECONDS`."""
         chunk = self._chunk
         if not chunk.seconds:
-            return self._every
+            return self._longest
         one = chunk.seconds / chunk.steps * chunk.layout.slots
-        return max(1, min(self._every, int(PIECE_SECONDS / one)))
+        return max(1, min(self._longest, int(PIECE_SECONDS / one)))
 
     def _start(self, run: int) -> tuple[int, int]:
         """Where a run continues (see `Schedule`); steps before this point count as done."""
         index, done = self._checkpoints.find(run)
         if index:
-            self._progress.advance(self._every * (index - 1) + done)
+            self._progress.advance(self._marks[run][index - 1] + done)
         return index, done
 
     def _lanes(self) -> tuple[TrainConfig, Any]:

@@ -67,7 +67,7 @@ class Layout(NamedTuple):
 
 @dataclass(frozen=True)
 class Chunk:
-    """Runs with one compile key and equally many steps between evaluations, executed together.
+    """Runs with one compile key and one `rhythm` of evaluations, executed together.
 
     ``owners`` holds each run's index into ``worlds``, the world configs. ``seconds`` is the predicted time,
     ``longest`` the number of operations of the longest run.
@@ -149,7 +149,7 @@ class _Member(NamedTuple):
 
 
 def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
-    """Group points by compile key and evaluation interval, and cut each group into chunks, the longest runs first.
+    """Group points by compile key and rhythm of evaluations, and cut each group into chunks, the longest runs first.
 
     ``machine`` is the host that will run the chunks, by default this one. Raises `InvalidInput` if the machine's memory
     is far too small for one run per device, or if this host's cache cannot be written.
@@ -158,13 +158,12 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
         files.require_writable_cache()
         machine = Machine.here()
     register = _Register()
-    groups: dict[tuple[int, int], list[_Member]] = defaultdict(list)
+    groups: dict[tuple[int, Any], list[_Member]] = defaultdict(list)
     for point in points:
         e = point.experiment
         group = register.group(e)
         member = _Member(point, register.world(e), register.flops(e, group))
-        every = read(e, "steps") // read(read(e, "evaluation"), "points")
-        groups[group, every].append(member)
+        groups[group, rhythm(e)].append(member)
     chunks = [
         chunk
         for (group, _), members in groups.items()
@@ -186,6 +185,15 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
         math.fsum(waves) * machine.devices,
         COMPILING * (len(register.groups) + len(kinds)) / cores(),
     )
+
+
+def rhythm(experiment: Experiment) -> Any:
+    """Runs with equal rhythms can train side by side from evaluation to evaluation: the steps between evaluations if
+    these are evenly spaced, so that runs of several lengths share slots; else the steps of all evaluations."""
+    steps, evaluation = read(experiment, "steps"), read(experiment, "evaluation")
+    if read(evaluation, "first") is None:
+        return steps // read(evaluation, "points")
+    return evaluation.marks(steps)
 
 
 def _rate(machine: Machine, experiment: Experiment) -> float:

@@ -30,12 +30,19 @@ IDLE, BEGIN, TRAIN = range(3)
 
 
 class Lane(NamedTuple):
-    """The work of a slot: the run's seed, the number of the run's next evaluation, the steps done since the evaluation
-    before, and `IDLE`, `BEGIN` or `TRAIN`."""
+    """The work of a slot.
+
+    Attributes:
+        seed: of the run's training. index: the number of the run's next evaluation. before: the step of the evaluation
+            before. done: steps since then. interval: steps between these two evaluations.
+        mode: `IDLE`, `BEGIN` or `TRAIN`.
+    """
 
     seed: Any
     index: Any
+    before: Any
     done: Any
+    interval: Any
     mode: Any
 
 
@@ -126,14 +133,14 @@ def needed(chunk: Chunk, artifacts: WorldArtifacts) -> Needs:
         artifacts.evaluation_inputs(e.evaluation),
     )
     weights = devices.shapes_of(devices.everywhere(missing((inputs, evaluation_inputs))))
-    one, count = Lane(*4 * [np.int32(0)]), jax.ShapeDtypeStruct((), np.int32)
-    given = (weights, devices.alone((e.train, inputs, evaluation_inputs)), one, count)
+    one, count = Lane(*[np.int32(0) for _ in Lane._fields]), jax.ShapeDtypeStruct((), np.int32)
+    given = (weights, devices.alone((e.train, inputs, evaluation_inputs)), one)
     work_out = functools.partial(_state_and_columns, *given)
     state, columns = executable_cache.worked_out("state and columns", given, work_out)
     state, config, lane = (devices.shapes(part, rows, lanes) for part in (state, e.train, one))
     inputs, evaluation_inputs = (devices.shapes(part, rows) for part in (inputs, evaluation_inputs))
-    to_train = (weights, state, config, lane, inputs, count, count)
-    to_measure = (weights, measured_part(state), lane, evaluation_inputs, count)
+    to_train = (weights, state, config, lane, inputs, count)
+    to_measure = (weights, measured_part(state), lane, evaluation_inputs)
     size = len(columns)
     parts = (
         Part("train", training_program(), to_train),
@@ -146,13 +153,12 @@ def _state_and_columns(
     weights: Weights,
     run: tuple[TrainConfig, TrainingInputs, EvaluationInputs],
     lane: Lane,
-    count: Any,
 ) -> tuple[TrainState, dict[str, np.dtype]]:
     """Shapes of a run's state, and the columns that are measured for a run."""
     config, inputs, evaluation_inputs = run
     state = jax.eval_shape(sharing(train.init), weights, config, inputs)
     part = measured_part(state)
-    columns = jax.eval_shape(sharing(_columns), weights, part, lane, evaluation_inputs, count)
+    columns = jax.eval_shape(sharing(_columns), weights, part, lane, evaluation_inputs)
     # The shardings that tracing adds are removed: they belong to this process.
     return devices.alone(state), {name: column.dtype for name, column in columns.items()}
 
@@ -164,7 +170,7 @@ def _shape_key(part: Part) -> Any:
 @functools.cache
 def training_program() -> Any:
     """`_train_on` for every slot; the input states are donated."""
-    along = (Along.LANES, Along.LANES, Along.LANES, Along.ROWS, Along.ALL, Along.ALL)
+    along = (Along.LANES, Along.LANES, Along.LANES, Along.ROWS, Along.ALL)
     return devices.compiled(_train_on, along, donate=(0,))
 
 
@@ -172,7 +178,7 @@ def training_program() -> Any:
 def measuring_program(size: int) -> Any:
     """`_measure` for every slot, with ``size`` columns."""
     measure = functools.partial(_measure, size)
-    return devices.compiled(measure, (Along.LANES, Along.LANES, Along.ROWS, Along.ALL))
+    return devices.compiled(measure, (Along.LANES, Along.LANES, Along.ROWS))
 
 
 def _train_on(
@@ -180,19 +186,16 @@ def _train_on(
     config: TrainConfig,
     lane: Lane,
     inputs: TrainingInputs,
-    every: Array,
     steps: Array,
 ) -> TrainState:
-    """Continue one slot's training by some steps towards its next evaluation, or begin the training. Evaluations are
-    ``every`` steps apart."""
+    """Continue one slot's training by some steps towards its next evaluation, or begin the training."""
 
     def begin() -> TrainState:
         return train.init(config, inputs)
 
     def go_on() -> TrainState:
-        start = (lane.index - 1) * every + lane.done
         going = train.restarted(state, lane.done == 0)
-        return train.go_on(config, inputs, going, _key(lane.seed), start, steps)
+        return train.go_on(config, inputs, going, _key(lane.seed), lane.before + lane.done, steps)
 
     return jax.lax.switch(lane.mode, [lambda: state, begin, go_on])
 
@@ -222,27 +225,25 @@ def measured_part(state: TrainState) -> Learnt:
 
 
 def _measure(
-    size: int, learnt: Learnt, lane: Lane, evaluation_inputs: EvaluationInputs, every: Array
+    size: int, learnt: Learnt, lane: Lane, evaluation_inputs: EvaluationInputs
 ) -> UInt32[Array, " size"]:
     """One slot's evaluation: the bits of each column's 32-bit number, so that one transfer brings all columns.
     ``size``, the number of columns, is an argument because finding it would take as long as tracing all
     measurements."""
 
     def bits() -> Array:
-        columns = _columns(learnt, lane, evaluation_inputs, every)
+        columns = _columns(learnt, lane, evaluation_inputs)
         return jnp.stack([jax.lax.bitcast_convert_type(x, jnp.uint32) for x in columns.values()])
 
     return jax.lax.cond(lane.mode == IDLE, lambda: jnp.zeros(size, jnp.uint32), bits)
 
 
-def _columns(
-    learnt: Learnt, lane: Lane, evaluation_inputs: EvaluationInputs, every: Array
-) -> dict[str, Array]:
+def _columns(learnt: Learnt, lane: Lane, evaluation_inputs: EvaluationInputs) -> dict[str, Array]:
     """The measurements of a run by name, in alphabetical order, the order in which compiled programs return
     dictionaries."""
     key = jax.random.fold_in(stream(_key(lane.seed), Stream.EVALUATION), lane.index)
     policy = rebuilt(learnt.policy, evaluation_inputs.reference)
-    means = {name: learnt.numbers[name] / every for name in ("train_loss", "gradient_norm")}
+    means = {name: learnt.numbers[name] / lane.interval for name in ("train_loss", "gradient_norm")}
     measured = metrics.columns(metrics.evaluate(policy, evaluation_inputs, key))
     return dict(sorted((measured | learnt.numbers | means).items()))
 

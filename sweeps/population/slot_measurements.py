@@ -17,7 +17,8 @@ class Measurements:
 
     def __init__(self, chunk: Chunk, columns: dict[str, np.dtype]) -> None:
         self._chunk, self._columns = chunk, columns
-        self._points = np.array([p.experiment.evaluation.points for p in chunk.points])
+        self._marks = [np.array(point.experiment.marks) for point in chunk.points]
+        self._points = np.array([len(marks) - 1 for marks in self._marks])
         size = (len(chunk.points), int(self._points.max()) + 1, len(columns))
         self._values = np.full(size, np.nan)
         self._diverged = np.full(len(chunk.points), -1)
@@ -32,8 +33,8 @@ class Measurements:
         return int(np.sum(self._diverged >= 0))
 
     def put(self, runs: np.ndarray, index: np.ndarray, found: np.ndarray) -> tuple[np.ndarray, int]:
-        """Store the measurements of slots. Return which slots are done, and how many evaluations are saved by
-        divergence. A run that diverged is frozen: one measurement holds for its later evaluations too."""
+        """Store the measurements of slots. Return which slots are done, and how many steps are saved by divergence. A
+        run that diverged is frozen: one measurement holds for its later evaluations too."""
         live = runs >= 0
         run, at = runs[live], index[live]
         kinds = self._columns.values()
@@ -48,7 +49,8 @@ class Measurements:
             self._values[lost, since:] = self._values[lost, since]
         done = np.zeros(runs.shape, bool)
         done[live] = frozen | (at == self._points[run])
-        return done, int(np.sum((self._points[run] - at)[frozen]))
+        lost = zip(run[frozen], at[frozen], strict=True)
+        return done, sum(int(self._marks[one][-1] - self._marks[one][since]) for one, since in lost)
 
     def so_far(self, run: int, index: int) -> np.ndarray:
         """The measurements of a run before an evaluation, one row per evaluation."""
@@ -65,13 +67,12 @@ class Measurements:
         counts = self._points + 1
         evaluation = np.concatenate([np.arange(count) for count in counts])
         run = np.repeat(np.arange(len(points)), counts)
-        every = points[0].experiment.steps // points[0].experiment.evaluation.points
         facts = [known[owner] for owner in chunk.owners]
         measured = self._values[run, evaluation].T
         return {
             "run": np.array([point.run for point in points], dtype=object)[run],
             "evaluation": evaluation,
-            "step": every * evaluation,
+            "step": np.concatenate(self._marks),
             "diverged_step": self._diverged[run],
             "prompts": np.array([p.experiment.evaluation.prompts for p in points])[run],
             "stack": np.full(len(run), chunk.stack),

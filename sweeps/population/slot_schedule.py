@@ -30,10 +30,10 @@ class Call(NamedTuple):
 class Schedule:
     """The assignment of a chunk's runs to its slots.
 
-    ``owners`` are the numbers of the runs' worlds; ``worlds`` is the number of worlds. A run is measured before its
-    first step and after every ``every`` steps. ``start`` returns, for a run that takes a slot, where the run continues:
-    the number of its next evaluation, and the steps since the evaluation before; both are zero for a run that has not
-    begun.
+    ``owners`` are the numbers of the runs' worlds; ``worlds`` is the number of worlds. ``marks`` are the steps at which
+    each run is measured, 0 first (`testbed.experiment.EvaluationConfig.marks`). ``start`` returns, for a run that takes
+    a slot, where the run continues: the number of its next evaluation, and the steps since the evaluation before; both
+    are zero for a run that has not begun.
     """
 
     def __init__(
@@ -41,10 +41,15 @@ class Schedule:
         owners: Sequence[int],
         worlds: int,
         layout: tuple[int, int],
-        every: int,
+        marks: Sequence[Sequence[int]],
         start: Callable[[int], tuple[int, int]],
     ) -> None:
-        self._start, self._every = start, every
+        self._start = start
+        # Row by row the marks of a run; the last is repeated, so that all rows are equally long.
+        size = max(map(len, marks))
+        self._marks = np.array(
+            [[*own, *[own[-1]] * (size - len(own))] for own in marks], dtype=np.int32
+        )
         self._queues = [deque[int]() for _ in range(worlds)]
         for run, owner in enumerate(owners):
             self._queues[owner].append(run)
@@ -59,6 +64,18 @@ class Schedule:
     def taken(self) -> np.ndarray:
         """The slots that hold a run."""
         return self.runs >= 0
+
+    @property
+    def before(self) -> np.ndarray:
+        """The step of each slot's previous evaluation; 0 for a slot without one."""
+        return self._marks[self.runs, np.maximum(self.index - 1, 0)] * self.taken
+
+    @property
+    def interval(self) -> np.ndarray:
+        """Steps between each slot's previous evaluation and its next; 1 for a slot that has no previous one."""
+        trains = self.taken & (self.index > 0)
+        steps = self._marks[self.runs, self.index * trains] - self.before
+        return np.where(trains, steps, 1).astype(np.int32)
 
     def fill(self) -> Moved:
         """Give free slots the next runs of their worlds, and free rows the worlds with most runs waiting."""
@@ -88,10 +105,10 @@ class Schedule:
         """The next call, with at most ``most`` steps: no slot trains past its next evaluation."""
         begins = self.taken & (self.index == 0)
         trains = self.taken & (self.index > 0)
-        left = np.min(self._every - self.done, where=trains, initial=self._every)
-        steps = min(most, int(left)) * int(np.any(trains))
+        left = self.interval - self.done
+        steps = int(np.min(left, where=trains, initial=most)) * int(np.any(trains))
         # Slots that reach an evaluation are measured; the others wait.
-        measured = begins | (trains & (self.done + steps == self._every))
+        measured = begins | (trains & (left == steps))
         return Call(begins, trains, steps, measured)
 
     def count(self, call: Call) -> None:

@@ -42,14 +42,19 @@ study = Study(
         Claim(
             "B3.coverage",
             "At the same quality, offline learning gets better with coverage.",
-            (Test(Slope("best_win_rate", COVERAGE, (QUALITY,), "offline"), More(0.1)),),
-            "A tenth more coverage that adds at most one percentage point to a run's best win rate.",
+            (Test(Slope("best_golden_reward", COVERAGE, (QUALITY,), "offline"), More(0.35)),),
+            "A tenth more coverage that adds at most 0.035 to a run's best golden reward.",
         ),
         Claim(
             "B3.quality",
             "At the same coverage, offline learning gets better with the quality of its data.",
-            (Test(Slope("best_win_rate", QUALITY, (COVERAGE,), "offline"), More(paper.ROPE)),),
-            "A standard deviation of quality that adds at most two percentage points to a run's best win rate.",
+            (
+                Test(
+                    Slope("best_golden_reward", QUALITY, (COVERAGE,), "offline"),
+                    More(paper.REWARD_ROPE),
+                ),
+            ),
+            "A standard deviation of quality that adds at most 0.07 to a run's best golden reward.",
         ),
     ),
     presets=paper.presets(axes=axes),

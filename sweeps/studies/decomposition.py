@@ -13,7 +13,7 @@ All arms share the writers' texts, the SFT policy and the golden baseline.
 from envs.enumerable import Enumerable
 from sweeps import paper
 from sweeps.claims import Claim, Test
-from sweeps.estimands import PeakDifference, ShareOfGap
+from sweeps.estimands import BestDifference, ShareOfGap
 from sweeps.grid import Axis, Grid, product
 from sweeps.rules import More
 from sweeps.study import Arm, Study
@@ -51,27 +51,49 @@ study = Study(
     claims=(
         Claim(
             "B4.gap",
-            "Online's peak is higher than offline's in the enumerable world too.",
-            (Test(PeakDifference("online", "offline"), More(paper.ROPE)),),
-            "A peak at most two percentage points above offline's.",
+            "Online's best within 8 nats is higher than offline's in the enumerable world too.",
+            (
+                Test(
+                    BestDifference("online", "offline", within=paper.BUDGET),
+                    More(paper.REWARD_ROPE),
+                ),
+            ),
+            "A best golden reward within 8 nats at most 0.07 above offline's.",
         ),
         Claim(
             "B4.support",
-            "Full support closes at least half of the gap in peaks.",
-            (Test(ShareOfGap("online", "offline", "offline, full support", "peak"), More(0.5)),),
-            "A peak nearer to that of offline on the writers' data than to online's.",
+            "Full support closes at least half of the gap within 8 nats.",
+            (
+                Test(
+                    ShareOfGap(
+                        "online", "offline", "offline, full support", low=None, high=paper.BUDGET
+                    ),
+                    More(0.0),
+                ),
+            ),
+            "A best golden reward within 8 nats nearer to that of offline on the writers' data than to online's.",
         ),
         Claim(
             "B4.network",
             "Online beats offline without a network as well.",
-            (Test(PeakDifference("online, table", "offline, table"), More(paper.ROPE)),),
-            "Tables whose peaks differ by at most two percentage points: the gap was the network's.",
+            (
+                Test(
+                    BestDifference("online, table", "offline, table", within=paper.BUDGET),
+                    More(paper.REWARD_ROPE),
+                ),
+            ),
+            "Tables whose best differ by at most 0.07: the gap was the network's.",
         ),
         Claim(
             "B4.proxy",
-            "The proxy costs online some of its peak.",
-            (Test(PeakDifference("online, golden teacher", "online"), More(paper.ROPE)),),
-            "A golden teacher that adds at most two percentage points.",
+            "The proxy costs online some of its best.",
+            (
+                Test(
+                    BestDifference("online, golden teacher", "online", within=paper.BUDGET),
+                    More(paper.REWARD_ROPE),
+                ),
+            ),
+            "A golden teacher that adds at most 0.07.",
         ),
     ),
     presets=paper.presets(axes=axes, longer=("offline", "offline, full support", "offline, table")),

@@ -8,7 +8,7 @@ responses of D_golden were written by the writers that the SFT policy imitates.
 
 from sweeps import paper
 from sweeps.claims import Claim, Test
-from sweeps.estimands import PeakDifference, ShareOfGap
+from sweeps.estimands import BestDifference, ShareOfGap
 from sweeps.rules import More, NoMore
 from sweeps.study import Arm, Study
 from testbed.sources.generated import Generated
@@ -43,17 +43,31 @@ study = Study(
             "Proximity to SFT is what helps offline: D_sft_vs_800 is at least as good as D_golden, D_800_vs_4k and "
             "D_4k_vs_4k are worse.",
             (
-                Test(PeakDifference("D_golden", "SFT vs early"), NoMore(paper.ROPE)),
-                Test(PeakDifference("SFT vs early", "early vs late"), More(paper.ROPE)),
-                Test(PeakDifference("SFT vs early", "late vs late"), More(paper.ROPE)),
+                Test(
+                    BestDifference("D_golden", "SFT vs early", within=paper.BUDGET),
+                    NoMore(paper.REWARD_ROPE),
+                ),
+                Test(
+                    BestDifference("SFT vs early", "early vs late", within=paper.BUDGET),
+                    More(paper.REWARD_ROPE),
+                ),
+                Test(
+                    BestDifference("SFT vs early", "late vs late", within=paper.BUDGET),
+                    More(paper.REWARD_ROPE),
+                ),
             ),
             "D_sft_vs_800 more than two points below D_golden, or the others within two points of D_sft_vs_800.",
         ),
         Claim(
             "B1.proximity",
-            "Pairs of SFT against the early online policy close at least half of the gap in peaks.",
-            (Test(ShareOfGap("online", "D_golden", "SFT vs early", "peak"), More(0.5)),),
-            "A peak nearer to that of D_golden than to online's.",
+            "Pairs of SFT against the early online policy close at least half of the gap within 8 nats.",
+            (
+                Test(
+                    ShareOfGap("online", "D_golden", "SFT vs early", low=None, high=paper.BUDGET),
+                    More(0.0),
+                ),
+            ),
+            "A best golden reward within 8 nats nearer to that of D_golden than to online's.",
         ),
     ),
     presets=paper.presets(

@@ -2,6 +2,10 @@
 
 A config is a tree of `equinox.Module` objects that do not change (see `testbed.config`). A field's value is normalised
 by the field's annotation before it is described: ``1`` and ``1.0`` are one value of a float field.
+
+The canonical text of a config names its runs in stored results. A field that a class gets after runs were stored is
+declared with `later`: the canonical text leaves it out while it has its default, so that existing runs keep their
+names.
 """
 
 import dataclasses
@@ -25,6 +29,14 @@ from testbed.errors import InvalidInput
 read = object.__getattribute__
 type_hints = functools.cache(typing.get_type_hints)
 _quoted = json.encoder.encode_basestring_ascii
+#: Marks, in a field's metadata, fields that were added after runs had been stored.
+LATER = "later"
+
+
+def later(default: Any, *, static: bool = False) -> Any:
+    """A field with a default that a class gets after runs were stored: canonical texts leave the field out while it has
+    its default."""
+    return eqx.field(default=default, static=static, metadata={LATER: True})
 
 
 def describe(module: eqx.Module) -> dict[str, Any]:
@@ -50,8 +62,9 @@ def flatten(module: eqx.Module) -> dict[str, Any]:
 def canonical(thing: Any) -> str:
     """Canonical JSON of a module or of JSON-able data: sorted keys, shortest exact floats.
 
-    The result equals ``json.dumps(jsonable(thing), sort_keys=True, separators=(",", ":"), allow_nan=False)``. It is put
-    together from the texts of the parts: modules do not change, so a module shared by several others is described once.
+    The result equals ``json.dumps(jsonable(thing), sort_keys=True, separators=(",", ":"), allow_nan=False)``, without
+    the fields made by `later` that have their default. It is put together from the texts of the parts: modules do not
+    change, so a module shared by several others is described once.
     """
     if type(thing) is float:
         return repr(thing) if math.isfinite(thing) else f'"{thing}"'
@@ -78,18 +91,21 @@ def fingerprint(*things: Any) -> str:
 def _text_of(module: eqx.Module) -> str:
     """The canonical text of a module."""
     parts = []
-    for name, before, annotation, writers in _layout(type(module)):
+    for name, before, annotation, writers, left_out in _layout(type(module)):
         value = read(module, name) if name else None
         kind = type(value)
         writer = writers.get(kind)
         if writer is None:
             writer = writers[kind] = _writer(annotation, kind)
-        parts.append(before + writer(value, name))
+        text = writer(value, name)
+        if text != left_out:
+            parts.append(before + text)
     return "{" + ",".join(parts) + "}"
 
 
-#: A field: its name, the text before its value, its annotation, and functions that write its values, by type of value.
-_Field = tuple[str, str, Any, dict[type, Callable[[Any, str], str]]]
+#: A field: its name, the text before its value, its annotation, functions that write its values, by type of value, and
+#: the text of a value with which the field is left out (None: never).
+_Field = tuple[str, str, Any, dict[type, Callable[[Any, str], str]], str | None]
 
 
 @functools.cache
@@ -97,11 +113,15 @@ def _layout(kind: type) -> tuple[_Field, ...]:
     """The fields of a class in the order of its canonical text. The class name (``kind``) is an entry with an empty
     name."""
     hints = type_hints(kind)
-    found: dict[str, _Field] = {
-        name: (name, f"{_quoted(name)}:", hints[name], {}) for name in names_of(kind)
-    }
+    found: dict[str, _Field] = {}
+    for field in fields_of(kind):
+        name, annotation = field.name, hints[field.name]
+        default = default_of(field) if field.metadata.get(LATER) else dataclasses.MISSING
+        given = default is not dataclasses.MISSING
+        left_out = _writer(annotation, type(default))(default, name) if given else None
+        found[name] = name, f"{_quoted(name)}:", annotation, {}, left_out
     said = f'"kind":{_quoted(kind.__name__)}'
-    found.setdefault("kind", ("", said, None, {type(None): lambda value, name: ""}))
+    found.setdefault("kind", ("", said, None, {type(None): lambda value, name: ""}, None))
     return tuple(found[name] for name in sorted(found))
 
 

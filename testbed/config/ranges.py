@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 
 import equinox as eqx
 
+from testbed.config.canonical_form import LATER
 from testbed.errors import InvalidInput
 
 _RANGE = "range"
@@ -58,13 +59,15 @@ def hyper(
     below: Number | None = None,
     most: Number | None = None,
     static: bool = False,
+    later: bool = False,
 ) -> Any:
     """A numeric field with its range: ``above`` and ``below`` are exclusive bounds, ``least`` and ``most`` are
-    inclusive. With a default of None the field may be none; without a default a value is required."""
+    inclusive. With a default of None the field may be none; without a default a value is required. ``later``: see
+    `testbed.config.canonical_form.later`."""
     low = next((end for end in (above, least) if end is not None), -math.inf)
     high = next((end for end in (below, most) if end is not None), math.inf)
     range = Range(low, high, open_low=above is not None, open_high=below is not None)
-    return eqx.field(default=default, static=static, metadata={_RANGE: range})
+    return eqx.field(default=default, static=static, metadata={_RANGE: range, LATER: later})
 
 
 def admitted(field: dataclasses.Field) -> Range | None:

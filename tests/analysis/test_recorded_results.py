@@ -13,7 +13,6 @@ from analysis.worlds.pooled import pool
 from sweeps.estimands import Unanswerable
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "gap-three-worlds"
-PLACES = np.linspace(0, 6, 121)
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +30,7 @@ def test_a_further_world_could_be_any_of_the_three(results: Results, task: str) 
     worlds = sorted({seed for seed, _ in measured})
     assert worlds == [0, 1, 2]
     by = smoother.fit(list(measured.values()))
-    fitted = {key: smoother.curves(points, by, PLACES) for key, points in measured.items()}
+    fitted = {key: smoother.Curves(points, by) for key, points in measured.items()}
     quantities = {
         "near": lambda curve: curve.window(0.5**0.5, 3**0.5),
         "far": lambda curve: curve.window(3**0.5, 8**0.5),

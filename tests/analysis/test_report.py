@@ -10,6 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
+from simulated_rows import simulated
 
 import analysis
 from analysis import export, report
@@ -17,16 +18,17 @@ from analysis.figures import inputs, style
 from analysis.html import amount, number, slug
 from analysis.load import Results, results
 from analysis.site import study_data, verdicts
-from analysis.verdicts.calibration import Truth, simulate
 from analysis.verdicts.verdict import rank
 from sweeps.claims import Claim, Test
 from sweeps.estimands import (
+    BestDifference,
     Change,
     Level,
-    MatchedGap,
+    MatchedDifference,
     PairedDifference,
     RankCorrelation,
-    RelativeTrend,
+    RelativeBest,
+    Trend,
     WithinRun,
 )
 from sweeps.rules import More, Same
@@ -36,7 +38,16 @@ from testbed.errors import InvalidInput
 NASTY = "<script>alert('x')</script> & \"quoted\" | *bold*"
 POINT = More(rope=0.01)
 CURVES = (
-    Claim("C2", f"beats {NASTY}", (Test(MatchedGap("online", "offline"), POINT),), "no gap"),
+    Claim(
+        "C2",
+        f"beats {NASTY}",
+        (Test(MatchedDifference("online", "offline"), POINT),),
+        "no gap",
+        beside=(
+            MatchedDifference("online", "offline", outcome="win_rate"),
+            BestDifference("online", "offline", within=8.0),
+        ),
+    ),
     Claim(
         "C11",
         "winners fall",
@@ -71,7 +82,7 @@ WIDE = (
     Claim(
         "C14",
         "closes",
-        (Test(RelativeTrend("arm 1", "arm 0", "policy.model"), More(0.0)),),
+        (Test(Trend(RelativeBest("arm 1", "arm 0"), "policy.model"), More(0.0)),),
         "it does not",
     ),
     Claim(
@@ -109,7 +120,7 @@ def header(name, claims, arms, table, **more):
 
 def curve_rows():
     """Two arms with curves; one run diverges."""
-    table = simulate(Truth(), np.random.default_rng(2), settings=6, evaluations=8)
+    table = simulated(settings=6)
     table = table.assign(
         study="alpha",
         task="Neural",
@@ -148,6 +159,7 @@ def wide_rows():
                                 "ground.parameters": MODELS[model],
                                 "ground.data_support_mass": coverage**0.5,
                                 "kl": 0.3 * point, "win_rate": 0.4 + 0.05 * point + noise[0],
+                                "golden_reward": 0.1 * point + noise[0],
                                 "data_accuracy": 0.6 + noise[1], "self_accuracy": 0.5 + noise[2],
                                 "optimum_distance": 0.5 - 0.3 * coverage + noise[0],
                                 **{f"stream_accuracy_{k}": 0.6 + noise[1] for k in range(1, 11)},
@@ -212,10 +224,10 @@ def test_files_are_written(directory, pages):
     names = {"index.html", "alpha.html", "beta.html", "methods.html", "provenance.html"}
     assert pages.keys() == names
     figures = {path.name for path in (directory / "report" / "figures").iterdir()}
-    alpha = {"frontier", "logprob", "classification", "envelope", "effects"}
+    alpha = {"frontier", "frontier-win_rate", "logprob", "classification", "envelope", "effects"}
     beta = {
         "levels-policy-model", "distance-data-coverage", "distance-ground-data_support_mass",
-        "windows", "classification", "ends", "envelope", "effects",
+        "windows", "classification", "scatter-data_accuracy-win_rate", "ends", "envelope", "effects",
     }  # fmt: skip
     wanted = {f"alpha-{name}" for name in alpha} | {f"beta-{name}" for name in beta}
     assert figures == {f"{name}.{kind}" for name in wanted for kind in ("png", "svg", "csv")}
@@ -331,7 +343,7 @@ def test_what_one_arm_runs_besides_the_axes_is_told(pages):
 
 def test_methods_and_provenance_tell_of_every_study(pages):
     assert 'id="fits-alpha"' in pages["methods.html"]
-    assert "R-hat" in pages["methods.html"]
+    assert "golden reward SFT standard deviations Neural" in text_of(pages["methods.html"])
     assert "Spearman" in pages["methods.html"]
     for name in ("alpha", "beta"):
         assert f"testbed run {name} --preset smoke" in pages["provenance.html"]
@@ -382,7 +394,7 @@ def test_unknown_form_is_refused(directory):
 
 
 def test_results_without_curves_still_give_a_page(tmp_path):
-    table = curve_rows().assign(win_rate=np.nan, data_accuracy=np.nan)
+    table = curve_rows().assign(golden_reward=np.nan, win_rate=np.nan, data_accuracy=np.nan)
     head = header("alpha", CURVES, ("online", "offline"), table)
     index = report.build(write(tmp_path / "bare", head, table))
     assert "C2" in index.read_text()

@@ -19,7 +19,7 @@ KNOWN = {
     "sources": {"Offline", "Online", "Replay"},
     "references": {"Fixed", "Averaged"},
     "proxies": {"ProxyConfig", "HeadConfig"},
-    "estimands": {"MatchedGap", "AtEvery", "RelativeTrend", "Slope"},
+    "estimands": {"MatchedDifference", "AtEvery", "Trend", "Slope"},
     "rules": {"More", "NoMore", "Same"},
 }
 

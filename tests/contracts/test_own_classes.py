@@ -561,7 +561,7 @@ class Effect(Estimand):
     def words(self):
         return "an effect", "units"
 
-    def _measure(self, evidence):
+    def _measure(self, evidence, negligible):
         values = list(evidence.last("kl", self.arm).values())
         return Draws(*self.words(), np.asarray(values))
 
@@ -578,25 +578,25 @@ class OneWord(Effect):
 
 @dataclasses.dataclass(frozen=True)
 class NanDraws(Effect):
-    def _measure(self, evidence):
+    def _measure(self, evidence, negligible):
         return Draws("an effect", "units", np.array([1.0, math.nan]))
 
 
 @dataclasses.dataclass(frozen=True)
 class Table(Effect):
-    def _measure(self, evidence):
+    def _measure(self, evidence, negligible):
         return Draws("an effect", "units", np.ones((2, 3)))
 
 
 @dataclasses.dataclass(frozen=True)
 class Misspelt(Effect):
-    def _measure(self, evidence):
+    def _measure(self, evidence, negligible):
         return evidence.lst("kl", self.arm)
 
 
 @dataclasses.dataclass(frozen=True)
 class Speechless(Effect):
-    def _measure(self, evidence):
+    def _measure(self, evidence, negligible):
         raise Unanswerable("there is nothing to say")
 
 
@@ -641,9 +641,9 @@ def test_estimands() -> None:
     assert told(Table()).startswith("estimand Table returns draws of shape (2, 3)")
     assert "did you mean 'last'?" in told(Misspelt())
     assert "unknown arm 'onlin'" in told(Effect("onlin"))
-    namesake = dataclasses.make_dataclass("MatchedGap", [], bases=(Effect,), frozen=True)
+    namesake = dataclasses.make_dataclass("MatchedDifference", [], bases=(Effect,), frozen=True)
     assert told(namesake()) == (
-        "estimand MatchedGap has the name of another one in sweeps.estimands.matched_gap: choose a name that no other "
+        "estimand MatchedDifference has the name of another one in sweeps.estimands.matched_difference: choose a name that no other "
         "has"
     )
 

@@ -1,35 +1,77 @@
 """Evidence whose numbers a test has chosen."""
 
 import dataclasses
+import math
 
 import numpy as np
 
-from sweeps.estimands import Peak, Unanswerable
+from sweeps.contracts.samples import student_draws
+from sweeps.estimands import Unanswerable, WorldEstimate
+from sweeps.rules import Draws
+
+
+@dataclasses.dataclass
+class Bump:
+    """A parabola: 0 at d = 0, ``height`` at d = ``place``, 0 again at twice this distance; seen up to ``end``."""
+
+    height: float
+    place: float = 1.0
+    end: float = 2.0
+    tokens: float = 10.0
+    error: float = 0.0
+
+    @property
+    def reach(self):
+        return np.array([self.end])
+
+    def typical(self, d):
+        return self.height * (1 - ((np.asarray(d) - self.place) / self.place) ** 2)
+
+    def window(self, low, high):
+        if (low + high) / 2 > self.end:
+            raise Unanswerable("no checkpoint lies so far")
+        return WorldEstimate(float(self.typical(np.linspace(low, high, 101)).mean()), self.error)
+
+    def best(self, within=math.inf):
+        end = min(within, self.end)
+        return WorldEstimate(float(self.typical(min(end, self.place))), self.error)
+
+    def difference(self, first, second):
+        return WorldEstimate(float(self.typical(first) - self.typical(second)), self.error)
+
+    def peak(self):
+        place = min(self.place, self.end)
+        return WorldEstimate(2 * math.log(place), self.error), float(self.end <= self.place)
 
 
 @dataclasses.dataclass
 class Given:
-    """Peaks by arm; last values by (metric, arm); checkpoints by (column, arm) and run.
+    """Curves by arm and seed; last values by (metric, arm); checkpoints by (column, arm) and run.
 
     `parts` are levels of swept paths: {path: {level: evidence}}; a level's size is its value.
     """
 
-    peaks: dict = dataclasses.field(default_factory=dict)
+    bumps: dict = dataclasses.field(default_factory=dict)
     finals: dict = dataclasses.field(default_factory=dict)
     runs: dict = dataclasses.field(default_factory=dict)
     parts: dict = dataclasses.field(default_factory=dict)
-    warning: str = ""
 
-    def caveat(self, arms):
-        return self.warning
+    def pool(self, measure, words, negligible):
+        effects = measure(self)
+        values = np.array([estimate.value for estimate in effects.estimates.values()])
+        worlds = [
+            {"seed": seed, "estimate": part.value, "error": part.error}
+            for seed, part in effects.estimates.items()
+        ]
+        details = {**effects.details, "worlds": worlds}
+        if len(values) < 2:
+            return Draws(*words, values, "only one world", details)
+        return Draws(*words, student_draws(values), "", details, open=effects.open)
 
-    def peak(self, arm):
-        if arm not in self.peaks:
+    def curves(self, arm, outcome, among=()):
+        if arm not in self.bumps:
             raise Unanswerable(f"arm {arm} has no results")
-        return self.peaks[arm]
-
-    def gap(self, first, second, also=()):
-        return self.peak(first).value - self.peak(second).value
+        return self.bumps[arm]
 
     def last(self, metric, arm, among=()):
         return self.finals[metric, arm]
@@ -44,9 +86,6 @@ class Given:
             }
             for arm in arms
         )
-
-    def describe_curves(self, arms):
-        return self.describe_runs(arms)
 
     def describe_runs(self, arms):
         return {"arms": {arm: {} for arm in arms}}
@@ -63,12 +102,11 @@ class Given:
         return float(level)
 
 
-def constant_peak(value, start, end, root_kl=1.0, count=100):
-    """A peak inside its range, the same in every draw."""
-    fill = np.full(count, 1.0)
-    return Peak(value * fill, root_kl * fill, start * fill, end * fill, fill > 0)
+def heights(*values, **shape):
+    """Bumps of these heights, one a seed."""
+    return {seed: Bump(value, **shape) for seed, value in enumerate(values)}
 
 
-def unreached(peak):
-    """The same best value, at the end of a curve that still rises."""
-    return dataclasses.replace(peak, end=peak.value, interior=np.zeros(len(peak.value), dtype=bool))
+def by_world(draws):
+    """The estimates of the worlds."""
+    return {world["seed"]: world["estimate"] for world in draws.details["worlds"]}

@@ -9,25 +9,24 @@ from given import Given
 from scipy import stats
 
 from sweeps.claims import Claim, Test
+from sweeps.contracts.samples import student_draws
 from sweeps.estimands import (
     AtEvery,
+    BestDifference,
     Change,
     Estimand,
     Identical,
     InteriorMaximum,
     Level,
-    MatchedGap,
+    MatchedDifference,
     PairedDifference,
-    PeakDifference,
     PeakPlace,
-    PeakPlaceTrend,
     RankCorrelation,
-    RelativeTrend,
-    RelativeTrendDifference,
+    RelativeBest,
     ShareOfGap,
     Slope,
+    Trend,
     WithinRun,
-    student_draws,
 )
 from sweeps.rules import Draws, More, NoMore, Rule, Same
 from testbed.errors import InvalidInput
@@ -196,7 +195,7 @@ class Constant(Estimand):
     def words(self):
         return f"constant {self.value:g}", "nats"
 
-    def _measure(self, evidence):
+    def _measure(self, evidence, negligible):
         return Draws(*self.words(), np.full(10, self.value), self.why)
 
 
@@ -218,23 +217,29 @@ def test_all_tests_must_hold(tests, verdict, deciding):
     assert bool(ruling.reason) == (verdict != "reproduced")
 
 
+@dataclasses.dataclass(frozen=True)
+class Several(Constant):
+    """An effect of any number of arms."""
+
+    arms: tuple[str, ...] = ()
+
+
 EFFECTS = [
-    InteriorMaximum(("online", "offline")),
-    MatchedGap("online", "offline"),
-    PeakDifference("online", "offline"),
-    PeakPlace("online", "offline"),
-    ShareOfGap("online", "offline", "replay", "peak"),
+    InteriorMaximum("online"),
+    MatchedDifference("online", "offline"),
+    BestDifference("online", "offline", within=8.0),
+    PeakPlace("online"),
+    ShareOfGap("online", "offline", "replay", low=None),
     PairedDifference("win_rate", "online", "offline"),
     Change("winner_logprob_change", "online", -1),
     Level("self_accuracy", "online"),
     WithinRun(("a", "b"), ("c",), "online"),
     Slope("best_win_rate", "ground.coverage", ("ground.data_quality",), "offline"),
     RankCorrelation("data_accuracy", "win_rate", "offline"),
+    RelativeBest("offline", "online"),
+    Trend(PeakPlace("online"), "model"),
     Identical("online", "replay"),
-    AtEvery("labeler", MatchedGap("online", "offline")),
-    RelativeTrend("offline", "online", "model"),
-    RelativeTrendDifference("replay", "offline", "online", "model"),
-    PeakPlaceTrend("online", "model"),
+    AtEvery("labeler", MatchedDifference("online", "offline")),
     Constant(0.5),
 ]
 CLAIM = Claim("C11", "falls", tuple(Test(effect, RULE) for effect in EFFECTS), "rises", "checked")
@@ -250,7 +255,7 @@ def test_claims_survive_as_json():
 @pytest.mark.parametrize(
     ("estimand", "told"),
     [
-        (InteriorMaximum(()), "arms of InteriorMaximum is empty"),
+        (Several(0.0, arms=()), "arms of Several is empty"),
         (Level("kl", "near", float("nan")), "against of Level must be a finite number, got nan"),
     ],
 )
@@ -261,26 +266,25 @@ def test_estimands_that_have_no_effect_are_refused(estimand, told):
 
 def test_claims_name_the_arms_they_need():
     assert CLAIM.arms_used() == ("online", "offline", "replay")
-    assert AtEvery("labeler", MatchedGap("x", "y")).arms_used() == ("x", "y")
+    assert AtEvery("labeler", MatchedDifference("x", "y")).arms_used() == ("x", "y")
     assert WithinRun(("a",), ("b",), "x").arms_used() == ("x",)
 
 
-def test_only_effects_of_curves_are_asked_of_a_typical_task():
-    curves = [effect for effect in EFFECTS if Claim("C", "", (Test(effect, RULE),), "").from_curves]
-    assert [type(effect).__name__ for effect in curves] == [
-        "InteriorMaximum",
-        "MatchedGap",
-        "PeakDifference",
-        "PeakPlace",
-        "ShareOfGap",
+def test_effects_that_no_single_world_has_are_not_asked_of_a_typical_task():
+    others = [
+        effect for effect in EFFECTS if not Claim("C", "", (Test(effect, RULE),), "").of_worlds
     ]
+    assert [type(effect).__name__ for effect in others] == ["Identical", "AtEvery", "Constant"]
 
 
 @pytest.mark.parametrize(
     ("change", "words"),
     [
         ({"tests": [{"estimand": {"kind": "Nonsense"}, "rule": RULE.describe()}]}, "Nonsense"),
-        ({"tests": [{"estimand": {"kind": "MatchedGap", "first": "x"}, "rule": {}}]}, "second"),
+        (
+            {"tests": [{"estimand": {"kind": "MatchedDifference", "first": "x"}, "rule": {}}]},
+            "second",
+        ),
         (
             {
                 "tests": [
@@ -307,7 +311,7 @@ def test_damaged_claims_are_refused(change, words):
     ("make", "words"),
     [
         (lambda: Change("kl", "x", 2), "sign"),
-        (lambda: ShareOfGap("x", "y", "z", "sideways"), "measure"),
+        (lambda: ShareOfGap("x", "y", "z", share=1.5), "share"),
         (lambda: WithinRun((), ("a",), "x"), "first"),
         (lambda: Test(AtEvery("p", Constant(1.0)), NoMore(0.1)), "AtEvery"),
     ],

@@ -48,11 +48,9 @@ def shapes_of_ground() -> WorldArtifacts:
 def test_what_a_run_measures_is_declared_and_what_is_declared_is_measured() -> None:
     def measure(artifacts: WorldArtifacts) -> dict[str, jax.Array]:
         state = train.init(RUN.train, artifacts.training_inputs())
-        lane = programs.Lane(jnp.asarray(0), jnp.asarray(1), jnp.asarray(0), jnp.asarray(0))
+        lane = programs.Lane(*map(jnp.asarray, (0, 1, 0, 0, RUN.steps, 0)))
         evaluation_inputs = artifacts.evaluation_inputs(RUN.evaluation)
-        return programs._columns(
-            programs.measured_part(state), lane, evaluation_inputs, jnp.asarray(RUN.steps)
-        )
+        return programs._columns(programs.measured_part(state), lane, evaluation_inputs)
 
     measured = jax.eval_shape(measure, shapes_of_ground())
     names = {name for name in measured if not name.startswith("answer_")}

@@ -20,7 +20,7 @@ from sweeps.api import forecasting, runner
 from sweeps.claims import Claim, Test
 from sweeps.console.progress import LogDisplay, Meter, Progress, TerminalDisplay, display, duration
 from sweeps.console.tables import show_spent
-from sweeps.estimands import MatchedGap
+from sweeps.estimands import MatchedDifference
 from sweeps.grid import Axis
 from sweeps.population.engine import Engine, Spent
 from sweeps.population.plan import Plan
@@ -43,7 +43,7 @@ class Small(eqx.Module):
 
 
 CLAIM = Claim(
-    "C2", "online beats offline", (Test(MatchedGap("online", "offline"), More(0.01)),), "gap <= 0"
+    "C2", "online beats offline", (Test(MatchedDifference("online", "offline"), More(0.01)),), "gap <= 0"
 )
 STUDY = Study(
     name="small",

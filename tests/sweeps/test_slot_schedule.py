@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -11,11 +12,12 @@ from sweeps.population.slot_schedule import Moved, Schedule, places
 def schedule(
     owners: list[int],
     layout: tuple[int, int],
-    every: int = 10,
+    marks: Sequence[int] = range(0, 50, 10),
     begun: dict[int, tuple[int, int]] | None = None,
 ) -> Schedule:
     known = begun or {}
-    return Schedule(owners, max(owners) + 1, layout, every, lambda run: known.get(run, (0, 0)))
+    each = [marks] * len(owners)
+    return Schedule(owners, max(owners) + 1, layout, each, lambda run: known.get(run, (0, 0)))
 
 
 def finish(made: Schedule, *runs: int) -> Moved:
@@ -98,3 +100,32 @@ def test_slots_go_as_far_as_the_next_evaluation_of_any() -> None:
     made.count(call)
     assert made.index.tolist() == [[3, 1, 1, 0]]
     assert made.done.tolist() == [[0, 0, 3, 0]]
+
+
+def test_evaluations_may_be_unevenly_spaced() -> None:
+    """Two runs, measured at steps 2, 3 and 10; the second continues after 4 of the last 7 steps. The first is measured
+    on its way, and the second where it ends."""
+    made = schedule([0, 0], (1, 2), marks=(0, 2, 3, 10), begun={1: (3, 4)})
+    made.fill()
+    seen = []
+    for _ in range(4):
+        call = made.next(100)
+        seen.append((call.steps, made.before[0].tolist(), made.interval[0].tolist()))
+        seen[-1] += (places(call.measured),)
+        made.count(call)
+        made.leave(made.index == 4)
+    assert seen == [
+        (3, [0, 3], [1, 7], [(0, 0), (0, 1)]),
+        (2, [0, 0], [2, 1], [(0, 0)]),
+        (1, [2, 0], [1, 1], [(0, 0)]),
+        (7, [3, 0], [7, 1], [(0, 0)]),
+    ]
+    assert not np.any(made.taken)
+
+
+def test_runs_of_other_lengths_have_marks_of_their_own() -> None:
+    made = Schedule([0, 0], 1, (1, 2), [(0, 5, 10), (0, 5)], lambda run: (1, 0))
+    made.fill()
+    made.count(made.next(100))
+    made.leave(np.array([[False, True]]))
+    assert (made.before.tolist(), made.interval.tolist()) == ([[5, 0]], [[5, 1]])

@@ -9,7 +9,7 @@ import equinox as eqx
 import pytest
 
 from sweeps.claims import Claim, Test
-from sweeps.estimands import InteriorMaximum, MatchedGap
+from sweeps.estimands import InteriorMaximum, MatchedDifference
 from sweeps.grid import Axis, Grid, product, zipped
 from sweeps.rules import More
 from sweeps.study import (
@@ -62,7 +62,7 @@ class Dialled(Small):
 
 
 CLAIM = Claim(
-    "C2", "online beats offline", (Test(MatchedGap("online", "offline"), More(0.01)),), "a gap <= 0"
+    "C2", "online beats offline", (Test(MatchedDifference("online", "offline"), More(0.01)),), "a gap <= 0"
 )
 ARMS = (Arm("online", {"source": Online()}), Arm("offline", {"source": Offline()}))
 AXES = product(Axis("rate", (0.001, 0.01)), Axis("loss.beta", (0.1, 1.0)))
@@ -372,7 +372,7 @@ def test_bad_texts(texts: list[str], axes: list[str], message: str) -> None:
         ({"presets": {"laptop": Preset({"stps": 1})}}, "unknown field 'stps'"),
         ({"presets": {"laptop": Preset(seeds=0)}}, "seeds must be at least 1, got 0"),
         (
-            {"claims": (Claim("C1", "", (Test(InteriorMaximum(("onlin",)), More(0.0)),), ""),)},
+            {"claims": (Claim("C1", "", (Test(InteriorMaximum("onlin"), More(0.0)),), ""),)},
             "unknown arm in claim C1 'onlin': did you mean 'online'",
         ),
     ],

@@ -13,8 +13,14 @@ import numpy as np
 import pytest
 from helpers import experiment as small_experiment
 
+from envs.labelers.bradley_terry import BradleyTerry
+from envs.neural import Neural
+from envs.summarize import Summarize
 from testbed import config
+from testbed.config.canonical_form import later
+from testbed.config.ranges import hyper
 from testbed.errors import InvalidInput
+from testbed.experiment import Experiment
 
 FAMILY = textwrap.dedent("""
     import abc
@@ -141,6 +147,48 @@ def test_fingerprint_is_fixed_for_good(losses: Any) -> None:
     assert config.fingerprint(losses.Ipo()) == "b6be84bdbe15fd94"
     assert config.canonical(losses.Dpo(1e-7)) == '{"beta":1e-07,"kind":"Dpo"}'
     assert config.canonical(losses.Dpo(float("inf"))) == '{"beta":"inf","kind":"Dpo"}'
+
+
+def test_a_field_that_came_later_is_named_only_where_it_is_set() -> None:
+    class Old(eqx.Module):
+        """A config of an earlier version."""
+
+        beta: float = 0.1
+
+    class Inner(eqx.Module):
+        """Fields added together."""
+
+        seed: int | None = hyper(None, least=0, later=True)
+
+    class New(eqx.Module):
+        """The config with two fields more."""
+
+        beta: float = 0.1
+        rate: float = hyper(1.0, later=True)
+        inner: Inner = later(Inner())
+
+    def text(thing: Any) -> str:
+        return config.canonical(thing).replace('"New"', '"Old"')
+
+    assert text(New()) == text(New(rate=1)) == text(New(inner=Inner())) == config.canonical(Old())
+    assert text(New(rate=2)) == '{"beta":0.1,"kind":"Old","rate":2.0}'
+    assert (
+        text(New(inner=Inner(0))) == '{"beta":0.1,"inner":{"kind":"Inner","seed":0},"kind":"Old"}'
+    )
+    # A description has all fields.
+    assert config.describe(New())["rate"] == 1.0
+    assert config.get(New(), "inner.seed") is None
+    assert config.replace(New(), "inner.seed", 7) == New(inner=Inner(7))
+
+
+def test_runs_keep_the_names_of_earlier_versions() -> None:
+    """Names worked out before fields were added; defaults that change on purpose move them."""
+    named = {
+        "71c724ea9d1bb5fa": Experiment(Neural(), BradleyTerry()),
+        "f06e92acfc3820af": Experiment(Summarize(), BradleyTerry(), seed=3),
+    }
+    for name, run in named.items():
+        assert config.fingerprint(run) == name
 
 
 def plain(*things: Any) -> str:
