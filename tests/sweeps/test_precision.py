@@ -16,6 +16,7 @@ from analysis import report
 from analysis.worlds.power import Components, Expected, Key, Width
 from sweeps import runtime
 from sweeps.api.precision import Look, Precision, rounded
+from sweeps.cli import main as cli
 from sweeps.store import metadata
 from testbed.errors import InvalidInput
 
@@ -111,8 +112,8 @@ def test_four_worlds_are_added_after_the_look_that_finds_the_precision(
 def test_an_interrupted_study_goes_on_by_the_same_rule(
     file: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Interrupted at its second look, a study ends as an undisturbed one does; a wider precision later begins with the
-    looks that were made."""
+    """Out of time before its first look, interrupted at its second, a study ends as an undisturbed one does. A wider
+    precision later begins with the looks that were made. The range of seeds grows at its end."""
     out, judged = tmp_path / "out", []
 
     def verdicts(*given: Any) -> list[dict[str, Any]]:
@@ -123,34 +124,52 @@ def test_an_interrupted_study_goes_on_by_the_same_rule(
 
     actual = report.verdicts
     monkeypatch.setattr(report, "verdicts", verdicts)
+    asked: dict[str, Any] = {"seeds": "100:102", "max_worlds": 12}
+    text = run(file, out, NARROW, minutes=1e-6, **asked)
+    assert (worlds(out), kept(out)["ended"], kept(out)["minutes"]) == ([], "minutes", 1e-6)
+    assert "not looked at; ended with 8 worlds: the time is spent" in text
     with pytest.raises(KeyboardInterrupt):
-        run(file, out, NARROW, max_worlds=12)
-    assert worlds(out) == [8]
-    assert kept(out)["ended"] is None
-    assert metadata.read(out)["seeds"] == 10
-    text = run(file, out, NARROW, max_worlds=12)
-    assert worlds(out) == [8, 10]
-    assert kept(out)["ended"] == "max_worlds"
-    assert metadata.read(out)["seeds"] == 12
+        run(file, out, NARROW, **asked)
+    assert (worlds(out), kept(out)["ended"]) == ([8], None)
+    assert metadata.read(out)["seeds"] == [100, 110]
+    text = run(file, out, NARROW, **asked)
+    assert (worlds(out), kept(out)["ended"]) == ([8, 10], "max_worlds")
     assert "looked 2 times, at 8 and 10 worlds; ended with 12 worlds: no more are allowed" in text
-    assert [session["asked"]["seeds"] for session in metadata.read(out)["sessions"]] == [10, 12]
-    text = run(file, out, WIDE, max_worlds=14)
-    assert worlds(out) == [8, 10]
-    assert kept(out)["ended"] == "precision"
-    assert metadata.read(out)["seeds"] == 14
+    run(file, out, WIDE, **asked | {"max_worlds": 14})
+    assert (worlds(out), kept(out)["ended"]) == ([8, 10], "precision")
+    ends = [session["asked"]["seeds"][1] for session in metadata.read(out)["sessions"]]
+    assert ends == [108, 110, 112, 114]
+    assert sorted(sweeps.load(out).table["seed"].unique()) == list(range(100, 114))
+    with pytest.raises(InvalidInput, match="holds the seeds 100:114, this command runs 8"):
+        run(file, out, NARROW)
 
 
 @pytest.mark.slow
-def test_seeds_of_another_beginning_and_time(file: Path, tmp_path: Path) -> None:
-    """The range grows at its end; no look is made once the worlds after it would take longer than there is."""
-    out = tmp_path / "out"
-    text = run(file, out, NARROW, seeds="100:102", minutes=1e-6)
-    assert worlds(out) == []
-    assert kept(out)["ended"] == "minutes"
-    assert sorted(sweeps.load(out).table["seed"].unique()) == list(range(100, 108))
-    assert "not looked at; ended with 8 worlds: the time is spent" in text
-    with pytest.raises(InvalidInput, match="holds the seeds 100:108, this command runs 8"):
-        run(file, out, NARROW)
+def test_plans_say_the_precision_to_expect_and_why(
+    file: Path, ended: tuple[Path, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, _ = ended
+    words = ["run", str(file), "--dry-run", "--out"]
+    assert cli.main([*words, str(tmp_path / "none")]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Not known for B1 on Neural, B2 on Neural" in said
+    words.append(str(out))
+    assert cli.main([*words, "--json", "--precision", f"{WIDE:g}"]) == 0
+    planned = json.loads(capsys.readouterr().out)
+    reward, further = planned["expected"]
+    assert planned["precision"]["worlds"] == {"growing": 12}
+    assert (reward["claim"], reward["task"], reward["worlds"]) == ("B1", "Neural", 12)
+    assert reward["components"]["source"].endswith("report/verdicts.json")
+    assert reward["components"]["worlds"] == 12
+    [entry] = [one for one in sweeps.load(out).entries if one["claim"] == "B1"]
+    low, high = entry["interval"]
+    assert reward["half_width"] == pytest.approx((high - low) / 2, rel=0.3)
+    # An effect without a scale has a half width, and no points.
+    assert further["half_width"] > 0
+    assert further["points"] is further["worlds_needed"] is None
+    assert cli.main(words) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "12 worlds; scatter" in said
 
 
 def test_only_named_claims_have_a_say() -> None:

@@ -43,7 +43,10 @@ class Small(eqx.Module):
 
 
 CLAIM = Claim(
-    "C2", "online beats offline", (Test(MatchedDifference("online", "offline"), More(0.01)),), "gap <= 0"
+    "C2",
+    "online beats offline",
+    (Test(MatchedDifference("online", "offline"), More(0.01)),),
+    "gap <= 0",
 )
 STUDY = Study(
     name="small",
