@@ -42,7 +42,7 @@ to 90%)."""
 POINT = 0.035
 """A point of precision of golden rewards, in SFT standard deviations. In any other unit, a point is half the ROPE."""
 TABLE = Path(__file__).with_name("components.csv")
-"""Components of the studies' default sizes, for directories without verdicts."""
+"""Components of earlier runs of the studies at a default size, for directories without verdicts."""
 #: The details of a test about an effect over worlds.
 _DETAILS: json_files.Shape = {
     "worlds": [{"seed": int, "estimate": float, "error": float}],
@@ -197,7 +197,7 @@ def defaults(path: Path = TABLE) -> dict[Key, Components]:
             int(row["worlds"]),
             float(row["family"]),
             float(row["per_family"]),
-            f"{row['worlds']} worlds of {row['study']} at its default size",
+            f"a table of earlier runs ({row['worlds']} worlds of {row['study']})",
         )
         for row in rows
     }
