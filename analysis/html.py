@@ -64,7 +64,7 @@ def number(value: float, unit: str = "", signed: bool = False) -> str:
     digits = 0 if size >= 100 else 1 if size >= 10 or unit == "probability" else 2
     if unit.startswith("share"):
         digits = 0
-    elif 0 < size < 0.095 and unit != "probability":
+    elif 0 < size < 0.095 and unit not in ("probability", "SFT standard deviations"):
         digits = 3
     text = f"{scaled:{'+' if signed else ''}z.{digits}f}"
     return text.replace("-", "−")

@@ -54,7 +54,8 @@ class Results:
     def families(self) -> int:
         """How many worlds of consecutive seeds share their golden reward and writers; 1 if none do."""
         seeds = self.study.get("base", {}).get("seeds", {})
-        return int(seeds.get("families", 1)) if isinstance(seeds, Mapping) else 1
+        base = seeds.get("families", 1) if isinstance(seeds, Mapping) else 1
+        return int(self.study.get("settings", {}).get("seeds.families", base))
 
     @functools.cached_property
     def missing(self) -> dict[str, int]:

@@ -49,7 +49,7 @@ TEST: json_files.Shape = {
 ENTRY: json_files.Shape = {
     **TEST,
     **dict.fromkeys(("study", "claim", "task", "text", "against", "note"), str),
-    "newer": bool,
+    **dict.fromkeys(("newer", "close"), bool),
     "stored_verdict": (str, None),
     "tests": [TEST],
     "beside": [EFFECT],
@@ -202,9 +202,9 @@ def _write(
     already."""
     places = [*_places(collection.studies), *further]
     entries = _entries(all_study_data)
-    written = []
+    written, figures = [], {}
     for one in all_study_data:
-        shown = captioned_figures(one)
+        shown = figures[one.results.name] = captioned_figures(one)
         written += _draw(one.results, shown, folder / "figures")
         written.append(
             write_whole(folder / study.file_name(one.results), study.page(one, shown, places))
@@ -212,7 +212,7 @@ def _write(
     pages = {
         "methods.html": methods.page(all_study_data, places),
         "provenance.html": provenance.page(all_study_data, places),
-        "index.html": index.page(all_study_data, entries, collection.problems, places),
+        "index.html": index.page(all_study_data, entries, collection.problems, places, figures),
     }
     write_whole(folder / "verdicts.json", plain_text.as_json(entries))
     write_whole(folder / ".verdicts.key", fingerprint(collection))

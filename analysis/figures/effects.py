@@ -121,6 +121,67 @@ def _forest_words(axes: Axes, height: int, row: Entry, name: str, wide: bool) ->
     axes.annotate(row["verdict"], (1, height), (0, 7 if wide else 18), **verdict, **options)
 
 
+def deciding_worlds(entries: Sequence[Entry]) -> list[Entry]:
+    """Of every claim on every task the deciding test, with claim and task, if it is measured in worlds."""
+    rows = [{**row, **row["tests"][_deciding(row)]} for row in entries]
+    return [row for row in rows if row["details"].get("worlds") and row["interval"] is not None]
+
+
+def _deciding(entry: Entry) -> int:
+    """The index of a claim's deciding test, whose numbers the entry repeats."""
+    effects = [test["effect"] for test in entry["tests"]]
+    return effects.index(entry["effect"])
+
+
+def worlds_table(rows: Sequence[Entry]) -> Table:
+    """The numbers of `worlds`: an estimate and its standard error for every world."""
+    names = ("claim", "task", "effect", "unit")
+    return style.frame(
+        {**{name: row[name] for name in names}, **world}
+        for row in rows
+        for world in row["details"]["worlds"]
+    )
+
+
+def worlds(rows: Sequence[Entry], width: float) -> Figure:
+    """The deciding effect of every claim, world by world: estimates with 90% bars, the pooled interval as a diamond,
+    and in grey what is practically nothing. One panel per claim and task; those of a claim share their axis."""
+    most = max(len(row["details"]["worlds"]) for row in rows)
+    figure, panels = style.grid(len(rows), width, 0.085 * most + 0.95, 2 if width > 5 else 1)
+    of_claim: dict[str, list[Axes]] = {}
+    for axes, row in zip(panels, rows, strict=True):
+        _worlds_panel(axes, row)
+        of_claim.setdefault(row["claim"], []).append(axes)
+    for shared in of_claim.values():
+        style.share_limits(shared, "xlim")
+    return figure
+
+
+def _worlds_panel(axes: Axes, row: Entry) -> None:
+    scale, rope, own = scale_of(row["unit"]), row["rule"]["rope"], row["details"]["worlds"]
+    colour = VERDICT_COLOURS.get(row["verdict"], INK)
+    if rope:
+        axes.axvspan(-rope * scale, rope * scale, color=RULE, lw=0, zorder=0)
+    axes.axvline(0, color=SOFT, lw=0.7, zorder=1)
+    middles = scale * np.array([world["estimate"] for world in own])
+    bars = scale * 1.645 * np.array([world["error"] for world in own])
+    heights = np.arange(len(own), 0, -1.0)
+    axes.hlines(heights, middles - bars, middles + bars, color=INK, lw=1, alpha=0.45)
+    axes.plot(middles, heights, "o", ms=3.2, color=INK, mew=0)
+    low, high = (scale * end for end in row["interval"])
+    corners = [
+        (low, -0.5),
+        (scale * row["estimate"], 0.1),
+        (high, -0.5),
+        (scale * row["estimate"], -1.1),
+    ]
+    axes.fill(*zip(*corners, strict=True), color=colour, lw=0, zorder=3)
+    axes.set_xlim(*style.limits([rope, -rope, *(middles / scale)], [row["interval"]], scale))
+    axes.set_ylim(-1.6, len(own) + 0.7)
+    style.effect_axis(axes, unit_name(row["unit"]))
+    style.title(axes, f"{row['claim']} {row['task']}: {row['verdict']}")
+
+
 def peaks_table(panels: Mapping[str, TaskEvidence], arms: Sequence[str], metric: str) -> Table:
     """Every arm's best outcome as a gain over SFT, and the KL at its peak, pooled over worlds, with 90% intervals."""
     records = []

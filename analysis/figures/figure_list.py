@@ -22,7 +22,7 @@ def captioned_figures(figure_inputs: FigureInputs) -> list[CaptionedFigure]:
     spoken = inputs.estimands(figure_inputs.results)
     makers = (
         _frontier, _peaks, _relative, _peak_place, _along, _windows,
-        _scatters, _logprob, _ends, _forest, _each_level, _envelope,
+        _scatters, _logprob, _ends, _forest, _each_level, _worlds, _envelope,
     )  # fmt: skip
     shown = [captioned for maker in makers for captioned in maker(figure_inputs, spoken)]
     return sorted(shown, key=lambda captioned: not captioned.central)
@@ -218,6 +218,21 @@ def _forest(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFi
             "go on beyond the panel.",
             partial(effects.forest, rows),
             effects.effects_table(rows),
+        )
+
+
+def _worlds(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
+    rows = effects.deciding_worlds(figure_inputs.entries)
+    if rows:
+        yield CaptionedFigure(
+            "worlds",
+            "How do the worlds differ?",
+            "The deciding effect of every claim in every world, with 90% bars, and the pooled interval.",
+            "A line is a world: its own estimate, with a 90% bar from its standard error. The diamond is the pooled "
+            "effect, as wide as its interval. Grey: practically nothing. Of several tests, the deciding one is shown.",
+            partial(effects.worlds, rows),
+            effects.worlds_table(rows),
+            central=False,
         )
 
 

@@ -13,6 +13,8 @@ from sweeps.tensorboard.samples import said
 from testbed import paths
 from testbed.metric_table import LEDGER, WORLD, Column
 
+DEVELOPMENT = 100
+"""Seeds below this one are for development; see docs/seeds.md."""
 _MOST_LISTED = 40
 _MOST_WORLDS = 60
 
@@ -50,6 +52,25 @@ def _seeds(study: Mapping[str, Any]) -> str:
     return html.plural(len(chosen), "seed") + (
         f", {chosen[0]} to {chosen[-1]}" if chosen.start else ""
     )
+
+
+def looked_at(results: Results) -> list[str]:
+    """What was looked at before the verdicts: worlds on which methods were developed, and widths while a study grew."""
+    said = []
+    seeds = seeds_from(results.study["seeds"])
+    if seeds.stop <= DEVELOPMENT:
+        said.append(
+            f"Development seeds: looked at before. Worlds of seeds below {DEVELOPMENT} were seen while methods and "
+            "defaults were chosen."
+        )
+    looks = results.study.get("precision", {}).get("looks", [])
+    if looks:
+        counts = html.listed([str(look["worlds"]) for look in looks])
+        said.append(
+            f"Grown until its intervals were narrow: looked at {html.plural(len(looks), 'time')}, with {counts} worlds "
+            "a task. A look sees widths, never effects."
+        )
+    return said
 
 
 def design(results: Results) -> Html:

@@ -1,4 +1,5 @@
-"""The site's first page: the scoreboard, the claims that were not reproduced, and missing results."""
+"""The site's first page: the main figure and what was found, the scoreboard, the claims that were not reproduced, and
+missing results."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -6,11 +7,11 @@ from typing import Any
 import pandas as pd
 
 from analysis import html
+from analysis.figures.style import CaptionedFigure
 from analysis.html import Html, element
 from analysis.load import counts
-from analysis.site import verdicts
+from analysis.site import design, findings, study, verdicts
 from analysis.site.page import Place, document, navigation
-from analysis.site.study import file_name
 from analysis.site.study_data import StudyData
 from analysis.verdicts.verdict import PAPER, base, rank
 
@@ -27,12 +28,16 @@ def page(
     entries: Sequence[Mapping[str, Any]],
     problems: Sequence[str],
     places: Sequence[Place],
+    shown: Mapping[str, Sequence[CaptionedFigure]],
 ) -> str:
-    """The whole page as HTML."""
+    """The whole page as HTML; ``shown`` are the figures of every study, by its name."""
+    ranked = sorted(all_study_data, key=_place)
     body = [
         navigation(places, "index.html"),
         _head(all_study_data, entries, problems),
-        _board(entries),
+        study.main(ranked[0], shown[ranked[0].results.name]),
+        html.section("findings", "What the other studies found", _findings(ranked[1:])),
+        _board(all_study_data, entries),
         html.section(
             "reasons", "What did not come out as claimed", verdicts.not_reproduced(entries)
         ),
@@ -82,11 +87,39 @@ def _head(
     return html.header(kicker, title, lead, html.tally(items), trouble)
 
 
-def _board(entries: Sequence[Mapping[str, Any]]) -> Html:
+def _place(study_data: StudyData) -> tuple[Any, ...]:
+    """Studies are in the order of the claims that they lead with; those without a finding come last."""
+    _, _, rows = findings.lead(study_data)
+    return (0, rank(rows[0]["claim"])) if rows else (1,)
+
+
+def _findings(all_study_data: Sequence[StudyData]) -> Html:
+    """One sentence for each study that has claims."""
+    said = [(study_data.results, findings.sentence(study_data)) for study_data in all_study_data]
+    return html.bullets(
+        Html(f"{html.link(study.file_name(results), results.name)}: {html.escape(found)}")
+        for results, found in said
+        if found
+    )
+
+
+def _seen(all_study_data: Sequence[StudyData]) -> str:
+    """Studies whose worlds or widths were looked at before the verdicts."""
+    said: dict[str, list[str]] = {}
+    for study_data in all_study_data:
+        for words in design.looked_at(study_data.results):
+            said.setdefault(words, []).append(study_data.results.name)
+    if len(all_study_data) == 1:
+        return " ".join(said)
+    return " ".join(f"{html.listed(names)}: {words}" for words, names in said.items())
+
+
+def _board(all_study_data: Sequence[StudyData], entries: Sequence[Mapping[str, Any]]) -> Html:
     if not entries:
         words = "These studies make no claims: their pages show what was measured."
         return html.section("scoreboard", "Claims by tasks", html.paragraph(words))
-    parts = verdicts.scoreboard(entries), element("p", _LEGEND, class_="legend")
+    notes = (verdicts.many(entries), _seen(all_study_data), _LEGEND)
+    parts = verdicts.scoreboard(entries), *(element("p", n, class_="legend") for n in notes if n)
     return html.section("scoreboard", "Claims by tasks", *parts)
 
 
@@ -111,7 +144,7 @@ def _studies(all_study_data: Sequence[StudyData]) -> Html:
         results = study_data.results
         numbers = counts(results.runs())
         seconds = sum(one.get("seconds") or 0 for one in results.study.get("sessions", ()))
-        name = html.link(file_name(results), results.name)
+        name = html.link(study.file_name(results), results.name)
         said = f"{results.study.get('title', '')}. {results.study.get('question', '')}".strip(". ")
         claims = sorted({row["claim"] for row in study_data.entries}, key=rank)
         cells = len(results.arms), numbers["seeds"], f"{numbers['runs']:,}", numbers["diverged"]

@@ -1,4 +1,5 @@
-"""One study's page: question, verdicts, figures, design, runs and their cost."""
+"""One study's page: the main figure with the finding, verdicts, further figures, design, runs and their cost, and the
+background last."""
 
 from collections.abc import Sequence
 
@@ -6,7 +7,7 @@ from analysis import html
 from analysis.figures.style import CaptionedFigure
 from analysis.html import Html, element
 from analysis.load import Results, counts
-from analysis.site import design, verdicts
+from analysis.site import design, findings, verdicts
 from analysis.site.page import Place, document, figure, navigation
 from analysis.site.study_data import StudyData
 from sweeps.store.file_names import figure_stem, study_stem
@@ -23,10 +24,10 @@ def page(
     body = [
         navigation(places, file_name(results)),
         _head(study_data),
-        _contents(study_data, central, other, bool(answers)),
+        main(study_data, captioned_figures),
+        _contents(study_data, central[1:], other, bool(answers)),
         verdicts.in_full(study_data.entries),
-        design.background(results),
-        *(_shown(study_data, captioned) for captioned in central),
+        *(_shown(study_data, captioned) for captioned in central[1:]),
         design.estimates(study_data.estimates),
         *(_shown(study_data, captioned) for captioned in other),
         answers,
@@ -47,6 +48,7 @@ def page(
                 ".",
             ),
         ),
+        design.background(results),
     ]
     return document(str(results.study.get("title", results.name)), body)
 
@@ -66,6 +68,7 @@ def _head(study_data: StudyData) -> Html:
     items += [("", ends["seeds"], "seeds" if ends["seeds"] > 1 else "seed")]
     kicker = f"Study {results.name} · preset {study.get('preset', '?')} · {html.listed(list(results.tasks))}"
     warnings = (design.missing(results), design.versions(results), _newer(study_data))
+    warnings += tuple(html.warning(said) for said in design.looked_at(results))
     title, question = study.get("title", results.name), study.get("question", "")
     return html.header(kicker, title, question, html.tally(items), *warnings)
 
@@ -92,8 +95,17 @@ def _contents(
     names += [(html.slug(e.name), e.heading.rstrip("?")) for e in (*central, *other)]
     names += [("answers", "What do they answer")] if answers else []
     names += [("design", "What was run"), ("runs", "Runs"), ("cost", "Cost")]
+    names += [("background", "Background")] if study_data.results.study.get("background") else []
     links = html.bullets(html.link(f"#{name}", words) for name, words in names)
     return element("nav", links, class_="contents", aria_label="On this page")
+
+
+def main(study_data: StudyData, captioned_figures: Sequence[CaptionedFigure]) -> Html:
+    """The finding of a study in one sentence, with its main figure."""
+    found = findings.sentence(study_data)
+    said = element("p", found, class_="lead finding") if found else ""
+    central = [captioned for captioned in captioned_figures if captioned.central]
+    return html.join([said, *(_shown(study_data, captioned) for captioned in central[:1])])
 
 
 def _shown(study_data: StudyData, captioned: CaptionedFigure) -> Html:

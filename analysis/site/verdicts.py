@@ -5,11 +5,17 @@ from typing import Any
 
 from analysis import html
 from analysis.html import Html, element, escape
+from analysis.site import forest
 from analysis.verdicts.evidence import ALL_TASKS
+from analysis.verdicts.many import expected_wrong
 from analysis.verdicts.verdict import PAPER, base, rank
 from sweeps.store.file_names import study_stem
 
 Entry = Mapping[str, Any]
+
+
+CLOSE = "close to the threshold"
+"""Mark of verdicts that a small error of the probability would change."""
 
 
 def ordered(entries: Sequence[Entry]) -> list[Entry]:
@@ -32,6 +38,28 @@ def tally_items(entries: Sequence[Entry]) -> list[tuple[str, Any, str]]:
     return [
         (name, f"{html.SYMBOLS[name]} {count}", name) for name, count in counts(entries).items()
     ]
+
+
+def many(entries: Sequence[Entry]) -> str:
+    """How many of the decided verdicts are expected to be wrong, and how many are close to the threshold; "" if none is
+    decided."""
+    decided = sum(row["verdict"] != "undecided" for row in entries)
+    if not decided:
+        return ""
+    wrong = expected_wrong(entries)
+    amount = f"{wrong:.1f}" if wrong >= 0.95 else "0" if not wrong else f"{max(wrong, 0.001):.1g}"
+    near = sum(row["close"] for row in entries)
+    marked = (
+        f" {html.plural(near, 'verdict')} {'is' if near == 1 else 'are'} marked as {CLOSE}: an error of 0.01 in the "
+        "probability would change it."
+        if near
+        else ""
+    )
+    return (
+        f"Of {html.plural(decided, 'decided verdict')} at most {amount} {'is' if amount == '1' else 'are'} expected to "
+        "be wrong: each leaves some probability to the opposite, and these add up, however the verdicts depend on each "
+        f"other.{marked}"
+    )
 
 
 def anchor(row: Entry) -> str:
@@ -79,6 +107,8 @@ def _cell(row: Entry | None, task: str) -> Html:
         parts.append(element("span", html.between(row), class_="range"))
     if row["newer"]:
         parts.append(element("span", "newer rule", class_="newer"))
+    if row["close"]:
+        parts.append(element("span", CLOSE, class_="newer"))
     told = "; ".join(filter(None, (row["effect"], html.effect(row), row["reason"])))
     linked = element("a", Html(" ".join(parts)), href=_address(row), title=told)
     return element("td", linked, class_=row["verdict"], data_task=task)
@@ -135,7 +165,9 @@ def in_full(entries: Sequence[Entry]) -> Html:
         rows.sort(key=lambda row: (row["task"] == ALL_TASKS, row["task"]))
         name = html.slug(claim)
         title = html.heading(f"{claim} {rows[0]['text']}", name, 3)
-        parts = title, _age(rows), *map(_outcome, rows), _note(rows), _rules(rows)
+        tests, beside = (forest.of_claim(rows, part) for part in ("tests", "beside"))
+        outcomes = [_outcome(row, tests, beside) for row in rows]
+        parts = title, _age(rows), *outcomes, _note(rows), _rules(rows)
         items.append(element("li", *parts, id=name))
     board = element("ol", *items, class_="claims") if items else ""
     return html.section("verdicts", "Verdicts", board)
@@ -159,25 +191,41 @@ def _note(rows: Sequence[Entry]) -> Html:
     return html.join(html.written(note).replace("<p>", '<p class="note">') for note in notes)
 
 
-def _outcome(row: Entry) -> Html:
-    lines = [element("div", element("b", row["task"]))]
-    lines += [element("div", *_line(test)) for test in row["tests"]]
+Forests = Mapping[tuple[str, int], Html]
+"""Forest plots by task and index of the effect."""
+
+
+def _outcome(row: Entry, tests: Forests, beside: Forests) -> Html:
+    """A claim's verdict on one task: the effect of every test with its worlds, then the effects beside them."""
+    task = row["task"]
+    lines = [element("div", element("b", task))]
+    lines += [_line(test, tests.get((task, index))) for index, test in enumerate(row["tests"])]
     if row["reason"]:
         lines.append(element("div", html.sentence(row["reason"]), class_="why"))
+    if row["close"]:
+        lines.append(element("div", html.sentence(CLOSE), class_="why"))
     if row["stored_verdict"] not in (None, row["verdict"]):
         before = f"By the rule stored with the data it was {row['stored_verdict']}."
         lines.append(element("div", before, class_="why newer"))
+    others = [_line(one, beside.get((task, index))) for index, one in enumerate(row["beside"])]
+    if others:
+        lines.append(html.details("Beside it: decides nothing", *others))
     parts = html.pill(row["verdict"]), element("div", *lines)
     return element("div", *parts, class_="outcome", id=anchor(row))
 
 
-def _line(test: Entry) -> tuple[str, ...]:
-    """One effect: its shape, the number, then its words."""
+def _line(test: Entry, worlds: Html | None) -> Html:
+    """One effect: its shape if it is tested, the number, then its words, and its worlds beside them."""
     said, _, interval = html.effect(test).partition(" (")
     words = f" ({interval} {test['effect']}" if interval else f" {test['effect']}"
-    verdict = test["verdict"]
-    mark = element("span", html.SYMBOLS[verdict], class_=f"mark {verdict}", title=verdict)
-    return mark, " ", element("span", said, class_="number"), words
+    parts = [element("span", said, class_="number"), words]
+    if "verdict" in test:
+        verdict = test["verdict"]
+        shape = html.SYMBOLS[verdict]
+        parts = [element("span", shape, class_=f"mark {verdict}", title=verdict), " ", *parts]
+    elif test["reason"]:
+        parts += [element("span", f" {html.sentence(test['reason'])}", class_="why")]
+    return element("div", element("div", *parts), worlds or "", class_="effect")
 
 
 def _rules(rows: Sequence[Entry]) -> Html:

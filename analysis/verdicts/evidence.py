@@ -74,7 +74,9 @@ class TaskEvidence:
         else:
             posterior = pooled.pool_effects(effects, negligible, self.study.families)
             if posterior is None:
-                reason = "the worlds do not differ at all, so there is no interval"
+                reason = next(iter(effects.open.values()), "") or (
+                    "the worlds do not differ at all, so there is no interval"
+                )
         if posterior is None:
             value = next(iter(effects.estimates.values())).value
             return Draws(*words, np.array([value]), reason, details), None

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from analysis.load import Results
+from analysis.verdicts import many
 from analysis.verdicts.evidence import ALL_TASKS, Pool, TaskEvidence, TypicalEvidence
 from sweeps.claims import Claim, Ruling
 from sweeps.claims import Test as Part
@@ -125,7 +126,7 @@ def entry(
     """One row of verdicts.json. Numbers that do not exist are null, never NaN.
 
     The effect, numbers and rule at the top level are those of the deciding test; `beside` are effects that decide
-    nothing.
+    nothing. `close`: see `analysis.verdicts.many.is_close`.
     """
     tests = [_test(test, part) for test, part in zip(claim.tests, ruling.parts, strict=True)]
     deciding = tests[ruling.deciding]
@@ -135,6 +136,7 @@ def entry(
         "text": claim.text,
         **deciding,
         "verdict": ruling.verdict,
+        "close": many.is_close(ruling.verdict, tests),
         "reason": ruling.reason,
         "against": claim.against,
         "note": claim.note,
@@ -154,12 +156,14 @@ def flat(row: Mapping[str, Any]) -> dict[str, Any]:
 
 def _test(test: Part, part: Judgement) -> dict[str, Any]:
     """One test's judgement."""
-    return {
+    row = {
         "verdict": part.verdict,
         **_numbers(part),
         "probability": part.probability,
         "rule": test.rule.describe() | {"words": test.rule.sentence()},
     }
+    row["details"]["half_widths"] = many.half_widths(row)
+    return row
 
 
 def _numbers(part: Judgement) -> dict[str, Any]:

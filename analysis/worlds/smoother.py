@@ -175,6 +175,7 @@ class Curves:
         self._settings = np.arange(points.setting.max() + 1)
         self.reach = np.array([points.d[points.setting == one].max() for one in self._settings])
         self._solved = linalg.cho_solve(self._root, points.change)
+        self._bests: dict[float, WorldEstimate] = {}
 
     def joint(
         self, nodes: Nodes
@@ -224,6 +225,11 @@ class Curves:
     def best(self, within: float = np.inf) -> WorldEstimate:
         """The largest change within a distance of ``within``, over all settings, each as far as it was observed: mean
         and standard deviation over draws of the curves."""
+        if within not in self._bests:
+            self._bests[within] = self._best(within)
+        return self._bests[within]
+
+    def _best(self, within: float) -> WorldEstimate:
         ends = np.minimum(self.reach, within)
         d = np.concatenate([np.linspace(0, end, _BEST_NODES) for end in ends])
         nodes = Nodes(d, np.repeat(self._settings, _BEST_NODES))
@@ -246,8 +252,9 @@ class Curves:
     def _draws(self, nodes: Nodes, count: int = 400) -> Float[np.ndarray, "draw node"]:
         """Draws of the curves at the nodes, the same at each call."""
         mean, covariance = self.joint(nodes)
-        values, vectors = np.linalg.eigh(covariance)
-        root = vectors * np.sqrt(np.maximum(values, 0.0))
+        # Rounding makes the covariance of close nodes indefinite, by far less than this.
+        rounding = _JITTER * (self._by.curve**2 + self._by.setting**2)
+        root = np.linalg.cholesky(covariance + rounding * np.eye(len(mean)))
         return mean + np.random.default_rng(0).normal(size=(count, len(mean))) @ root.T
 
     def _misfit(self, low: float, high: float) -> float:

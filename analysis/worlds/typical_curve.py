@@ -18,12 +18,15 @@ from sweeps.estimands import Seed, Unanswerable, WorldCurve
 POINTS = 129
 SHARE = 0.5
 """A curve is shown as far as this share of the worlds came."""
+LEAST = 3
+"""Fewest worlds of a band."""
 
 
 class TypicalCurve(NamedTuple):
     """Attributes:
     d: distances sqrt(KL), from 0. mean, low, high: over worlds, with the ends of the 90% interval of the mean (NaN for
-        a single world). worlds: each world's own curve, NaN beyond its range. seeds: of the worlds.
+        fewer than three worlds: that of two is wider than any figure). worlds: each world's own curve, NaN beyond its
+        range. seeds: of the worlds.
     """
 
     d: Float[np.ndarray, " d"]
@@ -81,4 +84,5 @@ def _over_worlds(
     with np.errstate(divide="ignore", invalid="ignore"):
         variance = np.where(seen, (values - middle) ** 2, 0.0).sum(axis=0) / (count - 1)
         half = stdtrit(count - 1, 0.95) * np.sqrt(variance / count)
+    half = np.where(count < LEAST, np.nan, half)
     return TypicalCurve(d, mean, mean - half, mean + half, np.where(seen, values, np.nan), seeds)

@@ -158,6 +158,10 @@ class Evidence(Protocol):
         ...
 
 
+#: Readers of descriptions that earlier versions stored (`sweeps.estimands.retired`); None for any other description.
+FORMER: list[Callable[[Mapping[str, Any]], "Estimand | None"]] = []
+
+
 @dataclasses.dataclass(frozen=True)
 class Estimand(Described, abc.ABC):
     """Abstract: one effect, measured from evidence. Final subclasses are plain data.
@@ -180,12 +184,8 @@ class Estimand(Described, abc.ABC):
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> Self:
         """Rebuild an estimand from the output of `describe`. Kinds of earlier versions become `Retired`."""
-        from sweeps.estimands import retired
-
-        if retired.is_retired(data):
-            former: Any = retired.Retired(tuple(data.items()))
-            return former
-        return super().from_dict(data)
+        former: Any = next(filter(None, (read(data) for read in FORMER)), None)
+        return super().from_dict(data) if former is None else former
 
     @abc.abstractmethod
     def words(self) -> tuple[str, str]:

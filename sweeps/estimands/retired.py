@@ -4,7 +4,7 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any, ClassVar
 
-from sweeps.estimands.base import Estimand, Evidence, Unanswerable
+from sweeps.estimands.base import FORMER, Estimand, Evidence, Unanswerable
 from sweeps.rules import Draws
 
 _MOVED = "a range of KL that moved with the settings; MatchedDifference compares in fixed windows"
@@ -23,12 +23,6 @@ RETIRED: Mapping[str, str] = {
 """Kinds of earlier versions, and what they measured instead of what is measured now."""
 _FORMER_FIELD = {"InteriorMaximum": "arms", "ShareOfGap": "measure"}
 """Kinds that still exist with other fields, and a field that only the former ones had."""
-
-
-def is_retired(data: Mapping[str, Any]) -> bool:
-    """Whether a stored description is that of an estimand of an earlier version."""
-    kind = data.get("kind")
-    return kind in RETIRED and _FORMER_FIELD.get(str(kind), "kind") in data
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,3 +48,13 @@ class Retired(Estimand):
     def _measure(self, evidence: Evidence, negligible: float) -> Draws:
         kind = str(dict(self.stored)["kind"])
         raise Unanswerable(f"{kind} is not measured any more: it read {RETIRED[kind]}")
+
+
+def read(data: Mapping[str, Any]) -> Retired | None:
+    """An estimand of an earlier version from its stored description; None if this version has it."""
+    kind = str(data.get("kind"))
+    former = kind in RETIRED and _FORMER_FIELD.get(kind, "kind") in data
+    return Retired(tuple(data.items())) if former else None
+
+
+FORMER.append(read)

@@ -10,7 +10,7 @@ from rich.console import Console
 from sweeps.store import json_files
 from sweeps.store.file_names import figure_prefix
 from sweeps.store.store import Store, read_stores
-from sweeps.tensorboard import events, writer
+from sweeps.tensorboard import events, worlds, writer
 from sweeps.throttle import Pace
 
 #: Seconds from one preview to the next, at least.
@@ -24,6 +24,7 @@ VERDICT: json_files.Shape = {
     "study?": str,
     "estimate?": (float, None),
     "interval?": ([float, float], None),
+    "tests?": worlds.TESTS,
 }
 
 Row = dict[str, Any]

@@ -2,9 +2,9 @@
 the only source.
 
 ``summary/`` holds at most 40 logs (TensorBoard opens blank with more): one for each arm and setting with the median and
-quartiles over seeds, and one per study with the question, the verdicts, the figures, and the charts that compare the
-best setting of each arm. On request ``runs/`` holds a limited choice of single runs, and ``hparams/`` the results of
-every run.
+quartiles over seeds, and one per study with the question, the verdicts, the effects of worlds, the figures, and the
+charts that compare the best setting of each arm. On request ``runs/`` holds a limited choice of single runs, and
+``hparams/`` the results of every run.
 """
 
 import dataclasses
@@ -19,7 +19,7 @@ import pandas as pd
 from tensorboardX import summary as summaries
 
 from sweeps.store.file_names import file_name, told_apart
-from sweeps.tensorboard import events, hparams
+from sweeps.tensorboard import events, hparams, worlds
 from sweeps.tensorboard import log_names as names_of
 from sweeps.tensorboard.events import LOWER, MIDDLE, UPPER, Table
 from sweeps.tensorboard.log_names import Meaning
@@ -168,6 +168,8 @@ def _summarise(
             add(summaries.text(tag, words), 0)
         for figure in study.figures:
             add(events.image(figure), 0)
+        for effect, count in worlds.effects(study.verdicts):
+            add(effect, count)
         add(events.layout(_charts(study, place, sorted(set(best.values())))), 0)
         add(hparams.schema(schema.table, schema.settings), 0)
     return names

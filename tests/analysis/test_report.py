@@ -201,7 +201,9 @@ def directory(tmp_path_factory):
     besides.append(
         {"policy.model": next(iter(MODELS))}
     )  # joined from a plan without the other axis
+    looks = [{"worlds": 8, "widths": []}, {"worlds": 10, "widths": []}]
     world = {"strata": ["policy.model"], "axes": axes, "further": {"arm 3": besides}}
+    world |= {"seeds": [100, 102], "precision": {"looks": looks}}
     write(path / "beta", header("beta", WIDE, arms, wide, **world), wide)
     (path / "gamma").mkdir()
     (path / "gamma" / "study.json").write_text('{"schema": 99}')
@@ -224,10 +226,12 @@ def test_files_are_written(directory, pages):
     names = {"index.html", "alpha.html", "beta.html", "methods.html", "provenance.html"}
     assert pages.keys() == names
     figures = {path.name for path in (directory / "report" / "figures").iterdir()}
-    alpha = {"frontier", "frontier-win_rate", "logprob", "classification", "envelope", "effects"}
+    alpha = {"frontier", "frontier-win_rate", "logprob", "classification", "envelope"}
+    alpha |= {"effects", "worlds"}
     beta = {
         "levels-policy-model", "distance-data-coverage", "distance-ground-data_support_mass",
         "windows", "classification", "scatter-data_accuracy-win_rate", "ends", "envelope", "effects",
+        "worlds",
     }  # fmt: skip
     wanted = {f"alpha-{name}" for name in alpha} | {f"beta-{name}" for name in beta}
     assert figures == {f"{name}.{kind}" for name in wanted for kind in ("png", "svg", "csv")}
@@ -310,6 +314,84 @@ def test_what_is_missing_is_told(directory, pages):
     }
     assert f"{len(own)} runs, 1 diverged" in index
     assert "no study here asks: C1, C3, C4" in index
+
+
+def test_pages_show_first_and_tell_the_background_last(directory, pages):
+    """The finding and the main figure, then verdicts, then the rest. The first page begins with the study that leads
+    with the first claim, and has one sentence for the others."""
+    page, index = pages["alpha.html"], pages["index.html"]
+    places = [
+        page.index(part)
+        for part in (
+            'class="lead finding"',
+            "<figure>",
+            'id="verdicts"',
+            'id="design"',
+            'id="background"',
+        )
+    ]
+    assert places == sorted(places)
+    assert page.index('id="background"') > page.rindex("<figure>")
+    places = [index.index(part) for part in ('class="lead finding"', "<figure>", 'id="scoreboard"')]
+    assert places == sorted(places)
+    [row] = [row for row in judged(directory) if row["claim"] == "C2"]
+    size = amount(row["estimate"], row["unit"])
+    words = f"At the same KL (0.5 to 3 nats) online and offline differ in golden reward by {size} ("
+    assert words in text_of(page)
+    assert words in text_of(index)
+    assert f"is {row['verdict']} on Neural." in text_of(page)
+    assert "beta: " in text_of(index)
+
+
+def test_the_worlds_stand_beside_every_interval(directory, pages):
+    """Each test and each effect beside it that is measured in worlds has a forest: a mark a world, and a diamond if
+    there is an interval. Those of a typical task have a mark for each task with an interval."""
+    for study in ("alpha", "beta"):
+        effects = {
+            (row["claim"], row["task"], part, index): effect
+            for row in judged(directory)
+            for part in ("tests", "beside")
+            for index, effect in enumerate(row[part])
+            if row["study"] == study
+        }
+        expected = []
+        for (claim, task, *place), effect in effects.items():
+            marks = len(effect["details"].get("worlds", ()))
+            if task == "all tasks":
+                same = [
+                    e for (c, t, *p), e in effects.items() if (c, p) == (claim, place) and t != task
+                ]
+                marks = sum(one["interval"] is not None for one in same)
+            if marks:
+                expected.append((marks, effect["interval"] is not None))
+        forests = re.findall(r'<svg [^>]*class="forest.*?</svg>', pages[f"{study}.html"], re.DOTALL)
+        shown = [(forest.count("<circle"), "<polygon" in forest) for forest in forests]
+        assert sorted(shown) == sorted(expected)
+        assert len(shown) > 3
+
+
+def test_what_was_looked_at_before_is_told(pages):
+    alpha, beta, index = (text_of(pages[f"{name}.html"]) for name in ("alpha", "beta", "index"))
+    assert "Development seeds: looked at before" in alpha
+    assert "Development seeds" not in beta
+    assert "alpha: Development seeds" in index
+    assert "looked at 2 times, with 8 and 10 worlds a task" in beta
+    assert "looked at 2 times" not in alpha
+
+
+def test_pages_say_how_many_verdicts_may_be_wrong(directory, pages):
+    rows = judged(directory)
+    decided = sum(row["verdict"] != "undecided" for row in rows)
+    assert f"Of {decided} decided verdicts at most " in text_of(pages["index.html"])
+    near = [{**row, "close": index < 2} for index, row in enumerate(rows)]
+    assert "2 verdicts are marked as close to the threshold" in verdicts.many(near)
+    assert verdicts.many([{**row, "verdict": "undecided"} for row in rows]) == ""
+    board = verdicts.scoreboard(near)
+    assert board.count("close to the threshold") == 2
+
+
+def judged(directory):
+    return json.loads((directory / "report" / "verdicts.json").read_text())
 
 
 def test_study_page_tells_rules_runs_and_cost(directory, pages):
@@ -399,7 +481,7 @@ def test_results_without_curves_still_give_a_page(tmp_path):
     index = report.build(write(tmp_path / "bare", head, table))
     assert "C2" in index.read_text()
     names = {path.stem for path in (index.parent / "figures").iterdir()}
-    assert names == {"alpha-logprob", "alpha-effects"}
+    assert names == {"alpha-logprob", "alpha-effects", "alpha-worlds"}
 
 
 def test_missing_directory_is_refused(tmp_path):

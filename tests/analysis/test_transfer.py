@@ -28,7 +28,7 @@ RULE = More(0.01)
 STUDY = textwrap.dedent("""
     from helpers import experiment
     from sweeps.claims import Claim, Test
-    from sweeps.estimands import Change, Identical, Level, MatchedGap, PairedDifference
+    from sweeps.estimands import Change, Identical, Level, MatchedDifference, PairedDifference
     from sweeps.grid import Axis
     from sweeps.rules import More, Same
     from sweeps.study import Arm, Preset, Study
@@ -43,7 +43,7 @@ STUDY = textwrap.dedent("""
         (Arm("online", {"source": Online()}), Arm("offline", {"source": Offline()})),
         Axis("optimiser.learning_rate", (1e-3, 1e-2)),
         (
-            claim("C2", Test(MatchedGap("online", "offline"), More(0.02))),
+            claim("C2", Test(MatchedDifference("online", "offline", 0.0, 0.5), More(0.02))),
             claim("C9", Test(PairedDifference("data_accuracy", "offline", "online"), More(0.02)),
                   Test(Level("self_accuracy", "online"), More(0.0))),
             claim("C11", Test(Change("winner_logprob_change", "offline", -1), More(0.0)),

@@ -172,6 +172,11 @@ def test_a_curve_that_still_rises_leaves_the_fall_open():
     rising = Given({"x": heights(0.6, 0.7, 0.8, place=3.0, end=2.0)})
     draws = InteriorMaximum("x", "end").draws(rising)
     assert set(draws.open) == {"higher"}
+    # A peak in the last fifth of the range is not followed far enough either.
+    late = Given({"x": heights(0.6, 0.7, 0.8, place=1.7, end=2.0)})
+    assert set(InteriorMaximum("x", "end").draws(late).open) == {"higher"}
+    inside = Given({"x": heights(0.6, 0.7, 0.8, place=1.5, end=2.0)})
+    assert InteriorMaximum("x", "end").draws(inside).open == {}
     assert RULE.judge(draws).verdict == "undecided"
     assert InteriorMaximum("x", "start").draws(rising).open == {}
 

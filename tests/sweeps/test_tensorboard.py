@@ -192,6 +192,40 @@ def test_histograms_are_the_shares_between_quantiles(tmp_path: Path) -> None:
     assert shown.sum_squares == pytest.approx(30 * 225 + 50 * 625 + 50 * 1225 + 30 * 2025)
 
 
+def test_effects_of_worlds_are_histograms_and_their_half_widths_curves(tmp_path: Path) -> None:
+    """An effect has a histogram of the worlds' estimates, and a half width for each number of worlds; a claim with
+    several tests has several. Verdicts without worlds have neither."""
+    worlds = [{"seed": seed, "estimate": 0.1 * seed, "error": 0.02} for seed in range(4)]
+    unknown = {"seed": 4, "estimate": None, "error": None}
+    test = {
+        "details": {"worlds": [*worlds, unknown], "half_widths": [[2, 0.6], [3, 0.3], [4, 0.2]]}
+    }
+    bare = {"details": {}}
+    verdicts = [
+        VERDICT | {"tests": [test]},
+        VERDICT | {"claim": "C9", "tests": [bare, test]},
+        VERDICT,
+    ]
+    root = write(table(), HEADER, tmp_path, verdicts=verdicts)
+    found = scalars(root / "study")
+    assert found["half_width/C2/Neural"] == pytest.approx({2: 0.6, 3: 0.3, 4: 0.2})
+    assert {tag for tag in found if "half_width" in tag} == {
+        "half_width/C2/Neural",
+        "half_width/C9/Neural/2",
+    }
+    histograms = {
+        value.tag: (event.step, value.histo)
+        for event in events(root / "study")
+        for value in event.summary.value
+        if value.WhichOneof("value") == "histo"
+    }
+    assert histograms.keys() == {"worlds/C2/Neural", "worlds/C9/Neural/2"}
+    step, shown = histograms["worlds/C2/Neural"]
+    assert (step, shown.num, shown.min) == (4, 4, 0.0)
+    assert shown.max == pytest.approx(0.3)
+    assert shown.sum == pytest.approx(0.6)
+
+
 def test_a_log_forgets_what_was_there_before(tmp_path: Path) -> None:
     """TensorBoard drops what it has read of a log when another says that it begins."""
     root = write(table(), HEADER, tmp_path)
