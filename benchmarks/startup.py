@@ -115,7 +115,8 @@ def artifacts(base: Any) -> Any:
     scores = jax.jit(logprob.score_pairs)(inputs.reference, pairs)
     data, some = Dataset(pairs, scores, margins), base.evaluation.prompts
     prompts, answers = jax.tree.map(lambda x: x[:some], (pairs.prompt, pairs.winner))
-    opponent = Opponent(prompts, answers, margins[:some])
+    answers = jax.tree.map(lambda x: x[:, None], answers)
+    opponent = Opponent(prompts, answers, margins[:some, None])
     return jax.device_get(
         WorldArtifacts(drawn, inputs.reference, data, inputs.teacher, opponent, {})
     )

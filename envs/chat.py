@@ -66,8 +66,14 @@ class Chat(AbstractNetworkTask):
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw writers and annotators; the reward has unit scale until SFT samples exist."""
-        k_writers, k_golden, k_prompts, k_responses = jax.random.split(key, 4)
-        prompts, writers, sample, responses = self.written(k_writers, k_prompts, k_responses)
+        return self.world_with(None, key, key)
+
+    def world_with(self, material: None, key: PRNGKeyArray, writers: PRNGKeyArray) -> World:
+        """`world` with the writers of another world: networks are those of ``key``, standardised over these writers'
+        responses."""
+        _, k_golden, k_prompts, k_responses = jax.random.split(key, 4)
+        k_writers = jax.random.split(writers, 4)[0]
+        prompts, people, sample, responses = self.written(k_writers, k_prompts, k_responses)
         count = self.annotators
         networks = jax.vmap(
             lambda k: NeuralGolden.init(
@@ -85,4 +91,4 @@ class Chat(AbstractNetworkTask):
             sample,
             responses,
         )
-        return World(prompts, writers, golden)
+        return World(prompts, people, golden)

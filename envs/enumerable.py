@@ -73,12 +73,18 @@ class Enumerable(AbstractNetworkTask):
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw writers and golden reward; the reward has unit scale until SFT samples exist."""
-        k_writers, k_golden, k_taste, k_prompts, k_responses = jax.random.split(key, 5)
-        prompts, writers, sample, responses = self.written(k_writers, k_prompts, k_responses)
+        return self.world_with(None, key, key)
+
+    def world_with(self, material: None, key: PRNGKeyArray, writers: PRNGKeyArray) -> World:
+        """`world` with the writers of another world: n-grams and network are those of ``key``, standardised over these
+        writers' responses."""
+        _, k_golden, k_taste, k_prompts, k_responses = jax.random.split(key, 5)
+        k_writers = jax.random.split(writers, 5)[0]
+        prompts, people, sample, responses = self.written(k_writers, k_prompts, k_responses)
         grams = NGram.init(k_golden, self.vocabulary, self.order, self.interaction, self.repeat)
         taste = NeuralGolden.init(k_taste, self.taste, self.vocabulary, 1.0, sample, responses)
         golden = WeightedGolden.standardised(
             [grams, taste], [1.0, self.taste_weight], sample, responses
         )
         ideal = BestResponse(golden, self.vocabulary, self.response_length)
-        return World(prompts, writers, golden, ideal=ideal)
+        return World(prompts, people, golden, ideal=ideal)

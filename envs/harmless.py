@@ -222,6 +222,10 @@ class Harmless(AbstractTask):
         ideal = HarmlessIdeal(substance, self.response_length)
         return World(prompts, writers, golden, ideal=ideal)
 
+    def world_with(self, material: None, key: PRNGKeyArray, writers: PRNGKeyArray) -> World:
+        """`world`: writers do not differ between worlds, except that they know the world's words."""
+        return self.world(key)
+
     def kinds(self) -> Int[Array, " vocabulary"]:
         """The `Kind` of each token id."""
         fixed = [kind for kind, words in WORDS.items() for _ in words]

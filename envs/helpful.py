@@ -157,7 +157,11 @@ class Helpful(AbstractTask):
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw the worth of tokens, and writers."""
-        k_worth, k_writers = jax.random.split(key)
+        return self.world_with(None, key, key)
+
+    def world_with(self, material: None, key: PRNGKeyArray, writers: PRNGKeyArray) -> World:
+        """`world` with the writers' habits of another world."""
+        k_worth, k_writers = jax.random.split(key)[0], jax.random.split(writers)[1]
         noise = jax.random.uniform(k_worth, (self.vocabulary,), minval=-1.0)
         golden = Compliance(
             1.0 + self.spread * noise,

@@ -108,15 +108,21 @@ class Neural(AbstractNetworkTask):
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw writers and golden reward; the reward has unit scale until SFT samples exist."""
-        k_writers, k_golden, k_prompts, k_responses = jax.random.split(key, 4)
-        prompts, writers, sample, responses = self.written(k_writers, k_prompts, k_responses)
+        return self.world_with(None, key, key)
+
+    def world_with(self, material: None, key: PRNGKeyArray, writers: PRNGKeyArray) -> World:
+        """`world` with the writers of another world. The golden reward's network is that of ``key``; fluency is that of
+        these writers, and the parts are standardised over their responses."""
+        _, k_golden, k_prompts, k_responses = jax.random.split(key, 4)
+        k_writers = jax.random.split(writers, 4)[0]
+        prompts, people, sample, responses = self.written(k_writers, k_prompts, k_responses)
         network = NeuralGolden.init(
             k_golden, self.golden, self.vocabulary, self.ruggedness, sample, responses, self.order
         )
         golden = WeightedGolden.standardised(
-            [network, Fluency(writers), Variety(), Length()],
+            [network, Fluency(people), Variety(), Length()],
             [1.0, self.fluency_weight, self.variety_weight, self.length_bias],
             sample,
             responses,
         )
-        return World(prompts, writers, golden)
+        return World(prompts, people, golden)

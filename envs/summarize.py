@@ -131,7 +131,12 @@ class Summarize(AbstractTask):
 
     def world(self, key: PRNGKeyArray) -> World:
         """Draw saliences, efforts and writers."""
-        k_salience, k_effort, k_writers = jax.random.split(key, 3)
+        return self.world_with(None, key, key)
+
+    def world_with(self, material: None, key: PRNGKeyArray, writers: PRNGKeyArray) -> World:
+        """`world` with the writers' habits of another world; they know the saliences of this one."""
+        k_salience, k_effort, _ = jax.random.split(key, 3)
+        k_writers = jax.random.split(writers, 3)[2]
         token = jnp.arange(self.vocabulary)
         salient = (token >= 1) & (token <= self.salient)
 
@@ -145,9 +150,9 @@ class Summarize(AbstractTask):
             jnp.asarray(self.faithfulness, jnp.float32),
         )
         habits = edits.population(k_writers, self.habits, self.writers)
-        writers = SummaryWriters(habits, golden.salience, self.response_length)
+        people = SummaryWriters(habits, golden.salience, self.response_length)
         prompts = Notes(self.vocabulary, self.prompt_length, self.salient, self.facts)
-        return World(prompts, writers, golden, ideal=PerfectSummaries(golden, self.response_length))
+        return World(prompts, people, golden, ideal=PerfectSummaries(golden, self.response_length))
 
     def words(self) -> tuple[str, ...]:
         """Salient tokens as capitals, filler as small letters, numbered after the end of the alphabet."""

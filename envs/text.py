@@ -140,6 +140,10 @@ class Text(AbstractTask):
         golden = Residual.standardised(golden, asked, samples, self.without_length)
         return World(source, PretrainedWriters(model, self.response_length), golden)
 
+    def world_with(self, material: SharedText, key: PRNGKeyArray, writers: PRNGKeyArray) -> World:
+        """`world_on`: the writers are the checkpoint in every world."""
+        return self.world_on(material, key)
+
     def policy(self, material: SharedText) -> Transformer:
         """The checkpoint."""
         return material.model.model

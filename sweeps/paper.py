@@ -115,10 +115,11 @@ _BETAS = {
     "laptop": (0.03, BASE_BETA),
     "paper": (0.01, 0.03, BASE_BETA, 0.3),
 }
-#: Betas at which offline arms also run `LONGER` times as long, at the highest rate: the lowest betas of each size.
+#: Betas at which offline arms also run longer (`LONGER`), at the highest rate: the lowest betas of each size.
 _LONG_BETAS = {"smoke": (), "laptop": (0.03,), "paper": (0.01, 0.03, BASE_BETA)}
-LONGER = 5
-_STEPS = {"smoke": 100, "laptop": 256, "paper": 1000}
+#: How many times as long these runs are; the paper runs offline learning five times as long.
+LONGER = {"smoke": 1, "laptop": 4, "paper": 5}
+_STEPS = {"smoke": 100, "laptop": 320, "paper": 1000}
 #: Steps with which the golden baseline is trained; 0: the opponent is SFT itself.
 _BASELINE = {"smoke": 0, "laptop": 0, "paper": 1000}
 _SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -138,10 +139,13 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
         "proxy.fit.steps": 600,
         "evaluation.points": 8,
         "evaluation.first": 8,
+        "evaluation.opponent_answers": 4,
     },
     "paper": {"evaluation.points": 20, "evaluation.first": 10, "evaluation.prompts": 2048},
 }
-_SEEDS = {"smoke": 2, "laptop": 16, "paper": 16}
+_SEEDS = {"smoke": 2, "laptop": 8, "paper": 16}
+#: Worlds a task of the studies whose verdicts are shown first, at laptop size.
+MANY_WORLDS = 16
 _NOTES = {
     "smoke": "Does everything run? Too small to believe.",
     "laptop": "Two cores, one sitting.",
@@ -180,14 +184,28 @@ def grid(size: str) -> Grid:
     return product(tasks(size), rates(size), betas(size))
 
 
+def few_rates(size: str) -> Grid:
+    """`grid` with the base rate alone at laptop size: other rates are for arms that run ``longer``."""
+    swept = grid(size)
+    few = product(
+        swept.without("optimiser.learning_rate"), Axis("optimiser.learning_rate", (BASE_RATE,))
+    )
+    return few if size == "laptop" else swept
+
+
 def preset(
-    size: str, *runs: str, axes: Grid | None = None, longer: Sequence[str] = (), **changes: Any
+    size: str,
+    *runs: str,
+    axes: Grid | None = None,
+    longer: Sequence[str] = (),
+    worlds: int | None = None,
+    **changes: Any,
 ) -> Preset:
     """A preset of a size.
 
     ``runs`` are the paths of recorded runs in the arms (``source.recorded``); these are as long as the online runs.
-    ``axes`` replaces `grid`. Arms in ``longer`` additionally run some settings `LONGER` times as long. ``changes``
-    (``__`` for a dot) are further settings.
+    ``axes`` replaces `grid`. Arms in ``longer`` additionally run some settings longer (`LONGER`). ``worlds``
+    replaces the number of worlds at laptop size. ``changes`` (``__`` for a dot) are further settings.
     """
     steps = _STEPS[size]
     lengths = {f"{path}.run.steps": steps for path in runs}
@@ -204,7 +222,8 @@ def preset(
     if longer and _LONG_BETAS[size]:
         swept = product(swept, Axis("steps", (steps,)))
         further = dict.fromkeys(longer, _long(size, swept))
-    return Preset(settings, swept, _SEEDS[size], _NOTES[size], further=further)
+    seeds = worlds if worlds and size == "laptop" else _SEEDS[size]
+    return Preset(settings, swept, seeds, _NOTES[size], further=further)
 
 
 def _long(size: str, swept: Grid) -> Grid:
@@ -213,16 +232,21 @@ def _long(size: str, swept: Grid) -> Grid:
         Axis("task", swept.values("task")),
         Axis("optimiser.learning_rate", (max(_RATES[size]),)),
         Axis("loss.beta", _LONG_BETAS[size]),
-        Axis("steps", (LONGER * _STEPS[size],)),
+        Axis("steps", (LONGER[size] * _STEPS[size],)),
     )
 
 
 def presets(
-    *runs: str, axes: Callable[[str], Grid] = grid, longer: Sequence[str] = ()
+    *runs: str,
+    axes: Callable[[str], Grid] = grid,
+    longer: Sequence[str] = (),
+    worlds: int | None = None,
 ) -> Mapping[str, Preset]:
     """The three sizes, each with its axes (see `preset`), and the sizes of a pretrained language model, with the usual
     axes."""
-    sizes = {size: preset(size, *runs, axes=axes(size), longer=longer) for size in PRESETS}
-    if axes is grid:
+    sizes = {
+        size: preset(size, *runs, axes=axes(size), longer=longer, worlds=worlds) for size in PRESETS
+    }
+    if axes is grid or axes is few_rates:
         sizes |= {size: language.preset(size, *runs) for size in language.SIZES}
     return MappingProxyType(sizes)

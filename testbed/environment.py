@@ -5,6 +5,7 @@ A world consists of a distribution of prompts, human writers who answer them, an
 """
 
 import abc
+import functools
 from collections.abc import Sequence
 from typing import ClassVar
 
@@ -100,6 +101,20 @@ class AbstractTask(eqx.Module):
         """`world` as a pure function of the result of `material` and a key."""
         return self.world(key)
 
+    def world_with(self, material: PyTree, key: PRNGKeyArray, writers: PRNGKeyArray) -> World:
+        """`world_on`, with the population of writers of the world that the key ``writers`` draws. With equal keys it is
+        `world_on`. Raises `NotImplementedError` if the task does not define it: then all of a world is drawn from one
+        key."""
+        raise NotImplementedError(f"{type(self).__name__} draws writers and golden reward together")
+
+    @classmethod
+    def draws_writers_apart(cls) -> bool:
+        """Whether the class has a `world_with` that belongs to its `world`: a class that changes `world` alone has
+        none."""
+        place = _first_with(cls, "world_with")
+        own = cls.__mro__[place] is not AbstractTask
+        return own and place <= _first_with(cls, "world", "world_on")
+
     def policy(self, material: PyTree) -> Transformer | None:
         """The policy from which all learning starts, if the task brings one: it replaces the SFT policy."""
         return None
@@ -131,6 +146,12 @@ class AbstractTask(eqx.Module):
         turn."""
         words = self.words()
         return " ".join(words[int(token)] for token in tokens)
+
+
+@functools.cache
+def _first_with(kind: type, *names: str) -> int:
+    """Place, among a class and its bases, of the first that defines one of some methods."""
+    return next(i for i, base in enumerate(kind.__mro__) if not vars(base).keys().isdisjoint(names))
 
 
 def _ended(tokens: Sequence[int]) -> list[int]:

@@ -11,11 +11,12 @@ from testbed.types import Prompt, Response, Scalar
 
 
 class Opponent(eqx.Module):
-    """The golden baseline's fixed answers to the fixed evaluation prompts, and their golden rewards."""
+    """The opponent's fixed ``k`` answers to each of ``n`` fixed evaluation prompts, (n, k), and their golden rewards in
+    SFT standard deviations."""
 
     prompts: Prompt
     responses: Response
-    reward: Float[Array, " n"]
+    reward: Float[Array, "n k"]
 
 
 def agreement(h: Float[Array, " n"], truth: Float[Array, " n"]) -> Scalar:

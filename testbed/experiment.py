@@ -6,13 +6,13 @@ leaves, so runs that differ only in numeric fields share one compiled program.
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 
 from testbed import config
 from testbed.config import ranges
-from testbed.config.canonical_form import read
+from testbed.config.canonical_form import later, read
 from testbed.config.ranges import hyper
 from testbed.data.spec import DataSpec
 from testbed.environment import AbstractTask
@@ -27,6 +27,7 @@ from testbed.proxies.reader import ProxyConfig
 from testbed.recorded_runs.recorded_run import Recorded
 from testbed.references.base import AbstractReference
 from testbed.references.fixed import Fixed
+from testbed.seeds import LAST, Seeds, UsedSeeds
 from testbed.source import AbstractSource
 from testbed.sources.online import Online
 from testbed.train import OnlineRun, Teacher, TrainConfig
@@ -59,6 +60,7 @@ class EvaluationConfig(eqx.Module):
     prompts: int = hyper(512, least=2, static=True)
     kl_prompts: int = hyper(256, least=2, static=True)
     pairs: int = hyper(256, least=1, static=True)
+    opponent_answers: int = hyper(1, least=1, static=True, later=True)
     stream: Recorded | None = None
     optimum_beta: float | None = hyper(None, above=0)
 
@@ -115,8 +117,8 @@ class Experiment(eqx.Module):
             tasks that can be enumerated.
         lora: train only adapters of low rank; all other weights stay those of the SFT policy.
         sft: supervised fine-tuning on both responses of every pair. data: size of the data. proxy: the proxy.
-        baseline: training of the opponent in the win rate: online, labelled by the golden reward itself, at the base
-            configuration.
+        baseline: training of the golden baseline, the opponent in the win rate: online, labelled by the golden reward
+            itself, at the base configuration. With 0 steps the opponent is the SFT policy itself.
         baseline_model: the opponent's shape; none: the policy's. With another shape, everything except the policy's
             start is built on an SFT policy of that shape: the golden reward is standardised over its samples, and data,
             coverage and baseline are those of an experiment with that shape. The same holds for the labels and the
@@ -127,6 +129,8 @@ class Experiment(eqx.Module):
             reference policy, to which the policy is held, moves.
         optimiser: for the policy. steps: updates, a multiple of ``evaluation.points`` unless ``evaluation.first`` is
             set. batch_size: pairs an update. evaluation: what is measured. seed: redraws world, data and training.
+        seeds: seeds that single parts have instead, so that several worlds share a part, or runs in one world train
+            with other random numbers.
     """
 
     task: AbstractTask
@@ -148,6 +152,7 @@ class Experiment(eqx.Module):
     batch_size: int = eqx.field(static=True, default=32)
     evaluation: EvaluationConfig = EvaluationConfig()
     seed: int = 0
+    seeds: Seeds = later(Seeds())
 
     def __check_init__(self) -> None:
         # Fields are read directly, and checks are called on the class: equinox's attribute access looks for methods
@@ -160,8 +165,9 @@ class Experiment(eqx.Module):
         for run in (read(self, "baseline"), *((recorded.run,) if recorded else ())):
             made_online = read(run, "loss")
             type(made_online).refuse(made_online, _ONLINE)
-        if not 0 <= seed < 2**31:
+        if not 0 <= seed <= LAST:
             raise InvalidInput(f"seed must be between 0 and 2^31 - 1, got {seed}")
+        _check_seeds(Seeds.of(read(self, "seeds"), seed), task)
         if read(self, "tabular") and not task.enumerable:
             raise InvalidInput(
                 f"tabular must be false for a task that cannot be enumerated, got {self.tabular} "
@@ -200,6 +206,16 @@ class Experiment(eqx.Module):
     def marks(self) -> tuple[int, ...]:
         """Steps at which the policy is evaluated, 0 and ``steps`` included (`EvaluationConfig.marks`)."""
         return read(self, "evaluation").marks(read(self, "steps"))
+
+    @property
+    def used_seeds(self) -> UsedSeeds:
+        """The seeds of golden reward, writers, labels and training."""
+        return Seeds.of(read(self, "seeds"), read(self, "seed"))
+
+    @property
+    def opponent(self) -> Literal["SFT", "golden baseline"]:
+        """The policy whose answers the win rate compares with."""
+        return "golden baseline" if self.baseline.steps else "SFT"
 
     @property
     def recorded(self) -> Recorded | None:
@@ -241,6 +257,20 @@ class Experiment(eqx.Module):
         """The config of the policy optimisation."""
         return TrainConfig(
             self.source, self.loss, self.optimiser, self.batch_size, self.reference, self.teacher
+        )
+
+
+def _check_seeds(used: UsedSeeds, task: AbstractTask) -> None:
+    """Refuse writers of another seed than the golden reward's where the task draws both together, and a training seed
+    that is too large."""
+    if used.writers != used.golden and not type(task).draws_writers_apart():
+        raise InvalidInput(
+            f"seeds.writers must be the golden reward's seed {used.golden} for {type(task).__name__}, which draws both "
+            f"together (it has no world_with), got {used.writers}"
+        )
+    if used.training > LAST:
+        raise InvalidInput(
+            f"seed + seeds.training_shift must be at most 2^31 - 1, got {used.training}"
         )
 
 

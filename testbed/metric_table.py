@@ -36,7 +36,8 @@ class Column(NamedTuple):
 POLICY = (
     Column("kl", "KL(policy || SFT), nats a response", "KL from SFT", _NATS, "budget/kl"),
     Column("kl_se", "its standard error over prompts", unit=_NATS),
-    Column("win_rate", "share of prompts won against the golden baseline by the golden reward; a tie is a half",
+    Column("win_rate", "share of the opponent's answers that the policy's answer beats by the golden reward, mean over "
+           "prompts; a tie is a half; the opponent is the golden baseline, or the SFT policy if baseline.steps is 0",
            unit=_SHARE, tag="generation/win_rate"),
     Column("win_rate_se", "its standard error over prompts", unit=_SHARE),
     Column("golden_reward", "mean golden reward, in SFT standard deviations",
@@ -44,7 +45,7 @@ POLICY = (
     Column("golden_reward_se", "its standard error over prompts", unit=_REWARD),
     *(Column(f"golden_reward_quantile_{i}", f"its {quantile:.0%} quantile over prompts", unit=_REWARD)
       for i, quantile in enumerate(QUANTILES, 1)),
-    Column("proxy_reward", "mean margin of the proxy over the golden baseline's answers, log-odds",
+    Column("proxy_reward", "mean margin of the proxy over the opponent's first answers, log-odds",
            unit="log-odds", tag="generation/proxy_reward"),
     Column("proxy_win_rate", "share of prompts on which that margin is positive",
            "win rate by the proxy", _SHARE, "generation/proxy_win_rate"),
@@ -90,7 +91,7 @@ WORLD = (
     Column(f"{FACTS}label_noise", label="wrong labels", unit=_SHARE),
     Column(f"{FACTS}coverage", unit="unit of coverage"),
     Column(f"{FACTS}data_quality", unit=_REWARD),
-    Column(f"{FACTS}baseline_reward", label="reward of the baseline", unit=_REWARD),
+    Column(f"{FACTS}baseline_reward", label="reward of the opponent", unit=_REWARD),
     Column(f"{FACTS}within_prompt_variance", label="variance within prompts"),
 )
 #: Other numbers that claims use. The highest win rate of a run is not stored.

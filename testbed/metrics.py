@@ -29,7 +29,7 @@ class EvaluationInputs(eqx.Module):
 
     Attributes:
         reference: the SFT policy. data: the pairs of D_golden that are classified. golden, proxy: the judges.
-        opponent: the golden baseline, on the fixed prompts; the first ``few`` of these prompts estimate the KL.
+        opponent: its answers to the fixed prompts; the first ``few`` of these prompts estimate the KL.
         stream: windows of an online run's stream, if they are classified. optimum: the exact optimum, if it is
             requested.
     """
@@ -112,7 +112,7 @@ def _compare(policy: Policy, reference: Policy, prompts: Prompt, responses: Resp
 
 
 def evaluate(policy: Policy, by: EvaluationInputs, key: PRNGKeyArray) -> dict[str, Array]:
-    """Measure a policy against its reference (SFT) and the golden baseline. Returns every requested metric of
+    """Measure a policy against its reference (SFT) and the opponent. Returns every requested metric of
     `testbed.metric_table.POLICY` (a list under one name), and ``answer``, the tokens of the answers to the first
     `SHOWN` prompts."""
     few, opponent, known = by.few, by.opponent, by.data.golden_margin
@@ -120,10 +120,13 @@ def evaluate(policy: Policy, by: EvaluationInputs, key: PRNGKeyArray) -> dict[st
     reward, again = _rewards(by.golden, opponent.prompts, first, second)
 
     # Equal texts are a tie, although rounding in two programs may give them different rewards.
-    same = jnp.all(first.tokens == opponent.responses.tokens, axis=-1)
-    wins = 0.5 * (1.0 + jnp.sign(jnp.where(same, 0.0, reward - opponent.reward)))
-    margin = by.proxy.margin(opponent.prompts, first, opponent.responses)
-    margin = jnp.where(same, 0.0, margin)
+    same = jnp.all(first.tokens[:, None] == opponent.responses.tokens, axis=-1)
+    better = jnp.sign(jnp.where(same, 0.0, reward[:, None] - opponent.reward))
+    wins = jnp.mean(0.5 * (1.0 + better), axis=1)
+    # The proxy reads one answer: a reading costs as much as a training step's, k of them as much as many steps.
+    theirs = jax.tree.map(lambda x: x[:, 0], opponent.responses)
+    margin = by.proxy.margin(opponent.prompts, first, theirs)
+    margin = jnp.where(same[:, 0], 0.0, margin)
 
     prompts = jax.tree.map(lambda x: x[:few], opponent.prompts)
     both = jax.tree.map(lambda a, b: jnp.stack([a[:few], b], axis=1), first, second)
@@ -170,7 +173,7 @@ def _answers(
     policy: Policy, opponent: Opponent, few: int, key: PRNGKeyArray
 ) -> tuple[Response, Response]:
     """An answer to every prompt, and a second one to the first ``few`` prompts, sampled together."""
-    count, time = opponent.responses.tokens.shape
+    count, _, time = opponent.responses.tokens.shape
     keys = [
         jax.random.split(stream(key, name), size)
         for name, size in ((Stream.FIRST_RESPONSE, count), (Stream.SECOND_RESPONSE, few))

@@ -77,7 +77,9 @@ class TaskEvidence:
         else:
             posterior = self._posterior(effects, negligible)
             if posterior is None:
-                reason = "the worlds do not differ at all, so there is no interval"
+                reason = next(iter(effects.open.values()), "") or (
+                    "the worlds do not differ at all, so there is no interval"
+                )
         if posterior is None:
             value = next(iter(effects.estimates.values())).value
             return Draws(*words, np.array([value]), reason, details), None

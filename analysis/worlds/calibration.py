@@ -17,6 +17,7 @@ from jaxtyping import Float
 
 from analysis.worlds import smoother
 from analysis.worlds.pooled import Pooled, pool
+from analysis.worlds.power import FIRST, MOST, following
 from analysis.worlds.truths import BUDGET, CONTRASTS, NEAR, TRUTHS, Curves, checkpoints
 from sweeps.estimands import WorldEstimate
 
@@ -24,10 +25,6 @@ ROPE = 0.07
 """Differences of golden reward, in SFT standard deviations, that are practically nothing."""
 PRECISION = {"C2": 0.07, "C3.8": 0.14}
 """Half width at which a growing design stops, in SFT standard deviations: 2 and 4 points."""
-FIRST, STEP, MORE, MOST = 8, 2, 4, 32
-"""A growing design begins with ``FIRST`` worlds and adds ``STEP`` at a time, `MOST` at the most. When it has reached
-its precision, it adds ``MORE`` without another look: a width that is small enough for the first time is too small on
-average (with a first look at 6 worlds and no more after the last, 90% intervals covered 84 to 90%)."""
 
 
 Estimates: TypeAlias = tuple[Float[np.ndarray, " world"], Float[np.ndarray, " world"]]
@@ -51,13 +48,11 @@ def grown(
 ) -> Pooled:
     """The posterior of a design that grows until the half width is at most ``precision``: the rule sees the width
     alone, never the effect."""
-    count = FIRST
-    while count < MOST:
+    count, precise = FIRST, False
+    while count < MOST and not precise:
         low, high = pool(values[:count], errors[:count], ROPE).quantile(np.array([0.05, 0.95]))
-        if (high - low) / 2 <= precision:
-            count += MORE
-            break
-        count += STEP
+        precise = bool((high - low) / 2 <= precision)
+        count = following(count, precise)
     return pool(values[:count], errors[:count], ROPE)
 
 

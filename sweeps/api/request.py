@@ -62,14 +62,16 @@ class Request:
             kept.append({"command": command, "file": file, "asked": asked})
         return kept
 
-    def command(self, selections: Sequence[Selection], directory: Path) -> str:
-        """The command line with the same meaning as this request."""
+    def command(
+        self, selections: Sequence[Selection], directory: Path, further: Sequence[str] = ()
+    ) -> str:
+        """The command line with the same meaning as this request, with ``further`` options."""
         words = ["testbed", "run", *map(_name, self.studies), "--preset", selections[0].preset]
         words += [] if self.seeds is None else ["--seeds", spelt_seeds(selections[0].seeds)]
         words += [] if self.task is None else ["--task", self.task]
         words += [word for text in _texts(self.settings) for word in ("--set", text)]
         words += [word for text in _texts(self.axes, True) for word in ("--axis", text)]
-        return shlex.join([*words, "--out", paths.shown(directory)])
+        return shlex.join([*words, *further, "--out", paths.shown(directory)])
 
     def _setting_texts(self) -> list[str]:
         return _texts(self.settings) + ([] if self.task is None else [f"task={self.task}"])

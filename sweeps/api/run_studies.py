@@ -20,8 +20,10 @@ from testbed.errors import InvalidInput
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sweeps.api.forecasting import Forecast
+    from sweeps.api.precision import Precision, PrecisionLike
     from sweeps.api.request import Changes, Request, StudyLike
-    from sweeps.api.runner import Engine, Forecast
+    from sweeps.api.runner import Engine
     from sweeps.selection import SeedsLike
     from sweeps.study import Selection, Study
 
@@ -39,6 +41,9 @@ def run(
     console: "Console | None" = None,
     verbose: bool = False,
     command: str | None = None,
+    precision: "PrecisionLike | None" = None,
+    max_worlds: int | None = None,
+    minutes: float | None = None,
 ) -> Outcome:
     """Run studies, or finish interrupted ones: ``testbed run``.
 
@@ -46,27 +51,47 @@ def run(
     studies' own task. Results go to ``out``, by default ``results/STUDY-PRESET``. ``cluster`` and ``workers`` are as on
     the command line. ``console`` receives the progress (``rich.console.Console(quiet=True)`` shows none); ``verbose``
     shows the plan and every stage. ``command`` is the command line that `study.json` shows to people.
+
+    With a ``precision``, worlds are added until the 90% interval of every deciding test has a half width of at most so
+    many points (0.035 SFT standard deviations of golden reward; in other units half the ROPE), or until there are
+    ``max_worlds`` (by default 32), or ``minutes`` are over. A mapping such as ``{"C2": 2, "C3.8": 4}`` has points for
+    the claims that have a say.
     """
     with _prepared(
-        studies, preset, seeds, settings, axes, task, out, cluster, workers, console
-    ) as (request, selections, directory, engine, shown):
+        studies,
+        preset,
+        seeds,
+        settings,
+        axes,
+        task,
+        out,
+        cluster,
+        workers,
+        console,
+        precision,
+        max_worlds,
+        minutes,
+    ) as (request, selections, directory, engine, shown, asked):
         from analysis import report as pages
         from sweeps.api import runner
+        from sweeps.api.precision import Growth
 
-        origins = request.origins(selections, command or request.command(selections, directory))
-        runner.run(
-            selections, directory, shown, pages.build, engine, origins, verbose, pages.preview
-        )
+        further = [] if asked is None else asked.words()
+        made_by = command or request.command(selections, directory, further)
+        origins = request.origins(selections, made_by)
+        growth = None if asked is None else Growth(asked, pages.verdicts, shown)
+        made = (pages.build, engine, origins, verbose, pages.preview, growth)
+        runner.run(selections, directory, shown, *made)
     return Outcome(directory)
 
 
 def forecast(*studies: "StudyLike", **arguments: Any) -> "Forecast":
-    """Predict the work and the cost of `run` with the same arguments, from ``preset`` to ``console``; nothing is
-    written: ``testbed run --dry-run``."""
+    """Predict the work, the cost and the precision of `run` with the same arguments, except ``verbose`` and
+    ``command``; nothing is written: ``testbed run --dry-run``."""
     with _prepared(studies, **arguments) as ready:
-        from sweeps.api import runner
+        from sweeps.api import forecasting
 
-        return runner.forecast(ready.selections, ready.directory, ready.engine)
+        return forecasting.forecast(ready.selections, ready.directory, ready.engine, ready.asked)
 
 
 def paper_studies() -> "list[Study]":
@@ -85,6 +110,7 @@ class _Prepared(NamedTuple):
     directory: Path
     engine: "Engine"
     console: "Console"
+    asked: "Precision | None"
 
 
 @contextlib.contextmanager
@@ -99,6 +125,9 @@ def _prepared(
     cluster: str | None = None,
     workers: int | None = None,
     console: "Console | None" = None,
+    precision: "PrecisionLike | None" = None,
+    max_worlds: int | None = None,
+    minutes: float | None = None,
 ) -> Iterator[_Prepared]:
     """Check the arguments of `run` and `forecast`, print their consequences, and try the user's own classes before
     anything is built."""
@@ -108,12 +137,16 @@ def _prepared(
         runtime.leave_accelerators()
     jax_settings.require()
     from sweeps import contracts
+    from sweeps.api.precision import Precision
     from sweeps.api.request import Request
     from sweeps.console import terminal
     from sweeps.console.tables import say
 
+    asked = Precision.asked(precision, max_worlds, minutes)
     request = Request(studies, preset, seeds, settings, axes, task)
     selections = request.selections()
+    if asked is not None:
+        asked.check(selections)
     names = "-".join(selection.study.name for selection in selections)
     sizes = "-".join(dict.fromkeys(selection.preset for selection in selections))
     default = Path("results") / f"{names}-{sizes}"
@@ -124,7 +157,7 @@ def _prepared(
             console.print(f"Note: {selection.study.name}: {note}", style="yellow", markup=False)
     contracts.check(selections, functools.partial(say, console))
     with _engine(cluster, workers) as engine:
-        yield _Prepared(request, selections, directory, engine, console)
+        yield _Prepared(request, selections, directory, engine, console, asked)
 
 
 def _engine(

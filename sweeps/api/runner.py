@@ -7,7 +7,6 @@ import contextlib
 import shlex
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +15,11 @@ import pandas as pd
 import pyarrow as pa
 from rich.console import Console
 
+from sweeps.api.precision import Growing, Growth, described
 from sweeps.claims import Claim
 from sweeps.console import activity
 from sweeps.console.progress import display, duration
 from sweeps.console.tables import (
-    cost_of,
     rich_table,
     say,
     show,
@@ -29,9 +28,7 @@ from sweeps.console.tables import (
     verdict_table,
 )
 from sweeps.population.engine import Engine
-from sweeps.population.plan import Plan
 from sweeps.store import heartbeat, provenance
-from sweeps.store import metadata as headers
 from sweeps.store.file_names import file_name
 from sweeps.store.parquet import column
 from sweeps.store.store import FACTS, MEASURED, Rows, Store, read_stores, study_directories
@@ -51,12 +48,20 @@ class Book:
     """
 
     def __init__(self, points: Sequence[Point], store: Store) -> None:
-        self.points, self.store = points, store
+        self.points, self.store = [], store
         self._code = store.header["sessions"][-1].get("source")
-        held = store.held()
+        self._known = store.held()
         self._lacking: dict[str, list[Point]] = {}
+        self.plan(points)
+
+    def plan(self, points: Sequence[Point]) -> None:
+        """Plan these runs, too, if they are not planned yet."""
+        planned = {(point.arm, point.run) for point in self.points}
         for point in points:
-            if (point.arm, point.run) not in held:
+            if (point.arm, point.run) in planned:
+                continue
+            self.points.append(point)
+            if (point.arm, point.run) not in self._known:
                 self._lacking.setdefault(point.run, []).append(point)
 
     def lacking(self) -> Set[str]:
@@ -115,6 +120,7 @@ def run(
     origins: Sequence[Mapping[str, Any]] = (),
     verbose: bool = False,
     draw: Draw | None = None,
+    growth: Growth | None = None,
 ) -> None:
     """Complete studies in ``directory`` and show the results.
 
@@ -122,27 +128,36 @@ def run(
     artifacts that runs share are built once. Stored runs are not repeated; a second call therefore finishes interrupted
     work. ``report`` writes the analysis and returns the page's path; ``origins`` (`Request.origins`), one per study, go
     into ``study.json``; ``verbose`` shows the plan and every stage; ``draw`` is called from time to time to draw the
-    figures that TensorBoard shows meanwhile. Raises `InvalidInput` before anything compiles if a selection or the
-    directory cannot be used.
+    figures that TensorBoard shows meanwhile; ``growth`` adds worlds until intervals are narrow. Raises `InvalidInput`
+    before anything compiles if a selection or the directory cannot be used.
     """
     start = time.monotonic()
     stores = places(selections, directory)
+    if growth is not None:
+        stores = {place: growth.asked.begun(one, place) for place, one in stores.items()}
     # Planning comes before the stores are made: an invalid selection leaves no files behind.
+    made_by = [{**provenance.session(), **origin} for origin in origins or [{}] * len(stores)]
     planned = [
-        (selection.points(), {**selection.describe(), **provenance.session(), **origin})
-        for selection, origin in zip(stores.values(), origins or [{}] * len(stores), strict=True)
+        (selection, selection.points(), origin, described(selection, origin))
+        for selection, origin in zip(stores.values(), made_by, strict=True)
     ]
     with contextlib.ExitStack() as opened:
-        books = []
-        for place, (points, header) in zip(stores, planned, strict=True):
+        books, studies = [], []
+        for place, (selection, points, origin, header) in zip(stores, planned, strict=True):
             store = opened.enter_context(Store.create_or_open(place, header))
             books.append(Book(points, store))
+            studies.append(Growing(selection, tasks_of(points, header["study"]), store, origin))
             for warning in _changes(store.header, header):
                 console.print(f"Note: {header['study']}: {warning}", style="yellow", markup=False)
         names = [book.store.header["study"] for book in books]
         beat = opened.enter_context(heartbeat.Heartbeat(directory, names))
+        preview = Preview(directory, draw, console)
         try:
-            _execute(books, console, engine, beat, verbose, Preview(directory, draw, console))
+            ran = _execute(books, console, engine, beat, verbose, preview)
+            while growth is not None and growth.look(directory, studies, ran):
+                for book, study in zip(books, studies, strict=True):
+                    book.plan(study.selection.points())
+                ran = _execute(books, console, engine, beat, verbose, preview, again=True)
         except (KeyboardInterrupt, Unfinished):
             ids = {point.run for book in books for point in book.points}
             left = _lacking(books)
@@ -153,6 +168,8 @@ def run(
             book.store.note(seconds=round(time.monotonic() - start, 1))
         beat.say("analysing")
         finish(directory, console, report)
+        if growth is not None:
+            growth.conclude(studies, read_verdicts(directory))
     say(console, f"Wall time {duration(time.monotonic() - start)}")
 
 
@@ -178,56 +195,6 @@ def finish(
     say(console, f"TensorBoard {command}")
 
 
-@dataclass(frozen=True)
-class Forecast:
-    """The prediction for `run`: the preset of each study, the number of runs and of stored runs, the directory of the
-    results, and the plan of the remaining runs (None if there are none)."""
-
-    studies: Mapping[str, str]
-    runs: int
-    stored: int
-    directory: Path
-    plan: Plan | None
-
-    def describe(self) -> dict[str, Any]:
-        """The forecast as JSON-able data; predicted times in seconds, predicted memory in bytes."""
-        described = {"studies": dict(self.studies), "runs": self.runs, "stored": self.stored}
-        described |= {"directory": paths.shown(self.directory)}
-        if self.plan is not None:
-            described |= cost_of(self.plan) | {"groups": self.plan.describe()}
-        return described
-
-    def show(self, console: Console) -> None:
-        """Print the forecast."""
-        if self.plan is not None:
-            names = ", ".join(f"{name} ({preset})" for name, preset in self.studies.items())
-            show(rich_table(self.plan.describe(), names), console)
-            show_cost(self.plan, console)
-        say(console, f"Runs       {self.runs}, of which {self.stored} are stored")
-        say(console, f"Results    {self.directory}")
-
-
-def forecast(selections: Sequence[Selection], directory: Path, engine: Engine) -> Forecast:
-    """Predict the work and the cost of `run`; nothing is written."""
-    points, stored = [], set()
-    for place, selection in places(selections, directory).items():
-        points += selection.points()
-        if (place / "study.json").is_file():
-            # Raises for the same reasons as the run itself.
-            described = config.jsonable({**selection.describe(), **provenance.session()})
-            headers.joined(place, headers.read(place), described)
-            stored |= Store.open(place).finished()
-    points = _distinct(points)
-    todo = [point for point in points if point.run not in stored]
-    return Forecast(
-        {selection.study.name: selection.preset for selection in selections},
-        len(points),
-        len(points) - len(todo),
-        directory,
-        engine.plan(todo) if todo else None,
-    )
-
-
 def _execute(
     books: Sequence[Book],
     console: Console,
@@ -235,8 +202,11 @@ def _execute(
     beat: heartbeat.Heartbeat,
     verbose: bool,
     preview: Preview,
-) -> None:
-    points = _distinct(point for book in books for point in book.points)
+    again: bool = False,
+) -> int:
+    """Compute the runs that the studies lack; their number. The cost of work that is done ``again``, with more worlds,
+    is shown only if ``verbose``."""
+    points = distinct(point for book in books for point in book.points)
     _exchange(books)
     lacking = _lacking(books)
     todo = [point for point in points if point.run in lacking]
@@ -244,7 +214,7 @@ def _execute(
     total = len(points)
     say(console, f"{total} runs, {total - len(todo)} of them stored already in {where}")
     if not todo:
-        return
+        return 0
     try:
         plan = engine.plan(todo)
     except InvalidInput:
@@ -254,7 +224,8 @@ def _execute(
         raise
     if verbose:
         show(rich_table(plan.describe(), "Plan"), console)
-    show_cost(plan, console)
+    if verbose or not again:
+        show_cost(plan, console)
     steps = sum(chunk.steps for chunk in plan.chunks)
 
     def on_rows(rows: Rows) -> None:
@@ -265,10 +236,12 @@ def _execute(
     with display(len(todo), steps, console, verbose) as shown:
         beat.watch(shown)
         spent = engine.execute(plan, on_rows, shown)
-    show_spent(plan, spent, console)
+    if verbose or not again:
+        show_spent(plan, spent, console)
     missing = _lacking(books)
     if missing:
         raise RuntimeError(f"{len(missing)} runs delivered no rows, for example {min(missing)}")
+    return len(todo)
 
 
 def _lacking(books: Iterable[Book]) -> set[str]:
@@ -306,6 +279,11 @@ def identities(points: Sequence[Point], study: str) -> dict[str, pa.Array]:
     }
 
 
+def tasks_of(points: Iterable[Point], study: str) -> tuple[str, ...]:
+    """The tasks of these runs, each once."""
+    return tuple(dict.fromkeys(_task(point, study) for point in points))
+
+
 def _task(point: Point, study: str) -> str:
     """The experiment's name of its task, or the study's name if the experiment has no task."""
     try:
@@ -315,7 +293,8 @@ def _task(point: Point, study: str) -> str:
     return task if isinstance(task, str) else type(task).__name__
 
 
-def _distinct(points: Iterable[Point]) -> list[Point]:
+def distinct(points: Iterable[Point]) -> list[Point]:
+    """The runs of these points, each once."""
     return list({point.run: point for point in points}.values())
 
 

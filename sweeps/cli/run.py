@@ -5,6 +5,7 @@ examples:
   testbed run gap --preset smoke               a small one, to see that everything works
   testbed run gap --dry-run                    what would run, and how long it would take
   testbed run gap --seeds 8 --out results/gap8
+  testbed run gap --precision C2=2,C3.8=4      more worlds, until these claims' intervals are so narrow
   testbed run gap --set loss.beta=0.1          one value instead of the study's axis
   testbed run gap --task text                  on a pretrained language model
   testbed run gap --set loss=Dpo               another loss, at its own defaults
@@ -59,7 +60,10 @@ def add_size(command: argparse.ArgumentParser) -> None:
         metavar="N|A:B",
         help="worlds: N for the seeds 0 to N-1, A:B for A to B-1; docs/seeds.md says which were seen before",
     )
-    shared.add_flag(command, "--dry-run", "print the plan and stop")
+    add_growth(command)
+    shared.add_flag(
+        command, "--dry-run", "print the plan, its cost and the precision to expect, and stop"
+    )
     command.add_argument(
         "--cluster",
         metavar="ADDRESS",
@@ -68,6 +72,23 @@ def add_size(command: argparse.ArgumentParser) -> None:
     )
     shared.add_number(
         command, "--workers", "with --cluster: workers that share each host's devices (default: 1)"
+    )
+
+
+def add_growth(command: argparse.ArgumentParser) -> None:
+    """Let a command add worlds until intervals are narrow."""
+    command.add_argument(
+        "--precision",
+        metavar="POINTS",
+        help="add worlds until every deciding test's 90%% interval has at most this half width, or those of some "
+        "claims (C2=2,C3.8=4); a point is 0.035 SFT standard deviations of golden reward, else half the ROPE",
+    )
+    shared.add_number(command, "--max-worlds", "with --precision: the most worlds (default: 32)")
+    command.add_argument(
+        "--minutes",
+        metavar="M",
+        type=shared.parsed(float, "a number"),
+        help="with --precision: add no worlds that would not be done after so many minutes",
     )
 
 
@@ -80,6 +101,7 @@ def add_output(command: argparse.ArgumentParser) -> None:
 def execute(options: argparse.Namespace) -> int:
     """Run the studies, or print the plan."""
     names = ("preset", "seeds", "task", "out", "cluster", "workers")
+    names += ("precision", "max_worlds", "minutes")
     asked = {name: getattr(options, name) for name in names}
     asked |= {"settings": options.set, "axes": options.axis, "console": shared.console_of(options)}
     if options.dry_run:

@@ -348,7 +348,7 @@ def _batches(
     worlds of one structure as a worker has devices, or fewer if some workers would otherwise get none."""
     families: dict[str, list[WorldConfig]] = defaultdict(list)
     for config in configs:
-        families[stages.fingerprints(config)["world"]].append(config)
+        families[stages.fingerprints(config)["texts"]].append(config)
     alike: dict[Any, list[list[WorldConfig]]] = defaultdict(list)
     for family in families.values():
         alike[frozenset(map(jax.tree.structure, family))].append(family)

@@ -18,6 +18,8 @@ from sweeps.rules import Side
 from testbed.errors import InvalidInput
 
 _NODES = 129
+_LATE = 0.8
+"""Share of the range of distances from which on a peak counts as one at its end."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -26,8 +28,9 @@ class InteriorMaximum(WorldEstimand):
 
     ``end`` is "start" (SFT: does the outcome rise?) or "end" (the largest KL reached: does it fall again?). In every
     world the curve is read where the mean of the *other* worlds' curves is highest, so that noise which lifts a
-    world's own maximum does not count as a peak. Where this is the end of the range in half of the worlds or more, the
-    outcome still rises there, and the fall may lie beyond.
+    world's own maximum does not count as a peak. Where this lies in the last fifth of the range of distances in half of
+    the worlds or more, the curve was not followed far enough beyond its peak to say that it does not fall: the fall may
+    lie beyond the range.
     """
 
     arm: str
@@ -51,10 +54,10 @@ class InteriorMaximum(WorldEstimand):
         last = {world: float(curve.reach.max()) for world, curve in curves.items()}
         ends = last if self.end == "end" else dict.fromkeys(curves, 0.0)
         estimates = {w: curve.difference(places[w], ends[w]) for w, curve in curves.items()}
-        rising = np.mean([places[world] >= last[world] for world in curves])
+        late = np.mean([places[world] >= _LATE * last[world] for world in curves])
         opened: dict[Side, str] = {}
-        if self.end == "end" and rising >= 0.5:
-            opened["higher"] = f"{self.arm} still rises at the end of its observed range"
+        if self.end == "end" and late >= 0.5:
+            opened["higher"] = f"{self.arm} peaks at the end of its observed range or beyond"
         details = evidence.describe_runs((self.arm,))
         details["peak_kl"] = float(np.median(list(places.values()))) ** 2
         return InWorlds(estimates, details, opened)

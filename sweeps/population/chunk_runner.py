@@ -162,7 +162,7 @@ class _Slots:
         """Training config and seed of each slot's run, on the devices; an idle slot has arbitrary values."""
         runs = self._schedule.runs
         experiments = [self._chunk.points[max(run, 0)].experiment for run in runs.flat]
-        lanes = [(experiment.train, experiment.seed) for experiment in experiments]
+        lanes = [(one.train, one.used_seeds.training) for one in experiments]
         return devices.place(devices.stacked(lanes, *runs.shape))
 
 

@@ -219,7 +219,8 @@ _TRAINED = ("source", "loss", "optimiser", "reference", "task", "lora")
 
 def _measured(evaluation: EvaluationConfig) -> Any:
     """The part of a compile key that describes an evaluation."""
-    counts = evaluation.prompts, evaluation.kl_prompts, evaluation.pairs
+    names = ("prompts", "kl_prompts", "pairs", "opponent_answers")
+    counts = (read(evaluation, name) for name in names)
     return jax.tree.structure((evaluation.stream, evaluation.optimum_beta)), *counts
 
 

@@ -53,6 +53,22 @@ _SESSION: json_files.Shape = {
     "seconds?": float,
 }
 _SETTINGS: json_files.Shape = {str: (*SCALAR, list)}
+#: Points of every claim, or by claim.
+_POINTS: json_files.Shape = (float, {str: float})
+#: The half width of a test's interval at a look, in its unit and in points.
+_WIDTH: json_files.Shape = {
+    **dict.fromkeys(("claim", "task", "effect", "unit"), str),
+    "test": int,
+    **dict.fromkeys(("half_width", "points"), float),
+}
+#: How a study grew (`sweeps.api.precision`): what was asked for last, why it ended (null: it did not), and every look.
+_PRECISION: json_files.Shape = {
+    "points": _POINTS,
+    "max_worlds": int,
+    "minutes": (float, None),
+    "ended": (str, None),
+    "looks": [{"worlds": int, "points": _POINTS, "widths": [_WIDTH]}],
+}
 #: The required content of `study.json`, as far as it is read; see `Selection.describe` and `provenance.session`.
 _SHAPE: json_files.Shape = {
     **_MADE_BY,
@@ -74,6 +90,7 @@ _SHAPE: json_files.Shape = {
     "background?": str,
     "note?": str,
     "file?": (str, None),
+    "precision?": _PRECISION,
     f"{_HASHES}?": [str],
 }
 

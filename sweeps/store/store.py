@@ -126,6 +126,25 @@ class Store:
         self.header["sessions"][-1] |= _jsonable(facts)
         headers.write(self.directory, self.header)
 
+    def keep(self, **facts: Any) -> None:
+        """Replace facts about the study, such as the looks at its precision, in the header."""
+        if self._lock is None:
+            raise ValueError("this store was opened to read")
+        self.header |= _jsonable(facts)
+        headers.write(self.directory, self.header)
+
+    def plan_further(self, header: Mapping[str, Any]) -> None:
+        """Plan the runs of a larger ``header`` of the present session: more seeds, all else as in `create_or_open`.
+        Raises `InvalidInput` if it does not fit the store."""
+        if self._lock is None:
+            raise ValueError("this store was opened to read")
+        *earlier, present = self.header["sessions"]
+        grown = headers.joined(self.directory, self.header, _jsonable(header))
+        grown["sessions"] = [*earlier, {**present, **grown["sessions"][-1]}]
+        headers.write_planned(self.directory, grown)
+        headers.write(self.directory, grown)
+        self.header = grown
+
     def append(self, rows: Rows) -> Path:
         """Write rows (see `sweeps.store.parquet`) as one block, whole or not at all. Returns its path.
 

@@ -104,5 +104,5 @@ study = Study(
             "A policy right about more than 52% of pairs of its own samples at the end of training.",
         ),
     ),
-    presets=paper.presets("evaluation.stream"),
+    presets=paper.presets("evaluation.stream", worlds=paper.MANY_WORLDS),
 )

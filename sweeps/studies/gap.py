@@ -76,5 +76,5 @@ study = Study(
             ),
         ),
     ),
-    presets=paper.presets(longer=(TUNED,)),
+    presets=paper.presets(axes=paper.few_rates, longer=(TUNED,), worlds=paper.MANY_WORLDS),
 )

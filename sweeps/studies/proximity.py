@@ -71,6 +71,8 @@ study = Study(
         ),
     ),
     presets=paper.presets(
-        "source.recorded", longer=("D_golden", "SFT vs early", "early vs late", "late vs late")
+        "source.recorded",
+        longer=("D_golden", "SFT vs early", "early vs late", "late vs late"),
+        worlds=4,
     ),
 )

@@ -209,7 +209,9 @@ def stage_flops(experiment: Experiment) -> dict[str, float]:
     based = config.replace_all(
         e, {"model": shape, "tabular": False, "lora": None, "evaluation.optimum_beta": None}
     )
-    found = {"proxy": judge(e) * reading(e).learning, "baseline": _online(based, e.baseline)}
+    found = {"proxy": judge(e) * reading(e).learning}
+    if e.baseline.steps:
+        found["baseline"] = _online(based, e.baseline)
     if e.task.checkpointed:
         found |= _written(based)
     else:
@@ -227,7 +229,8 @@ def _written(experiment: Experiment) -> dict[str, float]:
     pairs = data.pairs + data.held_out
     one = sample(experiment, 1)
     return {
-        "world": 2 * prompts * each * one + (2 * pairs + rows * data.candidates) * one,
+        "world": 2 * prompts * each * one,
+        "texts": (2 * pairs + rows * data.candidates) * one,
         "golden": prompts * each * one,
         "data": pairs * score(experiment),
     }

@@ -59,6 +59,8 @@ def _data(experiment: Experiment) -> Number:
     """Memory of the pairs that runs learn from or are measured on."""
     tokens = _tokens(experiment)
     data = experiment.data.pairs * (tokens + 8)
+    evaluation = experiment.evaluation
+    data += evaluation.prompts * evaluation.opponent_answers * experiment.task.response_length
     if experiment.source.recorded_run is not None:
         run = experiment.source.recorded_run.run
         data += run.steps * run.batch_size * (tokens / 4 + 8)

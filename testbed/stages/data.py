@@ -8,14 +8,14 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from testbed import logprob
-from testbed.data.collect import balanced, collect, described, label, make_pool
+from testbed.data.collect import Written, balanced, collect, described, label, make_pool
 from testbed.data.spec import DataSpec, Pool, PoolSpec
 from testbed.environment import AbstractTask
 from testbed.preference import AbstractLabeler
 from testbed.source import Dataset
 from testbed.stages.golden import Standardised
 from testbed.stages.sft import FineTuned
-from testbed.stages.world import DrawnWorld, Seed, corpus_key
+from testbed.stages.world import Seed, corpus_key
 from testbed.streams import Stream, stream
 
 
@@ -35,12 +35,11 @@ def gather(
     seed: Seed,
     golden: Standardised,
     base: FineTuned,
-    world: DrawnWorld,
+    written: Written,
 ) -> Pool:
     """The texts that a data policy chooses from, and on which coverage is measured."""
     key = stream(jax.random.key(seed), Stream.DATA)
-    written, sft = world.written, base.policy
-    return make_pool(task, golden.world, sft, spec, written, corpus_key(seed), key)
+    return make_pool(task, golden.world, base.policy, spec, written, corpus_key(seed), key)
 
 
 def make_data(
@@ -48,17 +47,18 @@ def make_data(
     labeler: AbstractLabeler,
     spec: DataSpec,
     seed: Seed,
+    label_seed: Seed,
     golden: Standardised,
     base: FineTuned,
-    world: DrawnWorld,
+    written: Written,
     pool: Pool,
 ) -> Labelled:
     """Collect the data according to the config's dials, and label them."""
-    written, key = world.written, jax.random.key(seed)
-    corpus, policy, facts = collect(task, spec, pool, written.corpus, stream(key, Stream.DATA))
+    key = stream(jax.random.key(seed), Stream.DATA)
+    corpus, policy, facts = collect(task, spec, pool, written.corpus, key)
     # Both parts go through one program, which compiles once.
     texts = jax.tree.map(lambda a, b: jnp.concatenate([a, b]), corpus, written.held_out)
-    labels = stream(key, Stream.LABELS)
+    labels = stream(jax.random.key(label_seed), Stream.LABELS)
     labelled, reward = label(golden.world, base.policy, labeler, texts, labels)
     count = spec.pairs
     data, test = (

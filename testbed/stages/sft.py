@@ -7,10 +7,10 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float, PyTree
 
 from testbed import logprob
-from testbed.data.collect import Corpus
+from testbed.data.collect import Corpus, Written
 from testbed.environment import AbstractTask
 from testbed.optimiser import FitConfig, fit
-from testbed.stages.world import DrawnWorld, Seed
+from testbed.stages.world import Seed
 from testbed.streams import Stream, stream
 from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
@@ -29,14 +29,14 @@ def fine_tune(
     sft: FitConfig,
     seed: Seed,
     material: PyTree,
-    world: DrawnWorld,
+    texts: Written,
 ) -> FineTuned:
     """SFT on both of the writers' responses to every prompt (arXiv 2405.08448, appendix C): nats a token, averaged over
     tokens. If the task brings the policy, the result is that policy, unchanged."""
     brought = task.policy(material)
     if brought is not None:
         return FineTuned(brought, {})
-    corpus = world.written.corpus
+    corpus = texts.corpus
     k_init, k_fit = jax.random.split(stream(jax.random.key(seed), Stream.SFT))
 
     def loss(model: Transformer, batch: Corpus) -> Float[Array, " n"]:

@@ -1,7 +1,7 @@
-"""The stages before policy optimisation: world, SFT, labelled data, proxy, golden baseline.
+"""The stages before policy optimisation: world, SFT, labelled data, proxy, opponent.
 
-Each stage is a pure function of parts of the config, including the seed, and of the results of earlier stages; the
-functions are in ``testbed.stages``. The address of a result depends on all these inputs, so each result is computed
+Each stage is a pure function of parts of the config, including the stage's seed, and of the results of earlier stages;
+the functions are in ``testbed.stages``. The address of a result depends on all these inputs, so each result is computed
 once and then read from the cache (`testbed.cache`); `sweeps.population.host` runs the stages for many seeds at once.
 """
 
@@ -27,7 +27,7 @@ from testbed.stages.proxy import train_proxy
 from testbed.stages.recorded import cut_windows, prepare, record
 from testbed.stages.sft import fine_tune
 from testbed.stages.start import start_policy
-from testbed.stages.world import draw_world, load_material
+from testbed.stages.world import draw_world, load_material, write_texts
 from testbed.stages.world_config import WorldArtifacts, WorldConfig
 
 
@@ -72,14 +72,18 @@ class Stage(NamedTuple):
 #: are equal.
 STAGES = (
     Stage("material", load_material, ("task", "content"), (), "content", host=True),
-    Stage("world", draw_world, ("task", "data.counts", "seed"), ("material",)),
-    Stage("sft", fine_tune, ("task", "model", "sft", "seed"), ("material", "world")),
+    Stage("world", draw_world, ("task", "golden_seed", "writers_seed"), ("material",)),
+    Stage("texts", write_texts, ("data.counts", "seed"), ("world",)),
+    Stage("sft", fine_tune, ("task", "model", "sft", "seed"), ("material", "texts")),
     Stage("start", start_policy, ("task", "tabular", "lora", "seed"), ("sft",)),
-    Stage("base", fine_tune, ("task", "base_model", "sft", "seed"), ("material", "world")),
+    Stage("base", fine_tune, ("task", "base_model", "sft", "seed"), ("material", "texts")),
     Stage("golden", standardise, ("task", "seed"), ("world", "base")),
-    Stage("pool", gather, ("task", "data.pool", "seed"), ("golden", "base", "world")),
+    Stage("pool", gather, ("task", "data.pool", "seed"), ("golden", "base", "texts")),
     Stage(
-        "data", make_data, ("task", "labeler", "data", "seed"), ("golden", "base", "world", "pool")
+        "data",
+        make_data,
+        ("task", "labeler", "data", "seed", "label_seed"),
+        ("golden", "base", "texts", "pool"),
     ),
     Stage("scores", rescore, (), ("sft", "data"), "baseline_model"),
     Stage(
@@ -92,8 +96,8 @@ STAGES = (
     Stage(
         "baseline",
         train_baseline,
-        ("task", "baseline", "prompts", "seed"),
-        ("golden", "base", "world"),
+        ("task", "baseline", "prompts", "opponent_answers", "seed"),
+        ("golden", "base", "texts"),
     ),
     Stage(
         "optimum",
@@ -105,7 +109,7 @@ STAGES = (
     Stage(
         "recorded",
         record,
-        ("recorded", "seed"),
+        ("recorded", "training_seed"),
         ("golden", "start", "scores", "data", "proxy"),
         "recorded",
         exact=True,
@@ -121,7 +125,7 @@ STAGES = (
     Stage(
         "prepared",
         prepare,
-        ("source", "labeler", "seed"),
+        ("source", "labeler", "training_seed"),
         ("golden", "start", "scores", "data", "proxy", "recorded"),
         "source",
         exact=True,

@@ -1,7 +1,5 @@
 """The first stages: shared data of worlds, the world, and its writers' texts."""
 
-from typing import NamedTuple
-
 import jax
 from jaxtyping import Array, Int, PRNGKeyArray, PyTree
 
@@ -14,25 +12,24 @@ from testbed.streams import Stream, stream
 Seed = int | Int[Array, ""]
 
 
-class DrawnWorld(NamedTuple):
-    """The world, and its writers' texts."""
-
-    world: World
-    written: Written
-
-
 def load_material(task: AbstractTask, content: str | None) -> PyTree:
     """Data that every world of the task shares and that no key draws. ``content`` identifies the content of the files
     behind them."""
     return task.material()
 
 
-def draw_world(task: AbstractTask, counts: TextCounts, seed: Seed, material: PyTree) -> DrawnWorld:
-    """Draw the world, and generate its writers' texts."""
-    key = jax.random.key(seed)
-    world = task.world_on(material, stream(key, Stream.WORLD))
-    written = write(world, counts, corpus_key(seed), stream(key, Stream.HELD_OUT))
-    return DrawnWorld(world, written)
+def draw_world(task: AbstractTask, golden: Seed, writers: Seed | None, material: PyTree) -> World:
+    """Draw the world from the golden reward's seed; ``writers``, if it is given, is the seed of the writers."""
+    key = stream(jax.random.key(golden), Stream.WORLD)
+    if writers is None:
+        return task.world_on(material, key)
+    return task.world_with(material, key, stream(jax.random.key(writers), Stream.WORLD))
+
+
+def write_texts(counts: TextCounts, seed: Seed, world: World) -> Written:
+    """Generate the texts of the world's writers."""
+    held_out = stream(jax.random.key(seed), Stream.HELD_OUT)
+    return write(world, counts, corpus_key(seed), held_out)
 
 
 def corpus_key(seed: Seed) -> PRNGKeyArray:

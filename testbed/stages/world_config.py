@@ -28,7 +28,11 @@ from testbed.transformer_config import TransformerConfig
 
 
 class WorldConfig(eqx.Module):
-    """The part of an `Experiment` that its stages depend on; ``baseline_model`` is None if it is the policy's shape."""
+    """The part of an `Experiment` that its stages depend on.
+
+    ``baseline_model`` is None if it is the policy's shape, ``writers_seed`` if it is ``golden_seed``. ``training_seed``
+    is ``seed`` if no stage trains as runs do, so that runs with other training seeds share their world.
+    """
 
     task: AbstractTask
     labeler: AbstractLabeler
@@ -43,9 +47,14 @@ class WorldConfig(eqx.Module):
     optimum_beta: float | None
     source: AbstractSource | None
     prompts: int = eqx.field(static=True)
+    opponent_answers: int = eqx.field(static=True)
     tabular: bool = eqx.field(static=True)
     lora: Lora | None
     seed: int
+    golden_seed: int
+    writers_seed: int | None
+    label_seed: int
+    training_seed: int
 
     @classmethod
     def of(cls, experiment: Experiment) -> Self:
@@ -95,6 +104,16 @@ def _baseline_shape(experiment: Experiment) -> TransformerConfig | None:
     return None if shared_text(shape) == shared_text(_shape(experiment)) else shape
 
 
+def _writers_seed(experiment: Experiment) -> int | None:
+    used = read(experiment, "used_seeds")
+    return None if used.writers == used.golden else used.writers
+
+
+def _training_seed(experiment: Experiment) -> int:
+    trained = read(experiment, "recorded") or read(read(experiment, "source"), "preparation")
+    return read(experiment, "used_seeds").training if trained else read(experiment, "seed")
+
+
 #: Fields of `WorldConfig` whose value is not the experiment's field of the same name.
 _DERIVED: dict[str, Callable[[Experiment], Any]] = {
     "model": _shape,
@@ -104,6 +123,11 @@ _DERIVED: dict[str, Callable[[Experiment], Any]] = {
     "optimum_beta": lambda experiment: read(read(experiment, "evaluation"), "optimum_beta"),
     "source": lambda experiment: read(read(experiment, "source"), "preparation"),
     "prompts": lambda experiment: read(read(experiment, "evaluation"), "prompts"),
+    "golden_seed": lambda experiment: read(experiment, "used_seeds").golden,
+    "writers_seed": _writers_seed,
+    "label_seed": lambda experiment: read(experiment, "used_seeds").labels,
+    "training_seed": _training_seed,
+    "opponent_answers": lambda experiment: read(read(experiment, "evaluation"), "opponent_answers"),
 }
 
 

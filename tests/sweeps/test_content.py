@@ -613,9 +613,12 @@ def test_plans_group_runs_by_what_addresses_name(name: str) -> None:
         (apart if moves else together).add(path)
         assert (register.world(changed) != 0) == bool(moves), path
     free = ("loss.", "optimiser.", "steps", "batch_size", "reference", "teacher", "source.")
-    free += ("evaluation.points", "evaluation.kl_prompts", "evaluation.pairs")
+    free += ("evaluation.points", "evaluation.first", "evaluation.kl_prompts", "evaluation.pairs")
+    free += ("seeds.training", "seeds.families")  # seed 0 is the first of every family
     assert all(path.startswith(free) for path in together), together
     assert {"seed", "evaluation.prompts", "data.quality", "task.vocabulary"} <= apart
+    assert {"seeds.golden", "seeds.writers", "seeds.labels"} <= apart
+    assert ("seeds.training" in apart) == ("seeds.training_shift" in apart) == (name == "sampled")
 
 
 def variants(thing: Any) -> Iterator[tuple[str, Any]]:

@@ -136,7 +136,7 @@ def test_worlds_that_do_not_come_so_far_are_counted():
     evidence = Given({"x": curves, "y": heights(0.5, 0.5, 0.5)})
     effects = MatchedDifference("x", "y").in_worlds(evidence)
     assert (list(effects.estimates), effects.lacking) == ([0, 1], 1)
-    assert "so far" in effects.why
+    assert "no setting that the arms share reaches a KL of 1.5" in effects.why
 
 
 def test_best_difference_ends_at_the_budget():
@@ -172,6 +172,11 @@ def test_a_curve_that_still_rises_leaves_the_fall_open():
     rising = Given({"x": heights(0.6, 0.7, 0.8, place=3.0, end=2.0)})
     draws = InteriorMaximum("x", "end").draws(rising)
     assert set(draws.open) == {"higher"}
+    # A peak in the last fifth of the range is not followed far enough either.
+    late = Given({"x": heights(0.6, 0.7, 0.8, place=1.7, end=2.0)})
+    assert set(InteriorMaximum("x", "end").draws(late).open) == {"higher"}
+    inside = Given({"x": heights(0.6, 0.7, 0.8, place=1.5, end=2.0)})
+    assert InteriorMaximum("x", "end").draws(inside).open == {}
     assert RULE.judge(draws).verdict == "undecided"
     assert InteriorMaximum("x", "start").draws(rising).open == {}
 

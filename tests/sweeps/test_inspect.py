@@ -171,7 +171,17 @@ def test_the_golden_baseline_is_not_built() -> None:
     cache = Cache(cache_directory())
     config = WorldConfig.of(own)
     made = WorldBuilder(cache, progress).made(config, inspection._BUILT)
-    assert set(made) == {"material", "world", "sft", "base", "golden", "pool", "data", "proxy"}
+    assert set(made) == {
+        "material",
+        "world",
+        "texts",
+        "sft",
+        "base",
+        "golden",
+        "pool",
+        "data",
+        "proxy",
+    }
     assert not any("baseline" in stage for stage in progress.stages)
 
 

@@ -16,7 +16,7 @@ from rich.console import Console
 from store_rows import columns
 
 from sweeps import throttle
-from sweeps.api import runner
+from sweeps.api import forecasting, runner
 from sweeps.claims import Claim, Test
 from sweeps.console.progress import LogDisplay, Meter, Progress, TerminalDisplay, display, duration
 from sweeps.console.tables import show_spent
@@ -43,7 +43,10 @@ class Small(eqx.Module):
 
 
 CLAIM = Claim(
-    "C2", "online beats offline", (Test(MatchedDifference("online", "offline"), More(0.01)),), "gap <= 0"
+    "C2",
+    "online beats offline",
+    (Test(MatchedDifference("online", "offline"), More(0.01)),),
+    "gap <= 0",
 )
 STUDY = Study(
     name="small",
@@ -344,12 +347,12 @@ def test_studies_named_twice_or_into_a_store_of_one_are_refused(tmp_path: Path) 
 def test_the_plan_is_shown_without_touching_the_disk(tmp_path: Path) -> None:
     console = Console(file=io.StringIO(), width=120)
     out = tmp_path / "out"
-    runner.forecast([STUDY.select()], out, Sums()).show(console)
+    forecasting.forecast([STUDY.select()], out, Sums()).show(console)
     assert not out.exists()
     run(out, Sums(), seeds=1)
-    runner.forecast([STUDY.select()], out, Sums()).show(console)
+    forecasting.forecast([STUDY.select()], out, Sums()).show(console)
     run(out, Sums())
-    runner.forecast([STUDY.select()], out, Sums()).show(console)
+    forecasting.forecast([STUDY.select()], out, Sums()).show(console)
     first, rest, nothing = console.file.getvalue().split("Results")[:3]  # type: ignore[attr-defined]
     for part in (
         "8, of which 0 are stored",

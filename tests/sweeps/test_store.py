@@ -293,6 +293,35 @@ def test_joining_keeps_what_was_fixed_before_the_run(tmp_path: Path) -> None:
         assert store.header["seeds"] == 5
 
 
+def test_a_session_may_plan_further_seeds(tmp_path: Path) -> None:
+    """In the same session, whose facts stay; facts about the study survive sessions that do not mention them."""
+    first = HEADER | {"planned": {"online": ["a"]}, "seeds": 8}
+    with Store.create_or_open(tmp_path, first) as store:
+        store.note(seconds=1.0)
+        looks = [{"worlds": 8, "points": 2, "widths": []}]
+        facts = {"points": {"C2": 2}, "max_worlds": 32, "minutes": None, "ended": None}
+        store.keep(precision={**facts, "looks": looks})
+        store.plan_further(first | {"planned": {"online": ["a", "b"]}, "seeds": 10})
+        with pytest.raises(InvalidInput, match="holds the seeds 10, this command runs 100:112"):
+            store.plan_further(first | {"seeds": [100, 112]})
+        assert store.header == Store.open(tmp_path).header
+    Store.create_or_open(tmp_path, HEADER).close()
+    header = Store.open(tmp_path).header
+    assert (header["seeds"], header["planned"]) == (10, {"online": ["a", "b"]})
+    assert [session["seeds"] for session in header["sessions"]] == [10, 2]
+    assert header["sessions"][0]["seconds"] == 1.0
+    assert header["precision"]["looks"] == looks
+    reader = Store.open(tmp_path)
+    for change in (lambda: reader.keep(a=1), lambda: reader.plan_further(first)):
+        with pytest.raises(ValueError, match="opened to read"):
+            change()
+    header = json.loads((tmp_path / "study.json").read_text())
+    header["precision"]["looks"] = [{"worlds": "eight"}]
+    (tmp_path / "study.json").write_text(json.dumps(header))
+    with pytest.raises(InvalidInput, match=r"precision\.looks"):
+        Store.open(tmp_path)
+
+
 def test_joining_unites_what_arms_run_besides_the_axes(tmp_path: Path) -> None:
     first = HEADER | {"further": {"offline": [{"rate": 0.1, "steps": 500}]}}
     second = HEADER | {"further": {"offline": [{"rate": 0.2}], "online": [{"rate": 0.2}]}}

@@ -69,7 +69,7 @@ def test_every_preset_can_be_built_and_judges_something(study: Study) -> None:
             assert point.arm in study.presets[name].further or point.experiment.steps == steps
         for arm in study.presets[name].further:
             longest = max(point.experiment.steps for point in points if point.arm == arm)
-            assert longest == paper.LONGER * study.presets[name].settings["steps"]
+            assert longest == paper.LONGER[name] * study.presets[name].settings["steps"]
 
 
 def test_points_are_as_made_one_by_one_and_share_their_parts(study: Study) -> None:

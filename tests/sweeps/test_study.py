@@ -62,7 +62,10 @@ class Dialled(Small):
 
 
 CLAIM = Claim(
-    "C2", "online beats offline", (Test(MatchedDifference("online", "offline"), More(0.01)),), "a gap <= 0"
+    "C2",
+    "online beats offline",
+    (Test(MatchedDifference("online", "offline"), More(0.01)),),
+    "a gap <= 0",
 )
 ARMS = (Arm("online", {"source": Online()}), Arm("offline", {"source": Offline()}))
 AXES = product(Axis("rate", (0.001, 0.01)), Axis("loss.beta", (0.1, 1.0)))

@@ -292,7 +292,7 @@ def test_a_file_that_cannot_be_read_counts_as_missing(tmp_path: Path) -> None:
 def test_a_damaged_stage_is_made_again_and_is_the_same(tmp_path: Path, trap: bytes) -> None:
     """Two stages of a world and all that stands on them."""
     run = WorldConfig.of(experiment())
-    wanted = {"material", "world", "sft", "base"}
+    wanted = {"material", "world", "texts", "sft", "base"}
     cache = Cache(tmp_path / "stages")
     worlds = WorldBuilder(cache, Silence())
     worlds.prepare([run], wanted)

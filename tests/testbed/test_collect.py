@@ -36,7 +36,7 @@ def before(enumerable: bool) -> tuple[dict, dict]:
     """World and SFT policy, which no dial moves, and the settings that made them."""
     settings = {"task": TINY} if enumerable else {}
     made: dict = {"material": None}
-    for name in ("world", "sft", "golden"):
+    for name in ("world", "texts", "sft", "golden"):
         made[name] = MAKE[name](config(**settings), made)
         made["base"] = made.get("sft")
     return made, settings
@@ -132,7 +132,7 @@ def test_dials_draw_from_the_candidates_of_the_prompt() -> None:
     for response in (data.pairs.winner, data.pairs.loser):
         for i, tokens in enumerate(np.asarray(response.tokens)):
             assert bytes(tokens) in offered[i % 128]
-    prompts = np.asarray(made["world"].written.corpus.prompts.tokens)
+    prompts = np.asarray(made["texts"].corpus.prompts.tokens)
     np.testing.assert_array_equal(data.pairs.prompt.tokens, np.tile(prompts[:128], (4, 1)))
     assert facts["reached_quality"] == pytest.approx(0.5, abs=1e-3)
     # 1,024 responses of unit variance: four standard errors.

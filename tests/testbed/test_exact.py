@@ -334,8 +334,8 @@ def one_each(world: World, policy, anchor, opponent, data, proxy, keys) -> dict[
     def one(key) -> dict[str, jax.Array]:
         k_prompts, k_opponent, k_pairs, k_data, k_labels, key = jax.random.split(key, 6)
         prompts, answers = draw(opponent, 1, k_prompts, k_opponent)
-        answers = jax.tree.map(lambda x: x[:, 0], answers)
-        against = Opponent(prompts, answers, jax.vmap(world.reward)(prompts, answers))
+        reward = jax.vmap(jax.vmap(world.reward, (None, 0)))(prompts, answers)
+        against = Opponent(prompts, answers, reward)
         prompts, both = draw(data, 2, k_pairs, k_data)
         first, second = (jax.tree.map(lambda x, k=k: x[:, k], both) for k in range(2))
         views = [

@@ -62,13 +62,15 @@ def parts():
     return policy, anchor, dataset(anchor, N), GoldenPreference(world()), given, *answers
 
 
-def opponent(seed: int = 9) -> Opponent:
+def opponent(seed: int = 9, answers: int = 1) -> Opponent:
     """Fixed answers, by an unrelated model."""
     *_, given, _, _ = parts()
     keys = jax.random.split(jax.random.key(seed), N)
-    found = decode_sample(shallow(seed), given, keys, time=TIME, count=1).response
-    responses = jax.tree.map(lambda x: x[:, 0], found)
-    reward = [sum_reward(cut(given, i), cut(responses, i)) for i in range(N)]
+    responses = decode_sample(shallow(seed), given, keys, time=TIME, count=answers).response
+    reward = [
+        [sum_reward(cut(given, i), cut(responses, (i, j))) for j in range(answers)]
+        for i in range(N)
+    ]
     return Opponent(given, responses, jnp.asarray(reward, jnp.float32))
 
 
@@ -90,7 +92,7 @@ def test_every_metric_against_numpy() -> None:
     found = evaluate(policy, anchor, data, golden, against)
 
     reward = np.array([sum_reward(cut(given, i), cut(first, i)) for i in range(N)])
-    difference = reward - np.asarray(against.reward)
+    difference = reward - np.asarray(against.reward)[:, 0]
     wins = np.where(difference > 0, 1.0, np.where(difference < 0, 0.0, 0.5))
     assert 0 < wins.mean() < 1
     expect(found["win_rate"], wins.mean())
@@ -101,7 +103,7 @@ def test_every_metric_against_numpy() -> None:
     for own, wanted in zip(found["golden_reward_quantile"], quantiles, strict=True):
         expect(own, wanted)
     np.testing.assert_array_equal(found["answer"], first.tokens[:2])
-    longer = np.asarray(first.length) - np.asarray(against.responses.length)
+    longer = np.asarray(first.length) - np.asarray(against.responses.length)[:, 0]
     expect(found["proxy_reward"], longer.mean())
     expect(found["proxy_win_rate"], ((longer > 0) + 0.5 * (longer == 0)).mean())
     expect(found["length"], np.asarray(first.length).mean())
@@ -147,11 +149,26 @@ def test_ties_count_one_half() -> None:
         (others, -0.125, 1.0),
         (others, 0.125, 0.0),
     ):
-        against = Opponent(given, answers, reward + shift)
+        once = jax.tree.map(lambda x: x[:, None], answers)
+        against = Opponent(given, once, reward[:, None] + shift)
         found = evaluate(policy, anchor, data, golden, against)
         assert float(found["win_rate"]) == share
         assert float(found["win_rate_se"]) == 0.0
         assert float(found["proxy_win_rate"]) == 0.5
+
+
+def test_the_win_rate_is_the_mean_over_answers_and_its_error_is_over_prompts() -> None:
+    """Four answers to each prompt against numpy; the proxy compares with the first of them."""
+    policy, anchor, data, golden, given, first, _ = parts()
+    against = opponent(answers=4)
+    found = evaluate(policy, anchor, data, golden, against)
+    reward = np.array([sum_reward(cut(given, i), cut(first, i)) for i in range(N)])
+    better = 0.5 + 0.5 * np.sign(reward[:, None] - np.asarray(against.reward))
+    assert {0.25, 0.75} & set(better.mean(1).tolist())
+    expect(found["win_rate"], better.mean())
+    expect(found["win_rate_se"], better.mean(1).std(ddof=1) / N**0.5)
+    longer = np.asarray(first.length) - np.asarray(against.responses.length)[:, 0]
+    expect(found["proxy_reward"], longer.mean())
 
 
 def expect(found: jax.Array, value: float) -> None:

@@ -112,7 +112,7 @@ def test_what_worlds_are_made_of_rebuilds_what_stands_on_it(whole: Path) -> None
     assert edited(whole, type(RUN.task)) == NAMES
     assert edited(whole, Enumerable) == set()
     assert edited(whole, type(RUN.labeler)) == NAMES - {
-        "material", "world", "sft", "start", "base", "golden", "pool", "baseline",
+        "material", "world", "texts", "sft", "start", "base", "golden", "pool", "baseline",
     }  # fmt: skip
     assert edited(whole, by_name["start"]) == {"start", "optimum", *RECORDED}
     assert edited(whole, by_name["baseline"]) == {"baseline"}

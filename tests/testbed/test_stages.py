@@ -1,5 +1,7 @@
 """Stages: what each address depends on, the cache, and what the stages make, recomputed."""
 
+import functools
+
 import jax
 import numpy as np
 import pytest
@@ -28,6 +30,7 @@ from testbed.sources.mixture import Mixture
 from testbed.sources.offline import Offline
 from testbed.sources.replay import Replay
 from testbed.stages import stages
+from testbed.stages.baseline import TrainedBaseline, train_baseline
 from testbed.stages.code import Code
 from testbed.stages.stages import STAGES, fingerprints
 from testbed.stages.world_config import WorldArtifacts, WorldConfig
@@ -53,20 +56,25 @@ def changed(**settings) -> tuple[str, ...]:
         ({"seed": 3}, "world"),
         ({"task__ruggedness": 1.0}, "material"),
         ({"task__vocabulary": 9}, "material"),
-        ({"data__pairs": 40}, "world"),
-        ({"data__held_out": 17}, "world"),
-        ({"data__candidates": 5}, "world"),
+        ({"seeds__golden": 3, "seeds__writers": 3}, "world"),
+        ({"seeds__writers": 3}, "world"),
+        ({"data__pairs": 40}, "texts"),
+        ({"data__held_out": 17}, "texts"),
+        ({"data__candidates": 5}, "texts"),
+        ({"seed": 3, "seeds__families": 4}, "texts"),
         ({"data__prompts": 16}, "pool"),
         ({"data__quality": 0.5}, "pool"),
         ({"model__width": 32}, "sft"),
         ({"sft__steps": 61}, "sft"),
         ({"sft__optimiser__learning_rate": 2e-2}, "sft"),
         ({"labeler__temperature": 0.5}, "data"),
+        ({"seeds__labels": 3}, "data"),
         ({"proxy__pairwise": False}, "proxy"),
         ({"proxy__fit__optimiser__weight_decay": 0.5}, "proxy"),
         ({"baseline__steps": 5}, "baseline"),
         ({"baseline__loss": Dpo()}, "baseline"),
         ({"evaluation__prompts": 20}, "baseline"),
+        ({"evaluation__opponent_answers": 2}, "baseline"),
     ],
     ids=str,
 )
@@ -76,6 +84,7 @@ def test_a_change_moves_its_stage_and_those_built_on_it(settings: dict, first: s
     assert NAMES == (
         "material",
         "world",
+        "texts",
         "sft",
         "start",
         "base",
@@ -226,7 +235,7 @@ def test_golden_reward_is_standardised_over_its_own_samples(which: int) -> None:
 @pytest.mark.parametrize("which", [0, 1])
 def test_labels_and_margins_agree(which: int) -> None:
     """Each pair is one prompt's two texts in some order; its margin is the difference of their golden rewards."""
-    artifacts, corpus = artifacts_of(which), made(which)["world"].written.corpus
+    artifacts, corpus = artifacts_of(which), made(which)["texts"].corpus
     pairs: Pair = artifacts.data.pairs
     np.testing.assert_array_equal(pairs.prompt.tokens, corpus.prompts.tokens)
     texts = {
@@ -302,14 +311,42 @@ def test_proxy_accuracies_are_those_of_the_proxy() -> None:
 def test_baseline_answers_the_first_prompts_of_the_data() -> None:
     artifacts = artifacts_of(0)
     opponent = artifacts.opponent
-    assert opponent.reward.shape == (16,)
+    assert opponent.reward.shape == (16, 1)
     np.testing.assert_array_equal(opponent.prompts.tokens, artifacts.data.pairs.prompt.tokens[:16])
-    expected = rewards(artifacts.world, opponent.prompts, opponent.responses)
-    np.testing.assert_allclose(opponent.reward, expected, atol=1e-4)
+    once = jax.tree.map(lambda x: x[:, 0], opponent.responses)
+    expected = rewards(artifacts.world, opponent.prompts, once)
+    np.testing.assert_allclose(opponent.reward[:, 0], expected, atol=1e-4)
     assert float(artifacts.facts["baseline_reward"]) == pytest.approx(
         np.mean(opponent.reward), abs=1e-5
     )
     assert int(artifacts.facts["baseline_diverged_step"]) == -1
+
+
+def test_without_training_the_sft_policy_is_the_opponent_and_answers_as_often_as_asked() -> None:
+    """Three answers to each of eight prompts, recomputed; the first are those of an opponent that answers once."""
+    run, parts = PREPARED[0], made(0)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def answered(each: int, *given) -> TrainedBaseline:
+        return train_baseline(run.task, OnlineRun(steps=0), 8, each, run.seed, *given)
+
+    given = [parts[name] for name in ("golden", "base", "texts")]
+    once, thrice = answered(1, *given), answered(3, *given)
+    key = stream(stream(jax.random.key(run.seed), Stream.BASELINE), Stream.BASELINE_RESPONSES)
+    prompts, keys = thrice.opponent.prompts, jax.random.split(key, 24).reshape(3, 8)
+    for j in range(3):
+        found = decode_sample(parts["base"].policy, prompts, keys[j], time=TIME, count=1).response
+        own = jax.tree.map(lambda x, j=j: x[:, j], thrice.opponent.responses)
+        np.testing.assert_array_equal(own.tokens, found.tokens[:, 0])
+        expected = rewards(parts["golden"].world, prompts, own)
+        np.testing.assert_allclose(thrice.opponent.reward[:, j], expected, atol=1e-4)
+    first = jax.tree.map(lambda x: x[:, :1], thrice.opponent.responses)
+    np.testing.assert_array_equal(once.opponent.responses.tokens, first.tokens)
+    assert len({bytes(row) for row in np.asarray(thrice.opponent.responses.tokens[0])}) > 1
+    assert float(thrice.facts["baseline_steps"]) == 0.0
+    mean = float(np.mean(thrice.opponent.reward))
+    assert float(thrice.facts["baseline_reward"]) == pytest.approx(mean, abs=1e-5)
+    assert (run.opponent, experiment(baseline__steps=0).opponent) == ("golden baseline", "SFT")
 
 
 @pytest.mark.parametrize(
