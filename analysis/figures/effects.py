@@ -213,7 +213,12 @@ def _best(at: TaskEvidence, arm: str, metric: str) -> Draws:
     """The arm's best gain over SFT within what its steps reached."""
 
     def gains(evidence: Evidence) -> InWorlds:
-        return contrast([evidence.curves(arm, metric)], (1.0,), lambda curve: curve.best(), {})
+        return contrast(
+            [evidence.curves(arm, metric)],
+            (1.0,),
+            lambda curves: [one.best() for one in curves],
+            {},
+        )
 
     try:
         return at.pool(gains, ("", ""), 0.0)
