@@ -15,7 +15,7 @@ from testbed.errors import InvalidInput
 Entry = Mapping[str, Any]
 COLUMNS: Sequence[str] = (
     "study", "claim", "task", "verdict", "effect", "unit", "estimate", "low", "high",
-    "probability", "rule", "rope", "confidence", "newer", "stored_verdict", "reason", "text",
+    "probability", "rule", "rope", "confidence", "close", "newer", "stored_verdict", "reason", "text",
 )  # fmt: skip
 
 
@@ -46,7 +46,10 @@ def as_markdown(entries: Sequence[Entry]) -> str:
         rows.append([name, *map(_cell, by_task.values())])
     lines = plain_text.markdown_table(["claim", *map(safe, verdicts.tasks(entries))], rows)
     counted = ", ".join(f"{count} {name}" for name, count in verdicts.counts(entries).items())
-    lines += ["", f"{counted}. Numbers are posterior medians with their intervals.", ""]
+    said = (
+        f"{counted}. Numbers are posterior medians with their intervals. {verdicts.many(entries)}"
+    )
+    lines += ["", said.rstrip(), ""]
     for row in verdicts.ordered(entries):
         if row["verdict"] != "reproduced":
             place = f"{safe(row['task'])}, {safe(row['study'])}" if several else safe(row["task"])
@@ -65,6 +68,8 @@ def _cell(row: Entry | None) -> str:
         parts.append(between(row))
     if row["newer"]:
         parts.append("(newer rule)")
+    if row["close"]:
+        parts.append(f"({verdicts.CLOSE})")
     return "<br>".join(parts)
 
 

@@ -115,10 +115,11 @@ _BETAS = {
     "laptop": (0.03, BASE_BETA),
     "paper": (0.01, 0.03, BASE_BETA, 0.3),
 }
-#: Betas at which offline arms also run `LONGER` times as long, at the highest rate: the lowest betas of each size.
+#: Betas at which offline arms also run longer (`LONGER`), at the highest rate: the lowest betas of each size.
 _LONG_BETAS = {"smoke": (), "laptop": (0.03,), "paper": (0.01, 0.03, BASE_BETA)}
-LONGER = 5
-_STEPS = {"smoke": 100, "laptop": 256, "paper": 1000}
+#: How many times as long these runs are; the paper runs offline learning five times as long.
+LONGER = {"smoke": 1, "laptop": 4, "paper": 5}
+_STEPS = {"smoke": 100, "laptop": 320, "paper": 1000}
 #: Steps with which the golden baseline is trained; 0: the opponent is SFT itself.
 _BASELINE = {"smoke": 0, "laptop": 0, "paper": 1000}
 _SETTINGS: Mapping[str, Mapping[str, Any]] = {
@@ -203,7 +204,7 @@ def preset(
     """A preset of a size.
 
     ``runs`` are the paths of recorded runs in the arms (``source.recorded``); these are as long as the online runs.
-    ``axes`` replaces `grid`. Arms in ``longer`` additionally run some settings `LONGER` times as long. ``worlds``
+    ``axes`` replaces `grid`. Arms in ``longer`` additionally run some settings longer (`LONGER`). ``worlds``
     replaces the number of worlds at laptop size. ``changes`` (``__`` for a dot) are further settings.
     """
     steps = _STEPS[size]
@@ -231,7 +232,7 @@ def _long(size: str, swept: Grid) -> Grid:
         Axis("task", swept.values("task")),
         Axis("optimiser.learning_rate", (max(_RATES[size]),)),
         Axis("loss.beta", _LONG_BETAS[size]),
-        Axis("steps", (LONGER * _STEPS[size],)),
+        Axis("steps", (LONGER[size] * _STEPS[size],)),
     )
 
 

@@ -19,8 +19,10 @@ from sweeps.estimands import Unanswerable
 from testbed.metric_table import declared
 
 Pair = tuple[str, str]
-_THIN = 3
-"""Of the points of a world's own curve, every third is drawn, to keep pages small."""
+_THIN = 4
+"""Of the points of a world's own curve, every fourth is drawn, to keep pages small."""
+_FEW_WORLDS = 5
+"""The curves of more worlds than this are fainter."""
 
 
 class Outcome(NamedTuple):
@@ -92,7 +94,7 @@ def frontier(panels: Panels, arms: Sequence[str], outcome: Outcome, width: float
 
     Below, the figure shows the differences of those pairs of arms that claims compare: worlds that are good for one arm
     are good for the other, so bands may overlap although the difference is clear. A figure of many arms or panels has
-    a legend instead of labels, and neither bands nor worlds.
+    a legend instead of labels, and neither bands nor worlds; the worlds are shown of the arms that claims compare.
     """
     shown = [arm for arm in arms if any(arm in one.curves for one in panels.values())]
     small = len(panels) > FEW_PANELS
@@ -141,19 +143,24 @@ def _curves_panel(
     axes: Axes, shown: Panel, arms: Sequence[str], outcome: Outcome, labelled: bool
 ) -> None:
     axes.set_visible(True)
+    compared = [arm for pair in outcome.pairs for arm in pair] or list(shown.curves)
     for arm, one in shown.curves.items():
         colour, _, dashes = look(arms, arm)
-        _line(axes, one, colour, dashes, labelled)
+        _line(axes, one, colour, dashes, labelled, labelled and arm in compared)
     style.kl_axis(axes, 1.04 * max((one.d[-1] for one in shown.curves.values()), default=1.0))
     _limit(axes, shown.curves.values(), outcome.metric, labelled)
     axes.set_ylabel(outcome.label)
 
 
-def _line(axes: Axes, one: TypicalCurve, colour: str, dashes: Any, full: bool) -> None:
-    """A mean over worlds; if ``full``, with its band and the worlds."""
-    if full:
+def _line(
+    axes: Axes, one: TypicalCurve, colour: str, dashes: Any, band: bool, worlds: bool
+) -> None:
+    """A mean over worlds, with its ``band`` and the ``worlds`` if wanted."""
+    if worlds:
+        faint = 0.4 if len(one.seeds) <= _FEW_WORLDS else 0.22
         for values in one.worlds:
-            axes.plot(one.d[::_THIN], values[::_THIN], color=colour, lw=0.6, alpha=0.4, zorder=2)
+            axes.plot(one.d[::_THIN], values[::_THIN], color=colour, lw=0.6, alpha=faint, zorder=2)
+    if band:
         axes.fill_between(one.d, one.low, one.high, color=colour, alpha=0.15, lw=0, zorder=3)
     axes.plot(one.d, one.mean, color=colour, lw=2.2, ls=dashes, dash_capstyle="butt",
               solid_capstyle="round", zorder=4)  # fmt: skip
@@ -185,7 +192,8 @@ def _differences_panel(
         axes.axvspan(low**0.5, min(high**0.5, limit), color=RULE, alpha=0.5, lw=0, zorder=0)
     for (_, second), one in shown.differences.items():
         colour, _, dashes = look(arms, second)
-        _line(axes, one, INK if single else colour, "-" if single else dashes, single)
+        colour, dashes = (INK, "-") if single else (colour, dashes)
+        _line(axes, one, colour, dashes, single, single)
     _limit(axes, shown.differences.values(), "", single)
     scale, unit = scale_of(outcome.unit), unit_name(outcome.unit)
     short = {"SFT standard deviations": "SFT s.d.", "percentage points": "points"}.get(unit, unit)

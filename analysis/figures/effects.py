@@ -213,7 +213,12 @@ def _best(at: TaskEvidence, arm: str, metric: str) -> Draws:
     """The arm's best gain over SFT within what its steps reached."""
 
     def gains(evidence: Evidence) -> InWorlds:
-        return contrast([evidence.curves(arm, metric)], (1.0,), lambda curve: curve.best(), {})
+        return contrast(
+            [evidence.curves(arm, metric)],
+            (1.0,),
+            lambda curves: [one.best() for one in curves],
+            {},
+        )
 
     try:
         return at.pool(gains, ("", ""), 0.0)
@@ -240,9 +245,9 @@ def peaks(table: Table, arms: Sequence[str], label: str, percents: bool, width: 
         left.set_title(title if len(titles) > 1 else "")
         if percents:
             style.percent_axis(left, "x")
-        left.set_xlabel(f"{label}: best gain over SFT", fontsize=8.5)
+        left.set_xlabel(f"Best gain over SFT:\n{label}", fontsize=8.5)
         style.kl_axis(right, 1.03 * float(np.sqrt(rows["kl_high"].max())), label=False)
-        right.set_xlabel("KL at the peak, nats", fontsize=8.5)
+        right.set_xlabel("KL at the peak, nats\n", fontsize=8.5)
         if columns == 2:
             right.tick_params(labelleft=False)
     return figure

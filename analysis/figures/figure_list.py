@@ -43,7 +43,7 @@ def _frontier(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[Captioned
         words = inputs.metric_words(outcome.metric)
         few = not figure_inputs.several and len(panels) <= FEW_PANELS
         caption = "Thick lines are means over worlds"
-        caption += ", bands their 90% intervals, thin lines the worlds." if few else "."
+        caption += ", bands their 90% intervals, thin lines worlds." if few else "."
         caption += " Each world’s curve is smoothed over its own checkpoints; a mean ends where half of the worlds do."
         if few and any(one.differences for one in panels.values()):
             caption += (

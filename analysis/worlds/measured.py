@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 import pandas as pd
 
-from analysis.load import Table, lost, trajectories
+from analysis.load import Table, lost, trajectories, units
 from analysis.worlds.smoother import Checkpoints
 from sweeps.estimands import Seed, Unanswerable
 
@@ -42,12 +42,16 @@ def checkpoints(
     start = starts(table, outcome)
     found: dict[tuple[Seed, str], Checkpoints] = {}
     trained = table[(table["evaluation"] > 0) & table["arm"].isin(list(arms))]
+    others = tuple(axis for axis in axes if axis != "steps")
     for (seed, arm), points in trained.groupby(["seed", "arm"]):
         if seed not in start:
             raise Unanswerable(f"world {seed} has no evaluation of SFT")
+        # Both number the settings in the order of their first rows.
         setting, _ = pd.factorize(points["trajectory"])
+        of_setting = points.drop_duplicates("trajectory")
+        names = tuple(settings for _, settings in units(of_setting, others))
         run, _ = pd.factorize(points["run"])
         change = points[outcome].to_numpy(dtype=float) - start[seed]
         d = np.sqrt(np.clip(points["kl"].to_numpy(dtype=float), 0.0, None))
-        found[int(seed), str(arm)] = Checkpoints(d, change, setting, run)
+        found[int(seed), str(arm)] = Checkpoints(d, change, setting, run, names)
     return found

@@ -18,7 +18,7 @@ so that a curve stays readable.
 import dataclasses
 import itertools
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -40,6 +40,7 @@ from sweeps.estimands import (
     WorldEstimate,
 )
 from sweeps.estimands.base import contrast
+from sweeps.estimands.windows import Window
 
 ROPES: Mapping[str, float] = {"golden_reward": paper.REWARD_ROPE, "win_rate": paper.ROPE}
 """Outcomes, each with the difference that is practically nothing."""
@@ -66,14 +67,13 @@ class Place(NamedTuple):
             return f"best within {self.high:g} nats" if self.high < math.inf else "best, all steps"
         return f"{self.low:g} to {self.high:g} nats{' a token' if self.per_token else ''}"
 
-    def read(self, curve: Any) -> WorldEstimate:
-        """The quantity of one arm's curve in one world. May raise `Unanswerable`."""
+    def read(self, curves: Sequence[Any]) -> list[WorldEstimate]:
+        """The quantity of each arm's curve in one world, as estimands take it. May raise `Unanswerable`."""
         if self.low is None:
-            return curve.best(math.sqrt(self.high))
-        length = curve.tokens if self.per_token else 1.0
-        if not math.isfinite(length):
+            return [curve.best(math.sqrt(self.high)) for curve in curves]
+        if self.per_token and not math.isfinite(curves[0].tokens):
             raise Unanswerable("the length of SFT's responses is not known")
-        return curve.window(math.sqrt(self.low * length), math.sqrt(self.high * length))
+        return Window(self.low, self.high, self.per_token).read(curves)
 
 
 WINDOWS = (
@@ -90,17 +90,26 @@ class ByRun:
         self, points: smoother.Checkpoints, tokens: float, form: Callable[..., np.ndarray]
     ) -> None:
         self.tokens, self._form = tokens, form
+        numbers = range(int(points.setting.max()) + 1)
+        self.settings = points.names or tuple(numbers)
+        self.reach = np.array([points.d[points.setting == one].max() for one in numbers])
         self._runs = [
             (points.d[points.run == run], points.change[points.run == run])
             for run in np.unique(points.run)
         ]
+        self._setting = [
+            self.settings[points.setting[points.run == run][0]] for run in np.unique(points.run)
+        ]
 
-    def window(self, low: float, high: float) -> WorldEstimate:
-        """Mean change over a window, over the runs that reach its middle, each as far as it was observed."""
+    def window(
+        self, low: float, high: float, settings: Collection[Any] | None = None
+    ) -> WorldEstimate:
+        """Mean change over a window, over the runs (of these settings) that reach its middle, each as far as it was
+        observed."""
         means = []
-        for d, change in self._runs:
+        for (d, change), setting in zip(self._runs, self._setting, strict=True):
             end = min(high, float(d.max()))
-            if end >= (low + high) / 2:
+            if (settings is None or setting in settings) and end >= (low + high) / 2:
                 means.append(self._form(d, change, np.linspace(low, end, _NODES)).mean())
         if not means:
             raise Unanswerable(f"no checkpoint lies beyond a KL of {((low + high) / 2) ** 2:.2g}")
@@ -113,6 +122,11 @@ class ByRun:
             for d, change in self._runs
         ]
         return WorldEstimate(float(max(0.0, *tops)))
+
+    def _no_typical_curve(self, *_: Any) -> Any:
+        raise Unanswerable("single runs have no typical curve")
+
+    difference = peak = typical = _no_typical_curve
 
 
 def straight(

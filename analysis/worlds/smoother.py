@@ -26,8 +26,8 @@ that is practically nothing.
 """
 
 import dataclasses
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Collection, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float, Int
@@ -66,12 +66,14 @@ _FITTED = 48
 @dataclasses.dataclass(frozen=True)
 class Checkpoints:
     """The trained checkpoints of one arm in one world: distance, change of the outcome since SFT, number of the setting
-    and number of the run; settings count from 0. With a leading axis, those of several arms or worlds."""
+    and number of the run; settings count from 0. ``names`` tell what the settings are; without names they are their
+    numbers. With a leading axis, those of several arms or worlds."""
 
     d: Float[np.ndarray, "*w n"]
     change: Float[np.ndarray, "*w n"]
     setting: Int[np.ndarray, "*w n"]
     run: Int[np.ndarray, "*w n"]
+    names: tuple[Any, ...] = ()
 
 
 def _matern(
@@ -166,13 +168,15 @@ class Curves:
     """The posterior of an arm's curves in one world; see `sweeps.estimands.WorldCurve`.
 
     Attributes:
-        reach: the largest distance of a checkpoint of each setting. tokens: mean length of SFT's responses.
+        settings: of the runs, in order. reach: the largest distance of a checkpoint of each setting, shape (setting,).
+        tokens: mean length of SFT's responses.
     """
 
     def __init__(self, points: Checkpoints, by: Hyperparameters, tokens: float = np.nan) -> None:
         self._points, self._by, self.tokens = points, by, tokens
         self._root = linalg.cho_factor(_covariance(points, by), lower=True)
         self._settings = np.arange(points.setting.max() + 1)
+        self.settings: tuple[Any, ...] = points.names or tuple(self._settings.tolist())
         self.reach = np.array([points.d[points.setting == one].max() for one in self._settings])
         self._solved = linalg.cho_solve(self._root, points.change)
         self._bests: dict[float, WorldEstimate] = {}
@@ -203,11 +207,15 @@ class Curves:
         """Posterior mean of the arm's typical curve at distances ``d``."""
         return self._toward(Nodes(d, np.full(len(d), -1))) @ self._solved
 
-    def window(self, low: float, high: float) -> WorldEstimate:
-        """Mean change over a window of d, averaged over the settings that reach its middle.
+    def window(
+        self, low: float, high: float, settings: Collection[Any] | None = None
+    ) -> WorldEstimate:
+        """Mean change over a window of d, averaged over the settings that reach its middle, or over those of them in
+        ``settings``.
 
         Raises `Unanswerable` if no setting does."""
-        reaching = self._settings[self.reach >= (low + high) / 2]
+        wanted = [settings is None or name in settings for name in self.settings]
+        reaching = self._settings[(self.reach >= (low + high) / 2) & np.array(wanted)]
         if not len(reaching):
             raise Unanswerable(f"no checkpoint lies beyond a KL of {((low + high) / 2) ** 2:.2g}")
         d = np.linspace(low, high, _WINDOW_NODES)

@@ -3,7 +3,7 @@
 import functools
 import math
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import equinox as eqx
@@ -169,7 +169,14 @@ class Parabola(NamedTuple):
         """The curve itself."""
         return self.height * d * (4.0 - d) / 4.0
 
-    def window(self, low: float, high: float) -> WorldEstimate:
+    @property
+    def settings(self) -> tuple[Any, ...]:
+        """One setting."""
+        return ((),)
+
+    def window(
+        self, low: float, high: float, settings: Collection[Any] | None = None
+    ) -> WorldEstimate:
         """The mean between two distances."""
         if low + high > 8.0:
             raise Unanswerable("no checkpoint lies so far")

@@ -3,8 +3,8 @@
 import abc
 import dataclasses
 import math
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any, ClassVar, NamedTuple, Protocol, Self, TypeVar, runtime_checkable
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from typing import Any, ClassVar, NamedTuple, Protocol, Self, runtime_checkable
 
 import numpy as np
 
@@ -16,9 +16,6 @@ def words_of(metric: str) -> tuple[str, str]:
     """Words and unit of a metric or fact; for a column without a declaration, its name."""
     column = declared(metric)
     return column.words, column.unit
-
-
-Curve = TypeVar("Curve")
 
 
 class Unanswerable(Exception):
@@ -74,12 +71,21 @@ class WorldCurve(Protocol):
         ...
 
     @property
+    def settings(self) -> tuple[Any, ...]:
+        """The settings that were run, other than the number of steps, in a form that is equal for equal settings of two
+        arms."""
+        ...
+
+    @property
     def reach(self) -> np.ndarray:
         """The largest distance that each setting reached, shape (setting,)."""
         ...
 
-    def window(self, low: float, high: float) -> WorldEstimate:
-        """Mean change between two distances. Raises `Unanswerable` if no setting comes so far."""
+    def window(
+        self, low: float, high: float, settings: Collection[Any] | None = None
+    ) -> WorldEstimate:
+        """Mean change between two distances, averaged over these settings, by default over all that come to the middle
+        between the two. Raises `Unanswerable` if there is none."""
         ...
 
     def best(self, within: float = math.inf) -> WorldEstimate:
@@ -222,12 +228,13 @@ class WorldEstimand(Estimand):
 
 
 def contrast(
-    curves: Sequence[Mapping[Seed, Curve]],
+    curves: Sequence[Mapping[Seed, WorldCurve]],
     weights: Sequence[float],
-    read: Callable[[Curve], WorldEstimate],
+    read: Callable[[Sequence[WorldCurve]], Sequence[WorldEstimate]],
     details: Mapping[str, Any],
 ) -> InWorlds:
-    """A weighted sum of one quantity of several arms' curves, in every world that has all the arms.
+    """A weighted sum of one quantity of several arms' curves, in every world that has all the arms. ``read`` gives the
+    quantity of each arm from the arms' curves in one world.
 
     Worlds in which an arm has no such quantity are counted as lacking. Raises `Unanswerable` if all worlds lack it.
     """
@@ -236,7 +243,7 @@ def contrast(
     why = "the arms share no world"
     for world in shared:
         try:
-            parts = [read(of_arm[world]) for of_arm in curves]
+            parts = read([of_arm[world] for of_arm in curves])
         except Unanswerable as problem:
             why = str(problem)
             continue

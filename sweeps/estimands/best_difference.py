@@ -38,4 +38,6 @@ class BestDifference(WorldEstimand):
         curves = [evidence.curves(arm, self.outcome, among) for arm in arms]
         budget = math.inf if self.within is None else math.sqrt(self.within)
         details = evidence.describe_runs(arms)
-        return contrast(curves, (1.0, -1.0), lambda curve: curve.best(budget), details)
+        return contrast(
+            curves, (1.0, -1.0), lambda arms: [arm.best(budget) for arm in arms], details
+        )

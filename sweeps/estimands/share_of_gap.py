@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -89,9 +90,10 @@ class ShareOfGap(WorldEstimand):
         curves = [evidence.curves(arm, self.outcome) for arm in arms]
         return contrast(curves, weights, self._read, evidence.describe_runs(arms))
 
-    def _read(self, curve: WorldCurve) -> WorldEstimate:
+    def _read(self, curves: Sequence[WorldCurve]) -> list[WorldEstimate]:
         if self.low is None:
-            return curve.best(math.inf if self.high is None else math.sqrt(self.high))
+            budget = math.inf if self.high is None else math.sqrt(self.high)
+            return [curve.best(budget) for curve in curves]
         if self.high is None:
             raise Unanswerable("a window without an upper end is no window")
-        return Window(self.low, self.high).read(curve)
+        return Window(self.low, self.high).read(curves)

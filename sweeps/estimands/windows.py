@@ -1,9 +1,10 @@
 """Fixed windows of KL, in which estimands compare curves."""
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple
 
-from sweeps.estimands.base import WorldCurve, WorldEstimate
+from sweeps.estimands.base import Unanswerable, WorldCurve, WorldEstimate
 from testbed.errors import InvalidInput
 
 
@@ -25,7 +26,22 @@ class Window(NamedTuple):
         """The window in words."""
         return f"at {self.low:g} to {self.high:g} nats{' a token' if self.per_token else ''}"
 
-    def read(self, curve: WorldCurve) -> WorldEstimate:
-        """The mean of a curve over the window, evenly over sqrt(KL)."""
-        length = curve.tokens if self.per_token else 1.0
-        return curve.window(math.sqrt(self.low * length), math.sqrt(self.high * length))
+    def read(self, curves: Sequence[WorldCurve]) -> list[WorldEstimate]:
+        """The means of several arms' curves in one world over the window, evenly over sqrt(KL).
+
+        Arms that have settings in common are compared at those that all of them took to the middle of the window: an
+        arm that comes so far with some settings only would otherwise be compared at other settings than its opponent.
+        Raises `Unanswerable` if there is no such setting.
+        """
+        length = curves[0].tokens if self.per_token else 1.0
+        low, high = math.sqrt(self.low * length), math.sqrt(self.high * length)
+        shared = set.intersection(*(set(curve.settings) for curve in curves))
+        if not shared:
+            return [curve.window(low, high) for curve in curves]
+        for curve in curves:
+            reach = dict(zip(curve.settings, curve.reach, strict=True))
+            shared = {setting for setting in shared if reach[setting] >= (low + high) / 2}
+        if not shared:
+            middle = ((low + high) / 2) ** 2
+            raise Unanswerable(f"no setting that the arms share reaches a KL of {middle:.2g}")
+        return [curve.window(low, high, shared) for curve in curves]

@@ -10,7 +10,7 @@ from urllib.parse import unquote
 import numpy as np
 import pandas as pd
 import pytest
-from simulated_rows import simulated
+from simulated import Truth, simulate
 
 import analysis
 from analysis import export, report
@@ -120,7 +120,7 @@ def header(name, claims, arms, table, **more):
 
 def curve_rows():
     """Two arms with curves; one run diverges."""
-    table = simulated(settings=6)
+    table = simulate(Truth(), np.random.default_rng(2))
     table = table.assign(
         study="alpha",
         task="Neural",

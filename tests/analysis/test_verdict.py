@@ -250,6 +250,18 @@ def test_curves_that_miss_their_points_give_their_reason_instead_of_a_verdict(ta
     assert "miss the checkpoints" in row["reason"]
 
 
+def test_arms_are_compared_at_settings_that_both_took_into_the_window(table):
+    """Offline comes so far with its last setting only, in which both arms are lifted by 1: the difference is that of
+    this setting, and not of online's other ones."""
+    last = table["setting"] == 5
+    short = (table["arm"] == "offline") & ~last & (table["kl"] > 0.3)
+    lifted = table.assign(
+        golden_reward=table["golden_reward"] + np.where(last & (table["kl"] > 0), 1.0, 0.0)
+    )
+    row = judged(lifted[~short])["C2"]
+    assert row["estimate"] == pytest.approx(judged(table)["C2"]["estimate"], abs=0.15)
+
+
 def test_worlds_that_lack_an_effect_bar_a_verdict(table):
     """Two worlds of three never come to the window."""
     table = table[(table["seed"] == 0) | (table["kl"] < 0.3) | (table["arm"] == "offline")]

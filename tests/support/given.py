@@ -27,7 +27,11 @@ class Bump:
     def typical(self, d):
         return self.height * (1 - ((np.asarray(d) - self.place) / self.place) ** 2)
 
-    def window(self, low, high):
+    @property
+    def settings(self):
+        return ((),)
+
+    def window(self, low, high, settings=None):
         if (low + high) / 2 > self.end:
             raise Unanswerable("no checkpoint lies so far")
         return WorldEstimate(float(self.typical(np.linspace(low, high, 101)).mean()), self.error)
