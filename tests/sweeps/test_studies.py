@@ -1,9 +1,11 @@
 """Every study that comes with the testbed, found by walking the package, keeps the family's rules."""
 
+import dataclasses
 import hashlib
 import itertools
 import json
 from collections import Counter
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -26,7 +28,10 @@ def study(request: pytest.FixtureRequest) -> Study:
 def test_the_scoreboard_has_every_claim_of_the_paper_and_every_question_once() -> None:
     ids = Counter(claim.id for study in STUDIES.values() for claim in study.claims)
     assert max(ids.values()) == 1
-    assert {f"C{number}" for number in range(1, 18)} == {one for one in ids if one[0] == "C"}
+    # C3.8 is a part of C3: the same question at equal steps and tuning.
+    assert {f"C{number}" for number in range(1, 18)} == {
+        one.split(".")[0] for one in ids if one[0] == "C"
+    }
     questions = {one.split(".")[0] for one in ids if one[0] == "B"}
     assert questions >= {"B1", "B2", "B3", "B4", "B5", "B6"}
 
@@ -72,6 +77,22 @@ def test_every_preset_can_be_built_and_judges_something(study: Study) -> None:
             assert longest == paper.LONGER[name] * study.presets[name].settings["steps"]
 
 
+def without_later(module: Any, data: Any) -> Any:
+    """A module's JSON without those fields that came later than the first runs, where they have their defaults."""
+    if isinstance(module, tuple):
+        return [without_later(one, its) for one, its in zip(module, data, strict=True)]
+    if not isinstance(module, eqx.Module):
+        return data
+    kept = dict(data)
+    for field in dataclasses.fields(module):
+        value = getattr(module, field.name)
+        if field.metadata.get("later") and value == field.default:
+            del kept[field.name]
+        else:
+            kept[field.name] = without_later(value, data[field.name])
+    return kept
+
+
 def test_points_are_as_made_one_by_one_and_share_their_parts(study: Study) -> None:
     """The way of thousands of points gives what single changes give, through the constructors."""
     selection = study.select("smoke", seeds=3)
@@ -80,9 +101,8 @@ def test_points_are_as_made_one_by_one_and_share_their_parts(study: Study) -> No
         experiment = point.experiment
         fields = {name: getattr(experiment, name) for name in config.field_names(experiment)}
         assert type(experiment)(**fields) == experiment
-        text = json.dumps(
-            config.jsonable([experiment]), sort_keys=True, separators=(",", ":"), allow_nan=False
-        )
+        written = [without_later(experiment, config.jsonable(experiment))]
+        text = json.dumps(written, sort_keys=True, separators=(",", ":"), allow_nan=False)
         assert point.run == hashlib.sha256(text.encode()).hexdigest()[:16]
         assert experiment.seed == point.seed
         assert point.settings.keys() <= set(selection.axes.paths)
