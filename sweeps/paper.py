@@ -143,7 +143,7 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     },
     "paper": {"evaluation.points": 20, "evaluation.first": 10, "evaluation.prompts": 2048},
 }
-_SEEDS = {"smoke": 2, "laptop": 8, "paper": 16}
+_SEEDS = {"smoke": 2, "laptop": 6, "paper": 16}
 #: Worlds a task of the studies whose verdicts are shown first, at laptop size.
 MANY_WORLDS = 16
 _NOTES = {

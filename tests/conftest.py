@@ -24,6 +24,8 @@ if sys.dont_write_bytecode or "PYTHONDONTWRITEBYTECODE" in os.environ:
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     sys.pycache_prefix = os.environ.setdefault("PYTHONPYCACHEPREFIX", str(_CACHE / "bytecode"))
     sys.dont_write_bytecode = False
+# As commands do (`sweeps.cli.main`): many small matrices, in tests that run side by side.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 # Tables are as wide as in logs, whatever terminal the tests were started from.
 os.environ.pop("COLUMNS", None)
 # Two CPU devices, so that placement is exercised on any machine.

@@ -92,6 +92,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if arguments is not None:
         return _run(list(arguments), tells=False)
     words = sys.argv[1:]
+    # Read when numpy is imported, which is later. The analysis inverts thousands of small matrices: where other
+    # processes work too, threads that wait for each other take twenty times as long as one.
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
     warnings.showwarning = terminal.show_warning
     with terminal.streams() as lost:
         again = shlex.join(["testbed", *words])

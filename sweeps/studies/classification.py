@@ -2,8 +2,9 @@
 
 A policy classifies a pair by the sign of h, its log-ratio against SFT on one response minus its log-ratio on the other.
 Online and offline run at the base configuration, like the stream that is recorded, and are measured on ten windows of
-this stream, beside the proxy. Offline also runs at all rates and betas: at the base configuration it stays nearer to
-SFT than online, so that differences at the same step are beside differences at the same KL.
+this stream, beside the proxy. Both also run at other betas, and offline at other rates: at the base configuration
+offline stays nearer to SFT than online, so that differences at the same step are beside differences at the same KL, at
+settings that both arms took there.
 """
 
 from sweeps import paper
@@ -24,7 +25,7 @@ from testbed.sources.online import Online
 WINDOWS = range(1, 11)
 POLICY = tuple(f"stream_accuracy_{window}" for window in WINDOWS)
 PROXY = tuple(f"ground.proxy_stream_accuracy_{window}" for window in WINDOWS)
-SWEPT = "offline, swept"
+SWEPT, ONLINE_SWEPT = "offline, swept", "online, swept"
 ON_STREAM = {"evaluation.stream": paper.recorded()}
 
 study = Study(
@@ -36,6 +37,7 @@ study = Study(
     arms=(
         Arm("online", {"source": Online(), **ON_STREAM}, paper.BASE),
         Arm("offline", {"source": Offline(), **ON_STREAM}, paper.BASE),
+        Arm(ONLINE_SWEPT, {"source": Online()}, paper.RATE),
         Arm(SWEPT, {"source": Offline()}),
     ),
     axes=paper.grid("paper"),
@@ -57,11 +59,14 @@ study = Study(
             "The offline policy classifies D_golden better than the online policy, and generates worse.",
             (
                 Test(PairedDifference("data_accuracy", "offline", "online"), More(paper.ROPE)),
-                Test(MatchedDifference(SWEPT, "online", outcome="data_accuracy"), More(paper.ROPE)),
+                Test(
+                    MatchedDifference(SWEPT, ONLINE_SWEPT, outcome="data_accuracy"),
+                    More(paper.ROPE),
+                ),
                 Test(
                     PairedDifference("golden_reward", "online", "offline"), More(paper.REWARD_ROPE)
                 ),
-                Test(MatchedDifference("online", SWEPT), More(paper.REWARD_ROPE)),
+                Test(MatchedDifference(ONLINE_SWEPT, SWEPT), More(paper.REWARD_ROPE)),
             ),
             "An accuracy at most two points higher, or a golden reward at most 0.07 lower, at the end of training at "
             "the base setting or between 0.5 and 3 nats.",
@@ -88,7 +93,8 @@ study = Study(
                 Test(Change("winner_logprob_change", "offline", sign=-1), More(0.1)),
                 Test(PairedDifference("winner_logprob_change", "online", "offline"), More(0.1)),
                 Test(
-                    MatchedDifference("online", SWEPT, outcome="winner_logprob_change"), More(0.1)
+                    MatchedDifference(ONLINE_SWEPT, SWEPT, outcome="winner_logprob_change"),
+                    More(0.1),
                 ),
             ),
             "Winners whose log-probability falls by at most 0.1 nats under a regime, or not more under offline, at the "

@@ -73,6 +73,6 @@ study = Study(
     presets=paper.presets(
         "source.recorded",
         longer=("D_golden", "SFT vs early", "early vs late", "late vs late"),
-        worlds=4,
+        worlds=3,
     ),
 )

@@ -105,5 +105,5 @@ study = Study(
             "A policy size at which the gap is at most two percentage points.",
         ),
     ),
-    presets=paper.presets("source.recorded", axes=axes, worlds=4),
+    presets=paper.presets("source.recorded", axes=axes, worlds=3),
 )

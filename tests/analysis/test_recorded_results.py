@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from analysis.load import Results, load_all
+from analysis.verdicts import verdict
 from analysis.worlds import smoother
 from analysis.worlds.measured import checkpoints
 from analysis.worlds.pooled import pool
@@ -65,3 +66,29 @@ def test_metrics_that_were_not_stored_are_named(results: Results) -> None:
         checkpoints(rows, results.arms, results.axes, "nothing")
     with pytest.raises(Unanswerable, match="no evaluation of SFT"):
         checkpoints(rows[rows["evaluation"] > 0], results.arms, results.axes)
+
+
+FRESH = RECORDED.parent / "gap-classification-100-115"
+
+
+@pytest.mark.parametrize(
+    ("claim", "verdicts", "points"),
+    [
+        ("C2", ("contradicted", "contradicted"), 2.0),
+        ("C3", ("contradicted", "contradicted"), 2.0),
+        ("C3.8", ("reproduced", "contradicted"), 4.0),
+    ],
+)
+def test_what_the_docs_say_of_sixteen_worlds(
+    claim: str, verdicts: tuple[str, str], points: float
+) -> None:
+    """Verdicts on `Neural` and `Summarize`, and half widths that are at most what was asked for, in points of 0.035 SFT
+    standard deviations."""
+    results = next(one for one in load_all(FRESH).studies if one.name == "gap")
+    evidence = verdict.gather(results)
+    [asked] = [one for one in results.claims if one.id == claim]
+    for task, expected in zip(("Neural", "Summarize"), verdicts, strict=True):
+        ruling = asked.judge(evidence[task])
+        assert ruling.verdict == expected
+        low, high = ruling.parts[0].interval or (np.nan, np.nan)
+        assert (high - low) / 2 / 0.035 <= points

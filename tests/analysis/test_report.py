@@ -201,9 +201,10 @@ def directory(tmp_path_factory):
     besides.append(
         {"policy.model": next(iter(MODELS))}
     )  # joined from a plan without the other axis
-    looks = [{"worlds": 8, "widths": []}, {"worlds": 10, "widths": []}]
+    looks = [{"worlds": worlds, "points": 2.0, "widths": []} for worlds in (8, 10)]
+    grown = {"points": 2.0, "max_worlds": 32, "minutes": None, "ended": "precision", "looks": looks}
     world = {"strata": ["policy.model"], "axes": axes, "further": {"arm 3": besides}}
-    world |= {"seeds": [100, 102], "precision": {"looks": looks}}
+    world |= {"seeds": [100, 102], "precision": grown}
     write(path / "beta", header("beta", WIDE, arms, wide, **world), wide)
     (path / "gamma").mkdir()
     (path / "gamma" / "study.json").write_text('{"schema": 99}')

@@ -643,8 +643,8 @@ def test_estimands() -> None:
     assert "unknown arm 'onlin'" in told(Effect("onlin"))
     namesake = dataclasses.make_dataclass("MatchedDifference", [], bases=(Effect,), frozen=True)
     assert told(namesake()) == (
-        "estimand MatchedDifference has the name of another one in sweeps.estimands.matched_difference: choose a name that no other "
-        "has"
+        "estimand MatchedDifference has the name of another one in sweeps.estimands.matched_difference: "
+        "choose a name that no other has"
     )
 
 
