@@ -1,18 +1,22 @@
 """Choose the figures of a study, by the measured columns and by the claims."""
 
+import dataclasses
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from analysis.curves import classic
-from analysis.figures import curves, effects, inputs, learning, sizes, style
+from analysis.figures import curves, effects, inputs, learning, multiverse, sizes, style
 from analysis.figures.inputs import FigureInputs
 from analysis.figures.style import FEW_PANELS, CaptionedFigure
 from analysis.load import Table
+from analysis.worlds.multiverse import specifications
 from testbed.metric_table import FACTS, declared
 
 Spoken = Sequence[Mapping[str, Any]]
 """All estimands of a study's claims as data."""
+MANY_WORLDS = 4
+"""Fewest worlds of a study whose multiverse is drawn."""
 OWN_FIGURES = ("win_rate", "best_win_rate", "policy_checksum", *learning.LOGPROBS)
 """Metrics without a figure of last values: another figure shows them, or they are not amounts."""
 
@@ -22,7 +26,7 @@ def captioned_figures(figure_inputs: FigureInputs) -> list[CaptionedFigure]:
     spoken = inputs.estimands(figure_inputs.results)
     makers = (
         _frontier, _peaks, _relative, _peak_place, _along, _windows,
-        _scatters, _logprob, _ends, _forest, _each_level, _worlds, _envelope,
+        _scatters, _logprob, _ends, _forest, _each_level, _worlds, _envelope, _multiverse,
     )  # fmt: skip
     shown = [captioned for maker in makers for captioned in maker(figure_inputs, spoken)]
     return sorted(shown, key=lambda captioned: not captioned.central)
@@ -369,3 +373,13 @@ def _each_level(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[Caption
             partial(effects.forest, rows),
             effects.effects_table(rows),
         )
+
+
+def _multiverse(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
+    """The effects of the compared arms under every reasonable choice of the analysis."""
+    results = figure_inputs.results
+    if results.table["seed"].nunique() < MANY_WORLDS:
+        return
+    table = specifications(results)
+    if not table.empty and table["estimate"].notna().any():
+        yield dataclasses.replace(multiverse.captioned(table), central=False)
