@@ -94,10 +94,11 @@ WORLD = (
     Column(f"{FACTS}baseline_reward", label="reward of the opponent", unit=_REWARD),
     Column(f"{FACTS}within_prompt_variance", label="variance within prompts"),
 )
-#: Other numbers that claims use. The highest win rate of a run is not stored.
+#: Other numbers that claims use. The highest win rate and golden reward of a run are not stored.
 _OTHERS = (
     *(Column(f"{FACTS}proxy_stream_accuracy_{i}", "", f"the proxy's accuracy in window {i}", _SHARE) for i in _WINDOWS),
     Column("best_win_rate", "", "best win rate of a run", _SHARE),
+    Column("best_golden_reward", "", "best golden reward of a run", _REWARD),
 )  # fmt: skip
 #: Every declared number by its name.
 DECLARED = {column.name: column for column in (*METRICS, *WORLD, *_OTHERS)}

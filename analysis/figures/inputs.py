@@ -143,11 +143,12 @@ def columns_used(spoken: Iterable[Mapping[str, Any]]) -> set[str]:
 
 
 def finished(results: Results) -> Table:
-    """The last rows of all runs that did not diverge, with the best win rate of each run."""
+    """The last rows of all runs that did not diverge, with the best win rate and golden reward of each run."""
     table = results.table[results.table["diverged_step"] < 0]
     key = ["task", "arm", "run"]
     trained = table[table["evaluation"] > 0]
-    best = trained.groupby(key)["win_rate"].max().rename("best_win_rate").reset_index()
+    outcomes = [name for name in ("win_rate", "golden_reward") if name in table]
+    best = trained.groupby(key)[outcomes].max().add_prefix("best_").reset_index()
     return last_rows(table).merge(best, on=key, how="left")
 
 
