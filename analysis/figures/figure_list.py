@@ -17,7 +17,13 @@ Spoken = Sequence[Mapping[str, Any]]
 """All estimands of a study's claims as data."""
 MANY_WORLDS = 4
 """Fewest worlds of a study whose multiverse is drawn."""
-OWN_FIGURES = ("win_rate", "best_win_rate", "best_golden_reward", "policy_checksum", *learning.LOGPROBS)
+OWN_FIGURES = (
+    "win_rate",
+    "best_win_rate",
+    "best_golden_reward",
+    "policy_checksum",
+    *learning.LOGPROBS,
+)
 """Metrics without a figure of last values: another figure shows them, or they are not amounts."""
 
 
