@@ -57,7 +57,7 @@ def unit_name(unit: str) -> str:
     return words or unit_words(unit).replace("%", "percent").strip()
 
 
-def number(value: float, unit: str = "", signed: bool = False) -> str:
+def number(value: float | int, unit: str = "", signed: bool = False) -> str:
     """A number as displayed: percentage points for differences of probability, a real minus sign."""
     scaled = scale_of(unit) * value
     size = abs(scaled)

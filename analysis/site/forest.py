@@ -60,7 +60,9 @@ def axis(effects: Sequence[tuple[Entry, Sequence[Row]]], rope: float) -> Axis | 
     low, high = min(0.0, -rope, *inner), max(0.0, rope, *inner)
     room = _BEYOND * (high - low) or 1.0
     bars = [end for _, rows in effects for row in rows for end in (row.low, row.high)]
-    return Axis(max(min([low, *bars]), low - room), min(max([high, *bars]), high + room), rope)
+    left, right = max(min([low, *bars]), low - room), min(max([high, *bars]), high + room)
+    # All effects may be 0 exactly, where nothing has an error: shares of checkpoints that differ.
+    return Axis(left, right if right > left else left + 1.0, rope)
 
 
 def _core(test: Entry, rows: Sequence[Row]) -> list[float]:

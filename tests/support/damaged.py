@@ -78,9 +78,11 @@ VERDICT: dict[str, Any] = {
     "against": "nearer",
     "note": "",
     "newer": False,
+    "close": False,
     "stored_verdict": None,
 }
 VERDICT["tests"] = [{name: value for name, value in VERDICT.items() if name in report.TEST}]
+VERDICT["beside"] = [{name: value for name, value in VERDICT.items() if name in report.EFFECT}]
 PROGRESS: dict[str, Any] = {
     "state": "failed",
     "studies": ["small"],
