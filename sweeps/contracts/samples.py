@@ -184,7 +184,7 @@ class Parabola(NamedTuple):
 
     def best(self, within: float = math.inf) -> WorldEstimate:
         """The height, or the end of the budget."""
-        return WorldEstimate(float(self.typical(np.array(min(within, 2.0)))), 0.01)
+        return WorldEstimate(float(self.typical(np.array([min(within, 2.0)]))[0]), 0.01)
 
     def difference(self, first: float, second: float) -> WorldEstimate:
         """Between two distances."""

@@ -33,7 +33,7 @@ class Retired(Estimand):
     """
 
     ARMS: ClassVar[tuple[str, ...]] = ()
-    stored: tuple[tuple[str, Any], ...]
+    stored: tuple[tuple[str, Any], ...] = (("kind", "MatchedGap"),)
 
     def describe(self) -> dict[str, Any]:
         """The description as it was stored."""
