@@ -85,7 +85,7 @@ def test_examples_run(
     runner.run([selection], out, console, lambda directory, *_: directory, host)
     rows = Store.open(out).read()
     assert set(rows["arm"]) == {arm.name for arm in study.arms}
-    assert rows["run"].nunique() == len(selection.points())
+    assert len(rows[["arm", "run"]].drop_duplicates()) == len(selection.points())
     assert np.all(rows["diverged_step"] == -1)
     last = rows[rows["step"] == small.steps]
     assert np.all(last["kl"] > 0)
