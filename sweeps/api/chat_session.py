@@ -112,15 +112,15 @@ def _drawn(
 
 
 def planned(stores: Iterable[Store]) -> list[Point]:
-    """The stored runs that the present code would repeat for the requests of their sessions. Runs of requests that this
-    version does not understand are left out."""
-    known: dict[str, Point] = {}
+    """The stored runs that the present code would repeat for the requests of their sessions; a run that several arms
+    share is there under each. Runs of requests that this version does not understand are left out."""
+    known: dict[tuple[str, str], Point] = {}
     for store in stores:
         finished = store.finished()
         for session in store.header["sessions"]:
             with contextlib.suppress(InvalidInput):
                 points = selection_of(store.header, session).points()
-                known |= {point.run: point for point in points if point.run in finished}
+                known |= {(one.arm, one.run): one for one in points if one.run in finished}
     return list(known.values())
 
 
@@ -129,7 +129,7 @@ def chosen(points: Sequence[Point], name: str) -> Point:
     several settings match an arm and a seed, the first is returned. Raises `InvalidInput` if no run matches, or if
     several ids begin with ``name``."""
     named = [point for point in points if f"{point.arm}-{point.seed}" == name]
-    begun = [point for point in points if point.run.startswith(name)]
+    begun = list({point.run: point for point in points if point.run.startswith(name)}.values())
     if named:
         return named[0]
     if len(begun) > 1:
