@@ -28,7 +28,7 @@ class RankCorrelation(WorldEstimand):
     With ``within`` each run has a correlation, along its trained checkpoints; otherwise each world has one, over the
     last checkpoints of the arm's runs. (Pooled, a rise along runs and a fall between them cancel.) Correlations are
     averaged and pooled over worlds as Fisher's z = artanh(rho), and transformed back. The error of one correlation of n
-    points is sqrt(1.06 / (n - 3)) in z (Fieller, Hartley and Pearson 1957): it measures how much a correlation of so
+    points is sqrt(1.06 / (n - 3)) in z (Fieller et al. 1957): it measures how much a correlation of so
     few points wanders by itself.
     """
 
