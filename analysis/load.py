@@ -175,6 +175,14 @@ def units(rows: Table, axes: tuple[str, ...]) -> list[Unit]:
     ]
 
 
+def shared_axes(rows: Table, arms: Sequence[str], axes: Sequence[str]) -> tuple[str, ...]:
+    """The swept paths that all of these arms have; arms without rows have all."""
+    by_arm = [rows[rows["arm"] == arm] for arm in arms]
+    return tuple(
+        axis for axis in axes if all(own[axis].notna().any() for own in by_arm if len(own))
+    )
+
+
 def trajectories(rows: Table, axes: tuple[str, ...]) -> list[str]:
     """A name for the training trajectory of each row: the run, or the settings that runs of one trajectory share.
 

@@ -184,15 +184,6 @@ def grid(size: str) -> Grid:
     return product(tasks(size), rates(size), betas(size))
 
 
-def few_rates(size: str) -> Grid:
-    """`grid` with the base rate alone at laptop size: other rates are for arms that run ``longer``."""
-    swept = grid(size)
-    few = product(
-        swept.without("optimiser.learning_rate"), Axis("optimiser.learning_rate", (BASE_RATE,))
-    )
-    return few if size == "laptop" else swept
-
-
 def preset(
     size: str,
     *runs: str,
@@ -241,12 +232,23 @@ def presets(
     axes: Callable[[str], Grid] = grid,
     longer: Sequence[str] = (),
     worlds: int | None = None,
+    few_rates: bool = False,
 ) -> Mapping[str, Preset]:
     """The three sizes, each with its axes (see `preset`), and the sizes of a pretrained language model, with the usual
-    axes."""
+    axes. ``few_rates``: at laptop size the axes have the base rate alone; other rates are for arms that run ``longer``.
+    """
+
+    def swept(size: str) -> Grid:
+        whole = axes(size)
+        if not (few_rates and size == "laptop"):
+            return whole
+        (path,) = RATE
+        return product(whole.without(path), Axis(path, (RATE[path],)))
+
     sizes = {
-        size: preset(size, *runs, axes=axes(size), longer=longer, worlds=worlds) for size in PRESETS
+        size: preset(size, *runs, axes=swept(size), longer=longer, worlds=worlds)
+        for size in PRESETS
     }
-    if axes is grid or axes is few_rates:
+    if axes is grid:
         sizes |= {size: language.preset(size, *runs) for size in language.SIZES}
     return MappingProxyType(sizes)

@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.load import Table, counts, last_rows, lost, units
+from analysis.load import Table, counts, last_rows, lost, shared_axes, units
 from analysis.worlds import measured, pooled, smoother
 from analysis.worlds.pooled import Pooled
 from analysis.worlds.smoother import Curves, Hyperparameters
@@ -29,7 +29,6 @@ class Pool:
     table: Table
     arms: tuple[str, ...]
     axes: tuple[str, ...]
-    strata: tuple[str, ...]
     families: int = 1
     _fits: dict[tuple[str, str], Hyperparameters] = dataclasses.field(default_factory=dict)
 
@@ -172,12 +171,7 @@ class TaskEvidence:
 
     def _axes(self, arms: Sequence[str]) -> tuple[str, ...]:
         """The swept paths that all of these arms have."""
-        by_arm = [self.table[self.table["arm"] == arm] for arm in arms]
-        return tuple(
-            axis
-            for axis in self.study.axes
-            if all(rows[axis].notna().any() for rows in by_arm if len(rows))
-        )
+        return shared_axes(self.table, arms, self.study.axes)
 
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Seeds, runs and diverged runs of these arms."""

@@ -16,6 +16,7 @@ so that a curve stays readable.
 """
 
 import dataclasses
+import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -26,7 +27,7 @@ import pandas as pd
 from jaxtyping import Float
 from scipy.special import stdtrit
 
-from analysis.load import Results, Table, units
+from analysis.load import Results, Table, shared_axes, units
 from analysis.worlds import measured, smoother
 from analysis.worlds.pooled import pool_effects
 from sweeps import paper
@@ -65,14 +66,12 @@ class Place(NamedTuple):
         """The place in words."""
         if self.low is None:
             return f"best within {self.high:g} nats" if self.high < math.inf else "best, all steps"
-        return f"{self.low:g} to {self.high:g} nats{' a token' if self.per_token else ''}"
+        return Window(self.low, self.high, self.per_token).words()
 
     def read(self, curves: Sequence[Any]) -> list[WorldEstimate]:
         """The quantity of each arm's curve in one world, as estimands take it. May raise `Unanswerable`."""
         if self.low is None:
             return [curve.best(math.sqrt(self.high)) for curve in curves]
-        if self.per_token and not math.isfinite(curves[0].tokens):
-            raise Unanswerable("the length of SFT's responses is not known")
         return Window(self.low, self.high, self.per_token).read(curves)
 
 
@@ -193,11 +192,12 @@ def specifications(results: Results) -> Table:
     says why. Outcomes that were not measured are left out. Empty for a study without such contrasts.
     """
     rows = []
+    smoothness = functools.cache(functools.partial(_smoothness, results))
     for task, pair in itertools.product(results.tasks, contrasts(results)):
         known = claimed(results, pair)
         for outcome in ROPES:
             try:
-                worlds = Worlds.of(results, task, pair, outcome)
+                worlds = Worlds.of(results, task, pair, outcome, smoothness)
             except Unanswerable:
                 continue
             for found in _crossed(worlds, outcome):
@@ -221,11 +221,19 @@ class Worlds:
     families: int
 
     @classmethod
-    def of(cls, results: Results, task: str, pair: tuple[str, str], outcome: str) -> "Worlds":
-        """Raises `Unanswerable` for an outcome that was not measured or without checkpoints of both arms."""
+    def of(
+        cls,
+        results: Results,
+        task: str,
+        pair: tuple[str, str],
+        outcome: str,
+        smoothness: Callable[[str, str], smoother.Hyperparameters],
+    ) -> "Worlds":
+        """``smoothness`` gives the hyperparameters of a task and an outcome, which all pairs of arms share. Raises
+        `Unanswerable` for an outcome that was not measured or without checkpoints of both arms."""
         rows = results.task(task)
-        everything = measured.checkpoints(rows, results.arms, results.axes, outcome)
-        lacking = [arm for arm in pair if arm not in {name for _, name in everything}]
+        measured_arms = {arm for _, arm in measured.checkpoints(rows, pair, results.axes, outcome)}
+        lacking = [arm for arm in pair if arm not in measured_arms]
         if lacking:
             raise Unanswerable(f"arm {lacking[0]} has no checkpoints after the first step")
         parts = {
@@ -233,13 +241,10 @@ class Worlds:
             for name, chosen in settings(rows, results.axes, pair).items()
         }
         tokens = measured.starts(rows, "length") if "length" in rows else {}
-        by = smoother.fit(list(everything.values()))
-        return cls(parts, pair, by, tokens, results.families)
+        return cls(parts, pair, smoothness(task, outcome), tokens, results.families)
 
-    def effects(
-        self, place: Place, form: Callable[..., np.ndarray] | None, chosen: str
-    ) -> InWorlds:
-        """The difference of the arms in every world. May raise `Unanswerable`."""
+    def curves(self, form: Callable[..., np.ndarray] | None, chosen: str) -> list[dict[Seed, Any]]:
+        """The curves of both arms by world, to be read at every place."""
         curves: list[dict[Seed, Any]] = [{}, {}]
         for (world, arm), points in self.checkpoints[chosen].items():
             tokens = self.tokens.get(world, math.nan)
@@ -248,7 +253,14 @@ class Worlds:
                 if form is None
                 else ByRun(points, tokens, form)
             )
-        return contrast(curves, (1.0, -1.0), place.read, {})
+        return curves
+
+
+def _smoothness(results: Results, task: str, outcome: str) -> smoother.Hyperparameters:
+    """The hyperparameters of verdicts: from all arms of the task."""
+    rows = results.task(task)
+    found = measured.checkpoints(rows, results.arms, results.axes, outcome)
+    return smoother.fit(list(found.values()))
 
 
 def settings(rows: Table, axes: Sequence[str], pair: tuple[str, str]) -> dict[str, Table]:
@@ -256,16 +268,12 @@ def settings(rows: Table, axes: Sequence[str], pair: tuple[str, str]) -> dict[st
     this leaves something out; and each of these alone, up to `SINGLE`, if there are several."""
     rows = rows[rows["arm"].isin(pair)]
     of_arm = [rows[rows["arm"] == arm] for arm in pair]
-    shared = [
-        axis
-        for axis in axes
-        if axis != "steps" and all(part[axis].notna().any() for part in of_arm)
-    ]
-    keys = [[setting for _, setting in units(part, tuple(shared))] for part in of_arm]
+    shared = tuple(axis for axis in shared_axes(rows, pair, axes) if axis != "steps")
+    keys = [[setting for _, setting in units(part, shared)] for part in of_arm]
     common = sorted(set(keys[0]) & set(keys[1]), key=str)
     found = {USUAL["settings"]: rows}
     steps = min(int(part["step"].max()) for part in of_arm)
-    key = np.array([common.index(s) if s in common else -1 for _, s in units(rows, tuple(shared))])
+    key = np.array([common.index(s) if s in common else -1 for _, s in units(rows, shared)])
     equal = (rows["step"] <= steps).to_numpy() & (key >= 0)
     if common and not equal.all():
         found[EQUAL] = rows[equal]
@@ -279,22 +287,22 @@ def settings(rows: Table, axes: Sequence[str], pair: tuple[str, str]) -> dict[st
 
 def _crossed(worlds: Worlds, outcome: str) -> Iterator[dict[str, Any]]:
     """The rows of one outcome."""
-    for chosen, (name, form), place in itertools.product(
-        worlds.checkpoints, SMOOTHERS.items(), WINDOWS
-    ):
-        row = {"window": place.words(), "outcome": outcome, "smoother": name, "settings": chosen}
-        usual = {name: USUAL[name] for name in ("pooling", "worlds")}
-        try:
-            effects = worlds.effects(place, form, chosen)
-        except Unanswerable as problem:
-            yield row | usual | _judged(None, outcome, 0, str(problem))
-            continue
-        yield row | usual | _estimated(effects, outcome, worlds.families)
-        if name == USUAL["smoother"] and chosen == USUAL["settings"]:
-            yield row | usual | {"pooling": "t interval"} | _classical(effects, outcome)
-            for subset, some in subsets(effects).items():
-                found = _estimated(some, outcome, worlds.families)
-                yield row | usual | {"worlds": subset} | found
+    usual = {name: USUAL[name] for name in ("pooling", "worlds")}
+    for chosen, (name, form) in itertools.product(worlds.checkpoints, SMOOTHERS.items()):
+        curves = worlds.curves(form, chosen)
+        for place in WINDOWS:
+            row = {"window": place.words(), "outcome": outcome, "smoother": name}
+            row |= {"settings": chosen, **usual}
+            try:
+                effects = contrast(curves, (1.0, -1.0), place.read, {})
+            except Unanswerable as problem:
+                yield row | _judged(None, outcome, 0, str(problem))
+                continue
+            yield row | _estimated(effects, outcome, worlds.families)
+            if name == USUAL["smoother"] and chosen == USUAL["settings"]:
+                yield row | {"pooling": "t interval"} | _classical(effects, outcome)
+                for subset, some in subsets(effects).items():
+                    yield row | {"worlds": subset} | _estimated(some, outcome, worlds.families)
 
 
 def subsets(effects: InWorlds) -> dict[str, InWorlds]:

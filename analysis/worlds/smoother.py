@@ -26,6 +26,7 @@ that is practically nothing.
 """
 
 import dataclasses
+import functools
 from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
@@ -265,6 +266,13 @@ class Curves:
         root = np.linalg.cholesky(covariance + rounding * np.eye(len(mean)))
         return mean + np.random.default_rng(0).normal(size=(count, len(mean))) @ root.T
 
+    @functools.cached_property
+    def _unfitted(self) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:
+        """Observed less fitted change at the checkpoints, and the covariance that the model gives these residuals."""
+        points = self._points
+        apart = _covariance(points, self._by) - self._toward(Nodes(points.d, points.setting))
+        return apart @ self._solved, apart @ linalg.cho_solve(self._root, apart)
+
     def _misfit(self, low: float, high: float) -> float:
         """Mean of observed less fitted change over the checkpoints between two distances, where it is more than two of
         the standard deviations that the model gives it; otherwise 0."""
@@ -272,9 +280,6 @@ class Curves:
         inside = (points.d >= low) & (points.d <= high)
         if not inside.any():
             return 0.0
-        weights = inside / inside.sum()
-        covariance = _covariance(points, self._by)
-        apart = covariance - self._toward(Nodes(points.d, points.setting))
-        mean = float(weights @ apart @ self._solved)
-        variance = float(weights @ apart @ linalg.cho_solve(self._root, apart @ weights))
+        weights, (residual, spread) = inside / inside.sum(), self._unfitted
+        mean, variance = float(weights @ residual), float(weights @ spread @ weights)
         return mean if abs(mean) > 2 * np.sqrt(max(variance, 0.0)) else 0.0

@@ -37,7 +37,7 @@ class MatchedDifference(WorldEstimand):
 
     def words(self) -> tuple[str, str]:
         name, unit = words_of(self.outcome)
-        return f"{name} {self._window.words()}, {self.first} − {self.second}", unit
+        return f"{name} at {self._window.words()}, {self.first} − {self.second}", unit
 
     def in_worlds(self, evidence: Evidence) -> InWorlds:
         arms = (self.first, self.second)

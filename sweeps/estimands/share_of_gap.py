@@ -9,7 +9,6 @@ import numpy as np
 from sweeps.estimands.base import (
     Evidence,
     InWorlds,
-    Unanswerable,
     WorldCurve,
     WorldEstimand,
     WorldEstimate,
@@ -47,12 +46,14 @@ class ShareOfGap(WorldEstimand):
         if not 0 < self.share < 1:
             raise InvalidInput(f"share is {self.share:g}: needs a number between 0 and 1")
         if self.low is not None:
-            Window(self.low, math.inf if self.high is None else self.high).check()
+            if self.high is None:
+                raise InvalidInput("high is None: a window from low on needs an upper end, in nats")
+            Window(self.low, self.high).check()
 
     def words(self) -> tuple[str, str]:
         name, unit = words_of(self.outcome)
         if self.low is not None:
-            where = " " + Window(self.low, self.high or math.inf).words()
+            where = " at " + self._window.words()
         else:
             where = "" if self.high is None else f" within {self.high:g} nats"
         name = name if self.low is not None else f"best {name}"
@@ -94,6 +95,9 @@ class ShareOfGap(WorldEstimand):
         if self.low is None:
             budget = math.inf if self.high is None else math.sqrt(self.high)
             return [curve.best(budget) for curve in curves]
-        if self.high is None:
-            raise Unanswerable("a window without an upper end is no window")
-        return Window(self.low, self.high).read(curves)
+        return self._window.read(curves)
+
+    @property
+    def _window(self) -> Window:
+        """The window, where `low` is given."""
+        return Window(self.low or 0.0, self.high or math.inf)

@@ -24,16 +24,18 @@ class Window(NamedTuple):
 
     def words(self) -> str:
         """The window in words."""
-        return f"at {self.low:g} to {self.high:g} nats{' a token' if self.per_token else ''}"
+        return f"{self.low:g} to {self.high:g} nats{' a token' if self.per_token else ''}"
 
     def read(self, curves: Sequence[WorldCurve]) -> list[WorldEstimate]:
         """The means of several arms' curves in one world over the window, evenly over sqrt(KL).
 
         Arms that have settings in common are compared at those that all of them took to the middle of the window: an
         arm that comes so far with some settings only would otherwise be compared at other settings than its opponent.
-        Raises `Unanswerable` if there is no such setting.
+        Raises `Unanswerable` if there is no such setting, or no length for a window a token.
         """
         length = curves[0].tokens if self.per_token else 1.0
+        if not math.isfinite(length):
+            raise Unanswerable("the length of SFT's responses is not known")
         low, high = math.sqrt(self.low * length), math.sqrt(self.high * length)
         shared = set.intersection(*(set(curve.settings) for curve in curves))
         if not shared:

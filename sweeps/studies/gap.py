@@ -76,5 +76,5 @@ study = Study(
             ),
         ),
     ),
-    presets=paper.presets(axes=paper.few_rates, longer=(TUNED,), worlds=paper.MANY_WORLDS),
+    presets=paper.presets(longer=(TUNED,), worlds=paper.MANY_WORLDS, few_rates=True),
 )

@@ -312,6 +312,7 @@ def test_damaged_claims_are_refused(change, words):
     [
         (lambda: Change("kl", "x", 2), "sign"),
         (lambda: ShareOfGap("x", "y", "z", share=1.5), "share"),
+        (lambda: ShareOfGap("x", "y", "z", high=None), "high"),
         (lambda: WithinRun((), ("a",), "x"), "first"),
         (lambda: Test(AtEvery("p", Constant(1.0)), NoMore(0.1)), "AtEvery"),
     ],
