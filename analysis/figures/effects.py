@@ -8,7 +8,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from analysis.figures import style
-from analysis.figures.style import INK, PAPER, RULE, SOFT, VERDICT_COLOURS, look
+from analysis.figures.style import INK, PAPER, RULE, SOFT, VERDICT_COLOURS, Z90, look
 from analysis.html import scale_of, unit_name
 from analysis.load import Table
 from analysis.verdicts.evidence import TaskEvidence
@@ -164,7 +164,7 @@ def _worlds_panel(axes: Axes, row: Entry) -> None:
         axes.axvspan(-rope * scale, rope * scale, color=RULE, lw=0, zorder=0)
     axes.axvline(0, color=SOFT, lw=0.7, zorder=1)
     middles = scale * np.array([world["estimate"] for world in own])
-    bars = scale * 1.645 * np.array([world["error"] for world in own])
+    bars = scale * Z90 * np.array([world["error"] for world in own])
     heights = np.arange(len(own), 0, -1.0)
     axes.hlines(heights, middles - bars, middles + bars, color=INK, lw=1, alpha=0.45)
     axes.plot(middles, heights, "o", ms=3.2, color=INK, mew=0)

@@ -35,6 +35,8 @@ VERDICT_COLOURS = {"reproduced": "#00785a", "contradicted": "#a8326f", "undecide
 DOTTED = (0, (1, 2.5))
 WIDE, NARROW = 7.2, 3.7
 """Widths in inches of a figure's two versions: for a desktop's column and for a phone."""
+Z90 = 1.645
+"""Half the width of a 90% interval of a normal distribution, in standard errors."""
 FEW_ARMS = 4
 """Up to this many arms are labelled beside their curves; figures of more arms have a legend and dashes."""
 FEW_PANELS = 4

@@ -4,12 +4,11 @@ nothing. Drawn as SVG by hand: a page has dozens, and they follow the page's col
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from analysis.figures.style import Z90
 from analysis.html import Html, element, number, unit_words
 from analysis.verdicts.evidence import ALL_TASKS
 
 Entry = Mapping[str, Any]
-Z = 1.645
-"""Half the width of a world's 90% bar, in standard errors."""
 _WIDTH, _MARGIN, _TOP, _FOOT = 260.0, 6.0, 4.0, 16.0
 _MOST_ROW, _MOST_HEIGHT = 9.0, 190.0
 _BEYOND = 0.35
@@ -31,8 +30,8 @@ def rows_of(test: Entry) -> list[Row]:
         Row(
             f"world {world['seed']}",
             world["estimate"],
-            world["estimate"] - Z * world["error"],
-            world["estimate"] + Z * world["error"],
+            world["estimate"] - Z90 * world["error"],
+            world["estimate"] + Z90 * world["error"],
         )
         for world in test["details"].get("worlds", ())
         if world["estimate"] is not None and world["error"] is not None

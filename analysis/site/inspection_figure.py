@@ -7,7 +7,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MultipleLocator
 
-from analysis.figures.style import ARM_COLOURS, INK, PAPER, SOFT
+from analysis.figures.style import ARM_COLOURS, INK, PAPER, SOFT, Z90
 from sweeps import inspection
 from sweeps.inspection import Inspection, Judged
 
@@ -101,7 +101,7 @@ def _pairs_panel(axes: Axes, seen: Inspection) -> None:
         x, share, error = grouped(judged)
         if not x.size:
             continue
-        band = np.clip([share - 1.645 * error, share + 1.645 * error], 0, 1)
+        band = np.clip([share - Z90 * error, share + Z90 * error], 0, 1)
         axes.fill_between(x, *band, color=colour, alpha=0.15, lw=0)
         axes.plot(x, share, mark, ls="-", ms=4, lw=1.6, color=colour, clip_on=False)
         least = min(least, float(band.min()))
