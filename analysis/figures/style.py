@@ -144,8 +144,8 @@ def _inlined(svg: str, prefix: str, alt: str) -> str:
     svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
     svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
     svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
-    # A hundredth of a point cannot be seen.
-    svg = re.sub(r"(\d\.\d\d)\d+", r"\1", svg)
+    # A hundredth of a point cannot be seen. Numbers in texts, outside of tags, are what a reader reads.
+    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
     names = {INK: "ink", SOFT: "soft", RULE: "rule", PAPER: "paper"}
     names |= {colour: f"arm{index}" for index, colour in enumerate(ARM_COLOURS)}
     names |= {colour: verdict for verdict, colour in VERDICT_COLOURS.items()}

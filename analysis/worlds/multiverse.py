@@ -168,8 +168,9 @@ def _claims(results: Results) -> Sequence[Claim]:
     return results.claims if results.present_claims is None else results.present_claims
 
 
-def claimed(results: Results, pair: tuple[str, str]) -> set[tuple[str, str, str]]:
-    """Window, outcome and settings of the tests and effects beside them that compare these arms."""
+def claimed(results: Results, pair: tuple[str, str], equal: str) -> set[tuple[str, str, str]]:
+    """Window, outcome and settings of the tests and effects beside them that compare these arms. ``equal`` is the name
+    of equal settings and steps: where both arms have no others, these are all."""
     found = set()
     for claim in _claims(results):
         for one in (*(test.estimand for test in claim.tests), *claim.beside):
@@ -178,7 +179,7 @@ def claimed(results: Results, pair: tuple[str, str]) -> set[tuple[str, str, str]
                 found.add((place.words(), one.outcome, USUAL["settings"]))
             if isinstance(one, BestDifference) and (one.first, one.second) == pair:
                 place = Place(None, math.inf if one.within is None else one.within)
-                chosen = EQUAL if one.equal else USUAL["settings"]
+                chosen = equal if one.equal else USUAL["settings"]
                 found.add((place.words(), one.outcome, chosen))
     return found
 
@@ -194,12 +195,13 @@ def specifications(results: Results) -> Table:
     rows = []
     smoothness = functools.cache(functools.partial(_smoothness, results))
     for task, pair in itertools.product(results.tasks, contrasts(results)):
-        known = claimed(results, pair)
         for outcome in ROPES:
             try:
                 worlds = Worlds.of(results, task, pair, outcome, smoothness)
             except Unanswerable:
                 continue
+            equal = EQUAL if EQUAL in worlds.checkpoints else USUAL["settings"]
+            known = claimed(results, pair, equal)
             for found in _crossed(worlds, outcome):
                 key = found["window"], outcome, found["settings"]
                 usual = all(

@@ -1,13 +1,33 @@
 """Numbers of figures against curves that a test knows."""
 
+import re
+
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
 from simulated import Truth, simulate
 
 from analysis.figures import curves, effects
 from analysis.figures.curves import Outcome
+from analysis.figures.style import WIDE, CaptionedFigure
 from analysis.load import results
 from analysis.verdicts import verdict
+
+
+def test_numbers_that_a_reader_reads_are_whole_on_pages():
+    """Coordinates are rounded to hundredths of a point, to keep pages small; labels are not."""
+
+    def draw(width):
+        figure = Figure(figsize=(width, 1))
+        axes = figure.subplots()
+        axes.plot([0, 1], [0, 1])
+        axes.set_xticks([0.3], ["learning_rate 0.0003"])
+        return figure
+
+    page = CaptionedFigure("one", "heading", "alt", "caption", draw).inline(WIDE)
+    assert "learning_rate 0.0003" in page
+    assert not re.search(r'd="[^"]*\d\.\d{3}', page)
+
 
 ARMS = ("online", "offline", "third")
 TRUTH = Truth((1.2, 0.6, 0.9), (2.0, 2.0, 4.0), (3.0, 3.0, 3.0), shared=0.05, own=0.02, arms=ARMS)

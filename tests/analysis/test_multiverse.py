@@ -1,5 +1,6 @@
 """The multiverse of an effect: the specification of a claim is the claim's own, and the others are what they say."""
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,9 @@ from analysis.verdicts import verdict
 from analysis.worlds import multiverse
 from analysis.worlds.multiverse import EQUAL, USUAL, ByRun, parabola, straight, subsets
 from analysis.worlds.smoother import Checkpoints
-from sweeps.estimands import InWorlds, Unanswerable, WorldEstimate
+from sweeps.claims import Claim, Test
+from sweeps.estimands import BestDifference, InWorlds, Unanswerable, WorldEstimate
+from sweeps.rules import More
 
 RECORDED = Path(__file__).parents[1] / "recorded" / "gap-three-worlds"
 
@@ -71,6 +74,17 @@ def test_every_smoother_finds_straight_curves() -> None:
     np.testing.assert_allclose(best["estimate"], 0.4, atol=0.03)
     assert (near["verdict"] == "reproduced").all()
     assert near["claimed"].sum() == 1
+
+
+def test_claims_of_equal_settings_are_marked_where_arms_have_no_others() -> None:
+    """Both arms ran the same two settings, so that "common, equal steps" would leave nothing out."""
+    lines = study_of_lines((0.5, 0.3), worlds=4)
+    best = BestDifference("first", "second", within=4.0, equal=True)
+    claim = Claim("X2", "It goes further.", (Test(best, More(0.07)),), "It does not.")
+    asked: Any = dataclasses.replace(lines, study={**lines.study, "claims": [claim.describe()]})
+    marked = multiverse.specifications(asked).query("claimed")
+    assert EQUAL not in set(marked["settings"])
+    assert marked[["window", "settings"]].to_numpy().tolist() == [["best within 4 nats", "all"]]
 
 
 def test_smoothers_by_hand() -> None:
