@@ -26,13 +26,13 @@ study = Study(
     axes=paper.grid("paper"),
     claims=(
         Claim(
-            "P1",
+            "E1",
             "At the same KL, the best against the worst of four wins more often.",
             (Test(MatchedDifference("best and worst of 4", "two samples"), More(paper.ROPE)),),
             "A golden reward at most 0.07 higher between 0.5 and 3 nats.",
         ),
         Claim(
-            "P2",
+            "E2",
             "Its best within 8 nats is higher.",
             (
                 Test(

@@ -19,7 +19,7 @@ MIDDLE = (0.5**0.5 + 3**0.5) / 2
 
 
 def simulated(results: Results) -> Simulated:
-    study = Pool(results.table, results.arms, results.axes, results.strata)
+    study = Pool(results.table, results.arms, results.axes, results.families)
     return Simulated.of("Neural", results.task("Neural"), study, ["golden_reward"])
 
 
