@@ -13,11 +13,19 @@ from typing import Any
 
 from analysis import plain_text
 from analysis.figures import transfer as transfer_figures
-from analysis.figures.figure_list import captioned_figures, early
+from analysis.figures.figure_list import captioned_figures, early, main_figure
 from analysis.figures.style import CaptionedFigure
 from analysis.html import VERDICTS
 from analysis.load import Collection, Results, load_all
-from analysis.site import index, methods, provenance, study, study_data, transfer
+from analysis.site import (
+    index,
+    methods,
+    provenance,
+    provisional,
+    study,
+    study_data,
+    transfer,
+)
 from analysis.site.page import Place, add_link, write_whole
 from analysis.site.study_data import StudyData
 from analysis.site.verdicts import ordered
@@ -98,15 +106,29 @@ def _site(directory: Path, patterns: Sequence[str]) -> Iterator[tuple[Path, set[
         ) from problem
 
 
-def preview(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> list[Path]:
-    """Draw KL against win rate and accuracy against win rate for the runs finished so far, at the paths that `build`
-    will use. Fits nothing. Returns the paths."""
-    folder = directory / FOLDER / "figures"
-    folder.mkdir(parents=True, exist_ok=True)
+def preview(
+    directory: Path, opened: Sequence[tuple[Store, Any]] = (), left: float | None = None
+) -> list[Path]:
+    """Show what there is while runs go on: draw the figures that need no model, at the paths that `build` will use, and
+    write a provisional first page from the worlds that are complete, if there are any. Returns the figures' paths.
+    ``left``: seconds until the runs are done, if known."""
+    folder = directory / FOLDER
+    (folder / "figures").mkdir(parents=True, exist_ok=True)
+    studies = load_all(directory, opened).studies
+    whole = [study_data.gather(provisional.complete(one), directory) for one in studies]
+    shown = [(one, main_figure(one)) for one in whole if len(one.results.table)]
+    if shown:
+        # Arms and studies may share runs: each counts once.
+        stored = {run for one in studies for run in one.table["run"]}
+        asked = {
+            run for one in studies for runs in one.study.get("planned", {}).values() for run in runs
+        }
+        text = provisional.page(shown, len(stored), len(stored | asked), left)
+        write_whole(folder / "index.html", text)
     return [
         path
-        for results in load_all(directory, opened).studies
-        for path in _draw(results, early(study_data.so_far(results)), folder)
+        for results in studies
+        for path in _draw(results, early(study_data.so_far(results)), folder / "figures")
     ]
 
 

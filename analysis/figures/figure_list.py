@@ -38,6 +38,11 @@ def captioned_figures(figure_inputs: FigureInputs) -> list[CaptionedFigure]:
     return sorted(shown, key=lambda captioned: not captioned.central)
 
 
+def main_figure(figure_inputs: FigureInputs) -> CaptionedFigure | None:
+    """The figure with which the pages of a study begin, if it shows curves over KL."""
+    return next(_frontier(figure_inputs, ()), None)
+
+
 def early(figure_inputs: FigureInputs) -> list[CaptionedFigure]:
     """Figures that need no model and no verdict, so that they can be drawn while runs go on."""
     spoken = inputs.estimands(figure_inputs.results)

@@ -6,6 +6,7 @@
 import contextlib
 import shlex
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Any
@@ -39,6 +40,8 @@ from testbed.errors import InvalidInput, Unfinished
 
 #: A function that analyses the results in a directory, given its opened stores, and returns the report's path.
 Report = Callable[[Path, Sequence[Opened]], Path]
+#: Fewest worlds that can be compared.
+TWO = 2
 
 
 class Book:
@@ -52,6 +55,8 @@ class Book:
         self._code = store.header["sessions"][-1].get("source")
         self._known = store.held()
         self._lacking: dict[str, list[Point]] = {}
+        self._seeds: set[int] = set()
+        self._open: Counter[int] = Counter()
         self.plan(points)
 
     def plan(self, points: Sequence[Point]) -> None:
@@ -61,8 +66,15 @@ class Book:
             if (point.arm, point.run) in planned:
                 continue
             self.points.append(point)
+            self._seeds.add(point.seed)
             if (point.arm, point.run) not in self._known:
                 self._lacking.setdefault(point.run, []).append(point)
+                self._open[point.seed] += 1
+
+    @property
+    def worlds(self) -> int:
+        """The number of seeds none of whose runs is lacking."""
+        return len(self._seeds) - len(self._open)
 
     def lacking(self) -> Set[str]:
         """Ids of runs that at least one of their arms lacks; the set shrinks as rows are stored."""
@@ -92,6 +104,9 @@ class Book:
         )
         for point in points:
             self._lacking.pop(point.run, None)
+            self._open[point.seed] -= 1
+            if not self._open[point.seed]:
+                del self._open[point.seed]
 
 
 def places(selections: Sequence[Selection], directory: Path) -> dict[Path, Selection]:
@@ -231,7 +246,8 @@ def _execute(
     def on_rows(rows: Rows) -> None:
         for book in books:
             book.put(rows)
-        preview.renew()
+        if any(book.lacking() for book in books):
+            preview.renew(min(book.worlds for book in books) >= TWO, shown.left)
 
     with display(len(todo), steps, console, verbose) as shown:
         beat.watch(shown)

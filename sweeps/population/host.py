@@ -1,6 +1,7 @@
 """Executes a plan on this host: builds the world artifacts of thousands of runs, then runs chunk after chunk
 (`sweeps.population.chunk_runner`)."""
 
+import itertools
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -23,23 +24,29 @@ __all__ = ["Outcome", "compile_key", "execute", "plan", "run_chunk"]
 
 
 def execute(plan: Plan, on_rows: Callable[[Rows], None], progress: Progress) -> Spent:
-    """Build the world artifacts of the runs, then run chunk after chunk; ``on_rows`` gets each chunk's rows when the
-    chunk is done.
+    """Wave after wave of seeds, build the world artifacts of the runs, then run chunk after chunk; ``on_rows`` gets
+    each chunk's rows when the chunk is done.
 
     Raises `InvalidInput` if a single run does not fit into memory.
     """
-    clock = time.monotonic()
+    start, stage_seconds, wave = time.monotonic(), 0.0, -1
+    beside: list[Chunk] = []
     worlds = WorldBuilder(Cache(cache_directory() / "stages"), progress)
-    worlds.prepare(plan.worlds)
-    stage_seconds, clock = time.monotonic() - clock, time.monotonic()
     with Host(worlds, progress) as host:
         for number, chunk in enumerate(plan.chunks):
+            if chunk.wave != wave:
+                wave, clock = chunk.wave, time.monotonic()
+                beside = [one for one in plan.chunks[number:] if one.wave == wave]
+                needed = itertools.chain.from_iterable(one.worlds for one in beside)
+                worlds.prepare(dict.fromkeys(needed))
+                stage_seconds += time.monotonic() - clock
             progress.stage(f"chunk {number + 1} of {len(plan.chunks)} ({chunk.label})")
-            outcome = host.run(plan.chunks[number:])
+            outcome = host.run(beside)
             on_rows(outcome.rows)
+            beside = beside[1:]
             progress.finished(len(chunk.points), outcome.diverged)
     host.spent.stage_seconds = stage_seconds
-    host.spent.run_seconds = time.monotonic() - clock
+    host.spent.run_seconds = time.monotonic() - start - stage_seconds
     return host.spent
 
 

@@ -9,7 +9,7 @@ import itertools
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -70,7 +70,7 @@ class Chunk:
     """Runs with one compile key and one `rhythm` of evaluations, executed together.
 
     ``owners`` holds each run's index into ``worlds``, the world configs. ``seconds`` is the predicted time,
-    ``longest`` the number of operations of the longest run.
+    ``longest`` the number of operations of the longest run. Chunks of an earlier ``wave`` come first, see `waves`.
     """
 
     points: tuple[Point, ...]
@@ -82,6 +82,7 @@ class Chunk:
     stacks: bool
     seconds: float | None
     longest: float = 0.0
+    wave: int = 0
 
     @property
     def label(self) -> str:
@@ -149,7 +150,8 @@ class _Member(NamedTuple):
 
 
 def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
-    """Group points by compile key and rhythm of evaluations, and cut each group into chunks, the longest runs first.
+    """Group points by compile key and rhythm of evaluations, and cut each group into chunks: wave after wave of seeds
+    (`waves`), in each the longest runs first.
 
     ``machine`` is the host that will run the chunks, by default this one. Raises `InvalidInput` if the machine's memory
     is far too small for one run per device, or if this host's cache cannot be written.
@@ -164,27 +166,46 @@ def plan(points: Sequence[Point], machine: Machine | None = None) -> Plan:
         group = register.group(e)
         member = _Member(point, register.world(e), register.flops(e, group))
         groups[group, rhythm(e)].append(member)
+    wave_of = waves({point.seed for point in points}, machine)
     chunks = [
         chunk
         for (group, _), members in groups.items()
-        for chunk in _cut(members, group, register, machine)
+        for chunk in _cut(members, group, wave_of, register, machine)
     ]
     # The sort is stable: chunks of a group stay together, so that a chunk's programs are compiled already.
-    chunks.sort(key=lambda chunk: -chunk.longest)
+    chunks.sort(key=lambda chunk: (chunk.wave, -chunk.longest))
     lacking = _lacking_stages(register.owners)
     kinds: dict[Any, list[float]] = defaultdict(list)
     for name, owner, needed in lacking.values():
         seconds = needed / _rate(machine, owner)
         kinds[name, jax.tree.structure(WorldConfig.of(owner))].append(seconds)
     # As many stages of a kind run at a time as there are devices; the last batch may be smaller.
-    waves = (math.ceil(len(times) / machine.devices) * max(times) for times in kinds.values())
+    times = (math.ceil(len(each) / machine.devices) * max(each) for each in kinds.values())
     return Plan(
         tuple(chunks),
         register.worlds,
         len(lacking),
-        math.fsum(waves) * machine.devices,
+        math.fsum(times) * machine.devices,
         COMPILING * (len(register.groups) + len(kinds)) / cores(),
     )
+
+
+def waves(seeds: Iterable[int], machine: Machine) -> dict[int, int]:
+    """The wave of every seed: all runs of the first seeds come first, so that they can be compared long before the rest
+    is done; every wave doubles the number of seeds.
+
+    A wave has a multiple of as many seeds as there are devices; what is left over joins the last wave. Devices that
+    compute runs side by side get all seeds at once: the number of worlds is a part of their programs' shapes.
+    """
+    ordered = sorted(seeds)
+    if machine.stacks:
+        return dict.fromkeys(ordered, 0)
+    found, end, number = {}, machine.devices, 0
+    for index, seed in enumerate(ordered):
+        if index >= end and len(ordered) - index >= machine.devices:
+            number, end = number + 1, 2 * end
+        found[seed] = number
+    return found
 
 
 def rhythm(experiment: Experiment) -> Any:
@@ -300,34 +321,56 @@ class _Register:
 
 
 def _cut(
-    members: Sequence[_Member], group: int, register: _Register, machine: Machine
+    members: Sequence[_Member],
+    group: int,
+    wave_of: Mapping[int, int],
+    register: _Register,
+    machine: Machine,
 ) -> Iterator[Chunk]:
-    """Cut a group into chunks. The worlds of a chunk have about equally many runs, which keeps the slots busy. The
-    longest runs come first, so that the chunk does not end with one long run in a single slot."""
+    """Cut a group into chunks of one wave each. The worlds of a chunk have about equally many runs, which keeps the
+    slots busy. The longest runs come first, so that the chunk does not end with one long run in a single slot."""
     members = sorted(members, key=lambda member: -member.flops)
     rate = _rate(machine, members[0].point.experiment)
     layout = _layout(members, machine, rate)
     mean = math.fsum(member.flops for member in members) / len(members) / rate
-    size = layout.slots * math.ceil(chunk_seconds() / max(mean * layout.slots, 1e-9))
-    size = max(layout.slots, min(size, MOST_RUNS // layout.slots * layout.slots))
-    ordered = list(_interleaved(members, layout.rows))
-    # Chunks have equal sizes: no last chunk leaves most slots empty.
-    count = math.ceil(len(ordered) / size)
-    size = math.ceil(len(ordered) / count / layout.slots) * layout.slots
-    for part in _batched(ordered, size):
-        worlds = dict.fromkeys(member.world for member in part)
-        place = {number: index for index, number in enumerate(worlds)}
-        yield Chunk(
-            tuple(member.point for member in part),
-            tuple(register.worlds[number] for number in worlds),
-            tuple(place[member.world] for member in part),
-            layout,
-            group,
-            machine.devices,
-            machine.stacks,
-            math.fsum(member.flops for member in part) / rate,
-            max(member.flops for member in part),
-        )
+    most = layout.slots * math.ceil(chunk_seconds() / max(mean * layout.slots, 1e-9))
+    most = max(layout.slots, min(most, MOST_RUNS // layout.slots * layout.slots))
+    in_waves: dict[int, list[_Member]] = defaultdict(list)
+    for member in members:
+        in_waves[wave_of[member.point.seed]].append(member)
+    for wave, ours in in_waves.items():
+        ordered = list(_interleaved(ours, layout.rows))
+        # Chunks have equal sizes: no last chunk leaves most slots empty.
+        count = math.ceil(len(ordered) / most)
+        size = math.ceil(len(ordered) / count / layout.slots) * layout.slots
+        for part in _batched(ordered, size):
+            yield _chunk(part, group, wave, layout, register, machine, rate)
+
+
+def _chunk(
+    members: Sequence[_Member],
+    group: int,
+    wave: int,
+    layout: Layout,
+    register: _Register,
+    machine: Machine,
+    rate: float,
+) -> Chunk:
+    """The chunk of these runs."""
+    worlds = dict.fromkeys(member.world for member in members)
+    place = {number: index for index, number in enumerate(worlds)}
+    return Chunk(
+        points=tuple(member.point for member in members),
+        worlds=tuple(register.worlds[number] for number in worlds),
+        owners=tuple(place[member.world] for member in members),
+        layout=layout,
+        group=group,
+        devices=machine.devices,
+        stacks=machine.stacks,
+        seconds=math.fsum(member.flops for member in members) / rate,
+        longest=max(member.flops for member in members),
+        wave=wave,
+    )
 
 
 def _layout(members: Sequence[_Member], machine: Machine, rate: float) -> Layout:

@@ -1,7 +1,7 @@
 """The two programs of a chunk, which train its runs and measure them, compiled before they are needed."""
 
 import functools
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 
@@ -27,6 +27,8 @@ from testbed.train import TrainConfig, TrainState
 
 #: What a slot does in a call: nothing, begin a run, or continue its training.
 IDLE, BEGIN, TRAIN = range(3)
+#: Most compiled programs, and most kinds of chunks, that are kept in memory although the next chunks do not need them.
+KEPT = 16
 
 
 class Lane(NamedTuple):
@@ -59,7 +61,7 @@ class Compiled(NamedTuple):
 
 class Programs:
     """The training and measuring programs of chunks, compiled before they are needed in threads, one per core: XLA does
-    not hold Python's lock meanwhile. A program is kept as long as the next chunks need it."""
+    not hold Python's lock meanwhile. The latest `KEPT` programs are kept: waves of worlds need the same ones again."""
 
     def __init__(self, worlds: WorldSource) -> None:
         self._worlds = worlds
@@ -78,16 +80,17 @@ class Programs:
         as there are cores. Raises `OutOfMemory` if the programs need more than a device may use."""
         make_room()
         coming = _different(chunks, 1 + cores())
-        self._needs = {
+        needs = {
             kind: self._needs.get(kind) or needed(chunk, self._worlds[chunk.worlds[0]])
             for kind, chunk in coming.items()
         }
-        wanted = {_shape_key(part): part for need in self._needs.values() for part in need.parts}
-        for key, part in wanted.items():
-            if key not in self._made:
-                self._made[key] = self._pool.submit(executable_cache.compiled, *part)
-        self._made = {key: self._made[key] for key in wanted}
-        need = next(iter(self._needs.values()))
+        wanted = {_shape_key(part): part for need in needs.values() for part in need.parts}
+        made = {
+            key: self._made.get(key) or self._pool.submit(executable_cache.compiled, *part)
+            for key, part in wanted.items()
+        }
+        self._needs, self._made = _latest(self._needs, needs), _latest(self._made, made)
+        need = next(iter(needs.values()))
         try:
             first, second = (self._made[_shape_key(part)].result() for part in need.parts)
         except Exception as problem:
@@ -97,6 +100,13 @@ class Programs:
         if size > devices.memory_limit():
             raise OutOfMemory(f"it needs {size / 1e9:.2g} GB")
         return Compiled(first, second, need.state, need.columns, size)
+
+
+def _latest(known: dict[Any, Any], used: Mapping[Any, Any]) -> dict[Any, Any]:
+    """The entries that are ``used`` now, and the latest others, `KEPT` of them at most unless more are used."""
+    others = [key for key in known if key not in used]
+    kept = others[max(len(others) + len(used) - KEPT, 0) :]
+    return {key: known[key] for key in kept} | dict(used)
 
 
 def _different(chunks: Iterable[Chunk], most: int) -> dict[Any, Chunk]:

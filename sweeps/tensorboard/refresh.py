@@ -12,6 +12,7 @@ from sweeps.store.file_names import figure_prefix
 from sweeps.store.store import Store, read_stores
 from sweeps.tensorboard import events, worlds, writer
 from sweeps.throttle import Pace
+from testbed import paths
 
 #: Seconds from one preview to the next, at least.
 SECONDS = 60.0
@@ -30,8 +31,8 @@ VERDICT: json_files.Shape = {
 Row = dict[str, Any]
 #: A store and its table, as `read_stores` gives them.
 Opened = tuple[Store, pd.DataFrame]
-#: Draws figures of the results in a directory, whose stores have been read.
-Draw = Callable[[Path, Sequence[Opened]], object]
+#: Draws what can be shown of the results in a directory, whose stores have been read, with the seconds that are left.
+Draw = Callable[[Path, Sequence[Opened], float | None], object]
 
 
 def mirror(directory: Path, opened: Sequence[Opened], more: writer.More | None = None) -> Path:
@@ -73,26 +74,34 @@ def figures(directory: Path, studies: Sequence[str]) -> dict[str, list[Path]]:
 
 
 class Preview:
-    """Logs of the results so far, renewed from time to time; ``draw`` draws their figures."""
+    """What people can look at while runs go on, renewed from time to time: ``draw`` draws figures and a provisional
+    page of the results so far, TensorBoard's logs show the rest."""
 
     def __init__(self, directory: Path, draw: Draw | None, console: Console) -> None:
         self._directory, self._draw, self._console = directory, draw, console
-        self._pace = Pace(SECONDS)
+        self._pace, self._told = Pace(SECONDS), False
 
-    def renew(self) -> None:
-        """Write the logs again if they are due."""
-        if self._draw is None or not self._pace.due():
+    def renew(self, compared: bool = False, left: float | None = None) -> None:
+        """Renew it if it is due; also, once, as soon as there are worlds that can be ``compared``: the first answer.
+        ``left``: seconds until the runs are done, if known."""
+        first = compared and not self._told
+        if self._draw is None or not (first or self._pace.due()):
             return
         with self._pace:
             try:
                 opened = read_stores(self._directory)
-                self._draw(self._directory, opened)
+                self._draw(self._directory, opened, left)
                 mirror(self._directory, opened)
             # An error in a preview must not end the runs, whatever the error is.
             except Exception as problem:
                 self._draw = None
                 self._console.print(
-                    f"Note: TensorBoard shows nothing new until the end ({problem})",
+                    f"Note: the report and TensorBoard show nothing new until the end ({problem})",
                     style="yellow",
                     markup=False,
                 )
+                return
+        if first:
+            self._told = True
+            page = paths.shown(self._directory / "report" / "index.html")
+            self._console.print(f"First figure (provisional) in {page}", markup=False)

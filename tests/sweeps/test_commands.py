@@ -310,12 +310,22 @@ def test_answers_are_kept_of_the_first_and_the_last_evaluation(made: Path) -> No
 
 
 def test_previews_are_drawn_from_what_there_is(copy: Path) -> None:
-    """The figures that need no model, under the names that the report gives them; nothing is fitted or judged."""
+    """The figures that need no model, under the names that the report gives them; a provisional page as soon as a world
+    is complete; nothing is judged."""
     shutil.rmtree(copy / "report")
     partial(copy, 5)
     stems = {path.stem for path in report.preview(copy)}
     assert stems == {"tiny-envelope", "tiny-classification"}
     assert {path.name for path in (copy / "report").iterdir()} == {"figures"}
+
+
+def test_the_provisional_page_is_replaced_by_the_report(copy: Path) -> None:
+    shutil.rmtree(copy / "report")
+    report.preview(copy, (), 61.0)
+    page = (copy / "report" / "index.html").read_text()
+    assert "Provisional: 8 of 8 runs are stored, about" in page
+    assert not (copy / "report" / "verdicts.json").exists()
+    assert "Provisional" not in report.build(copy).read_text()
 
 
 def test_every_column_has_a_meaning() -> None:

@@ -4,6 +4,7 @@ import dataclasses
 import functools
 import operator
 import shutil
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from envs.enumerable import Enumerable
 from sweeps import runtime
 from sweeps.population import devices, executable_cache, host, programs
 from sweeps.population import plan as planning
-from sweeps.population.plan import Chunk, Layout, compile_key, plan
+from sweeps.population.plan import Chunk, Layout, compile_key, plan, waves
 from sweeps.population.world_builder import WorldBuilder
 from sweeps.study import Point
 from testbed import config, logprob, train
@@ -368,7 +369,8 @@ def test_steps_of_a_chunk_that_ran_out_of_memory_do_not_count() -> None:
 
 
 def test_runs_are_cut_into_chunks_of_whole_slots(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Five worlds on two devices, the longer runs first: one chunk a length, or three where a chunk is short."""
+    """Five worlds on two devices, in waves of two and three, the longer runs first: in a wave one chunk a length, or
+    two where a chunk is short."""
     runs = [point(experiment(seed=seed, steps=steps)) for steps in (2, 4) for seed in range(5)]
 
     def cut() -> list[tuple[int, int]]:
@@ -379,9 +381,9 @@ def test_runs_are_cut_into_chunks_of_whole_slots(monkeypatch: pytest.MonkeyPatch
         assert len({part.group for part in made.chunks}) == 1
         return [(part.points[0].experiment.steps, len(part.points)) for part in made.chunks]
 
-    assert cut() == [(4, 5), (2, 5)]
+    assert cut() == [(4, 2), (2, 2), (4, 3), (2, 3)]
     monkeypatch.setenv(planning.CHUNK_VARIABLE, "0")
-    assert cut() == [(4, 2), (4, 2), (4, 1), (2, 2), (2, 2), (2, 1)]
+    assert cut() == [(4, 2), (2, 2), (4, 2), (4, 1), (2, 2), (2, 1)]
     for text in ("soon", "-1", "inf"):
         monkeypatch.setenv(planning.CHUNK_VARIABLE, text)
         with pytest.raises(InvalidInput, match="must be a number of seconds"):
@@ -407,6 +409,31 @@ def test_chunks_of_the_longest_runs_come_first_by_time_not_by_steps() -> None:
 
 
 GPU = devices.Machine("gpu", 4, 100e9, 1e13)
+
+
+def test_all_runs_of_the_first_seeds_come_first() -> None:
+    """Every wave doubles the number of seeds; what cannot keep all devices busy joins the wave before."""
+    pair = devices.Machine("cpu", 2, 100e9, 1e11)
+
+    def sizes(seeds: range) -> list[int]:
+        found = waves(seeds, pair)
+        assert [found[seed] for seed in seeds] == sorted(found.values())
+        return list(Counter(found.values()).values())
+
+    assert sizes(range(100, 116)) == [2, 2, 4, 8]
+    assert sizes(range(7, 10)) == [3]
+    assert sizes(range(5)) == [2, 3]
+    assert sizes(range(1)) == [1]
+    assert set(waves(range(64), GPU).values()) == {0}
+    runs = [point(experiment(seed=seed, steps=n)) for seed in range(5) for n in (2, 4)]
+    made = plan(runs, pair)
+    assert sorted(p.run for chunk in made.chunks for p in chunk.points) == sorted(
+        run.run for run in runs
+    )
+    order = [(chunk.wave, {p.seed for p in chunk.points}) for chunk in made.chunks]
+    assert [wave for wave, _ in order] == sorted(wave for wave, _ in order)
+    assert all(seeds <= ({0, 1}, {2, 3, 4})[wave] for wave, seeds in order)
+    assert len({chunk.layout for chunk in made.chunks}) == 1
 
 
 def test_a_gpu_takes_all_runs_of_a_world_side_by_side() -> None:

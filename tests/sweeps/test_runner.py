@@ -147,8 +147,9 @@ def test_what_there_is_can_be_seen_while_runs_go_on(
     """After each chunk if it is time, with the runs that are stored by then; drawing that fails ends no runs."""
     seen: list[int] = []
 
-    def draw(directory: Path, opened: Sequence[runner.Opened]) -> None:
+    def draw(directory: Path, opened: Sequence[runner.Opened], left: float | None) -> None:
         ((_, table),) = opened
+        assert left is None or left > 0
         seen.append(table["run"].nunique())
         if len(seen) == 3:
             raise ArithmeticError("no ink")
@@ -165,9 +166,31 @@ def test_what_there_is_can_be_seen_while_runs_go_on(
     engine = Sums()
     text = watched(engine, tmp_path / "out")
     assert seen == [2, 4, 6]
-    assert "Note: TensorBoard shows nothing new until the end (no ink)" in text
+    assert "Note: the report and TensorBoard show nothing new until the end (no ink)" in text
     assert len(engine.executed) == 8
     assert list((tmp_path / "out" / "tensorboard").rglob("events*"))
+
+
+class InOrder(Sums):
+    """The runs of one seed after those of another."""
+
+    def plan(self, points: list[Point]) -> SumPlan:
+        return super().plan(sorted(points, key=lambda point: point.seed))
+
+
+def test_the_first_two_worlds_are_shown_at_once(tmp_path: Path) -> None:
+    """Whatever the time: two worlds of four runs each, out of three."""
+    seen: list[tuple[int, int]] = []
+
+    def draw(directory: Path, opened: Sequence[runner.Opened], left: float | None) -> None:
+        ((_, table),) = opened
+        seen.append((table["run"].nunique(), table["seed"].nunique()))
+
+    console = Console(file=io.StringIO(), width=120)
+    selection = STUDY.select(seeds=3)
+    runner.run([selection], tmp_path / "out", console, report, InOrder(), draw=draw)
+    assert seen == [(8, 2)]
+    assert "First figure (provisional)" in console.file.getvalue()  # type: ignore[attr-defined]
 
 
 def test_a_study_from_plan_to_verdicts(tmp_path: Path) -> None:
