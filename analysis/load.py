@@ -5,7 +5,7 @@ A directory holds one study (``study.json`` and ``blocks/``), or one such subdir
 
 import dataclasses
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, Sequence, Set
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -133,6 +133,15 @@ class Results:
         except InvalidInput:
             return None
         return tuple(claim for claim in claims if set(self.arms).issuperset(claim.arms_used()))
+
+    def by_prompt(
+        self, name: str, wanted: Set[tuple[str, int]] | None = None
+    ) -> Mapping[tuple[str, int], np.ndarray]:
+        """The outcomes of a column of `testbed.metric_table.BY_PROMPT`, by run and evaluation, each of shape (prompt,):
+        those that are ``wanted``, by default all. Empty for results that are not in a directory."""
+        if self.directory is None:
+            return {}
+        return Store.open(self.directory).by_prompt(name, wanted)
 
     def task(self, task: str) -> Table:
         """The rows of one task."""

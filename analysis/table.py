@@ -10,25 +10,29 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from analysis.load import Table, load_all
+from analysis.load import Results, Table, load_all
 from sweeps.store import columns, files
 from sweeps.store.store import Store
-from testbed.errors import unknown
+from testbed.errors import InvalidInput, unknown
+from testbed.metric_table import BY_PROMPT
 
 FORMS = ("parquet", "csv")
 
 
 def evaluations(
-    directory: Path, opened: Sequence[tuple[Store, Any]] = (), configs: bool = False
+    directory: Path,
+    opened: Sequence[tuple[Store, Any]] = (),
+    configs: bool = False,
+    by_prompt: bool = False,
 ) -> Table:
     """Every planned run's evaluations, with the columns of `sweeps.store.columns` in their order; columns that a study
     did not measure are NaN.
 
-    ``opened`` are stores as `sweeps.store.store.read_stores` has read them, ``configs`` keeps each run's whole config.
-    Raises InvalidInput if the directory holds no finished run.
+    ``opened`` are stores as `sweeps.store.store.read_stores` has read them, ``configs`` keeps each run's whole config,
+    ``by_prompt`` adds the outcomes by prompt as arrays. Raises InvalidInput if the directory holds no finished run.
     """
     parts = [
-        study.table.drop(columns=[] if configs else "config", errors="ignore")
+        _with_vectors(study, by_prompt).drop(columns=[] if configs else "config", errors="ignore")
         for study in load_all(directory, opened).studies
     ]
     table = pd.concat(
@@ -37,6 +41,17 @@ def evaluations(
     table = table[columns.ordered(list(table.columns))].copy()
     for name in [name for name in table if table[name].dtype == np.dtype(object)]:
         table[name] = _of_one_kind(table[name])
+    return table
+
+
+def _with_vectors(study: Results, by_prompt: bool) -> Table:
+    """A study's table, with its outcomes by prompt if they are wanted; None where a run did not keep them."""
+    table = study.table
+    for column in BY_PROMPT if by_prompt else ():
+        vectors = study.by_prompt(column.name)
+        keys = zip(table["run"], table["evaluation"], strict=True)
+        cells = pd.Series([vectors.get(key) for key in keys], index=table.index, dtype=object)
+        table = table.assign(**{column.name: cells})
     return table
 
 
@@ -50,10 +65,13 @@ def _of_one_kind(column: Any) -> Any:
 
 def write(table: Table, path: Path, form: str | None = None) -> None:
     """Write a table as Parquet, with the meaning of each column in its metadata, or as CSV. ``form`` is that of the
-    path's suffix by default. Raises InvalidInput for another form, or if the disk refuses."""
+    path's suffix by default. Raises InvalidInput for another form, for outcomes by prompt as CSV, or if the disk
+    refuses."""
     form = form or path.suffix.removeprefix(".").lower()
     if form not in FORMS:
         raise unknown("format", form, FORMS)
+    if form == "csv" and any(column.name in table for column in BY_PROMPT):
+        raise InvalidInput("--by-prompt needs --format parquet: a cell of CSV holds one number")
     if form == "csv":
         data = table.to_csv(index=False).encode()
     else:

@@ -53,6 +53,9 @@ class EvaluationConfig(eqx.Module):
             figure 6). If the source uses a recorded run, it must be the same one.
         optimum_beta: beta, > 0, of the exact IPO optimum to which the policy's distance is measured (the paper's
             appendix H); for tasks that can be enumerated.
+        by_prompt: keep the golden reward and the win on every prompt with the results
+            (`testbed.metric_table.BY_PROMPT`), as 16-bit floats: 2 kB an evaluation of 512 prompts. Nothing else of a
+            run depends on this.
     """
 
     points: int = hyper(10, least=1, static=True)
@@ -63,6 +66,7 @@ class EvaluationConfig(eqx.Module):
     opponent_answers: int = hyper(1, least=1, static=True, later=True)
     stream: Recorded | None = None
     optimum_beta: float | None = hyper(None, above=0)
+    by_prompt: bool = later(True, static=True)
 
     def __check_init__(self) -> None:
         ranges.check(self)

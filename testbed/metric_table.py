@@ -16,7 +16,7 @@ class Column(NamedTuple):
     Attributes:
         name, meaning: of the column. label, unit: for claims, axes and reports; the default label is the name in words.
         tag: the name in TensorBoard; a column without a tag has no curve there. kind: of the values; numbers are 64-bit
-            floats.
+            floats, a vector has one number a prompt.
     """
 
     name: str
@@ -24,7 +24,7 @@ class Column(NamedTuple):
     label: str = ""
     unit: str = "units"
     tag: str = ""
-    kind: Literal["number", "whole", "text"] = "number"
+    kind: Literal["number", "whole", "text", "vector"] = "number"
 
     @property
     def words(self) -> str:
@@ -81,6 +81,13 @@ LEDGER = (
            "labels of D_golden or by people", "labels"),
     Column("judgements", "comparisons answered by the run's teacher so far", "judgements by the teacher", "judgements"),
     Column("tokens_sampled", "tokens written for it so far, end tokens included", unit="tokens"),
+)  # fmt: skip
+#: Outcomes on every evaluation prompt, in the prompts' order; `golden_reward` and `win_rate` are their means.
+BY_PROMPT = (
+    Column("golden_reward_by_prompt", "golden reward of the answer to each evaluation prompt", unit=_REWARD,
+           kind="vector"),
+    Column("win_by_prompt", "share of the opponent's answers to each evaluation prompt that the policy's answer beats; "
+           "a tie is a half", unit=_SHARE, kind="vector"),
 )  # fmt: skip
 #: Every number that a run's programs measure at an evaluation, in the order of columns.
 METRICS = (*POLICY, *TRAINING, *LEDGER)

@@ -5,14 +5,14 @@ from collections.abc import Mapping
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-from jaxtyping import Array, Float, PRNGKeyArray, UInt
+from jaxtyping import Array, Float, Float32, PRNGKeyArray, UInt
 
 from testbed import decode, logprob
 from testbed.batches import in_portions, long_map
 from testbed.evaluation_set import Opponent, agreement, numbered
 from testbed.exact.optimum import Optimum
 from testbed.logprob import Policy
-from testbed.metric_table import QUANTILES
+from testbed.metric_table import BY_PROMPT, QUANTILES
 from testbed.policies.trainable import trained
 from testbed.preference import AbstractPreference, GoldenPreference
 from testbed.recorded_runs.pair_stream import Windows
@@ -45,8 +45,16 @@ class EvaluationInputs(eqx.Module):
 
 
 def columns(found: Mapping[str, Array]) -> dict[str, Array]:
-    """The results of `evaluate` by column name; each entry of a list has its own column, counted from 1."""
-    return {key: own for name, x in found.items() for key, own in numbered(name, x).items()}
+    """The results of `evaluate` by column name, but for the outcomes by prompt; each entry of a list has its own
+    column, counted from 1."""
+    vectors = {column.name for column in BY_PROMPT}
+    scalars = {name: x for name, x in found.items() if name not in vectors}
+    return {key: own for name, x in scalars.items() for key, own in numbered(name, x).items()}
+
+
+def by_prompt(found: Mapping[str, Array]) -> Float32[Array, "outcome prompt"]:
+    """The outcomes on every prompt in the results of `evaluate`, in the order of `BY_PROMPT`."""
+    return jnp.stack([found[column.name] for column in BY_PROMPT])
 
 
 def checksum(policy: Policy) -> UInt[Array, ""]:
@@ -113,8 +121,8 @@ def _compare(policy: Policy, reference: Policy, prompts: Prompt, responses: Resp
 
 def evaluate(policy: Policy, by: EvaluationInputs, key: PRNGKeyArray) -> dict[str, Array]:
     """Measure a policy against its reference (SFT) and the opponent. Returns every requested metric of
-    `testbed.metric_table.POLICY` (a list under one name), and ``answer``, the tokens of the answers to the first
-    `SHOWN` prompts."""
+    `testbed.metric_table.POLICY` (a list under one name); the outcomes of `BY_PROMPT`, one number a prompt; and
+    ``answer``, the tokens of the answers to the first `SHOWN` prompts."""
     few, opponent, known = by.few, by.opponent, by.data.golden_margin
     first, second = _answers(policy, opponent, few, key)
     reward, again = _rewards(by.golden, opponent.prompts, first, second)
@@ -145,6 +153,8 @@ def evaluate(policy: Policy, by: EvaluationInputs, key: PRNGKeyArray) -> dict[st
         **_with_error("kl", own.kl[:, 0]),
         **_with_error("win_rate", wins),
         **_with_error("golden_reward", reward),
+        "golden_reward_by_prompt": reward,
+        "win_by_prompt": wins,
         "golden_reward_quantile": jnp.quantile(reward, jnp.asarray(QUANTILES)),
         "proxy_reward": jnp.mean(margin),
         "proxy_win_rate": jnp.mean(0.5 * (1.0 + jnp.sign(margin))),

@@ -132,15 +132,20 @@ def chat(directory: Path | str, run: str, console: "Console | None" = None) -> "
 
 
 def export(
-    directory: Path | str, out: Path | str, form: str | None = None, configs: bool = False
+    directory: Path | str,
+    out: Path | str,
+    form: str | None = None,
+    configs: bool = False,
+    by_prompt: bool = False,
 ) -> "pd.DataFrame":
     """Write `Outcome.table` to a file, as "parquet" or "csv" (default: by the file's suffix), and return the table:
-    ``testbed export``. ``configs`` adds each run's whole config."""
+    ``testbed export``. ``configs`` adds each run's whole config, ``by_prompt`` the outcomes on every evaluation prompt,
+    as arrays, for Parquet files."""
     out = paths.given(out, "--out")
     directory, results = opened(directory)
     from analysis import table
 
-    rows = table.evaluations(directory, results, configs)
+    rows = table.evaluations(directory, results, configs, by_prompt)
     table.write(rows, out, form)
     return rows
 

@@ -272,7 +272,7 @@ def _exchange(books: Sequence[Book]) -> None:
         have = giver.store.finished()
         if not any(have & book.lacking() for book in books):
             continue
-        table = giver.store.read().drop_duplicates(["run", "evaluation"])
+        table = giver.store.read(by_prompt=True).drop_duplicates(["run", "evaluation"])
         known = [
             name for name in table if name in MEASURED or name == "code" or name.startswith(FACTS)
         ]

@@ -4,6 +4,7 @@ examples:
   testbed export results/gap-laptop --out gap.parquet
   testbed export results/gap-laptop --out gap.csv
   testbed export results/gap-laptop --format csv --out - | head
+  testbed export results/gap-laptop --out gap.parquet --by-prompt
   testbed export results/gap-laptop --draws draws.nc
 
 A row a run and evaluation, of all studies in DIR. What the columns mean: testbed list columns.
@@ -30,6 +31,7 @@ def add_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--draws", metavar="FILE", help=help)
     shared.add_flag(command, "--configs", "add each run's whole config, as JSON")
+    shared.add_flag(command, "--by-prompt", "add the outcome on every prompt, as lists (parquet)")
     shared.add_loudness(command)
 
 
@@ -43,12 +45,14 @@ def execute(options: argparse.Namespace) -> int:
     if options.out is None:
         raise InvalidInput("export needs a file: give --out, --draws or both")
     if options.out == "-":
-        if options.format == "parquet":
+        if options.format == "parquet" or options.by_prompt:
             raise InvalidInput("--out - is for csv: give a file for parquet")
         table = api.load(options.directory).evaluations(options.configs)
         terminal.write(table.to_csv(index=False, lineterminator="\n"))
         return 0
-    rows = api.export(options.directory, options.out, options.format, options.configs)
+    rows = api.export(
+        options.directory, options.out, options.format, options.configs, options.by_prompt
+    )
     runs = len(rows[["study", "arm", "run"]].drop_duplicates())
     shared.say(options, f"{len(rows)} evaluations of {runs} runs are in {options.out}")
     return 0

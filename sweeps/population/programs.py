@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, Self
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, PRNGKeyArray, PyTree, UInt32
+from jaxtyping import Array, Float32, PRNGKeyArray, PyTree, UInt32
 
 from sweeps.population import devices, executable_cache
 from sweeps.population.devices import Along, OutOfMemory
@@ -17,6 +17,7 @@ from sweeps.population.world_builder import WorldSource
 from sweeps.runtime import cores, make_room
 from testbed import metrics, train
 from testbed.logprob import Policy
+from testbed.metric_table import BY_PROMPT
 from testbed.metrics import EvaluationInputs
 from testbed.policies.shared_weights import Weights, missing, sharing
 from testbed.policies.trainable import rebuilt
@@ -50,7 +51,7 @@ class Lane(NamedTuple):
 
 class Compiled(NamedTuple):
     """A chunk's programs, the shapes of the states that the first program trains, the names and types of the columns
-    that the second measures, and the bytes that the programs need on each device."""
+    that the second measures (outcomes by prompt follow them), and the bytes that the programs need on each device."""
 
     train: Any
     measure: Any
@@ -151,10 +152,10 @@ def needed(chunk: Chunk, artifacts: WorldArtifacts) -> Needs:
     inputs, evaluation_inputs = (devices.shapes(part, rows) for part in (inputs, evaluation_inputs))
     to_train = (weights, state, config, lane, inputs, count)
     to_measure = (weights, measured_part(state), lane, evaluation_inputs)
-    size = len(columns)
+    size = len(columns) + len(BY_PROMPT) * e.evaluation.prompts
     parts = (
         Part("train", training_program(), to_train),
-        Part(f"measure {size} columns", measuring_program(size), to_measure),
+        Part(f"measure {size} numbers", measuring_program(size), to_measure),
     )
     return Needs(parts, state, columns)
 
@@ -168,7 +169,7 @@ def _state_and_columns(
     config, inputs, evaluation_inputs = run
     state = jax.eval_shape(sharing(train.init), weights, config, inputs)
     part = measured_part(state)
-    columns = jax.eval_shape(sharing(_columns), weights, part, lane, evaluation_inputs)
+    columns, _ = jax.eval_shape(sharing(_measurements), weights, part, lane, evaluation_inputs)
     # The shardings that tracing adds are removed: they belong to this process.
     return devices.alone(state), {name: column.dtype for name, column in columns.items()}
 
@@ -186,7 +187,7 @@ def training_program() -> Any:
 
 @functools.cache
 def measuring_program(size: int) -> Any:
-    """`_measure` for every slot, with ``size`` columns."""
+    """`_measure` for every slot, with ``size`` numbers."""
     measure = functools.partial(_measure, size)
     return devices.compiled(measure, (Along.LANES, Along.LANES, Along.ROWS))
 
@@ -237,25 +238,33 @@ def measured_part(state: TrainState) -> Learnt:
 def _measure(
     size: int, learnt: Learnt, lane: Lane, evaluation_inputs: EvaluationInputs
 ) -> UInt32[Array, " size"]:
-    """One slot's evaluation: the bits of each column's 32-bit number, so that one transfer brings all columns.
-    ``size``, the number of columns, is an argument because finding it would take as long as tracing all
-    measurements."""
+    """One slot's evaluation: the bits of each column's 32-bit number, then of the outcomes by prompt, so that one
+    transfer brings all. ``size``, how many numbers these are, is an argument because finding it would take as long as
+    tracing all measurements.
+
+    Outcomes by prompt are returned whether a run keeps them or not: one program, and therefore equal bits, for both."""
 
     def bits() -> Array:
-        columns = _columns(learnt, lane, evaluation_inputs)
-        return jnp.stack([jax.lax.bitcast_convert_type(x, jnp.uint32) for x in columns.values()])
+        columns, outcomes = _measurements(learnt, lane, evaluation_inputs)
+        words = [jax.lax.bitcast_convert_type(x, jnp.uint32) for x in columns.values()]
+        return jnp.concatenate(
+            [jnp.stack(words), jnp.ravel(jax.lax.bitcast_convert_type(outcomes, jnp.uint32))]
+        )
 
     return jax.lax.cond(lane.mode == IDLE, lambda: jnp.zeros(size, jnp.uint32), bits)
 
 
-def _columns(learnt: Learnt, lane: Lane, evaluation_inputs: EvaluationInputs) -> dict[str, Array]:
+def _measurements(
+    learnt: Learnt, lane: Lane, evaluation_inputs: EvaluationInputs
+) -> tuple[dict[str, Array], Float32[Array, "outcome prompt"]]:
     """The measurements of a run by name, in alphabetical order, the order in which compiled programs return
-    dictionaries."""
+    dictionaries; and its outcomes by prompt (`testbed.metrics.by_prompt`)."""
     key = jax.random.fold_in(stream(_key(lane.seed), Stream.EVALUATION), lane.index)
     policy = rebuilt(learnt.policy, evaluation_inputs.reference)
     means = {name: learnt.numbers[name] / lane.interval for name in ("train_loss", "gradient_norm")}
-    measured = metrics.columns(metrics.evaluate(policy, evaluation_inputs, key))
-    return dict(sorted((measured | learnt.numbers | means).items()))
+    found = metrics.evaluate(policy, evaluation_inputs, key)
+    columns = metrics.columns(found) | learnt.numbers | means
+    return dict(sorted(columns.items())), metrics.by_prompt(found)
 
 
 def _key(seed: Array) -> PRNGKeyArray:

@@ -21,11 +21,13 @@ _MODULES = ("testbed.train", "testbed.metrics", "testbed.stages.world_config")
 
 class Paused(NamedTuple):
     """A run between two steps: the next evaluation, the number of steps since the previous one, the measurements so far
-    (a row per evaluation), and its `testbed.train.TrainState`."""
+    (a row per evaluation), the outcomes by prompt that it keeps (evaluation, outcome, prompt), and its
+    `testbed.train.TrainState`."""
 
     index: int
     done: int
     values: np.ndarray
+    by_prompt: np.ndarray | None
     state: PyTree
 
 

@@ -43,7 +43,7 @@ class Checkpoints:
             run = int(schedule.runs[place])
             paused = self._found.pop(run, None)
             if paused is not None:
-                measurements.resume(run, paused.values)
+                measurements.resume(run, paused.values, paused.by_prompt)
                 jax.tree.map(
                     lambda all, value, at=place: all.__setitem__(at, value), held, paused.state
                 )
@@ -56,8 +56,9 @@ class Checkpoints:
             run, index = int(schedule.runs[place]), int(schedule.index[place])
             if run in self._found:
                 continue  # the checkpoint is on disk, and its state is not in a slot yet
-            values = measurements.so_far(run, index)
-            paused = Paused(index, int(schedule.done[place]), values, _slot(held, place))
+            values, by_prompt = measurements.so_far(run, index)
+            done, slot = int(schedule.done[place]), _slot(held, place)
+            paused = Paused(index, done, values, by_prompt, slot)
             self._stored.pause(self._points[run], paused)
 
     def finish(self, run: int, state: TrainState, place: tuple[int, int]) -> None:

@@ -1,6 +1,6 @@
 """Every column of the results, declared once: the table that ``testbed export`` writes, a row a run and evaluation."""
 
-from testbed.metric_table import FACTS, METRICS, Column
+from testbed.metric_table import BY_PROMPT, FACTS, METRICS, Column
 
 #: The policy's answers to the first evaluation prompts, at a run's first and last evaluation: JSON, pairs of texts.
 ANSWERS = "answers"
@@ -29,6 +29,7 @@ MEASURES = _by_name(
     Column("prompts", "prompts that win rate and rewards are means over", kind="whole"),
     Column(ANSWERS, "prompts and what the policy answers, at the first and the last evaluation: JSON, a list of pairs",
            kind="text"),
+    *(column._replace(meaning=f"{column.meaning}; with --by-prompt") for column in BY_PROMPT),
     Column("stack", "runs that shared a device with it", kind="whole"),
     Column("devices", "devices that they were spread over", kind="whole"),
 )  # fmt: skip

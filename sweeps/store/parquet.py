@@ -7,7 +7,7 @@ same length; each is a numpy array, an arrow array or a list. `None` and absent 
 import hashlib
 import io
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -25,15 +25,17 @@ if TYPE_CHECKING:
 #: Rows as columns; see the module's docstring.
 Rows = Mapping[str, Any]
 
-#: Columns of texts with few distinct values, of whole numbers, and of all other numbers.
-TEXTS, COUNTS, METRICS = (
+#: Columns of texts with few distinct values, of whole numbers, of all other numbers, and of vectors. A vector is stored
+#: as the bytes of 16-bit floats (`packed`).
+TEXTS, COUNTS, METRICS, VECTORS = (
     tuple(name for name, column in NAMED.items() if column.kind == kind and name != ANSWERS)
-    for kind in ("text", "whole", "number")
+    for kind in ("text", "whole", "number", "vector")
 )
 _KINDS: dict[str, pa.DataType] = {
     **dict.fromkeys((*TEXTS, ANSWERS), pa.string()),
     **dict.fromkeys(COUNTS, pa.int64()),
     **dict.fromkeys(METRICS, pa.float64()),
+    **dict.fromkeys(VECTORS, pa.binary()),
     "config": pa.dictionary(pa.int32(), pa.string()),
 }
 #: Every column that the store knows by name; other columns are swept paths and facts.
@@ -60,7 +62,38 @@ def column(name: str, values: Any) -> pa.Array:
         if kind is None and any(isinstance(value, float) for value in values):
             kind = pa.float64()
     # pandas represents a missing text as NaN.
-    return pa.array(values, type=kind, from_pandas=kind == pa.string())
+    return pa.array(values, type=kind, from_pandas=kind in (pa.string(), pa.binary()))
+
+
+def packed(vector: np.ndarray) -> bytes:
+    """A vector as it is stored: the bytes of 16-bit floats, the lower byte first."""
+    return vector.astype("<f2", copy=False).tobytes()
+
+
+def vectors(
+    tables: Iterable[pa.Table], name: str, wanted: Collection[tuple[str, int]] | None = None
+) -> dict[tuple[str, int], np.ndarray]:
+    """The vectors of a column by run and evaluation, those that are ``wanted`` or all; rows without one are left out.
+    Raises `InvalidInput` if a stored vector has half a number."""
+    found: dict[tuple[str, int], np.ndarray] = {}
+    for table in tables:
+        if name not in table.column_names:
+            continue
+        runs, evaluations = (table.column(key).to_pylist() for key in ("run", "evaluation"))
+        for row, key in enumerate(zip(runs, evaluations, strict=True)):
+            if wanted is None or key in wanted:
+                stored = table.column(name)[row].as_py()
+                if stored is not None:
+                    found[key] = _unpacked(stored, name)
+    return found
+
+
+def _unpacked(stored: bytes, name: str) -> np.ndarray:
+    if len(stored) % 2:
+        raise InvalidInput(
+            f"the results hold {len(stored)} bytes in column {name}, which are no 16-bit floats"
+        )
+    return np.frombuffer(stored, "<f2").astype(np.float32)
 
 
 def typed(rows: Rows) -> pa.Table:
@@ -84,7 +117,7 @@ def encode(table: pa.Table) -> bytes:
     """A table as the contents of a Parquet file."""
     buffer = io.BytesIO()
     floats = [field.name for field in table.schema if pa.types.is_floating(field.type)]
-    others = [name for name in table.column_names if name not in floats]
+    others = [name for name in table.column_names if name not in floats and name not in VECTORS]
     pq.write_table(
         table,
         buffer,
@@ -100,8 +133,8 @@ def name_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()[:16]
 
 
-def decode(path: Path, columns: list[str] | None = None) -> pa.Table:
-    """A block's table, or some columns of it, texts as dictionaries.
+def decode(path: Path, columns: list[str] | None = None, without: Collection[str] = ()) -> pa.Table:
+    """A block's table, or some columns of it, or all ``without`` some, texts as dictionaries.
 
     Raises `InvalidInput` if the file cannot be read, is damaged or holds something else, `FileNotFoundError` if there
     is none. A third of files with a few wrong bits would be read as valid Parquet with other numbers; so a file whose
@@ -115,7 +148,8 @@ def decode(path: Path, columns: list[str] | None = None) -> pa.Table:
     except OSError as problem:
         reason = problem.strerror or problem
         raise InvalidInput(f"block {path} of the results cannot be read ({reason})") from problem
-    table = decoded(data, columns, _DICTIONARIES) if name_of(data) == path.stem else None
+    sound = name_of(data) == path.stem
+    table = decoded(data, columns, _DICTIONARIES, without) if sound else None
     if table is None:
         raise InvalidInput(f"block {path} of the results is damaged: {remedy}")
     wrong = _misfit(table, columns)
@@ -127,14 +161,20 @@ def decode(path: Path, columns: list[str] | None = None) -> pa.Table:
 
 
 def decoded(
-    data: bytes, columns: list[str] | None = None, dictionaries: Sequence[str] = ()
+    data: bytes,
+    columns: list[str] | None = None,
+    dictionaries: Sequence[str] = (),
+    without: Collection[str] = (),
 ) -> pa.Table | None:
-    """The table, or some columns of it, of a Parquet file's contents; None if the contents are damaged, for which
-    pyarrow raises errors of many kinds. ``dictionaries`` names the text columns to be read as dictionaries."""
+    """The table of a Parquet file's contents, or some columns of it, or all ``without`` some; None if the contents are
+    damaged, for which pyarrow raises errors of many kinds. ``dictionaries`` names the text columns to be read as
+    dictionaries."""
     buffer = pa.BufferReader(data)
     try:
         there = pq.read_schema(buffer).names
         known = [name for name in dictionaries if name in there]
+        if columns is None:
+            columns = [name for name in there if name not in without]
         file = pq.ParquetFile(buffer, read_dictionary=known)
         table = file.read(columns=columns, use_threads=False)
         # Texts are also checked to be UTF-8; otherwise the error would come only when they are used.

@@ -7,7 +7,7 @@ leaves only whole blocks. One process writes at a time; any number of processes 
 
 import contextlib
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -215,15 +215,26 @@ class Store:
     def _distinct(self, *names: str) -> set[tuple[Any, ...]]:
         return parquet.distinct(self._tables(list(names)), names)
 
-    def read(self) -> "pd.DataFrame":
-        """The long table: repeated rows once, in a fixed order.
+    def read(self, by_prompt: bool = False) -> "pd.DataFrame":
+        """The long table: repeated rows once, in a fixed order. ``by_prompt`` adds the outcomes by prompt, as they are
+        stored (`sweeps.store.parquet.packed`).
 
         If a block has no column for a swept path (the axis was added later), the values are taken from the block's
         configs.
         """
-        return parquet.long(self._tables(), self.header.get("axes", {}))
+        tables = self._tables(without=() if by_prompt else parquet.VECTORS)
+        return parquet.long(tables, self.header.get("axes", {}))
 
-    def _tables(self, columns: list[str] | None = None) -> list[pa.Table]:
+    def by_prompt(
+        self, name: str, wanted: Collection[tuple[str, int]] | None = None
+    ) -> dict[tuple[str, int], np.ndarray]:
+        """The outcomes of a column of `testbed.metric_table.BY_PROMPT` by run and evaluation, each of shape (prompt,):
+        those that are ``wanted``, by default all. Evaluations without them are left out."""
+        return parquet.vectors(self._tables(["run", "evaluation", name]), name, wanted)
+
+    def _tables(
+        self, columns: list[str] | None = None, without: Collection[str] = ()
+    ) -> list[pa.Table]:
         """Every block's table, in the order of names."""
         known: dict[Path, pa.Table] = {}
         with ThreadPoolExecutor(cores()) as pool:
@@ -231,7 +242,7 @@ class Store:
             while list(known) != (paths := self._paths()):
                 new = [path for path in paths if path not in known]
                 with contextlib.suppress(FileNotFoundError):
-                    read = pool.map(lambda path: parquet.decode(path, columns), new)
+                    read = pool.map(lambda path: parquet.decode(path, columns, without), new)
                     known |= dict(zip(new, read, strict=True))
                     known = {path: known[path] for path in paths}
         return list(known.values())

@@ -15,7 +15,7 @@ from sweeps.population import programs
 from sweeps.store import columns, parquet
 from sweeps.tensorboard import hparams, writer
 from testbed import train
-from testbed.metric_table import DECLARED, LEDGER, METRICS, POLICY
+from testbed.metric_table import BY_PROMPT, DECLARED, LEDGER, METRICS, POLICY
 from testbed.recorded_runs.recorded_run import Recorded
 from testbed.stages.stages import STAGES, assemble
 from testbed.stages.world_config import WorldArtifacts, WorldConfig
@@ -46,17 +46,18 @@ def shapes_of_ground() -> WorldArtifacts:
 
 
 def test_what_a_run_measures_is_declared_and_what_is_declared_is_measured() -> None:
-    def measure(artifacts: WorldArtifacts) -> dict[str, jax.Array]:
+    def measure(artifacts: WorldArtifacts) -> tuple[dict[str, jax.Array], jax.Array]:
         state = train.init(RUN.train, artifacts.training_inputs())
         lane = programs.Lane(*map(jnp.asarray, (0, 1, 0, 0, RUN.steps, 0)))
         evaluation_inputs = artifacts.evaluation_inputs(RUN.evaluation)
-        return programs._columns(programs.measured_part(state), lane, evaluation_inputs)
+        return programs._measurements(programs.measured_part(state), lane, evaluation_inputs)
 
-    measured = jax.eval_shape(measure, shapes_of_ground())
+    measured, outcomes = jax.eval_shape(measure, shapes_of_ground())
     names = {name for name in measured if not name.startswith("answer_")}
     assert names - {"diverged_step"} == {metric.name for metric in METRICS}
     assert {*POLICY, *LEDGER} < {*METRICS}
     assert len(measured) == len(names) + 2 * RUN.task.response_length
+    assert outcomes.shape == (len(BY_PROMPT), RUN.evaluation.prompts)
 
 
 def test_names_tags_and_meanings() -> None:
@@ -67,6 +68,7 @@ def test_names_tags_and_meanings() -> None:
     assert all(metric.meaning and metric.kind == "number" for metric in METRICS)
     assert {*names, "config"} == parquet.KNOWN
     assert tuple(metric.name for metric in METRICS) == parquet.METRICS
+    assert tuple(column.name for column in BY_PROMPT) == parquet.VECTORS
     assert set(hparams.PEAK.values()) | set(hparams.FINAL.values()) <= DECLARED.keys()
 
 

@@ -12,6 +12,7 @@ import threading
 import time
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pyarrow.parquet as pq
 import pytest
@@ -28,6 +29,7 @@ from sweeps.cli import main as cli
 from sweeps.console.progress import LogDisplay
 from sweeps.store import columns, files, heartbeat, metadata
 from sweeps.store.columns import ANSWERS
+from sweeps.store.parquet import VECTORS
 from sweeps.store.store import Store
 from testbed.errors import InvalidInput, Unfinished
 from testbed.metrics import SHOWN
@@ -275,6 +277,15 @@ def test_tables_for_other_programs(
     printed = said(capsys, "export", out, "--out", "-", "--configs")
     rows = pd.read_csv(io.StringIO(printed))
     assert json.loads(rows["config"][0])["kind"] == "Experiment"
+    assert said(capsys, "export", out, "--out", str(tmp_path / "by.parquet"), "--by-prompt")
+    wide = pd.read_parquet(tmp_path / "by.parquet")
+    assert set(wide) - set(parquet) == set(VECTORS)
+    assert {len(one) for name in VECTORS for one in wide[name]} == {16}
+    # A win is 0, 1/2 or 1, which is not rounded.
+    assert list(wide["win_by_prompt"].map(np.mean)) == list(wide["win_rate"])
+    np.testing.assert_allclose(
+        wide["golden_reward_by_prompt"].map(np.mean), wide["golden_reward"], atol=2e-3
+    )
     assert not list(tmp_path.glob(".*"))
 
 
@@ -286,6 +297,8 @@ def test_tables_that_cannot_be_written(
         (("--out", str(tmp_path / "rows.xls")), "unknown format 'xls': known: parquet, csv"),
         (("--out", str(made / "tiny.py" / "rows.csv")), "cannot be written"),
         (("--out", "-", "--format", "parquet"), "--out - is for csv"),
+        (("--out", "-", "--by-prompt"), "--out - is for csv"),
+        (("--out", str(made / "x.csv"), "--by-prompt"), "--by-prompt needs --format parquet"),
         (("--draws", "draws.txt"), "unknown format of draws 'txt': known: nc, parquet"),
         ((), "give --out, --draws or both"),
     ):

@@ -11,6 +11,7 @@ from sweeps import throttle
 from sweeps.population import chunk_runner, host
 from sweeps.population.plan import Chunk, Layout, compile_key, plan
 from sweeps.population.run_checkpoints import RunCheckpoints
+from sweeps.store import parquet
 from sweeps.study import Point
 from testbed import config
 from testbed.errors import InvalidInput
@@ -132,11 +133,50 @@ def test_a_run_goes_on_in_the_middle_of_an_interval(
     paused = RunCheckpoints().paused(run)
     assert paused is not None
     assert (paused.index, paused.done, paused.values.shape[0]) == (4, 2, 4)
+    assert paused.by_prompt is not None
+    assert paused.by_prompt.shape == (4, 2, 16)
     progress = Silence()
     found = rows(slow, progress)
     assert progress.steps == 12
     for name, column in undisturbed.items():
         np.testing.assert_array_equal(found[name], column, err_msg=name)
+
+
+def test_outcomes_by_prompt_are_those_that_rows_are_means_of() -> None:
+    """A run that keeps them beside one that does not: through one program, and all else is equal to the last bit."""
+    without = point(config.replace(EARLY, "evaluation.by_prompt", False))
+    assert compile_key(EARLY) == compile_key(without.experiment)
+    made = host.run_chunk(chunk([point(EARLY), without]), worlds(), Silence()).rows
+    size = len(EARLY.marks)
+    for name, column in made.items():
+        kept, other = column[:size], column[size:]
+        if name in parquet.VECTORS:
+            assert all(cell is None for cell in other)
+        elif name != "run":
+            np.testing.assert_array_equal(np.asarray(kept), np.asarray(other), err_msg=name)
+    reward, win = (
+        np.array([np.frombuffer(cell, "<f2") for cell in made[name][:size]], float)
+        for name in parquet.VECTORS
+    )
+    assert reward.shape == win.shape == (size, EARLY.evaluation.prompts)
+    assert np.std(reward) > 0.1
+    # A reward is rounded by at most 2^-11 of its size, a win of 0, 1/2 or 1 not at all.
+    np.testing.assert_allclose(
+        reward.mean(1), made["golden_reward"][:size], atol=np.abs(reward).max() / 2048
+    )
+    np.testing.assert_allclose(
+        reward.std(1, ddof=1) / 4, made["golden_reward_se"][:size], rtol=2e-3
+    )
+    np.testing.assert_array_equal(win.mean(1), made["win_rate"][:size])
+
+
+def test_outcomes_of_a_diverged_run_stand_for_its_later_evaluations() -> None:
+    run = point(config.replace(EARLY, "optimiser.learning_rate", 1e30))
+    made = host.run_chunk(chunk([run]), worlds(), Silence()).rows
+    for name in parquet.VECTORS:
+        first, *later = made[name][1:]
+        assert len(first) == 2 * EARLY.evaluation.prompts
+        assert later == [first] * 3
 
 
 def test_a_diverged_run_reports_the_steps_that_it_is_spared() -> None:

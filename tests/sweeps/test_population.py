@@ -22,6 +22,7 @@ from sweeps.population import devices, executable_cache, host, programs
 from sweeps.population import plan as planning
 from sweeps.population.plan import Chunk, Layout, compile_key, plan, waves
 from sweeps.population.world_builder import WorldBuilder
+from sweeps.store import parquet
 from sweeps.study import Point
 from testbed import config, logprob, train
 from testbed.cache import Cache
@@ -224,7 +225,7 @@ def test_programs_are_found_without_tracing(monkeypatch: pytest.MonkeyPatch) -> 
     def refuse(*_: Any) -> Any:
         raise AssertionError("traced")
 
-    for name in ("_train_on", "_columns", "_state_and_columns"):
+    for name in ("_train_on", "_measurements", "_state_and_columns"):
         monkeypatch.setattr(programs, name, refuse)
     for program in (programs.training_program, programs.measuring_program):
         program.cache_clear()
@@ -243,7 +244,7 @@ def expect_rows(delivered: list[dict[str, Any]], rows: list[dict[str, Any]]) -> 
     found = [row for columns in delivered for row in one_by_one(columns)]
     order = operator.itemgetter("run", "evaluation")
     for row, other in zip(sorted(found, key=order), sorted(rows, key=order), strict=True):
-        for name in row.keys() - {"run", "stack", "policy_checksum", "answers"}:
+        for name in row.keys() - {"run", "stack", "policy_checksum", "answers", *parquet.VECTORS}:
             np.testing.assert_allclose(row[name], other[name], rtol=1e-5, atol=1e-5, err_msg=name)
 
 

@@ -119,6 +119,39 @@ def test_columns_are_stored_as_given(tmp_path: Path) -> None:
         parquet.typed(given | {"kl": [1.0]})
 
 
+def test_vectors_are_read_when_they_are_wanted(tmp_path: Path) -> None:
+    """Through merging, repeated rows and rows without vectors; kept out of the table by default."""
+    name, other = parquet.VECTORS
+    cells = [np.array([0.1, -2.0, np.nan, 7e4]), np.array([1.0, 0.5]), None]
+    with np.errstate(over="ignore"):
+        stored = [None if cell is None else parquet.packed(cell) for cell in cells]
+    given = rows("a", **{other: parquet.packed(np.zeros(3))})
+    given = [row | {name: cell} for row, cell in zip(given, stored, strict=True)]
+    with Store.create_or_open(tmp_path, HEADER) as store:
+        store.append(columns(given))
+        store.append(columns(rows("b")))
+        store.append(columns(given[:2]))
+    assert len(list((tmp_path / "blocks").iterdir())) == 1
+    store = Store.open(tmp_path)
+    assert not {name, other} & set(store.read().columns)
+    table = store.read(by_prompt=True)
+    assert [cell or None for cell in table[name]] == [*stored, None, None, None]
+    found = store.by_prompt(name)
+    assert found.keys() == {("a", 0), ("a", 1)}
+    # 0.1 in 16 bits is 1638 / 2^14; 70,000 is beyond their range.
+    np.testing.assert_array_equal(found["a", 0], [1638 / 2**14, -2.0, np.nan, np.inf])
+    np.testing.assert_array_equal(found["a", 1], [1.0, 0.5])
+    assert store.by_prompt(name, {("a", 1), ("c", 0)}).keys() == {("a", 1)}
+    assert store.by_prompt(other)["a", 2].tolist() == [0.0, 0.0, 0.0]
+    # Rows of a table that was read are stored as they were: studies exchange runs.
+    again = parquet.typed(
+        {key: table[key].to_numpy() for key in ("run", "arm", "seed", "evaluation", "config", name)}
+    )
+    assert again.column(name).to_pylist() == [*stored, None, None, None]
+    with pytest.raises(InvalidInput, match="hold 3 bytes in column golden_reward_by_prompt"):
+        parquet.vectors([parquet.typed(columns([given[0] | {name: b"odd"}]))], name)
+
+
 def same(left: pd.DataFrame, right: pd.DataFrame) -> None:
     """Equal, but for the order in which categories were met."""
     pd.testing.assert_frame_equal(left, right, check_categorical=False)

@@ -225,7 +225,7 @@ def test_a_run_under_way_is_read_as_it_was_kept(parts: tuple[Any, ...], tmp_path
     plan = TrainConfig(source, objective, OptimiserConfig(), BATCH, reference)
     state = filled(jax.eval_shape(train.init, plan, drawn_on(type(source))))
     values = np.full((2, 3), np.nan)
-    kept = Paused(1, 3, values, state)
+    kept = Paused(1, 3, values, values.astype(np.float16), state)
     same(read_back(Cache(tmp_path), kept), kept)
     assert (state.reference is not None) == reference.moves
 
@@ -314,7 +314,7 @@ def test_a_planted_run_is_not_run(
 ) -> None:
     monkeypatch.setenv("TESTBED_CACHE", str(tmp_path / "cache"))
     point, policy = Point("0", "arm", 0, {}, experiment()), {"weights": np.ones(3)}
-    RunCheckpoints().pause(point, Paused(1, 2, np.zeros((1, 2)), policy))
+    RunCheckpoints().pause(point, Paused(1, 2, np.zeros((1, 2)), None, policy))
     RunCheckpoints().keep(point, policy)
     same(RunCheckpoints().learnt(point), policy)
     found = list((tmp_path / "cache").rglob("*.*"))

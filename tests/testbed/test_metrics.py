@@ -97,6 +97,8 @@ def test_every_metric_against_numpy() -> None:
     assert 0 < wins.mean() < 1
     expect(found["win_rate"], wins.mean())
     expect(found["win_rate_se"], wins.std(ddof=1) / N**0.5)
+    np.testing.assert_array_equal(found["win_by_prompt"], wins)
+    np.testing.assert_allclose(found["golden_reward_by_prompt"], reward, rtol=2e-5, atol=2e-5)
     expect(found["golden_reward"], reward.mean())
     expect(found["golden_reward_se"], reward.std(ddof=1) / N**0.5)
     quantiles = np.quantile(reward, [0.1, 0.25, 0.5, 0.75, 0.9])
@@ -165,6 +167,7 @@ def test_the_win_rate_is_the_mean_over_answers_and_its_error_is_over_prompts() -
     reward = np.array([sum_reward(cut(given, i), cut(first, i)) for i in range(N)])
     better = 0.5 + 0.5 * np.sign(reward[:, None] - np.asarray(against.reward))
     assert {0.25, 0.75} & set(better.mean(1).tolist())
+    np.testing.assert_array_equal(found["win_by_prompt"], better.mean(1))
     expect(found["win_rate"], better.mean())
     expect(found["win_rate_se"], better.mean(1).std(ddof=1) / N**0.5)
     longer = np.asarray(first.length) - np.asarray(against.responses.length)[:, 0]
