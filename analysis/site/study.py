@@ -7,7 +7,7 @@ from analysis import html
 from analysis.figures.style import CaptionedFigure
 from analysis.html import Html, element
 from analysis.load import Results, counts
-from analysis.site import design, findings, verdicts
+from analysis.site import design, findings, pairing, verdicts
 from analysis.site.page import Place, document, figure, navigation
 from analysis.site.study_data import StudyData
 from sweeps.store.file_names import figure_stem, study_stem
@@ -35,6 +35,7 @@ def page(
         design.worlds(results),
         design.runs(results, study_data.left_out),
         design.consumed(results),
+        pairing.section(results),
         html.section(
             "repeat",
             "How to repeat it",
