@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from scipy import stats
 
 from analysis.load import Collection, Results, load_all
 from analysis.verdicts import verdict
@@ -306,6 +305,8 @@ def agreement(pairs: Sequence[Pair], simulated_task: str, real_task: str) -> Agr
 def _by_chance(first: np.ndarray, second: np.ndarray) -> float:
     """How often a random order of the first has a rank correlation at least as high; computed from all orders if they
     are few."""
+    from scipy import stats
+
     test = stats.permutation_test(
         (first,),
         lambda own: spearman(own[None], second[None])[0],
@@ -327,7 +328,9 @@ def _scales(pairs: Sequence[Pair]) -> np.ndarray:
 
 def spearman(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Spearman's rank correlation of each row of two arrays (row, effect); NaN where one is constant."""
-    ranks = [stats.rankdata(values, axis=1) for values in (first, second)]
+    from scipy.stats import rankdata
+
+    ranks = [rankdata(values, axis=1) for values in (first, second)]
     centred = [one - one.mean(axis=1, keepdims=True) for one in ranks]
     norms = [np.sqrt((one**2).sum(axis=1)) for one in centred]
     with np.errstate(invalid="ignore"):

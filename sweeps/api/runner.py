@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import pyarrow as pa
 from rich.console import Console
 
@@ -88,6 +87,9 @@ class Book:
         points = [point for copies in lacking for point in copies]
         if not points:
             return
+        # pandas is slow to import, and plans do not need it.
+        import pandas as pd
+
         # The index of a row, and that of a point which lacks the row, for every pair of the two.
         run_of_point = np.repeat(np.arange(len(lacking)), list(map(len, lacking)))
         of_rows, of_points = (
@@ -201,10 +203,12 @@ def finish(
     verdicts = read_verdicts(directory)
     if verdicts:
         show(verdict_table(verdicts), console)
-    tables: list[Any] = [table[["run", "diverged_step"]] for _, table in opened]
-    results = pd.concat([table.drop_duplicates("run") for table in tables]).drop_duplicates("run")
-    diverged = np.count_nonzero(results["diverged_step"] >= 0)
-    say(console, f"Runs        {len(results)}, of which {diverged} diverged")
+    diverged_step: dict[str, float] = {}
+    for _, table in reversed(opened):
+        last = table.drop_duplicates("run")
+        diverged_step |= dict(zip(last["run"], last["diverged_step"], strict=True))
+    diverged = sum(step >= 0 for step in diverged_step.values())
+    say(console, f"Runs        {len(diverged_step)}, of which {diverged} diverged")
     say(console, f"Report      {page}")
     command = shlex.join(["testbed", "tensorboard", paths.shown(directory)])
     say(console, f"TensorBoard {command}")

@@ -1,18 +1,22 @@
-"""TensorBoard's logs of a results directory, made again from the stores when runs are done and while they go on."""
+"""TensorBoard's logs of a results directory, made again from the stores when runs are done and while they go on.
+
+What writes the logs is imported when they are written: it needs pandas and tensorboardX, a plan of runs does not.
+"""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import pandas as pd
 from rich.console import Console
 
 from sweeps.store import json_files
 from sweeps.store.file_names import figure_prefix
 from sweeps.store.store import Store, read_stores
-from sweeps.tensorboard import events, worlds, writer
 from sweeps.throttle import Pace
 from testbed import paths
+
+if TYPE_CHECKING:
+    from sweeps.tensorboard import writer
 
 #: Seconds from one preview to the next, at least.
 SECONDS = 60.0
@@ -25,18 +29,29 @@ VERDICT: json_files.Shape = {
     "study?": str,
     "estimate?": (float, None),
     "interval?": ([float, float], None),
-    "tests?": worlds.TESTS,
+    "tests?": [
+        {
+            "details?": {
+                "worlds?": [{"estimate": (float, None)}],
+                "half_widths?": [[float, float]],
+            }
+        }
+    ],
 }
 
 Row = dict[str, Any]
-#: A store and its table, as `read_stores` gives them.
-Opened = tuple[Store, pd.DataFrame]
+#: A store and its table, a `pandas.DataFrame`, as `read_stores` gives them.
+Opened = tuple[Store, Any]
 #: Draws what can be shown of the results in a directory, whose stores have been read, with the seconds that are left.
 Draw = Callable[[Path, Sequence[Opened], float | None], object]
 
 
-def mirror(directory: Path, opened: Sequence[Opened], more: writer.More | None = None) -> Path:
+def mirror(
+    directory: Path, opened: Sequence[Opened], more: "writer.More | None" = None
+) -> Path:
     """Write TensorBoard's logs of a results directory; return the directory to give to TensorBoard."""
+    from sweeps.tensorboard import writer
+
     verdicts = read_verdicts(directory)
     shown = figures(directory, [store.header["study"] for store, _ in opened])
     studies = [
@@ -63,6 +78,8 @@ def read_verdicts(directory: Path) -> list[Row]:
 
 def figures(directory: Path, studies: Sequence[str]) -> dict[str, list[Path]]:
     """The report's PNG files of each study; if several studies' names fit a file, the longest name is used."""
+    from sweeps.tensorboard import events
+
     figures_of: dict[str, list[Path]] = {name: [] for name in studies}
     by_length = sorted(figures_of, key=len, reverse=True)
     for path in sorted((directory / "report" / "figures").glob("*.png")):

@@ -7,18 +7,8 @@ from typing import Any
 import numpy as np
 from tensorboardX import summary as summaries
 
-from sweeps.store import json_files
 from sweeps.tensorboard import events
 
-#: What the tests of a row of `verdicts.json` must have to be shown.
-TESTS: json_files.Shape = [
-    {
-        "details?": {
-            "worlds?": [{"estimate": (float, None)}],
-            "half_widths?": [[float, float]],
-        }
-    }
-]
 WORLDS, HALF_WIDTH = "worlds", "half_width"
 """Groups of tags: a histogram of the worlds' estimates; half the width of the 90% interval, whose step is the number of
 worlds."""

@@ -12,11 +12,10 @@ import pandas as pd
 import pytest
 from simulated import Truth, simulate
 
-import analysis
 from analysis import export, report
 from analysis.figures import inputs, style
 from analysis.html import amount, number, slug
-from analysis.load import Results, results
+from analysis.load import Results, load, results
 from analysis.site import study_data, verdicts
 from analysis.verdicts.verdict import rank
 from sweeps.claims import Claim, Test
@@ -310,9 +309,7 @@ def test_what_is_missing_is_told(directory, pages):
     assert "1 planned run (1 of arm online)" in page
     assert "1 run that the study did not plan" in page
     assert "schema 99" in index
-    own = {
-        run for name in ("alpha", "beta") for run in analysis.load(directory / name).table["run"]
-    }
+    own = {run for name in ("alpha", "beta") for run in load(directory / name).table["run"]}
     assert f"{len(own)} runs, 1 diverged" in index
     assert "no study here asks: C1, C3, C4" in index
 
@@ -505,7 +502,7 @@ def test_store_without_rows_is_refused(tmp_path):
 def test_foreign_schema_is_refused(tmp_path):
     (tmp_path / "study.json").write_text('{"schema": 99}')
     with pytest.raises(InvalidInput, match="99"):
-        analysis.load(tmp_path)
+        load(tmp_path)
 
 
 def test_unwritable_directory_is_refused(tmp_path):

@@ -74,6 +74,8 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ["completion", "bash"],
         ["completion", "zsh"],
         ["cache"],
+        ["--help"],
+        ["run", "--help"],
         ["status", "RESULTS"],
         ["status", "RESULTS", "--json"],
     ],
@@ -83,7 +85,8 @@ def test_commands_that_print_names_need_no_jax(
     command: list[str], results: Path, listed_before: Path
 ) -> None:
     program = (
-        "import sys\nfrom sweeps.cli.main import main\nstatus = main(sys.argv[1:])\n"
+        "import sys\nfrom sweeps.cli.main import main\n"
+        "try:\n    status = main(sys.argv[1:])\nexcept SystemExit as help:\n    status = help.code\n"
         "assert not {'jax', 'pandas', 'equinox'} & sys.modules.keys(), 'slow'\nsys.exit(status)"
     )
     words = [str(results) if word == "RESULTS" else word for word in command]
@@ -96,3 +99,18 @@ def test_commands_that_print_names_need_no_jax(
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout
+
+
+def test_a_plan_imports_nothing_that_draws_or_tabulates(tmp_path: Path) -> None:
+    """Neither pandas nor matplotlib nor the writers of logs: they take as long to import as a plan takes."""
+    program = (
+        "import sys\nfrom sweeps.cli.main import main\nassert main(sys.argv[1:]) == 0\n"
+        "slow = {'pandas', 'matplotlib', 'tensorboardX', 'scipy.stats', 'scipy.optimize'}\n"
+        "assert not slow & sys.modules.keys(), slow & sys.modules.keys()\n"
+    )
+    words = ["run", "gap", "--preset", "smoke", "--dry-run", "--out", str(tmp_path / "none")]
+    done = subprocess.run(
+        [sys.executable, "-c", program, *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert "runs" in done.stdout.lower()
