@@ -177,7 +177,9 @@ class Simulated:
             table = population.table(table, outcome, population.worlds(weights), rng)
             curve, setting, _, _, length = population.by
             exact[self.task, outcome] = Hyperparameters(curve, setting, 0.0, 1e-3 * curve, length)
-        study = dataclasses.replace(self.study, table=table, _fits={} if rng is not None else exact)
+        study = dataclasses.replace(
+            self.study, table=table, _fits={} if rng is not None else exact, _curves={}
+        )
         return TaskEvidence(self.task, table, study)
 
     def weights(self, rng: np.random.Generator) -> Float[np.ndarray, "world measured"]:

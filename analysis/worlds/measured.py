@@ -9,6 +9,9 @@ from analysis.load import Table, lost, trajectories, units
 from analysis.worlds.smoother import Checkpoints
 from sweeps.estimands import Seed, Unanswerable
 
+NEEDED = ("seed", "arm", "run", "step", "evaluation", "kl", "diverged_step")
+"""The columns that curves are made of, besides the axes and the outcome."""
+
 
 def usable(rows: Table, outcome: str) -> Table:
     """The rows that enter curves: those before a run's divergence, with a finite KL and outcome, every measurement once
@@ -37,21 +40,29 @@ def checkpoints(
     than the number of steps: runs that differ in their length only have one curve. Raises `Unanswerable` for results
     without the outcome, or without an evaluation before training.
     """
-    table = usable(rows, outcome)
+    # Results have a hundred columns, and every selection of rows copies all that are there.
+    needed = dict.fromkeys((*NEEDED, *axes, outcome))
+    table = usable(rows[[name for name in needed if name in rows]], outcome)
     table = table.assign(trajectory=trajectories(table, tuple(axes)))
     start = starts(table, outcome)
-    found: dict[tuple[Seed, str], Checkpoints] = {}
     trained = table[(table["evaluation"] > 0) & table["arm"].isin(list(arms))]
-    others = tuple(axis for axis in axes if axis != "steps")
+    of_setting = trained.drop_duplicates("trajectory")
+    settings = units(of_setting, tuple(axis for axis in axes if axis != "steps"))
+    names = dict(zip(of_setting["trajectory"], (setting for _, setting in settings), strict=True))
+    trained = trained.assign(
+        d=np.sqrt(np.clip(trained["kl"].to_numpy(dtype=float), 0.0, None)),
+        outcome=trained[outcome].to_numpy(dtype=float),
+    )[["seed", "arm", "trajectory", "run", "d", "outcome"]]
+    found: dict[tuple[Seed, str], Checkpoints] = {}
     for (seed, arm), points in trained.groupby(["seed", "arm"]):
         if seed not in start:
             raise Unanswerable(f"world {seed} has no evaluation of SFT")
-        # Both number the settings in the order of their first rows.
-        setting, _ = pd.factorize(points["trajectory"])
-        of_setting = points.drop_duplicates("trajectory")
-        names = tuple(settings for _, settings in units(of_setting, others))
-        run, _ = pd.factorize(points["run"])
-        change = points[outcome].to_numpy(dtype=float) - start[seed]
-        d = np.sqrt(np.clip(points["kl"].to_numpy(dtype=float), 0.0, None))
-        found[int(seed), str(arm)] = Checkpoints(d, change, setting, run, names)
+        # Settings are numbered in the order of their first rows.
+        setting, trajectory = pd.factorize(points["trajectory"].to_numpy(dtype=object))
+        run, _ = pd.factorize(points["run"].to_numpy(dtype=object))
+        change = points["outcome"].to_numpy() - start[seed]
+        named = tuple(names[one] for one in trajectory)
+        found[int(seed), str(arm)] = Checkpoints(
+            points["d"].to_numpy(), change, setting, run, named
+        )
     return found

@@ -20,7 +20,7 @@ import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import pandas as pd
@@ -45,6 +45,8 @@ from sweeps.estimands.windows import Window
 
 ROPES: Mapping[str, float] = {"golden_reward": paper.REWARD_ROPE, "win_rate": paper.ROPE}
 """Outcomes, each with the difference that is practically nothing."""
+Smoothness: TypeAlias = Callable[[str, str], smoother.Hyperparameters]
+"""The hyperparameters of a task and an outcome, which all pairs of arms share."""
 USUAL = {"smoother": "Gaussian process", "settings": "all", "pooling": "t8 model", "worlds": "all"}
 """What verdicts use."""
 EQUAL = "common, equal steps"
@@ -184,20 +186,29 @@ def claimed(results: Results, pair: tuple[str, str], equal: str) -> set[tuple[st
     return found
 
 
-def specifications(results: Results) -> Table:
+def specifications(
+    results: Results,
+    smoothness: Smoothness | None = None,
+    curve: Callable[..., Any] = smoother.Curves,
+) -> Table:
     """Every specification of every contrast on every task of a study.
 
-    Columns: task, first, second, `CHOICES`, claimed (a claim of the study is tested, or shown, this way), number
+    Args:
+        results: of the study. smoothness: gives the hyperparameters of a task and an outcome; they are fitted here by
+            default. curve: makes the curves of an arm in one world as `smoother.Curves` does. Both let verdicts and the
+            multiverse share what they have in common.
+
+    The columns are task, first, second, `CHOICES`, claimed (a claim of the study is tested, or shown, this way), number
     (of worlds), estimate, low and high (90% interval), rope, verdict ("reproduced" if the first arm is better by more
     than the ROPE, "contradicted" if it is not, "undecided"), each by P >= 0.95; where there is no estimate, reason
     says why. Outcomes that were not measured are left out. Empty for a study without such contrasts.
     """
     rows = []
-    smoothness = functools.cache(functools.partial(_smoothness, results))
+    smoothness = smoothness or functools.cache(functools.partial(_smoothness, results))
     for task, pair in itertools.product(results.tasks, contrasts(results)):
         for outcome in ROPES:
             try:
-                worlds = Worlds.of(results, task, pair, outcome, smoothness)
+                worlds = Worlds.of(results, task, pair, outcome, smoothness, curve)
             except Unanswerable:
                 continue
             equal = EQUAL if EQUAL in worlds.checkpoints else USUAL["settings"]
@@ -221,6 +232,7 @@ class Worlds:
     by: smoother.Hyperparameters
     tokens: Mapping[Seed, float]
     families: int
+    curve: Callable[..., Any]
 
     @classmethod
     def of(
@@ -229,21 +241,26 @@ class Worlds:
         task: str,
         pair: tuple[str, str],
         outcome: str,
-        smoothness: Callable[[str, str], smoother.Hyperparameters],
+        smoothness: Smoothness,
+        curve: Callable[..., Any],
     ) -> "Worlds":
-        """``smoothness`` gives the hyperparameters of a task and an outcome, which all pairs of arms share. Raises
-        `Unanswerable` for an outcome that was not measured or without checkpoints of both arms."""
+        """Raises `Unanswerable` for an outcome that was not measured, or without checkpoints of both arms."""
+        needed = dict.fromkeys((*measured.NEEDED, *results.axes, "length", outcome))
         rows = results.task(task)
-        measured_arms = {arm for _, arm in measured.checkpoints(rows, pair, results.axes, outcome)}
+        rows = rows[[name for name in needed if name in rows]]
+        everything = measured.checkpoints(rows, pair, results.axes, outcome)
+        measured_arms = {arm for _, arm in everything}
         lacking = [arm for arm in pair if arm not in measured_arms]
         if lacking:
             raise Unanswerable(f"arm {lacking[0]} has no checkpoints after the first step")
         parts = {
             name: measured.checkpoints(chosen, pair, results.axes, outcome)
             for name, chosen in settings(rows, results.axes, pair).items()
+            if name != USUAL["settings"]
         }
+        parts = {USUAL["settings"]: everything, **parts}
         tokens = measured.starts(rows, "length") if "length" in rows else {}
-        return cls(parts, pair, smoothness(task, outcome), tokens, results.families)
+        return cls(parts, pair, smoothness(task, outcome), tokens, results.families, curve)
 
     def curves(self, form: Callable[..., np.ndarray] | None, chosen: str) -> list[dict[Seed, Any]]:
         """The curves of both arms by world, to be read at every place."""
@@ -251,9 +268,7 @@ class Worlds:
         for (world, arm), points in self.checkpoints[chosen].items():
             tokens = self.tokens.get(world, math.nan)
             curves[self.pair.index(arm)][world] = (
-                smoother.Curves(points, self.by, tokens)
-                if form is None
-                else ByRun(points, tokens, form)
+                self.curve(points, self.by, tokens) if form is None else ByRun(points, tokens, form)
             )
         return curves
 

@@ -38,6 +38,8 @@ SCALE_LOG_SD = 3.0
 """Prior standard deviation of the log of a scale."""
 _PLACES, _SCALES, _FAMILY_SCALES = 161, 41, 17
 _DRAWS = 4000
+_FACTORS = 16
+"""Factors of a product that cannot overflow: each is below 1e19 for places within 1e9 scales of an estimate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -174,11 +176,11 @@ def _log_posterior(
     # The sum of mu and a family's deviation lies further out than mu itself.
     margin = len(place) // 2 if len(sigma) > 1 else 0
     wide = place[0] + step * np.arange(-margin, len(place) + margin)
+    alone = len(sigma) == 1
     total = np.zeros((len(place), len(tau), len(sigma)))
-    for own in members:
-        if len(sigma) == 1:
-            total += _log_likelihood(y[own], s[own], wide, tau)[..., None]
-            continue
+    if alone:
+        total += _log_likelihood(y, s, place, tau)[..., None]
+    for own in () if alone else members:
         each = _log_likelihood(y[own], s[own], wide, tau)
         top = each.max(axis=0)
         for index, scale in enumerate(sigma):
@@ -200,9 +202,16 @@ def _log_likelihood(
 ) -> Float[np.ndarray, "place tau"]:
     """Log likelihood of some worlds' estimates, all with one centre, for every centre and scale."""
     variance = tau**2 + s[:, None] ** 2
-    squares = (y[:, None] - place) ** 2
-    density = np.log1p(squares[:, :, None] / variance[:, None, :] / NU)
-    return np.sum(-0.5 * (NU + 1) * density - 0.5 * np.log(variance)[:, None, :], axis=0)
+    squares = (y[:, None] - place) ** 2 / NU
+    total = np.zeros((len(place), len(tau))) - 0.5 * np.log(variance).sum(axis=0)
+    for first in range(0, len(y), _FACTORS):
+        some = slice(first, first + _FACTORS)
+        # One logarithm of a product instead of many of its factors.
+        product = np.ones_like(total)
+        for square, inverse in zip(squares[some], 1 / variance[some], strict=True):
+            product *= 1 + np.multiply.outer(square, inverse)
+        total -= 0.5 * (NU + 1) * np.log(product)
+    return total
 
 
 def typical(parts: Sequence[Pooled], unit: float) -> Pooled:

@@ -31,7 +31,7 @@ from collections.abc import Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import linalg, optimize
 
 from sweeps.estimands import Unanswerable, WorldEstimate
@@ -77,36 +77,59 @@ class Checkpoints:
     names: tuple[Any, ...] = ()
 
 
-def _matern(
-    a: Float[np.ndarray, "*w n"], b: Float[np.ndarray, "*w m"], length: float
-) -> Float[np.ndarray, "*w n m"]:
-    """Matern 5/2 correlation."""
-    x = np.sqrt(5) * np.abs(a[..., :, None] - b[..., None, :]) / length
+def _matern(apart: Float[np.ndarray, "*shape"], length: float) -> Float[np.ndarray, "*shape"]:
+    """Matern 5/2 correlation at these distances."""
+    x = np.sqrt(5) * apart / length
     return (1 + x + x**2 / 3) * np.exp(-x)
+
+
+def _apart(
+    a: Float[np.ndarray, "*w n"], b: Float[np.ndarray, "*w m"]
+) -> Float[np.ndarray, "*w n m"]:
+    """Distances between the places of two lists."""
+    return np.abs(a[..., :, None] - b[..., None, :])
 
 
 def _pinned(
     a: Float[np.ndarray, "*w n"], b: Float[np.ndarray, "*w m"], length: float
 ) -> Float[np.ndarray, "*w n m"]:
-    """The same for a process that is known to be 0 at 0."""
-    from_a, from_b = (_matern(x, np.zeros_like(x[..., :1]), length)[..., 0] for x in (a, b))
-    return _matern(a, b, length) - from_a[..., :, None] * from_b[..., None, :]
+    """Matern 5/2 covariance of a process that is known to be 0 at 0."""
+    from_a, from_b = _matern(np.abs(a), length), _matern(np.abs(b), length)
+    return _matern(_apart(a, b), length) - from_a[..., :, None] * from_b[..., None, :]
 
 
-def _covariance(points: Checkpoints, by: Hyperparameters) -> Float[np.ndarray, "*w n n"]:
+class _Pairs(NamedTuple):
+    """What two checkpoints of an arm have in common, for all pairs; no hyperparameter changes it."""
+
+    apart: Float[np.ndarray, "*w n n"]
+    same_setting: Bool[np.ndarray, "*w n n"]
+    same_run: Bool[np.ndarray, "*w n n"]
+
+    @classmethod
+    def of(cls, points: Checkpoints) -> "_Pairs":
+        settings, runs = (
+            each[..., :, None] == each[..., None, :] for each in (points.setting, points.run)
+        )
+        return cls(_apart(points.d, points.d), settings, runs)
+
+
+def _covariance(
+    points: Checkpoints, by: Hyperparameters, pairs: _Pairs | None = None
+) -> Float[np.ndarray, "*w n n"]:
     """Covariance of the changes at an arm's checkpoints, or at those of several arms that have equally many."""
-    curve = _pinned(points.d, points.d, by.length)
-    same_setting = points.setting[..., :, None] == points.setting[..., None, :]
-    same_run = points.run[..., :, None] == points.run[..., None, :]
-    apart = np.abs(points.d[..., :, None] - points.d[..., None, :]) / (RUN_LENGTH * by.length)
+    apart, same_setting, same_run = pairs or _Pairs.of(points)
+    from_0 = _matern(np.abs(points.d), by.length)
+    curve = _matern(apart, by.length) - from_0[..., :, None] * from_0[..., None, :]
     total = curve * (by.curve**2 + by.setting**2 * same_setting)
-    total += by.run**2 * same_run * np.exp(-apart)
-    return total + (by.noise**2 + _JITTER) * np.eye(points.d.shape[-1])
+    total += by.run**2 * same_run * np.exp(-apart / (RUN_LENGTH * by.length))
+    place = np.arange(points.d.shape[-1])
+    total[..., place, place] += by.noise**2 + _JITTER
+    return total
 
 
-def log_marginal(points: Checkpoints, by: Hyperparameters) -> float:
+def log_marginal(points: Checkpoints, by: Hyperparameters, pairs: _Pairs | None = None) -> float:
     """Log density of the changes, curves integrated out; of several arms, the sum over them."""
-    root = np.linalg.cholesky(_covariance(points, by))
+    root = np.linalg.cholesky(_covariance(points, by, pairs))
     white = np.linalg.solve(root, points.change[..., None])
     log_scales = np.log(np.diagonal(root, axis1=-2, axis2=-1)).sum()
     n = points.d.size
@@ -144,11 +167,13 @@ def fit(worlds: Sequence[Checkpoints]) -> Hyperparameters:
     widths = np.array([width for _, width in PRIORS.values()])
     changes = np.concatenate([points.change for points in worlds])
     scale = float(np.sqrt(np.mean(changes**2))) or 1.0
-    relative = _stacked(worlds, scale)
+    relative = [(points, _Pairs.of(points)) for points in _stacked(worlds, scale)]
 
     def down(z: Float[np.ndarray, " hyperparameter"]) -> float:
         by = Hyperparameters(*np.exp(medians + widths * z))
-        return 0.5 * float(z @ z) - sum(log_marginal(points, by) for points in relative)
+        return 0.5 * float(z @ z) - sum(
+            log_marginal(points, by, pairs) for points, pairs in relative
+        )
 
     found = optimize.minimize(
         down, np.zeros(len(widths)), method="L-BFGS-B", bounds=[(-4, 4)] * len(widths)
@@ -156,6 +181,12 @@ def fit(worlds: Sequence[Checkpoints]) -> Hyperparameters:
     *amplitudes, length = np.exp(medians + widths * found.x).tolist()
     curve, setting, run, noise = (scale * amplitude for amplitude in amplitudes)
     return Hyperparameters(curve, setting, run, noise, length)
+
+
+@functools.lru_cache(maxsize=16)
+def _normal(count: int, nodes: int) -> Float[np.ndarray, "draw node"]:
+    """The standard normal numbers that draws of curves are made of, the same at each call."""
+    return np.random.default_rng(0).normal(size=(count, nodes))
 
 
 class Nodes(NamedTuple):
@@ -187,14 +218,17 @@ class Curves:
     ) -> tuple[Float[np.ndarray, " node"], Float[np.ndarray, "node node"]]:
         """Mean and covariance of the changes at the nodes, without noise and wandering."""
         toward = self._toward(nodes)
-        prior = _pinned(nodes.d, nodes.d, self._by.length) * self._shared(
-            nodes.setting, nodes.setting
-        )
-        return toward @ self._solved, prior - toward @ linalg.cho_solve(self._root, toward.T)
+        # Settings are often read at the same places.
+        d, place = np.unique(nodes.d, return_inverse=True)
+        prior = _pinned(d, d, self._by.length)[np.ix_(place, place)]
+        prior *= self._shared(nodes.setting, nodes.setting)
+        explained = linalg.solve_triangular(self._root[0], toward.T, lower=True)
+        return toward @ self._solved, prior - explained.T @ explained
 
     def _toward(self, nodes: Nodes) -> Float[np.ndarray, "node n"]:
         """Covariance of the curves at the nodes with the checkpoints."""
-        cross = _pinned(nodes.d, self._points.d, self._by.length)
+        d, place = np.unique(nodes.d, return_inverse=True)
+        cross = _pinned(d, self._points.d, self._by.length)[place]
         return cross * self._shared(nodes.setting, self._points.setting)
 
     def _shared(
@@ -263,8 +297,9 @@ class Curves:
         mean, covariance = self.joint(nodes)
         # Rounding makes the covariance of close nodes indefinite, by far less than this.
         rounding = _JITTER * (self._by.curve**2 + self._by.setting**2)
-        root = np.linalg.cholesky(covariance + rounding * np.eye(len(mean)))
-        return mean + np.random.default_rng(0).normal(size=(count, len(mean))) @ root.T
+        place = np.arange(len(mean))
+        covariance[place, place] += rounding
+        return mean + _normal(count, len(mean)) @ np.linalg.cholesky(covariance).T
 
     @functools.cached_property
     def _unfitted(self) -> tuple[Float[np.ndarray, " n"], Float[np.ndarray, "n n"]]:
