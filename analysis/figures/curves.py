@@ -83,9 +83,10 @@ def frontier_table(panels: Panels, metric: str) -> Table:
             band = {"low": one.low[::_THIN], "high": one.high[::_THIN]}
             mean = style.frame({"kl": kl, metric: one.mean[::_THIN], **band})
             parts.append(mean.assign(kind="mean", **named))
-            for seed, values in zip(one.seeds, one.worlds, strict=True):
-                world = style.frame({"kl": kl, metric: values[::_THIN]}).dropna()
-                parts.append(world.assign(kind="world", seed=seed, **named))
+            worlds = one.worlds[:, ::_THIN]
+            seeds = np.repeat(one.seeds, worlds.shape[1])
+            columns = {"kl": np.tile(kl, len(worlds)), metric: worlds.ravel(), "seed": seeds}
+            parts.append(style.frame(columns).dropna().assign(kind="world", **named))
     return style.joined(parts)
 
 

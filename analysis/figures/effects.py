@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
@@ -20,6 +21,9 @@ from sweeps.rules import Draws, More
 MARKS = {"reproduced": "o", "contradicted": "s", "undecided": "o"}
 
 Entry = Mapping[str, Any]
+_FONT = 8.5
+_PANEL = 0.93
+"""The width of a forest's panel, as a share of the figure's."""
 
 
 def effects(entries: Sequence[Entry]) -> list[dict[str, Any]]:
@@ -60,25 +64,55 @@ def forest(rows: Sequence[Entry], width: float) -> Figure:
     for row in rows:
         groups.setdefault((row["unit"], row["rule"]["rope"]), []).append(row)
     named = len({row["task"] for row in rows}) > 1
-    row_height = 0.47 if width > 5 else 0.62
-    heights = [len(group) * row_height + 0.5 for group in groups.values()]
+    words = [
+        [
+            _lines(row, f"{row['claim']} · {row['task']}" if named else row["claim"], width)
+            for row in group
+        ]
+        for group in groups.values()
+    ]
+    heights = [sum(map(_row_height, lines)) + 0.5 for lines in words]
     figure, panels = style.stacked(heights, width, 0.15)
-    for axes, ((unit, rope), group) in zip(panels, groups.items(), strict=True):
-        _forest_panel(axes, unit, rope, group)
-        for height, row in enumerate(reversed(group)):
-            task = f" · {row['task']}" if named else ""
-            _forest_words(axes, height, row, f"{row['claim']}{task}", width > 5)
+    for axes, ((unit, rope), group), lines in zip(panels, groups.items(), words, strict=True):
+        # Places in inches above the lowest interval; the words of an interval stand above it.
+        places = np.append(0.0, np.cumsum([_row_height(own) for own in reversed(lines)]))
+        _forest_panel(axes, unit, rope, group, places)
+        for height, row, own in zip(places, reversed(group), reversed(lines), strict=False):
+            _forest_words(axes, float(height), row, own)
     return figure
 
 
-def _forest_panel(axes: Axes, unit: str, rope: float, rows: Sequence[Entry]) -> None:
+def _row_height(lines: Sequence[str]) -> float:
+    """The height in inches of an interval with its words."""
+    return 0.32 + 0.15 * len(lines)
+
+
+def _lines(row: Entry, name: str, width: float) -> list[str]:
+    """The words of an effect: one line if there is room beside the verdict, otherwise its name and, below, itself in as
+    many lines as it needs."""
+    room = 72 * width * _PANEL
+    beside = room - style.text_width(row["verdict"], _FONT, "bold") - _FONT
+    whole = f"{name} · {row['effect']}"
+    if style.text_width(whole, _FONT) <= beside:
+        return [whole]
+    return [name, *style.wrapped(row["effect"], room, _FONT)]
+
+
+def _forest_panel(
+    axes: Axes,
+    unit: str,
+    rope: float,
+    rows: Sequence[Entry],
+    places: Float[np.ndarray, " rows_and_top"],
+) -> None:
+    """The intervals of one panel, the last row at the first of the ``places``; the last of these is the top."""
     scale = scale_of(unit)
     if rope:
         axes.axvspan(-rope * scale, rope * scale, color=RULE, lw=0, zorder=0)
     axes.axvline(0, color=SOFT, lw=0.7, zorder=1)
     points = [rope, -rope, *(row["estimate"] for row in rows)]
     low, high = style.limits(points, [row["interval"] for row in rows], scale)
-    for height, row in enumerate(reversed(rows)):
+    for height, row in zip(places.tolist(), reversed(rows), strict=False):
         colour = VERDICT_COLOURS.get(row["verdict"], INK)
         if row["interval"]:
             ends = [scale * bound for bound in row["interval"]]
@@ -89,13 +123,13 @@ def _forest_panel(axes: Axes, unit: str, rope: float, rows: Sequence[Entry]) -> 
         mark = MARKS.get(row["verdict"], "D")
         axes.plot(x, height, mark, ms=6.5, color=colour, mfc=face, mew=1.6)
     axes.set_xlim(low, high)
-    axes.set_ylim(-0.45, len(rows) - 0.1)
+    axes.set_ylim(-0.2, places[-1] - 0.05)
     grey = f"grey: up to ±{scale * rope:g}, the rule’s bound" if rope else ""
     style.effect_axis(axes, "; ".join(filter(None, (unit_name(unit), grey))))
 
 
 def _arrows(
-    axes: Axes, ends: Sequence[float], limits: tuple[float, float], height: int, colour: str
+    axes: Axes, ends: Sequence[float], limits: tuple[float, float], height: float, colour: str
 ) -> None:
     """Marks at the panel's edge where an interval continues beyond the edge."""
     for end, limit, mark in zip(ends, limits, "<>", strict=True):
@@ -103,22 +137,18 @@ def _arrows(
             axes.plot(limit, height, mark, ms=5, color=colour, mew=0, clip_on=False)
 
 
-def _forest_words(axes: Axes, height: int, row: Entry, name: str, wide: bool) -> None:
-    """Name and verdict of an effect: one line above the interval, two on a narrow figure."""
+def _forest_words(axes: Axes, height: float, row: Entry, lines: Sequence[str]) -> None:
+    """The words of an effect above its interval, with the verdict at the right of the first line."""
     options: dict[str, Any] = {
         "xycoords": ("axes fraction", "data"),
         "textcoords": "offset points",
-        "fontsize": 8.5,
+        "fontsize": _FONT,
     }
     verdict = {"color": VERDICT_COLOURS.get(row["verdict"], INK), "weight": "bold", "ha": "right"}
-    most = 92 if wide else 52
-    effect = row["effect"] if len(row["effect"]) <= most else f"{row['effect'][: most - 1]}…"
-    if wide:
-        axes.annotate(f"{name}  {effect}", (0, height), (0, 7), **options)
-    else:
-        axes.annotate(name, (0, height), (0, 18), **options)
-        axes.annotate(effect, (0, height), (0, 7), **options)
-    axes.annotate(row["verdict"], (1, height), (0, 7 if wide else 18), **verdict, **options)
+    top = 7 + 11 * (len(lines) - 1)
+    for index, line in enumerate(lines):
+        axes.annotate(line, (0, height), (0, top - 11 * index), **options)
+    axes.annotate(row["verdict"], (1, height), (0, top), **verdict, **options)
 
 
 def deciding_worlds(entries: Sequence[Entry]) -> list[Entry]:

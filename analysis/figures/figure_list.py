@@ -389,8 +389,9 @@ def _each_level(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[Caption
 def _multiverse(figure_inputs: FigureInputs, spoken: Spoken) -> Iterator[CaptionedFigure]:
     """The effects of the compared arms under every reasonable choice of the analysis."""
     results = figure_inputs.results
-    if results.table["seed"].nunique() < MANY_WORLDS:
+    if results.table["seed"].nunique() < MANY_WORLDS or not figure_inputs.panels:
         return
-    table = specifications(results)
+    pool = next(iter(figure_inputs.panels.values())).study
+    table = specifications(results, pool.hyperparameters, pool.curve)
     if not table.empty and table["estimate"].notna().any():
         yield dataclasses.replace(multiverse.captioned(table), central=False)

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
-from scipy import stats
+from scipy.special import stdtrit
 
 from analysis.figures import style
 from analysis.figures.style import FEW_ARMS, PAPER, SOFT, look
@@ -153,7 +153,7 @@ def _band(axes: Axes, rows: Table, metric: str, arms: Sequence[str], arm: str) -
 def _half(seeds: np.ndarray) -> np.ndarray:
     """Half the width of the 90% t interval of the mean over the first axis."""
     count = len(seeds)
-    return stats.t.ppf(0.95, count - 1) * seeds.std(axis=0, ddof=1) / np.sqrt(count)
+    return stdtrit(count - 1, 0.95) * seeds.std(axis=0, ddof=1) / np.sqrt(count)
 
 
 def window_columns(table: Table, prefix: str) -> list[str]:

@@ -11,8 +11,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
+from jaxtyping import Bool
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.patches import PathPatch
+from matplotlib.path import Path as Path2D
 
 from analysis.figures import style
 from analysis.figures.style import INK, PAPER, RULE, SOFT, VERDICT_COLOURS, CaptionedFigure
@@ -22,6 +25,8 @@ from testbed.metric_table import declared
 
 _ROW, _CURVE, _GAP = 0.145, 2.1, 0.5
 """Heights in inches: of a row of choices, of the estimates, of the rest of a block."""
+_DOT = 1.5
+"""Diameter of a dot, in points."""
 _SHOWN = 0.9
 """The axis shows all estimates and the ends of this share of the intervals; the others leave the panel."""
 
@@ -84,7 +89,7 @@ def draw(table: Table, width: float = style.WIDE) -> Figure:
         part = part[(part["second"] == second) & part["estimate"].notna()]
         part = part.assign(scaled=part["estimate"] / part["rope"]).sort_values("scaled")
         upper, lower = grid[2 * line, column], grid[2 * line + 1, column]
-        upper.set_title(f"{task}: {first} − {second}")
+        style.title(upper, f"{task}: {first} − {second}")
         _estimates(upper, part, limits)
         _matrix(lower, part, rows)
         if column == 0:
@@ -154,12 +159,13 @@ def _matrix(axes: Axes, part: Table, rows: Sequence[Row]) -> None:
     place = np.arange(len(part))
     colours = np.array([VERDICT_COLOURS[verdict] for verdict in part["verdict"]])
     own = part["claimed"].to_numpy(dtype=bool)
-    for row, at in zip(rows, heights, strict=True):
-        axes.axhline(at, color=RULE, linewidth=0.4, zorder=0)
-        made = (part[row.group] == row.choice).to_numpy()
-        axes.scatter(place[made], np.full(made.sum(), at), c=colours[made], s=2.2, linewidths=0)
+    made = np.array([part[row.group] == row.choice for row in rows]).reshape(len(rows), len(part))
+    axes.hlines(heights, -1, max(len(part), 1), color=RULE, linewidth=0.4, zorder=0)
+    for colour in dict.fromkeys(colours.tolist()):
+        _dots(axes, made & (colours == colour), heights, colour)
+        row, column = np.nonzero(made & (colours == colour) & own)
         axes.scatter(
-            place[made & own], np.full((made & own).sum(), at), s=14, c=colours[made & own],
+            place[column], np.array(heights)[row], s=14, c=colour,
             edgecolors=INK, linewidths=0.7, zorder=3,
         )  # fmt: skip
     axes.set_facecolor(PAPER)
@@ -173,6 +179,28 @@ def _matrix(axes: Axes, part: Table, rows: Sequence[Row]) -> None:
     axes.tick_params(axis="y", length=0)
     for side in ("left", "bottom"):
         axes.spines[side].set_visible(False)
+
+
+def _dots(
+    axes: Axes, made: Bool[np.ndarray, "row place"], heights: Sequence[float], colour: str
+) -> None:
+    """A dot at every place of every row where a choice was made, as lines with round ends. Where neighbouring dots
+    touch, one line joins them, and one path has all the lines, so that pages stay small."""
+    if _DOT * made.shape[1] > 72 * style.inches(axes)[0]:
+        edges = np.diff(made.astype(np.int8), axis=1, prepend=0, append=0)
+        (row, first), (_, after) = np.nonzero(edges == 1), np.nonzero(edges == -1)
+    else:
+        row, first = np.nonzero(made)
+        after = first + 1
+    if not len(row):
+        return
+    y = np.array(heights, dtype=float)[row]
+    # A line without any length would not be drawn.
+    ends = np.stack([first - 0.01, y, after - 0.99, y], axis=1).reshape(-1, 2)
+    lines = Path2D(ends, np.tile([Path2D.MOVETO, Path2D.LINETO], len(row)))
+    axes.add_patch(
+        PathPatch(lines, fill=False, edgecolor=colour, linewidth=_DOT, capstyle="round", snap=False)
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -7,8 +7,8 @@ identifiers, no date.
 
 import dataclasses
 import functools
+import hashlib
 import io
-import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
@@ -18,13 +18,16 @@ import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontProperties
 from matplotlib.lines import Line2D
 from matplotlib.patheffects import withStroke
+from matplotlib.textpath import text_to_path
 from matplotlib.ticker import MaxNLocator
 from scipy.optimize import isotonic_regression
 
+from analysis.figures.inline import inlined
+from analysis.figures.printing import laid_out, print_figure
 from analysis.load import Table
 
 INK, SOFT, RULE, PAPER = "#1b1b1f", "#5f6068", "#d9dade", "#ffffff"
@@ -58,6 +61,8 @@ _STYLE: dict[Any, Any] = {
     "axes.titlesize": 9.5,
     "axes.titleweight": "bold",
     "axes.titlelocation": "left",
+    # No panel has ticks above, which would push its title upwards, so that nothing need be measured for it.
+    "axes.titley": 1.0,
     "axes.unicode_minus": True,
     "legend.frameon": False,
     "legend.fontsize": 8.5,
@@ -91,7 +96,7 @@ class CaptionedFigure:
     @functools.cached_property
     def _wide(self) -> Figure:
         """The wide version, laid out once for all the files made from it."""
-        return _laid_out(self.draw(WIDE))
+        return laid_out(self.draw(WIDE))
 
     def save(self, directory: Path, stem: str = "") -> list[Path]:
         """Write STEM.png, .svg (text as outlines, for use in documents) and .csv.
@@ -100,8 +105,8 @@ class CaptionedFigure:
         """
         paths = [directory / f"{stem or self.name}.{kind}" for kind in self.kinds]
         with _context("path"):
-            self._wide.savefig(paths[0], dpi=200, facecolor=PAPER)
-            self._wide.savefig(paths[1], metadata={"Date": None}, facecolor=PAPER)
+            print_figure(self._wide, paths[0])
+            print_figure(self._wide, paths[1])
         if self.table is not None:
             self.table.to_csv(paths[2], index=False, float_format="%.6g")
         return paths
@@ -115,21 +120,10 @@ class CaptionedFigure:
         """An `<svg>` element for a page: live text, transparent, colours as CSS variables."""
         buffer = io.StringIO()
         with _context("none"):
-            figure = self._wide if width == WIDE else _laid_out(self.draw(width))
-            figure.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
-        return _inlined(buffer.getvalue(), f"{self.name}-{width:g}-".replace(".", "_"), self.alt)
-
-
-def _laid_out(figure: Figure) -> Figure:
-    """The figure with its panels fixed at the positions that the layout engine finds."""
-    FigureCanvasAgg(figure)
-    figure.draw_without_rendering()
-    figure.set_layout_engine("none")
-    # The last digits of the solver's result depend on the order of its variables, and file identifiers on the digits.
-    for axes in figure.axes:
-        left, low, width, height = np.round(axes.get_position().bounds, 5).tolist()
-        axes.set_position((left, low, width, height))
-    return figure
+            figure = self._wide if width == WIDE else laid_out(self.draw(width))
+            print_figure(figure, buffer)
+        own = hashlib.sha256(f"{self.name} {width:g}".encode()).hexdigest()[:5]
+        return _inlined(buffer.getvalue(), f"f{own}-", self.alt)
 
 
 def _context(fonttype: str) -> Any:
@@ -139,20 +133,14 @@ def _context(fonttype: str) -> Any:
 
 
 def _inlined(svg: str, prefix: str, alt: str) -> str:
-    """Strip the XML prologue, make identifiers unique in the page, let the page's style sheet set the colours."""
-    svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'(\sid="|url\(#|href="#)', rf"\g<1>{prefix}", svg)
-    svg = re.sub(r'\s(width|height)="[\d.]+pt"', "", svg, count=2)
-    # A hundredth of a point cannot be seen. Numbers in texts, outside of tags, are what a reader reads.
-    svg = re.sub(r"<[^>]*>", lambda tag: re.sub(r"(\d\.\d\d)\d+", r"\1", tag[0]), svg)
+    """An element for a page, whose style sheet sets the colours."""
+    svg = inlined(svg, prefix, alt)
     names = {INK: "ink", SOFT: "soft", RULE: "rule", PAPER: "paper"}
     names |= {colour: f"arm{index}" for index, colour in enumerate(ARM_COLOURS)}
     names |= {colour: verdict for verdict, colour in VERDICT_COLOURS.items()}
     for colour, name in names.items():
         svg = svg.replace(colour, f"var(--{name})")
-    label = alt.replace("&", "&amp;").replace("<", "&lt;").replace('"', "&quot;")
-    return svg.replace("<svg ", f'<svg role="img" aria-label="{label}" ', 1)
+    return svg
 
 
 class Look(NamedTuple):
@@ -225,6 +213,24 @@ def stacked(heights: Sequence[float], width: float, extra: float) -> tuple[Figur
     figure = Figure(figsize=(width, sum(heights) + extra), layout="constrained")
     panels = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)
     return figure, list(panels.ravel())
+
+
+def text_width(text: str, size: float, weight: str = "normal") -> float:
+    """The width of a line of text in points."""
+    font = FontProperties(size=size, weight=weight)
+    return float(text_to_path.get_text_width_height_descent(text, font, ismath=False)[0])
+
+
+def wrapped(text: str, room: float, size: float) -> list[str]:
+    """The text in lines of at most ``room`` points, broken at spaces."""
+    lines: list[str] = []
+    for word in text.split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and text_width(longer, size) <= room:
+            lines[-1] = longer
+        else:
+            lines.append(word)
+    return lines
 
 
 def limits(
