@@ -20,7 +20,7 @@ from testbed.metric_table import declared
 
 Pair = tuple[str, str]
 _THIN = 4
-"""Of the points of a world's own curve, every fourth is drawn, to keep pages small."""
+"""Of the points of a band and of a world's own curve, every fourth is drawn, to keep pages small."""
 _FEW_WORLDS = 5
 """The curves of more worlds than this are fainter."""
 
@@ -162,7 +162,8 @@ def _line(
         for values in one.worlds:
             axes.plot(one.d[::_THIN], values[::_THIN], color=colour, lw=0.6, alpha=faint, zorder=2)
     if band:
-        axes.fill_between(one.d, one.low, one.high, color=colour, alpha=0.15, lw=0, zorder=3)
+        d, low, high = (each[::_THIN] for each in (one.d, one.low, one.high))
+        axes.fill_between(d, low, high, color=colour, alpha=0.15, lw=0, zorder=3)
     axes.plot(one.d, one.mean, color=colour, lw=2.2, ls=dashes, dash_capstyle="butt",
               solid_capstyle="round", zorder=4)  # fmt: skip
 

@@ -46,9 +46,7 @@ Opened = tuple[Store, Any]
 Draw = Callable[[Path, Sequence[Opened], float | None], object]
 
 
-def mirror(
-    directory: Path, opened: Sequence[Opened], more: "writer.More | None" = None
-) -> Path:
+def mirror(directory: Path, opened: Sequence[Opened], more: "writer.More | None" = None) -> Path:
     """Write TensorBoard's logs of a results directory; return the directory to give to TensorBoard."""
     from sweeps.tensorboard import writer
 

@@ -4,6 +4,7 @@ import re
 
 import numpy as np
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from simulated import Truth, simulate
 
@@ -82,7 +83,7 @@ def test_words_of_effects_overlap_nothing(width):
     ]  # fmt: skip
     figure = laid_out(effects.forest(rows, width))
     [axes] = figure.axes
-    renderer = figure.canvas.get_renderer()
+    renderer = FigureCanvasAgg(figure).get_renderer()
     boxes = [words.get_window_extent(renderer) for words in axes.texts]
     for index, box in enumerate(boxes):
         assert not any(box.overlaps(other) for other in boxes[:index])
