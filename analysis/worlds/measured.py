@@ -31,7 +31,8 @@ def starts(rows: Table, column: str) -> Mapping[Seed, float]:
 def checkpoints(
     rows: Table, arms: Sequence[str], axes: Sequence[str], outcome: str = "golden_reward"
 ) -> Mapping[tuple[Seed, str], Checkpoints]:
-    """The trained checkpoints of every arm in every world of one task, as changes of ``outcome`` since SFT.
+    """The trained checkpoints of every arm in every world of one task, as changes of ``outcome`` since the run's SFT
+    policy.
 
     An arm without usable rows in a world is left out there. A setting is a combination of the values of ``axes`` other
     than the number of steps: runs that differ in their length only have one curve. Raises `Unanswerable` for results
@@ -39,7 +40,9 @@ def checkpoints(
     """
     table = usable(rows, outcome)
     table = table.assign(trajectory=trajectories(table, tuple(axes)))
-    start = starts(table, outcome)
+    # Runs of other strata, such as policies of another size, begin at another SFT policy in the same world.
+    begins = table["evaluation"] == 0
+    start, own = starts(table, outcome), table[begins].groupby("run")[outcome].mean()
     found: dict[tuple[Seed, str], Checkpoints] = {}
     trained = table[(table["evaluation"] > 0) & table["arm"].isin(list(arms))]
     others = tuple(axis for axis in axes if axis != "steps")
@@ -51,7 +54,8 @@ def checkpoints(
         of_setting = points.drop_duplicates("trajectory")
         names = tuple(settings for _, settings in units(of_setting, others))
         run, _ = pd.factorize(points["run"])
-        change = points[outcome].to_numpy(dtype=float) - start[seed]
+        begin = points["run"].map(own).fillna(start[seed]).to_numpy(dtype=float)
+        change = points[outcome].to_numpy(dtype=float) - begin
         d = np.sqrt(np.clip(points["kl"].to_numpy(dtype=float), 0.0, None))
         found[int(seed), str(arm)] = Checkpoints(d, change, setting, run, names)
     return found

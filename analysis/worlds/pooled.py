@@ -39,6 +39,9 @@ NU = 8.0
 """Degrees of freedom of the scatter between worlds."""
 SCALE_LOG_SD = 3.0
 """Prior standard deviation of the log of a scale."""
+FLOOR = 0.01
+"""Smallest scale, as a share of an effect that is practically nothing: effects that are exactly 0 in most worlds, such as
+a fall after a peak at the end, would otherwise have an interval of no width."""
 _PLACES, _CENTRES, _SCALES, _FAMILY_SCALES = 161, 121, 41, 25
 _REACH = 1200.0
 """Places lie as far from the middle as so many times the width in which they are dense: posteriors of two worlds have
@@ -133,28 +136,38 @@ def pool(
 
 
 def pool_effects(effects: InWorlds, negligible: float, families: int = 1) -> Pooled | None:
-    """The posterior of an effect as verdicts use it: a world's misfit widens its error.
+    """The posterior of an effect as verdicts use it: a world's misfit widens its error. See `pool_worlds`."""
+    errors = [float(np.hypot(part.error, part.misfit)) for part in effects.estimates.values()]
+    values = [part.value for part in effects.estimates.values()]
+    return pool_worlds(list(effects.estimates), values, errors, negligible, families)
+
+
+def pool_worlds(
+    seeds: Sequence[int],
+    values: Sequence[float],
+    errors: Sequence[float],
+    negligible: float,
+    families: int = 1,
+) -> Pooled | None:
+    """The posterior of an effect from its estimates in two or more worlds, named by their seeds.
 
     Args:
-        effects: of two or more worlds. negligible: an effect that is practically nothing; 0 if no such size is known,
-            which is then taken from the scatter of the worlds.
+        negligible: an effect that is practically nothing; 0 if no such size is known, which is then taken from the
+            scatter of the worlds.
         families: how many worlds of consecutive seeds share their golden reward and writers.
 
     Returns:
         None if the worlds do not differ at all. Raises `ValueError` as `pool` does.
     """
-    worlds = list(effects.estimates)
-    values = np.array([effects.estimates[world].value for world in worlds])
-    errors = np.array([np.hypot(e.error, e.misfit) for e in effects.estimates.values()])
-    if np.ptp(values) == 0 and not errors.any():
+    if np.ptp(values) == 0 and not np.any(errors):
         return None
-    scale = max(float(np.std(values)), float(errors.mean()))
-    members = [world // families for world in worlds]
+    scale = max(float(np.std(values)), float(np.mean(errors)))
+    members = [seed // families for seed in seeds]
     return pool(
-        values,
-        errors,
+        np.asarray(values),
+        np.asarray(errors),
         negligible or scale / 3,
-        members if len(set(members)) < len(worlds) else None,
+        members if len(set(members)) < len(members) else None,
     )
 
 
@@ -169,10 +182,14 @@ class _Scales:
 
     @classmethod
     def around(cls, spread: float, unit: float, count: int) -> "_Scales":
-        """All of the prior's range, and what estimates of this spread may have."""
+        """All of the prior's range from `FLOOR` on, and what estimates of this spread may have."""
         median, reach = float(np.log(3 * unit)), _PRIOR_RANGE * SCALE_LOG_SD
-        low = min(median - reach, float(np.log(spread / 30)))
-        return cls(low, max(median + reach, float(np.log(spread * 30))), count, median)
+        return cls(
+            float(np.log(FLOOR * unit)),
+            max(median + reach, float(np.log(spread * 30))),
+            count,
+            median,
+        )
 
     @property
     def values(self) -> Float[np.ndarray, " scale"]:

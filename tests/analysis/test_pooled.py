@@ -211,3 +211,10 @@ def test_what_cannot_be_pooled_is_refused(
         pool(values, errors, unit)
     with pytest.raises(ValueError, match="two or more tasks"):
         typical([pool([1.0, 2.0], [0.1, 0.1], 1.0)], 1.0)
+
+
+def test_worlds_that_agree_exactly_have_an_interval_of_some_width() -> None:
+    """Fifteen worlds without any effect and one with some: not narrower than the smallest scale allows."""
+    low, middle, high = pool([0.0] * 15 + [0.2], np.zeros(16), UNIT).quantile(ENDS)
+    assert middle == pytest.approx(0.0, abs=0.01 * UNIT)
+    assert (high - low) / 2 > 1.6 * pooled.FLOOR * UNIT / 4

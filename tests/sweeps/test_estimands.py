@@ -168,6 +168,18 @@ def test_interior_maximum_reads_each_world_where_the_others_peak():
         InteriorMaximum("x", "middle")
 
 
+def test_a_world_that_goes_further_than_the_others_is_read_where_the_others_still_rise():
+    """Worlds 1 and 2 rise up to their end at 2: world 0 is read there, and not at its own end, 4."""
+    worlds = heights(0.6, place=2.0, end=4.0) | {
+        seed: heights(0.6, place=3.0, end=2.0)[0] for seed in (1, 2)
+    }
+    evidence = Given({"x": worlds})
+    rise = by_world(InteriorMaximum("x", "start").draws(evidence))
+    fall = by_world(InteriorMaximum("x", "end").draws(evidence))
+    assert rise[0] == pytest.approx(0.6, abs=1e-3)
+    assert fall[0] == pytest.approx(0.6, abs=1e-3)
+
+
 def test_a_curve_that_still_rises_leaves_the_fall_open():
     rising = Given({"x": heights(0.6, 0.7, 0.8, place=3.0, end=2.0)})
     draws = InteriorMaximum("x", "end").draws(rising)
