@@ -72,11 +72,13 @@ def half_widths(test: Entry) -> list[tuple[int, float]]:
     if not worlds or interval is None:
         return []
     last = (interval[1] - interval[0]) / 2
-    columns = [[world[name] for world in worlds] for name in ("seed", "estimate", "error")]
+    seeds, values, errors = (
+        [world[name] for world in worlds] for name in ("seed", "estimate", "error")
+    )
+    families = test["details"].get("families", 1)
 
     def of_first(count: int) -> float | None:
-        first = (column[:count] for column in columns)
-        families = test["details"].get("families", 1)
+        first = seeds[:count], values[:count], errors[:count]
         found = pool_worlds(*first, test["rule"]["rope"], families)
         if found is None:
             return None

@@ -40,8 +40,8 @@ NU = 8.0
 SCALE_LOG_SD = 3.0
 """Prior standard deviation of the log of a scale."""
 FLOOR = 0.01
-"""Smallest scale, as a share of an effect that is practically nothing: effects that are exactly 0 in most worlds, such as
-a fall after a peak at the end, would otherwise have an interval of no width."""
+"""Smallest scale, as a share of an effect that is practically nothing: effects that are exactly 0 in most worlds, such
+as a fall after a peak at the end, would otherwise have an interval of no width."""
 _PLACES, _CENTRES, _SCALES, _FAMILY_SCALES = 161, 121, 41, 25
 _REACH = 1200.0
 """Places lie as far from the middle as so many times the width in which they are dense: posteriors of two worlds have
