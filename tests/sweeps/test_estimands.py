@@ -125,7 +125,9 @@ def test_matched_difference_is_the_mean_over_a_fixed_window():
     assert (missing.reason, missing.values.size) == ("arm z has no results", 0)
 
 
-@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (-0.1, 1.0), (3.0, 0.5)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 1.0), (-0.1, 1.0), (3.0, 0.5), (0.5, np.inf), (np.nan, 1.0)]
+)
 def test_windows_must_be_windows(low, high):
     with pytest.raises(InvalidInput, match="low < high"):
         MatchedDifference("x", "y", low=low, high=high)
@@ -215,6 +217,12 @@ def test_share_of_the_gap_by_hand():
     none = ShareOfGap("bottom", "top", "between", low=None).draws(evidence)
     assert none.reason.startswith("there is no gap to share")
     assert len(none.values) == 0
+
+
+@pytest.mark.parametrize("high", [0.0, -1.0, np.nan])
+def test_a_share_of_best_points_needs_a_budget_above_0(high):
+    with pytest.raises(InvalidInput, match="above 0 nats"):
+        ShareOfGap("top", "bottom", "between", low=None, high=high)
 
 
 def correlated(seed_orders):
