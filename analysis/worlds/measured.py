@@ -34,21 +34,23 @@ def checkpoints(
     """The trained checkpoints of every arm in every world of one task, as changes of ``outcome`` since the run's SFT
     policy.
 
-    An arm without usable rows in a world is left out there. A setting is a combination of the values of ``axes`` other
-    than the number of steps: runs that differ in their length only have one curve. Raises `Unanswerable` for results
-    without the outcome, or without an evaluation before training.
+    An arm without usable rows in a world is left out there, and so is a world without an evaluation of SFT. A setting
+    is a combination of the values of ``axes`` other than the number of steps: runs that differ in their length only
+    have one curve. Raises `Unanswerable` for results without the outcome, or without any evaluation before training.
     """
     table = usable(rows, outcome)
     table = table.assign(trajectory=trajectories(table, tuple(axes)))
     # Runs of other strata, such as policies of another size, begin at another SFT policy in the same world.
     begins = table["evaluation"] == 0
     start, own = starts(table, outcome), table[begins].groupby("run")[outcome].mean()
+    if not start and len(table):
+        raise Unanswerable("there is no evaluation of SFT")
     found: dict[tuple[Seed, str], Checkpoints] = {}
     trained = table[(table["evaluation"] > 0) & table["arm"].isin(list(arms))]
     others = tuple(axis for axis in axes if axis != "steps")
     for (seed, arm), points in trained.groupby(["seed", "arm"]):
         if seed not in start:
-            raise Unanswerable(f"world {seed} has no evaluation of SFT")
+            continue
         # Both number the settings in the order of their first rows.
         setting, _ = pd.factorize(points["trajectory"])
         of_setting = points.drop_duplicates("trajectory")

@@ -29,6 +29,7 @@ from sweeps.estimands import (
     Unanswerable,
 )
 from sweeps.rules import More, Same
+from sweeps.study import load_study
 
 ARMS = ("online", "offline")
 RULE = More(rope=0.01)
@@ -277,6 +278,49 @@ def test_worlds_without_any_run_of_an_arm_bar_a_verdict(table, name):
     assert row["verdict"] == "undecided"
     assert "2 of 3 worlds lack it: an arm has no run there that did not diverge" in row["reason"]
     assert row["details"]["worlds_lacking"] == 2
+
+
+def test_a_world_whose_sft_was_not_measured_is_lacking_alone(table):
+    first = (table["seed"] == 1) & (table["evaluation"] == 0)
+    lacking = table.assign(golden_reward=table["golden_reward"].where(~first))
+    evidence = verdict.gather(results(HEADER, lacking))["Neural"]
+    assert set(evidence.curves("online", "golden_reward")) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "families"),
+    [
+        ({}, 1),
+        ({"base": {"seeds": None}}, 1),
+        ({"base": {"seeds": {"families": 4}}}, 4),
+        ({"settings": {"seeds.families": "4"}}, 4),
+        ({"arms": {"online": {"seeds.families": 2}, "offline": {}}}, 2),
+        ({"axes": {"seeds.families": [1, 4]}}, 4),
+    ],
+)
+def test_families_are_those_that_were_asked_for(table, changes, families):
+    """In the base or its changes, for one arm, or along an axis: the most that share."""
+    found = results(HEADER | changes, table)
+    assert found.families == families
+    assert verdict.gather(found)["Neural"].study.families == families
+
+
+def test_families_of_a_stored_study():
+    asked = load_study("gap").select_texts("smoke", 4, ["seeds.families=2"], [])
+    assert results(asked.describe(), pd.DataFrame({"task": []})).families == 2
+
+
+def test_correlations_of_a_typical_task_are_correlations(table):
+    """The medians of the tasks are given in the unit of the effect."""
+    wiggle = np.random.default_rng(0).normal(size=len(table))
+    two = pd.concat(
+        [table.assign(task=name, other=table["kl"] + wiggle) for name in ("A", "B")],
+        ignore_index=True,
+    )
+    asked = [claim("C10", RankCorrelation("other", "kl", "online")).describe()]
+    rows = {row["task"]: row for row in verdict.decide(results(HEADER | {"claims": asked}, two))}
+    tasks = rows["all tasks"]["details"]["tasks"]
+    assert tasks["A"] == pytest.approx(rows["A"]["estimate"], abs=1e-6)
 
 
 @pytest.fixture(scope="module")
