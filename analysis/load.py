@@ -28,6 +28,10 @@ else:
     Column = pd.Series
 
 
+FAMILIES = "seeds.families"
+"""Path of the number of worlds of a family, see `testbed.seeds`."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Results:
     """The study's header (see `sweeps.store.store`) and its table, one row per run and evaluation.
@@ -52,10 +56,14 @@ class Results:
 
     @property
     def families(self) -> int:
-        """How many worlds of consecutive seeds share their golden reward and writers; 1 if none do."""
+        """How many worlds of consecutive seeds share their golden reward and writers; 1 if none do. The most of any arm
+        or axis, where these differ."""
         seeds = self.study.get("base", {}).get("seeds", {})
-        base = seeds.get("families", 1) if isinstance(seeds, Mapping) else 1
-        return int(self.study.get("settings", {}).get("seeds.families", base))
+        changes = [self.study.get("settings", {}), *self.study.get("arms", {}).values()]
+        counts = [seeds.get("families", 1) if isinstance(seeds, Mapping) else 1]
+        counts += [change[FAMILIES] for change in changes if FAMILIES in change]
+        counts += self.study.get("axes", {}).get(FAMILIES, ())
+        return max(map(int, counts))
 
     @functools.cached_property
     def missing(self) -> dict[str, int]:

@@ -203,7 +203,7 @@ def bootstrap(results: Results, replications: int = REPLICATIONS, seed: int = 0)
     interval); covered, the share of 90% intervals that contain it; half_width, their mean; and the shares of
     "reproduced", "contradicted" and "undecided". A row a test of every task that can be simulated.
     """
-    study = Pool(results.table, results.arms, results.axes)
+    study = Pool(results.table, results.arms, results.axes, strata=results.strata)
     tests = [
         Asked(claim, number, test)
         for claim, _ in verdict.paired(results)

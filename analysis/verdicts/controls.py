@@ -15,12 +15,16 @@ import pandas as pd
 from analysis.load import Results, Table, load
 from analysis.verdicts import verdict
 from sweeps.rules import Same
+from testbed.errors import InvalidInput
 
 SIZE = 16
 
 
 def groups(results: Results, size: int = SIZE) -> dict[str, Results]:
-    """The results of each ``size`` seeds in order, by "first to last"; seeds that fill no group are left out."""
+    """The results of each ``size`` seeds in order, by "first to last"; seeds that fill no group are left out.
+    Raises `InvalidInput` for a size below 1."""
+    if size < 1:
+        raise InvalidInput(f"SIZE must be at least 1, got {size}")
     seeds = sorted(int(seed) for seed in results.table["seed"].unique())
     found = {}
     for first in range(0, len(seeds) - size + 1, size):
@@ -53,6 +57,8 @@ def judge(results: Results, size: int = SIZE) -> Table:
     table = pd.DataFrame(rows)
     if table.empty:
         return table
+    numbers = ["estimate", "low", "high", "rope"]
+    table[numbers] = table[numbers].astype(float)
     above, below = table["low"] > table["rope"], table["high"] < -table["rope"]
     return table.assign(beyond=above | (below & (table["control"] == "negative")))
 
@@ -61,8 +67,8 @@ def summary(table: Table) -> str:
     """The sentence of a table of `judge`."""
     negative, positive = (table[table["control"] == name] for name in ("negative", "positive"))
     off = int(((negative["low"] > 0) | (negative["high"] < 0)).sum())
-    groups = positive.groupby(["group", "task"])["verdict"]
-    decided = int(groups.apply(lambda verdicts: (verdicts == "reproduced").all()).sum())
+    groups = (positive["verdict"] == "reproduced").groupby([positive["group"], positive["task"]])
+    decided = int(groups.all().sum())
     return (
         f"Of {len(negative)} intervals of the negative controls {off} exclude 0 and {int(negative['beyond'].sum())} "
         f"lie beyond the ROPE; the positive controls are reproduced in {decided} of {groups.ngroups} groups."

@@ -167,5 +167,6 @@ def write(directory: Path, out: Path, opened: Sequence[tuple[Store, Any]] = ()) 
         tree.to_netcdf(temporary, engine="h5netcdf")
         temporary.replace(out)
     except OSError as problem:
+        temporary.unlink(missing_ok=True)
         raise files.refused(out, problem) from problem
     return len(found)

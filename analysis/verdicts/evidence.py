@@ -21,6 +21,8 @@ BEST = "best_"
 """Prefix of the best value of a metric over a run's trained checkpoints."""
 LACKING = 0.25
 """Largest share of worlds without an effect at which the other worlds still stand for the task."""
+NO_RUN = "an arm has no run there that did not diverge and has finite values"
+"""Why a world has no effect, of which estimands saw nothing."""
 
 
 _KEYS = ("arm", "seed", "run", "evaluation")
@@ -29,12 +31,13 @@ _KEYS = ("arm", "seed", "run", "evaluation")
 
 @dataclasses.dataclass(frozen=True)
 class Pool:
-    """The arms, swept paths and families of a study, and the smoothness of every outcome by task."""
+    """The arms, swept paths, families and strata of a study, and the smoothness of every outcome by task."""
 
     table: Table
     arms: tuple[str, ...]
     axes: tuple[str, ...]
     families: int = 1
+    strata: tuple[str, ...] = ()
     _fits: dict[tuple[str, str], Hyperparameters] = dataclasses.field(default_factory=dict)
     _curves: dict[Any, Curves] = dataclasses.field(default_factory=dict)
 
@@ -48,12 +51,17 @@ class Pool:
         return self._curves[key]
 
     def hyperparameters(self, task: str, outcome: str) -> Hyperparameters:
-        """Those of the curves of an outcome on a task, from all arms, worlds and levels; fitted once."""
+        """Those of the curves of an outcome on a task, from all arms, worlds and levels of strata, each of which has
+        curves of its own; fitted once."""
         key = task, outcome
         if key not in self._fits:
             rows = self.table[self.table["task"] == task]
-            found = measured.checkpoints(rows, self.arms, self.axes, outcome)
-            self._fits[key] = smoother.fit(list(found.values()))
+            parts = [rows]
+            if self.strata and outcome in rows:
+                known = rows[rows[outcome].notna()]
+                parts = [part for _, part in known.groupby(list(self.strata), dropna=False)]
+            found = [measured.checkpoints(part, self.arms, self.axes, outcome) for part in parts]
+            self._fits[key] = smoother.fit([one for part in found for one in part.values()])
         return self._fits[key]
 
 
@@ -81,11 +89,13 @@ class TaskEvidence:
         self, measure: Callable[[Evidence], InWorlds], words: tuple[str, str], negligible: float
     ) -> tuple[Draws, Pooled | None]:
         """The draws of `pool`, and the posterior behind them; None if there is no interval."""
-        effects = measure(self)
+        effects = self._counted(measure(self))
         details = dict(effects.details) | _described(effects)
         posterior, reason = None, ""
         if len(effects.estimates) < 2:
-            reason = "only one world: the world is the unit of replication, so there is no interval"
+            reason = _unfit(effects, negligible) or (
+                "only one world: the world is the unit of replication, so there is no interval"
+            )
         else:
             posterior = pooled.pool_effects(effects, negligible, self.study.families)
             if posterior is None:
@@ -101,6 +111,14 @@ class TaskEvidence:
         reason = _unfit(effects, negligible)
         draws = Draws(*words, posterior.draws(), reason, details, open=effects.open)
         return draws, posterior
+
+    def _counted(self, effects: InWorlds) -> InWorlds:
+        """The effects with all worlds counted that lack one: estimands do not see worlds without any usable run."""
+        lacking = int(self.table["seed"].nunique()) - len(effects.estimates)
+        if lacking <= effects.lacking:
+            return effects
+        why = effects.why if effects.lacking else NO_RUN
+        return dataclasses.replace(effects, lacking=lacking, why=why)
 
     def curves(self, arm: str, outcome: str, among: Sequence[str] = ()) -> Mapping[Seed, Curves]:
         """The arm's curves in every world; see `Evidence.curves`."""

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from analysis.worlds.pooled import pool
+from analysis.worlds.pooled import pool_worlds
 
 Entry = Mapping[str, Any]
 GUARD = 0.01
@@ -72,25 +72,21 @@ def half_widths(test: Entry) -> list[tuple[int, float]]:
     if not worlds or interval is None:
         return []
     last = (interval[1] - interval[0]) / 2
-    values, errors = ([world[name] for world in worlds] for name in ("estimate", "error"))
-    unit = test["rule"]["rope"] or max(float(np.std(values)), float(np.mean(errors))) / 3
-    if unit == 0:
-        return [(len(worlds), last)]
+    seeds, values, errors = (
+        [world[name] for world in worlds] for name in ("seed", "estimate", "error")
+    )
     families = test["details"].get("families", 1)
-    members = [int(world["seed"]) // families for world in worlds]
 
-    def of_first(count: int) -> float:
-        return _half_width(values[:count], errors[:count], unit, members[:count])
+    def of_first(count: int) -> float | None:
+        first = seeds[:count], values[:count], errors[:count]
+        found = pool_worlds(*first, test["rule"]["rope"], families)
+        if found is None:
+            return None
+        low, high = found.quantile(np.array([0.05, 0.95]))
+        return float(high - low) / 2
 
-    if not math.isclose(of_first(len(worlds)), last, rel_tol=_AGREE):
+    whole = of_first(len(worlds))
+    if whole is None or not math.isclose(whole, last, rel_tol=_AGREE):
         return [(len(worlds), last)]
-    return [*((n, of_first(n)) for n in _PREFIXES if n < len(worlds)), (len(worlds), last)]
-
-
-def _half_width(
-    values: Sequence[float], errors: Sequence[float], unit: float, families: Sequence[int]
-) -> float:
-    shared = len(set(families)) < len(families)
-    found = pool(values, errors, unit, families if shared else None)
-    low, high = found.quantile(np.array([0.05, 0.95]))
-    return float(high - low) / 2
+    known = ((n, of_first(n)) for n in _PREFIXES if n < len(worlds))
+    return [*((n, half) for n, half in known if half is not None), (len(worlds), last)]

@@ -34,17 +34,22 @@ def starts(rows: Table, column: str) -> Mapping[Seed, float]:
 def checkpoints(
     rows: Table, arms: Sequence[str], axes: Sequence[str], outcome: str = "golden_reward"
 ) -> Mapping[tuple[Seed, str], Checkpoints]:
-    """The trained checkpoints of every arm in every world of one task, as changes of ``outcome`` since SFT.
+    """The trained checkpoints of every arm in every world of one task, as changes of ``outcome`` since the run's SFT
+    policy.
 
-    An arm without usable rows in a world is left out there. A setting is a combination of the values of ``axes`` other
-    than the number of steps: runs that differ in their length only have one curve. Raises `Unanswerable` for results
-    without the outcome, or without an evaluation before training.
+    An arm without usable rows in a world is left out there, and so is a world without an evaluation of SFT. A setting
+    is a combination of the values of ``axes`` other than the number of steps: runs that differ in their length only
+    have one curve. Raises `Unanswerable` for results without the outcome, or without any evaluation before training.
     """
     # Results have a hundred columns, and every selection of rows copies all that are there.
     needed = dict.fromkeys((*NEEDED, *axes, outcome))
     table = usable(rows[[name for name in needed if name in rows]], outcome)
     table = table.assign(trajectory=trajectories(table, tuple(axes)))
-    start = starts(table, outcome)
+    # Runs of other strata, such as policies of another size, begin at another SFT policy in the same world.
+    begins = table["evaluation"] == 0
+    start, own = starts(table, outcome), table[begins].groupby("run")[outcome].mean()
+    if not start and len(table):
+        raise Unanswerable("there is no evaluation of SFT")
     trained = table[(table["evaluation"] > 0) & table["arm"].isin(list(arms))]
     of_setting = trained.drop_duplicates("trajectory")
     settings = units(of_setting, tuple(axis for axis in axes if axis != "steps"))
@@ -56,11 +61,12 @@ def checkpoints(
     found: dict[tuple[Seed, str], Checkpoints] = {}
     for (seed, arm), points in trained.groupby(["seed", "arm"]):
         if seed not in start:
-            raise Unanswerable(f"world {seed} has no evaluation of SFT")
+            continue
         # Settings are numbered in the order of their first rows.
         setting, trajectory = pd.factorize(points["trajectory"].to_numpy(dtype=object))
         run, _ = pd.factorize(points["run"].to_numpy(dtype=object))
-        change = points["outcome"].to_numpy() - start[seed]
+        begin = points["run"].map(own).fillna(start[seed]).to_numpy(dtype=float)
+        change = points["outcome"].to_numpy() - begin
         named = tuple(names[one] for one in trajectory)
         found[int(seed), str(arm)] = Checkpoints(
             points["d"].to_numpy(), change, setting, run, named

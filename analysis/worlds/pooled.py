@@ -10,25 +10,28 @@ seed, so the effects of worlds scatter around the effect of the task:
 `mu` is the effect of the task, about which claims are made. `tau` belongs to one effect on one task: no scale is
 shared with other effects or other tasks, because effects scatter very differently. The level of families exists only
 where some worlds share a family. The convolution of the first two lines is approximated by a Student t of scale
-sqrt(tau^2 + s^2), which is exact where s = 0 and has the right variance elsewhere.
+sqrt(tau^2 + s^2). This is exact where s = 0; elsewhere its variance is too large, by s^2 / 3, so that intervals are up
+to a tenth wider where worlds differ by their errors alone.
 
 Tails. With `NU` = 8 degrees of freedom one odd world in ten moves the interval little, and worlds that scatter
 normally lose less than 3% of its width (`analysis.worlds.calibration` has the coverage under both).
 
 Priors. `mu` is uniform: worlds decide, not what a claim would like. log tau and log sigma are normal around the log
 of three times ``unit`` (an effect that is practically nothing) with a standard deviation of `SCALE_LOG_SD`: within a
-factor of 50 in 95% of cases. Over the plausible range this is Jeffreys' 1/tau, under which the interval of normal
-worlds without measurement error is the classical t interval.
+factor of 50 in 81% of cases, of 360 in 95%. Over the plausible range this is Jeffreys' 1/tau, under which the interval
+of normal worlds without measurement error is the classical t interval.
 
-Inference. Three numbers remain per effect, so the posterior is computed on a grid, without Monte Carlo error; tests
-compare it with NumPyro's NUTS on the same model.
+Inference. Three numbers remain per effect, so the posterior is computed on a grid, without Monte Carlo error. The grid
+moves to where the posterior is: places are dense there and reach far into the tails, scales begin with all of their
+prior's range. Tests compare with NumPyro's NUTS on the same model, and with an integration on a much finer grid.
 """
 
 import dataclasses
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 from jaxtyping import Float, Int
+from scipy import special
 
 from sweeps.estimands import InWorlds
 
@@ -36,10 +39,21 @@ NU = 8.0
 """Degrees of freedom of the scatter between worlds."""
 SCALE_LOG_SD = 3.0
 """Prior standard deviation of the log of a scale."""
-_PLACES, _SCALES, _FAMILY_SCALES = 161, 41, 17
+FLOOR = 0.01
+"""Smallest scale, as a share of an effect that is practically nothing: effects that are exactly 0 in most worlds, such
+as a fall after a peak at the end, would otherwise have an interval of no width."""
+_PLACES, _CENTRES, _SCALES, _FAMILY_SCALES = 161, 121, 41, 25
+_REACH = 1200.0
+"""Places lie as far from the middle as so many times the width in which they are dense: posteriors of two worlds have
+tails like a Cauchy distribution."""
+_PRIOR_RANGE = 3.3
+"""Scales lie within so many prior standard deviations of the prior's median, or near the estimates' own spread."""
+_PASSES = 12
+_TINY = 1e-9
+"""Smallest probability of which a normal score is taken."""
 _DRAWS = 4000
-_FACTORS = 16
-"""Factors of a product that cannot overflow: each is below 1e19 for places within 1e9 scales of an estimate."""
+_FACTORS = 4
+"""Factors of a product that cannot overflow: each is below 1e76 for places within 1e38 scales of an estimate."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +61,8 @@ class Pooled:
     """Posterior of the effect of a task.
 
     Attributes:
-        place: values of ``mu``, increasing and evenly spaced. mass: posterior mass (place, tau, sigma), sums to 1.
+        place: values of ``mu``, increasing, further apart in the tails. mass: posterior mass (place, tau, sigma), sums
+            to 1.
         tau, sigma: values of the scales; ``sigma`` is (0,) where no worlds share a family.
     """
 
@@ -109,88 +124,172 @@ def pool(
     members = [
         np.array([i for i, name in enumerate(names) if name == own]) for own in dict.fromkeys(names)
     ]
+    # Quartiles and medians: one odd world, or one that was hardly measured, says nothing about the others' spread.
+    low, middle, high = np.quantile(y, [0.25, 0.5, 0.75])
+    spread = max(float(high - low), float(np.median(s)), unit / 100)
+    between = _Scales.around(spread, unit, _SCALES)
     shared = len(members) < len(y)
-    middle = float(np.median(y))
-    spread = max(float(np.std(y, ddof=1)), float(np.sqrt(np.mean(s**2))), unit / 100)
-    tau = _scales(spread, _SCALES)
-    sigma = _scales(spread, _FAMILY_SCALES) if shared else np.zeros(1)
-    reach = 8 * spread / np.sqrt(len(members))
-    for _ in range(3):
-        place = middle + np.linspace(-reach, reach, _PLACES)
-        log_mass = _log_posterior(y, s, members, place, tau, sigma, unit)
-        mass = np.exp(log_mass - log_mass.max())
-        mass /= mass.sum()
-        along = mass.sum(axis=(1, 2))
-        low, high = _quantile(place, along, np.array([1e-4, 1 - 1e-4]))
-        if along[0] + along[-1] > 1e-4:
-            reach *= 4
-        elif high - low < reach / 2:
-            middle, reach = (low + high) / 2, (high - low)
-        else:
-            break
-    return Pooled(place, tau, sigma, mass)
+    return _located(
+        lambda place, tau, sigma: _log_likelihoods(y, s, members, place, tau, sigma),
+        float(middle),
+        spread / np.sqrt(len(members)),
+        (between, dataclasses.replace(between, count=_FAMILY_SCALES) if shared else None),
+    )
 
 
 def pool_effects(effects: InWorlds, negligible: float, families: int = 1) -> Pooled | None:
-    """The posterior of an effect as verdicts use it: a world's misfit widens its error.
+    """The posterior of an effect as verdicts use it: a world's misfit widens its error. See `pool_worlds`."""
+    errors = [float(np.hypot(part.error, part.misfit)) for part in effects.estimates.values()]
+    values = [part.value for part in effects.estimates.values()]
+    return pool_worlds(list(effects.estimates), values, errors, negligible, families)
+
+
+def pool_worlds(
+    seeds: Sequence[int],
+    values: Sequence[float],
+    errors: Sequence[float],
+    negligible: float,
+    families: int = 1,
+) -> Pooled | None:
+    """The posterior of an effect from its estimates in two or more worlds, named by their seeds.
 
     Args:
-        effects: of two or more worlds. negligible: an effect that is practically nothing; 0 if no such size is known,
-            which is then taken from the scatter of the worlds.
+        negligible: an effect that is practically nothing; 0 if no such size is known, which is then taken from the
+            scatter of the worlds.
         families: how many worlds of consecutive seeds share their golden reward and writers.
 
     Returns:
         None if the worlds do not differ at all. Raises `ValueError` as `pool` does.
     """
-    worlds = list(effects.estimates)
-    values = np.array([effects.estimates[world].value for world in worlds])
-    errors = np.array([np.hypot(e.error, e.misfit) for e in effects.estimates.values()])
-    if np.ptp(values) == 0 and not errors.any():
+    if np.ptp(values) == 0 and not np.any(errors):
         return None
-    scale = max(float(np.std(values)), float(errors.mean()))
-    members = [world // families for world in worlds]
+    scale = max(float(np.std(values)), float(np.mean(errors)))
+    members = [seed // families for seed in seeds]
     return pool(
-        values,
-        errors,
+        np.asarray(values),
+        np.asarray(errors),
         negligible or scale / 3,
-        members if len(set(members)) < len(worlds) else None,
+        members if len(set(members)) < len(members) else None,
     )
 
 
-def _scales(spread: float, count: int) -> Float[np.ndarray, " count"]:
-    """Values of a scale from a thirtieth to ten times the spread of the estimates."""
-    return np.exp(np.linspace(np.log(spread / 30), np.log(spread * 10), count))
+@dataclasses.dataclass(frozen=True)
+class _Scales:
+    """A grid of a scale: the range of its log, the number of its values, and the log of the prior's median."""
+
+    low: float
+    high: float
+    count: int
+    median: float
+
+    @classmethod
+    def around(cls, spread: float, unit: float, count: int) -> "_Scales":
+        """All of the prior's range from `FLOOR` on, and what estimates of this spread may have."""
+        median, reach = float(np.log(3 * unit)), _PRIOR_RANGE * SCALE_LOG_SD
+        return cls(
+            float(np.log(FLOOR * unit)),
+            max(median + reach, float(np.log(spread * 30))),
+            count,
+            median,
+        )
+
+    @property
+    def values(self) -> Float[np.ndarray, " scale"]:
+        return np.exp(np.linspace(self.low, self.high, self.count))
+
+    @property
+    def log_prior(self) -> Float[np.ndarray, " scale"]:
+        return (
+            -0.5
+            * ((np.linspace(self.low, self.high, self.count) - self.median) / SCALE_LOG_SD) ** 2
+        )
+
+    def near(self, mass: Float[np.ndarray, " scale"]) -> "_Scales":
+        """A grid over the values that have mass."""
+        logs, some = np.log(self.values), np.flatnonzero(mass > 1e-6 * mass.max())
+        first, last = max(some[0] - 1, 0), min(some[-1] + 1, self.count - 1)
+        return dataclasses.replace(self, low=float(logs[first]), high=float(logs[last]))
 
 
-def _log_posterior(
+_LogLikelihood = Callable[[np.ndarray, np.ndarray, np.ndarray], np.ndarray]
+"""Log likelihood (place, tau, sigma) at values of mu, tau and sigma."""
+
+
+def _located(
+    log_likelihood: _LogLikelihood,
+    middle: float,
+    width: float,
+    scales: tuple[_Scales, _Scales | None],
+) -> Pooled:
+    """The posterior on a grid that lies where the posterior is.
+
+    From a first guess of ``middle`` and ``width`` the places move until they are dense where the posterior is, with all
+    values of the scales; the scales are then narrowed to those that have mass.
+    """
+    narrowed = False
+    for _ in range(_PASSES):
+        place = _places(middle, width / 4, _REACH)
+        first, second = scales
+        sigma = np.zeros(1) if second is None else second.values
+        total = (
+            log_likelihood(place, first.values, sigma) + np.log(np.gradient(place))[:, None, None]
+        )
+        total = total + first.log_prior[:, None] + (0.0 if second is None else second.log_prior)
+        mass = np.exp(total - total.max())
+        found = Pooled(place, first.values, sigma, mass / mass.sum())
+        low, centre, high = found.quantile(np.array([0.25, 0.5, 0.75]))
+        settled = abs(centre - middle) < width / 4 and 0.5 < (high - low) / width < 2
+        if settled and narrowed:
+            break
+        middle, width = float(centre), float(high - low)
+        if settled:
+            narrowed = True
+            near = first.near(found.mass.sum(axis=(0, 2)))
+            scales = near, second and second.near(found.mass.sum(axis=(0, 1)))
+    return found
+
+
+def _places(
+    middle: float, width: float, reach: float, count: int = _PLACES
+) -> Float[np.ndarray, " place"]:
+    """Values around a middle: dense within ``width``, from there on in even steps of the log, up to ``reach`` times
+    the width."""
+    return middle + width * np.sinh(np.linspace(-1, 1, count) * np.arcsinh(reach))
+
+
+def _apart(
+    place: Float[np.ndarray, " place"],
+    centre: Float[np.ndarray, " centre"],
+    scale: float,
+) -> Float[np.ndarray, "place centre"]:
+    """Density at places of normal deviations from centres. A centre stands for a cell around it, and is as wide."""
+    wide = np.hypot(scale, np.gradient(centre) / 2)
+    return np.exp(-0.5 * ((place[:, None] - centre) / wide) ** 2) / wide
+
+
+def _log_likelihoods(
     y: Float[np.ndarray, " world"],
     s: Float[np.ndarray, " world"],
     members: Sequence[np.ndarray],
     place: Float[np.ndarray, " place"],
     tau: Float[np.ndarray, " tau"],
     sigma: Float[np.ndarray, " sigma"],
-    unit: float,
 ) -> Float[np.ndarray, "place tau sigma"]:
-    """Log posterior density of (mu, log tau, log sigma) on the grid, up to a constant."""
-    step = place[1] - place[0]
-    # The sum of mu and a family's deviation lies further out than mu itself.
-    margin = len(place) // 2 if len(sigma) > 1 else 0
-    wide = place[0] + step * np.arange(-margin, len(place) + margin)
-    alone = len(sigma) == 1
+    """Log likelihood of (mu, tau, sigma) on the grid, up to a constant; the centres of families are integrated out."""
+    if len(sigma) == 1:
+        return _log_likelihood(y, s, place, tau)[..., None]
     total = np.zeros((len(place), len(tau), len(sigma)))
-    if alone:
-        total += _log_likelihood(y, s, place, tau)[..., None]
-    for own in () if alone else members:
-        each = _log_likelihood(y[own], s[own], wide, tau)
+    for own in members:
+        # As dense as the narrowest likelihood of the centre, and as far as the widest.
+        narrow = float(np.hypot(tau[0], s[own].min())) / np.sqrt(len(own)) / 2
+        far = 20 * float(np.hypot(tau[-1], s[own].max())) + float(np.ptp(y[own]))
+        centre = _places(float(np.median(y[own])), narrow, far / narrow, _CENTRES)
+        each = _log_likelihood(y[own], s[own], centre, tau)
         top = each.max(axis=0)
+        weights = np.exp(each - top) * np.gradient(centre)[:, None]
         for index, scale in enumerate(sigma):
-            kernel = np.exp(-0.5 * ((place[:, None] - wide) / np.hypot(scale, step / 2)) ** 2)
-            kernel /= kernel.sum(axis=1, keepdims=True)
             with np.errstate(divide="ignore"):
-                total[..., index] += top + np.log(kernel @ np.exp(each - top))
-    for scale, axis in ((tau, (None, slice(None), None)), (sigma, (None, None, slice(None)))):
-        if len(scale) > 1:
-            total = total - 0.5 * ((np.log(scale) - np.log(3 * unit)) / SCALE_LOG_SD)[axis] ** 2
+                total[..., index] += top + np.log(_apart(place, centre, scale) @ weights)
     return total
 
 
@@ -225,19 +324,17 @@ def typical(parts: Sequence[Pooled], unit: float) -> Pooled:
     medians = np.array([part.quantile(np.array([0.5]))[0] for part in parts])
     widths = [float(np.diff(part.quantile(np.array([0.05, 0.95])))[0]) for part in parts]
     spread = max(float(np.std(medians, ddof=1)), float(np.mean(widths)) / 3.3, unit / 100)
-    omega = _scales(spread, _SCALES)
-    reach = 40 * spread / np.sqrt(len(parts))
-    place = float(np.mean(medians)) + np.linspace(-reach, reach, 3 * _PLACES)
-    total = -0.5 * ((np.log(omega) - np.log(3 * unit)) / SCALE_LOG_SD) ** 2 + np.zeros(
-        (len(place), 1)
-    )
-    for part in parts:
-        along = part.mass.sum(axis=(1, 2))
-        apart = (place[:, None, None] - part.place) / omega[:, None]
-        density = np.exp(-0.5 * apart**2) @ along / omega
-        total = total + np.log(np.maximum(density, 1e-300))
-    mass = np.exp(total - total.max())[..., None]
-    return Pooled(place, omega, np.zeros(1), mass / mass.sum())
+    alongs = [part.mass.sum(axis=(1, 2)) for part in parts]
+
+    def log_likelihood(place: np.ndarray, omega: np.ndarray, _: np.ndarray) -> np.ndarray:
+        total = np.zeros((len(place), len(omega), 1))
+        for part, along in zip(parts, alongs, strict=True):
+            density = np.stack([_apart(place, part.place, one) @ along for one in omega], axis=1)
+            total[..., 0] += np.log(np.maximum(density, 1e-300))
+        return total
+
+    scales = _Scales.around(spread, unit, _SCALES), None
+    return _located(log_likelihood, float(np.mean(medians)), spread / np.sqrt(len(parts)), scales)
 
 
 def _quantile(
@@ -245,9 +342,10 @@ def _quantile(
     mass: Float[np.ndarray, " place"],
     share: Float[np.ndarray, " share"],
 ) -> Float[np.ndarray, " share"]:
-    """Quantiles of a distribution with these masses in cells around evenly spaced places."""
+    """Quantiles of a distribution with these masses in cells around increasing places. Between the borders of cells
+    the normal score of the distribution is straight, as it is for a normal distribution."""
     edges = np.concatenate([[0.0], np.cumsum(mass / mass.sum())])
-    borders = np.concatenate(
-        [place - (place[1] - place[0]) / 2, [place[-1] + (place[1] - place[0]) / 2]]
-    )
-    return np.interp(share, edges, borders)
+    inner = (place[1:] + place[:-1]) / 2
+    borders = np.concatenate([[2 * place[0] - inner[0]], inner, [2 * place[-1] - inner[-1]]])
+    scores = special.ndtri(np.clip(edges, _TINY, 1 - _TINY))
+    return np.interp(special.ndtri(share), scores, borders)

@@ -19,10 +19,14 @@ their standard errors are exact. Evaluations of a world share their prompts; wha
 cancels in differences between arms, so that e is estimated from the checkpoints and not taken from the standard error
 over prompts.
 
-Misfit is judged in every world: where the checkpoints inside a window lie on one side of the curve by more than twice
-the standard deviation that the model gives their mean, this mean is the world's misfit there. It widens the world's
-error, and `analysis.verdicts.evidence` refuses a verdict where the misfit of all worlds together exceeds the effect
-that is practically nothing.
+Misfit is judged in every world: where the checkpoints inside a window, of the settings that are read there, lie on one
+side of the curve by more than twice the standard deviation that the model gives their mean, this mean is the world's
+misfit there. It widens the world's error, and `analysis.verdicts.evidence` refuses a verdict where the misfit of all
+worlds together exceeds the effect that is practically nothing.
+
+Errors of windows and best points are those of the curves at the settings that were run. Which settings were run is no
+part of a world's error: the effect is about these settings. Where other settings would have other curves, this is a
+property of the design that more worlds do not average out; the multiverse shows the effect at each setting alone.
 """
 
 import dataclasses
@@ -123,7 +127,8 @@ def _covariance(
     total = curve * (by.curve**2 + by.setting**2 * same_setting)
     total += by.run**2 * same_run * np.exp(-apart / (RUN_LENGTH * by.length))
     place = np.arange(points.d.shape[-1])
-    total[..., place, place] += by.noise**2 + _JITTER
+    # Relative to the curves, so that outcomes of any unit have the same.
+    total[..., place, place] += by.noise**2 + _JITTER * (by.curve**2 + by.setting**2)
     return total
 
 
@@ -256,7 +261,7 @@ class Curves:
         d = np.linspace(low, high, _WINDOW_NODES)
         mean, covariance = self.joint(Nodes(np.tile(d, len(reaching)), np.repeat(reaching, len(d))))
         error = float(np.sqrt(max(covariance.mean(), 0.0)))
-        return WorldEstimate(float(mean.mean()), error, self._misfit(low, high))
+        return WorldEstimate(float(mean.mean()), error, self._misfit(low, high, reaching))
 
     def difference(self, first: float, second: float) -> WorldEstimate:
         """The typical curve at distance ``first`` less that at distance ``second``."""
@@ -308,11 +313,15 @@ class Curves:
         apart = _covariance(points, self._by) - self._toward(Nodes(points.d, points.setting))
         return apart @ self._solved, apart @ linalg.cho_solve(self._root, apart)
 
-    def _misfit(self, low: float, high: float) -> float:
-        """Mean of observed less fitted change over the checkpoints between two distances, where it is more than two of
-        the standard deviations that the model gives it; otherwise 0."""
+    def _misfit(
+        self, low: float, high: float, settings: Int[np.ndarray, " setting"] | None = None
+    ) -> float:
+        """Mean of observed less fitted change over the checkpoints (of these settings) between two distances, where it
+        is more than two of the standard deviations that the model gives it; otherwise 0."""
         points = self._points
         inside = (points.d >= low) & (points.d <= high)
+        if settings is not None:
+            inside &= np.isin(points.setting, settings)
         if not inside.any():
             return 0.0
         weights, (residual, spread) = inside / inside.sum(), self._unfitted

@@ -77,6 +77,6 @@ def peaks_elsewhere(curves: Mapping[Seed, WorldCurve]) -> dict[Seed, float]:
         mean = np.where(seen[others], values[others], 0.0).sum(axis=0) / np.maximum(count, 1)
         usable = (count >= 0.5 * others.sum()) & (d <= reach[index] + 1e-9)
         place = float(d[usable][np.argmax(mean[usable])])
-        # The last usable place of a shared grid lies up to one step before the end of a world's range.
-        places[world] = float(reach[index]) if place >= d[usable][-1] else place
+        # The last place of the shared grid in a world's range lies up to one step before the end of the range.
+        places[world] = float(reach[index]) if place + d[1] > reach[index] else place
     return places

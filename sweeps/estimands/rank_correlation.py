@@ -74,6 +74,8 @@ class RankCorrelation(WorldEstimand):
                 }
                 for world in details["worlds"]
             ]
+        if "tasks" in details:
+            details["tasks"] = {task: math.tanh(one) for task, one in details["tasks"].items()}
         return dataclasses.replace(z, values=np.tanh(z.values), details=details)
 
 

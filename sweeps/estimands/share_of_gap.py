@@ -49,6 +49,8 @@ class ShareOfGap(WorldEstimand):
             if self.high is None:
                 raise InvalidInput("high is None: a window from low on needs an upper end, in nats")
             Window(self.low, self.high).check()
+        elif self.high is not None and not self.high > 0:
+            raise InvalidInput(f"high is {self.high:g}: needs a KL above 0 nats, or none")
 
     def words(self) -> tuple[str, str]:
         name, unit = words_of(self.outcome)

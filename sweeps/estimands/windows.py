@@ -16,8 +16,8 @@ class Window(NamedTuple):
     per_token: bool = False
 
     def check(self) -> None:
-        """Raise `InvalidInput` unless 0 <= low < high."""
-        if not 0 <= self.low < self.high:
+        """Raise `InvalidInput` unless 0 <= low < high, both finite."""
+        if not 0 <= self.low < self.high < math.inf:
             raise InvalidInput(
                 f"low and high are {self.low:g} and {self.high:g}: needs 0 <= low < high, in nats"
             )

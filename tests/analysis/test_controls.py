@@ -4,12 +4,14 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import pytest
 from simulated_multiverse import study_of_lines
 
 from analysis.load import Results, results
 from analysis.verdicts import controls
 from sweeps.studies.controls import AGAIN, GOLDEN, ONLINE, SHIFT
 from sweeps.study import load_study
+from testbed.errors import InvalidInput
 
 
 def made(worlds: int, again: float = 0.3) -> Results:
@@ -48,6 +50,15 @@ def test_a_control_that_fails_is_counted() -> None:
         controls.summary(found)
     )
     assert controls.judge(made(5), size=6).empty
+
+
+def test_groups_of_one_world_have_no_intervals() -> None:
+    found: Any = controls.judge(made(2), size=1)
+    assert found["low"].isna().all()
+    assert controls.summary(found).startswith("Of 4 intervals of the negative controls 0 exclude 0")
+    assert "in 0 of 0 groups" in controls.summary(found[found["control"] == "negative"])
+    with pytest.raises(InvalidInput, match="SIZE must be at least 1, got 0"):
+        controls.groups(made(2), 0)
 
 
 def test_the_arms_differ_in_training_alone() -> None:

@@ -76,3 +76,15 @@ def test_what_cannot_be_written_is_refused(written: Any) -> None:
         draws.as_dataset([])
     with pytest.raises(InvalidInput, match="no effect has an interval"):
         draws.as_table(draws.effects(study_of_lines((0.5, 0.3), worlds=1)))
+
+
+@pytest.mark.parametrize("name", ["taken.nc", "taken.parquet"])
+def test_nothing_is_left_where_the_disk_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """The path is a folder."""
+    monkeypatch.setattr(draws, "load_all", lambda *_: Collection(tmp_path, (RESULTS,)))
+    (tmp_path / name).mkdir()
+    with pytest.raises(InvalidInput, match="cannot be written"):
+        draws.write(tmp_path, tmp_path / name)
+    assert [path.name for path in tmp_path.iterdir()] == [name]

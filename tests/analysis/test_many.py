@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from analysis.verdicts import many
-from analysis.worlds.pooled import pool
+from analysis.worlds.pooled import pool, pool_effects
+from sweeps.estimands import InWorlds, WorldEstimate
 
 
 def judged(probability: float | None, verdict: str, **more: Any) -> dict[str, Any]:
@@ -83,3 +84,23 @@ def test_half_widths_of_another_scale_are_not_made_up() -> None:
         many.half_widths(judged(0.5, "undecided", details={"worlds": worlds}, interval=None)) == []
     )
     assert many.half_widths(judged(0.5, "undecided")) == []
+
+
+def test_half_widths_without_a_rope_are_those_of_a_study_of_the_first_worlds() -> None:
+    """The scale of what is practically nothing comes from the worlds that are pooled, as in verdicts."""
+    rng = np.random.default_rng(1)
+    values, seeds = [*rng.normal(size=8), 40.0], list(range(9))
+    worlds = [{"seed": s, "estimate": v, "error": 0.2} for s, v in zip(seeds, values, strict=True)]
+    rule = {"kind": "More", "rope": 0.0, "confidence": 0.95}
+
+    def of(count: int) -> list[float]:
+        known = {s: WorldEstimate(values[s], 0.2) for s in seeds[:count]}
+        found = pool_effects(InWorlds(known), 0.0, families=2)
+        assert found is not None
+        return found.quantile(np.array([0.05, 0.95])).tolist()
+
+    details = {"worlds": worlds, "families": 2}
+    told = dict(
+        many.half_widths(judged(0.5, "undecided", details=details, interval=of(9), rule=rule))
+    )
+    assert told[4] == pytest.approx(np.diff(of(4))[0] / 2, rel=1e-6)

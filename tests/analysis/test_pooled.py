@@ -8,6 +8,7 @@ import numpy as np
 import numpyro
 import numpyro.distributions as dist
 import pytest
+from fine_grid import interval
 from numpyro.infer import MCMC, NUTS
 from scipy import stats
 
@@ -65,6 +66,59 @@ def test_the_grid_agrees_with_numpyro(shared: bool) -> None:
         )
         draws = np.asarray(sampler.get_samples()["mu"])
     np.testing.assert_allclose(found, np.quantile(draws, ENDS), atol=0.02)
+
+
+NORMAL = stats.norm.ppf((np.arange(15) + 0.5) / 15)
+
+
+@pytest.mark.parametrize(
+    ("values", "errors"),
+    [
+        ([0.1, 0.3], [0.05, 0.05]),
+        ([0.1, 0.3], [0.0, 0.0]),
+        ([0.1, 0.3, 0.15, -0.1], [0.01, 0.5, 0.02, 0.05]),
+        ([*(0.05 * NORMAL), 10.0], [0.02] * 16),
+        ([*(0.02 * NORMAL), 3.0], [0.02] * 15 + [50.0]),
+    ],
+    ids=["two", "two without errors", "unequal errors", "an odd world", "a world hardly measured"],
+)
+def test_the_grid_finds_the_posterior(values: list[float], errors: list[float]) -> None:
+    """The interval is that of a much larger grid, within 2% of its width, for few worlds, whose posterior has tails of
+    a Cauchy distribution, and where one world's numbers are much larger than the others'."""
+    expected = interval(values, errors, UNIT, scales=150)
+    found = pool(values, errors, UNIT).quantile(ENDS)
+    np.testing.assert_allclose(found, expected, atol=0.02 * (expected[2] - expected[0]))
+
+
+@pytest.mark.parametrize("sizes", [(8, 8), (1, 3, 4)])
+def test_the_grid_finds_the_posterior_with_families(sizes: tuple[int, ...]) -> None:
+    """Two families, and families of unequal sizes: within 3% of the interval's width on a much larger grid."""
+    family = np.repeat(np.arange(len(sizes)), sizes)
+    values = 0.3 * family + 0.1 * np.resize(NORMAL, len(family))
+    errors = np.full(len(family), 0.05)
+    expected = interval(values.tolist(), errors.tolist(), UNIT, family.tolist(), 40, 301)
+    found = pool(values, errors, UNIT, family).quantile(ENDS)
+    np.testing.assert_allclose(found, expected, atol=0.03 * (expected[2] - expected[0]))
+
+
+@pytest.mark.parametrize(("spread", "apart"), [(0.03, 0.2), (0.3, 0.5)])
+def test_the_grid_finds_the_posterior_of_a_typical_task(spread: float, apart: float) -> None:
+    """Two tasks, known alike and unlike: by plain sums over draws of the tasks' effects, each a normal kernel."""
+    tasks = (apart + 0.03 * NORMAL, spread * NORMAL)
+    parts = [pool(values, np.zeros(15), UNIT) for values in tasks]
+    place = apart / 2 + 0.005 * np.sinh(np.linspace(-1, 1, 301) * np.arcsinh(1e5))
+    log_omega = np.linspace(np.log(3 * UNIT) - 9.9, np.log(3 * UNIT) + 9.9, 50)
+    total = np.zeros((301, 50)) - 0.5 * ((log_omega - np.log(3 * UNIT)) / 3) ** 2
+    for part in parts:
+        draws = part.draws(200)
+        for index, omega in enumerate(np.exp(log_omega)):
+            scale = np.hypot(omega, draws.std() / 20)
+            density = np.exp(-0.5 * ((place[:, None] - draws) / scale) ** 2).mean(axis=1) / scale
+            total[:, index] += np.log(1e-300 + density)
+    mass = (np.exp(total - total.max()) * np.gradient(place)[:, None]).sum(axis=1)
+    expected = np.interp(ENDS, (np.cumsum(mass) - mass / 2) / mass.sum(), place)
+    found = typical(parts, UNIT).quantile(ENDS)
+    np.testing.assert_allclose(found, expected, atol=0.02 * (expected[2] - expected[0]))
 
 
 def test_worlds_without_error_give_nearly_the_t_interval() -> None:
@@ -157,3 +211,10 @@ def test_what_cannot_be_pooled_is_refused(
         pool(values, errors, unit)
     with pytest.raises(ValueError, match="two or more tasks"):
         typical([pool([1.0, 2.0], [0.1, 0.1], 1.0)], 1.0)
+
+
+def test_worlds_that_agree_exactly_have_an_interval_of_some_width() -> None:
+    """Fifteen worlds without any effect and one with some: not narrower than the smallest scale allows."""
+    low, middle, high = pool([0.0] * 15 + [0.2], np.zeros(16), UNIT).quantile(ENDS)
+    assert middle == pytest.approx(0.0, abs=0.01 * UNIT)
+    assert (high - low) / 2 > 1.6 * pooled.FLOOR * UNIT / 4

@@ -155,3 +155,28 @@ def test_the_place_of_the_peak_of_a_known_curve() -> None:
     assert at_end < 0.05
     half = Checkpoints(d[:16], points.change[:16], points.setting[:16], points.run[:16])
     assert Curves(half, fit([points])).peak()[1] > 0.5
+
+
+def test_the_misfit_is_that_of_the_settings_that_are_read() -> None:
+    """Only the second setting's checkpoints are lifted, in a model whose curves bend only slowly."""
+    points, stiff = world(np.random.default_rng(6)), BY._replace(noise=0.05, run=0.01, length=20.0)
+    inside = (points.d >= 0.7) & (points.d <= 1.5) & (points.setting == 1)
+    found = Curves(dataclasses.replace(points, change=points.change + 0.5 * inside), stiff)
+    residual, _ = found._unfitted
+    assert found.window(0.7, 1.5, [1]).misfit == pytest.approx(residual[inside].mean())
+    others = (points.d >= 0.7) & (points.d <= 1.5) & (points.setting == 0)
+    assert found.window(0.7, 1.5, [0]).misfit in (0.0, pytest.approx(residual[others].mean()))
+
+
+def test_the_unit_of_the_outcome_does_not_matter() -> None:
+    points = world(np.random.default_rng(8))
+    tiny = dataclasses.replace(points, change=1e-6 * points.change)
+    by = fit([points])
+    first, second = (Curves(one, fit([one])) for one in (points, tiny))
+    assert fit([tiny])[:4] == pytest.approx(1e-6 * np.array(by[:4]), rel=1e-3)
+    for one, other in (
+        (first.window(0.7, 1.5), second.window(0.7, 1.5)),
+        (first.best(), second.best()),
+    ):
+        assert other.value == pytest.approx(1e-6 * one.value, rel=1e-3)
+        assert other.error == pytest.approx(1e-6 * one.error, rel=1e-2)

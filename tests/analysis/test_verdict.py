@@ -29,6 +29,7 @@ from sweeps.estimands import (
     Unanswerable,
 )
 from sweeps.rules import More, Same
+from sweeps.study import load_study
 
 ARMS = ("online", "offline")
 RULE = More(rope=0.01)
@@ -269,6 +270,59 @@ def test_worlds_that_lack_an_effect_bar_a_verdict(table):
     assert row["verdict"] == "undecided"
 
 
+@pytest.mark.parametrize("name", ["C2", "C9", "C11"])
+def test_worlds_without_any_run_of_an_arm_bar_a_verdict(table, name):
+    """Offline diverges at its first step in two worlds of three: what is left may be other worlds."""
+    lost = (table["arm"] == "offline") & (table["seed"] > 0)
+    row = judged(table.assign(diverged_step=np.where(lost, 1, -1)))[name]
+    assert row["verdict"] == "undecided"
+    assert "2 of 3 worlds lack it: an arm has no run there that did not diverge" in row["reason"]
+    assert row["details"]["worlds_lacking"] == 2
+
+
+def test_a_world_whose_sft_was_not_measured_is_lacking_alone(table):
+    first = (table["seed"] == 1) & (table["evaluation"] == 0)
+    lacking = table.assign(golden_reward=table["golden_reward"].where(~first))
+    evidence = verdict.gather(results(HEADER, lacking))["Neural"]
+    assert set(evidence.curves("online", "golden_reward")) == {0, 2}
+
+
+@pytest.mark.parametrize(
+    ("changes", "families"),
+    [
+        ({}, 1),
+        ({"base": {"seeds": None}}, 1),
+        ({"base": {"seeds": {"families": 4}}}, 4),
+        ({"settings": {"seeds.families": "4"}}, 4),
+        ({"arms": {"online": {"seeds.families": 2}, "offline": {}}}, 2),
+        ({"axes": {"seeds.families": [1, 4]}}, 4),
+    ],
+)
+def test_families_are_those_that_were_asked_for(table, changes, families):
+    """In the base or its changes, for one arm, or along an axis: the most that share."""
+    found = results(HEADER | changes, table)
+    assert found.families == families
+    assert verdict.gather(found)["Neural"].study.families == families
+
+
+def test_families_of_a_stored_study():
+    asked = load_study("gap").select_texts("smoke", 4, ["seeds.families=2"], [])
+    assert results(asked.describe(), pd.DataFrame({"task": []})).families == 2
+
+
+def test_correlations_of_a_typical_task_are_correlations(table):
+    """The medians of the tasks are given in the unit of the effect."""
+    wiggle = np.random.default_rng(0).normal(size=len(table))
+    two = pd.concat(
+        [table.assign(task=name, other=table["kl"] + wiggle) for name in ("A", "B")],
+        ignore_index=True,
+    )
+    asked = [claim("C10", RankCorrelation("other", "kl", "online")).describe()]
+    rows = {row["task"]: row for row in verdict.decide(results(HEADER | {"claims": asked}, two))}
+    tasks = rows["all tasks"]["details"]["tasks"]
+    assert tasks["A"] == pytest.approx(rows["A"]["estimate"], abs=1e-6)
+
+
 @pytest.fixture(scope="module")
 def two_tasks(table):
     return pd.concat([table, table.assign(task="Other")], ignore_index=True)
@@ -374,6 +428,34 @@ def test_levels_have_curves_of_their_own(by_size):
     # Gaps of 0.8, 0.6 and 0.1 at 0, 1 and 3 doublings.
     slope = np.polyfit([0, 1, 3], [0.8, 0.6, 0.1], 1)[0]
     assert rows["C14"]["estimate"] == pytest.approx(slope, abs=0.05)
+
+
+def test_policies_of_other_sizes_begin_at_another_sft(by_size):
+    """Rewards that are higher by a constant for each size change no curve and no smoothness."""
+    higher = by_size["model"].map({"S": 0.0, "M": 1.0, "L": 2.0})
+    moved = by_size.assign(golden_reward=by_size["golden_reward"] + higher)
+    evidence = [verdict.gather(sized(rows))["Neural"] for rows in (by_size, moved)]
+    assert_alike(*(one.study.hyperparameters("Neural", "golden_reward") for one in evidence))
+    curves = [one.at("model", "L").curves("online", "golden_reward")[0] for one in evidence]
+    assert_alike(*(one.window(0.7, 1.7) for one in curves))
+
+
+def assert_alike(first, second):
+    np.testing.assert_allclose(first, second, rtol=0.02)
+
+
+def test_each_size_is_smoothed_by_itself():
+    """Curves of other heights at other sizes are no effect of settings."""
+    parts = [
+        simulate(
+            Truth(height=(height, height), own=0.0, shared=0.0), np.random.default_rng(seed)
+        ).assign(model=size, task="Neural", **{"ground.parameters": parameters})
+        for seed, (size, height, parameters) in enumerate((("S", 0.4, 1e3), ("L", 3.0, 8e3)))
+    ]
+    by = verdict.gather(sized(pd.concat(parts, ignore_index=True)))["Neural"].study.hyperparameters(
+        "Neural", "golden_reward"
+    )
+    assert by.setting < 0.1
 
 
 def test_levels_of_a_path_without_strata(table):

@@ -125,7 +125,9 @@ def test_matched_difference_is_the_mean_over_a_fixed_window():
     assert (missing.reason, missing.values.size) == ("arm z has no results", 0)
 
 
-@pytest.mark.parametrize(("low", "high"), [(1.0, 1.0), (-0.1, 1.0), (3.0, 0.5)])
+@pytest.mark.parametrize(
+    ("low", "high"), [(1.0, 1.0), (-0.1, 1.0), (3.0, 0.5), (0.5, np.inf), (np.nan, 1.0)]
+)
 def test_windows_must_be_windows(low, high):
     with pytest.raises(InvalidInput, match="low < high"):
         MatchedDifference("x", "y", low=low, high=high)
@@ -168,6 +170,18 @@ def test_interior_maximum_reads_each_world_where_the_others_peak():
         InteriorMaximum("x", "middle")
 
 
+def test_a_world_that_goes_further_than_the_others_is_read_where_the_others_still_rise():
+    """Worlds 1 and 2 rise up to their end at 2: world 0 is read there, and not at its own end, 4."""
+    worlds = heights(0.6, place=2.0, end=4.0) | {
+        seed: heights(0.6, place=3.0, end=2.0)[0] for seed in (1, 2)
+    }
+    evidence = Given({"x": worlds})
+    rise = by_world(InteriorMaximum("x", "start").draws(evidence))
+    fall = by_world(InteriorMaximum("x", "end").draws(evidence))
+    assert rise[0] == pytest.approx(0.6, abs=1e-3)
+    assert fall[0] == pytest.approx(0.6, abs=1e-3)
+
+
 def test_a_curve_that_still_rises_leaves_the_fall_open():
     rising = Given({"x": heights(0.6, 0.7, 0.8, place=3.0, end=2.0)})
     draws = InteriorMaximum("x", "end").draws(rising)
@@ -203,6 +217,12 @@ def test_share_of_the_gap_by_hand():
     none = ShareOfGap("bottom", "top", "between", low=None).draws(evidence)
     assert none.reason.startswith("there is no gap to share")
     assert len(none.values) == 0
+
+
+@pytest.mark.parametrize("high", [0.0, -1.0, np.nan])
+def test_a_share_of_best_points_needs_a_budget_above_0(high):
+    with pytest.raises(InvalidInput, match="above 0 nats"):
+        ShareOfGap("top", "bottom", "between", low=None, high=high)
 
 
 def correlated(seed_orders):
