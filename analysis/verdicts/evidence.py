@@ -108,9 +108,15 @@ class TaskEvidence:
         details["scatter"] = posterior.scatter
         if self.study.families > 1:
             details["families"] = self.study.families
-        reason = _unfit(effects, negligible)
+        reason = _unfit(effects, negligible) or self._replicated(effects)
         draws = Draws(*words, posterior.draws(), reason, details, open=effects.open)
         return draws, posterior
+
+    def _replicated(self, effects: InWorlds) -> str:
+        """Why the worlds are no replications, or "": within one family nothing but the prior says how families differ."""
+        if len({world // self.study.families for world in effects.estimates}) > 1:
+            return ""
+        return "only one family: its worlds share their golden reward, so that it is not replicated"
 
     def _counted(self, effects: InWorlds) -> InWorlds:
         """The effects with all worlds counted that lack one: estimands do not see worlds without any usable run."""

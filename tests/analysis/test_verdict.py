@@ -305,6 +305,13 @@ def test_families_are_those_that_were_asked_for(table, changes, families):
     assert verdict.gather(found)["Neural"].study.families == families
 
 
+def test_worlds_of_one_family_decide_nothing(table):
+    """All three share their golden reward: how effects differ between golden rewards is known from the prior alone."""
+    rows = judged(table, base={"seeds": {"families": 8}})
+    assert {row["verdict"] for row in rows.values()} == {"undecided"}
+    assert "only one family" in rows["C2"]["reason"]
+
+
 def test_families_of_a_stored_study():
     asked = load_study("gap").select_texts("smoke", 4, ["seeds.families=2"], [])
     assert results(asked.describe(), pd.DataFrame({"task": []})).families == 2
