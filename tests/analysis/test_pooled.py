@@ -43,7 +43,9 @@ def model(y: Any, s: Any, family: Any, families: int) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("shared", [False, True])
 def test_the_grid_agrees_with_numpyro(shared: bool) -> None:
-    """5%, 50% and 95% quantiles of 16,000 draws, whose Monte Carlo error is below 0.004 here: within five of these."""
+    """5%, 50% and 95% quantiles of 16,000 draws, within five Monte Carlo errors: 0.004 or, with families, 0.008
+    (by the spread of the chains' own quantiles; effective draws are a sixth). 64,000 draws with families came within
+    0.008 of the grid, and sums over finer grids within 0.001."""
     values, errors = estimates(1, family=0.3 if shared else 0.0)
     family = np.arange(16) // 4
     found = pool(values, errors, UNIT, family if shared else None).quantile(ENDS)
@@ -65,7 +67,7 @@ def test_the_grid_agrees_with_numpyro(shared: bool) -> None:
             init_params=None,
         )
         draws = np.asarray(sampler.get_samples()["mu"])
-    np.testing.assert_allclose(found, np.quantile(draws, ENDS), atol=0.02)
+    np.testing.assert_allclose(found, np.quantile(draws, ENDS), atol=0.04 if shared else 0.02)
 
 
 NORMAL = stats.norm.ppf((np.arange(15) + 0.5) / 15)
