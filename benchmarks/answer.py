@@ -80,10 +80,11 @@ def main() -> None:
 
 def middle(repeats: list[dict[str, tuple[float, float]]]) -> dict[str, tuple[float, float]]:
     """Medians of wall and CPU seconds by part."""
-    return {
-        name: tuple(statistics.median(one[name][place] for one in repeats if name in one) for place in range(2))
-        for name in dict.fromkeys(name for one in repeats for name in one)
-    }  # fmt: skip
+    found = {}
+    for name in dict.fromkeys(name for one in repeats for name in one):
+        wall, cpu = zip(*(one[name] for one in repeats if name in one), strict=True)
+        found[name] = statistics.median(wall), statistics.median(cpu)
+    return found
 
 
 if __name__ == "__main__":

@@ -156,10 +156,7 @@ def run(
     # Planning comes before the stores are made: an invalid selection leaves no files behind.
     made_by = [{**provenance.session(), **origin} for origin in origins or [{}] * len(stores)]
     with profile.part(Part.PLAN):
-        planned = [
-            (selection, selection.points(), origin, described(selection, origin))
-            for selection, origin in zip(stores.values(), made_by, strict=True)
-        ]
+        planned = list(map(_planned, stores.values(), made_by))
     with contextlib.ExitStack() as opened:
         books, studies = [], []
         for place, (selection, points, origin, header) in zip(stores, planned, strict=True):
@@ -190,10 +187,22 @@ def run(
         finish(directory, console, report)
         if growth is not None:
             growth.conclude(studies, read_verdicts(directory))
+    _tell_time(directory, console, time.monotonic() - start)
+
+
+def _planned(
+    selection: Selection, origin: Mapping[str, Any]
+) -> tuple[Selection, list[Point], Mapping[str, Any], dict[str, Any]]:
+    """A selection with its points, its origin, and the header of its store."""
+    return selection, selection.points(), origin, described(selection, origin)
+
+
+def _tell_time(directory: Path, console: Console, seconds: float) -> None:
+    """Write the profile, if there is one, and show how long the command took."""
     written = profile.write(directory)
     if written is not None:
         say(console, f"Profile     {written}")
-    say(console, f"Wall time {duration(time.monotonic() - start)}")
+    say(console, f"Wall time {duration(seconds)}")
 
 
 def finish(

@@ -9,6 +9,7 @@ the whole process's, XLA's threads included. Without an open recording `part` do
 import contextlib
 import enum
 import json
+import math
 import os
 import threading
 import time
@@ -125,10 +126,12 @@ class Recording:
             booked = [(one, wall, cpu) for one, (wall, cpu) in self._seconds.items()]
             times = dict(self._times)
         return {
-            "wall_seconds": _rounded(sum(wall for _, wall, _ in booked)),
-            "cpu_seconds": _rounded(sum(cpu for _, _, cpu in booked)),
+            "wall_seconds": _rounded(math.fsum(wall for _, wall, _ in booked)),
+            "cpu_seconds": _rounded(math.fsum(cpu for _, _, cpu in booked)),
             "cores": _cores(),
-            "unhidden_seconds": _rounded(sum(wall for one, wall, _ in booked if _waits(one.main))),
+            "unhidden_seconds": _rounded(
+                math.fsum(wall for one, wall, _ in booked if _waits(one.main))
+            ),
             "parts": _parts(booked, times),
             "programs": _programs(booked),
         }
