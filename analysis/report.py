@@ -31,6 +31,8 @@ from analysis.site.study_data import StudyData
 from analysis.site.verdicts import ordered
 from analysis.transfer import table as transfer_table
 from analysis.transfer.effects import TransferTable
+from sweeps.console import profile
+from sweeps.console.profile import Part
 from sweeps.store import json_files
 from sweeps.store.file_names import figure_stem
 from sweeps.store.provenance import source_hash
@@ -79,8 +81,11 @@ def build(directory: Path, opened: Sequence[tuple[Store, Any]] = ()) -> Path:
     """
     directory = Path(directory)
     collection = load_all(directory, opened)
-    all_study_data = [study_data.gather(results, directory) for results in collection.studies]
+    with profile.part(Part.FIT):
+        all_study_data = [study_data.gather(results, directory) for results in collection.studies]
     with _site(directory, _OURS) as (folder, written):
+        # The pages show where the time went so far.
+        profile.write(directory)
         kept = _transferred(folder, collection)
         written |= kept
         written |= set(_write(folder, all_study_data, collection, [TRANSFER] if kept else []))

@@ -8,6 +8,7 @@ from typing import Any
 from analysis import html
 from analysis.html import Html
 from analysis.load import Results, Table, counts
+from analysis.site import profile
 from sweeps.seeds import seeds_from
 from sweeps.tensorboard.samples import said
 from testbed import paths
@@ -214,10 +215,10 @@ def consumed(results: Results) -> Html:
             f"The command that ran this study, alone or with others, took {html.duration(sum(seconds))}"
             + (f" in {len(seconds)} sessions." if len(seconds) > 1 else ".")
         )
-    known = _measured(last, LEDGER)
+    known, where = _measured(last, LEDGER), profile.of(results.directory)
     if not known:
         said = took or "What runs consumed, and how long they took, was not stored."
-        return html.section("cost", "What it cost", html.paragraph(said))
+        return html.section("cost", "What it cost", html.paragraph(said), where)
     middle = last.groupby(["task", "arm"], sort=False)[[one.name for one in known]].median()
     rows = [
         (task, arm, *(f"{value:,.0f}" for value in middle.loc[(task, arm)]))
@@ -232,7 +233,7 @@ def consumed(results: Results) -> Html:
         took,
     )
     listing = html.table(("task", "arm", *(one.words for one in known)), rows, numeric=len(known))
-    return html.section("cost", "What a run consumed", words, listing)
+    return html.section("cost", "What a run consumed", words, listing, where)
 
 
 def estimates(rows: Sequence[Mapping[str, Any]]) -> Html:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from sweeps import runtime
 from sweeps.api import jax_settings
 from sweeps.api.results import Outcome
+from sweeps.console import profile as profiling
 from testbed import paths
 from testbed.errors import InvalidInput
 
@@ -44,37 +45,32 @@ def run(
     precision: "PrecisionLike | None" = None,
     max_worlds: int | None = None,
     minutes: float | None = None,
+    profile: bool = False,
 ) -> Outcome:
     """Run studies, or finish interrupted ones: ``testbed run``.
 
     ``settings`` change single fields of the config, ``axes`` sweep them; see `Study.select`. ``task`` replaces the
     studies' own task. Results go to ``out``, by default ``results/STUDY-PRESET``. ``cluster`` and ``workers`` are as on
     the command line. ``console`` receives the progress (``rich.console.Console(quiet=True)`` shows none); ``verbose``
-    shows the plan and every stage. ``command`` is the command line that `study.json` shows to people.
+    shows the plan and every stage. ``command`` is the command line that `study.json` shows to people. ``profile``
+    writes where the time went into ``profile.json`` beside the results, which the report shows.
 
     With a ``precision``, worlds are added until the 90% interval of every deciding test has a half width of at most so
     many points (0.035 SFT standard deviations of golden reward; in other units half the ROPE), or until there are
     ``max_worlds`` (by default 32), or ``minutes`` are over. A mapping such as ``{"C2": 2, "C3.8": 4}`` has points for
     the claims that have a say.
     """
-    with _prepared(
-        studies,
-        preset,
-        seeds,
-        settings,
-        axes,
-        task,
-        out,
-        cluster,
-        workers,
-        console,
-        precision,
-        max_worlds,
-        minutes,
-    ) as (request, selections, directory, engine, shown, asked):
-        from analysis import report as pages
-        from sweeps.api import runner
-        from sweeps.api.precision import Growth
+    with contextlib.ExitStack() as around:
+        if profile:
+            around.enter_context(profiling.recording())
+        asked_for = (studies, preset, seeds, settings, axes, task, out, cluster, workers, console)
+        request, selections, directory, engine, shown, asked = around.enter_context(
+            _prepared(*asked_for, precision, max_worlds, minutes)
+        )
+        with profiling.part(profiling.Part.IMPORT):
+            from analysis import report as pages
+            from sweeps.api import runner
+            from sweeps.api.precision import Growth
 
         further = [] if asked is None else asked.words()
         made_by = command or request.command(selections, directory, further)
@@ -135,16 +131,19 @@ def _prepared(
     if cluster is not None:
         # The GPUs are for the workers on this machine.
         runtime.leave_accelerators()
-    jax_settings.require()
-    from sweeps import contracts
-    from sweeps.api.precision import Precision
-    from sweeps.api.request import Request
-    from sweeps.console import terminal
-    from sweeps.console.tables import say
+    with profiling.part(profiling.Part.IMPORT):
+        jax_settings.require()
+        from sweeps import contracts
+        from sweeps.api.precision import Precision
+        from sweeps.api.request import Request
+        from sweeps.console import terminal
+        from sweeps.console.tables import say
 
+    profiling.listen()
     asked = Precision.asked(precision, max_worlds, minutes)
     request = Request(studies, preset, seeds, settings, axes, task)
-    selections = request.selections()
+    with profiling.part(profiling.Part.PLAN):
+        selections = request.selections()
     if asked is not None:
         asked.check(selections)
     names = "-".join(selection.study.name for selection in selections)
@@ -155,7 +154,8 @@ def _prepared(
     for selection in selections:
         for note in selection.notes():
             console.print(f"Note: {selection.study.name}: {note}", style="yellow", markup=False)
-    contracts.check(selections, functools.partial(say, console))
+    with profiling.part(profiling.Part.PLAN, "checks"):
+        contracts.check(selections, functools.partial(say, console))
     with _engine(cluster, workers) as engine:
         yield _Prepared(request, selections, directory, engine, console, asked)
 

@@ -17,7 +17,8 @@ from rich.console import Console
 
 from sweeps.api.precision import Growing, Growth, described
 from sweeps.claims import Claim
-from sweeps.console import activity
+from sweeps.console import activity, profile
+from sweeps.console.profile import Part
 from sweeps.console.progress import display, duration
 from sweeps.console.tables import (
     rich_table,
@@ -154,10 +155,8 @@ def run(
         stores = {place: growth.asked.begun(one, place) for place, one in stores.items()}
     # Planning comes before the stores are made: an invalid selection leaves no files behind.
     made_by = [{**provenance.session(), **origin} for origin in origins or [{}] * len(stores)]
-    planned = [
-        (selection, selection.points(), origin, described(selection, origin))
-        for selection, origin in zip(stores.values(), made_by, strict=True)
-    ]
+    with profile.part(Part.PLAN):
+        planned = list(map(_planned, stores.values(), made_by))
     with contextlib.ExitStack() as opened:
         books, studies = [], []
         for place, (selection, points, origin, header) in zip(stores, planned, strict=True):
@@ -181,13 +180,29 @@ def run(
             say(console, f"{len(ids - left)} of {len(ids)} runs are saved in {directory}")
             raise
         for book in books:
-            book.store.merge()
+            with profile.part(Part.STORE):
+                book.store.merge()
             book.store.note(seconds=round(time.monotonic() - start, 1))
         beat.say("analysing")
         finish(directory, console, report)
         if growth is not None:
             growth.conclude(studies, read_verdicts(directory))
-    say(console, f"Wall time {duration(time.monotonic() - start)}")
+    _tell_time(directory, console, time.monotonic() - start)
+
+
+def _planned(
+    selection: Selection, origin: Mapping[str, Any]
+) -> tuple[Selection, list[Point], Mapping[str, Any], dict[str, Any]]:
+    """A selection with its points, its origin, and the header of its store."""
+    return selection, selection.points(), origin, described(selection, origin)
+
+
+def _tell_time(directory: Path, console: Console, seconds: float) -> None:
+    """Write the profile, if there is one, and show how long the command took."""
+    written = profile.write(directory)
+    if written is not None:
+        say(console, f"Profile     {written}")
+    say(console, f"Wall time {duration(seconds)}")
 
 
 def finish(
@@ -197,9 +212,12 @@ def finish(
     `read_stores` returns them, if they were read already."""
     say(console, "Analysing")
     activity.begin("analysing the results")
-    opened = read_stores(directory) if opened is None else opened
-    page = report(directory, opened)
-    mirror(directory, opened)
+    with profile.part(Part.STORE):
+        opened = read_stores(directory) if opened is None else opened
+    with profile.part(Part.REPORT):
+        page = report(directory, opened)
+    with profile.part(Part.REPORT, "TensorBoard"):
+        mirror(directory, opened)
     verdicts = read_verdicts(directory)
     if verdicts:
         show(verdict_table(verdicts), console)
@@ -235,7 +253,8 @@ def _execute(
     if not todo:
         return 0
     try:
-        plan = engine.plan(todo)
+        with profile.part(Part.PLAN):
+            plan = engine.plan(todo)
     except InvalidInput:
         # This machine cannot run the plan: later commands in this directory must not be compared with its header.
         for book in books:
@@ -248,10 +267,12 @@ def _execute(
     steps = sum(chunk.steps for chunk in plan.chunks)
 
     def on_rows(rows: Rows) -> None:
-        for book in books:
-            book.put(rows)
+        with profile.part(Part.STORE):
+            for book in books:
+                book.put(rows)
         if any(book.lacking() for book in books):
-            preview.renew(min(book.worlds for book in books) >= TWO, shown.left)
+            with profile.part(Part.REPORT, "provisional"):
+                preview.renew(min(book.worlds for book in books) >= TWO, shown.left)
 
     with display(len(todo), steps, console, verbose) as shown:
         beat.watch(shown)

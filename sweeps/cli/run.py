@@ -19,10 +19,11 @@ The same command resumes after an interruption: finished runs are in DIR and are
 """
 
 import argparse
+import contextlib
 
 from sweeps import api
 from sweeps.cli import options as shared
-from sweeps.console import terminal
+from sweeps.console import profile, terminal
 
 
 def add_options(command: argparse.ArgumentParser) -> None:
@@ -95,6 +96,9 @@ def add_growth(command: argparse.ArgumentParser) -> None:
 def add_output(command: argparse.ArgumentParser) -> None:
     """Let a command that runs studies print less, more, or data."""
     shared.add_json(command)
+    shared.add_flag(
+        command, "--profile", "write where the time went into DIR/profile.json, for the report"
+    )
     shared.add_loudness(command, "print the plan, and every stage as it begins")
 
 
@@ -112,7 +116,11 @@ def execute(options: argparse.Namespace) -> int:
             forecast.show(asked["console"])
         return 0
     asked |= {"verbose": options.verbose, "command": options.command_line}
-    outcome = api.run(*options.study, **asked)
+    with contextlib.ExitStack() as around:
+        if options.profile:
+            # The command began with this process, long before this line.
+            around.enter_context(profile.recording(profile.process_age()))
+        outcome = api.run(*options.study, profile=options.profile, **asked)
     if options.json:
         terminal.write_json(outcome.describe())
     return 0

@@ -11,6 +11,8 @@ from sweeps.console import terminal
 #: Seconds without any output after which a command prints its present activity.
 SILENCE = 19.8
 _doing = ["starting"]
+#: What threads do beside it.
+_beside: list[str] = []
 
 
 def begin(text: str) -> None:
@@ -19,8 +21,23 @@ def begin(text: str) -> None:
 
 
 def doing() -> str:
-    """The present activity."""
-    return _doing[-1]
+    """The present activity, and what threads do beside it."""
+    return with_beside(_doing[-1])
+
+
+def with_beside(text: str) -> str:
+    """A text about the present activity, followed by what threads do beside it: "building sft; compiling proxy"."""
+    return "; ".join([text, ", ".join(_beside)]) if _beside else text
+
+
+@contextlib.contextmanager
+def beside(text: str) -> Iterator[None]:
+    """What a thread does beside the present activity, inside of the context, such as "compiling proxy"."""
+    _beside.append(text)
+    try:
+        yield
+    finally:
+        _beside.remove(text)
 
 
 @contextlib.contextmanager

@@ -94,7 +94,7 @@ class Meter:
         """One line: ``3/96 runs, 120 run-steps/s, 0:10 elapsed, 1:20 left, training``; work without runs shows only its
         stage."""
         if not self.runs:
-            return f"{duration(self.elapsed)} elapsed, {self.text}"
+            return f"{duration(self.elapsed)} elapsed, {activity.with_beside(self.text)}"
         parts = [f"{self.runs_done}/{self.runs} runs"]
         if self.diverged:
             parts.append(f"{self.diverged} diverged")
@@ -102,7 +102,7 @@ class Meter:
         parts.append(f"{duration(self.elapsed)} elapsed")
         if self.left is not None:
             parts.append(f"{duration(self.left)} left")
-        return ", ".join([*parts, self.text])
+        return ", ".join([*parts, activity.with_beside(self.text)])
 
 
 class LogDisplay(Meter):

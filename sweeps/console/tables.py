@@ -42,7 +42,10 @@ def show_cost(plan: "Plan", console: Console) -> None:
     cost = cost_of(plan)
     known = cost["run_seconds"] is not None
     runs = duration(cost["run_seconds"]) if known else "not known beforehand"
-    before, compiling = duration(plan.stage_seconds), duration(plan.compile_seconds)
+    before = duration(plan.stage_seconds)
+    compiling = "all programs are compiled"
+    if plan.compile_seconds:
+        compiling = f"up to {duration(plan.compile_seconds)} of compiling, beside the stages"
     for line in (
         f"Chunks     {cost['chunks']}",
         f"Devices    {cost['devices']}",
@@ -50,7 +53,7 @@ def show_cost(plan: "Plan", console: Console) -> None:
         f"Memory     {cost['bytes'] / 1e9:.2f} GB at most at a time, predicted",
         f"Stages     {plan.stages} to build before the runs",
         f"Time       {runs} for the runs, {before} for the stages, predicted",
-        f"           and up to {compiling} of compiling the first time; the analysis comes after",
+        f"           {compiling}; the analysis comes after",
     ):
         say(console, line)
 

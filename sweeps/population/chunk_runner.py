@@ -11,6 +11,8 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from sweeps.console import profile
+from sweeps.console.profile import Part
 from sweeps.console.progress import Progress
 from sweeps.population import devices
 from sweeps.population.plan import Chunk
@@ -111,16 +113,21 @@ class _Slots:
             clock = time.monotonic()
             places_in_runs = schedule.index, schedule.before, schedule.done, schedule.interval
             lane = Lane(seed, *devices.place((*places_in_runs, mode)))
-            state = train(weights, state, config, lane, inputs, np.int32(call.steps))
+            with profile.part(Part.TRAIN, self._chunk.label):
+                state = train(weights, state, config, lane, inputs, np.int32(call.steps))
+                if profile.active() or not np.any(call.measured):
+                    # The evaluation may begin before training has ended, except where their times are told apart.
+                    jax.block_until_ready(state.diverged_step)
             if np.any(call.measured):
                 mode = devices.place(np.where(call.measured, mode, IDLE))
                 measured = lane._replace(mode=mode)
-                bits = self._programs.measure(
-                    weights, measured_part(state), measured, evaluation_inputs
-                )
-                moved = self._measured(jax.device_get(bits), call, state)
+                with profile.part(Part.MEASURE, self._chunk.label):
+                    bits = self._programs.measure(
+                        weights, measured_part(state), measured, evaluation_inputs
+                    )
+                    bits = jax.device_get(bits)
+                moved = self._measured(bits, call, state)
             else:
-                jax.block_until_ready(state.diverged_step)
                 schedule.count(call)
                 moved = Moved(False, False)
             self._progress.advance(call.steps * int(np.sum(call.trains)))

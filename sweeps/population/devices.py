@@ -12,6 +12,7 @@ import functools
 import math
 import os
 import re
+import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -77,7 +78,12 @@ def mesh() -> Mesh:
 
 def everywhere(names: tuple[Weight, ...]) -> Weights:
     """Arrays of checkpoints, complete on every device."""
-    return Weights(names, tuple(map(_everywhere, names)))
+    with _LOADING:
+        return Weights(names, tuple(map(_everywhere, names)))
+
+
+#: Held while checkpoints are read, so that two threads do not both read one.
+_LOADING = threading.Lock()
 
 
 @functools.cache

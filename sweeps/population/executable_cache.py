@@ -18,6 +18,7 @@ import hashlib
 import io
 import pickle
 import threading
+import time
 import types
 import zlib
 from collections.abc import Callable
@@ -28,6 +29,9 @@ import jax
 from jax.experimental import serialize_executable
 from jaxtyping import PyTree
 
+from sweeps.console import activity, profile
+from sweeps.console.profile import Part
+from sweeps.population import compile_times
 from sweeps.population.signed_files import SignedFiles
 from sweeps.store import provenance
 from testbed import numerics
@@ -44,11 +48,20 @@ _NO_BYTES = (pickle.PicklingError, AttributeError, TypeError, ValueError, Runtim
 
 
 class _Traced(NamedTuple):
-    """The stored facts about a traced function: the address of its program, and the structure of its results, as a
-    pytree with 0 for each leaf."""
+    """The stored facts about a traced function: the address of its program, and the shapes of its results."""
 
     program: str
     results: PyTree
+
+
+class Begun(NamedTuple):
+    """A program that was traced, now or by an earlier process.
+
+    ``results`` are the shapes of its results, without shardings; ``finish`` reads or compiles the program, once.
+    """
+
+    results: PyTree
+    finish: Callable[[], Any]
 
 
 def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
@@ -57,34 +70,96 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
 
     ``name`` must be unique per function; two closures of the same function need different names.
     """
+    return begin(name, program, arguments).finish()
+
+
+def begin(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Begun:
+    """The first part of `compiled`, which holds Python's lock: trace the function, or find what an earlier process has
+    traced."""
     files = _files()
-    if files is None:
-        return program.lower(*arguments).compile()
-    address = _address("program", name, arguments)
-    known = files.cache.load(address) if address else None
-    if isinstance(known, _Traced):
-        executable = files.program(known.program, arguments, jax.tree.structure(known.results))
-        if executable is not None:
-            return executable
-    lowered = program.lower(*arguments)
-    read = _read(lowered)
+    address = _address("program", name, arguments) if files else None
+    known = files.cache.load(address) if files and address else None
+
+    def trace() -> Begun:
+        return _traced(name, program, arguments, address)
+
+    if files is None or not isinstance(known, _Traced):
+        return trace()
+    place, results = known
+
+    def read_again() -> Any:
+        with profile.part(Part.READ, name):
+            executable = files.program(place, arguments, jax.tree.structure(results))
+        return trace().finish() if executable is None else executable
+
+    return Begun(results, read_again)
+
+
+def stored(name: str, arguments: tuple[PyTree, ...]) -> PyTree | None:
+    """Shapes of the results of a program that an earlier process has stored, so that `compiled` would not compile; None
+    if there is none. Nothing is traced."""
+    known = _entry("program", name, arguments)
+    files = _files()
+    holds = files and isinstance(known, _Traced) and files.programs.holds(known.program)
+    return known.results if holds else None
+
+
+def worked_out_before(name: str, by: PyTree) -> Any:
+    """A result that `worked_out` has stored, or None."""
+    return _entry("shapes", name, by)
+
+
+def _entry(kind: str, name: str, by: PyTree) -> Any:
+    files = _files()
+    address = _address(kind, name, by) if files else None
+    return files.cache.load(address) if files and address else None
+
+
+def _traced(name: str, program: Any, arguments: tuple[PyTree, ...], address: str | None) -> Begun:
+    start = time.monotonic()
+    with profile.part(Part.TRACE, name), activity.beside(f"tracing {name}"):
+        lowered = program.lower(*arguments)
+    seconds = time.monotonic() - start
+    results = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), lowered.out_info)
+
+    def finish() -> Any:
+        place, executable = _read_or_compiled(name, lowered, arguments, seconds)
+        files = _files()
+        if files and address and place:
+            files.save(address, _Traced(place, results))
+        return executable
+
+    return Begun(results, finish)
+
+
+def _read_or_compiled(
+    name: str, lowered: Any, arguments: tuple[PyTree, ...], seconds: float
+) -> tuple[str | None, Any]:
+    """The program of a traced function, from a file if an earlier process has compiled the same text, and its address,
+    None if it cannot be stored. ``seconds`` is how long tracing took."""
+    files, read = _files(), _read(lowered)
     # A program without results, whose structure is all static, fails after XLA has serialised it.
-    if read is None or not jax.tree.leaves(lowered.out_info):
-        return lowered.compile()
+    if files is None or read is None or not jax.tree.leaves(lowered.out_info):
+        return None, _compiled(name, lowered, seconds)
     signature = [jax.tree.leaves(part) for part in (lowered.in_avals, lowered.out_info)]
     loaded_with = repr((_machine(), read, lowered.donate_argnums, signature))
-    place = _digest(loaded_with, lowered.as_text())
-    executable = files.program(place, arguments, lowered.out_tree)
+    with profile.part(Part.READ, name):
+        place = _digest(loaded_with, lowered.as_text())
+        executable = files.program(place, arguments, lowered.out_tree)
     if executable is None:
         with _FRESH:
-            executable = lowered.compile()
+            executable = _compiled(name, lowered, seconds)
         # XLA cannot serialise a program that was read from jax's cache: the serialised program would fail.
         if _FRESH.count:
             files.save_program(place, executable)
-    if address:
-        structure = lowered.out_tree
-        results = jax.tree.unflatten(structure, [0] * structure.num_leaves)
-        files.save(address, _Traced(place, results))
+    return place, executable
+
+
+def _compiled(name: str, lowered: Any, seconds: float) -> Any:
+    start = time.monotonic()
+    with profile.part(Part.COMPILE, name), activity.beside(compile_times.said(name)):
+        executable = lowered.compile()
+    compile_times.note(name, seconds + time.monotonic() - start)
     return executable
 
 
@@ -95,7 +170,8 @@ def worked_out(name: str, by: PyTree, work_out: Callable[[], Any]) -> Any:
     address = _address("shapes", name, by) if files else None
     result = files.cache.load(address) if files and address else None
     if result is None:
-        result = work_out()
+        with profile.part(Part.TRACE, name):
+            result = work_out()
         if files and address:
             files.save(address, result)
     return result

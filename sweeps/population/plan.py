@@ -111,7 +111,7 @@ class Plan:
     """Chunks in the order of execution, and the configs of the worlds that they need.
 
     ``stages`` are the long stages that the cache lacks. Two predictions: ``stage_seconds`` is the time of these stages,
-    ``compile_seconds`` the time of compiling if nothing is compiled yet.
+    ``compile_seconds`` the time of compiling, if nothing is compiled yet or as far as is known what is compiled.
     """
 
     chunks: tuple[Chunk, ...]

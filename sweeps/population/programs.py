@@ -1,8 +1,9 @@
 """The two programs of a chunk, which train its runs and measure them, compiled before they are needed."""
 
 import functools
+import threading
 from collections.abc import Iterable, Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from typing import Any, NamedTuple, Self
 
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float32, PRNGKeyArray, PyTree, UInt32
 
+from sweeps.console import profile
 from sweeps.population import devices, executable_cache
 from sweeps.population.devices import Along, OutOfMemory
 from sweeps.population.plan import Chunk
@@ -61,14 +63,16 @@ class Compiled(NamedTuple):
 
 
 class Programs:
-    """The training and measuring programs of chunks, compiled before they are needed in threads, one per core: XLA does
-    not hold Python's lock meanwhile. The latest `KEPT` programs are kept: waves of worlds need the same ones again."""
+    """The training and measuring programs of chunks, compiled before they are needed in the threads of ``pool``, by
+    default one per core: XLA does not hold Python's lock meanwhile. The latest `KEPT` programs are kept: waves of
+    worlds need the same ones again. At the end the pool is shut down."""
 
-    def __init__(self, worlds: WorldSource) -> None:
+    def __init__(self, worlds: WorldSource, pool: Executor | None = None) -> None:
         self._worlds = worlds
-        self._pool = ThreadPoolExecutor(cores())
+        self._pool = pool or ThreadPoolExecutor(cores())
         self._made: dict[Any, Future[Any]] = {}
         self._needs: dict[Any, Needs] = {}
+        self._lock = threading.Lock()
 
     def __enter__(self) -> Self:
         return self
@@ -76,13 +80,33 @@ class Programs:
     def __exit__(self, *_: object) -> None:
         self._pool.shutdown(wait=False, cancel_futures=True)
 
+    def begin(self, chunks: Iterable[Chunk], worlds: WorldSource) -> None:
+        """Begin to compile the programs that `of` will want first; of the artifacts of ``worlds`` only the shapes are
+        used. May be called in another thread than `of`, which waits until the programs are traced."""
+        with self._lock:
+            self._expect(chunks, worlds)
+
     def of(self, chunks: Iterable[Chunk]) -> Compiled:
         """Wait for the programs of the first chunk and return them; compilation starts for as many of the next chunks
         as there are cores. Raises `OutOfMemory` if the programs need more than a device may use."""
         make_room()
+        with profile.part(profile.Part.WAIT), self._lock:
+            need = self._expect(chunks, self._worlds)
+            try:
+                first, second = (self._made[_shape_key(part)].result() for part in need.parts)
+            except Exception as problem:
+                self._made.clear()
+                raise devices.as_memory(problem) from problem
+        size = max(devices.needed_memory(program) or 0 for program in (first, second))
+        if size > devices.memory_limit():
+            raise OutOfMemory(f"it needs {size / 1e9:.2g} GB")
+        return Compiled(first, second, need.state, need.columns, size)
+
+    def _expect(self, chunks: Iterable[Chunk], worlds: WorldSource) -> "Needs":
+        """Have the programs of the next different chunks made; return the needs of the first chunk."""
         coming = _different(chunks, 1 + cores())
         needs = {
-            kind: self._needs.get(kind) or needed(chunk, self._worlds[chunk.worlds[0]])
+            kind: self._needs.get(kind) or needed(chunk, worlds[chunk.worlds[0]])
             for kind, chunk in coming.items()
         }
         wanted = {_shape_key(part): part for need in needs.values() for part in need.parts}
@@ -91,16 +115,7 @@ class Programs:
             for key, part in wanted.items()
         }
         self._needs, self._made = _latest(self._needs, needs), _latest(self._made, made)
-        need = next(iter(needs.values()))
-        try:
-            first, second = (self._made[_shape_key(part)].result() for part in need.parts)
-        except Exception as problem:
-            self._made.clear()
-            raise devices.as_memory(problem) from problem
-        size = max(devices.needed_memory(program) or 0 for program in (first, second))
-        if size > devices.memory_limit():
-            raise OutOfMemory(f"it needs {size / 1e9:.2g} GB")
-        return Compiled(first, second, need.state, need.columns, size)
+        return next(iter(needs.values()))
 
 
 def _latest(known: dict[Any, Any], used: Mapping[Any, Any]) -> dict[Any, Any]:
@@ -138,26 +153,61 @@ class Needs(NamedTuple):
 
 def needed(chunk: Chunk, artifacts: WorldArtifacts) -> Needs:
     """The needs of a chunk. All its runs have the shapes of the first run."""
-    e, (rows, lanes) = chunk.points[0].experiment, chunk.layout
-    inputs, evaluation_inputs = (
-        artifacts.training_inputs(e.teacher),
-        artifacts.evaluation_inputs(e.evaluation),
+    given = _given(chunk, artifacts)
+    work_out = functools.partial(_state_and_columns, *given)
+    return _needs(chunk, given, executable_cache.worked_out(_SHAPES, given, work_out))
+
+
+def lacking(chunk: Chunk, artifacts: WorldArtifacts) -> tuple[str, ...]:
+    """Names of the programs of a chunk that no earlier process has stored. Nothing is traced."""
+    given = _given(chunk, artifacts)
+    known = executable_cache.worked_out_before(_SHAPES, given)
+    if known is None:
+        return names(chunk)
+    parts = _needs(chunk, given, known).parts
+    return tuple(
+        one.name for one in parts if executable_cache.stored(one.name, one.arguments) is None
+    )
+
+
+#: The name under which the shapes of states and columns are stored.
+_SHAPES = "state and columns"
+
+
+def _given(chunk: Chunk, artifacts: WorldArtifacts) -> tuple[PyTree, PyTree, Lane]:
+    """Shapes of what a run of a chunk is given: weights; config and inputs; its lane."""
+    e = chunk.points[0].experiment
+    inputs, evaluation_inputs = jax.eval_shape(
+        lambda made: (made.training_inputs(e.teacher), made.evaluation_inputs(e.evaluation)),
+        devices.alone(artifacts),
     )
     weights = devices.shapes_of(devices.everywhere(missing((inputs, evaluation_inputs))))
-    one, count = Lane(*[np.int32(0) for _ in Lane._fields]), jax.ShapeDtypeStruct((), np.int32)
-    given = (weights, devices.alone((e.train, inputs, evaluation_inputs)), one)
-    work_out = functools.partial(_state_and_columns, *given)
-    state, columns = executable_cache.worked_out("state and columns", given, work_out)
-    state, config, lane = (devices.shapes(part, rows, lanes) for part in (state, e.train, one))
+    one = Lane(*[np.int32(0) for _ in Lane._fields])
+    return weights, devices.alone((e.train, inputs, evaluation_inputs)), one
+
+
+def _needs(chunk: Chunk, given: tuple[PyTree, PyTree, Lane], known: tuple[PyTree, Any]) -> Needs:
+    """The needs of a chunk whose runs are ``given`` these shapes, with ``known`` shapes of states and columns."""
+    evaluation, (rows, lanes) = chunk.points[0].experiment.evaluation, chunk.layout
+    weights, (config, inputs, evaluation_inputs), one = given
+    (state, columns), count = known, jax.ShapeDtypeStruct((), np.int32)
+    state, config, lane = (devices.shapes(part, rows, lanes) for part in (state, config, one))
     inputs, evaluation_inputs = (devices.shapes(part, rows) for part in (inputs, evaluation_inputs))
     to_train = (weights, state, config, lane, inputs, count)
     to_measure = (weights, measured_part(state), lane, evaluation_inputs)
-    size = len(columns) + len(BY_PROMPT) * e.evaluation.prompts
+    size = len(columns) + len(BY_PROMPT) * evaluation.prompts
+    train, measure = names(chunk)
     parts = (
-        Part("train", training_program(), to_train),
-        Part(f"measure {size} numbers", measuring_program(size), to_measure),
+        Part(train, training_program(), to_train),
+        Part(measure, measuring_program(size), to_measure),
     )
     return Needs(parts, state, columns)
+
+
+def names(chunk: Chunk) -> tuple[str, str]:
+    """The names of a chunk's programs. The number of measurements follows from the arguments of the second."""
+    e = chunk.points[0].experiment
+    return f"train {type(e.source).__name__} {type(e.loss).__name__}", "measure"
 
 
 def _state_and_columns(

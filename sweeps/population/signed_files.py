@@ -27,6 +27,10 @@ class SignedFiles:
     def __init__(self, directory: Path, key: Path, suffix: str) -> None:
         self._directory, self._key_path, self._suffix = directory, key, suffix
 
+    def holds(self, address: str) -> bool:
+        """Whether there is a file at an address. The file is not read: `load` may refuse it."""
+        return self._path(address).exists()
+
     def load(self, address: str) -> bytes | None:
         """The content at an address; None if there is no content that was signed here for this address. A file with
         another signature is removed."""

@@ -2,19 +2,24 @@
 devices.
 
 Results are stored on disk and read when they are needed, in a few milliseconds, so that memory does not grow with the
-number of worlds. Results do not contain the weights of checkpoints (`testbed.policies.shared_weights`).
+number of worlds. Results do not contain the weights of checkpoints (`testbed.policies.shared_weights`). The programs of
+all stages are compiled in threads from the beginning (`sweeps.population.stage_programs`).
 """
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Iterator, Mapping
-from typing import Any, Protocol, runtime_checkable
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from concurrent.futures import Executor, ThreadPoolExecutor
+from typing import Protocol, runtime_checkable
 
 import jax
 from jaxtyping import PyTree
 
+from sweeps.console import profile
+from sweeps.console.profile import Part
 from sweeps.console.progress import Progress
-from sweeps.population import devices, executable_cache
-from sweeps.runtime import make_room
+from sweeps.population import devices
+from sweeps.population.stage_programs import StagePrograms, kind_of
+from sweeps.runtime import cores, make_room
 from testbed.cache import Cache
 from testbed.policies import shared_weights
 from testbed.stages import stages
@@ -36,32 +41,52 @@ class WorldSource(Protocol):
 
 
 class WorldBuilder:
-    """The world artifacts of any number of configs, by config."""
+    """The world artifacts of any number of configs, by config. Programs compile in the threads of ``pool``, by default
+    one per core."""
 
-    def __init__(self, cache: Cache, progress: Progress) -> None:
+    def __init__(self, cache: Cache, progress: Progress, pool: Executor | None = None) -> None:
         self._cache, self._progress = cache, progress
-        self._latest: tuple[Any, Any] = None, None
+        self._programs = StagePrograms(cache, pool or ThreadPoolExecutor(cores()))
 
     def prepare(
-        self, configs: Iterable[WorldConfig], wanted: Collection[str] = STAGE_NAMES
+        self,
+        configs: Iterable[WorldConfig],
+        wanted: Collection[str] = STAGE_NAMES,
+        meanwhile: Callable[[WorldSource], object] | None = None,
     ) -> None:
         """Make the results of the ``wanted`` stages that the cache lacks for some configs. The stages that these stages
         depend on must be wanted too.
 
+        If there is anything to make, ``meanwhile`` is called in a thread with a source of world artifacts that have
+        shapes in place of arrays.
+
         Raises `InvalidInput` if data are not what was asked for."""
         names = {config: stages.fingerprints(config) for config in configs}
-        for stage in STAGES:
-            if stage.name not in wanted:
-                continue
-            missing: dict[str, WorldConfig] = {}
-            for config, addresses in names.items():
-                address = addresses[stage.name]
-                if stage.needed(config) and not self._cache.holds(address):
-                    missing.setdefault(address, config)
-            if missing:
-                self._progress.stage(f"building {stage.name} for {len(missing)} worlds")
-            for batch in _batches(missing):
-                self._make(stage, {address: missing[address] for address in batch})
+        chosen = [stage for stage in STAGES if stage.name in wanted]
+        with self._programs as programs:
+            expected = False
+            for stage in chosen:
+                missing = self._missing(stage, names)
+                if missing and not (stage.host or expected):
+                    lacking = [(one, self._missing(one, names)) for one in chosen]
+                    programs.expect(lacking, meanwhile)
+                    expected = True
+                if missing:
+                    self._progress.stage(f"building {stage.name} for {len(missing)} worlds")
+                for batch in _batches(stage, missing):
+                    with profile.part(Part.STAGE, stage.name):
+                        self._make(stage, {address: missing[address] for address in batch})
+
+    def _missing(
+        self, stage: Stage, names: Mapping[WorldConfig, Mapping[str, str]]
+    ) -> dict[str, WorldConfig]:
+        """The configs for which a stage has to run, by the address of the result, each address once."""
+        missing: dict[str, WorldConfig] = {}
+        for config, addresses in names.items():
+            address = addresses[stage.name]
+            if stage.needed(config) and not self._cache.holds(address):
+                missing.setdefault(address, config)
+        return missing
 
     def __getitem__(self, config: WorldConfig) -> WorldArtifacts:
         """The world artifacts of a config; parts that the cache has lost are made again."""
@@ -88,30 +113,25 @@ class WorldBuilder:
         if stage.host:
             results = [shared_weights.left_out(stage.make(*given)) for given in inputs]
         else:
-            rows = devices.place(devices.stacked(inputs, jax.device_count()))
+            own = [(stage.own(config), made) for config, made in inputs]
+            rows = devices.place(devices.stacked(own, jax.device_count()))
             given = (devices.everywhere(shared_weights.missing(inputs)), *rows)
-            made = jax.device_get(self._program(stage, devices.shapes_of(given))(*given))
+            (config, _), *_ = inputs
+            with profile.part(Part.WAIT, stage.name):
+                program = self._programs.of(stage, config, devices.shapes_of(given))
+            made = jax.device_get(program(*given))
             results = [jax.tree.map(lambda x, i=i: x[i], made) for i in range(len(owners))]
         for (address, config), result in zip(owners.items(), results, strict=True):
             stages.check(config, stage.name, result)
             self._cache.save(address, result)
         return results
 
-    def _program(self, stage: Stage, shapes: tuple[PyTree, ...]) -> Any:
-        """A stage's compiled program. The latest is kept, because batches of one structure follow each other."""
-        leaves, structure = jax.tree.flatten(shapes)
-        key = stage.name, structure, tuple(leaves)
-        if self._latest[0] != key:
-            make = devices.spread(stage.make)
-            self._latest = key, executable_cache.compiled(stage.name, make, shapes)
-        return self._latest[1]
 
-
-def _batches(owners: Mapping[str, WorldConfig]) -> Iterator[list[str]]:
-    """Addresses whose configs have one structure, as many at a time as there are devices."""
+def _batches(stage: Stage, owners: Mapping[str, WorldConfig]) -> Iterator[list[str]]:
+    """Addresses of results that one program makes, as many at a time as there are devices."""
     alike: dict[object, list[str]] = defaultdict(list)
     for address, config in owners.items():
-        alike[jax.tree.structure(config)].append(address)
+        alike[kind_of(stage, config)].append(address)
     size = jax.device_count()
     for addresses in alike.values():
         yield from (addresses[start : start + size] for start in range(0, len(addresses), size))

@@ -5,7 +5,7 @@ the functions are in ``testbed.stages``. The address of a result depends on all 
 once and then read from the cache (`testbed.cache`); `sweeps.population.host` runs the stages for many seeds at once.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import cache
 from operator import attrgetter
 from typing import Any, NamedTuple
@@ -62,6 +62,11 @@ class Stage(NamedTuple):
     def make(self, world_config: WorldConfig, made: Mapping[str, PyTree]) -> PyTree:
         """The result, from a config and the results of earlier stages by name."""
         return self.function(*self.parts(world_config), *(made[name] for name in self.after))
+
+    def own(self, world_config: WorldConfig) -> WorldConfig:
+        """The config without everything that the stage does not read: configs with an equal structure of this part
+        share the stage's program."""
+        return world_config.only(_named(self.fields))
 
     def parts(self, world_config: WorldConfig) -> list[Any]:
         """The parts of a config that the function is given."""
@@ -131,6 +136,24 @@ STAGES = (
         exact=True,
     ),
 )
+
+
+#: Fields of `WorldConfig` behind its properties.
+_BEHIND = {"base_model": ("model", "baseline_model"), "content": ("task",)}
+
+
+def _named(paths: Iterable[str]) -> frozenset[str]:
+    """The fields of `WorldConfig` that are read at some paths."""
+    first = (path.partition(".")[0] for path in paths)
+    return frozenset(name for part in first for name in _BEHIND.get(part, (part,)))
+
+
+@cache
+def reached(name: str) -> frozenset[str]:
+    """The fields of `WorldConfig` on which a stage's result depends, through earlier stages too."""
+    (stage,) = (stage for stage in STAGES if stage.name == name)
+    own = _named((*stage.fields, *filter(None, [stage.only_with])))
+    return own.union(*map(reached, stage.after))
 
 
 def check(world_config: WorldConfig, name: str, result: PyTree) -> None:

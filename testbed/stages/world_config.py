@@ -1,6 +1,6 @@
 """The inputs of a run that the stages build, as a config and as arrays (`testbed.stages.stages`)."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Self
 
 import equinox as eqx
@@ -70,6 +70,13 @@ class WorldConfig(eqx.Module):
             _DERIVED[name](experiment) if name in _DERIVED else read(experiment, name)
             for name in names_of(cls)
         )
+
+    def only(self, names: Collection[str]) -> Self:
+        """The config with None for every field, static ones included, that is not named."""
+        reduced = object.__new__(type(self))
+        for name, value in vars(self).items():
+            object.__setattr__(reduced, name, value if name in names else None)
+        return reduced
 
     @property
     def base_model(self) -> TransformerConfig:

@@ -220,7 +220,9 @@ def fresh_programs(tmp_path: Path) -> Iterator[None]:
 def test_programs_are_found_without_tracing(monkeypatch: pytest.MonkeyPatch) -> None:
     """A second process, as it were, traces neither training nor measuring, and finds the same to the last bit."""
     made, delivered = plan(points()), []
+    assert host.plan(points()).compile_seconds > 0.0
     host.execute(made, delivered.append, Silence())
+    assert host.plan(points()).compile_seconds == 0.0
 
     def refuse(*_: Any) -> Any:
         raise AssertionError("traced")
@@ -527,13 +529,13 @@ def test_a_stage_s_program_is_made_once_for_all_worlds(
 ) -> None:
     """Three worlds on two devices are two batches; that nothing is kept on disk makes no difference."""
     names: list[str] = []
-    compile_one = executable_cache.compiled
+    begin_one = executable_cache.begin
 
     def counted(name: str, *arguments: Any) -> Any:
         names.append(name)
-        return compile_one(name, *arguments)
+        return begin_one(name, *arguments)
 
-    monkeypatch.setattr(executable_cache, "compiled", counted)
+    monkeypatch.setattr(executable_cache, "begin", counted)
     configs = [WorldConfig.of(config.replace(PREPARED[0], "seed", seed)) for seed in range(3)]
     WorldBuilder(Cache(tmp_path), Silence()).prepare(configs, {"material", "world"})
     assert names == ["world"]

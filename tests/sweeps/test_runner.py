@@ -18,6 +18,7 @@ from store_rows import columns
 from sweeps import throttle
 from sweeps.api import forecasting, runner
 from sweeps.claims import Claim, Test
+from sweeps.console import profile
 from sweeps.console.progress import LogDisplay, Meter, Progress, TerminalDisplay, display, duration
 from sweeps.console.tables import show_spent
 from sweeps.estimands import MatchedDifference
@@ -169,6 +170,24 @@ def test_what_there_is_can_be_seen_while_runs_go_on(
     assert "Note: the report and TensorBoard show nothing new until the end (no ink)" in text
     assert len(engine.executed) == 8
     assert list((tmp_path / "out" / "tensorboard").rglob("events*"))
+
+
+def test_a_profiled_command_says_where_its_time_went(tmp_path: Path) -> None:
+    """Planning, storing and reporting, each as often as it happens; there is no file unless it is asked for."""
+    assert "Profile" not in run(tmp_path / "plain", Sums())
+    assert not (tmp_path / "plain" / profile.FILE).exists()
+    with profile.recording():
+        text = run(tmp_path / "out", Sums())
+    assert f"Profile     {tmp_path / 'out' / profile.FILE}" in text
+    found = json.loads((tmp_path / "out" / profile.FILE).read_text())
+    times = {(one["part"], one["what"]): one["times"] for one in found["parts"]}
+    # Four chunks of two runs; one merge, and one reading for the report.
+    assert times["store", ""] == 4 + 1 + 1
+    assert times["report", "TensorBoard"] == 1
+    assert times["plan", ""] == 2  # the points, and the plan of their execution
+    assert found["wall_seconds"] == pytest.approx(
+        sum(one["seconds"] for one in found["parts"]), abs=0.02
+    )
 
 
 class InOrder(Sums):
@@ -385,7 +404,7 @@ def test_the_plan_is_shown_without_touching_the_disk(tmp_path: Path) -> None:
         "0.01 GB",
         "3 to build before the runs",
         "0:12 for the runs, 1:01 for the stages",
-        "up to 0:30 of compiling",
+        "up to 0:30 of compiling, beside the stages",
     ):
         assert part in first
     assert "8, of which 4 are stored" in rest
