@@ -13,10 +13,11 @@ from sweeps.console.progress import Progress
 from sweeps.population import devices
 from sweeps.population import plan as planning
 from sweeps.population.chunk_runner import Outcome, run_chunk
+from sweeps.population.compile_key import compile_key
 from sweeps.population.devices import Machine, OutOfMemory
 from sweeps.population.engine import Spent
 from sweeps.population.foresight import compile_seconds
-from sweeps.population.plan import Chunk, Layout, Plan, compile_key
+from sweeps.population.plan import Chunk, Layout, Plan
 from sweeps.population.programs import Programs
 from sweeps.population.world_builder import WorldBuilder, WorldSource
 from sweeps.runtime import cache_directory, cores

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 
+from sweeps.population.compile_key import compile_key, measured_part, rhythm
 from sweeps.population.devices import Machine
 from sweeps.population.memory import refuse_too_large
 from sweeps.runtime import cache_directory, cores
@@ -26,7 +27,7 @@ from testbed.config.canonical_form import read, shared_text
 from testbed.errors import InvalidInput
 from testbed.estimates import flops as cost
 from testbed.estimates.memory import Footprint, footprint
-from testbed.experiment import EvaluationConfig, Experiment
+from testbed.experiment import Experiment
 from testbed.stages import stages
 from testbed.stages.world_config import WorldConfig
 
@@ -208,15 +209,6 @@ def waves(seeds: Iterable[int], machine: Machine) -> dict[int, int]:
     return found
 
 
-def rhythm(experiment: Experiment) -> Any:
-    """Runs with equal rhythms can train side by side from evaluation to evaluation: the steps between evaluations if
-    these are evenly spaced, so that runs of several lengths share slots; else the steps of all evaluations."""
-    steps, evaluation = read(experiment, "steps"), read(experiment, "evaluation")
-    if read(evaluation, "first") is None:
-        return steps // read(evaluation, "points")
-    return evaluation.marks(steps)
-
-
 def _rate(machine: Machine, experiment: Experiment) -> float:
     """Operations a second that a machine is expected to reach on an experiment."""
     least, most = EXPECTED_EFFICIENCY.get(machine.platform, (0.05, 0.05))
@@ -233,35 +225,6 @@ def chunk_seconds() -> float:
     if not 0 <= chosen < math.inf:
         raise InvalidInput(f"{CHUNK_VARIABLE} must be a number of seconds, got '{text}'")
     return chosen
-
-
-_TRAINED = ("source", "loss", "optimiser", "reference", "task", "lora")
-
-
-def _measured(evaluation: EvaluationConfig) -> Any:
-    """The part of a compile key that describes an evaluation."""
-    names = ("prompts", "kl_prompts", "pairs", "opponent_answers")
-    counts = (read(evaluation, name) for name in names)
-    return jax.tree.structure((evaluation.stream, evaluation.optimum_beta)), *counts
-
-
-def compile_key(
-    experiment: Experiment,
-    structure: Callable[[Any], Any] = jax.tree.structure,
-    measured: Callable[[Any], Any] = _measured,
-) -> tuple[Any, ...]:
-    """Two runs share a compiled program if this key is equal: it holds everything static except training lengths.
-    ``structure`` and ``measured`` may be replaced by functions that keep their results."""
-    parts = {name: read(experiment, name) for name in (*_TRAINED, "model")}
-    proxy = read(experiment, "proxy")
-    form = type(proxy).form(proxy, parts["model"])
-    return (
-        *map(structure, parts.values()),
-        *(structure(part) if isinstance(part, eqx.Module) else part for part in form),
-        measured(read(experiment, "evaluation")),
-        read(read(experiment, "data"), "pairs"),
-        *(read(experiment, name) for name in ("batch_size", "teacher", "tabular")),
-    )
 
 
 class _Once:
@@ -291,7 +254,7 @@ class _Register:
         self.owners: list[Experiment] = []
         self._worlds: dict[Any, int] = {}
         self._costs: dict[Any, tuple[cost.Flops, Any]] = {}
-        self._structure, self._compiled = _Once(jax.tree.structure), _Once(_measured)
+        self._structure, self._compiled = _Once(jax.tree.structure), _Once(measured_part)
 
     @functools.cached_property
     def worlds(self) -> tuple[WorldConfig, ...]:

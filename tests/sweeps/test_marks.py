@@ -9,7 +9,8 @@ from helpers import PREPARED, Silence, cache_directory, experiment, worlds
 
 from sweeps import throttle
 from sweeps.population import chunk_runner, host
-from sweeps.population.plan import Chunk, Layout, compile_key, plan
+from sweeps.population.compile_key import compile_key
+from sweeps.population.plan import Chunk, Layout, plan
 from sweeps.population.run_checkpoints import RunCheckpoints
 from sweeps.store import parquet
 from sweeps.study import Point

@@ -20,7 +20,8 @@ from envs.enumerable import Enumerable
 from sweeps import runtime
 from sweeps.population import devices, executable_cache, host, programs
 from sweeps.population import plan as planning
-from sweeps.population.plan import Chunk, Layout, compile_key, plan, waves
+from sweeps.population.compile_key import compile_key
+from sweeps.population.plan import Chunk, Layout, plan, waves
 from sweeps.population.world_builder import WorldBuilder
 from sweeps.store import parquet
 from sweeps.study import Point
