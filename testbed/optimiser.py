@@ -82,6 +82,12 @@ class FitConfig(Checked):
         """Share of the rate that the update after ``count`` updates has."""
         return jnp.minimum(1.0, (self.steps - count) / (self.decay * self.steps))
 
+    @property
+    def cost(self) -> float:
+        """The cost of training, in examples that are learnt from; early stopping only reads its examples, at a third of
+        that."""
+        return self.batch_size * self.steps + CHECKS * self.validation / 3
+
     def refuse_pairs(self, count: int, where: str = "") -> None:
         """Raise `InvalidInput`, with ``where`` in front of the field's name, if ``validation`` leaves less than a batch
         of ``count`` examples to learn from."""

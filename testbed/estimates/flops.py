@@ -236,7 +236,7 @@ def _written(experiment: Experiment) -> dict[str, float]:
 
 def _fit(experiment: Experiment) -> float:
     """Supervised fine-tuning on both responses of every pair."""
-    return learn(experiment) * experiment.sft.batch_size * experiment.sft.steps
+    return learn(experiment) * experiment.sft.cost
 
 
 def _online(experiment: Experiment, run: OnlineRun) -> float:
