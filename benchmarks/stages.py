@@ -3,13 +3,14 @@
     uv run python benchmarks/stages.py --tasks Neural Summarize --sizes XS --seeds 0 1 --csv curves.csv
     uv run python benchmarks/stages.py --csv docs/stages.csv --draw docs/figures/stages.png
 
-Before: a constant rate, 4000 and 2400 steps of 64 of 16,384 pairs, and as many for each pair with fewer. Today's are
-those of `sweeps.paper`. Policies and proxies of one size are trained in the same worlds, on the same pairs, from the
-same parameters; the held-out pairs are further pairs of the same writers. Rows are appended to the file. The loss of
-SFT is in nats a token, that of the proxy the cross-entropy of its comparisons. ``cpu`` counts the CPU seconds of the
-whole training, with its measurements and without compiling.
+Before: a constant rate, 4000 and 2400 steps of 64 of 16,384 pairs, and as many for each pair with fewer, as the paper's
+size still has. Now: that of the laptop size (`sweeps.paper.FALLING`). Policies and proxies of one size are trained in
+the same worlds, on the same pairs, from the same parameters; the held-out pairs are further pairs of the same writers.
+Rows are appended to the file. The loss of SFT is in nats a token, that of the proxy the cross-entropy of its
+comparisons. ``cpu`` counts the CPU seconds of the whole training, with its measurements and without compiling.
 """
 
+import dataclasses
 import functools
 import time
 from collections.abc import Iterator
@@ -34,9 +35,10 @@ from envs.labelers.bradley_terry import BradleyTerry
 from envs.neural import Neural
 from envs.summarize import Summarize
 from sweeps import paper, runtime
+from testbed import config
 from testbed.data.collect import Corpus, balanced, label
 from testbed.data.spec import TextCounts
-from testbed.optimiser import FitConfig, Fitting, OptimiserConfig
+from testbed.optimiser import FitConfig, Fitting
 from testbed.proxies.reader import ProxyConfig
 from testbed.source import Dataset
 from testbed.stages.sft import loss as sft_loss
@@ -46,6 +48,8 @@ from testbed.transformer import Transformer
 from testbed.transformer_config import SIZES
 
 TASKS = {kind.__name__: kind() for kind in (Neural, Summarize, Helpful, Chat, Harmless, Enumerable)}
+#: Pairs of the laptop size.
+LAPTOP = 4096
 #: Held-out pairs, and measurements of each training, at even distances.
 HELD_OUT, POINTS = 2048, 12
 BEFORE, NOW = "before", "now"
@@ -54,18 +58,11 @@ NAMES = {"SFT": "held-out SFT loss, nats a token", "proxy": "proxy accuracy, hel
 
 def schedule(part: str, which: str, pairs: int) -> FitConfig:
     """The training of a part on so many pairs: each pair is seen as often as with 16,384."""
-    proxy = paper.EXPERIMENT.proxy
-    assert isinstance(proxy, ProxyConfig)
-    now = paper.EXPERIMENT.sft if part == "SFT" else proxy.fit
-    before = {
-        "SFT": FitConfig(4000, 64, OptimiserConfig(2e-3)),
-        "proxy": FitConfig(2400, 64, OptimiserConfig(1e-3, weight_decay=0.1)),
-    }
-    chosen = now if which == NOW else before[part]
-    steps = round(chosen.steps * pairs / paper.EXPERIMENT.data.pairs)
-    return FitConfig(
-        steps, chosen.batch_size, chosen.optimiser, chosen.decay, validation=chosen.validation
-    )
+    laptop = config.replace_all(paper.EXPERIMENT, paper.FALLING)
+    chosen = laptop if which == NOW else paper.EXPERIMENT
+    fit = chosen.sft if part == "SFT" else chosen.proxy.fit
+    learnt = LAPTOP if which == NOW else paper.EXPERIMENT.data.pairs
+    return dataclasses.replace(fit, steps=round(fit.steps * pairs / learnt))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))

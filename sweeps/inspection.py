@@ -51,7 +51,7 @@ SOURCES = (WRITERS, SFT, BEST, WORST, IDEAL, *TRIVIAL)
 LEAST_WITHIN, LEARNABLE = 1 / 3, (0.65, 0.95)
 
 #: Smaller data and shorter fits, to inspect a task quickly.
-QUICK = {"data.pairs": 1024, "data.held_out": 256, "sft.steps": 100, "proxy.fit.steps": 67}
+QUICK = {"data.pairs": 1024, "data.held_out": 256, "sft.steps": 300, "proxy.fit.steps": 200}
 #: Studies that set no dial do not measure coverage; inspection shows it.
 _MEASURED = {"data.coverage_prompts": DataSpec().coverage_prompts}
 #: Later parts than the proxy are not built; these small values keep them from refusing small data.

@@ -17,25 +17,17 @@ from sweeps.estimands import BestDifference, MatchedDifference
 from sweeps.grid import Axis, product
 from sweeps.rules import More, Same
 from sweeps.study import Arm, Preset, Study
-from testbed import config
-from testbed.optimiser import FitConfig, OptimiserConfig
 from testbed.sources.online import Online
 
 ONLINE, AGAIN, GOLDEN = "online", "online again", "online, golden teacher"
 SHIFT = 1_000_000
 """Larger than the number of any world, so that no world trains with another's random numbers."""
 BETA = 0.03
-#: The training of SFT and proxy with which the calibration on seeds 1000 to 1095 was made (docs/choices.md).
-TRAINING = {
-    "sft": FitConfig(steps=300, batch_size=64, optimiser=OptimiserConfig(2e-3)),
-    "proxy.fit": FitConfig(
-        steps=200, batch_size=64, optimiser=OptimiserConfig(1e-3, weight_decay=0.1)
-    ),
-    "data.coverage_prompts": 128,
-}
 SMALL = {
     "data.pairs": 1024,
     "data.held_out": 128,
+    "sft.steps": 300,
+    "proxy.fit.steps": 200,
     "baseline.steps": 0,
     "steps": 128,
     "evaluation.points": 8,
@@ -58,7 +50,7 @@ study = Study(
     title="Controls: nothing differs, and something must",
     question="Are effects found where there are none, and found where there are some?",
     background=__doc__ or "",
-    base=config.replace_all(paper.EXPERIMENT, TRAINING),
+    base=paper.EXPERIMENT,
     arms=(
         Arm(ONLINE, {"source": Online()}),
         Arm(AGAIN, {"source": Online(), "seeds.training_shift": SHIFT}),

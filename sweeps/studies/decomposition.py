@@ -21,8 +21,8 @@ from testbed import config
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 
-#: Pairs for 64 prompts of 341 responses; SFT and proxy see less than one epoch of these pairs.
-PLENTY = {"data.pairs": 65536, "sft.steps": 667, "proxy.fit.steps": 800}
+#: Pairs for 64 prompts of 341 responses, and two epochs of SFT and of the proxy on these pairs.
+PLENTY = {"data.pairs": 65536, "sft.steps": 2000, "proxy.fit.steps": 2400}
 #: A table's logits are its parameters, and each moves only at its own visits: at a network's rates the table stays at
 #: SFT.
 TABLE = {"optimiser.learning_rate": 0.03}
