@@ -69,7 +69,8 @@ class AbstractNetworkTask(AbstractTask):
         )
         prompts = UniformPrompts(self.vocabulary, self.prompt_length)
         sample = jax.vmap(prompts)(jax.random.split(k_prompts, STANDARDISING))
-        responses = jax.vmap(writers)(jax.random.split(k_responses, STANDARDISING), sample)
+        keys = jax.random.split(k_responses, STANDARDISING)
+        responses = jax.tree.map(lambda x: x[:, 0], writers.write(keys[:, None], sample))
         return prompts, writers, sample, responses
 
 

@@ -23,6 +23,7 @@ from sweeps.study import Arm, Preset, Study, load_study
 from testbed import config, decode
 from testbed.batches import CHUNK, long_map
 from testbed.cache import Cache
+from testbed.data.spec import DataSpec
 from testbed.environment import AbstractTask, World
 from testbed.errors import InvalidInput
 from testbed.experiment import EvaluationConfig, Experiment
@@ -51,6 +52,8 @@ LEAST_WITHIN, LEARNABLE = 1 / 3, (0.65, 0.95)
 
 #: Smaller data and shorter fits, to inspect a task quickly.
 QUICK = {"data.pairs": 1024, "data.held_out": 256, "sft.steps": 300, "proxy.fit.steps": 200}
+#: Studies that set no dial do not measure coverage; inspection shows it.
+_MEASURED = {"data.coverage_prompts": DataSpec().coverage_prompts}
 #: Later parts than the proxy are not built; these small values keep them from refusing small data.
 _UNUSED = {
     "evaluation": EvaluationConfig(points=1, prompts=2, kl_prompts=2, pairs=1),
@@ -205,7 +208,7 @@ def configure(task: str, settings: Sequence[str], seed: int, quick: bool) -> Exp
             f"inspect looks at thousands of texts, too many for the pretrained model of {type(chosen).__name__}: run a "
             "study on it, and look at its runs with `testbed chat`"
         )
-    base = config.replace_all(base, {"task": chosen, **_UNUSED})
+    base = config.replace_all(base, {"task": chosen, **_MEASURED, **_UNUSED})
     for text in settings:
         path = text.partition("=")[0].strip()
         if path in ("task", "seed"):
@@ -306,9 +309,8 @@ def _texts(
 
     time = task.response_length
     keys = jax.random.split(stream(key, Stream.FIRST_RESPONSE), (PROMPTS, WRITTEN))
-    write = jax.vmap(world.writers, (0, None))
     texts = {
-        WRITERS: jax.lax.map(lambda x: write(*x), (keys, prompts), batch_size=CHUNK // WRITTEN),
+        WRITERS: world.writers.write(keys, prompts),
         SFT: decode.sample(
             sft, prompts, jax.random.split(stream(key, Stream.SAMPLES), PROMPTS), time, BEST_OF
         ).response,

@@ -24,6 +24,9 @@ made once.
   written texts were 0.75 (`Summarize`) and 0.58 (`Neural`) SFT standard deviations better than SFT samples, and the
   proxy, right about 77% of held-out pairs, was right about 64% and 73% of pairs of SFT samples. With all of the data
   these are 0.48 and 0.38, and 70% (of 80%) and 77% (of 77%).
+- **Schedule** of SFT and proxy: constant rates, and at laptop size a high rate that falls linearly to 0 in a third of
+  the steps (`FALLING`). On `Neural` and `Summarize` held-out loss and accuracy are as good or better; on `Helpful` the
+  proxy is worse, so the paper's size keeps constant rates (docs/choices.md, benchmarks/stages.py).
 - **Teacher**: checked because the gap does not appear at laptop size. With the golden reward in the proxy's place
   (`testbed run gap --set teacher=golden`, three seeds) online beats offline at the same KL by 14.5 points on `Neural`
   (90% interval 10.0 to 19.1) and by 12.2 on `Summarize` (7.3 to 17.2; no verdict, as a curve misses its points): the
@@ -86,7 +89,7 @@ EXPERIMENT = Experiment(
     task=Neural(),
     labeler=BradleyTerry(temperature=0.0),
     model=SIZES["XS"],
-    data=DataSpec(pairs=16384),
+    data=DataSpec(pairs=16384, coverage_prompts=0),
     sft=FitConfig(steps=4000, batch_size=64, optimiser=OptimiserConfig(2e-3)),
     proxy=ProxyConfig(
         fit=FitConfig(steps=2400, batch_size=64, optimiser=OptimiserConfig(1e-3, weight_decay=0.1)),
@@ -104,6 +107,18 @@ LISTED = config.replace_all(
     {"task": Enumerable(), "data.pairs": 4096, "sft.steps": 1000, "proxy.fit.steps": 600},
 )
 
+#: Training of SFT and proxy on 4096 pairs in a third of the steps that rates of before take, 1000 and 600.
+FALLING = MappingProxyType(
+    {
+        "sft.steps": 333,
+        "sft.optimiser.learning_rate": 1.6e-2,
+        "sft.decay": 1.0,
+        "proxy.fit.steps": 200,
+        "proxy.fit.optimiser.learning_rate": 1.6e-2,
+        "proxy.fit.optimiser.weight_decay": 0.5,
+        "proxy.fit.decay": 1.0,
+    }
+)
 _TASKS = {
     "smoke": (Neural(),),
     "laptop": (Neural(), Summarize()),
@@ -135,8 +150,7 @@ _SETTINGS: Mapping[str, Mapping[str, Any]] = {
     },
     "laptop": {
         "data.pairs": 4096,
-        "sft.steps": 1000,
-        "proxy.fit.steps": 600,
+        **FALLING,
         "evaluation.points": 8,
         "evaluation.first": 8,
         "evaluation.opponent_answers": 4,

@@ -44,7 +44,7 @@ def long_map(
     function: Callable[[PyTree], PyTree[Array]], examples: PyTree, size: int = CHUNK
 ) -> PyTree[Array]:
     """`jax.vmap`, ``size`` examples at a time."""
-    return _in_chunks(jax.vmap(function), examples, size)
+    return in_chunks(jax.vmap(function), examples, size)
 
 
 def in_portions(
@@ -54,7 +54,7 @@ def in_portions(
     to `PORTION` bytes at a time."""
     count = jax.tree.leaves(examples)[0].shape[0]
     taken = portion(count, size)
-    return function(examples) if taken == count else _in_chunks(function, examples, taken)
+    return function(examples) if taken == count else in_chunks(function, examples, taken)
 
 
 def portion(count: int, size: int) -> int:
@@ -62,10 +62,11 @@ def portion(count: int, size: int) -> int:
     return count if count * size <= MOST else max(1, min(count, PORTION // size))
 
 
-def _in_chunks(
+def in_chunks(
     function: Callable[[PyTree], PyTree[Array]], examples: PyTree, size: int
 ) -> PyTree[Array]:
-    """Apply a function to chunks. The last chunk is filled up, because a shorter one would need its own compilation."""
+    """Apply a function of many examples to ``size`` of them at a time. The last chunk is filled up, because a shorter
+    one would need its own compilation."""
     count = jax.tree.leaves(examples)[0].shape[0]
     size = min(size, count)
     chunks = jnp.minimum(jnp.arange(math.ceil(count / size) * size), count - 1).reshape(-1, size)

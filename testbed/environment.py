@@ -10,10 +10,11 @@ from collections.abc import Sequence
 from typing import ClassVar
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
-from jaxtyping import PRNGKeyArray, PyTree
+from jaxtyping import Array, Key, PRNGKeyArray, PyTree
 
-from testbed.batches import CHUNK
+from testbed.batches import CHUNK, long_map
 from testbed.transformer import Transformer
 from testbed.transformer_config import TransformerConfig
 from testbed.types import END_TOKEN, Prompt, Response, Scalar
@@ -36,6 +37,15 @@ class AbstractWriters(eqx.Module):
     @abc.abstractmethod
     def __call__(self, key: PRNGKeyArray, prompt: Prompt) -> Response:
         """Write one response."""
+
+    def write(self, keys: Key[Array, "n count"], prompts: Prompt) -> Response:
+        """Responses to each of ``n`` prompts, one a key. Writers that answer many prompts faster than one after the
+        other may say how; response by response it is what a call gives, up to rounding."""
+
+        def one(given: tuple[Key[Array, " count"], Prompt]) -> Response:
+            return jax.vmap(self, in_axes=(0, None))(*given)
+
+        return long_map(one, (keys, prompts), self.portion)
 
     def log_likelihood(self, prompt: Prompt, response: Response) -> Scalar:
         """log p(response | prompt) in nats. Raises `NotImplementedError` unless the writers can compute it."""

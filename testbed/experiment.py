@@ -204,6 +204,11 @@ class Experiment(eqx.Module):
         for name, value in needed.items():
             if not 1 <= value <= pairs:
                 raise InvalidInput(f"{name} must be between 1 and data.pairs={pairs}, got {value}")
+        fits = {"proxy.fit": read(read(self, "proxy"), "fit")}
+        if not type(task).checkpointed:
+            fits["sft"] = read(self, "sft")
+        for name, fit in fits.items():
+            FitConfig.refuse_pairs(fit, pairs, f"{name}.")
         _check_evaluation(evaluation, task, recorded)
 
     @property

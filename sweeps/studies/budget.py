@@ -12,6 +12,7 @@ from sweeps.estimands import BestDifference, MatchedDifference
 from sweeps.grid import Axis, Grid, product
 from sweeps.rules import More
 from sweeps.study import Arm, Study
+from testbed import config
 from testbed.sources.offline import Offline
 from testbed.sources.online import Online
 
@@ -19,12 +20,13 @@ from testbed.sources.online import Online
 BUDGET = 2560
 #: Number of steps after which an online run that buys one label per pair has spent its labels.
 LAST = BUDGET // paper.EXPERIMENT.batch_size
-#: Fewer pairs; SFT and proxy see each pair as often as with the default number.
+#: Fewer pairs; SFT and proxy see each pair as often as with the default number, at the base's constant rates.
 _SHARE = BUDGET / paper.EXPERIMENT.data.pairs
 SCARCE = {
     "data.pairs": BUDGET,
     "sft.steps": round(paper.EXPERIMENT.sft.steps * _SHARE),
     "proxy.fit.steps": round(paper.EXPERIMENT.proxy.fit.steps * _SHARE),
+    **{path: config.get(paper.EXPERIMENT, path) for path in paper.FALLING if "steps" not in path},
 }
 FRESH = "labels for fresh samples"
 

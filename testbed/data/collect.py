@@ -31,10 +31,6 @@ from testbed.streams import Stream, stream
 from testbed.transformer import Transformer
 from testbed.types import Prompt, Response, Scalar, arrange, each_with_prompt
 
-#: Number of prompts on which coverage is estimated if the data are the writers' texts and it cannot be computed
-#: exactly.
-MEASURED = 128
-
 
 class Corpus(eqx.Module):
     """Prompts and two responses to each, unlabelled."""
@@ -46,7 +42,7 @@ class Corpus(eqx.Module):
 
 class Written(eqx.Module):
     """The writers' texts: pairs for SFT and by default for D_golden, held-out pairs, and further ``candidates`` (row,
-    candidate) for the first prompts, from which coverage is estimated."""
+    candidate) for the first prompts, from which coverage is estimated; there may be none."""
 
     corpus: Corpus
     held_out: Corpus
@@ -55,7 +51,7 @@ class Written(eqx.Module):
 
 def write(world: World, spec: TextCounts, corpus: PRNGKeyArray, held_out: PRNGKeyArray) -> Written:
     """The writers' texts, from a key for the corpus and one for the held-out pairs."""
-    rows = min(MEASURED, spec.pairs)
+    rows = spec.rows
     keys = [_numbered(corpus, spec.pairs), _numbered(held_out, spec.held_out)]
     prompts, texts = _candidate_keys(keys[0][:rows], spec.candidates)
     # One call for all texts: the writers' program is the largest one to compile.
@@ -104,11 +100,13 @@ def make_pool(
 
 
 def collect(
-    task: AbstractTask, spec: DataSpec, pool: Pool, corpus: Corpus, key: PRNGKeyArray
-) -> tuple[Corpus, Float[Array, "row text"], dict[str, Array]]:
+    task: AbstractTask, spec: DataSpec, pool: Pool | None, corpus: Corpus, key: PRNGKeyArray
+) -> tuple[Corpus, Float[Array, "row text"] | None, dict[str, Array]]:
     """The texts of D_golden, unlabelled; the data policy that they are drawn from, as log-probabilities of a pool's
     texts (of the texts kept for each prompt, if their number is limited); and measured facts. ``corpus`` holds the
-    writers' texts."""
+    writers' texts, which are the data if there is no pool."""
+    if pool is None:
+        return corpus, None, {}
     dials = solve(spec, pool)
     policy = data_policy(spec, pool, dials)
     reached = covers(pool, policy.density)
@@ -202,7 +200,7 @@ def _candidates(written: Corpus, rows: int, count: int) -> Response:
 
     def arranged(first: Array, second: Array) -> Array:
         both = jnp.stack([first, second], axis=1)
-        return both.reshape(rows, -1, *first.shape[1:])[:, :count]
+        return both.reshape(rows, 2 * ((count + 1) // 2), *first.shape[1:])[:, :count]
 
     return jax.tree.map(arranged, written.first, written.second)
 
@@ -210,15 +208,11 @@ def _candidates(written: Corpus, rows: int, count: int) -> Response:
 def _write(world: World, prompts: Key[Array, " n"], texts: Key[Array, " n"]) -> Corpus:
     """A prompt and two responses of the writers from each pair of keys."""
 
-    def one(keys: tuple[PRNGKeyArray, PRNGKeyArray]) -> Corpus:
-        prompt = world.prompts(stream(keys[0], Stream.PROMPTS))
-        names = (Stream.FIRST_RESPONSE, Stream.SECOND_RESPONSE)
-        twice = jnp.stack([stream(keys[1], name) for name in names])
-        both = jax.vmap(world.writers, in_axes=(0, None))(twice, prompt)
-        first, second = (jax.tree.map(lambda x, i=i: x[i], both) for i in range(2))
-        return Corpus(prompt, first, second)
-
-    return long_map(one, (prompts, texts), type(world.writers).portion)
+    names = (Stream.FIRST_RESPONSE, Stream.SECOND_RESPONSE)
+    asked = long_map(lambda key: world.prompts(stream(key, Stream.PROMPTS)), prompts)
+    twice = jax.vmap(lambda key: jnp.stack([stream(key, name) for name in names]))(texts)
+    both = world.writers.write(twice, asked)
+    return Corpus(asked, *(jax.tree.map(lambda x, i=i: x[:, i], both) for i in range(2)))
 
 
 def _enumerated_pool(task: AbstractTask, world: World, sft: Transformer) -> Pool:

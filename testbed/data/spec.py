@@ -45,10 +45,12 @@ _GRID, _HALVINGS = 24, 30
 
 
 class TextCounts(NamedTuple):
-    """The number of texts that the writers write, see `DataSpec`."""
+    """The number of texts that the writers write, see `DataSpec`; ``candidates`` for each of the first ``rows``
+    prompts."""
 
     pairs: int
     held_out: int
+    rows: int
     candidates: int
 
 
@@ -77,6 +79,8 @@ class DataSpec(eqx.Module):
         quality: requested mean golden reward of the data, in SFT standard deviations, reached by tilting.
         proximity: share of responses drawn from the SFT policy, in [0, 1].
         candidates: responses per prompt from which a data policy chooses, where responses cannot be enumerated.
+        coverage_prompts: number of prompts on which coverage is estimated, from as many ``candidates``, if the data are
+            the writers' texts and it cannot be computed exactly; 0: it is not, and no candidate is written.
     """
 
     pairs: int = hyper(4096, least=1, static=True)
@@ -89,6 +93,7 @@ class DataSpec(eqx.Module):
     quality: float | None = hyper(None)
     proximity: float | None = hyper(None, least=0, most=1)
     candidates: int = hyper(16, least=2, static=True)
+    coverage_prompts: int = hyper(128, least=0, static=True, later=True)
 
     def __check_init__(self) -> None:
         ranges.check(self)
@@ -132,7 +137,8 @@ class DataSpec(eqx.Module):
     @property
     def counts(self) -> TextCounts:
         """The part of the spec on which the writers' texts depend."""
-        return TextCounts(self.pairs, self.held_out, self.candidates)
+        rows = min(self.coverage_prompts, self.pairs)
+        return TextCounts(self.pairs, self.held_out, rows, self.candidates)
 
     @property
     def pool(self) -> PoolSpec:

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 from testbed import config
 from testbed.config.ranges import Number
-from testbed.data.collect import MEASURED
 from testbed.exact.enumeration import count_prompts, count_responses
 from testbed.experiment import Experiment
 from testbed.lora import Lora, shapes
@@ -225,12 +224,11 @@ def _written(experiment: Experiment) -> dict[str, float]:
     """Operations of the stages that sample and score with a task's own pretrained policy before any training."""
     task, data = experiment.task, experiment.data
     prompts, each = task.standardising
-    rows = min(MEASURED, data.pairs)
     pairs = data.pairs + data.held_out
     one = sample(experiment, 1)
     return {
         "world": 2 * prompts * each * one,
-        "texts": (2 * pairs + rows * data.candidates) * one,
+        "texts": (2 * pairs + data.counts.rows * data.candidates) * one,
         "golden": prompts * each * one,
         "data": pairs * score(experiment),
     }
@@ -238,7 +236,7 @@ def _written(experiment: Experiment) -> dict[str, float]:
 
 def _fit(experiment: Experiment) -> float:
     """Supervised fine-tuning on both responses of every pair."""
-    return learn(experiment) * experiment.sft.batch_size * experiment.sft.steps
+    return learn(experiment) * experiment.sft.cost
 
 
 def _online(experiment: Experiment, run: OnlineRun) -> float:

@@ -47,7 +47,7 @@ class Reading(NamedTuple):
     outputs: int
     embedded: int | None
     parameters: int
-    learning: int
+    learning: float
 
 
 class AbstractProxyConfig(eqx.Module):

@@ -187,7 +187,7 @@ class ProxyConfig(AbstractProxyConfig):
             # Each token as marked in each part, for the two readings together.
             embedded=(responses + 2) * task.vocabulary,
             parameters=shape.parameters(task.vocabulary),
-            learning=3 * self.fit.batch_size * self.fit.steps,
+            learning=3 * self.fit.cost,
         )
 
     def init(

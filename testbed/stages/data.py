@@ -51,9 +51,10 @@ def make_data(
     golden: Standardised,
     base: FineTuned,
     written: Written,
-    pool: Pool,
+    pool: Pool | None,
 ) -> Labelled:
-    """Collect the data according to the config's dials, and label them."""
+    """Collect the data according to the config's dials, and label them. Without a pool the data are the writers'
+    texts, of which no coverage is measured."""
     key = stream(jax.random.key(seed), Stream.DATA)
     corpus, policy, facts = collect(task, spec, pool, written.corpus, key)
     # Both parts go through one program, which compiles once.

@@ -39,12 +39,14 @@ def fine_tune(
     corpus = texts.corpus
     k_init, k_fit = jax.random.split(stream(jax.random.key(seed), Stream.SFT))
 
-    def loss(model: Transformer, batch: Corpus) -> Float[Array, " n"]:
-        both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), batch.first, batch.second)
-        scores = jnp.sum(logprob.score(model, batch.prompts, both), axis=1)
-        tokens = jnp.sum(both.length, axis=1)
-        return -scores / jnp.mean(tokens.astype(jnp.float32))
-
     model = Transformer.init(k_init, shape, task.vocabulary)
     model, final = fit(loss, model, corpus, sft, k_fit)
     return FineTuned(model, {"sft_loss": final})
+
+
+def loss(model: Transformer, batch: Corpus) -> Float[Array, " n"]:
+    """Nats of both responses to each prompt, divided so that their mean over the batch is the mean over its tokens."""
+    both = jax.tree.map(lambda a, b: jnp.stack([a, b], axis=1), batch.first, batch.second)
+    scores = jnp.sum(logprob.score(model, batch.prompts, both), axis=1)
+    tokens = jnp.sum(both.length, axis=1)
+    return -scores / jnp.mean(tokens.astype(jnp.float32))

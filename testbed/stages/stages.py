@@ -83,7 +83,7 @@ STAGES = (
     Stage("start", start_policy, ("task", "tabular", "lora", "seed"), ("sft",)),
     Stage("base", fine_tune, ("task", "base_model", "sft", "seed"), ("material", "texts")),
     Stage("golden", standardise, ("task", "seed"), ("world", "base")),
-    Stage("pool", gather, ("task", "data.pool", "seed"), ("golden", "base", "texts")),
+    Stage("pool", gather, ("task", "data.pool", "seed"), ("golden", "base", "texts"), "pool"),
     Stage(
         "data",
         make_data,

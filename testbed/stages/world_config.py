@@ -9,7 +9,7 @@ from jaxtyping import PyTree
 
 from testbed import moved
 from testbed.config.canonical_form import names_of, read, shared_text
-from testbed.data.spec import DataSpec
+from testbed.data.spec import DataSpec, PoolSpec
 from testbed.environment import AbstractTask, World
 from testbed.evaluation_set import Opponent
 from testbed.exact.optimum import Optimum
@@ -87,6 +87,12 @@ class WorldConfig(eqx.Module):
     def trained_proxy(self) -> tuple[Any, ...]:
         """The parts of the config that a proxy depends on beside its data."""
         return self.proxy.trained_by(self.model)
+
+    @property
+    def pool(self) -> PoolSpec | None:
+        """The pool that data are drawn from or that coverage is measured on; None if nothing asks for one."""
+        asked = self.data.dialled or self.task.enumerable or self.data.coverage_prompts
+        return self.data.pool if asked else None
 
     @property
     def content(self) -> str | None:

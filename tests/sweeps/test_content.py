@@ -680,7 +680,8 @@ def test_addresses_name_what_stages_read(name: str, monkeypatch: pytest.MonkeyPa
             seen[stage.name] = set(looked_at)
     before = fingerprints(world_config)
     given_by_value = {field for stage in STAGES for field in stage.fields}
-    given_by_value |= {"data.pairs", "data.held_out", "data.candidates", "baseline_model"}
+    given_by_value |= {"data.pairs", "data.held_out", "data.candidates", "data.coverage_prompts"}
+    given_by_value |= {"baseline_model"}
     for path, changed in variants(world_config):
         moves = moved(before, fingerprints(changed))
         readers = {name for name in seen if path in seen[name]}

@@ -141,6 +141,33 @@ def test_dials_draw_from_the_candidates_of_the_prompt() -> None:
     assert facts["coverage_is_exact"] == 0.0
 
 
+def test_written_texts_need_no_candidates_where_no_coverage_is_asked_for() -> None:
+    """Without candidates there is no pool, the data are the same texts with the same labels, and the facts say nothing
+    of coverage."""
+    bare = config(data__coverage_prompts=0)
+    assert not stages_of(bare, "pool")
+    assert stages_of(config(), "pool")
+    assert stages_of(config(data__coverage_prompts=0, data__quality=0.5), "pool")
+    assert stages_of(config(task=TINY, data__coverage_prompts=0), "pool")
+    made, _ = before(False)
+    texts = MAKE["texts"](bare, made)
+    assert texts.candidates.length.shape == (0, 16)
+    np.testing.assert_array_equal(texts.corpus.first.tokens, made["texts"].corpus.first.tokens)
+    result = MAKE["data"](bare, {**made, "texts": texts, "pool": None})
+    stages.check(bare, "data", result)
+    _, data, facts = collected(False)
+    assert "coverage" in facts
+    assert facts.keys() > result.facts.keys()
+    assert result.facts.keys() >= {"data_quality", "label_noise", "labelled"}
+    np.testing.assert_array_equal(result.data.pairs.winner.tokens, data.pairs.winner.tokens)
+    np.testing.assert_allclose(result.data.golden_margin, data.golden_margin, atol=1e-5)
+
+
+def stages_of(world_config: WorldConfig, name: str) -> bool:
+    """Whether a config needs a stage."""
+    return next(stage for stage in STAGES if stage.name == name).needed(world_config)
+
+
 def test_all_from_sft_has_the_quality_of_sft() -> None:
     """Golden reward is standardised over SFT samples: their mean is 0, within four standard errors."""
     _, _, facts = collected(False, data__proximity=1.0)

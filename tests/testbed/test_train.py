@@ -1,5 +1,7 @@
 """The training loop, its optimiser, batches and sources: against float64 numpy, by hand, and bit for bit."""
 
+from collections.abc import Sequence
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -304,27 +306,69 @@ def test_online_samples_follow_the_policy() -> None:
         assert (set(tokens.tolist()) == {3}) is surely
 
 
-def test_fit_minimises_and_reports_the_last_tenth() -> None:
-    """Least squares to one number: Adam reaches it, and the reported loss is the mean of the last 10 steps."""
-    data = jnp.full((8, 1), 3.0)
-    config = FitConfig(
-        steps=100, batch_size=4, optimiser=OptimiserConfig(learning_rate=0.1, warmup=0.0)
-    )
+def fitted(config: FitConfig, data: np.ndarray) -> tuple[float, float]:
+    """The number that least squares to ``data`` finds from 0, and the loss that is reported."""
 
     @jax.jit
     def run(start, data):
         return fit(lambda x, batch: (batch[:, 0] - x) ** 2, start, data, config, KEY)
 
-    found, loss = run(jnp.asarray(0.0), data)
-    assert float(found) == pytest.approx(3.0, abs=0.1)
-    x, m, v, values = 0.0, 0.0, 0.0, []
-    for step in range(1, 101):
-        values.append((3.0 - x) ** 2)
-        g = float(np.clip(-2 * (3.0 - x), -1.0, 1.0))
+    found, loss = run(jnp.asarray(0.0), jnp.asarray(data))
+    return float(found), float(loss)
+
+
+def stepped(target: float, shares: Sequence[float]) -> list[float]:
+    """The numbers before, between and after Adam's steps from 0 to ``target`` at rate 0.1, of which each step has a
+    share."""
+    x, m, v, found = 0.0, 0.0, 0.0, [0.0]
+    for step, share in enumerate(shares, start=1):
+        g = float(np.clip(-2 * (target - x), -1.0, 1.0))
         m, v = 0.9 * m + 0.1 * g, 0.99 * v + 0.01 * g * g
-        x -= 0.1 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.99**step)) + 1e-8)
-    assert float(found) == pytest.approx(x, abs=1e-3)
-    assert float(loss) == pytest.approx(np.mean(values[-10:]), rel=0.02, abs=1e-5)
+        x -= 0.1 * share * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.99**step)) + 1e-8)
+        found.append(x)
+    return found
+
+
+FAST = OptimiserConfig(learning_rate=0.1, warmup=0.0)
+
+
+def test_fit_minimises_and_reports_the_last_tenth() -> None:
+    """Least squares to one number: Adam reaches it, and the reported loss is the mean of the last 10 steps."""
+    found, loss = fitted(FitConfig(100, 4, FAST), np.full((8, 1), 3.0, np.float32))
+    assert found == pytest.approx(3.0, abs=0.1)
+    expected = stepped(3.0, [1.0] * 100)
+    assert found == pytest.approx(expected[-1], abs=1e-3)
+    last = np.mean([(3.0 - x) ** 2 for x in expected[90:100]])
+    assert loss == pytest.approx(last, rel=0.02, abs=1e-5)
+
+
+def test_the_rate_falls_linearly_over_the_last_share_of_the_steps() -> None:
+    """Of 20 steps with a decay of 0.4 the first 12 have the whole rate, the next 7/8, and the last 1/8 of it."""
+    found, _ = fitted(FitConfig(20, 4, FAST, decay=0.4), np.full((8, 1), 3.0, np.float32))
+    shares = [1.0] * 13 + [k / 8 for k in range(7, 0, -1)]
+    assert found == pytest.approx(stepped(3.0, shares)[-1], abs=1e-4)
+    assert abs(found - stepped(3.0, [1.0] * 20)[-1]) > 0.1
+
+
+def test_early_stopping_keeps_the_model_with_the_least_loss_on_examples_that_no_step_learns_from() -> (
+    None
+):
+    """Training goes to 3, the held-out examples lie at 1: of the eight checks, every second step, the one nearest to 1
+    is kept, and what is reported is the training loss to the end."""
+    data = np.array([3.0] * 8 + [1.0] * 4, np.float32)[:, None]
+    found, loss = fitted(FitConfig(16, 4, FAST, validation=4), data)
+    way = stepped(3.0, [1.0] * 16)
+    best = min(way[2::2], key=lambda x: abs(x - 1.0))
+    assert 0.0 < best < way[-1] - 0.3
+    assert found == pytest.approx(best, abs=1e-4)
+    assert loss == pytest.approx((3.0 - way[15]) ** 2, abs=1e-3)
+
+
+def test_a_fit_must_have_a_batch_to_learn_from() -> None:
+    with pytest.raises(
+        InvalidInput, match="validation must leave a batch of 4 of the 8 examples, got 5"
+    ):
+        fitted(FitConfig(2, 4, FAST, validation=5), np.ones((8, 1), np.float32))
 
 
 @pytest.mark.parametrize(
