@@ -1,6 +1,7 @@
 """Evidence of a study's results about one task, or about a typical task, for estimands."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -9,7 +10,7 @@ import numpy as np
 from analysis.load import Table, counts, last_rows, lost, shared_axes, units
 from analysis.worlds import measured, pooled, smoother
 from analysis.worlds.pooled import Pooled
-from analysis.worlds.smoother import Curves, Hyperparameters
+from analysis.worlds.smoother import Checkpoints, Curves, Hyperparameters
 from sweeps.estimands import Evidence, InWorlds, Seed, Unanswerable, Unit
 from sweeps.rules import Draws
 
@@ -24,6 +25,10 @@ NO_RUN = "an arm has no run there that did not diverge and has finite values"
 """Why a world has no effect, of which estimands saw nothing."""
 
 
+_KEYS = ("arm", "seed", "run", "evaluation")
+"""The columns that say which run a checkpoint belongs to."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Pool:
     """The arms, swept paths, families and strata of a study, and the smoothness of every outcome by task."""
@@ -34,6 +39,16 @@ class Pool:
     families: int = 1
     strata: tuple[str, ...] = ()
     _fits: dict[tuple[str, str], Hyperparameters] = dataclasses.field(default_factory=dict)
+    _curves: dict[Any, Curves] = dataclasses.field(default_factory=dict)
+
+    def curve(self, points: Checkpoints, by: Hyperparameters, tokens: float) -> Curves:
+        """The curves of an arm in one world. Equal checkpoints give the same object, which keeps what was computed: two
+        claims, or a claim and the multiverse, may choose the same settings in different ways."""
+        arrays = (points.d, points.change, points.setting, points.run)
+        key = (*(array.tobytes() for array in arrays), points.names, by, tokens)
+        if key not in self._curves:
+            self._curves[key] = Curves(points, by, tokens)
+        return self._curves[key]
 
     def hyperparameters(self, task: str, outcome: str) -> Hyperparameters:
         """Those of the curves of an outcome on a task, from all arms, worlds and levels of strata, each of which has
@@ -62,6 +77,7 @@ class TaskEvidence:
     study: Pool
     _curves: dict[Any, Mapping[Seed, Curves]] = dataclasses.field(default_factory=dict)
     _levels: dict[Any, "TaskEvidence"] = dataclasses.field(default_factory=dict)
+    _points: dict[str, Any] = dataclasses.field(default_factory=dict)
 
     def pool(
         self, measure: Callable[[Evidence], InWorlds], words: tuple[str, str], negligible: float
@@ -122,16 +138,28 @@ class TaskEvidence:
         return measured.starts(self.table, outcome)
 
     def _smoothed(self, arm: str, outcome: str, among: tuple[str, ...]) -> Mapping[Seed, Curves]:
-        rows = self._alike(arm, among) if among else self.table
-        found = measured.checkpoints(rows, (arm,), self.study.axes, outcome)
+        if among:
+            rows = self._alike(arm, among)
+            found = measured.checkpoints(rows, (arm,), self.study.axes, outcome)
+        else:
+            found = {
+                key: points for key, points in self._measured(outcome).items() if key[1] == arm
+            }
         if not found:
             raise Unanswerable(f"arm {arm} has no checkpoints after the first step")
         by = self.study.hyperparameters(self.task, outcome)
         tokens = measured.starts(self.table, "length") if "length" in self.table else {}
         return {
-            world: smoother.Curves(points, by, tokens.get(world, np.nan))
+            world: self.study.curve(points, by, tokens.get(world, np.nan))
             for (world, _), points in found.items()
         }
+
+    def _measured(self, outcome: str) -> Mapping[tuple[Seed, str], Checkpoints]:
+        """The checkpoints of all arms."""
+        if outcome not in self._points:
+            arms, axes = self.study.arms, self.study.axes
+            self._points[outcome] = measured.checkpoints(self.table, arms, axes, outcome)
+        return self._points[outcome]
 
     def _alike(self, arm: str, among: tuple[str, ...]) -> Table:
         """The rows of an arm at the settings that all arms in `among` ran, up to the number of steps that all took."""
@@ -152,13 +180,15 @@ class TaskEvidence:
         "best_" before a metric asks for its best over a run's trained checkpoints (which grows with their number, so
         compare runs that were evaluated equally often).
         """
-        rows = last_rows(self.table)
         base = metric.removeprefix(BEST)
-        if metric.startswith(BEST) and base in self.table:
-            trained = self._trained(self.study.arms).groupby(["arm", "run"])[base].max()
-            rows = rows.join(trained.rename(metric), on=["arm", "run"])
         axes = self._axes(tuple(among) or (arm,))
+        rows = self._last_rows
+        needed = dict.fromkeys((*_KEYS, "diverged_step", *axes, metric))
+        rows = rows[[name for name in needed if name in rows]]
         rows = rows[(rows["arm"] == arm) & (rows["diverged_step"] < 0)]
+        if metric.startswith(BEST) and base in self.table:
+            trained = self._trained((arm,), ("run", base)).groupby("run")[base].max()
+            rows = rows.join(trained.rename(metric), on="run")
         if metric not in rows:
             raise Unanswerable(f"the results have no metric {metric}")
         if rows.empty:
@@ -176,22 +206,26 @@ class TaskEvidence:
             if column not in self.table:
                 raise Unanswerable(f"the results have no metric {column}")
         axes = self._axes(arms)
-        trained = self._trained(arms).sort_values(["run", "evaluation"])
+        trained = self._trained(arms, (*_KEYS, *axes, *columns))
+        trained = trained.sort_values(["run", "evaluation"])
         parts = []
         for arm in arms:
-            found: dict[Unit, list[np.ndarray]] = {}
-            for _, rows in trained[trained["arm"] == arm].groupby("run"):
-                (unit,) = units(rows.head(1), axes)
-                found.setdefault(unit, []).append(_numbers(rows, columns))
-            if not found:
+            rows = trained[trained["arm"] == arm]
+            if rows.empty:
                 raise Unanswerable(f"arm {arm} has no checkpoints after the first step")
+            numbers = _numbers(rows, columns)
+            begins = np.flatnonzero(~rows["run"].duplicated().to_numpy())
+            found: dict[Unit, list[np.ndarray]] = {}
+            runs = np.split(numbers, begins[1:])
+            for unit, run in zip(units(rows.iloc[begins], axes), runs, strict=True):
+                found.setdefault(unit, []).append(run)
             parts.append(found)
         return tuple(parts)
 
-    def _trained(self, arms: Sequence[str]) -> Table:
-        """Trained checkpoints of these arms, up to where a run diverged."""
-        rows = self.table[self.table["arm"].isin(arms) & (self.table["evaluation"] > 0)]
-        return rows[~lost(rows)]
+    def _trained(self, arms: Sequence[str], columns: Sequence[str]) -> Table:
+        """These columns of the trained checkpoints of these arms, up to where a run diverged."""
+        wanted = self.table["arm"].isin(arms) & (self.table["evaluation"] > 0) & ~lost(self.table)
+        return self.table.loc[wanted, list(dict.fromkeys(columns))]
 
     def _axes(self, arms: Sequence[str]) -> tuple[str, ...]:
         """The swept paths that all of these arms have."""
@@ -199,8 +233,12 @@ class TaskEvidence:
 
     def describe_runs(self, arms: tuple[str, ...]) -> dict[str, Any]:
         """Seeds, runs and diverged runs of these arms."""
-        rows = last_rows(self.table)
+        rows = self._last_rows[["arm", "seed", "diverged_step"]]
         return {"arms": {arm: counts(rows[rows["arm"] == arm]) for arm in arms}}
+
+    @functools.cached_property
+    def _last_rows(self) -> Table:
+        return last_rows(self.table)
 
     def levels(self, path: str) -> tuple[Any, ...]:
         """Values of a swept path, in order of size if all have one, else in the order of the table."""
