@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from sweeps.store import parquet
+
 PROGRAM = textwrap.dedent("""
     import pickle, sys
     from sweeps import runtime
@@ -62,7 +64,8 @@ def test_four_devices_give_the_results_of_one(tmp_path: Path) -> None:
     assert len(one) == 7 * 3
     assert sum(row["diverged_step"] >= 0 for row in one.values()) == 3
     assert {int(row["devices"]) for row in four.values()} == {4}
+    varying = {"run", "devices", "stack", "policy_checksum", "answers", *parquet.VECTORS}
     for key, row in four.items():
-        for name in row.keys() - {"run", "devices", "stack", "policy_checksum", "answers"}:
+        for name in row.keys() - varying:
             wanted = one[key][name]
             np.testing.assert_allclose(row[name], wanted, rtol=1e-4, atol=1e-5, err_msg=name)
