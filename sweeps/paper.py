@@ -14,10 +14,11 @@ made once.
   Checked at laptop size: with betas down to 0.03 the win rate of offline learning was still rising at the end of its
   range of KL. Ten times the rate reaches twice this KL, beyond the peak, and was given up: at equal KL such runs win up
   to 20 points less than runs at the other rates, so that no single curve describes all of them.
-- **Steps**: the 4000 steps of the paper's online run are 1000 here (800 at laptop size), and its 800 steps are a fifth
+- **Steps**: the 4000 steps of the paper's online run are 1000 here (320 at laptop size), and its 800 steps are a fifth
   of these. The paper also runs offline learning five times as long. Studies that ask for offline peaks (`gap`,
-  `quality`, `proximity`, `dial`, `decomposition`) do so here, at the highest rate and the lowest beta (the three lowest
-  in the paper's size): in as many steps as online, the win rate was still rising at the end of its range of KL.
+  `quality`, `proximity`, `dial`, `decomposition`) do so here (four times as long at laptop size), at the highest rate
+  and the lowest beta (the three lowest in the paper's size): in as many steps as online, the win rate was still rising
+  at the end of its range of KL.
 - **Data**: the number of pairs is half to two thirds of the number that an online run writes; the paper has 128,000 for
   some 90,000 of its summarisation task. SFT and proxy see each pair as often as they would see the 4096 of the default.
   The paper takes D_golden to be like pairs of SFT samples (section 6). Checked on a quarter of the data, one seed:
@@ -219,7 +220,8 @@ def preset(
     lengths = {f"{path}.run.steps": steps for path in runs}
     changed = {name.replace("__", "."): value for name, value in changes.items()}
     swept = grid(size) if axes is None else axes
-    checked = size == "laptop" and all(task in _TASKS["laptop"] for task in swept.values("task"))
+    tasks = swept.values("task") if "task" in swept.paths else ()
+    checked = size == "laptop" and tasks and all(task in _TASKS["laptop"] for task in tasks)
     settings = {
         **_SETTINGS[size],
         **(FALLING if checked else {}),

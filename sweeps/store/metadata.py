@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from sweeps.seeds import seeds_from, spelt_seeds, stored_seeds
+from sweeps.seeds import seeds_from, stored_seeds
 from sweeps.store import files, json_files, parquet
 from sweeps.store.json_files import SCALAR
 from sweeps.store.parquet import value_in
@@ -293,8 +293,8 @@ def _joined_seeds(directory: Path, old: Mapping[str, Any], new: Mapping[str, Any
     was, now = seeds_from(old["seeds"]), seeds_from(new["seeds"])
     if was.start != now.start:
         raise InvalidInput(
-            f"output directory {directory} holds the seeds {spelt_seeds(was)}, this command runs {spelt_seeds(now)}: "
-            "choose another --out"
+            f"output directory {directory} holds the seeds {was.start}:{was.stop}, this command runs "
+            f"{now.start}:{now.stop}: choose another --out"
         )
     return max(was, now, key=len)
 

@@ -140,7 +140,7 @@ def test_an_interrupted_study_goes_on_by_the_same_rule(
     ends = [session["asked"]["seeds"][1] for session in metadata.read(out)["sessions"]]
     assert ends == [108, 110, 112, 114]
     assert sorted(sweeps.load(out).table["seed"].unique()) == list(range(100, 114))
-    with pytest.raises(InvalidInput, match="holds the seeds 100:114, this command runs 8"):
+    with pytest.raises(InvalidInput, match="holds the seeds 100:114, this command runs 0:8"):
         run(file, out, NARROW)
 
 

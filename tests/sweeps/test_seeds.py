@@ -81,6 +81,6 @@ def test_a_directory_holds_one_range() -> None:
     assert metadata.joined(place, header("100:104"), header("100:102"))["seeds"] == [100, 104]
     assert metadata.joined(place, header("2"), header("3"))["seeds"] == 3
     with pytest.raises(
-        InvalidInput, match="holds the seeds 2, this command runs 100:102: choose another --out"
+        InvalidInput, match="holds the seeds 0:2, this command runs 100:102: choose another --out"
     ):
         metadata.joined(place, header("2"), header("100:102"))

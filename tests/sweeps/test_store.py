@@ -335,7 +335,7 @@ def test_a_session_may_plan_further_seeds(tmp_path: Path) -> None:
         facts = {"points": {"C2": 2}, "max_worlds": 32, "minutes": None, "ended": None}
         store.keep(precision={**facts, "looks": looks})
         store.plan_further(first | {"planned": {"online": ["a", "b"]}, "seeds": 10})
-        with pytest.raises(InvalidInput, match="holds the seeds 10, this command runs 100:112"):
+        with pytest.raises(InvalidInput, match="holds the seeds 0:10, this command runs 100:112"):
             store.plan_further(first | {"seeds": [100, 112]})
         assert store.header == Store.open(tmp_path).header
     Store.create_or_open(tmp_path, HEADER).close()
