@@ -614,6 +614,7 @@ def test_plans_group_runs_by_what_addresses_name(name: str) -> None:
         assert (register.world(changed) != 0) == bool(moves), path
     free = ("loss.", "optimiser.", "steps", "batch_size", "reference", "teacher", "source.")
     free += ("evaluation.points", "evaluation.first", "evaluation.kl_prompts", "evaluation.pairs")
+    free += ("evaluation.by_prompt",)
     free += ("seeds.training", "seeds.families")  # seed 0 is the first of every family
     assert all(path.startswith(free) for path in together), together
     assert {"seed", "evaluation.prompts", "data.quality", "task.vocabulary"} <= apart
