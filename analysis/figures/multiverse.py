@@ -20,6 +20,7 @@ from matplotlib.path import Path as Path2D
 from analysis.figures import style
 from analysis.figures.style import INK, PAPER, RULE, SOFT, VERDICT_COLOURS, CaptionedFigure
 from analysis.load import Results, Table, load_all
+from analysis.verdicts.evidence import Pool
 from analysis.worlds.multiverse import CHOICES, ROPES, specifications
 from testbed.metric_table import declared
 
@@ -41,8 +42,14 @@ class Row(NamedTuple):
 def specification_curve(results: Results, width: float = style.WIDE) -> tuple[Table, Figure]:
     """The table of `analysis.worlds.multiverse.specifications`, and its figure: `draw`. The table and the figure are
     empty if no claim of the study compares curves of two arms."""
-    table = specifications(results)
+    table = _table(results)
     return table, draw(table, width)
+
+
+def _table(results: Results) -> Table:
+    """The specifications, with curves as smooth as those of verdicts."""
+    pool = Pool.of(results)
+    return specifications(results, pool.hyperparameters, pool.curve)
 
 
 def captioned(table: Table) -> CaptionedFigure:
@@ -211,7 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     studies = load_all(options.directory).studies
     for results in studies:
-        table = specifications(results)
+        table = _table(results)
         if table.empty:
             print(f"{results.name}: no claim compares the curves of two arms")
             continue

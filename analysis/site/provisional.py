@@ -59,7 +59,7 @@ def _study(data: StudyData, drawn: CaptionedFigure | None) -> Html:
 
 def _widths(data: StudyData, planned: int) -> Html:
     """The deciding effect of every claim and task so far, its half width, and that to expect of all worlds."""
-    header = ["claim", "task", "effect", "so far", "± now", f"± with {planned} worlds"]
+    named, numbers = ["claim", "task", "effect"], ["so far", "± now", f"± with {planned} worlds"]
     wanted = data.results.study.get("precision", {}).get("points")
     rows = []
     for entry in data.entries:
@@ -67,7 +67,8 @@ def _widths(data: StudyData, planned: int) -> Html:
             continue
         row = [entry["claim"], entry["task"], entry["effect"], *_numbers(entry, planned)]
         rows.append([*row, _asked(entry, wanted)] if wanted else row)
-    return html.table([*header, "± asked"] if wanted else header, rows, len(header) - 3)
+    numbers += ["± asked"] if wanted else []
+    return html.table([*named, *numbers], rows, len(numbers))
 
 
 def _numbers(entry: Mapping[str, Any], planned: int) -> list[str]:

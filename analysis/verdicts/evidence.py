@@ -3,11 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
-from analysis.load import Table, counts, last_rows, lost, shared_axes, units
+from analysis.load import Results, Table, counts, last_rows, lost, shared_axes, units
 from analysis.worlds import measured, pooled, smoother
 from analysis.worlds.pooled import Pooled
 from analysis.worlds.smoother import Checkpoints, Curves, Hyperparameters
@@ -40,6 +40,11 @@ class Pool:
     strata: tuple[str, ...] = ()
     _fits: dict[tuple[str, str], Hyperparameters] = dataclasses.field(default_factory=dict)
     _curves: dict[Any, Curves] = dataclasses.field(default_factory=dict)
+
+    @classmethod
+    def of(cls, results: Results) -> Self:
+        """The pool of a study's results."""
+        return cls(results.table, results.arms, results.axes, results.families, results.strata)
 
     def curve(self, points: Checkpoints, by: Hyperparameters, tokens: float) -> Curves:
         """The curves of an arm in one world. Equal checkpoints give the same object, which keeps what was computed: two

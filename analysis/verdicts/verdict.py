@@ -36,7 +36,7 @@ def rank(claim: str) -> tuple[int, str, int, str]:
 
 def gather(results: Results) -> dict[str, TaskEvidence]:
     """Evidence by task. Fits nothing yet."""
-    pool = Pool(results.table, results.arms, results.axes, results.families, results.strata)
+    pool = Pool.of(results)
     return {task: TaskEvidence(task, results.task(task), pool) for task in results.tasks}
 
 

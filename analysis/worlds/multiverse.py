@@ -16,7 +16,6 @@ so that a curve stays readable.
 """
 
 import dataclasses
-import functools
 import itertools
 import math
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
@@ -187,16 +186,14 @@ def claimed(results: Results, pair: tuple[str, str], equal: str) -> set[tuple[st
 
 
 def specifications(
-    results: Results,
-    smoothness: Smoothness | None = None,
-    curve: Callable[..., Any] = smoother.Curves,
+    results: Results, smoothness: Smoothness, curve: Callable[..., Any] = smoother.Curves
 ) -> Table:
     """Every specification of every contrast on every task of a study.
 
     Args:
-        results: of the study. smoothness: gives the hyperparameters of a task and an outcome; they are fitted here by
-            default. curve: makes the curves of an arm in one world as `smoother.Curves` does. Both let verdicts and the
-            multiverse share what they have in common.
+        results: of the study. smoothness: gives the hyperparameters of a task and an outcome. curve: makes the curves
+            of an arm in one world as `smoother.Curves` does. Both are those of verdicts
+            (`analysis.verdicts.evidence.Pool`), which share with the multiverse what they have in common.
 
     The columns are task, first, second, `CHOICES`, claimed (a claim of the study is tested, or shown, this way), number
     (of worlds), estimate, low and high (90% interval), rope, verdict ("reproduced" if the first arm is better by more
@@ -204,7 +201,6 @@ def specifications(
     says why. Outcomes that were not measured are left out. Empty for a study without such contrasts.
     """
     rows = []
-    smoothness = smoothness or functools.cache(functools.partial(_smoothness, results))
     for task, pair in itertools.product(results.tasks, contrasts(results)):
         for outcome in ROPES:
             try:
@@ -271,13 +267,6 @@ class Worlds:
                 self.curve(points, self.by, tokens) if form is None else ByRun(points, tokens, form)
             )
         return curves
-
-
-def _smoothness(results: Results, task: str, outcome: str) -> smoother.Hyperparameters:
-    """The hyperparameters of verdicts: from all arms of the task."""
-    rows = results.task(task)
-    found = measured.checkpoints(rows, results.arms, results.axes, outcome)
-    return smoother.fit(list(found.values()))
 
 
 def settings(rows: Table, axes: Sequence[str], pair: tuple[str, str]) -> dict[str, Table]:

@@ -67,9 +67,9 @@ class Forecast:
             show_cost(self.plan, console)
         _show_expected(self.expected, self.points, console)
         for study, worlds in self.worlds.items():
-            short = self.asked is not None and worlds >= self.asked.max_worlds
-            end = "at --max-worlds, maybe short of the precision" if short else "with it reached"
-            say(console, f"Precision  {study} is expected to end with {worlds} worlds, {end}")
+            most = self.asked is not None and worlds >= self.asked.max_worlds
+            why = "the most that are allowed (--max-worlds)" if most else "when it is reached"
+            say(console, f"Precision  {study} is expected to end with {worlds} worlds, {why}")
         say(console, f"Runs       {self.runs}, of which {self.stored} are stored")
         say(console, f"Results    {self.directory}")
 

@@ -40,8 +40,8 @@ from testbed.errors import InvalidInput, Unfinished
 
 #: A function that analyses the results in a directory, given its opened stores, and returns the report's path.
 Report = Callable[[Path, Sequence[Opened]], Path]
-#: Fewest worlds that can be compared.
-TWO = 2
+#: Fewest complete worlds of which a provisional page is made: one has no interval.
+FEWEST_WORLDS = 2
 
 
 class Book:
@@ -272,7 +272,7 @@ def _execute(
                 book.put(rows)
         if any(book.lacking() for book in books):
             with profile.part(Part.REPORT, "provisional"):
-                preview.renew(min(book.worlds for book in books) >= TWO, shown.left)
+                preview.renew(min(book.worlds for book in books) >= FEWEST_WORLDS, shown.left)
 
     with display(len(todo), steps, console, verbose) as shown:
         beat.watch(shown)

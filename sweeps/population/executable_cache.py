@@ -76,9 +76,7 @@ def compiled(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Any:
 def begin(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Begun:
     """The first part of `compiled`, which holds Python's lock: trace the function, or find what an earlier process has
     traced."""
-    files = _files()
-    address = _address("program", name, arguments) if files else None
-    known = files.cache.load(address) if files and address else None
+    files, address, known = _entry("program", name, arguments)
 
     def trace() -> Begun:
         return _traced(name, program, arguments, address)
@@ -98,21 +96,28 @@ def begin(name: str, program: Any, arguments: tuple[PyTree, ...]) -> Begun:
 def stored(name: str, arguments: tuple[PyTree, ...]) -> PyTree | None:
     """Shapes of the results of a program that an earlier process has stored, so that `compiled` would not compile; None
     if there is none. Nothing is traced."""
-    known = _entry("program", name, arguments)
-    files = _files()
+    files, _, known = _entry("program", name, arguments)
     holds = files and isinstance(known, _Traced) and files.programs.holds(known.program)
     return known.results if holds else None
 
 
 def worked_out_before(name: str, by: PyTree) -> Any:
     """A result that `worked_out` has stored, or None."""
-    return _entry("shapes", name, by)
+    return _entry("shapes", name, by).value
 
 
-def _entry(kind: str, name: str, by: PyTree) -> Any:
+class _Entry(NamedTuple):
+    """The stored files, the address of what is asked for, and its value: None where there is none."""
+
+    files: "_Files | None"
+    address: str | None
+    value: Any
+
+
+def _entry(kind: str, name: str, by: PyTree) -> _Entry:
     files = _files()
     address = _address(kind, name, by) if files else None
-    return files.cache.load(address) if files and address else None
+    return _Entry(files, address, files.cache.load(address) if files and address else None)
 
 
 def _traced(name: str, program: Any, arguments: tuple[PyTree, ...], address: str | None) -> Begun:
@@ -166,9 +171,7 @@ def _compiled(name: str, lowered: Any, seconds: float) -> Any:
 def worked_out(name: str, by: PyTree, work_out: Callable[[], Any]) -> Any:
     """Call ``work_out``, which derives a result from shapes by tracing, or read the stored result. ``by`` is everything
     that the result depends on, with shapes in place of arrays. ``name`` as for `compiled`."""
-    files = _files()
-    address = _address("shapes", name, by) if files else None
-    result = files.cache.load(address) if files and address else None
+    files, address, result = _entry("shapes", name, by)
     if result is None:
         with profile.part(Part.TRACE, name):
             result = work_out()

@@ -103,7 +103,7 @@ class StagePrograms:
                 self._let_go(earlier)
             with contextlib.suppress(_Unknown):
                 return self._expected[kind].result().result()
-        key = stage.name, jax.tree.structure(shapes), *jax.tree.leaves(shapes)
+        key = _key(stage, shapes)
         if self._latest[0] != key:
             compiled = executable_cache.compiled(stage.name, _program(stage), shapes)
             self._latest = key, compiled
@@ -117,7 +117,7 @@ class StagePrograms:
         given = arguments_of(stage, config, self.shapes)
         begun = executable_cache.begin(stage.name, _program(stage), given)
         self._known[kind_of(stage, config)] = one_row(begun.results)
-        key = stage.name, jax.tree.structure(given), *jax.tree.leaves(given)
+        key = _key(stage, given)
         program = self._compiling.get(key) or self._pool.submit(begun.finish)
         self._compiling[key] = program
         return program
@@ -170,6 +170,11 @@ class _Shapes:
 
 #: Every stage by name, in order.
 BY_NAME = {stage.name: stage for stage in STAGES}
+
+
+def _key(stage: Stage, shapes: tuple[PyTree, ...]) -> tuple[Any, ...]:
+    """What tells the programs of stages apart in this process."""
+    return stage.name, jax.tree.structure(shapes), *jax.tree.leaves(shapes)
 
 
 def _program(stage: Stage) -> Any:

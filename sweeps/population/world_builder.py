@@ -18,7 +18,7 @@ from sweeps.console import profile
 from sweeps.console.profile import Part
 from sweeps.console.progress import Progress
 from sweeps.population import devices
-from sweeps.population.stage_programs import StagePrograms, kind_of
+from sweeps.population.stage_programs import BY_NAME, StagePrograms, kind_of
 from sweeps.runtime import cores, make_room
 from testbed.cache import Cache
 from testbed.policies import shared_weights
@@ -27,8 +27,7 @@ from testbed.stages.stages import STAGES, Stage
 from testbed.stages.world_config import WorldArtifacts, WorldConfig
 
 #: Every stage of a world, in order.
-STAGE_NAMES = tuple(stage.name for stage in STAGES)
-_BY_NAME = {stage.name: stage for stage in STAGES}
+STAGE_NAMES = tuple(BY_NAME)
 
 
 @runtime_checkable
@@ -100,7 +99,7 @@ class WorldBuilder:
         }
 
     def _result(self, config: WorldConfig, name: str, addresses: Mapping[str, str]) -> PyTree:
-        stage, address = _BY_NAME[name], addresses[name]
+        stage, address = BY_NAME[name], addresses[name]
         if not stage.needed(config):
             return None
         result = self._cache.load(address)

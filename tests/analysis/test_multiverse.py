@@ -11,6 +11,7 @@ from simulated_multiverse import study_of_lines
 from analysis.figures import multiverse as figure
 from analysis.load import Results, load
 from analysis.verdicts import verdict
+from analysis.verdicts.evidence import Pool
 from analysis.worlds import multiverse
 from analysis.worlds.multiverse import EQUAL, USUAL, ByRun, parabola, straight, subsets
 from analysis.worlds.smoother import Checkpoints
@@ -21,6 +22,10 @@ from sweeps.rules import More
 RECORDED = Path(__file__).parents[1] / "recorded" / "gap-three-worlds"
 
 
+def specifications(results: Results) -> Any:
+    return multiverse.specifications(results, Pool.of(results).hyperparameters)
+
+
 @pytest.fixture(scope="module")
 def results() -> Results:
     return load(RECORDED)
@@ -28,7 +33,7 @@ def results() -> Results:
 
 @pytest.fixture(scope="module")
 def table(results: Results) -> Any:
-    return multiverse.specifications(results)
+    return specifications(results)
 
 
 def test_the_claims_own_specification_is_their_verdict(results: Results, table: Any) -> None:
@@ -64,7 +69,7 @@ def test_there_are_sixty_specifications_and_more(results: Results, table: Any) -
 def test_every_smoother_finds_straight_curves() -> None:
     """Arms whose golden reward grows by 0.5 and 0.3 a unit of d: every window, smoother and choice of worlds gives the
     difference at the window's middle, or at the budget."""
-    found: Any = multiverse.specifications(study_of_lines((0.5, 0.3), worlds=6))
+    found: Any = specifications(study_of_lines((0.5, 0.3), worlds=6))
     assert set(found["outcome"]) == {"golden_reward"}
     assert set(found["worlds"]) == {"all", "first half", "second half", "without the extreme one"}
     near = found[found["window"] == "0.5 to 3 nats"]
@@ -82,7 +87,7 @@ def test_claims_of_equal_settings_are_marked_where_arms_have_no_others() -> None
     best = BestDifference("first", "second", within=4.0, equal=True)
     claim = Claim("X2", "It goes further.", (Test(best, More(0.07)),), "It does not.")
     asked: Any = dataclasses.replace(lines, study={**lines.study, "claims": [claim.describe()]})
-    marked = multiverse.specifications(asked).query("claimed")
+    marked = specifications(asked).query("claimed")
     assert EQUAL not in set(marked["settings"])
     assert marked[["window", "settings"]].to_numpy().tolist() == [["best within 4 nats", "all"]]
 
@@ -133,6 +138,6 @@ def test_the_figure_shows_every_answered_specification(
         points: Any = axes.collections[-2].get_offsets()
         assert len(points) == answered[task]
         assert (np.diff(points[:, 1]) >= 0).all()
-    monkeypatch.setattr(figure, "specifications", lambda results: table)
+    monkeypatch.setattr(figure, "specifications", lambda results, smoothness, curve: table)
     figure.main([str(RECORDED), "--out", str(tmp_path)])
     assert {path.name for path in tmp_path.iterdir()} >= {"multiverse.csv", "multiverse.png"}
